@@ -1,0 +1,39 @@
+"""Every error says what is wrong, what was got, what was wanted and how to mend it."""
+
+
+class ModelFileError(ValueError):
+    """A model file is damaged, foreign or of another version; nothing of it was run."""
+
+
+class UnsupportedModelError(ValueError):
+    """A model cannot be followed; the message names the module and the operation."""
+
+
+def invalid(what: str, *, got: object, wanted: str, hint: str = "") -> ValueError:
+    """A `ValueError` with the four facts in one sentence.
+
+    >>> raise invalid("hidden_size", got=-3, wanted="a positive int")
+    Traceback (most recent call last):
+    ValueError: hidden_size: got -3, wanted a positive int
+    """
+    return ValueError(f"{what}: got {got}, wanted {wanted}" + (f"; {hint}" if hint else ""))
+
+
+def check_positive(value: object, what: str) -> int:
+    """Return `value` if it is a positive int (not a bool), else raise `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise invalid(what, got=repr(value), wanted="a positive int")
+    return value
+
+
+def check_divides(total: int, part: int, total_name: str, part_name: str) -> int:
+    """Return `total // part` if `part` divides `total`, else raise `ValueError`."""
+    check_positive(part, part_name)
+    if total % part:
+        raise invalid(total_name, got=total, wanted=f"a multiple of {part_name}={part}")
+    return total // part
+
+
+def missing_extra(feature: str, extra: str) -> ImportError:
+    """The error for a feature whose optional packages are not installed."""
+    return ImportError(f"{feature} needs packages that are not installed; run: pip install 'compactrnn[{extra}]'")

@@ -1,0 +1,1 @@
+"""What one recurrent step is: one file each."""

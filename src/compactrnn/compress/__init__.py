@@ -1,0 +1,1 @@
+"""How a big model becomes small."""

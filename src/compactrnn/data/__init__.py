@@ -1,0 +1,1 @@
+"""Texts: where they are looked for, how they are read."""

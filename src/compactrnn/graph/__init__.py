@@ -1,0 +1,1 @@
+"""One exported graph of any model: units, who reads them, and time."""

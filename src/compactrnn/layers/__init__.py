@@ -1,0 +1,1 @@
+"""Cells in time: layers that take sequences."""

@@ -1,0 +1,1 @@
+"""Program, file and engine; needs numpy alone."""

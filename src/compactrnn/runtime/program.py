@@ -1,0 +1,177 @@
+"""The program that a model becomes: numbered buffers, and operations on them, one time step at a time.
+
+A program is a list of segments. A `forward` segment runs all its operations for t = 0, 1, ..., T-1; a `once` segment
+runs once, after the segments before it. A program of one forward segment streams; any other is *offline*: it needs
+the whole sequence.
+
+Buffers hold `width` float32 numbers:
+
+- `scratch`: valid within a step; read by a later segment, it holds what the last step wrote;
+- `state`: persists from step to step, starts as `init`;
+- `constant`: `init`, never written;
+- `input`: one row per step, given by the caller (a token input has width 1 and holds the token's number);
+- `sequence`: one row per step, kept for later forward segments (offline programs only).
+
+An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. Every operation writes
+`n` numbers at `dst`; operands may be the same place as `dst` where the operation is element-wise, else not overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Code(IntEnum):
+    """What an operation does. Shapes: W is (n, k); groups are consecutive."""
+
+    EMBED = 1  # dst[n] = table[token at a]                       tensor: (vocabulary, n) f32, i8 or f16
+    AFFINE = 2  # dst[n] = b[n] (0 without b) + W a[k]            (n, k) f32 or i8; p0 = scale of a, 0 = its absmax
+    GATHER = 3  # dst[i] = a[index[i]], 0 where index[i] < 0      tensor: (n,) i32; k = width of a
+    UNARY = 4  # dst[i] = f(a[i])                                 fn: Unary; p0, p1
+    BINARY = 5  # dst[i] = f(a[i], b[i % k])                      fn: Binary; k divides n
+    REDUCE = 6  # dst[i] = f over a[i*k .. i*k+k-1]               fn: Reduce
+    SOFTMAX = 7  # softmax over each group of k, n in all
+    LOG_SOFTMAX = 8
+    LAYER_NORM = 9  # (x - mean) / sqrt(variance + p0) over each group of k, n in all
+    LSTM = 10  # gates a[4n] (i, f, g, o), cell state b[n], updated in place; dst[n] = o tanh(c)
+    GRU = 11  # a[3n] (r, z, n from x), b[3n] (from h), c[n] = h; dst[n] = (1 - z) tanh(xn + r hn) + z h
+    FLIP = 12  # dst[n] at t = a at T-1-t; a is a sequence or input buffer, in a later segment than its writer
+
+
+class Unary(IntEnum):
+    """Element-wise functions of one operand."""
+
+    COPY = 0
+    AFFINE = 1  # p0 * x + p1
+    ABS = 2
+    CLAMP = 3  # to [p0, p1]
+    RECIPROCAL = 4
+    SQRT = 5
+    EXP = 6
+    LOG = 7
+    ERF = 8
+    TANH = 9
+    SIGMOID = 10
+
+
+class Binary(IntEnum):
+    """Element-wise functions of two operands."""
+
+    ADD = 0
+    SUB = 1
+    MUL = 2
+    DIV = 3
+    MAX = 4
+    MIN = 5
+
+
+class Reduce(IntEnum):
+    """Reductions within a group."""
+
+    SUM = 0
+    MAX = 1
+    MIN = 2
+
+
+class Ref(NamedTuple):
+    """A place: entry `offset` of buffer number `buffer`."""
+
+    buffer: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """`width` numbers of a `kind`: scratch, state, constant, input or sequence; `init` for state and constant."""
+
+    width: int
+    kind: str = "scratch"
+    init: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation; see `Code` for what the fields mean to it."""
+
+    code: Code
+    dst: Ref
+    n: int
+    k: int = 0
+    a: Ref | None = None
+    b: Ref | None = None
+    c: Ref | None = None
+    tensor: int | None = None
+    fn: int = 0
+    p0: float = 0.0
+    p1: float = 0.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Operations run together: `forward` (for every step) or `once`."""
+
+    kind: str
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the caller gives each step: `shape` numbers, or one token below `vocabulary`."""
+
+    name: str
+    buffer: int
+    shape: tuple[int, ...]
+    vocabulary: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the caller gets: `width` numbers at `ref`, of `shape`, each step, or only after the last (`final`)."""
+
+    name: str
+    ref: Ref
+    shape: tuple[int, ...]
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A stored array: `values` f32, i8, f16 or i32; i8 matrices and tables have one float32 `scale` per row."""
+
+    values: np.ndarray
+    scale: np.ndarray | None = None
+
+
+@dataclass
+class Program:
+    """A model as the native core runs it."""
+
+    buffers: list[Buffer] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the whole sequence is needed before the output is known."""
+        return [s.kind for s in self.segments] != ["forward"]
+
+    @property
+    def ops(self) -> list[Op]:
+        """All operations in order."""
+        return [op for s in self.segments for op in s.ops]
+
+    def macs_per_step(self) -> int:
+        """Multiply-accumulate operations of all `AFFINE`s of one time step."""
+        return sum(op.n * op.k for s in self.segments if s.kind == "forward" for op in s.ops if op.code == Code.AFFINE)
+
+    def map_ops(self, change) -> Program:
+        """A copy in which `change(op)` stands for each op."""
+        segments = [replace(s, ops=tuple(change(op) for op in s.ops)) for s in self.segments]
+        return replace(self, segments=segments)

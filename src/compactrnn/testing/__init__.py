@@ -1,0 +1,1 @@
+"""Contracts that every weight, cell, compressor and runtime keeps."""

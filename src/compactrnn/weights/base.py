@@ -1,0 +1,105 @@
+"""What every stored matrix can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import check_divides, check_positive, invalid
+
+
+@dataclass(frozen=True)
+class WeightSpec(ABC):
+    """How a matrix is to be stored, before its size is known; `build` makes the matrix."""
+
+    @abstractmethod
+    def build(self, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight:
+        """Make an `(out_features, in_features)` weight whose rows are `gates` equal blocks."""
+
+
+class AbstractWeight(nn.Module, ABC):
+    """A learnt linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.
+
+    The rows are `gates` equal blocks of `rows` each (an LSTM's i, f, g, o); a structure holds within a gate.
+    A subclass gives `forward` and `dense`; everything else follows from `dense`, the truth, unless it knows better.
+    """
+
+    def __init__(self, spec: WeightSpec, out_features: int, in_features: int, gates: int = 1):
+        super().__init__()
+        self.spec = spec
+        self.out_features = check_positive(out_features, "out_features")
+        self.in_features = check_positive(in_features, "in_features")
+        self.gates = gates
+        self.rows = check_divides(out_features, gates, "out_features", "gates")
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """`W x`: (..., in_features) -> (..., out_features)."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """W itself, (out_features, in_features), differentiable."""
+
+    @abstractmethod
+    def reset_parameters(self, bound: float) -> None:
+        """Draw the parameters so that the entries of `dense()` have the variance of U(-bound, bound)."""
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """Matrices F1, F2, ... with `W = F1 F2 ...`: what is multiplied at run time, the last one first."""
+        return (self.dense(),)
+
+    def from_dense_(self, matrix: Tensor) -> AbstractWeight:
+        """Set the parameters to the least-squares fit of `matrix`, (out_features, in_features); returns self."""
+        self._check_matrix(matrix)
+        target = matrix.detach()
+        parameters = list(self.parameters())
+        optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+        scale = 1 / target.square().sum().clamp_min(1e-30)
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            error = (self.dense() - target).square().sum() * scale
+            error.backward()
+            return error
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+        for parameter in parameters:
+            parameter.grad = None
+        return self
+
+    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
+        """Keep rows `out` and columns `inp` (index tensors; None keeps all); returns the weight to use from now on.
+
+        `out` holds row numbers of the whole matrix, the same units in every gate. A structure that cannot be cut
+        becomes a dense sub-matrix, so assign the result: `cell.hidden = cell.hidden.select_(...)`.
+        """
+        from .dense import DenseWeight
+
+        matrix = self.dense().detach()
+        matrix = matrix if out is None else matrix[out]
+        matrix = matrix if inp is None else matrix[:, inp]
+        return DenseWeight.of(nn.Parameter(matrix.clone()), gates=self.gates)
+
+    def stored_parameters(self) -> int:
+        """How many numbers a file has to hold."""
+        return sum(p.numel() for p in self.parameters())
+
+    def runtime_parameters(self) -> int:
+        """How many numbers are read for one product."""
+        return sum(f.numel() for f in self.factors())
+
+    def macs(self) -> int:
+        """Multiply-accumulate operations of one product with one vector."""
+        return sum(f.numel() for f in self.factors())
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`."""
+        return f"{self.out_features}x{self.in_features}, {self.spec}"
+
+    def _check_matrix(self, matrix: Tensor) -> None:
+        if tuple(matrix.shape) != (self.out_features, self.in_features):
+            raise invalid("matrix shape", got=tuple(matrix.shape), wanted=f"({self.out_features}, {self.in_features})")

@@ -1,0 +1,59 @@
+"""The full matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import AbstractWeight, WeightSpec
+
+
+@dataclass(frozen=True)
+class Dense(WeightSpec):
+    """Every entry of W is its own parameter.
+
+    >>> Dense().build(6, 4).stored_parameters()
+    24
+    """
+
+    def build(self, out_features: int, in_features: int, gates: int = 1) -> DenseWeight:
+        """Make the matrix; see `WeightSpec.build`."""
+        return DenseWeight(self, out_features, in_features, gates)
+
+
+class DenseWeight(AbstractWeight):
+    """`weight` is W, (out_features, in_features)."""
+
+    def __init__(self, spec: Dense, out_features: int, in_features: int, gates: int = 1):
+        super().__init__(spec, out_features, in_features, gates)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.reset_parameters(in_features**-0.5)
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter, gates: int = 1) -> DenseWeight:
+        """A weight whose `weight` is `parameter` itself, not a copy."""
+        with torch.device("meta"):
+            weight = cls(Dense(), parameter.shape[0], parameter.shape[1], gates)
+        weight.weight = parameter
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`W x`."""
+        return nn.functional.linear(x, self.weight)
+
+    def dense(self) -> Tensor:
+        """W."""
+        return self.weight
+
+    def reset_parameters(self, bound: float) -> None:
+        """Draw from U(-bound, bound)."""
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def from_dense_(self, matrix: Tensor) -> DenseWeight:
+        """Copy `matrix`."""
+        self._check_matrix(matrix)
+        with torch.no_grad():
+            self.weight.copy_(matrix)
+        return self
