@@ -1,1 +1,3 @@
-"""Contracts that every weight, cell, compressor and runtime keeps."""
+"""Contracts that every weight, cell, compressor and runtime keeps, for use in your own tests too."""
+
+from .weight_contract import WeightContract as WeightContract

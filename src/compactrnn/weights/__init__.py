@@ -2,4 +2,8 @@
 
 from .base import AbstractWeight as AbstractWeight
 from .base import WeightSpec as WeightSpec
+from .dense import DENSE as DENSE
 from .dense import Dense as Dense
+from .dense import DenseWeight as DenseWeight
+from .kronecker import Kronecker as Kronecker
+from .low_rank import LowRank as LowRank

@@ -24,7 +24,9 @@ class AbstractWeight(nn.Module, ABC):
     """A learnt linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.
 
     The rows are `gates` equal blocks of `rows` each (an LSTM's i, f, g, o); a structure holds within a gate.
-    A subclass gives `forward` and `dense`; everything else follows from `dense`, the truth, unless it knows better.
+    A subclass gives `forward` and `dense`, makes its parameters and ends `__init__` with `self.reset_parameters()`;
+    everything else follows from `dense`, the truth, unless it knows better. `compactrnn.testing.WeightContract` checks
+    that all of it holds.
     """
 
     def __init__(self, spec: WeightSpec, out_features: int, in_features: int, gates: int = 1):
@@ -43,9 +45,24 @@ class AbstractWeight(nn.Module, ABC):
     def dense(self) -> Tensor:
         """W itself, (out_features, in_features), differentiable."""
 
-    @abstractmethod
-    def reset_parameters(self, bound: float) -> None:
-        """Draw the parameters so that the entries of `dense()` have the variance of U(-bound, bound)."""
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """Draw the parameters so that the entries of `dense()` have the variance of U(-bound, bound).
+
+        `bound` is `in_features ** -0.5` unless given. All parameters are drawn alike and then scaled by one number,
+        which is right wherever W is homogeneous in them (a product, a sum of products): doubling them shows the degree.
+        """
+        bound = self.in_features**-0.5 if bound is None else bound
+        parameters = list(self.parameters())
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.uniform_(-1, 1)
+            size = self.dense().norm()
+            for parameter in parameters:
+                parameter.mul_(2)
+            degree = torch.log2(self.dense().norm() / size).round()
+            wanted = bound * (self.out_features * self.in_features / 3) ** 0.5
+            for parameter in parameters:
+                parameter.mul_((wanted / size) ** (1 / degree) / 2)
 
     def factors(self) -> tuple[Tensor, ...]:
         """Matrices F1, F2, ... with `W = F1 F2 ...`: what is multiplied at run time, the last one first."""
@@ -54,10 +71,17 @@ class AbstractWeight(nn.Module, ABC):
     def from_dense_(self, matrix: Tensor) -> AbstractWeight:
         """Set the parameters to the least-squares fit of `matrix`, (out_features, in_features); returns self."""
         self._check_matrix(matrix)
-        target = matrix.detach()
         parameters = list(self.parameters())
-        optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
-        scale = 1 / target.square().sum().clamp_min(1e-30)
+        trainable = [p.requires_grad for p in parameters]
+        target = matrix.detach().to(parameters[0])
+        scale = 1 / target.square().sum().clamp_min(torch.finfo(target.dtype).tiny)
+        optimizer = torch.optim.LBFGS(
+            [p.requires_grad_() for p in parameters],
+            max_iter=500,
+            tolerance_grad=0,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
@@ -67,8 +91,9 @@ class AbstractWeight(nn.Module, ABC):
 
         with torch.enable_grad():
             optimizer.step(loss)
-        for parameter in parameters:
+        for parameter, flag in zip(parameters, trainable, strict=True):
             parameter.grad = None
+            parameter.requires_grad_(flag)
         return self
 
     def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
@@ -82,7 +107,8 @@ class AbstractWeight(nn.Module, ABC):
         matrix = self.dense().detach()
         matrix = matrix if out is None else matrix[out]
         matrix = matrix if inp is None else matrix[:, inp]
-        return DenseWeight.of(nn.Parameter(matrix.clone()), gates=self.gates)
+        trainable = any(p.requires_grad for p in self.parameters())
+        return DenseWeight.of(nn.Parameter(matrix.clone(), requires_grad=trainable), gates=self.gates)
 
     def stored_parameters(self) -> int:
         """How many numbers a file has to hold."""

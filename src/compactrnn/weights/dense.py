@@ -23,20 +23,24 @@ class Dense(WeightSpec):
         return DenseWeight(self, out_features, in_features, gates)
 
 
+DENSE = Dense()
+
+
 class DenseWeight(AbstractWeight):
     """`weight` is W, (out_features, in_features)."""
 
     def __init__(self, spec: Dense, out_features: int, in_features: int, gates: int = 1):
         super().__init__(spec, out_features, in_features, gates)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.reset_parameters(in_features**-0.5)
+        self.reset_parameters()
 
     @classmethod
-    def of(cls, parameter: nn.Parameter, gates: int = 1) -> DenseWeight:
-        """A weight whose `weight` is `parameter` itself, not a copy."""
+    def of(cls, matrix: Tensor, gates: int = 1) -> DenseWeight:
+        """A weight whose `weight` is `matrix` itself, not a copy (a parameter stays one, another tensor a tensor)."""
         with torch.device("meta"):
-            weight = cls(Dense(), parameter.shape[0], parameter.shape[1], gates)
-        weight.weight = parameter
+            weight = cls(Dense(), matrix.shape[0], matrix.shape[1], gates)
+        del weight.weight
+        weight.weight = matrix
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,8 +51,9 @@ class DenseWeight(AbstractWeight):
         """W."""
         return self.weight
 
-    def reset_parameters(self, bound: float) -> None:
-        """Draw from U(-bound, bound)."""
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """Draw from U(-bound, bound), bound = in_features ** -0.5 unless given, as torch's layers do."""
+        bound = self.in_features**-0.5 if bound is None else bound
         nn.init.uniform_(self.weight, -bound, bound)
 
     def from_dense_(self, matrix: Tensor) -> DenseWeight:

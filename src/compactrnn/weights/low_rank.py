@@ -1,0 +1,126 @@
+"""The product of a tall and a wide matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import check_positive, invalid
+from .base import AbstractWeight, WeightSpec
+
+
+@dataclass(frozen=True)
+class LowRank(WeightSpec):
+    """`W = Z P`, Z of shape (out, rank), P of shape (rank, in): `rank * (out + in)` numbers; all gates share P.
+
+    Give `rank`, or `energy`: then the matrix starts at full rank, and `from_dense_` takes the smallest rank r with
+    `sum_{i <= r} s_i^2 >= energy * sum_i s_i^2` over the singular values s of what it is given.
+
+    >>> LowRank(rank=4).build(64, 16, gates=4).stored_parameters()
+    320
+    >>> matrix = torch.diag(torch.tensor([3.0, 1.0, 0.1]))
+    >>> LowRank(energy=0.99).build(3, 3).from_dense_(matrix).rank
+    2
+
+    Source: Lu, Sindhwani, Sainath, "Learning Compact Recurrent Neural Networks", 2016, section 3.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+
+    def __post_init__(self):
+        if (self.rank is None) == (self.energy is None):
+            raise invalid("LowRank", got=f"rank={self.rank}, energy={self.energy}", wanted="exactly one of the two")
+        if self.rank is not None:
+            check_positive(self.rank, "rank")
+        elif not isinstance(self.energy, int | float) or isinstance(self.energy, bool) or not 0 < self.energy <= 1:
+            raise invalid("energy", got=repr(self.energy), wanted="a number above 0 and at most 1")
+
+    def build(self, out_features: int, in_features: int, gates: int = 1) -> LowRankWeight:
+        """Make the matrix; see `WeightSpec.build`."""
+        return LowRankWeight(self, out_features, in_features, gates)
+
+
+class LowRankWeight(AbstractWeight):
+    """`left` is Z, (out_features, rank); `right` is P, (rank, in_features)."""
+
+    spec: LowRank
+
+    def __init__(self, spec: LowRank, out_features: int, in_features: int, gates: int = 1):
+        super().__init__(spec, out_features, in_features, gates)
+        full = min(out_features, in_features)
+        rank = full if spec.rank is None else spec.rank
+        if rank > full:
+            raise invalid(
+                "rank",
+                got=rank,
+                wanted=f"at most {full}, the smaller side of a {out_features} x {in_features} matrix",
+                hint="use Dense() for this matrix",
+            )
+        self.left = nn.Parameter(torch.empty(out_features, rank))
+        self.right = nn.Parameter(torch.empty(rank, in_features))
+        self.reset_parameters()
+
+    @property
+    def rank(self) -> int:
+        """The inner size, an upper bound of the rank of W."""
+        return self.right.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`Z (P x)`."""
+        return nn.functional.linear(nn.functional.linear(x, self.right), self.left)
+
+    def dense(self) -> Tensor:
+        """`Z P`."""
+        return self.left @ self.right
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """Z and P."""
+        return self.left, self.right
+
+    def from_dense_(self, matrix: Tensor) -> LowRankWeight:
+        """The best approximation of its rank: `matrix = U S V^T` cut to r, `Z = U S^(1/2)`, `P = S^(1/2) V^T`."""
+        self._check_matrix(matrix)
+        # float64, so that a matrix that has this rank is met to the last digits of its own type
+        u, s, vt = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+        rank = self.rank if self.spec.energy is None else _rank_of_energy(s, self.spec.energy)
+        root = s[:rank].sqrt()
+        self._set_factors((u[:, :rank] * root).to(self.left), (root[:, None] * vt[:rank]).to(self.right))
+        return self
+
+    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
+        """Cut the rows of Z and the columns of P; a dense matrix where that is now the smaller one."""
+        left = self.left if out is None else self.left[out]
+        right = self.right if inp is None else self.right[:, inp]
+        if self.rank > min(left.shape[0], right.shape[1]):
+            return super().select_(out, inp)
+        self._set_factors(left.detach(), right.detach())
+        self.out_features, self.in_features = left.shape[0], right.shape[1]
+        self.rows = self.out_features // self.gates
+        return self
+
+    def _set_factors(self, left: Tensor, right: Tensor) -> None:
+        if left.shape == self.left.shape and right.shape == self.right.shape:
+            with torch.no_grad():
+                self.left.copy_(left)
+                self.right.copy_(right)
+        else:
+            self.left = nn.Parameter(left.clone(), requires_grad=self.left.requires_grad)
+            self.right = nn.Parameter(right.clone(), requires_grad=self.right.requires_grad)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # the rank that an energy led to is known to the state dict alone
+        right = state_dict.get(prefix + "right")
+        if self.spec.energy is not None and right is not None and right.shape[0] != self.rank:
+            self._set_factors(
+                self.left.new_empty(self.out_features, right.shape[0]),
+                self.right.new_empty(right.shape[0], self.in_features),
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rank_of_energy(singular_values: Tensor, energy: float) -> int:
+    explained = singular_values.square().cumsum(0)
+    return max(1, int((explained < energy * explained[-1]).sum()) + 1) if explained[-1] > 0 else 1
