@@ -1,1 +1,8 @@
-"""Texts: where they are looked for, how they are read."""
+"""Where data is looked for, and how it is read."""
+
+from .catalog import DATASETS as DATASETS
+from .catalog import Dataset as Dataset
+from .catalog import fetch as fetch
+from .corpus import Corpus as Corpus
+from .corpus import load_corpus as load_corpus
+from .folder import data_folder as data_folder

@@ -1,1 +1,1 @@
-"""On what a model is proved."""
+"""On what a model is proved: one file each."""

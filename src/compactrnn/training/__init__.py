@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints and its recipes."""
+"""The training loop: recipes, phases, checkpoints."""

@@ -1,0 +1,106 @@
+"""The data sets known by name: their licence, and where they may be had."""
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._errors import invalid
+from .folder import data_folder
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to download: `path` below the data folder, its address and the SHA-256 of its bytes."""
+
+    path: str
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: `bundled` ones are in the package; those without `remotes` are for the user to place."""
+
+    name: str
+    about: str
+    licence: str
+    paths: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+    bundled: bool = False
+
+    def present(self) -> bool:
+        """Whether every file is there."""
+        root = data_folder()
+        return self.bundled or all((root / p).is_file() or (root / p.removesuffix(".gz")).is_file() for p in self.paths)
+
+
+DATASETS = {
+    d.name: d
+    for d in (
+        Dataset("alice", "Alice's Adventures in Wonderland, 148 kB of text", "public domain", bundled=True),
+        Dataset(
+            "ptb",
+            "Penn Treebank language model, Mikolov's preparation, 10,000 words",
+            "LDC99T42: place the files yourself, they may not be passed on",
+            paths=tuple(f"ptb/ptb.{part}.txt.gz" for part in ("train", "valid", "test")),
+        ),
+        Dataset(
+            "tinyshakespeare",
+            "Karpathy's 1.1 MB of Shakespeare",
+            "public domain",
+            paths=("text/tinyshakespeare.txt",),
+            remotes=(
+                Remote(
+                    "text/tinyshakespeare.txt",
+                    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                ),
+            ),
+        ),
+    )
+}
+
+
+def fetch(name: str) -> list[Path]:
+    """Put the files of a data set into the data folder, checked; those already there and whole stay as they are."""
+    if name not in DATASETS:
+        raise invalid("data set", got=repr(name), wanted=f"one of {', '.join(sorted(DATASETS))}")
+    dataset = DATASETS[name]
+    if dataset.bundled:
+        return []
+    if not dataset.remotes:
+        if dataset.present():
+            return [data_folder() / path for path in dataset.paths]
+        raise invalid(
+            f"data set {name}",
+            got="a licence that forbids downloading it here",
+            wanted=f"the files {', '.join(dataset.paths)} placed in {data_folder()}",
+            hint=f"licence: {dataset.licence}",
+        )
+    return [download(remote, data_folder() / remote.path) for remote in dataset.remotes]
+
+
+def download(remote: Remote, target: Path) -> Path:
+    """Download to `target`, which appears only once its SHA-256 has been found right."""
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == remote.sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        digest = hashlib.sha256()
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(remote.url, timeout=60) as response:
+            while block := response.read(1 << 20):
+                digest.update(block)
+                out.write(block)
+        if digest.hexdigest() != remote.sha256:
+            raise invalid(f"SHA-256 of {remote.url}", got=digest.hexdigest(), wanted=remote.sha256)
+        os.replace(partial, target)
+    except urllib.error.URLError as error:
+        raise invalid("download", got=f"{error.reason} from {remote.url}", wanted="the file") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return target

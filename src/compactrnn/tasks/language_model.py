@@ -1,0 +1,128 @@
+"""Predict the next character or word of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import invalid
+from ..data import load_corpus
+from .base import AbstractTask
+from .quality import METRIC, from_nats
+from .recurrent_lm import LanguageModel, LanguageModelOptions
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class LanguageModelData:
+    """Which text, as which symbols; `minimum_count` is how often a symbol must occur to be known."""
+
+    data: str = "alice"
+    level: Literal["character", "word"] = "character"
+    minimum_count: int = 1
+
+
+class LanguageModelTask(AbstractTask):
+    """Contiguous batches: row b reads its own stretch of the training part, `steps` symbols an update.
+
+    States are carried from update to update and start from zero with each epoch; what does not fill a row of whole
+    updates at the end of a stretch is left out.
+
+    >>> task = LanguageModelTask(LanguageModelData("alice"), batch_size=32, steps=64)
+    >>> task.batch(0)[0].shape, task.metric
+    (torch.Size([32, 64]), 'bits_per_character')
+    """
+
+    def __init__(
+        self, data: LanguageModelData, *, batch_size: int, steps: int, vocabulary: Sequence[str] | None = None
+    ):
+        self.data = data
+        self.metric = METRIC[data.level]
+        corpus = load_corpus(data.data)
+        if vocabulary is None:
+            self.vocabulary = Vocabulary.of(corpus.train, data.level, data.minimum_count)
+        else:
+            self.vocabulary = Vocabulary(vocabulary, data.level)
+        self.parts = {part: self.vocabulary.encode(getattr(corpus, part)) for part in ("train", "valid", "test")}
+        self.steps = steps
+        self.rows = in_rows(self.parts["train"], batch_size)
+        if self.updates_per_epoch() < 1:
+            raise invalid(
+                "training part",
+                got=f"{len(self.parts['train'])} symbols",
+                wanted=f"more than batch_size * steps = {batch_size * steps}",
+            )
+
+    def updates_per_epoch(self) -> int:
+        """Whole updates in a row."""
+        return (self.rows.shape[1] - 1) // self.steps
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Tokens and the tokens after them, (batch, steps) each."""
+        start = index * self.steps
+        return self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1]
+
+    def build_model(self, options: LanguageModelOptions) -> LanguageModel:
+        """See `LanguageModel`."""
+        return LanguageModel(len(self.vocabulary), options)
+
+    def forward(self, model: Any, inputs: Tensor, states: Any) -> tuple[Tensor, Any]:
+        """Logits, and the states without their history."""
+        logits, states = model.advance(inputs, states)
+        return logits, detach(states)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of a symbol, in nats."""
+        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
+        """Bits per character or perplexity, the state carried over the whole part."""
+        rows = in_rows(self.parts[part], streams)
+        device = next(model.parameters()).device
+        training, states, total = model.training, None, 0.0
+        model.eval()
+        chunk = max(1, 2000 // streams)
+        for start in range(0, rows.shape[1] - 1, chunk):
+            window = rows[:, start : start + chunk + 1].to(device)
+            logits, states = model.advance(window[:, :-1], states)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="sum")
+            total += float(loss)
+        model.train(training)
+        return from_nats(total / (rows.shape[0] * (rows.shape[1] - 1)), self.data.level)
+
+    def metadata(self) -> dict[str, Any]:
+        """Task and vocabulary."""
+        return {
+            "task": {"name": "language_model", "data": self.data.data, "level": self.data.level, "metric": self.metric},
+            "vocabulary": list(self.vocabulary.symbols),
+        }
+
+    def example_inputs(self) -> Tensor:
+        """The first symbols of the text, (1, 16)."""
+        return torch.as_tensor(self.parts["train"][:16])[None]
+
+
+def in_rows(tokens: np.ndarray, rows: int) -> Tensor:
+    """`rows` consecutive stretches of equal length, each followed by the first token of the next.
+
+    >>> in_rows(np.arange(8), 2).tolist()
+    [[0, 1, 2, 3], [3, 4, 5, 6]]
+    """
+    length = (len(tokens) - 1) // rows
+    if length < 1:
+        raise invalid("text", got=f"{len(tokens)} symbols", wanted=f"more than {rows}")
+    starts = torch.arange(rows)[:, None] * length
+    return torch.as_tensor(tokens)[starts + torch.arange(length + 1)]
+
+
+def detach(states: Any) -> Any:
+    """The same nest of tensors, cut off from the gradient."""
+    if isinstance(states, Tensor):
+        return states.detach()
+    return None if states is None else tuple(detach(s) for s in states)

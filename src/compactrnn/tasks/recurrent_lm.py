@@ -1,0 +1,107 @@
+"""The recurrent language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import layers, weights
+from .._errors import invalid
+
+
+@dataclass(frozen=True)
+class LanguageModelOptions:
+    """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`."""
+
+    embedding: int = 64
+    hidden: tuple[int, ...] = (256, 256)
+    cell: str = "LSTM"
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    tie: bool = False
+    init: float | None = None
+    input_weight: Mapping[str, Any] = field(default_factory=dict)
+    hidden_weight: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LanguageModel(nn.Module):
+    """Embedding, recurrent layers, linear: the scores of the next symbol after each symbol.
+
+    Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only
+    (Zaremba et al., 2014).
+
+    >>> import torch
+    >>> model = LanguageModel(50, LanguageModelOptions(embedding=8, hidden=(16, 12)))
+    >>> model(torch.zeros(2, 7, dtype=torch.long)).shape
+    torch.Size([2, 7, 50])
+    """
+
+    def __init__(self, vocabulary_size: int, options: LanguageModelOptions):
+        super().__init__()
+        sizes = list(options.hidden)
+        if not sizes:
+            raise invalid("model.hidden", got="no layer", wanted="a size per layer")
+        self.embedding = nn.Embedding(vocabulary_size, options.embedding)
+        self.embedding_dropout = nn.Dropout(options.embedding_dropout)
+        self.recurrent = _recurrent(options, sizes)
+        self.dropout = nn.Dropout(options.dropout)
+        self.output = nn.Linear(sizes[-1], vocabulary_size)
+        if options.tie:
+            if sizes[-1] != options.embedding:
+                raise invalid(
+                    "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", wanted="equal sizes"
+                )
+            self.output.weight = self.embedding.weight
+        if options.init is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -options.init, options.init)
+
+    def advance(self, tokens: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        """Logits, and the states after the last token; `states` None starts from zeros."""
+        x = self.embedding_dropout(self.embedding(tokens))
+        y, states = self.recurrent(x, states)
+        return self.output(self.dropout(y)), states
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of sequences that start from zero states."""
+        return self.advance(tokens)[0]
+
+    def set_dropout(self, probability: float) -> None:
+        """Use `probability` between and after the layers from now on."""
+        self.dropout.p = probability
+        self.recurrent.dropout = probability if self.recurrent.num_layers > 1 else 0.0
+
+    def recurrent_parameters(self) -> int:
+        """How many numbers the recurrent layers hold: input, hidden and bias."""
+        return sum(p.numel() for p in self.recurrent.parameters())
+
+
+def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
+    if options.cell not in ("LSTM", "GRU", "RNN"):
+        raise invalid("model.cell", got=repr(options.cell), wanted="LSTM, GRU or RNN")
+    between = options.dropout if len(sizes) > 1 else 0.0
+    specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
+    same = len(set(sizes)) == 1
+    kind = getattr(layers, options.cell, None) or getattr(nn, options.cell)
+    hidden = sizes[0] if same else list(sizes)
+    return kind(options.embedding, hidden, num_layers=len(sizes), batch_first=True, dropout=between, **specs)
+
+
+def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:
+    """The weight specification that a recipe's table names.
+
+    >>> weight_spec({"kind": "Dense"})
+    Dense()
+    """
+    arguments = dict(table)
+    kind = arguments.pop("kind", None)
+    found = getattr(weights, str(kind), None)
+    if not (isinstance(found, type) and issubclass(found, weights.WeightSpec)):
+        raise invalid("weight kind", got=repr(kind), wanted="the name of a weight of compactrnn, such as LowRank")
+    try:
+        return found(**arguments)
+    except TypeError as error:
+        raise invalid(f"weight {kind}", got=str(arguments), wanted=f"its own options ({error})") from error

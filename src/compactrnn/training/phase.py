@@ -1,0 +1,158 @@
+"""One phase of training: a model, an optimiser, a position in the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from ..tasks.base import AbstractTask
+from .distill import distillation_loss
+from .optimizer import build_optimizer
+from .recipe import PhaseOptions, TrainingOptions
+from .schedule import LearningRate
+
+
+class PhaseRun:
+    """Everything that changes while a phase runs, and the step that changes it.
+
+    The position in the text is the update's number: update u reads batch `u % updates_per_epoch`.
+    """
+
+    def __init__(
+        self,
+        options: PhaseOptions,
+        training: TrainingOptions,
+        task: AbstractTask,
+        model: nn.Module,
+        fabric: Fabric,
+        teacher: nn.Module | None,
+    ):
+        self.options, self.training, self.task, self.fabric = options, training, task, fabric
+        self.per_epoch = task.updates_per_epoch()
+        self.total = options.total_updates(self.per_epoch)
+        if options.dropout is not None:
+            model.set_dropout(options.dropout)  # type: ignore[operator]
+        self.model = model
+        optimizer = build_optimizer(model.parameters(), options.optimizer)
+        self.wrapped, self.optimizer = fabric.setup(model, optimizer)
+        self.wrapped.mark_forward_method("advance")
+        self.rate = LearningRate(
+            options.schedule, options.optimizer.learning_rate, total=self.total, per_epoch=self.per_epoch
+        )
+        self.teacher = None if teacher is None else fabric.to_device(teacher).eval().requires_grad_(False)
+        self.pruner = build_pruner(model, task, options)
+        self.update = 0
+        self.states: Any = None
+        self.teacher_states: Any = None
+        self.best = math.inf
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.waited = 0
+        self.loss_sum = 0.0
+        self.loss_count = 0
+
+    def step(self) -> float:
+        """One update; returns its loss (mean per target, in nats, without penalties)."""
+        index = self.update % self.per_epoch
+        if index == 0:
+            self.states = self.teacher_states = None
+        inputs, targets = self.fabric.to_device(self.task.batch(index))
+        rate = self.rate.at(self.update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        outputs, self.states = self.task.forward(self.wrapped, inputs, self.states)
+        loss = plain = self.task.loss(outputs, targets)
+        if self.teacher is not None and self.options.distill is not None:
+            with torch.no_grad():
+                wanted, self.teacher_states = self.task.forward(self.teacher, inputs, self.teacher_states)
+            weight = self.options.distill.weight
+            loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted)
+        if self.training.loss_reduction == "sum_steps":
+            loss = loss * self.training.steps
+        if self.pruner is not None:
+            loss = loss + self.pruner.penalty()
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.options.optimizer.clip is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.options.optimizer.clip)
+        self.optimizer.step()
+        if self.pruner is not None:
+            self.pruner.step(self.optimizer)
+        self.update += 1
+        value = float(plain.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"loss: got {value} at update {self.update}, wanted a finite one; lower the learning rate or set clip"
+            )
+        self.loss_sum += value
+        self.loss_count += 1
+        return value
+
+    def evaluate(self) -> dict[str, float]:
+        """Validate, remember the best weights; returns the entries of a metrics line."""
+        metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
+        self.rate.observe(metric)
+        if metric < self.best:
+            self.best, self.waited = metric, 0
+            if self.pruner is None:
+                self.best_weights = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+        else:
+            self.waited += 1
+        record = {"loss": self.loss_sum / max(1, self.loss_count), f"valid_{self.task.metric}": metric}
+        self.loss_sum, self.loss_count = 0.0, 0
+        return record
+
+    def finished(self) -> bool:
+        """Whether the phase is over."""
+        patience = self.options.patience
+        return self.update >= self.total or (patience is not None and self.waited >= patience)
+
+    def outcome(self) -> nn.Module:
+        """The phase's model: the best one seen, or what is left after compression."""
+        if self.pruner is not None:
+            return self.pruner.shrink()
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+        return self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "update": self.update,
+            "model": dict(self.model.state_dict()),
+            "best_weights": self.best_weights,
+            "best": self.best,
+            "waited": self.waited,
+            "optimizer": self.optimizer.state_dict(),
+            "rate": self.rate.state_dict(),
+            "states": self.states,
+            "teacher_states": self.teacher_states,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "pruner": None if self.pruner is None else self.pruner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rate.load_state_dict(state["rate"])
+        self.states, self.teacher_states = self.fabric.to_device((state["states"], state["teacher_states"]))
+        self.best_weights = state["best_weights"]
+        for name in ("update", "best", "waited", "loss_sum", "loss_count"):
+            setattr(self, name, state[name])
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state["pruner"])
+
+
+def build_pruner(model: nn.Module, task: AbstractTask, options: PhaseOptions) -> Any:
+    """The group lasso of a phase, or None."""
+    if options.compress is None:
+        return None
+    from ..compress import GroupLasso
+
+    given = {n: v for n in ("keep", "steps", "strength") if (v := getattr(options.compress, n)) is not None}
+    return GroupLasso(model, task.example_inputs(), **given)

@@ -1,0 +1,199 @@
+"""Recipes: TOML files as frozen dataclasses, checked key by key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from .._errors import invalid
+from ..tasks.language_model import LanguageModelData
+from ..tasks.recurrent_lm import LanguageModelOptions
+
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """`clip` bounds the global norm of the gradient."""
+
+    name: Literal["AdamW", "SGD"] = "AdamW"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How the learning rate moves; see `LearningRate`."""
+
+    name: Literal["constant", "cosine", "steps", "plateau"] = "constant"
+    warmup: int = 0
+    final: float = 0.0
+    constant_epochs: int = 0
+    factor: float = 0.5
+    patience: int = 1
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """Group lasso in this phase: to a size (`keep`, a share, in `steps` updates) or by `strength`."""
+
+    keep: float | None = None
+    steps: int | None = None
+    strength: float | None = None
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """Learn from the model that the phase `teacher` ended with: `(1 - weight) * loss + weight * KL(teacher, model)`."""
+
+    teacher: str
+    weight: float = 0.5
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class PhaseOptions:
+    """One stretch of training: `updates` or `epochs` long, ended after `patience` evaluations without progress."""
+
+    updates: int | None = None
+    epochs: int | None = None
+    patience: int | None = None
+    dropout: float | None = None
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    compress: CompressOptions | None = None
+    distill: DistillOptions | None = None
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self):
+        if (self.updates is None) == (self.epochs is None):
+            raise ValueError("give either updates or epochs")
+
+    def total_updates(self, per_epoch: int) -> int:
+        """How many updates at most."""
+        return self.updates if self.updates is not None else (self.epochs or 0) * per_epoch
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What holds for every phase; `evaluate_every` None means after each epoch.
+
+    `loss_reduction = "sum_steps"` sums the loss over the `steps` of an update and averages over the batch only, as
+    Zaremba et al. do: learning rate and clipping of their paper hold as they stand. With "mean" the gradient is
+    `steps` times smaller, so the same training needs `steps` times the learning rate and a `steps` times smaller clip.
+    """
+
+    seed: int = 0
+    batch_size: int = 32
+    steps: int = 64
+    loss_reduction: Literal["mean", "sum_steps"] = "mean"
+    evaluate_every: int | None = None
+    validation_streams: int = 1
+    checkpoint_every: int = 200
+    threads: int | None = None
+    accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class TaskOptions(LanguageModelData):
+    """Which task, on which data."""
+
+    name: Literal["language_model"] = "language_model"
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class ModelOptions(LanguageModelOptions):
+    """See `LanguageModelOptions`."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run: the phases run in the order in which the file names them."""
+
+    phases: dict[str, PhaseOptions]
+    task: TaskOptions = field(default_factory=TaskOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self):
+        if not self.phases:
+            raise ValueError("phases: got none, wanted at least one, such as [phases.train]")
+        earlier: set[str] = set()
+        for name, phase in self.phases.items():
+            if phase.distill and phase.distill.teacher not in earlier:
+                wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
+                raise ValueError(f"phases.{name}.distill.teacher: got {phase.distill.teacher!r}, wanted {wanted}")
+            earlier.add(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which `recipe_from` makes the same recipe."""
+        return asdict(self)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a TOML recipe; `overrides` are `section.key=value` texts, values as in TOML or plain words."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise invalid("recipe", got=f"{path} ({error.strerror})", wanted="the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"recipe {path}", got=str(error), wanted="TOML") from error
+    for override in overrides:
+        _set(table, override)
+    return recipe_from(table, str(path))
+
+
+def recipe_from(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check plain values and make a recipe of them.
+
+    >>> recipe_from({"phases": {"train": {"updates": 10, "lerning_rate": 1}}})
+    Traceback (most recent call last):
+    ValueError: recipe: phases.train.lerning_rate: unexpected keyword argument, got 1
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(dict(table))
+    except ValidationError as error:
+        problems = [_sentence(problem) for problem in error.errors()]
+        raise ValueError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _sentence(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(problem["input"], (dict, Recipe)) else f", got {problem['input']!r}"
+    message = message[0].lower() + message[1:]
+    return (f"{key}: " if key else "") + message + got
+
+
+def _set(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise invalid("--set", got=repr(override), wanted="section.key=value, such as training.seed=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    for part in path:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise invalid("--set", got=repr(override), wanted=f"{part} to be a section, it is a value")
+        table = inner
+    table[last] = value

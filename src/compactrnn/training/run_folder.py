@@ -1,0 +1,103 @@
+"""The folder of a run: recipe, weights, metrics, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import invalid
+from ..tasks.language_model import LanguageModelTask
+from ..tasks.recurrent_lm import LanguageModel
+from .checkpoint import load_tree, load_weights, save_tree, write_atomically
+from .recipe import ModelOptions, Recipe, recipe_from
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The weights that the run ended with."""
+        return self.path / "model.safetensors"
+
+    @property
+    def config(self) -> Path:
+        """Recipe, model and vocabulary."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to go on."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """What came out, on what machine, in what time."""
+        return self.path / "result.json"
+
+    def phase(self, name: str) -> Path:
+        """The model that a phase ended with."""
+        return self.path / "phases" / f"{name}.safetensors"
+
+    def append_metrics(self, record: dict[str, Any]) -> int:
+        """Add a line; returns the size of the file after it."""
+        with open(self.metrics, "ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def truncate_metrics(self, size: int) -> None:
+        """Forget the lines beyond `size` bytes: they will be written again."""
+        with open(self.metrics, "ab") as file:
+            file.truncate(size)
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        """Write a JSON file at once."""
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        try:
+            return json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise invalid("run folder", got=f"{self.path} ({error})", wanted="a folder that train wrote") from error
+
+    def load(self) -> tuple[LanguageModel, LanguageModelTask, Recipe]:
+        """The trained model, its task with the data, its recipe."""
+        config = self.read_config()
+        recipe = recipe_from(config["recipe"], str(self.config))
+        task = build_task(recipe, config["vocabulary"])
+        model = task.build_model(ModelOptions(**config["model"]))
+        model.load_state_dict(load_weights(self.model))
+        return model.eval(), task, recipe
+
+
+def save_phase(path: Path, model: LanguageModel, options: dict[str, Any]) -> None:
+    """Write a phase's last model."""
+    save_tree(path, {"options": options, "model": dict(model.state_dict())})
+
+
+def load_phase(path: Path, task: LanguageModelTask) -> LanguageModel:
+    """Read a phase's last model."""
+    saved = load_tree(path)
+    model = task.build_model(ModelOptions(**saved["options"]))
+    model.load_state_dict(saved["model"])
+    return model
+
+
+def build_task(recipe: Recipe, vocabulary: list[str] | None = None) -> LanguageModelTask:
+    """The task of a recipe, its data read."""
+    training = recipe.training
+    return LanguageModelTask(recipe.task, batch_size=training.batch_size, steps=training.steps, vocabulary=vocabulary)

@@ -1,0 +1,171 @@
+"""A whole run: the phases of a recipe, one after the other, from wherever the last checkpoint is."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from .._errors import invalid
+from ..tasks.recurrent_lm import LanguageModel
+from .checkpoint import load_tree, save_tree, save_weights
+from .interrupt import stop_flag
+from .machine import describe_machine
+from .phase import PhaseRun
+from .progress import Silent
+from .random_state import get_random_state, seed_everything, set_random_state
+from .recipe import ModelOptions, PhaseOptions, Recipe
+from .run_folder import RunFolder, build_task, load_phase, save_phase
+
+
+def train(recipe: Recipe, out: str | Path, *, resume: bool = False, progress: Silent | None = None) -> dict[str, Any]:
+    """Run `recipe` in folder `out`; returns what its `result.json` holds.
+
+    With `resume` the run goes on from its last checkpoint and ends with the same weights, bit for bit, as if it had
+    never stopped. Ctrl-C writes a checkpoint first.
+    """
+    folder = RunFolder(Path(out))
+    if folder.config.exists():
+        if not resume:
+            raise invalid("run folder", got=f"{out}, which holds a run", wanted="a new folder", hint="or use --resume")
+        _check_same(recipe, folder)
+        if folder.result.exists():
+            return json.loads(folder.result.read_text(encoding="utf-8"))
+    with progress or Silent() as shown:
+        return Trainer(recipe, folder, shown).run()
+
+
+class Trainer:
+    """What changes from phase to phase."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, shown: Silent):
+        self.recipe, self.folder, self.shown = recipe, folder, shown
+        self.began = time.monotonic()
+        self.machine = describe_machine()
+        training = recipe.training
+        if training.threads is not None:
+            torch.set_num_threads(training.threads)
+        seed_everything(training.seed)
+        self.task = build_task(recipe)
+        self.fabric = _fabric(training.accelerator, training.precision)
+        self.model_options: dict[str, Any] = asdict(recipe.model)
+        self.model = self.task.build_model(recipe.model)
+        self.updates: dict[str, int] = {}
+        self.metrics_size = 0
+
+    def run(self) -> dict[str, Any]:
+        """All phases that are not done yet; returns the result."""
+        first, saved = self._restore()
+        with stop_flag() as self.stop:
+            for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
+                self._run_phase(number, name, phase, saved)
+                saved = None
+        return self._finish()
+
+    def _run_phase(self, number: int, name: str, phase: PhaseOptions, saved: dict[str, Any] | None) -> None:
+        recipe, training = self.recipe, self.recipe.training
+        self.model.set_dropout(recipe.model.dropout if phase.dropout is None else phase.dropout)
+        teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
+        run = PhaseRun(phase, training, self.task, self.model, self.fabric, teacher)
+        if saved is not None:
+            if saved["run"] is not None:
+                run.load_state_dict(saved["run"])
+            set_random_state(saved["random"])
+        self.shown.begin(name, run.total, run.update)
+        evaluate_every = training.evaluate_every or run.per_epoch
+        while not run.finished():
+            loss = run.step()
+            self.shown.advance(run.update, loss)
+            if run.update % evaluate_every == 0 or run.update == run.total:
+                record = {"phase": name, "update": run.update, "learning_rate": run.rate.at(run.update - 1)}
+                record |= run.evaluate()
+                self.metrics_size = self.folder.append_metrics(record)
+                self.shown.quality(f"{self.task.metric} {record[f'valid_{self.task.metric}']:.3f}")
+            if self.stop.is_set() or run.update % training.checkpoint_every == 0:
+                self._checkpoint(number, run)
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+        self.model = run.outcome()
+        self.model_options = {**self.model_options, "hidden": _layer_sizes(self.model)}
+        self.updates = {**self.updates, name: run.update}
+        save_phase(self.folder.phase(name), self.model, self.model_options)
+        self._checkpoint(number + 1, None)
+
+    def _checkpoint(self, phase: int, run: PhaseRun | None) -> None:
+        content = {
+            "phase": phase,
+            "run": None if run is None else run.state_dict(),
+            "model": dict(self.model.state_dict()) if run is None else None,
+            "model_options": self.model_options,
+            "updates": self.updates,
+            "metrics_size": self.metrics_size,
+            "random": get_random_state(),
+            "seconds": time.monotonic() - self.began,
+        }
+        save_tree(self.folder.checkpoint, content)
+
+    def _restore(self) -> tuple[int, dict[str, Any] | None]:
+        """Go back to the last checkpoint, if there is one: the phase to run, and what it has to take over."""
+        if not self.folder.checkpoint.exists():
+            self._write_config()
+            self.folder.truncate_metrics(0)
+            return 0, None
+        saved = load_tree(self.folder.checkpoint)
+        self.folder.truncate_metrics(saved["metrics_size"])
+        self.metrics_size, self.updates = saved["metrics_size"], saved["updates"]
+        self.began = time.monotonic() - saved["seconds"]
+        self.model_options = saved["model_options"]
+        self.model = self.task.build_model(ModelOptions(**self.model_options))
+        if saved["model"] is not None:
+            self.model.load_state_dict(saved["model"])
+        return saved["phase"], saved
+
+    def _write_config(self) -> None:
+        config = {"recipe": self.recipe.as_dict(), "model": self.model_options, **self.task.metadata()}
+        self.folder.write_json(self.folder.config, config)
+
+    def _finish(self) -> dict[str, Any]:
+        save_weights(self.folder.model, self.model.state_dict())
+        self._write_config()
+        streams = self.recipe.training.validation_streams
+        result = {
+            "metric": self.task.metric,
+            "test": self.task.evaluate(self.model, "test"),
+            "valid": self.task.evaluate(self.model, "valid", streams),
+            "seed": self.recipe.training.seed,
+            "updates": {**self.updates, "total": sum(self.updates.values())},
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "recurrent_parameters": self.model.recurrent_parameters(),
+            "seconds": round(time.monotonic() - self.began, 1),
+            "threads": torch.get_num_threads(),
+            "machine": self.machine,
+            "recipe": self.recipe.as_dict(),
+        }
+        self.folder.write_json(self.folder.result, result)
+        return result
+
+
+def _check_same(recipe: Recipe, folder: RunFolder) -> None:
+    before, now = folder.read_config()["recipe"], json.loads(json.dumps(recipe.as_dict()))
+    if before != now:
+        changed = sorted(key for key in now if before.get(key) != now[key])
+        raise invalid("--resume", got=f"a recipe with another {', '.join(changed)}", wanted=f"that of {folder.config}")
+
+
+def _fabric(accelerator: str, precision: Any) -> Fabric:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        fabric.launch()
+    return fabric
+
+
+def _layer_sizes(model: LanguageModel) -> tuple[int, ...]:
+    size = model.recurrent.hidden_size
+    return tuple(size) if isinstance(size, (list, tuple)) else (size,) * model.recurrent.num_layers
