@@ -1,0 +1,101 @@
+/* compactrnn: runs a packed recurrent model. Plain C11, no dependencies, no allocation, no I/O.
+ *
+ *     cr_model model;
+ *     int code = cr_open(&model, file, file_bytes, NULL);          // file: 64-byte aligned, kept by the caller
+ *     void *block = aligned_alloc(64, cr_block_size(&model));      // one per stream: plain memory, memcpy copies it
+ *     cr_reset(&model, block);
+ *     code = cr_step(&model, block, inputs, outputs);              // as often as you like */
+#ifndef CR_H
+#define CR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cr_format.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum cr_code_of_error {
+    CR_OK = 0,
+    CR_ERROR_ALIGNMENT,      /* the file does not start at a multiple of 64 in memory */
+    CR_ERROR_TRUNCATED,      /* shorter than its header says, or than a header */
+    CR_ERROR_MAGIC,          /* not a model file */
+    CR_ERROR_VERSION,        /* of a version that this library does not read */
+    CR_ERROR_FEATURE,        /* needs a feature that this library does not have */
+    CR_ERROR_CHECKSUM,       /* header or body damaged */
+    CR_ERROR_LIMIT,          /* a count or a size beyond the limits of cr_format.h */
+    CR_ERROR_LAYOUT,         /* a place that is not the implied one, trailing bytes, padding or a reserved field not zero */
+    CR_ERROR_ENUM,           /* an unknown kind, type, code or function */
+    CR_ERROR_REFERENCE,      /* an operand outside its buffer, or a buffer, tensor or segment that does not exist */
+    CR_ERROR_ACCESS,         /* a write where none is allowed, or a sequence read before it is complete */
+    CR_ERROR_OVERLAP,        /* operands that overlap where they must not */
+    CR_ERROR_SHAPE,          /* sizes of an op that contradict each other or its tensor */
+    CR_ERROR_VALUE,          /* a scale, a parameter, a weight or an index out of range */
+    CR_ERROR_ISA,            /* unknown kernels, or ones that this processor lacks */
+    CR_ERROR_TOKEN,          /* an input token outside its vocabulary; nothing was run */
+    CR_ERROR_OFFLINE,        /* the model needs whole sequences: cr_run_sequence */
+    CR_ERROR_COUNT
+};
+
+/* A verified file. Immutable: share it between threads. */
+typedef struct cr_model {
+    const unsigned char *file;
+    const cr_header *header;
+    const cr_buffer *buffers;
+    const cr_tensor *tensors;
+    const cr_op *ops;
+    const cr_segment *segments;
+    const cr_port *inputs;
+    const cr_port *outputs;
+    const unsigned char *metadata;
+    const struct cr_kernels *kernels;
+    size_t state_bytes;      /* the first part of the block: all that persists from step to step */
+    size_t block_bytes;
+    size_t row_bytes;        /* of all sequences, per step */
+    size_t workspace;        /* where the block's work space starts */
+    int offline;             /* needs whole sequences */
+} cr_model;
+
+/* Verify `bytes` bytes at `file` and bind `model` to them; `isa` names the kernels, NULL = the best.
+ * Reads nothing else, writes `model` only. The file must stay where it is, unchanged. */
+int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa);
+
+/* What an error code means: a static string. */
+const char *cr_error(int code);
+
+/* The name of the kernels in use. */
+const char *cr_isa(const cr_model *model);
+
+/* Bytes of a stream's block, which starts at a multiple of 64, and of the part of it that persists. */
+size_t cr_block_size(const cr_model *model);
+size_t cr_state_size(const cr_model *model);
+
+/* Whether the model needs whole sequences. */
+int cr_is_offline(const cr_model *model);
+
+/* Start anew: states as the file says, everything else zero. */
+void cr_reset(const cr_model *model, void *block);
+
+/* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float.
+ * Bit for bit the same as so many single steps. Returns CR_OK, CR_ERROR_TOKEN or CR_ERROR_OFFLINE; then nothing was run. */
+int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
+int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);
+
+/* A whole sequence of steps >= 1, from the initial state: any model. A final output has one row, others have `steps`.
+ * `workspace`: cr_workspace_size bytes at a multiple of 64; that size is SIZE_MAX where it does not fit. */
+size_t cr_workspace_size(const cr_model *model, size_t steps);
+int cr_run_sequence(const cr_model *model, void *block, void *workspace, const void *const *inputs,
+                    float *const *outputs, size_t steps);
+
+/* Numbers of one row of a port. */
+size_t cr_port_width(const cr_port *port);
+
+/* zlib's CRC-32 of `bytes` bytes; `crc`: that of what came before, or 0. */
+uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,453 @@
+/* Verify a file and bind a model to it: the only code that sees untrusted bytes. A pure function of the buffer.
+ * What passes here is trusted by everything else, so that no kernel checks anything. */
+#include <math.h>
+#include <string.h>
+
+#include "cr.h"
+#include "cr_kernels.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "model files are little-endian, and are used where they lie"
+#endif
+
+static const char *const error_text[CR_ERROR_COUNT] = {
+    [CR_OK] = "no error",
+    [CR_ERROR_ALIGNMENT] = "the file does not start at a multiple of 64 in memory",
+    [CR_ERROR_TRUNCATED] = "the file is shorter or longer than its header says",
+    [CR_ERROR_MAGIC] = "not a compactrnn model file",
+    [CR_ERROR_VERSION] = "the file has a format version that this library does not read",
+    [CR_ERROR_FEATURE] = "the file needs a feature that this library does not have",
+    [CR_ERROR_CHECKSUM] = "the checksum does not match: the file is damaged",
+    [CR_ERROR_LIMIT] = "a count or a size is beyond the limits of the format",
+    [CR_ERROR_LAYOUT] = "a section is not where it must be, or padding is not zero",
+    [CR_ERROR_ENUM] = "an unknown kind, type, operation or function",
+    [CR_ERROR_REFERENCE] = "an operand lies outside its buffer, or refers to something that does not exist",
+    [CR_ERROR_ACCESS] = "an operation writes where it must not, or reads a sequence before it is complete",
+    [CR_ERROR_OVERLAP] = "operands overlap where they must not",
+    [CR_ERROR_SHAPE] = "the sizes of an operation contradict each other or its tensor",
+    [CR_ERROR_VALUE] = "a scale, a parameter, a weight or an index is out of range",
+    [CR_ERROR_ISA] = "these kernels are unknown, or this processor lacks them",
+    [CR_ERROR_TOKEN] = "an input token is outside its vocabulary",
+    [CR_ERROR_OFFLINE] = "the model needs whole sequences",
+};
+
+const char *cr_error(int code)
+{
+    return code >= 0 && code < CR_ERROR_COUNT ? error_text[code] : "unknown error";
+}
+
+uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes)
+{
+    uint32_t table[8][256];
+    const unsigned char *p = data;
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (c & 1 ? 0xedb88320u : 0);
+        table[0][i] = c;
+    }
+    for (int slice = 1; slice < 8; slice++)
+        for (uint32_t i = 0; i < 256; i++)
+            table[slice][i] = table[slice - 1][i] >> 8 ^ table[0][table[slice - 1][i] & 255];
+    crc = ~crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+        uint32_t low, high;
+        memcpy(&low, p, 4);
+        memcpy(&high, p + 4, 4);
+        low ^= crc;
+        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
+              table[3][high & 255] ^ table[2][high >> 8 & 255] ^ table[1][high >> 16 & 255] ^ table[0][high >> 24];
+    }
+    for (; bytes; bytes--) crc = crc >> 8 ^ table[0][(crc ^ *p++) & 255];
+    return ~crc;
+}
+
+/* A walk over the file: `at` is a multiple of 64, never beyond `size`. */
+typedef struct {
+    const unsigned char *file;
+    uint64_t at;
+    uint64_t size;
+} cr_walk;
+
+/* Take the next `bytes` bytes and the zero padding after them; their place goes to `place`. */
+static int cr_take_section(cr_walk *walk, uint64_t bytes, uint64_t *place)
+{
+    if (bytes > walk->size - walk->at) return CR_ERROR_TRUNCATED;
+    *place = walk->at;
+    uint64_t end = walk->at + bytes;
+    uint64_t next = (end + CR_LINE - 1) & ~(uint64_t)(CR_LINE - 1);
+    if (next > walk->size) return CR_ERROR_TRUNCATED;
+    for (uint64_t i = end; i < next; i++)
+        if (walk->file[i]) return CR_ERROR_LAYOUT;
+    walk->at = next;
+    return CR_OK;
+}
+
+static int cr_check_header(const unsigned char *file, size_t bytes)
+{
+    cr_header header;
+    if (bytes < sizeof header) return bytes < 8 || memcmp(file, CR_MAGIC, 8) ? CR_ERROR_MAGIC : CR_ERROR_TRUNCATED;
+    memcpy(&header, file, sizeof header);
+    if (memcmp(header.magic, CR_MAGIC, 8)) return CR_ERROR_MAGIC;
+    if (header.version != CR_VERSION) return CR_ERROR_VERSION;
+    uint32_t crc = header.header_crc;
+    header.header_crc = 0;
+    if (cr_crc32(0, &header, sizeof header) != crc) return CR_ERROR_CHECKSUM;
+    if (header.features & ~CR_KNOWN_FEATURES) return CR_ERROR_FEATURE;
+    if (header.file_bytes != bytes) return CR_ERROR_TRUNCATED;
+    if (cr_crc32(0, file + sizeof header, bytes - sizeof header) != header.body_crc) return CR_ERROR_CHECKSUM;
+    if (header.reserved) return CR_ERROR_LAYOUT;
+    if (header.buffer_count > CR_MAX_BUFFERS || header.tensor_count > CR_MAX_TENSORS || header.op_count > CR_MAX_OPS ||
+        header.segment_count > CR_MAX_SEGMENTS || header.input_count > CR_MAX_PORTS ||
+        header.output_count > CR_MAX_PORTS || header.metadata_bytes > CR_MAX_METADATA)
+        return CR_ERROR_LIMIT;
+    if (!header.segment_count || !header.output_count) return CR_ERROR_LIMIT;
+    return CR_OK;
+}
+
+static uint64_t cr_round_line(uint64_t bytes)
+{
+    return (bytes + CR_LINE - 1) & ~(uint64_t)(CR_LINE - 1);
+}
+
+/* Kinds, widths and places of the buffers; sets the sizes of the block. */
+static int cr_check_buffers(cr_model *model, cr_walk *walk)
+{
+    static const uint32_t order[] = {CR_STATE, CR_INPUT, CR_SCRATCH};
+    uint32_t count = model->header->buffer_count;
+    uint64_t block = 0, row = 0;
+    int code;
+    for (uint32_t i = 0; i < count; i++) {
+        const cr_buffer *buffer = &model->buffers[i];
+        if (buffer->kind >= CR_KIND_COUNT) return CR_ERROR_ENUM;
+        if (!buffer->width || buffer->width > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+        if (buffer->reserved || (buffer->segment && buffer->kind != CR_SEQUENCE)) return CR_ERROR_LAYOUT;
+        if (buffer->segment >= model->header->segment_count) return CR_ERROR_REFERENCE;
+        if (buffer->kind == CR_SEQUENCE) {
+            if (model->segments[buffer->segment].kind != CR_FORWARD) return CR_ERROR_ACCESS;
+            if (buffer->place != row) return CR_ERROR_LAYOUT;
+            row += cr_round_line(4ull * buffer->width);
+        }
+        if (buffer->kind == CR_CONSTANT || (buffer->kind == CR_STATE && buffer->init)) {
+            uint64_t place;
+            if ((code = cr_take_section(walk, 4ull * buffer->width, &place))) return code;
+            if (buffer->init != place) return CR_ERROR_LAYOUT;
+            if (buffer->kind == CR_CONSTANT && buffer->place != place) return CR_ERROR_LAYOUT;
+        } else if (buffer->init) {
+            return CR_ERROR_LAYOUT;
+        }
+    }
+    for (int pass = 0; pass < 3; pass++) {
+        for (uint32_t i = 0; i < count; i++) {
+            const cr_buffer *buffer = &model->buffers[i];
+            if (buffer->kind != order[pass]) continue;
+            if (buffer->place != block) return CR_ERROR_LAYOUT;
+            block += cr_round_line(4ull * buffer->width);
+        }
+        if (!pass) model->state_bytes = (size_t)block;
+    }
+    if (block > CR_MAX_BLOCK || row > CR_MAX_BLOCK) return CR_ERROR_LIMIT;
+    model->workspace = (size_t)block;
+    model->block_bytes = (size_t)block;
+    model->row_bytes = (size_t)row;
+    return CR_OK;
+}
+
+static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
+{
+    const float *scale = (const float *)(const void *)(model->file + place);
+    for (uint64_t i = 0; i < rows; i++)
+        if (!(scale[i] >= 1e-37f && scale[i] <= 1e37f)) return CR_ERROR_VALUE;
+    return CR_OK;
+}
+
+static int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor)
+{
+    int code;
+    uint64_t place, bytes = 0, rows = tensor->rows, columns = tensor->columns;
+    uint64_t panels = (rows + CR_LANES - 1) / CR_LANES;
+    if (tensor->type >= CR_TYPE_COUNT) return CR_ERROR_ENUM;
+    if (tensor->reserved) return CR_ERROR_LAYOUT;
+    if (!rows || !columns || rows > CR_MAX_ROWS || columns > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    switch (tensor->type) {
+    case CR_MATRIX_F32: bytes = panels * CR_LINE * columns; break;
+    case CR_MATRIX_I8: bytes = panels * CR_LINE * ((columns + 3) / 4); break;
+    case CR_TABLE_F32: bytes = rows * columns * 4; break;
+    case CR_TABLE_F16: bytes = rows * columns * 2; break;
+    case CR_TABLE_I8: bytes = rows * columns; break;
+    case CR_INDEX: bytes = rows * 4; break;
+    }
+    if (tensor->type <= CR_MATRIX_I8 && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
+    if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
+    if ((code = cr_take_section(walk, bytes, &place))) return code;
+    if (tensor->place != place) return CR_ERROR_LAYOUT;
+    if (tensor->type == CR_MATRIX_I8 && memchr(model->file + place, 0x80, (size_t)bytes)) return CR_ERROR_VALUE;
+    if (tensor->type != CR_MATRIX_I8 && tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if ((code = cr_take_section(walk, 4 * rows, &place))) return code;
+    if (tensor->scale != place) return CR_ERROR_LAYOUT;
+    return cr_check_scales(model, place, rows);
+}
+
+static int cr_check_segments(const cr_model *model)
+{
+    uint64_t next = 0;
+    for (uint32_t i = 0; i < model->header->segment_count; i++) {
+        const cr_segment *segment = &model->segments[i];
+        if (segment->kind >= CR_SEGMENT_KIND_COUNT) return CR_ERROR_ENUM;
+        if (segment->reserved || segment->first_op != next) return CR_ERROR_LAYOUT;
+        next += segment->op_count;
+        if (next > model->header->op_count) return CR_ERROR_REFERENCE;
+    }
+    return next == model->header->op_count ? CR_OK : CR_ERROR_LAYOUT;
+}
+
+static int cr_check_read(const cr_model *model, uint32_t segment, cr_ref ref, uint64_t width)
+{
+    if (ref.buffer >= model->header->buffer_count) return CR_ERROR_REFERENCE;
+    const cr_buffer *buffer = &model->buffers[ref.buffer];
+    if ((uint64_t)ref.offset + width > buffer->width) return CR_ERROR_REFERENCE;
+    return buffer->kind == CR_SEQUENCE && buffer->segment > segment ? CR_ERROR_ACCESS : CR_OK;
+}
+
+static int cr_check_write(const cr_model *model, uint32_t segment, cr_ref ref, uint64_t width)
+{
+    int code = cr_check_read(model, segment, ref, width);
+    if (code) return code;
+    const cr_buffer *buffer = &model->buffers[ref.buffer];
+    if (buffer->kind == CR_SEQUENCE) return buffer->segment == segment ? CR_OK : CR_ERROR_ACCESS;
+    return buffer->kind == CR_SCRATCH || buffer->kind == CR_STATE ? CR_OK : CR_ERROR_ACCESS;
+}
+
+static int cr_is_apart(cr_ref p, uint64_t p_width, cr_ref q, uint64_t q_width)
+{
+    return p.buffer != q.buffer || p.offset + p_width <= q.offset || q.offset + q_width <= p.offset;
+}
+
+/* How an operand may lie to dst: apart only, or also in the same place. */
+enum cr_relation { CR_APART, CR_SAME };
+
+static int cr_check_operand(const cr_model *model, uint32_t segment, const cr_op *op, cr_ref ref, uint64_t width,
+                            enum cr_relation relation)
+{
+    int code = cr_check_read(model, segment, ref, width);
+    if (code) return code;
+    if (cr_is_apart(op->dst, op->n, ref, width)) return CR_OK;
+    if (relation == CR_SAME && width == op->n && ref.buffer == op->dst.buffer && ref.offset == op->dst.offset)
+        return CR_OK;
+    return CR_ERROR_OVERLAP;
+}
+
+static int cr_check_unused(cr_ref ref)
+{
+    return ref.buffer == CR_NONE && !ref.offset ? CR_OK : CR_ERROR_LAYOUT;
+}
+
+static int cr_check_index(const cr_model *model, const cr_tensor *tensor, uint32_t width)
+{
+    const int32_t *index = (const int32_t *)(const void *)(model->file + tensor->place);
+    for (uint32_t i = 0; i < tensor->rows; i++)
+        if (index[i] < -1 || (index[i] >= 0 && (uint32_t)index[i] >= width)) return CR_ERROR_VALUE;
+    return CR_OK;
+}
+
+/* What an op may use; the rest must be absent. */
+typedef struct {
+    unsigned k : 1, b : 1, c : 1, p0 : 1, p1 : 1, tensor : 1;
+    unsigned functions;
+} cr_signature;
+
+static const cr_signature signatures[CR_CODE_COUNT] = {
+    [CR_EMBED] = {.tensor = 1},
+    [CR_AFFINE] = {.k = 1, .b = 1, .p0 = 1, .tensor = 1},
+    [CR_GATHER] = {.k = 1, .tensor = 1},
+    [CR_UNARY] = {.p0 = 1, .p1 = 1, .functions = CR_UNARY_COUNT},
+    [CR_BINARY] = {.k = 1, .b = 1, .functions = CR_BINARY_COUNT},
+    [CR_REDUCE] = {.k = 1, .functions = CR_REDUCE_COUNT},
+    [CR_SOFTMAX] = {.k = 1},
+    [CR_LOG_SOFTMAX] = {.k = 1},
+    [CR_LAYER_NORM] = {.k = 1, .p0 = 1},
+    [CR_LSTM] = {.b = 1},
+    [CR_GRU] = {.b = 1, .c = 1},
+    [CR_FLIP] = {.k = 0},
+};
+
+static int cr_check_signature(const cr_model *model, const cr_op *op)
+{
+    int code;
+    if (!op->code || op->code >= CR_CODE_COUNT) return CR_ERROR_ENUM;
+    const cr_signature *use = &signatures[op->code];
+    if (op->fn >= (use->functions ? use->functions : 1)) return CR_ERROR_ENUM;
+    if (!op->n || op->n > CR_MAX_WIDTH || op->k > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    if (use->k ? !op->k : op->k) return CR_ERROR_SHAPE;
+    if (op->reserved[0] || op->reserved[1]) return CR_ERROR_LAYOUT;
+    if (!use->b && (code = cr_check_unused(op->b))) return code;
+    if (!use->c && (code = cr_check_unused(op->c))) return code;
+    if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
+    if ((!use->p0 && op->p0 != 0) || (!use->p1 && op->p1 != 0)) return CR_ERROR_VALUE;
+    if (!use->tensor) return op->tensor == CR_NONE ? CR_OK : CR_ERROR_LAYOUT;
+    return op->tensor < model->header->tensor_count ? CR_OK : CR_ERROR_REFERENCE;
+}
+
+static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
+{
+    int code;
+    if ((code = cr_check_signature(model, op))) return code;
+    if ((code = cr_check_write(model, segment, op->dst, op->n))) return code;
+    const cr_tensor *tensor = op->tensor == CR_NONE ? NULL : &model->tensors[op->tensor];
+    uint64_t n = op->n, k = op->k;
+    switch (op->code) {
+    case CR_EMBED:
+        if (tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != n) return CR_ERROR_SHAPE;
+        return cr_check_operand(model, segment, op, op->a, 1, CR_APART);
+    case CR_AFFINE:
+        if (tensor->type > CR_MATRIX_I8 || tensor->rows != n || tensor->columns != k) return CR_ERROR_SHAPE;
+        if (op->p0 != 0 && (tensor->type != CR_MATRIX_I8 || !(op->p0 >= 1e-30f && op->p0 <= 1e30f)))
+            return CR_ERROR_VALUE;
+        if ((code = cr_check_operand(model, segment, op, op->a, k, CR_APART))) return code;
+        if (op->b.buffer == CR_NONE) return cr_check_unused(op->b);
+        return cr_check_operand(model, segment, op, op->b, n, CR_SAME);
+    case CR_GATHER:
+        if (tensor->type != CR_INDEX || tensor->rows != n) return CR_ERROR_SHAPE;
+        if ((code = cr_check_operand(model, segment, op, op->a, k, CR_APART))) return code;
+        return cr_check_index(model, tensor, op->k);
+    case CR_UNARY:
+        if (op->fn == CR_CLAMP ? op->p0 > op->p1 : op->fn != CR_SCALE_SHIFT && (op->p0 != 0 || op->p1 != 0))
+            return CR_ERROR_VALUE;
+        return cr_check_operand(model, segment, op, op->a, n, CR_SAME);
+    case CR_BINARY:
+        if (n % k) return CR_ERROR_SHAPE;
+        if ((code = cr_check_operand(model, segment, op, op->a, n, CR_SAME))) return code;
+        return cr_check_operand(model, segment, op, op->b, k, CR_SAME);
+    case CR_REDUCE:
+        return cr_check_operand(model, segment, op, op->a, n * k, CR_APART);
+    case CR_LAYER_NORM:
+        if (!(op->p0 >= 0 && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
+        /* fall through */
+    case CR_SOFTMAX:
+    case CR_LOG_SOFTMAX:
+        if (n % k) return CR_ERROR_SHAPE;
+        return cr_check_operand(model, segment, op, op->a, n, CR_SAME);
+    case CR_LSTM:
+        if ((code = cr_check_operand(model, segment, op, op->a, 4 * n, CR_APART))) return code;
+        if ((code = cr_check_operand(model, segment, op, op->b, n, CR_APART))) return code;
+        if (!cr_is_apart(op->a, 4 * n, op->b, n)) return CR_ERROR_OVERLAP;
+        return cr_check_write(model, segment, op->b, n);
+    case CR_GRU:
+        if ((code = cr_check_operand(model, segment, op, op->a, 3 * n, CR_APART))) return code;
+        if ((code = cr_check_operand(model, segment, op, op->b, 3 * n, CR_APART))) return code;
+        return cr_check_operand(model, segment, op, op->c, n, CR_SAME);
+    case CR_FLIP: {
+        if ((code = cr_check_operand(model, segment, op, op->a, n, CR_APART))) return code;
+        const cr_buffer *buffer = &model->buffers[op->a.buffer];
+        if (buffer->kind == CR_INPUT) return CR_OK;
+        return buffer->kind == CR_SEQUENCE && buffer->segment < segment ? CR_OK : CR_ERROR_ACCESS;
+    }
+    }
+    return CR_ERROR_ENUM;
+}
+
+static int cr_check_port(const cr_model *model, const cr_port *port, uint64_t *width)
+{
+    *width = 1;
+    if (port->reserved[0] || port->reserved[1]) return CR_ERROR_LAYOUT;
+    if (port->rank > CR_MAX_RANK || port->final > 1) return CR_ERROR_LIMIT;
+    if (port->buffer >= model->header->buffer_count) return CR_ERROR_REFERENCE;
+    for (uint32_t i = 0; i < CR_MAX_RANK; i++) {
+        if (i >= port->rank) {
+            if (port->shape[i]) return CR_ERROR_LAYOUT;
+            continue;
+        }
+        *width *= port->shape[i];
+        if (!*width || *width > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    }
+    return CR_OK;
+}
+
+static int cr_check_ports(const cr_model *model)
+{
+    int code;
+    uint64_t width;
+    for (uint32_t i = 0; i < model->header->input_count; i++) {
+        const cr_port *port = &model->inputs[i];
+        if ((code = cr_check_port(model, port, &width))) return code;
+        if (port->offset || port->final || port->segment) return CR_ERROR_LAYOUT;
+        if (model->buffers[port->buffer].kind != CR_INPUT) return CR_ERROR_ACCESS;
+        if (width != model->buffers[port->buffer].width) return CR_ERROR_SHAPE;
+        if (port->vocabulary > CR_MAX_ROWS) return CR_ERROR_LIMIT;
+        if (port->vocabulary && width != 1) return CR_ERROR_SHAPE;
+        for (uint32_t j = 0; j < i; j++)
+            if (model->inputs[j].buffer == port->buffer) return CR_ERROR_OVERLAP;
+    }
+    for (uint32_t i = 0; i < model->header->output_count; i++) {
+        const cr_port *port = &model->outputs[i];
+        if ((code = cr_check_port(model, port, &width))) return code;
+        if (port->vocabulary) return CR_ERROR_LAYOUT;
+        if (port->segment >= model->header->segment_count) return CR_ERROR_REFERENCE;
+        if ((code = cr_check_read(model, port->segment, (cr_ref){port->buffer, port->offset}, width))) return code;
+        if (!port->final && model->segments[port->segment].kind != CR_FORWARD) return CR_ERROR_ACCESS;
+    }
+    /* FLIP reads the caller's array, so each input buffer has its port. */
+    uint64_t given = 0;
+    for (uint32_t i = 0; i < model->header->buffer_count; i++) given += model->buffers[i].kind == CR_INPUT;
+    return given == model->header->input_count ? CR_OK : CR_ERROR_REFERENCE;
+}
+
+static int cr_bind_sections(cr_model *model, cr_walk *walk)
+{
+    const cr_header *header = model->header;
+    const uint64_t bytes[7] = {
+        (uint64_t)header->buffer_count * sizeof(cr_buffer),
+        (uint64_t)header->tensor_count * sizeof(cr_tensor),
+        (uint64_t)header->op_count * sizeof(cr_op),
+        (uint64_t)header->segment_count * sizeof(cr_segment),
+        (uint64_t)header->input_count * sizeof(cr_port),
+        (uint64_t)header->output_count * sizeof(cr_port),
+        header->metadata_bytes,
+    };
+    const void *start[7];
+    for (int i = 0; i < 7; i++) {
+        uint64_t place;
+        int code = cr_take_section(walk, bytes[i], &place);
+        if (code) return code;
+        start[i] = walk->file + place;
+    }
+    model->buffers = start[0];
+    model->tensors = start[1];
+    model->ops = start[2];
+    model->segments = start[3];
+    model->inputs = start[4];
+    model->outputs = start[5];
+    model->metadata = start[6];
+    return CR_OK;
+}
+
+int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
+{
+    int code;
+    memset(model, 0, sizeof *model);
+    if (!(model->kernels = cr_find_kernels(isa))) return CR_ERROR_ISA;
+    if ((uintptr_t)file % CR_LINE) return CR_ERROR_ALIGNMENT;
+    if ((code = cr_check_header(file, bytes))) return code;
+    model->file = file;
+    model->header = file;
+    cr_walk walk = {file, sizeof(cr_header), bytes};
+    if ((code = cr_bind_sections(model, &walk))) return code;
+    if ((code = cr_check_segments(model))) return code;
+    if ((code = cr_check_buffers(model, &walk))) return code;
+    for (uint32_t i = 0; i < model->header->tensor_count; i++)
+        if ((code = cr_check_tensor(model, &walk, &model->tensors[i]))) return code;
+    if (walk.at != walk.size) return CR_ERROR_LAYOUT;
+    size_t quantized = 0;
+    model->offline = model->header->segment_count != 1 || model->segments[0].kind != CR_FORWARD;
+    for (uint32_t s = 0; s < model->header->segment_count; s++) {
+        const cr_segment *segment = &model->segments[s];
+        for (uint32_t i = 0; i < segment->op_count; i++) {
+            const cr_op *op = &model->ops[segment->first_op + i];
+            if ((code = cr_check_op(model, s, op))) return code;
+            if (op->code == CR_FLIP) model->offline = 1;
+            if (op->code == CR_AFFINE && CR_QUANTIZED_BYTES(op->k) > quantized) quantized = CR_QUANTIZED_BYTES(op->k);
+        }
+    }
+    if (!model->offline && model->row_bytes) return CR_ERROR_ACCESS;
+    model->block_bytes += quantized;
+    return cr_check_ports(model);
+}

@@ -1,0 +1,231 @@
+// The Python face of the core: a Model (a verified file) and a Stream (a block of memory). Values are checked for size
+// here, for meaning in runtime/engine.py, which is the only caller.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cr.h"
+#include "cr_kernels.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+struct Release {
+    void operator()(unsigned char *memory) const { ::operator delete(memory, std::align_val_t(CR_LINE)); }
+};
+using Memory = std::unique_ptr<unsigned char, Release>;
+
+Memory allocate(size_t bytes) {
+    return Memory(static_cast<unsigned char *>(::operator new(bytes ? bytes : 1, std::align_val_t(CR_LINE))));
+}
+
+// A C-contiguous view of an object's memory; empty where it has none.
+class View {
+public:
+    View(nb::handle object, int flags) {
+        held_ = PyObject_GetBuffer(object.ptr(), &buffer_, flags | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0;
+        if (!held_) PyErr_Clear();
+    }
+    View(View &&other) noexcept : buffer_(other.buffer_), held_(other.held_) { other.held_ = false; }
+    View(const View &) = delete;
+    ~View() {
+        if (held_) PyBuffer_Release(&buffer_);
+    }
+    explicit operator bool() const { return held_; }
+    void *data() const { return buffer_.buf; }
+    size_t bytes() const { return static_cast<size_t>(buffer_.len); }
+
+    // Whether it is one row of float32 of the port's shape.
+    bool fits(const cr_port &port) const {
+        if (!held_ || buffer_.itemsize != 4 || !buffer_.format || std::strcmp(buffer_.format, "f") != 0) return false;
+        if (buffer_.ndim != static_cast<int>(port.rank)) return false;
+        for (uint32_t i = 0; i < port.rank; i++)
+            if (buffer_.shape[i] != static_cast<Py_ssize_t>(port.shape[i])) return false;
+        return true;
+    }
+
+private:
+    Py_buffer buffer_{};
+    bool held_ = false;
+};
+
+struct Model {
+    Memory file;
+    cr_model model{};
+    nb::object empty;   // numpy.empty
+    nb::object float32;
+    std::vector<nb::tuple> output_shapes;
+
+    Model(nb::handle data, const std::optional<std::string> &isa) {
+        View view(data, PyBUF_SIMPLE);
+        if (!view) throw nb::type_error("data: wanted bytes");
+        // A copy: what has been verified must not change any more.
+        file = allocate(view.bytes());
+        std::memcpy(file.get(), view.data(), view.bytes());
+        int code = cr_open(&model, file.get(), view.bytes(), isa ? isa->c_str() : nullptr);
+        if (code) throw nb::value_error(cr_error(code));
+        nb::module_ numpy = nb::module_::import_("numpy");
+        empty = numpy.attr("empty");
+        float32 = numpy.attr("dtype")("float32");
+        for (uint32_t i = 0; i < model.header->output_count; i++) {
+            nb::list shape;
+            for (uint32_t j = 0; j < model.outputs[i].rank; j++) shape.append(model.outputs[i].shape[j]);
+            output_shapes.push_back(nb::tuple(shape));
+        }
+    }
+};
+
+// One user at a time: the interpreter lock is not held while a sequence runs.
+class Turn {
+public:
+    explicit Turn(std::atomic_flag &busy) : busy_(busy) {
+        if (busy_.test_and_set()) throw std::runtime_error("this stream is in use by another thread");
+    }
+    ~Turn() { busy_.clear(); }
+
+private:
+    std::atomic_flag &busy_;
+};
+
+class Stream {
+public:
+    explicit Stream(nb::object owner)
+        : owner_(owner), model_(nb::cast<Model *>(owner)), block_(allocate(cr_block_size(core()))) {
+        cr_reset(core(), block_.get());
+    }
+
+    // One step, or None where an input is not in the plain form (a float32 array of the very shape, an int).
+    nb::object step(nb::handle x) {
+        Turn turn(busy_);
+        const cr_header &header = *core()->header;
+        const void *inputs[CR_MAX_PORTS];
+        float *outputs[CR_MAX_PORTS];
+        int32_t tokens[CR_MAX_PORTS];
+        std::vector<View> views;
+        views.reserve(header.input_count + header.output_count);
+        bool several = header.input_count != 1;
+        if (several && (!PyTuple_Check(x.ptr()) || nb::len(x) != header.input_count)) return nb::none();
+        for (uint32_t i = 0; i < header.input_count; i++) {
+            nb::object item = several ? nb::object(x[i]) : nb::borrow(x);
+            if (core()->inputs[i].vocabulary) {
+                if (!PyLong_Check(item.ptr()) || PyBool_Check(item.ptr())) return nb::none();
+                int overflow = 0;
+                long token = PyLong_AsLongAndOverflow(item.ptr(), &overflow);
+                if (overflow || token < 0 || token >= static_cast<long>(core()->inputs[i].vocabulary)) return nb::none();
+                tokens[i] = static_cast<int32_t>(token);
+                inputs[i] = &tokens[i];
+            } else {
+                views.emplace_back(item, PyBUF_SIMPLE);
+                if (!views.back().fits(core()->inputs[i])) return nb::none();
+                inputs[i] = views.back().data();
+            }
+        }
+        nb::object first;
+        nb::list rest;
+        for (uint32_t i = 0; i < header.output_count; i++) {
+            nb::object y = model_->empty(model_->output_shapes[i], model_->float32);
+            views.emplace_back(y, PyBUF_WRITABLE);
+            outputs[i] = static_cast<float *>(views.back().data());
+            if (i == 0) first = y;
+            if (header.output_count > 1) rest.append(y);
+        }
+        int code = cr_step(core(), block_.get(), inputs, outputs);
+        if (code) throw nb::value_error(cr_error(code));
+        return header.output_count > 1 ? nb::object(nb::tuple(rest)) : first;
+    }
+
+    // `steps` rows of every input to as many rows of every output, or, with `whole`, a sequence from the start.
+    void run(nb::list inputs, nb::list outputs, size_t steps, bool whole) {
+        Turn turn(busy_);
+        const cr_header &header = *core()->header;
+        if (nb::len(inputs) != header.input_count || nb::len(outputs) != header.output_count)
+            throw nb::value_error("a wrong number of arrays");
+        std::vector<View> views;
+        views.reserve(header.input_count + header.output_count);
+        std::vector<const void *> from;
+        std::vector<float *> to;
+        for (uint32_t i = 0; i < header.input_count; i++) {
+            views.emplace_back(inputs[i], PyBUF_SIMPLE);
+            from.push_back(data_of(views.back(), core()->inputs[i], steps));
+        }
+        for (uint32_t i = 0; i < header.output_count; i++) {
+            views.emplace_back(outputs[i], PyBUF_WRITABLE);
+            bool final = whole && core()->outputs[i].final;
+            to.push_back(static_cast<float *>(data_of(views.back(), core()->outputs[i], final ? 1 : steps)));
+        }
+        if (whole && steps == 0) throw nb::value_error("an empty sequence");
+        int code;
+        {
+            nb::gil_scoped_release release;
+            if (whole) {
+                size_t bytes = cr_workspace_size(core(), steps);
+                if (bytes == SIZE_MAX) throw std::bad_alloc();
+                Memory workspace = allocate(bytes);
+                code = cr_run_sequence(core(), block_.get(), workspace.get(), from.data(), to.data(), steps);
+            } else {
+                code = cr_run(core(), block_.get(), from.data(), to.data(), steps);
+            }
+        }
+        if (code) throw nb::value_error(cr_error(code));
+    }
+
+    void reset() {
+        Turn turn(busy_);
+        cr_reset(core(), block_.get());
+    }
+
+    nb::bytes state() {
+        Turn turn(busy_);
+        return nb::bytes(reinterpret_cast<const char *>(block_.get()), cr_state_size(core()));
+    }
+
+    void set_state(nb::bytes state) {
+        Turn turn(busy_);
+        if (state.size() != cr_state_size(core())) throw nb::value_error("a state of another size");
+        std::memcpy(block_.get(), state.c_str(), state.size());
+    }
+
+private:
+    const cr_model *core() const { return &model_->model; }
+
+    static void *data_of(const View &view, const cr_port &port, size_t steps) {
+        size_t row = 4 * cr_port_width(&port);
+        if (!view || view.bytes() % row || view.bytes() / row != steps) throw nb::value_error("an array of a wrong size");
+        return view.data();
+    }
+
+    nb::object owner_;
+    Model *model_;
+    Memory block_;
+    std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+};
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "The native core; see runtime/engine.py.";
+    nb::class_<Model>(module, "Model")
+        .def(nb::init<nb::handle, const std::optional<std::string> &>(), nb::arg("data"), nb::arg("isa") = nb::none())
+        .def_prop_ro("isa", [](const Model &self) { return std::string(cr_isa(&self.model)); })
+        .def_prop_ro("offline", [](const Model &self) { return cr_is_offline(&self.model) != 0; })
+        .def_prop_ro("state_bytes", [](const Model &self) { return cr_state_size(&self.model); })
+        .def_prop_ro("block_bytes", [](const Model &self) { return cr_block_size(&self.model); })
+        .def("workspace_bytes", [](const Model &self, size_t steps) { return cr_workspace_size(&self.model, steps); });
+    nb::class_<Stream>(module, "Stream")
+        .def(nb::init<nb::object>())
+        .def("step", &Stream::step)
+        .def("run", &Stream::run)
+        .def("reset", &Stream::reset)
+        .def("state", &Stream::state)
+        .def("set_state", &Stream::set_state);
+    module.def("has_isa", [](const std::string &name) { return cr_find_kernels(name.c_str()) != nullptr; });
+}
