@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._errors import check_positive
+from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight
 
 
@@ -40,28 +40,47 @@ class UnitSet:
 class AbstractCell(nn.Module, ABC):
     """One step of a recurrent network: `output, states = step(project(x), states)`.
 
-    Attributes named in `units` are `AbstractWeight` modules or bias parameters. Sizes of unit sets are read off the
-    weights, so a cell stays true to itself when it is cut.
+    Attributes named in `units` are `AbstractWeight` modules or bias parameters (None where there is no bias). Sizes
+    of unit sets are read off the weights, so a cell stays true to itself when it is cut. A subclass names its `states`
+    and `units` and gives `step`; `__init__` ends with `self.reset_parameters()`. Where the declaration depends on an
+    option, `__init__` sets `self.states` and `self.units`. `compactrnn.testing.CellContract` checks that it is true.
     """
 
-    states: ClassVar[tuple[StateSpec, ...]]
-    units: ClassVar[tuple[UnitSet, ...]]
+    states: tuple[StateSpec, ...]
+    units: tuple[UnitSet, ...]
+    input: AbstractWeight
+    reads_input: ClassVar[tuple[str, ...]] = ("input",)
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()
         self.input_size = check_positive(input_size, "input_size")
         self.hidden_size = check_positive(hidden_size, "hidden_size")
 
-    @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """The part of the step that needs no state: (..., input_size) -> (..., gates * hidden_size)."""
+        projected = self.input(x)
+        bias = getattr(self, "input_bias", None)
+        return projected if bias is None else projected + bias
 
     @abstractmethod
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step from `project(x)`, (batch, gates * hidden_size), and the states: output and new states."""
 
+    def forward(self, x: Tensor, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step from x, (batch, input_size): output, (batch, output_size), and new states."""
+        return self.step(self.project(x), self.initial_states(x.shape[0], x) if states is None else states)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights and biases as torch does: from U(-b, b), b = hidden_size ** -0.5, or of its variance."""
+        bound = self.hidden_size**-0.5
+        for child in self.children():
+            if isinstance(child, AbstractWeight):
+                child.reset_parameters(bound)
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+
     def active_units(self) -> tuple[UnitSet, ...]:
-        """The unit sets that this instance really has (an LSTM without projection lacks one)."""
+        """The unit sets that this instance has (an LSTM with projection has one more)."""
         return self.units
 
     def unit_set(self, name: str) -> UnitSet:
@@ -98,28 +117,32 @@ class AbstractCell(nn.Module, ABC):
 
         Exact when every reader of a removed unit is zero or goes too. States are cut by the same indices.
         """
-        counts = {u.name: self.unit_count(u) for u in self.active_units()}
+        sets = {u.name: u for u in self.active_units()}
+        counts = {name: self.unit_count(u) for name, u in sets.items()}
+        for name, index in keep.items():
+            if name not in sets:
+                raise invalid("unit set", got=repr(name), wanted=f"one of {sorted(sets)}")
+            _check_index(index, counts[name], f"units kept of {name!r}")
+        if inputs is not None:
+            _check_index(inputs, self.input_size, "input columns kept")
         for name in self.weight_names():
             weight = getattr(self, name)
-            rows = next((u for u in self.active_units() if name in u.written_by and u.name in keep), None)
-            columns = next((u for u in self.active_units() if name in u.read_by and u.name in keep), None)
+            rows = next((s for s, u in sets.items() if name in u.written_by and s in keep), None)
+            columns = next((s for s, u in sets.items() if name in u.read_by and s in keep), None)
             out = None
             if rows is not None:
-                gates = weight.gates if isinstance(weight, AbstractWeight) else weight.numel() // counts[rows.name]
-                out = (torch.arange(gates)[:, None] * counts[rows.name] + keep[rows.name]).flatten()
+                gates = weight.gates if isinstance(weight, AbstractWeight) else weight.numel() // counts[rows]
+                first = torch.arange(gates, device=keep[rows].device)[:, None] * counts[rows]
+                out = (first + keep[rows]).flatten()
             if isinstance(weight, AbstractWeight):
-                inp = keep[columns.name] if columns is not None else (inputs if name in self.reads_input else None)
+                inp = keep[columns] if columns is not None else (inputs if name in self.reads_input else None)
                 if out is not None or inp is not None:
                     setattr(self, name, weight.select_(out=out, inp=inp))
             elif out is not None:
                 setattr(self, name, nn.Parameter(weight.detach()[out].clone(), requires_grad=weight.requires_grad))
-        if inputs is not None:
-            self.input_size = len(inputs)
-        if self.output_units().name in keep or len(self.active_units()) > 1:
-            self.hidden_size = self.unit_count(self.unit_set(self.states[-1].units))
+        self.input_size = self.input_size if inputs is None else len(inputs)
+        self.hidden_size = self.state_sizes()[-1]
         return self
-
-    reads_input: ClassVar[tuple[str, ...]] = ("input",)
 
     def weight_names(self) -> tuple[str, ...]:
         """Names of all weights and biases that belong to units, each once."""
@@ -129,3 +152,19 @@ class AbstractCell(nn.Module, ABC):
     def macs(self) -> int:
         """Multiply-accumulate operations of the products of one step."""
         return sum(w.macs() for w in self.children() if isinstance(w, AbstractWeight))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`."""
+        return f"{self.input_size}, {self.hidden_size}"
+
+
+def new_bias(size: int, bias: bool) -> nn.Parameter | None:
+    """A bias of `size` numbers to be drawn by `reset_parameters`, or None."""
+    return nn.Parameter(torch.empty(size)) if bias else None
+
+
+def _check_index(index: Tensor, count: int, what: str) -> None:
+    if index.dtype != torch.long or index.dim() != 1 or len(index) == 0:
+        raise invalid(what, got=f"{index.dtype} of shape {tuple(index.shape)}", wanted="at least one index, torch.long")
+    if int(index.min()) < 0 or int(index.max()) >= count:
+        raise invalid(what, got=f"indices {int(index.min())} to {int(index.max())}", wanted=f"0 to {count - 1}")

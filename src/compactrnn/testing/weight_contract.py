@@ -89,6 +89,18 @@ class WeightContract:
                 assert_close(small(torch.eye(small.in_features)), wanted.T)
                 assert not any(p.requires_grad for p in small.parameters())
 
+    def test_scale_multiplies_rows_and_columns(self, spec: WeightSpec):
+        """`scale_(out, inp)` does so where the structure can; elsewhere it is no further off than doing nothing."""
+        for weight in self._weights(spec):
+            out, inp = torch.rand(weight.out_features).double(), torch.rand(weight.in_features).double()
+            before, wanted = weight.dense().detach().clone(), weight.dense().detach() * out[:, None] * inp
+            assert weight.scale_(out=out, inp=inp) is weight
+            assert (weight.dense() - wanted).norm() <= (before - wanted).norm()
+            same = weight.dense().detach().clone()
+            weight.scale_(out=torch.full_like(out, 0.5))
+            weight.scale_(inp=torch.full_like(inp, 2.0))
+            assert_close(weight.dense(), same, rtol=1e-4, atol=1e-4)
+
     def test_reset_draws_the_asked_variance(self, spec: WeightSpec):
         """The entries of W have about the variance of U(-bound, bound), whatever the structure."""
         for weight in self._weights(spec):

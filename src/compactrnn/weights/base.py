@@ -110,6 +110,13 @@ class AbstractWeight(nn.Module, ABC):
         trainable = any(p.requires_grad for p in self.parameters())
         return DenseWeight.of(nn.Parameter(matrix.clone(), requires_grad=trainable), gates=self.gates)
 
+    def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
+        """Multiply row i by `out[i]` and column j by `inp[j]`, as nearly as the structure can; returns self."""
+        matrix = self.dense().detach()
+        matrix = matrix if out is None else matrix * out[:, None]
+        matrix = matrix if inp is None else matrix * inp
+        return self.from_dense_(matrix)
+
     def stored_parameters(self) -> int:
         """How many numbers a file has to hold."""
         return sum(p.numel() for p in self.parameters())

@@ -53,12 +53,21 @@ class DenseWeight(AbstractWeight):
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw from U(-bound, bound), bound = in_features ** -0.5 unless given, as torch's layers do."""
-        bound = self.in_features**-0.5 if bound is None else bound
-        nn.init.uniform_(self.weight, -bound, bound)
+        limit = float(self.in_features**-0.5 if bound is None else bound)
+        nn.init.uniform_(self.weight, -limit, limit)
 
     def from_dense_(self, matrix: Tensor) -> DenseWeight:
         """Copy `matrix`."""
         self._check_matrix(matrix)
         with torch.no_grad():
             self.weight.copy_(matrix)
+        return self
+
+    def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> DenseWeight:
+        """Exact."""
+        with torch.no_grad():
+            if out is not None:
+                self.weight.mul_(out[:, None])
+            if inp is not None:
+                self.weight.mul_(inp)
         return self

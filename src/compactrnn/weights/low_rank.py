@@ -101,6 +101,15 @@ class LowRankWeight(AbstractWeight):
         self.rows = self.out_features // self.gates
         return self
 
+    def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> LowRankWeight:
+        """Exact: rows of Z, columns of P."""
+        with torch.no_grad():
+            if out is not None:
+                self.left.mul_(out[:, None])
+            if inp is not None:
+                self.right.mul_(inp)
+        return self
+
     def _set_factors(self, left: Tensor, right: Tensor) -> None:
         if left.shape == self.left.shape and right.shape == self.right.shape:
             with torch.no_grad():

@@ -1,0 +1,66 @@
+"""Gated recurrent unit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .base import AbstractCell, StateSpec, UnitSet, new_bias
+
+
+class GRU(AbstractCell):
+    """A reset gate on what the candidate sees of the past, an update gate between candidate and past.
+
+        r = sigmoid(Wr x + br + Ur h + b'r)
+        z = sigmoid(Wz x + bz + Uz h + b'z)
+        n = tanh(Wn x + bn + r * (Un h + b'n))
+        h' = (1 - z) * n + z * h
+
+    The gates stand in the order r, z, n, as in `torch.nn.GRU`, whose form this is: the product comes before the reset
+    (Keras: `reset_after=True`, ONNX: `linear_before_reset=1`), unlike `tanh(W x + U (r * h))` of the first paper.
+
+    >>> import torch
+    >>> cell = GRU(8, 16)
+    >>> y, (h,) = cell.step(cell.project(torch.randn(2, 8)), cell.initial_states(2))
+    >>> y.shape
+    torch.Size([2, 16])
+
+    Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014.
+    """
+
+    states = (StateSpec("h"),)
+    units = (
+        UnitSet("h", written_by=("input", "hidden", "input_bias", "hidden_bias"), read_by=("hidden",), output=True),
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        input_weight: WeightSpec = DENSE,
+        hidden_weight: WeightSpec = DENSE,
+        bias: bool = True,
+    ):
+        super().__init__(input_size, hidden_size)
+        self.input = input_weight.build(3 * hidden_size, input_size, gates=3)
+        self.hidden = hidden_weight.build(3 * hidden_size, hidden_size, gates=3)
+        self.input_bias = new_bias(3 * hidden_size, bias)
+        self.hidden_bias = new_bias(3 * hidden_size, bias)
+        self.reset_parameters()
+
+    def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step; see `AbstractCell.step`."""
+        (h,) = states
+        recurrent = self.hidden(h)
+        if self.hidden_bias is not None:
+            recurrent = recurrent + self.hidden_bias
+        reset_x, update_x, candidate_x = projected.chunk(3, dim=-1)
+        reset_h, update_h, candidate_h = recurrent.chunk(3, dim=-1)
+        reset = torch.sigmoid(reset_x + reset_h)
+        update = torch.sigmoid(update_x + update_h)
+        candidate = torch.tanh(candidate_x + reset * candidate_h)
+        h = (1 - update) * candidate + update * h
+        return h, (h,)

@@ -1,0 +1,215 @@
+"""What every cell has to hold to; a new one is run through it by one line in a table."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ..cells import AbstractCell, UnitSet
+from ..weights import AbstractWeight, LowRank
+
+STEPS, BATCH = 5, 3
+
+
+class CellContract:
+    """The tests of one cell, for pytest: subclass it, and give `make_cell` by a fixture or a parameter.
+
+    `make_cell(input_size, hidden_size, input_weight=, hidden_weight=)` is a cell class or a `functools.partial` of one.
+
+    ::
+
+        @pytest.mark.parametrize("make_cell", [MGU, partial(LSTM, proj_size=3)])
+        class TestCells(CellContract):
+            pass
+    """
+
+    def _cell(self, make_cell: Callable[..., AbstractCell], **options: object) -> AbstractCell:
+        torch.manual_seed(0)
+        return make_cell(4, 6, **options).double()
+
+    def test_step_takes_batches(self, make_cell: Callable[..., AbstractCell]):
+        """Outputs and states have the declared sizes; the sequences of a batch do not see each other."""
+        cell = self._cell(make_cell)
+        states = _random_states(cell)
+        x = torch.randn(BATCH, 4, dtype=torch.float64)
+        y, after = cell.step(cell.project(x), states)
+        assert y.shape == (BATCH, cell.output_size)
+        assert [s.shape for s in after] == [(BATCH, n) for n in cell.state_sizes()]
+        for b in range(BATCH):
+            alone, _ = cell.step(cell.project(x[b : b + 1]), tuple(s[b : b + 1] for s in states))
+            assert_close(alone, y[b : b + 1])
+
+    def test_project_takes_whole_sequences(self, make_cell: Callable[..., AbstractCell]):
+        """`project` works along any leading axes, so that a layer may hoist it out of the loop over time."""
+        cell = self._cell(make_cell)
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        assert_close(cell.project(x), torch.stack([cell.project(step) for step in x]))
+
+    def test_initial_states(self, make_cell: Callable[..., AbstractCell]):
+        """They have the declared names, sizes and values, and the type and device of what they are made like."""
+        cell = self._cell(make_cell)
+        states = cell.initial_states(BATCH)
+        assert len(states) == len(cell.states) == len({s.name for s in cell.states})
+        for state, spec, size in zip(states, cell.states, cell.state_sizes(), strict=True):
+            assert state.shape == (BATCH, size) and state.dtype == torch.float64
+            assert (state == spec.init).all()
+        assert all(s.dtype == torch.float32 for s in cell.initial_states(BATCH, torch.zeros(1)))
+
+    def test_output_is_that_of_the_declared_states(self, make_cell: Callable[..., AbstractCell]):
+        """A step is a function of x and the states alone: the same in pieces as in one go, and twice over."""
+        cell = self._cell(make_cell)
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        ys, states = _run(cell, x)
+        first, between = _run(cell, x[:2])
+        second, after = _run(cell, x[2:], between)
+        assert_close(torch.cat([first, second]), ys)
+        assert_close(after, states)
+
+    def test_gradients_are_finite_differences(self, make_cell: Callable[..., AbstractCell]):
+        """Gradients of the inputs, the states and every parameter, over two steps."""
+        cell = self._cell(make_cell)
+        names = [n for n, _ in cell.named_parameters()]
+
+        def run(x: Tensor, *tensors: Tensor) -> Tensor:
+            values = dict(zip(names, tensors, strict=False))
+            states = tensors[len(names) :]
+            parameters = {f"cell.{n}": v for n, v in values.items()}
+            return torch.func.functional_call(_Steps(cell), parameters, (x, states))
+
+        x = torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True)
+        parameters = [p.detach().clone().requires_grad_() for p in cell.parameters()]
+        states = [s[:2].clone().requires_grad_() for s in _random_states(cell)]
+        assert torch.autograd.gradcheck(run, (x, *parameters, *states))
+
+    def test_declared_readers_are_all(self, make_cell: Callable[..., AbstractCell]):
+        """With the columns of its readers at zero, a unit's own rows can be anything: no other unit notices."""
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        for units in self._cell(make_cell).active_units():
+            cell, k = self._cell(make_cell), 2
+            _zero_columns(cell, units, k)
+            before = _others(cell, units, k, x)
+            _change_rows(cell, units, k)
+            assert_close(_others(cell, units, k, x), before, rtol=0, atol=1e-12)
+
+    def test_declared_writers_are_all(self, make_cell: Callable[..., AbstractCell]):
+        """With its rows at those of another unit, a unit does the same as that one."""
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        for units in self._cell(make_cell).active_units():
+            cell = self._cell(make_cell)
+            count = cell.unit_count(units)
+            with torch.no_grad():
+                for name in units.written_by:
+                    if (weight := getattr(cell, name)) is not None:
+                        matrix = weight.weight if isinstance(weight, AbstractWeight) else weight
+                        gates = matrix.view(-1, count, *matrix.shape[1:])
+                        gates[:, 1] = gates[:, 0]
+            ys, states = _run(cell, x)
+            values = [s for s, spec in zip(states, cell.states, strict=True) if spec.units == units.name]
+            values += [ys] if units.output else []
+            assert values
+            for value in values:
+                assert_close(value[..., 1], value[..., 0])
+
+    def test_select_is_exact_where_readers_are_zero(self, make_cell: Callable[..., AbstractCell]):
+        """The cut cell gives the kept entries of the outputs and states; its declared sizes are its true ones."""
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        for units in self._cell(make_cell).active_units():
+            cell = self._cell(make_cell)
+            count = cell.unit_count(units)
+            keep = torch.tensor([k for k in (0, 2, 4, 5) if k < count])
+            for k in set(range(count)) - set(keep.tolist()):
+                _zero_columns(cell, units, k)
+            small = copy.deepcopy(cell)
+            assert small.select_({units.name: keep}) is small
+            ys, states = _run(cell, x)
+            ys_small, states_small = _run(small, x)
+            assert_close(ys_small, ys[..., keep] if units.output else ys)
+            for spec, old, new in zip(cell.states, states, states_small, strict=True):
+                assert_close(new, old[..., keep] if spec.units == units.name else old)
+            assert small.unit_count(small.unit_set(units.name)) == len(keep)
+            assert small.hidden_size == small.state_sizes()[-1]
+            assert small.macs() < cell.macs()
+
+    def test_select_of_inputs(self, make_cell: Callable[..., AbstractCell]):
+        """Cutting input columns is leaving those inputs out."""
+        cell, keep = self._cell(make_cell), torch.tensor([3, 1])
+        x = torch.zeros(STEPS, BATCH, 4, dtype=torch.float64)
+        x[..., keep] = torch.randn(STEPS, BATCH, 2, dtype=torch.float64)
+        wanted, _ = _run(cell, x)
+        small = copy.deepcopy(cell).select_({}, keep)
+        assert small.input_size == 2
+        assert_close(_run(small, x[..., keep])[0], wanted)
+
+    def test_any_weight(self, make_cell: Callable[..., AbstractCell]):
+        """With other weights the cell is the same function of their dense matrices."""
+        structured = self._cell(make_cell, input_weight=LowRank(rank=2), hidden_weight=LowRank(rank=2))
+        dense = self._cell(make_cell)
+        with torch.no_grad():
+            for name in dense.weight_names():
+                if isinstance(weight := getattr(dense, name), AbstractWeight):
+                    weight.from_dense_(getattr(structured, name).dense())
+                else:
+                    weight.copy_(getattr(structured, name))
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        assert_close(_run(structured, x), _run(dense, x))
+
+    def test_state_dict_and_copies(self, make_cell: Callable[..., AbstractCell]):
+        """The parameters are all there is, and a deep copy has its own."""
+        cell, other = self._cell(make_cell), self._cell(make_cell)
+        other.reset_parameters()
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        twin, wanted = copy.deepcopy(cell), _run(cell, x)[0]
+        assert not torch.allclose(_run(other, x)[0], wanted)
+        other.load_state_dict(cell.state_dict(), strict=True)
+        cell.reset_parameters()
+        assert_close(_run(other, x)[0], wanted, rtol=0, atol=0)
+        assert_close(_run(twin, x)[0], wanted, rtol=0, atol=0)
+
+
+class _Steps(torch.nn.Module):
+    def __init__(self, cell: AbstractCell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+        ys, states = _run(self.cell, x, states)
+        return torch.cat([ys.flatten(), *(s.flatten() for s in states)])
+
+
+def _random_states(cell: AbstractCell) -> tuple[Tensor, ...]:
+    return tuple(s + torch.rand_like(s) for s in cell.initial_states(BATCH))
+
+
+def _run(cell: AbstractCell, x: Tensor, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    states = cell.initial_states(x.shape[1], x) if states is None else states
+    ys = []
+    for projected in cell.project(x):
+        y, states = cell.step(projected, states)
+        ys.append(y)
+    return torch.stack(ys), states
+
+
+@torch.no_grad()
+def _zero_columns(cell: AbstractCell, units: UnitSet, k: int) -> None:
+    for name in units.read_by:
+        getattr(cell, name).weight[:, k] = 0
+
+
+@torch.no_grad()
+def _change_rows(cell: AbstractCell, units: UnitSet, k: int) -> None:
+    count = cell.unit_count(units)
+    for name in units.written_by:
+        if (weight := getattr(cell, name)) is not None:
+            matrix = weight.weight if isinstance(weight, AbstractWeight) else weight
+            matrix.view(-1, count, *matrix.shape[1:])[:, k] += 1
+
+
+def _others(cell: AbstractCell, units: UnitSet, k: int, x: Tensor) -> list[Tensor]:
+    ys, states = _run(cell, x)
+    rest = [j for j in range(cell.unit_count(units)) if j != k]
+    values = [s[:, rest] if spec.units == units.name else s for spec, s in zip(cell.states, states, strict=True)]
+    return [*values, ys[..., rest] if units.output else ys]
