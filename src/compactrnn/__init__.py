@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .runtime.engine import Engine as Engine
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Engine": "runtime.engine",
     "ModelFileError": "_errors",
     "UnsupportedModelError": "_errors",
 }

@@ -1,8 +1,8 @@
 """The program that a model becomes: numbered buffers, and operations on them, one time step at a time.
 
 A program is a list of segments. A `forward` segment runs all its operations for t = 0, 1, ..., T-1; a `once` segment
-runs once, after the segments before it. A program of one forward segment streams; any other is *offline*: it needs
-the whole sequence.
+runs once, after the segments before it, with t = T-1. A program of one forward segment without `FLIP` streams; any
+other is *offline*: it needs the whole sequence.
 
 Buffers hold `width` float32 numbers:
 
@@ -160,7 +160,7 @@ class Program:
     @property
     def offline(self) -> bool:
         """Whether the whole sequence is needed before the output is known."""
-        return [s.kind for s in self.segments] != ["forward"]
+        return [s.kind for s in self.segments] != ["forward"] or any(op.code == Code.FLIP for op in self.ops)
 
     @property
     def ops(self) -> list[Op]:

@@ -1,0 +1,187 @@
+"""Run a packed model: an `Engine` is the model, a `Stream` its state."""
+
+from __future__ import annotations
+
+import operator
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from .._errors import ModelFileError, UnsupportedModelError, invalid
+from . import _native  # pyright: ignore[reportAttributeAccessIssue]
+from .file import Records
+from .program import Input, Output
+
+_STATE_MAGIC = b"CRS1"
+
+
+class Engine:
+    """A packed model: immutable, shared by threads.
+
+    `source` is a path or the bytes of a model file; `isa` names the kernels (default: the environment variable
+    CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes | bytearray | memoryview, isa: str | None = None):
+        name, data = _read(source)
+        isa = isa or os.environ.get("CRNN_ISA") or None
+        if isa is not None and not _native.has_isa(isa):
+            raise invalid("isa", got=repr(isa), wanted="kernels that this build and processor have", hint="'scalar'")
+        try:
+            self._model = _native.Model(data, isa)
+            records = Records(data)
+        except ModelFileError as error:
+            raise ModelFileError(f"{name}: {error}") from None
+        except ValueError as error:
+            raise ModelFileError(f"{name}: {error}") from None
+        self._checksum = records.checksum
+        self.isa: str = self._model.isa
+        self.offline: bool = self._model.offline
+        self.bytes = len(data)
+        self.macs_per_step = records.macs_per_step()
+        self.inputs: tuple[Input, ...] = tuple(records.input_list())
+        self.outputs: tuple[Output, ...] = tuple(records.output_list())
+        self.metadata: dict = dict(records.metadata)
+
+    def stream(self) -> Stream:
+        """A new stream, at the initial state."""
+        if self.offline:
+            why = self.metadata.get("offline_because") or "an operation that mixes time steps"
+            raise UnsupportedModelError(
+                f"this model needs whole sequences, because of {why}, so it cannot stream; use engine.run(xs)"
+            )
+        return Stream(self)
+
+    def run(self, xs):
+        """Outputs for a whole sequence `xs`, `(time, ...)`, from the initial state; final outputs: the last only."""
+        arrays, steps = _sequences(self.inputs, xs)
+        if not steps and (self.offline or any(o.final for o in self.outputs)):
+            raise invalid("xs", got="0 time steps", wanted="at least one")
+        rows = [np.empty(o.shape if o.final else (steps, *o.shape), np.float32) for o in self.outputs]
+        if steps:
+            _native.Stream(self._model).run(arrays, rows, steps, True)
+        return rows[0] if len(rows) == 1 else tuple(rows)
+
+    def __repr__(self) -> str:
+        kind = "offline" if self.offline else "streaming"
+        return f"Engine({kind}, {self.macs_per_step} MACs per step, {self.bytes} bytes, isa={self.isa!r})"
+
+
+class Stream:
+    """The state of one sequence on its way through an `Engine`; made by `engine.stream()`."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._native = _native.Stream(engine._model)
+
+    def step(self, x):
+        """Outputs of one time step: `x` is an array of the input's shape, or a token; of several inputs a tuple."""
+        y = self._native.step(x)
+        return y if y is not None else self._native.step(_one_step(self._engine.inputs, x))
+
+    def run(self, xs):
+        """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives."""
+        arrays, steps = _sequences(self._engine.inputs, xs)
+        rows = [np.empty((steps, *o.shape), np.float32) for o in self._engine.outputs]
+        self._native.run(arrays, rows, steps, False)
+        return rows[0] if len(rows) == 1 else tuple(rows)
+
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self._native.reset()
+
+    def copy(self) -> Stream:
+        """Another stream in the same state."""
+        other = Stream(self._engine)
+        other._native.set_state(self._native.state())
+        return other
+
+    def state_bytes(self) -> bytes:
+        """The state, to be loaded later into a stream of the same model."""
+        return _STATE_MAGIC + struct.pack("<I", self._engine._checksum) + self._native.state()
+
+    def load_state_bytes(self, state: bytes) -> None:
+        """Continue from what `state_bytes` gave."""
+        size = 8 + self._engine._model.state_bytes
+        if not isinstance(state, bytes):
+            raise TypeError(f"state: got {type(state).__name__}, wanted bytes")
+        if state[:4] != _STATE_MAGIC or len(state) != size:
+            raise invalid("state", got=f"{len(state)} bytes", wanted=f"the {size} bytes of this model's state_bytes()")
+        if state[4:8] != struct.pack("<I", self._engine._checksum):
+            raise invalid("state", got="the state of another model", wanted="one of this model")
+        self._native.set_state(state[8:])
+
+
+def _read(source) -> tuple[str, bytes]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "model file", bytes(source)
+    return str(source), Path(source).read_bytes()
+
+
+def _each(inputs: tuple[Input, ...], given) -> tuple:
+    if len(inputs) == 1:
+        return (given,)
+    if not isinstance(given, (tuple, list)) or len(given) != len(inputs):
+        got = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise invalid("input", got=got, wanted=f"a tuple of {len(inputs)}: {', '.join(i.name for i in inputs)}")
+    return tuple(given)
+
+
+def _one_step(inputs: tuple[Input, ...], x):
+    values = []
+    for port, value in zip(inputs, _each(inputs, x), strict=True):
+        if port.vocabulary:
+            values.append(_token(port, value))
+        else:
+            values.append(_numbers(port, value, port.shape))
+    return values[0] if len(inputs) == 1 else tuple(values)
+
+
+def _sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
+    arrays = []
+    for port, value in zip(inputs, _each(inputs, xs), strict=True):
+        arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
+    steps = {len(array) for array in arrays}
+    if len(steps) > 1:
+        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", wanted="the same number for all")
+    return arrays, steps.pop() if steps else 0
+
+
+def _token(port: Input, value) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"input {port.name!r}: got a bool, wanted an int token")
+    try:
+        token = operator.index(value)
+    except TypeError:
+        raise TypeError(f"input {port.name!r}: got {type(value).__name__}, wanted an int token") from None
+    if not 0 <= token < port.vocabulary:
+        raise invalid(f"input {port.name!r}", got=token, wanted=f"a token from 0 to {port.vocabulary - 1}")
+    return token
+
+
+def _tokens(port: Input, value) -> np.ndarray:
+    array = np.asarray(value)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.int32)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"input {port.name!r}: got an array of {array.dtype}, wanted int tokens")
+    if array.ndim != 1:
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", wanted="(time,) tokens")
+    wrong = array[(array < 0) | (array >= port.vocabulary)]
+    if wrong.size:
+        raise invalid(f"input {port.name!r}", got=int(wrong[0]), wanted=f"tokens from 0 to {port.vocabulary - 1}")
+    return np.ascontiguousarray(array, np.int32)
+
+
+def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"input {port.name!r}: got an array of {array.dtype}, wanted float32")
+    fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
+    if not fits:
+        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", wanted=wanted)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape)

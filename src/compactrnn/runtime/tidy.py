@@ -1,0 +1,88 @@
+"""Drop what a program computes for nobody, and what nobody uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .program import Code, Op, Output, Program, Ref
+
+
+def tidy(program: Program) -> Program:
+    """The same program without dead operations, unused buffers and unused tensors."""
+    return _drop_unused(_drop_dead(program))
+
+
+def reads(op: Op) -> list[tuple[Ref, int]]:
+    """What an operation reads: places and widths."""
+    widths = {
+        Code.EMBED: (1, 0, 0),
+        Code.AFFINE: (op.k, op.n, 0),
+        Code.GATHER: (op.k, 0, 0),
+        Code.BINARY: (op.n, op.k or op.n, 0),
+        Code.REDUCE: (op.n * op.k, 0, 0),
+        Code.LSTM: (4 * op.n, op.n, 0),
+        Code.GRU: (3 * op.n, 3 * op.n, op.n),
+    }.get(op.code, (op.n, 0, 0))
+    return [(ref, width) for ref, width in zip((op.a, op.b, op.c), widths, strict=True) if ref is not None and width]
+
+
+def overlap(p: Ref, p_width: int, q: Ref, q_width: int) -> bool:
+    """Whether two places have a number in common.
+
+    >>> overlap(Ref(0, 0), 4, Ref(0, 3), 1), overlap(Ref(0, 0), 4, Ref(0, 4), 1)
+    (True, False)
+    """
+    return p.buffer == q.buffer and p.offset < q.offset + q_width and q.offset < p.offset + p_width
+
+
+def output_width(output: Output) -> int:
+    """Numbers in one row of an output."""
+    width = 1
+    for size in output.shape:
+        width *= size
+    return width
+
+
+def _drop_dead(program: Program) -> Program:
+    kinds = [b.kind for b in program.buffers]
+    while True:
+        used: dict[int, list[tuple[Ref, int]]] = {}
+        places = [place for op in program.ops for place in reads(op)]
+        for ref, width in places + [(o.ref, output_width(o)) for o in program.outputs]:
+            used.setdefault(ref.buffer, []).append((ref, width))
+
+        def alive(op: Op, used=used) -> bool:
+            updated = [op.dst] + ([op.b] if op.code == Code.LSTM and op.b else [])
+            if any(kinds[place.buffer] == "state" for place in updated):
+                return True
+            return any(overlap(op.dst, op.n, ref, width) for ref, width in used.get(op.dst.buffer, ()))
+
+        segments = [replace(s, ops=tuple(op for op in s.ops if alive(op))) for s in program.segments]
+        if sum(len(s.ops) for s in segments) == len(program.ops):
+            return program
+        program = replace(program, segments=segments)
+
+
+def _drop_unused(program: Program) -> Program:
+    buffers = {i.buffer for i in program.inputs} | {o.ref.buffer for o in program.outputs}
+    tensors = {op.tensor for op in program.ops if op.tensor is not None}
+    for op in program.ops:
+        buffers |= {ref.buffer for ref in (op.dst, op.a, op.b, op.c) if ref is not None}
+    new_buffer = {old: new for new, old in enumerate(sorted(buffers))}
+    new_tensor = {old: new for new, old in enumerate(sorted(tensors))}
+
+    def move(ref: Ref | None) -> Ref | None:
+        return None if ref is None else Ref(new_buffer[ref.buffer], ref.offset)
+
+    def change(op: Op) -> Op:
+        tensor = None if op.tensor is None else new_tensor[op.tensor]
+        dst = Ref(new_buffer[op.dst.buffer], op.dst.offset)
+        return replace(op, dst=dst, a=move(op.a), b=move(op.b), c=move(op.c), tensor=tensor)
+
+    return replace(
+        program.map_ops(change),
+        buffers=[program.buffers[i] for i in new_buffer],
+        tensors=[program.tensors[i] for i in new_tensor],
+        inputs=[replace(i, buffer=new_buffer[i.buffer]) for i in program.inputs],
+        outputs=[replace(o, ref=Ref(new_buffer[o.ref.buffer], o.ref.offset)) for o in program.outputs],
+    )
