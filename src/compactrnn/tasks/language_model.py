@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -49,17 +50,18 @@ class LanguageModelTask(AbstractTask):
         else:
             self.vocabulary = Vocabulary(vocabulary, data.level)
         self.parts = {part: self.vocabulary.encode(getattr(corpus, part)) for part in ("train", "valid", "test")}
-        self.steps = steps
-        self.rows = in_rows(self.parts["train"], batch_size)
-        if self.updates_per_epoch() < 1:
-            raise invalid(
-                "training part",
-                got=f"{len(self.parts['train'])} symbols",
-                wanted=f"more than batch_size * steps = {batch_size * steps}",
-            )
+        self.batch_size, self.steps = batch_size, steps
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The training part, (batch, time)."""
+        return in_rows(self.parts["train"], self.batch_size)
 
     def updates_per_epoch(self) -> int:
         """Whole updates in a row."""
+        symbols, wanted = len(self.parts["train"]), self.batch_size * self.steps
+        if symbols <= wanted:
+            raise invalid("training part", got=f"{symbols} symbols", wanted=f"more than batch_size * steps = {wanted}")
         return (self.rows.shape[1] - 1) // self.steps
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import invalid
+from .vocabulary import Vocabulary
 
 METRIC = {"character": "bits_per_character", "word": "perplexity"}
 
@@ -43,3 +44,11 @@ def evaluate_engine(engine: Any, tokens: np.ndarray, level: str, chunk: int = 10
         logits = stream.run(inputs[start : start + chunk])
         total += negative_log_likelihood(np.asarray(logits), targets[start : start + chunk])
     return from_nats(total / len(inputs), level)
+
+
+def language_model_of(metadata: Any) -> tuple[dict[str, Any], Vocabulary]:
+    """The task entry and the vocabulary of a packed language model."""
+    task, symbols = metadata.get("task"), metadata.get("vocabulary")
+    if not isinstance(task, dict) or task.get("name") != "language_model" or not isinstance(symbols, list):
+        raise invalid("model metadata", got=f"task {task!r}", wanted="a language model and its vocabulary")
+    return task, Vocabulary(symbols, task.get("level", ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,12 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise invalid("run folder", got=f"{self.path} ({error})", wanted="a folder that train wrote") from error
 
-    def load(self) -> tuple[LanguageModel, LanguageModelTask, Recipe]:
-        """The trained model, its task with the data, its recipe."""
+    def load(self, data: str | None = None) -> tuple[LanguageModel, LanguageModelTask, Recipe]:
+        """The trained model, its task with the data it was trained on (or other `data`), its recipe."""
         config = self.read_config()
         recipe = recipe_from(config["recipe"], str(self.config))
+        if data is not None:
+            recipe = replace(recipe, task=replace(recipe.task, data=data))
         task = build_task(recipe, config["vocabulary"])
         model = task.build_model(ModelOptions(**config["model"]))
         model.load_state_dict(load_weights(self.model))

@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 
 from .._errors import invalid
+from .._machine import describe_machine
 from ..tasks.recurrent_lm import LanguageModel
 from .checkpoint import load_tree, save_tree, save_weights
 from .interrupt import stop_flag
-from .machine import describe_machine
 from .phase import PhaseRun
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state

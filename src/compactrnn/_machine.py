@@ -39,7 +39,7 @@ def _processor() -> str:
 
 def _version(name: str) -> str | None:
     if name == "compactrnn":
-        from .. import __version__
+        from . import __version__
 
         return __version__
     try:
@@ -50,7 +50,7 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the source tree that this package runs from, if it does."""
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -1,0 +1,35 @@
+"""All commands together."""
+
+import typer
+
+from . import bench, data, evaluate, info, pack, report, train
+from .errors import reported
+
+app = typer.Typer(
+    name="compactrnn",
+    help="""Compact recurrent networks: learn them, prove them, run them natively.
+
+    A first round trip, two minutes:
+
+        compactrnn train recipes/alice-tiny.toml --out runs/tiny
+
+        compactrnn pack runs/tiny tiny.crnn --weights int8
+
+        compactrnn eval tiny.crnn --data alice
+
+        compactrnn bench tiny.crnn
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.""",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+app.command("train")(reported(train.train))
+app.command("eval")(reported(evaluate.evaluate))
+app.command("pack")(reported(pack.pack))
+app.command("bench")(reported(bench.bench))
+app.command("info")(reported(info.info))
+app.command("report")(reported(report.report))
+app.add_typer(data.app, name="data")

@@ -1,0 +1,46 @@
+"""`compactrnn data`."""
+
+from typing import Annotated
+
+import typer
+
+from .errors import reported
+from .output import JsonFlag, print_json, print_table
+
+app = typer.Typer(help="Where data is looked for, and what may be downloaded.", no_args_is_help=True)
+
+
+@app.command("list")
+@reported
+def list_(json: JsonFlag = False) -> None:
+    """Show the data sets known by name, their licences, and whether they are there.
+
+    COMPACTRNN_DATA names the folder; the default is the user's cache folder.
+    """
+    from ..data import DATASETS, data_folder
+
+    rows = [(d.name, d.present(), d.about, d.licence) for d in DATASETS.values()]
+    if json:
+        names = ("name", "present", "about", "licence")
+        print_json({"folder": str(data_folder()), "sets": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    shown = [(name, "yes" if present else "no", about, licence) for name, present, about, licence in rows]
+    print_table(f"data folder: {data_folder()}", ("name", "here", "what", "licence"), shown)
+
+
+@app.command("get")
+@reported
+def get(name: Annotated[str, typer.Argument(help="A name from: compactrnn data list")], json: JsonFlag = False) -> None:
+    """Download a data set, where its licence allows, and check it.
+
+    Example:
+
+        compactrnn data get tinyshakespeare
+    """
+    from ..data import fetch
+
+    paths = [str(path) for path in fetch(name)]
+    if json:
+        print_json({"name": name, "paths": paths})
+    else:
+        typer.echo("\n".join(paths) or f"{name} comes with the package")

@@ -1,0 +1,84 @@
+"""`compactrnn info`."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import JsonFlag, print_json, print_record, print_table
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="A .crnn file or a run folder.")],
+    json: JsonFlag = False,
+) -> None:
+    """Show what a model is made of: layers, parameters, bytes, multiply-accumulates per step.
+
+    Example:
+
+        compactrnn info tiny.crnn
+    """
+    record = _run_folder(model) if model.is_dir() else _packed(model)
+    if json:
+        print_json(record)
+        return
+    layers = record.pop("layers")
+    print_table(str(model), tuple(layers[0]) if layers else ("layer",), [tuple(row.values()) for row in layers])
+    print_record("all of it", {k: v if isinstance(v, (int, float)) else str(v) for k, v in record.items()})
+
+
+def _packed(path: Path) -> dict[str, Any]:
+    from ..runtime.engine import Engine
+    from ..runtime.file import read
+    from ..runtime.program import Code
+
+    content = path.read_bytes()
+    program, engine = read(content), Engine(content)
+    layers = []
+    for number, op in enumerate(program.ops):
+        if op.tensor is None:
+            continue
+        tensor = program.tensors[op.tensor]
+        size = tensor.values.nbytes + (0 if tensor.scale is None else tensor.scale.nbytes)
+        layers.append(
+            {
+                "operation": f"{number} {op.code.name.lower()}",
+                "shape": " x ".join(map(str, tensor.values.shape)),
+                "stored as": str(tensor.values.dtype),
+                "parameters": int(tensor.values.size),
+                "bytes": int(size),
+                "MACs": op.n * op.k if op.code == Code.AFFINE else 0,
+            }
+        )
+    stored = {op.tensor for op in program.ops if op.tensor is not None}
+    return {
+        "layers": layers,
+        "operations": len(program.ops),
+        "parameters": int(sum(program.tensors[t].values.size for t in stored)),
+        "bytes": len(content),
+        "macs_per_step": program.macs_per_step(),
+        "offline": program.offline,
+        "isa": engine.isa,
+        "task": engine.metadata.get("task"),
+    }
+
+
+def _run_folder(path: Path) -> dict[str, Any]:
+    from ..training.checkpoint import load_weights
+    from ..training.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    config = folder.read_config()
+    weights = load_weights(folder.model)
+    layers = [
+        {"tensor": n, "shape": " x ".join(map(str, t.shape)), "parameters": t.numel()} for n, t in weights.items()
+    ]
+    result = json_module.loads(folder.result.read_text(encoding="utf-8")) if folder.result.exists() else {}
+    return {
+        "layers": layers,
+        "parameters": result.get("parameters", sum(row["parameters"] for row in layers)),
+        "bytes": folder.model.stat().st_size,
+        "task": config["task"],
+        **{name: result[name] for name in ("metric", "valid", "test") if name in result},
+    }

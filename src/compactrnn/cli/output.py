@@ -1,0 +1,43 @@
+"""What goes to standard output: a table for a person, or one line of JSON for a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output, and nothing else there.")]
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One line."""
+    typer.echo(json.dumps(record))
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; numbers stand to the right."""
+    rows = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(header):
+        numeric = bool(rows) and all(isinstance(row[number], (int, float)) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_record(title: str, record: Mapping[str, Any]) -> None:
+    """Names and values, one a line."""
+    print_table(title, ("", ""), record.items())
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, bool) or cell is None:
+        return "" if cell is None else str(cell)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:,.4g}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,34 @@
+"""`compactrnn pack`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .._errors import invalid
+from .output import JsonFlag, print_json, print_record
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run folder that train wrote.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, such as model.crnn.")],
+    weights: Annotated[Literal["float32", "int8"], typer.Option(help="How numbers are stored.")] = "int8",
+    json: JsonFlag = False,
+) -> None:
+    """Turn a trained model into one file for the native engine.
+
+    The program is checked against torch first; with int8, the error is measured on validation data.
+
+    Example:
+
+        compactrnn pack runs/tiny tiny.crnn --weights int8
+    """
+    if not run.is_dir():
+        raise invalid("model", got=str(run), wanted="a run folder that train wrote")
+    from ..training.pack_run import pack_run
+
+    record = pack_run(run, out, weights)
+    if json:
+        print_json(record)
+    else:
+        print_record(str(out), record)

@@ -1,0 +1,22 @@
+"""`compactrnn report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Put tables and plots of finished runs on one HTML page that needs no other file.
+
+    Example:
+
+        compactrnn report runs/tiny runs/wide --out report.html
+    """
+    from ..report.page import write_page
+
+    write_page(runs, out)
+    typer.echo(str(out))

@@ -1,0 +1,44 @@
+"""`compactrnn train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import JsonFlag, print_json, print_record
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file; see the folder recipes/.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME OF THE RECIPE.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrule a line of the recipe; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Train a model by a recipe, phase by phase.
+
+    The folder gets model.safetensors, config.json, metrics.jsonl and result.json. Ctrl-C leaves a checkpoint;
+    --resume goes on from it, or from the last one after a crash, and ends with the same weights bit for bit.
+
+    Examples:
+
+        compactrnn train recipes/alice-tiny.toml
+
+        compactrnn train recipes/alice-tiny.toml --out runs/wide --set model.hidden=[128,128] --set training.seed=1
+
+        compactrnn train recipes/alice-tiny.toml --out runs/wide --set ... --resume
+    """
+    from ..training.progress import Bar
+    from ..training.recipe import load_recipe
+    from ..training.train import train as run
+
+    out = Path("runs") / recipe.stem if out is None else out
+    result = run(load_recipe(recipe, set_ or ()), out, resume=resume, progress=Bar())
+    if json:
+        print_json({"out": str(out), **result})
+        return
+    names = ("test", "valid", "parameters", "recurrent_parameters", "seconds")
+    record = {f"{n} {result['metric']}" if n in ("test", "valid") else n.replace("_", " "): result[n] for n in names}
+    print_record(str(out), {**record, "updates": result["updates"]["total"]})
