@@ -10,14 +10,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import MGU as MGU
+    from .cells import Elman as Elman
+    from .layers import GRU as GRU
+    from .layers import LSTM as LSTM
+    from .layers import RNN as RNN
+    from .layers import Recurrent as Recurrent
+    from .layers import convert_ as convert_
+    from .layers import from_torch as from_torch
     from .runtime.engine import Engine as Engine
+    from .weights import Dense as Dense
+    from .weights import Kronecker as Kronecker
+    from .weights import LowRank as LowRank
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Dense": "weights",
+    "Elman": "cells",
     "Engine": "runtime.engine",
+    "GRU": "layers",
+    "Kronecker": "weights",
+    "LSTM": "layers",
+    "LowRank": "weights",
+    "MGU": "cells",
     "ModelFileError": "_errors",
+    "RNN": "layers",
+    "Recurrent": "layers",
     "UnsupportedModelError": "_errors",
+    "convert_": "layers",
+    "from_torch": "layers",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -50,6 +50,7 @@ class AbstractCell(nn.Module, ABC):
     units: tuple[UnitSet, ...]
     input: AbstractWeight
     reads_input: ClassVar[tuple[str, ...]] = ("input",)
+    kernel: ClassVar[str] = ""  # the native operation that does this step whole, if there is one
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

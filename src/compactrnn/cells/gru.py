@@ -30,6 +30,7 @@ class GRU(AbstractCell):
     Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", 2014.
     """
 
+    kernel = "gru"
     states = (StateSpec("h"),)
     units = (
         UnitSet("h", written_by=("input", "hidden", "input_bias", "hidden_bias"), read_by=("hidden",), output=True),

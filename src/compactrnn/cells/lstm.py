@@ -32,6 +32,7 @@ class LSTM(AbstractCell):
     Sources: Hochreiter, Schmidhuber, 1997; the projection: Sak, Senior, Beaufays, 2014.
     """
 
+    kernel = "lstm"
     states = (StateSpec("h"), StateSpec("c"))
     units = (UnitSet("h", written_by=_GATES, read_by=("hidden",), output=True),)
 

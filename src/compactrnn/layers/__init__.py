@@ -1,1 +1,12 @@
 """Cells in time: layers that take sequences."""
+
+from .convert import convert_ as convert_
+from .convert import from_torch as from_torch
+from .inspect import cells_of as cells_of
+from .inspect import is_recurrent as is_recurrent
+from .narrow import narrow_ as narrow_
+from .recurrent import Recurrent as Recurrent
+from .scan import scan as scan
+from .torch_layers import GRU as GRU
+from .torch_layers import LSTM as LSTM
+from .torch_layers import RNN as RNN

@@ -104,7 +104,7 @@ class CellContract:
             with torch.no_grad():
                 for name in units.written_by:
                     if (weight := getattr(cell, name)) is not None:
-                        matrix = weight.weight if isinstance(weight, AbstractWeight) else weight
+                        matrix = weight.dense() if isinstance(weight, AbstractWeight) else weight
                         gates = matrix.view(-1, count, *matrix.shape[1:])
                         gates[:, 1] = gates[:, 0]
             ys, states = _run(cell, x)
@@ -196,7 +196,7 @@ def _run(cell: AbstractCell, x: Tensor, states: tuple[Tensor, ...] | None = None
 @torch.no_grad()
 def _zero_columns(cell: AbstractCell, units: UnitSet, k: int) -> None:
     for name in units.read_by:
-        getattr(cell, name).weight[:, k] = 0
+        getattr(cell, name).dense()[:, k] = 0
 
 
 @torch.no_grad()
@@ -204,7 +204,7 @@ def _change_rows(cell: AbstractCell, units: UnitSet, k: int) -> None:
     count = cell.unit_count(units)
     for name in units.written_by:
         if (weight := getattr(cell, name)) is not None:
-            matrix = weight.weight if isinstance(weight, AbstractWeight) else weight
+            matrix = weight.dense() if isinstance(weight, AbstractWeight) else weight
             matrix.view(-1, count, *matrix.shape[1:])[:, k] += 1
 
 

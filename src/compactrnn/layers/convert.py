@@ -1,0 +1,89 @@
+"""From torch's recurrent layers to ours."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+
+from .._errors import UnsupportedModelError
+from .fused import AbstractFused
+from .inspect import cells_of
+from .torch_layers import GRU, LSTM, RNN
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_HEIRS: dict[type, type[AbstractFused]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+_HARMLESS = {"reset_parameters", "extra_repr", "__init__", "__module__", "__qualname__", "__doc__", "__annotations__"}
+_HARMLESS |= {
+    "__constants__",
+    "__jit_unused_properties__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__parameters__",
+}
+
+
+def convert_(model: Module) -> Module:
+    """Make every `torch.nn.LSTM`, `GRU` and `RNN` in `model` the heir of this package, in place; returns `model`.
+
+    A module stays the same object with the same parameters, hooks, mode and device, only its class changes: what shares
+    or holds it (optimizers too) notices nothing. `nn.LSTMCell` and its kin are left as they are: they hold one step.
+    If one module cannot be converted, none is.
+
+    >>> from torch import nn
+    >>> model = convert_(nn.Sequential(nn.LSTM(4, 8)))
+    >>> type(model[0]).__module__
+    'compactrnn.layers.torch_layers'
+
+    Raises:
+        UnsupportedModelError: a subclass with methods of its own, a parametrised or a quantised layer.
+    """
+    found = [(name, module, heir) for name, module in model.named_modules() if (heir := _heir_of(name, module))]
+    for _, module, heir in found:
+        module.__class__ = heir  # pyright: ignore
+    return model
+
+
+def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
+    """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as the heir of this package; `to_torch` is the way back.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> theirs = nn.GRU(4, 8, num_layers=2)
+    >>> ours = from_torch(theirs)
+    >>> x = torch.randn(5, 3, 4)
+    >>> torch.equal(ours(x)[0], theirs(x)[0])
+    True
+
+    Raises:
+        UnsupportedModelError: what cannot be carried over; see `convert_`.
+    """
+    if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
+        _heir_of("", module)
+        raise TypeError(f"from_torch: got a {type(module).__name__}, wanted an nn.LSTM, nn.GRU or nn.RNN")
+    return convert_(copy.deepcopy(module))  # pyright: ignore
+
+
+def _heir_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
+    kind = type(module)
+    where = f"{name or 'the module'} ({kind.__name__})"
+    if isinstance(module, AbstractFused):
+        return None
+    base = next((b for b in _HEIRS if isinstance(module, b)), None)
+    if base is None:
+        if kind.__module__.startswith("torch.ao.nn") and kind.__name__ in ("LSTM", "GRU", "RNN"):
+            raise UnsupportedModelError(
+                f"{where} is quantised; convert the float model and pack that with weights='int8'"
+            )
+        return None
+    if getattr(module, "parametrizations", None) is None:
+        own = {n for c in kind.__mro__[: kind.__mro__.index(base)] for n in vars(c)} - _HARMLESS
+        if own:
+            raise UnsupportedModelError(
+                f"{where} is a subclass of nn.{base.__name__} with its own {', '.join(sorted(own))},"
+                f" which would be lost; use a plain nn.{base.__name__} inside it"
+            )
+    cells_of(module)  # refuses what is computed from other parameters
+    return _HEIRS[base]

@@ -1,0 +1,216 @@
+"""What torch's own recurrent layers share once they take sizes per layer and any weight."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import check_positive, invalid
+from ..weights.base import AbstractWeight, WeightSpec
+from ..weights.dense import DENSE, DenseWeight
+from .cudnn import Contiguous, flatten_
+from .sequence import StateForm, Steps, run_stack, sizes_per_layer
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+
+
+class AbstractFused(nn.RNNBase):
+    """Runs torch's fused operators: on the whole stack where all is as torch knows it, else layer by layer.
+
+    Parameters have torch's names and are torch's parameters; a weight of another kind is a sub-module under the name
+    that the parameter would have, and its `dense()` is made once per sequence.
+    """
+
+    input_weight: WeightSpec = DENSE
+    hidden_weight: WeightSpec = DENSE
+
+    def _start(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int | Sequence[int],
+        device: Any,
+        dtype: torch.dtype | None,
+        input_weight: WeightSpec,
+        hidden_weight: WeightSpec,
+    ) -> None:
+        for name, spec in (("input_weight", input_weight), ("hidden_weight", hidden_weight)):
+            if not isinstance(spec, WeightSpec):
+                raise invalid(name, got=repr(spec), wanted="a weight, such as Dense() or LowRank(rank=8)")
+        rest = (bias, batch_first, dropout, bidirectional)
+        per_layer = isinstance(hidden_size, list | tuple) or isinstance(proj_size, list | tuple)
+        if not per_layer and input_weight == hidden_weight == DENSE:
+            nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, *rest, proj_size, device, dtype)  # pyright: ignore
+            return
+        if isinstance(proj_size, list | tuple) and not isinstance(hidden_size, list | tuple):
+            hidden_size = [hidden_size] * len(proj_size)  # pyright: ignore
+        sizes, num_layers = sizes_per_layer(hidden_size, num_layers)  # pyright: ignore
+        projections = projection_per_layer(proj_size, sizes)
+        # torch checks the arguments and names the parameters; on the meta device that costs nothing
+        nn.RNNBase.__init__(self, mode, input_size, sizes[0], num_layers, *rest, projections[0], "meta", dtype)
+        self.input_weight, self.hidden_weight = input_weight, hidden_weight
+        self.hidden_size = sizes if per_layer else sizes[0]  # pyright: ignore
+        self.proj_size = projections if per_layer and projections[0] else projections[0]  # pyright: ignore
+        with contextlib.nullcontext() if device is None else torch.device(device):
+            self._make_weights(sizes, projections)
+        self.to(device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def _make_weights(self, sizes: list[int], projections: list[int]) -> None:
+        directions = 2 if self.bidirectional else 1
+        gates = GATES[self.mode]
+        width = self.input_size
+        for layer, (size, projection) in enumerate(zip(sizes, projections, strict=True)):
+            output = projection or size
+            for suffix in ("", "_reverse")[:directions]:
+                parts = {
+                    "weight_ih": _new(self.input_weight, gates * size, width, gates),
+                    "weight_hh": _new(self.hidden_weight, gates * size, output, gates),
+                }
+                if self.bias:
+                    parts |= {n: nn.Parameter(torch.empty(gates * size)) for n in ("bias_ih", "bias_hh")}
+                if projection:
+                    parts["weight_hr"] = _new(DENSE, projection, size)
+                for name, part in parts.items():
+                    self.put(f"{name}_l{layer}{suffix}", part)
+            width = output * directions
+
+    def put(self, name: str, part: AbstractWeight | nn.Parameter) -> None:
+        """Let `part` be what torch calls `name`: a parameter, or a weight; a dense one gives its parameter."""
+        part = part.weight if isinstance(part, DenseWeight) else part
+        if isinstance(part, AbstractWeight):
+            self._parameters.pop(name, None)
+        setattr(self, name, part)
+
+    def refresh(self) -> None:
+        """To be called after `put`: parameters stand in torch's order, and laid out as cuDNN wants them."""
+        parameters = self._parameters
+        for name in [n for n in self._flat_weights_names if n in parameters]:
+            parameters[name] = parameters.pop(name)
+        self._init_flat_weights()
+
+    @property
+    def _as_torch(self) -> bool:
+        return not self._modules and isinstance(self.hidden_size, int) and isinstance(self.proj_size, int)
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        """Outputs of the last layer at every step, and the last states, as `torch.nn.LSTM` gives them.
+
+        With a list of hidden sizes each state is a tuple of (N, size of the layer), one for each layer and direction
+        in torch's order, instead of one tensor (num_layers * directions, N, hidden_size).
+        """
+        if self._as_torch:
+            return super().forward(input, hx)
+        sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
+        outputs = [p or n for p, n in zip(projection_per_layer(self.proj_size, sizes), sizes, strict=True)]
+        form = StateForm(
+            sizes=(tuple(outputs), tuple(sizes)) if self.mode == "LSTM" else (tuple(outputs),),
+            initial=(0.0, 0.0) if self.mode == "LSTM" else (0.0,),
+            directions=2 if self.bidirectional else 1,
+            per_layer=isinstance(self.hidden_size, list),
+        )
+        return run_stack(self, form, input, hx, self._run_layer)
+
+    def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        weights = self._layer_weights(number)
+        matrices = [w.dense() if isinstance(w, AbstractWeight) else w for w in weights]
+        if matrices[0].dtype != steps.data.dtype and not torch.is_autocast_enabled(steps.data.device.type):
+            raise invalid(
+                "input dtype", got=steps.data.dtype, wanted=str(matrices[0].dtype), hint="convert one of them"
+            )
+        if matrices[0].is_cuda and any(isinstance(w, AbstractWeight) for w in weights):
+            matrices = Contiguous.apply(self._cudnn_arguments(number), *matrices)
+        operator = getattr(torch._VF, self.mode.lower())  # pyright: ignore
+        where = (steps.data,) if steps.batch_sizes is None else (steps.data, steps.batch_sizes)
+        options = (self.bias, 1, 0.0, self.training, self.bidirectional)
+        options += (False,) if steps.batch_sizes is None else ()
+        hx = tuple(states) if self.mode == "LSTM" else states[0]
+        output, *after = operator(*where, hx, list(matrices), *options)
+        return output, after
+
+    def _layer_weights(self, number: int) -> list[Any]:
+        directions = 2 if self.bidirectional else 1
+        names = self._all_weights[number * directions : (number + 1) * directions]
+        return [getattr(self, name) for row in names for name in row]
+
+    def _cudnn_arguments(self, number: int) -> tuple:
+        sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
+        projection = projection_per_layer(self.proj_size, sizes)[number]
+        return self.mode, self.bias, sizes[number], projection, self.bidirectional
+
+    def flatten_parameters(self) -> None:
+        """Lay the parameters out as cuDNN wants them, on a GPU: all in one buffer, or one for each layer."""
+        if self._as_torch:
+            super().flatten_parameters()
+            return
+        for number in range(self.num_layers):
+            weights = self._layer_weights(number)
+            if all(isinstance(w, nn.Parameter) for w in weights):
+                flatten_(weights, self._cudnn_arguments(number))
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters as torch does, from U(-b, b) with b = (size of the layer) ** -0.5."""
+        sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
+        for number, size in enumerate(sizes):
+            for weight in self._layer_weights(number):
+                if isinstance(weight, AbstractWeight):
+                    weight.reset_parameters(size**-0.5)
+                else:
+                    nn.init.uniform_(weight, -(size**-0.5), size**-0.5)
+
+    def to_torch(self) -> Any:
+        """The same layer as a plain `torch.nn` module; structured weights become their dense matrices.
+
+        Raises:
+            ValueError: layers of different sizes, which torch has no module for.
+        """
+        sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
+        projections = projection_per_layer(self.proj_size, sizes)
+        for name, values in (("hidden_size", sizes), ("proj_size", projections)):
+            if len(set(values)) > 1:
+                raise invalid(name, got=values, wanted="one size for all layers", hint="torch has no such layer")
+        plain = copy.deepcopy(self)
+        for name, child in list(plain.named_children()):
+            if isinstance(child, AbstractWeight):
+                trainable = any(p.requires_grad for p in child.parameters())
+                setattr(plain, name, nn.Parameter(child.dense().detach().clone(), requires_grad=trainable))
+        plain.hidden_size, plain.proj_size = sizes[0], projections[0]
+        for name in ("input_weight", "hidden_weight"):
+            plain.__dict__.pop(name, None)
+        plain.refresh()
+        plain.__class__ = next(c for c in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(self, c))  # pyright: ignore
+        return plain
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`."""
+        specs = [f"{n}={s}" for n in ("input_weight", "hidden_weight") if (s := getattr(self, n)) != DENSE]
+        return ", ".join([super().extra_repr(), *specs])
+
+
+def _new(spec: WeightSpec, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight | nn.Parameter:
+    if spec == DENSE:  # not drawn yet, so that the same seed gives the same numbers as in torch
+        return nn.Parameter(torch.empty(out_features, in_features))
+    return spec.build(out_features, in_features, gates)
+
+
+def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> list[int]:
+    """The projection of every layer, 0 in all of them for none."""
+    projections = list(proj_size) if isinstance(proj_size, list | tuple) else [proj_size] * len(sizes)
+    if len(projections) != len(sizes):
+        raise invalid("proj_size", got=proj_size, wanted=f"{len(sizes)} sizes, one for each layer")
+    if any(projections):
+        for projection, size in zip(projections, sizes, strict=True):
+            if check_positive(projection, "proj_size") >= size:
+                raise invalid("proj_size", got=projection, wanted=f"less than the layer's hidden size {size}")
+    return projections  # pyright: ignore

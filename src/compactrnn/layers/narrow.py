@@ -1,0 +1,70 @@
+"""Cutting units out of a recurrent layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import invalid
+from ..cells.base import AbstractCell
+from .convert import convert_
+from .fused import AbstractFused
+from .inspect import PARTS, cells_of
+from .recurrent import Recurrent
+
+
+@torch.no_grad()
+def narrow_(
+    layer: nn.Module, keep: Sequence[Sequence[Mapping[str, Tensor]]], inputs: Tensor | None = None
+) -> AbstractFused | Recurrent:
+    """Keep the units `keep[layer][direction][unit set]` (indices) and the input columns `inputs`; returns the layer.
+
+    torch's own layers are converted first. Both directions of a layer must keep the same number; the next layer's input
+    columns are cut to the outputs that are left. `hidden_size` becomes a list (and the states tuples) only where the
+    sizes of the layers now differ; a list stays a list.
+    """
+    cells = cells_of(layer)
+    for number, row in enumerate(cells):
+        widths = [cell.output_size for cell in row]
+        for cell, kept in zip(row, keep[number], strict=True):
+            cell.select_(kept, inputs)
+        if any(cell.state_sizes() != row[0].state_sizes() for cell in row):
+            sizes = [cell.state_sizes() for cell in row]
+            raise invalid(f"layer {number}", got=f"sizes {sizes}", wanted="the same size in both directions")
+        inputs = _kept_outputs(row, keep[number], widths)
+    if isinstance(layer, Recurrent):
+        layer.input_size = cells[0][0].input_size
+        layer.hidden_size = _one_or_list([row[0].hidden_size for row in cells], layer.hidden_size)
+        return layer
+    fused = convert_(layer)
+    assert isinstance(fused, AbstractFused)
+    for number, row in enumerate(cells):
+        for cell, suffix in zip(row, ("", "_reverse"), strict=False):
+            for name, own in PARTS.items():
+                if (part := getattr(cell, own, None)) is not None:
+                    fused.put(f"{name}_l{number}{suffix}", part)
+    fused.input_size = cells[0][0].input_size
+    hidden, projected = [row[0].hidden_size for row in cells], [row[0].output_size for row in cells]
+    differ = len(set(hidden)) > 1 or (fused.proj_size != 0 and len(set(projected)) > 1)
+    fused.hidden_size = hidden if differ else _one_or_list(hidden, fused.hidden_size)  # pyright: ignore
+    if fused.proj_size != 0:
+        fused.proj_size = projected if isinstance(fused.hidden_size, list) else projected[0]  # pyright: ignore
+    fused.refresh()
+    return fused
+
+
+def _kept_outputs(row: list[AbstractCell], keep: Sequence[Mapping[str, Tensor]], widths: list[int]) -> Tensor | None:
+    name = row[0].output_units().name
+    if not any(name in kept for kept in keep):
+        return None
+    parts, start = [], 0
+    for kept, width in zip(keep, widths, strict=True):
+        parts.append(start + (kept[name] if name in kept else torch.arange(width)))
+        start += width
+    return torch.cat(parts)
+
+
+def _one_or_list(sizes: list[int], before: object) -> int | list[int]:
+    return sizes if isinstance(before, list) or len(set(sizes)) > 1 else sizes[0]

@@ -1,0 +1,108 @@
+"""Any cell over sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .._errors import check_positive, invalid
+from ..cells.base import AbstractCell
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .scan import scan
+from .sequence import StateForm, Steps, check_dropout, run_stack, sizes_per_layer
+
+
+class Recurrent(nn.Module):
+    """Layers of any cell, called like `torch.nn.LSTM`: `output, states = layer(input, states)`.
+
+    Layer l reads what layer l - 1 gives, of both directions where there are two. Shapes, with N sequences of T steps:
+    input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size) without a batch, or a
+    `PackedSequence`; output the same with the last layer's size times directions. States are one tensor
+    (num_layers * directions, N, hidden_size) for each state of the cell (a tuple, if it has several); with a list of
+    hidden sizes they are a tuple of (N, size of the layer) in the same order instead.
+
+    Further keywords go to the cell. `cells[layer][direction]` are the cells.
+
+    >>> import torch
+    >>> from compactrnn.cells import MGU
+    >>> layer = Recurrent(MGU, 8, 16, num_layers=2, batch_first=True)
+    >>> output, h_n = layer(torch.randn(4, 10, 8))
+    >>> output.shape, h_n.shape
+    (torch.Size([4, 10, 16]), torch.Size([2, 4, 16]))
+    """
+
+    def __init__(
+        self,
+        cell_class: type[AbstractCell],
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        *,
+        input_weight: WeightSpec = DENSE,
+        hidden_weight: WeightSpec = DENSE,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **cell_options: Any,
+    ):
+        super().__init__()
+        if not (isinstance(cell_class, type) and issubclass(cell_class, AbstractCell)):
+            raise invalid("cell_class", got=repr(cell_class), wanted="a cell class, as in compactrnn.cells")
+        sizes, self.num_layers = sizes_per_layer(hidden_size, num_layers)
+        self.cell_class = cell_class
+        self.input_size = check_positive(input_size, "input_size")
+        self.hidden_size: int | list[int] = sizes if isinstance(hidden_size, list | tuple) else sizes[0]
+        self.batch_first = batch_first
+        self.dropout = check_dropout(dropout, self.num_layers)
+        self.bidirectional = bidirectional
+        options = {"input_weight": input_weight, "hidden_weight": hidden_weight, **cell_options}
+        self.cells = nn.ModuleList()
+        width = input_size
+        for size in sizes:
+            row = [cell_class(width, size, **options) for _ in range(2 if bidirectional else 1)]
+            self.cells.append(nn.ModuleList(row))
+            width = sum(cell.output_size for cell in row)
+        self.to(device=device, dtype=dtype)
+
+    def rows(self) -> list[list[AbstractCell]]:
+        """`cells` as lists."""
+        return [list(row) for row in self.cells]  # pyright: ignore
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Outputs of the last layer at every step, and the last states of all layers."""
+        rows = self.rows()
+        form = StateForm(
+            sizes=tuple(zip(*(row[0].state_sizes() for row in rows), strict=True)),
+            initial=tuple(s.init for s in rows[0][0].states),
+            directions=len(rows[0]),
+            per_layer=isinstance(self.hidden_size, list),
+        )
+
+        def run_layer(number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            outputs, after = [], []
+            for d, cell in enumerate(rows[number]):
+                output, last = scan(cell, steps, tuple(s[d] for s in states), reverse=d == 1)
+                outputs.append(output)
+                after.append(last)
+            return torch.cat(outputs, -1), [torch.stack(kind) for kind in zip(*after, strict=True)]
+
+        return run_stack(self, form, input, hx, run_layer)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        for row in self.rows():
+            for cell in row:
+                cell.reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Shown by `print(module)`."""
+        parts = [self.cell_class.__name__, str(self.input_size), str(self.hidden_size)]
+        plain = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        return ", ".join(parts + [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v])
