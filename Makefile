@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test lint native-test python-test wheel-test install clean
+
+demo: $(INSTALLED)
+	$(BIN)/compactrnn demo
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.c native/*.h native/*.cpp)
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	touch $@
+
+test: lint native-test python-test wheel-test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+native-test: $(INSTALLED)
+	PYTHON=$(BIN)/python native/tests/run.sh
+
+python-test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2
+
+wheel-test: $(INSTALLED)
+	PYTHON=$(BIN)/python tests/wheel.sh
+
+clean:
+	rm -rf build dist $(VENV)

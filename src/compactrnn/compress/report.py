@@ -1,0 +1,61 @@
+"""What a compressor would leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..layers import cells_of, is_recurrent
+from .groups import Group
+from .surgery import find_dead
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Units of one layer: how many there are, how many stay, who reads them, and why they cannot simply go."""
+
+    name: str
+    units: int
+    kept: int
+    readers: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """Sizes before and after: `layers`, `parameters`, `recurrent_parameters`, `macs` (recurrent layers, per step)."""
+
+    layers: tuple[LayerReport, ...]
+    parameters: tuple[int, int]
+    recurrent_parameters: tuple[int, int]
+    macs: tuple[int, int]
+
+    def __str__(self) -> str:
+        rows = []
+        for layer in self.layers:
+            readers = ", ".join(layer.readers) or "nobody else"
+            note = f"; not all readers can be named ({layer.reason})" if layer.reason else ""
+            rows.append(f"{layer.name}: {layer.kept} of {layer.units} units; read by {readers}{note}")
+        for name in ("parameters", "recurrent_parameters", "macs"):
+            before, after = getattr(self, name)
+            rows.append(f"{name.replace('_', ' ')}: {before:,} -> {after:,} ({before / max(after, 1):.2f}x)")
+        return "\n".join(rows)
+
+
+def report(model: nn.Module, groups: list[Group], small: nn.Module) -> PruneReport:
+    """Compare `model` with `small`, what it shrinks to."""
+    dead = find_dead(groups)
+    layers = tuple(
+        LayerReport(g.name, g.count, g.count - int(dead[g.name].sum()), tuple(dict.fromkeys(g.reader_names)), g.reason)
+        for g in groups
+    )
+    before, after = _counts(model), _counts(small)
+    return PruneReport(layers, *zip(before, after, strict=True))  # pyright: ignore
+
+
+def _counts(model: nn.Module) -> tuple[int, int, int]:
+    layers = [m for m in model.modules() if is_recurrent(m)]
+    own = {id(p): p.numel() for m in layers for p in m.parameters()}
+    macs = sum(cell.macs() for m in layers for row in cells_of(m) for cell in row)
+    return sum(p.numel() for p in model.parameters()), sum(own.values()), macs

@@ -1,0 +1,203 @@
+"""Cutting dead units out of a model: narrow where that is proven, scatter otherwise, and compare."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..graph.trace import Trace
+from ..graph.units import Units
+from ..layers import cells_of, convert_, narrow_
+from ..weights.base import AbstractWeight
+from .groups import Group, Part, original
+from .scatter import Scattered
+
+
+@torch.no_grad()
+def find_dead(groups: list[Group]) -> dict[str, Tensor]:
+    """Which units of each group can go: (count,) bool by group name.
+
+    A unit is dead when all its outgoing weights are zero and all its readers are known, or when it is written as
+    exactly zero. A reader's rows that belong to dead units do not count. One unit a group always stays.
+    """
+    dead = {g.name: torch.zeros(g.count, dtype=torch.bool) for g in groups}
+    rows_of = {id(p.weight): (g, p) for g in groups for p in g.writers}
+    while True:
+        before = {name: mask.clone() for name, mask in dead.items()}
+        for group in groups:
+            outgoing = sum(
+                (_live_squares(p, rows_of, dead, group.count) for p in group.readers), torch.zeros(group.count)
+            )
+            incoming = sum((p.squares(group.count) for p in (*group.writers, *group.biases)), torch.zeros(group.count))
+            silent = (incoming == 0) & _rests_at_zero(group)
+            dead[group.name] = ((outgoing == 0) & ~group.escaped) | silent
+            if dead[group.name].all():
+                dead[group.name][0] = False
+        if all(torch.equal(before[name], mask) for name, mask in dead.items()):
+            return dead
+
+
+def _live_squares(part: Part, rows_of: dict, dead: dict[str, Tensor], count: int) -> Tensor:
+    """Squares of the columns of a reader, leaving out the rows that write dead units."""
+    if id(part.weight) not in rows_of or not isinstance(part.weight, AbstractWeight):
+        return part.squares(count)
+    owner, rows = rows_of[id(part.weight)]
+    live = ~dead[owner.name][rows.units]
+    sums = part.matrix()[live].square().sum(0)
+    valid = part.units >= 0
+    return sums.new_zeros(count).index_add(0, part.units[valid], sums[valid])
+
+
+def _rests_at_zero(group: Group) -> bool:
+    """Whether a cell with nothing written to it stays at zero, as LSTM, GRU and tanh do."""
+    cell = group.leaf.cells[group.layer][0]
+    states = cell.initial_states(1)
+    projected = torch.zeros_like(cell.project(states[0].new_zeros(1, cell.input_size)))
+    idle = copy.deepcopy(cell)
+    for parameter in idle.parameters():
+        parameter.zero_()
+    output, _ = idle.step(projected, states)
+    return bool((output == 0).all())
+
+
+@dataclass
+class Plan:
+    """What is cut: dead labels in all, and the layers (leaf keys) whose output keeps its old width."""
+
+    groups: list[Group]
+    units: Units
+    dead: dict[str, Tensor]
+    scattered: set[int]
+
+    def kept(self, key: int, layer: int) -> dict[str, Tensor]:
+        """Surviving units of each unit set of a layer."""
+        return {
+            g.set_name: (~self.dead[g.name]).nonzero().flatten()
+            for g in self.groups
+            if (g.leaf.key, g.layer) == (key, layer)
+        }
+
+    def narrowed_labels(self) -> Tensor:
+        """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
+        gone = [torch.tensor(g.labels)[self.dead[g.name]] for g in self.groups if g.leaf.key not in self.scattered]
+        return torch.cat([torch.zeros(0, dtype=torch.long), *gone])
+
+    def cut(self, sets: list[Tensor]) -> Tensor | None:
+        """Which columns go, given the labels that each use of them sees; None if the uses disagree."""
+        masks = [torch.isin(labels, self.narrowed_labels()) for labels in sets]
+        return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
+
+
+def shrink(model: nn.Module, traced: Trace, groups: list[Group], units: Units, example_inputs: tuple[Tensor, ...]):
+    """A smaller model with the same outputs, and the plan that made it.
+
+    Layers are narrowed, with all their readers, as far as the model still runs and gives the same outputs (compared in
+    float64); the others are narrowed inside and keep their old width outside.
+    """
+    dead = find_dead(groups)
+    keys = {g.leaf.key for g in groups if dead[g.name].any()}
+    forced = {g.leaf.key for g in groups if (dead[g.name] & g.escaped).any()}
+
+    def attempt(scattered: set[int]) -> tuple[nn.Module, Plan] | None:
+        plan = Plan(groups, units, dead, scattered)
+        try:
+            small = apply(plan, model)
+            same = _same(model, small, traced, example_inputs)
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+            return None
+        return (small, plan) if same else None
+
+    found = attempt(forced)
+    if found is None:
+        alone = {k for k in keys - forced if attempt(keys - {k}) is not None}
+        found = attempt(keys - alone) or attempt(keys)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no smaller model gives the same outputs;"
+            " its code depends on the sizes of " + ", ".join(sorted(g.leaf.name for g in groups if g.leaf.key in keys))
+        )
+    return found
+
+
+def apply(plan: Plan, model: nn.Module) -> nn.Module:
+    """A copy of `model` with the dead units of `plan` cut out."""
+    small = convert_(copy.deepcopy(model))
+    leaves = {g.leaf.key: g.leaf for g in plan.groups}
+    for key, leaf in leaves.items():
+        layer = original(small, leaf)
+        cells = cells_of(layer)
+        uses = [c.labels for c in plan.units.consumers if c.leaf.key == key]
+        cut = plan.cut(uses) if uses else None
+        if uses and cut is None:
+            raise ValueError(f"{leaf.name} is used twice, with different columns to cut")
+        old = [list(row[0].state_sizes()) for row in cells]
+        states = [[s.units for s in row[0].states] for row in cells]
+        keep = [plan.kept(key, i) for i in range(len(cells))]
+        inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
+        narrow = narrow_(layer, [[k] * leaf.directions for k in keep], inputs)
+        if key in plan.scattered:
+            kept = [[keep[i][name] for name in row] for i, row in enumerate(states)]
+            narrow = Scattered(narrow, kept, layer, old)
+        small = _replace(small, layer, narrow)
+    for name in {r.name for r in plan.units.readers}:
+        _cut_parameter(small, name, plan)
+    return small
+
+
+def _cut_parameter(model: nn.Module, name: str, plan: Plan) -> None:
+    uses = [r for r in plan.units.readers if r.name == name]
+    cut = plan.cut([r.labels for r in uses])
+    if cut is None or (cut.any() and name in plan.units.pinned):
+        raise ValueError(f"{name} is read in several ways, with different columns to cut")
+    if not cut.any():
+        return
+    path, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(path)
+    old = getattr(owner, attribute)
+    keep = (~cut).nonzero().flatten().to(old.device)
+    setattr(
+        owner, attribute, nn.Parameter(old.detach().index_select(uses[0].axis, keep), requires_grad=old.requires_grad)
+    )
+    for size in ("in_features", "in_channels"):
+        if getattr(owner, size, None) == len(cut):
+            setattr(owner, size, len(keep))
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put `new` wherever `old` stands."""
+    if model is old:
+        return new
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+    return model
+
+
+@torch.no_grad()
+def _same(model: nn.Module, small: nn.Module, traced: Trace, example_inputs: tuple[Tensor, ...]) -> bool:
+    def run(module: nn.Module) -> Any:
+        module = copy.deepcopy(module).eval().double()
+        return module(*(x.double() if x.is_floating_point() else x for x in example_inputs))
+
+    old, new = run(model), run(small)
+    states = iter(traced.state_outputs())
+    return _agree(old, new, lambda: next(states))
+
+
+def _agree(old: Any, new: Any, is_state: Callable[[], bool]) -> bool:
+    if isinstance(old, Tensor):
+        if is_state():
+            return True
+        return isinstance(new, Tensor) and old.shape == new.shape and torch.allclose(old, new, rtol=1e-9, atol=1e-9)
+    if isinstance(old, dict):
+        return all(_agree(old[k], new[k], is_state) for k in old)
+    if isinstance(old, list | tuple):
+        return len(old) == len(new) and all(_agree(a, b, is_state) for a, b in zip(old, new, strict=True))
+    return True

@@ -1,0 +1,266 @@
+"""One exported graph of any module, in which every recurrent layer is a single node."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError, invalid
+from ..cells.base import AbstractCell
+from ..layers import cells_of, is_recurrent
+
+_LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
+_keys = itertools.count()
+
+
+class Leaf:
+    """A recurrent layer seen as one operation: `(T, B, input), states -> [(T, B, output), states after]`.
+
+    States come flat, (batch, size) each, ordered by layer, then direction, then the cell's own order.
+    """
+
+    def __init__(self, name: str, module: nn.Module, alone: bool = False):
+        self.key = next(_keys)
+        self.name = "" if alone else name
+        self.alone = alone
+        self.module = module
+        self.cells: list[list[AbstractCell]] = cells_of(module)
+        _LEAVES[self.key] = self
+
+    @property
+    def directions(self) -> int:
+        """1, or 2 for a bidirectional layer."""
+        return len(self.cells[0])
+
+    def slots(self) -> list[tuple[int, int, int]]:
+        """(layer, direction, state) of each flat state."""
+        return [
+            (i, d, s) for i, row in enumerate(self.cells) for d, cell in enumerate(row) for s in range(len(cell.states))
+        ]
+
+    def widths(self) -> list[int]:
+        """Width of the output, then of each flat state."""
+        output = sum(cell.output_size for cell in self.cells[-1])
+        return [output, *(self.cells[i][d].state_sizes()[s] for i, d, s in self.slots())]
+
+    def run(self, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+        """The layer by its cells, one step at a time."""
+        flat, after = iter(states), []
+        for row in self.cells:
+            outputs = []
+            for d, cell in enumerate(row):
+                state = tuple(next(flat) for _ in cell.states) if states else cell.initial_states(x.shape[1], x)
+                steps = []
+                for projected in cell.project(x).flip(0) if d else cell.project(x):
+                    y, state = cell.step(projected, state)
+                    steps.append(y)
+                y = torch.stack(steps)
+                outputs.append(y.flip(0) if d else y)
+                after += state
+            x = torch.cat(outputs, -1)
+        return [x, *(s.clone() for s in after)]
+
+
+@torch.library.custom_op("compactrnn::recurrent", mutates_args=())
+def _recurrent(key: int, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    return _LEAVES[key].run(x, states)
+
+
+@_recurrent.register_fake
+def _(key: int, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    output, *sizes = _LEAVES[key].widths()
+    return [x.new_empty(x.shape[0], x.shape[1], output), *(x.new_empty(x.shape[1], n) for n in sizes)]
+
+
+def _leaf_forward(module: nn.Module, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    """Stands for the layer's own `forward`: its calling convention around the one operation."""
+    leaf: Leaf = module._leaf  # pyright: ignore
+    if not isinstance(input, Tensor):
+        raise UnsupportedModelError(
+            f"{leaf.name or 'the model'}: called with a {type(input).__name__}, wanted a padded tensor;"
+            " pass the plain tensor (batch 1 needs no packing)"
+        )
+    batched = input.dim() == 3
+    x = input if batched else input.unsqueeze(1)
+    if batched and module.batch_first:
+        x = x.transpose(0, 1)
+    y, *after = torch.ops.compactrnn.recurrent(leaf.key, x, _split_states(leaf, hx, batched))
+    if batched and module.batch_first:
+        y = y.transpose(0, 1)
+    return (y if batched else y.squeeze(1)), _join_states(leaf, after, batched)
+
+
+def _split_states(leaf: Leaf, hx: Any, batched: bool) -> list[Tensor]:
+    """Flat states; torch's stacked tensor and a tuple of states list the same entries in the same order."""
+    if hx is None:
+        return []
+    kinds = [hx] if len(leaf.cells[0][0].states) == 1 else list(hx)
+    flat = [kinds[s][layer * leaf.directions + direction] for layer, direction, s in leaf.slots()]
+    return flat if batched else [part.unsqueeze(0) for part in flat]
+
+
+def _join_states(leaf: Leaf, flat: list[Tensor], batched: bool) -> Any:
+    flat = flat if batched else [s.squeeze(0) for s in flat]
+    kinds = len(leaf.cells[0][0].states)
+    per_layer = isinstance(leaf.module.hidden_size, list | tuple)
+    joined = [tuple(flat[s::kinds]) if per_layer else torch.stack(flat[s::kinds]) for s in range(kinds)]
+    return joined[0] if kinds == 1 else tuple(joined)
+
+
+@dataclass
+class Trace:
+    """A model's graph: nodes in order, what feeds them, and the recurrent layers by key."""
+
+    nodes: list[torch.fx.Node]
+    constants: dict[str, Tensor]
+    parameters: dict[str, str]
+    inputs: list[str]
+    outputs: list[Any]
+    leaves: dict[int, Leaf]
+    model: nn.Module
+
+    def interpret(self, visit: Callable[[torch.fx.Node, tuple, dict], Any], initial: dict[str, Any]) -> dict[str, Any]:
+        """Run the nodes in order: `visit(node, args, kwargs)` with node arguments replaced by earlier results."""
+        values = dict(initial)
+        for node in self.nodes:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+            values[node.name] = visit(node, args, kwargs)
+        return values
+
+    @torch.no_grad()
+    def run(self, example_inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+        """The concrete value of every node."""
+        initial = {**self.constants, **dict(zip(self.inputs, example_inputs, strict=True))}
+        return self.interpret(lambda node, args, kwargs: node.target(*args, **kwargs), initial)  # pyright: ignore
+
+    def state_outputs(self) -> list[bool]:
+        """For each tensor that the model returns: is it a layer's whole state, returned beside something else?"""
+        outputs = [o for o in self.outputs if isinstance(o, torch.fx.Node)]
+        entries = [_state_entries(o) for o in outputs]
+        returned = {e for found in entries for e in found}
+        flags = [bool(found) and self._kind(found[0]) <= returned for found in entries]
+        return flags if not all(flags) else [False] * len(flags)
+
+    def _kind(self, entry: tuple[str, int, int]) -> set[tuple[str, int, int]]:
+        """All flat states of the same kind (h, or c) of the same call of a layer."""
+        name, key, index = entry
+        kinds = len(self.leaves[key].cells[0][0].states)
+        count = len(self.leaves[key].slots())
+        return {(name, key, i) for i in range(1 + (index - 1) % kinds, count + 1, kinds)}
+
+    def module_of(self, node: torch.fx.Node) -> str:
+        """Where in the model a node comes from, for messages."""
+        stack = node.meta.get("nn_module_stack") or {}
+        path = [p for p, _ in stack.values() if p]
+        return path[-1] if path else "the model"
+
+
+def operation(node: torch.fx.Node) -> str:
+    """The ATen name of a node's operation without its overload, or the name of the Python function."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.split("::")[1]
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _state_entries(node: torch.fx.Node) -> list[tuple[str, int, int]]:
+    """The flat states that an output consists of, as (name of the call, leaf key, index); none for any other output."""
+    if operation(node) == "stack":
+        parts = [_state_entries(part) for part in node.args[0]]  # pyright: ignore
+        return [entry for part in parts for entry in part] if all(len(part) == 1 for part in parts) else []
+    if operation(node) == "squeeze":
+        return _state_entries(node.args[0])  # pyright: ignore
+    if operation(node) != "getitem" or node.args[0].target is not torch.ops.compactrnn.recurrent.default:  # pyright: ignore
+        return []
+    call, index = node.args
+    return [(call.name, call.args[0], index)] if index > 0 else []  # pyright: ignore
+
+
+def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
+    """`example_inputs` as a flat tuple of tensors."""
+    values = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise invalid(
+                "example_inputs",
+                got=f"a {type(value).__name__}",
+                wanted="a tensor or a tuple of tensors, as the model takes them",
+                hint="leave initial states out: the model then starts from its own",
+            )
+    return tuple(values)
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Trace:
+    """Export a copy of `model` (in eval mode) on `example_inputs`; the model itself is not touched.
+
+    Raises:
+        UnsupportedModelError: the model cannot be followed; the message says where.
+    """
+    inputs = as_inputs(example_inputs)
+    model = copy.deepcopy(model).eval()
+    alone = is_recurrent(model)
+    if alone:
+        model = _Alone(model)
+    leaves = []
+    for name, module in model.named_modules():
+        if is_recurrent(module):
+            leaf = Leaf(name, module, alone)
+            module._leaf = leaf  # pyright: ignore
+            leaves.append(leaf)
+    if not leaves:
+        raise UnsupportedModelError("the model holds no recurrent layer (nn.LSTM, nn.GRU, nn.RNN or their heirs)")
+    classes = {leaf.key: type(leaf.module) for leaf in leaves}
+    for leaf in leaves:
+        leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, inputs, strict=False).run_decompositions({})
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: torch.export cannot follow it ({type(error).__name__}: {reason})"
+        ) from error
+    finally:
+        for leaf in leaves:
+            leaf.module.__class__ = classes[leaf.key]
+    return read_export(program, {leaf.key: leaf for leaf in leaves}, model)
+
+
+def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], model: nn.Module) -> Trace:
+    """An exported program as a `Trace`."""
+    signature = program.graph_signature
+    stored = {**program.state_dict, **program.constants}
+    named = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    results = next(n for n in program.graph.nodes if n.op == "output").args[0]
+    return Trace(
+        nodes=[n for n in program.graph.nodes if n.op == "call_function"],
+        constants={node: stored[name].detach() for node, name in named.items()},
+        parameters=dict(signature.inputs_to_parameters),
+        inputs=[str(name) for name in signature.user_inputs],
+        outputs=list(results[len(results) - len(signature.user_outputs) :]),
+        leaves=leaves,
+        model=model,
+    )
+
+
+class _Alone(nn.Module):
+    """Gives a bare recurrent layer a parent, so that it has a name."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Tensor) -> Any:
+        return self.layer(*args)

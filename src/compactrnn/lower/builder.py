@@ -1,0 +1,156 @@
+"""Writing a program: values, and the segments in which they come to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..runtime.program import Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
+
+STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
+
+
+@dataclass(frozen=True)
+class Value:
+    """Numbers that the program computes, laid out as `shape` without its time axis.
+
+    `kind` STEP: one row per time step (`time` is the axis of `shape`); LAST: as if the sequence ended at this step;
+    ONCE: known only after a whole sequence; CONSTANT: always known. A value that is the same at every step may still
+    have a time axis in `shape`. `bounded` says that |entries| <= 1 is proven.
+    """
+
+    ref: Ref
+    shape: tuple[int, ...]
+    time: int | None
+    kind: str
+    segment: int
+    bounded: bool = False
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """`shape` without the time axis."""
+        return tuple(n for d, n in enumerate(self.shape) if d != self.time)
+
+    @property
+    def width(self) -> int:
+        """Numbers per step."""
+        return int(np.prod(self.step_shape, dtype=int))
+
+
+class Builder:
+    """Appends operations to the earliest segment in which all that they read is known."""
+
+    def __init__(self) -> None:
+        self.program = Program()
+        self._ops: list[tuple[str, list[Op]]] = [("forward", [])]
+        self.offline_because = ""
+
+    @property
+    def segment(self) -> int:
+        """Number of the segment being written."""
+        return len(self._ops) - 1
+
+    def buffer(self, width: int, kind: str = "scratch", init: np.ndarray | None = None) -> Ref:
+        """A new buffer."""
+        init = None if init is None else np.ascontiguousarray(init, np.float32).reshape(width)
+        self.program.buffers.append(Buffer(width, kind, init))
+        return Ref(len(self.program.buffers) - 1)
+
+    def constant(self, values: np.ndarray) -> Ref:
+        """A buffer that is never written."""
+        return self.buffer(values.size, "constant", values)
+
+    def tensor(self, values: np.ndarray) -> int:
+        """A stored array, shared if the same one was stored before."""
+        for number, stored in enumerate(self.program.tensors):
+            if stored.values.dtype == values.dtype and np.array_equal(stored.values, values):
+                return number
+        self.program.tensors.append(Tensor(np.ascontiguousarray(values)))
+        return len(self.program.tensors) - 1
+
+    def close(self, because: str) -> None:
+        """End the segment: what follows sees the whole sequence, so the model is offline."""
+        self.offline_because = self.offline_because or because
+        self._ops.append(("forward", []))
+
+    def place(self, reads: Sequence[Value], because: str = "") -> str:
+        """Make the current segment one in which `reads` are known together; returns the kind of what comes of them."""
+        reads = [v for v in reads if v.kind != CONSTANT]
+        if any(v.kind == STEP for v in reads):
+            if any(v.kind != STEP and v.segment == self.segment for v in reads):
+                self.close(because or "a value of the whole sequence is used at every step")
+            self._open("forward")
+            for value in reads:
+                if value.kind == STEP and value.segment < self.segment:
+                    self._keep(value.ref.buffer)
+            return STEP
+        if all(v.kind == LAST and v.segment == self.segment for v in reads):
+            return LAST
+        if any(v.segment == self.segment for v in reads) and self._ops[-1][0] != "once":
+            self.close(because or "a value of the whole sequence is used")
+        self._open("once")
+        return ONCE
+
+    def _open(self, kind: str) -> None:
+        current, ops = self._ops[-1]
+        if current == kind:
+            return
+        if ops:
+            self._ops.append((kind, []))
+        else:
+            self._ops[-1] = (kind, ops)
+
+    def _keep(self, number: int) -> None:
+        """A step-wise buffer read by a later segment holds a row per step."""
+        buffer = self.program.buffers[number]
+        if buffer.kind == "scratch":
+            self.program.buffers[number] = replace(buffer, kind="sequence")
+
+    def emit(self, code: Code, dst: Ref, n: int, **fields) -> None:
+        """Append one operation."""
+        self._ops[-1][1].append(Op(code, dst, n, **fields))
+
+    def compute(self, code: Code, reads: Sequence[Value], like: Value, width: int | None = None, **fields) -> Value:
+        """Append an operation with a new destination; the result has the shape, time axis and layout of `like`."""
+        kind = self.place(reads)
+        dst = self.buffer(like.width if width is None else width)
+        self.emit(code, dst, like.width if width is None else width, **fields)
+        return replace(like, ref=dst, kind=kind, segment=self.segment, bounded=False)
+
+    def unary(self, fn: Unary, x: Value, p0: float = 0.0, p1: float = 0.0, bounded: bool = False) -> Value:
+        """`f(x)`, element by element."""
+        value = self.compute(Code.UNARY, [x], x, a=x.ref, fn=int(fn), p0=p0, p1=p1)
+        return replace(value, bounded=bounded)
+
+    def binary(self, fn: Binary, a: Value, b: Value | Ref, period: int = 0) -> Value:
+        """`f(a, b)`, element by element; `b` repeats every `period` entries."""
+        reads = [a, b] if isinstance(b, Value) else [a]
+        ref = b.ref if isinstance(b, Value) else b
+        value = self.compute(Code.BINARY, reads, a, a=a.ref, b=ref, fn=int(fn), k=period or a.width)
+        bounded = isinstance(b, Value) and a.bounded and b.bounded and fn in (Binary.MUL, Binary.MAX, Binary.MIN)
+        return replace(value, bounded=bounded)
+
+    def affine(self, matrix: np.ndarray, x: Value, init: Ref | None, offset: int = 0) -> Ref:
+        """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment."""
+        n, k = matrix.shape
+        dst = self.buffer(n)
+        scale = 1 / 127 if x.bounded else 0.0
+        tensor = self.tensor(matrix.astype(np.float32))
+        self.emit(Code.AFFINE, dst, n, k=k, a=Ref(x.ref.buffer, x.ref.offset + offset), b=init, tensor=tensor, p0=scale)
+        return dst
+
+    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None) -> Ref:
+        """`init + F1 F2 ... x`, the last factor first."""
+        for factor in reversed(factors[1:]):
+            x = replace(x, ref=self.affine(factor, x, None), shape=(factor.shape[0],), time=None, bounded=False)
+        return self.affine(factors[0], x, init)
+
+    def finish(self) -> Program:
+        """The program with its segments."""
+        segments = [Segment(kind, tuple(ops)) for kind, ops in self._ops if ops]
+        self.program.segments = segments or [Segment("forward", ())]
+        if self.offline_because:
+            self.program.metadata["offline_because"] = self.offline_because
+        return self.program

@@ -1,0 +1,99 @@
+"""One direction of one recurrent layer as operations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..cells.base import AbstractCell
+from ..runtime.program import Code, Ref, Unary
+from ..weights.base import AbstractWeight
+from .builder import STEP, Builder, Value
+from .step import lower_step
+
+
+def factors(weight: AbstractWeight) -> list[np.ndarray]:
+    """What is multiplied at run time, as arrays."""
+    return [f.detach().float().cpu().numpy() for f in weight.factors()]
+
+
+def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
+    """A bias as a constant buffer, None without one."""
+    return None if parameter is None else builder.constant(parameter.detach().float().cpu().numpy())
+
+
+def lower_cell(builder: Builder, cell: AbstractCell, x: Value, initial: list[Tensor]) -> tuple[Value, list[Value]]:
+    """The cell run over `x`, (T, 1, input): its output, (T, 1, output), and its states, (1, size) each."""
+    builder.place([x])
+    x = replace(x, segment=builder.segment)
+    states = [builder.buffer(s.numel(), "state", s.detach().float().cpu().numpy()) for s in initial]
+    small = [bool((s.abs() <= 1).all()) for s in initial]
+    fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
+    if fused is not None:
+        output, bounded = fused(builder, cell, x, states, small)
+        y = Value(output, (x.shape[0], 1, cell.output_size), 0, STEP, builder.segment, bounded)
+    else:
+        y = _generic(builder, cell, x, states)
+    lasts = [Value(ref, (1, s.numel()), None, "last", builder.segment) for ref, s in zip(states, initial, strict=True)]
+    return y, lasts
+
+
+def _lstm(builder: Builder, cell: nn.Module, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+    """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
+    h, c = states
+    own = cell.projection is None
+    both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
+    gates = builder.chain(factors(cell.input), x, bias(builder, both))
+    before = Value(h, (cell.output_size,), None, STEP, builder.segment, small[0] and own)
+    gates = builder.chain(factors(cell.hidden), before, gates)
+    n = builder.program.buffers[c.buffer].width
+    out = builder.buffer(n)
+    builder.emit(Code.LSTM, out, n, a=gates, b=c)
+    bounded = True
+    if not own:
+        cells = Value(out, (n,), None, STEP, builder.segment, True)
+        out, bounded = builder.chain(factors(cell.projection), cells, None), False
+    builder.emit(Code.UNARY, h, cell.output_size, a=out, fn=int(Unary.COPY))
+    return out, bounded
+
+
+def _gru(builder: Builder, cell: nn.Module, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+    """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
+    (h,) = states
+    n = cell.output_size
+    from_x = builder.chain(factors(cell.input), x, bias(builder, cell.input_bias))
+    before = Value(h, (n,), None, STEP, builder.segment, small[0])
+    from_h = builder.chain(factors(cell.hidden), before, bias(builder, cell.hidden_bias))
+    out = builder.buffer(n)
+    builder.emit(Code.GRU, out, n, a=from_x, b=from_h, c=h)
+    builder.emit(Code.UNARY, h, n, a=out, fn=int(Unary.COPY))
+    return out, small[0]
+
+
+def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref]) -> Value:
+    """Any cell, from its own `project` and `step`."""
+    steps = x.shape[0]
+    rows = replace(x, shape=(steps, x.width), time=0)
+    held = [Value(ref, (steps, builder.program.buffers[ref.buffer].width), 0, STEP, builder.segment) for ref in states]
+    y, *after = lower_step(builder, cell, rows, held)
+    y = _apart(builder, y, states)
+    after = [_apart(builder, s, states) for s in after]
+    for ref, value in zip(states, after, strict=True):
+        builder.emit(Code.UNARY, ref, value.width, a=value.ref, fn=int(Unary.COPY))
+    return replace(y, shape=(steps, 1, y.width), time=0)
+
+
+def _apart(builder: Builder, value: Value, states: list[Ref]) -> Value:
+    """A copy of what lives in a state, which is about to change."""
+    if value.ref.buffer in {s.buffer for s in states}:
+        return builder.unary(Unary.COPY, value, bounded=value.bounded)
+    return value
+
+
+def initial_states(cell: AbstractCell, given: list[Tensor] | None) -> list[Tensor]:
+    """The cell's states before the first step, (1, size) each."""
+    with torch.no_grad():
+        return list(cell.initial_states(1)) if given is None else given

@@ -1,0 +1,90 @@
+"""A torch model as a program."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..graph.trace import as_inputs, trace
+from ..runtime.program import Input, Output, Program
+from . import blocks, pointwise  # noqa: F401  (they register what can be lowered)
+from .builder import STEP, Builder, Value
+from .probe import find_axes, output_batch_axes, resized
+from .visitor import Visitor
+
+_STEPS = 5
+
+
+def lower(model: nn.Module, example_inputs: Any) -> Program:
+    """The program, in float32, of `model` (in eval mode, batch axis dropped).
+
+    Args:
+        model: any nn.Module of recurrent layers and what `UnsupportedModelError` lists; it is not changed.
+        example_inputs: a tensor or tuple of tensors as the model takes them, batch and time axes included.
+
+    Raises:
+        UnsupportedModelError: the model cannot be followed or lowered; names module and operation.
+    """
+    inputs = as_inputs(example_inputs)
+    model = copy.deepcopy(model).cpu().float().eval()
+    inputs = tuple(x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu() for x in inputs)
+    axes = find_axes(model, inputs)
+    single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
+    small, large = (resized(single, axes.time, n) for n in (_STEPS, _STEPS + 1))
+    traced = trace(model, small)
+    builder = Builder()
+    visitor = Visitor(builder, (traced, small), (trace(model, large), large))
+    outputs = visitor.lower([_input(builder, traced.inputs[i], x, axes.time, axes.batch) for i, x in enumerate(small)])
+    batches = output_batch_axes(model, small, axes)
+    states = traced.state_outputs()
+    names = iter(["output", *(f"output_{i}" for i in range(1, len(outputs)))])
+    for value, batch, is_state in zip(outputs, batches, states, strict=True):
+        if not is_state:
+            builder.program.outputs.append(_output(next(names), value, batch))
+    return builder.finish()
+
+
+def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Value:
+    if x.dim() <= time:
+        raise UnsupportedModelError(f"input {name}, of shape {tuple(x.shape)}, has no time axis {time}")
+    shape = tuple(n for d, n in enumerate(x.shape) if d not in (time, batch))
+    width = int(np.prod(shape, dtype=int))
+    token = not x.is_floating_point()
+    if token and width != 1:
+        raise UnsupportedModelError(f"input {name}: {width} tokens a step, wanted one")
+    ref = builder.buffer(width, "input")
+    builder.program.inputs.append(Input(name, ref.buffer, () if token else shape, 0))
+    return Value(ref, tuple(x.shape), time, STEP, 0)
+
+
+def _output(name: str, value: Any, batch: int | None) -> Output:
+    if not isinstance(value, Value):
+        raise UnsupportedModelError(f"{name} does not depend on the input")
+    shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, batch))
+    return Output(name, value.ref, shape, final=value.kind != STEP)
+
+
+def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, ...], list[np.ndarray]]:
+    """The first sequence of `example_inputs`, and what torch gives for it, laid out as the engine takes and gives them.
+
+    Inputs have time first and no batch axis; outputs have no batch axis; states that the stream keeps are left out.
+    """
+    inputs = as_inputs(example_inputs)
+    model = copy.deepcopy(model).cpu().float().eval()
+    axes = find_axes(model, inputs)
+    single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
+    with torch.no_grad():
+        flat = torch.utils._pytree.tree_leaves(model(*single))
+    batches = output_batch_axes(model, single, axes)
+    tensors = [t for t in flat if isinstance(t, Tensor)]
+    outputs = [t if b is None else t.select(b, 0) for t, b in zip(tensors, batches, strict=True)]
+    given = [x if axes.batch is None else x.select(axes.batch, 0) for x in single]
+    time = axes.time - (axes.batch is not None and axes.batch < axes.time)
+    states = trace(model, single).state_outputs()
+    kept = [y.numpy() for y, is_state in zip(outputs, states, strict=True) if not is_state]
+    return tuple(x.movedim(time, 0).numpy() for x in given), kept

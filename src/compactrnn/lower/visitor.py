@@ -1,0 +1,152 @@
+"""Walking an exported graph and writing operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .._errors import UnsupportedModelError
+from ..graph.trace import Trace, operation
+from ..graph.units import FRESH, INDEXED, MOVES
+from ..runtime.program import Ref
+from ..weights.base import AbstractWeight
+from .builder import Builder, Value
+from .moves import Moved, Mover
+
+HANDLERS: dict[str, Callable] = {}
+
+
+def handles(*names: str) -> Callable:
+    """Register a function `(visitor, node, *args, **kwargs) -> Value` for operations of these ATen names."""
+
+    def register(function: Callable) -> Callable:
+        HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+class Visitor:
+    """Lowers a graph that was exported twice, with T and T + 1 steps: an axis that has grown is the time axis."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        small: tuple[Trace, tuple[Tensor, ...]],
+        large: tuple[Trace, tuple[Tensor, ...]],
+        weights: dict[int, AbstractWeight] | None = None,
+    ):
+        self.builder = builder
+        self.mover = Mover(builder)
+        self.trace = small[0]
+        self.weights = weights or {}
+        other = large[0]
+        if [str(n.target) for n in self.trace.nodes] != [str(n.target) for n in other.nodes]:
+            raise UnsupportedModelError(
+                f"{type(self.trace.model).__name__}: its Python code loops over time or depends on the number of steps"
+            )
+        self.values, grown = self.trace.run(small[1]), other.run(large[1])
+        pairs = zip(self.trace.nodes, other.nodes, strict=True)
+        self.axes = {a.name: _grown(self.values[a.name], grown[b.name]) for a, b in pairs}
+
+    def lower(self, inputs: list[Value]) -> list[Any]:
+        """Operations for all nodes; returns what the outputs are: values or constant tensors."""
+        initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
+        results = self.trace.interpret(self._visit, initial)
+        nodes = [o for o in self.trace.outputs if isinstance(o, torch.fx.Node)]
+        return [self.settle(results[o.name]) for o in nodes]
+
+    def where(self, node: torch.fx.Node) -> str:
+        """Module and operation, for messages."""
+        return f"{self.trace.module_of(node)}: {operation(node)}"
+
+    def _visit(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
+        name = operation(node)
+        if name == "getitem":
+            return args[0][args[1]]
+        if name in FRESH or not any(isinstance(v, Value | Moved) for v in pytree.tree_leaves((args, kwargs))):
+            return self.values[node.name]
+        if name in MOVES:
+            return self._move(node, args, kwargs)
+        if name == "constant_pad_nd":
+            return self._pad(node, *args)
+        if name in HANDLERS:
+            args, kwargs = pytree.tree_map(self.settle, (args, dict(kwargs)))
+            result = HANDLERS[name](self, node, *args, **kwargs)
+            if result is not None:
+                return result
+        raise UnsupportedModelError(
+            f"{self.where(node)} cannot be lowered; what can: recurrent layers, linear, embedding, point-wise"
+            " functions, layer norm, softmax, sums over features or time, and moving data"
+        )
+
+    def settle(self, x: Any) -> Any:
+        """`x` with its entries in place, if it is a value that was moved."""
+        return self.mover.settle(x) if isinstance(x, Moved) else x
+
+    def _move(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
+        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+        fixed = {i for i, v in enumerate(leaves) if isinstance(v, Tensor)} if operation(node) in INDEXED else set()
+        places = [i for i, v in enumerate(leaves) if isinstance(v, Value | Moved | Tensor) and i not in fixed]
+
+        def run(tensors: list[Tensor], pick: int | None = None) -> Tensor:
+            filled = list(leaves)
+            for place, tensor in zip(places, tensors, strict=True):
+                filled[place] = tensor
+            a, k = pytree.tree_unflatten(filled, spec)
+            result = node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"})  # pyright: ignore
+            return result if pick is None else result[pick]
+
+        operands = [leaves[i] for i in places]
+        axes, where = self.axes[node.name], self.where(node)
+        if isinstance(axes, list):
+            return [self.mover.move(operands, lambda t, i=i: run(t, i), axis, where) for i, axis in enumerate(axes)]
+        return self.mover.move(operands, run, axes, where)
+
+    def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: float = 0.0) -> Moved:
+        def run(tensors: list[Tensor]) -> Tensor:
+            return torch.constant_pad_nd(tensors[0], pads, int(tensors[1]))
+
+        return self.mover.move([x, torch.tensor(float(value))], run, self.axes[node.name], self.where(node))
+
+    def time_axis(self, node: torch.fx.Node) -> int | None:
+        """The axis of the node's result that is time; refuses if there is no telling."""
+        axis = self.axes[node.name]
+        if axis == "unclear":
+            raise UnsupportedModelError(
+                f"{self.where(node)}: folds time into another axis or changes the number of steps"
+            )
+        return axis
+
+    def rearrange(self, x: Value, run: Callable[[Tensor], Tensor], time: int | None, node: torch.fx.Node) -> Value:
+        """`x` moved by `run`, whose result has time axis `time`."""
+        return self.settle(self.mover.move([x], lambda t: run(t[0]), time, self.where(node)))
+
+    def spread(self, x: Any, node: torch.fx.Node) -> Value:
+        """`x`, a value or constant, broadcast to the shape of the node's result."""
+        shape = tuple(self.values[node.name].shape)
+        if isinstance(x, Value) and x.shape == shape:
+            return x
+        x = x if isinstance(x, Value | Tensor) else torch.tensor(float(x))
+        moved = self.mover.move([x], lambda t: t[0].expand(shape), self.time_axis(node), self.where(node))
+        return self.settle(moved)
+
+    def constant(self, x: Tensor) -> Ref:
+        """A parameter or constant as a buffer."""
+        return self.builder.constant(x.detach().float().cpu().numpy())
+
+
+def _grown(small: Any, large: Any) -> Any:
+    """The axis that grew by one; None if none did; "unclear" otherwise. A list for several results."""
+    if isinstance(small, list | tuple):
+        return [_grown(a, b) for a, b in zip(small, large, strict=True)]
+    if not isinstance(small, Tensor):
+        return None
+    grown = [d for d in range(small.dim()) if small.shape[d] != large.shape[d]]
+    if not grown:
+        return None
+    return grown[0] if len(grown) == 1 and large.shape[grown[0]] - small.shape[grown[0]] == 1 else "unclear"
