@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -219,7 +220,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch.export warns about torch
             program = torch.export.export(model, inputs, strict=False).run_decompositions({})
     except UnsupportedModelError:
         raise
