@@ -33,8 +33,8 @@ def _packed(path: Path) -> dict[str, Any]:
     from ..runtime.file import read
     from ..runtime.program import Code
 
-    content = path.read_bytes()
-    program, engine = read(content), Engine(content)
+    engine, content = Engine(path), path.read_bytes()
+    program = read(content)
     layers = []
     for number, op in enumerate(program.ops):
         if op.tensor is None:

@@ -85,7 +85,7 @@ def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
     between = options.dropout if len(sizes) > 1 else 0.0
     specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
     same = len(set(sizes)) == 1
-    kind = getattr(layers, options.cell, None) or getattr(nn, options.cell)
+    kind = getattr(layers, options.cell)
     hidden = sizes[0] if same else list(sizes)
     return kind(options.embedding, hidden, num_layers=len(sizes), batch_first=True, dropout=between, **specs)
 

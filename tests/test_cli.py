@@ -1,0 +1,206 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from compactrnn.cli.app import app
+from compactrnn.cli.bench import RIVALS
+
+RECIPE = """
+[task]
+data = "alice"
+[model]
+embedding = 8
+hidden = [16, 12]
+[training]
+batch_size = 16
+steps = 16
+evaluate_every = 15
+validation_streams = 32
+checkpoint_every = 10
+threads = 1
+[phases.train]
+updates = 30
+optimizer = { learning_rate = 1e-2, clip = 1.0 }
+"""
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def call_json(*arguments):
+    output = call(*arguments, "--json").stdout
+    assert output.count("\n") == 1, "one line and nothing else"
+    return json.loads(output)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE)
+    record = call_json("train", recipe, "--out", folder / "run", "--set", "training.seed=3")
+    packed = call_json("pack", folder / "run", folder / "model.crnn")
+    return folder, record, packed
+
+
+def test_a_round_trip_from_recipe_to_engine(trained):
+    folder, record, packed = trained
+    assert record["seed"] == 3 and record["updates"]["total"] == 30
+    in_torch = call_json("eval", folder / "run", "--data", "alice")
+    assert in_torch["metric"] == "bits_per_character" and in_torch["value"] == record["test"]
+    native = call_json("eval", folder / "model.crnn")
+    assert native["symbols"] == 14831 and native["runs_on"] != "torch"
+    assert native["value"] == pytest.approx(in_torch["value"], rel=0.01)
+    assert packed["bytes"] == (folder / "model.crnn").stat().st_size
+
+
+def test_eval_on_another_text_and_part(trained, tmp_path):
+    folder, _, _ = trained
+    text = tmp_path / "short.txt"
+    text.write_text("Alice was beginning to get very tired. 0123456789\n" * 3)
+    for model in (folder / "run", folder / "model.crnn"):
+        assert call_json("eval", model, "--data", text, "--part", "train")["symbols"] == 120
+    values = {part: call_json("eval", folder / "run", "--part", part)["value"] for part in ("valid", "test")}
+    assert values["valid"] != values["test"]
+
+
+def test_info_counts_what_is_there(trained):
+    folder, record, packed = trained
+    run = call_json("info", folder / "run")
+    assert run["parameters"] == record["parameters"] == sum(layer["parameters"] for layer in run["layers"])
+    file = call_json("info", folder / "model.crnn")
+    assert file["bytes"] == packed["bytes"] and file["macs_per_step"] == sum(layer["MACs"] for layer in file["layers"])
+    assert "affine" in call("info", folder / "model.crnn").stdout
+
+
+def test_bench_writes_figures(trained):
+    folder, _, _ = trained
+    out = folder / "bench.json"
+    call("bench", folder / "model.crnn", "--steps", "1,8", "--rounds", 3, "--json", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["contender"], row["steps"]) for row in rows] == [("engine", 1), ("engine", 8)]
+    assert all(0 < row["best"] <= row["lower_quartile"] <= row["median"] <= row["upper_quartile"] for row in rows)
+    call("bench", folder / "run", "--against", "torch", "--steps", "4", "--rounds", 3, "--json", out)
+    content = json.loads(out.read_text())
+    names = {"engine", "torch float32", "torch without oneDNN", "torch int8", "torch cells"}
+    assert {row["contender"] for row in content["rows"]} == names and content["machine"]["cores"] >= 1
+
+
+def test_onnxruntime_races_with_the_same_answers(trained):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder, _, _ = trained
+    out = folder / "onnx.json"
+    call("bench", folder / "run", "--against", "onnxruntime", "--steps", "3", "--rounds", 3, "--json", out)
+    names = {row["contender"] for row in json.loads(out.read_text())["rows"]}
+    assert names == {"engine", "onnxruntime float32", "onnxruntime int8"}
+
+
+def test_report_is_one_page(trained):
+    folder, record, _ = trained
+    call("report", folder / "run", "--out", folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert f"{record['test']:.3f}" in page and page.count("<svg") == 2 and "http" not in page.split("</style>")[0]
+    assert "src=" not in page and "<link" not in page
+
+
+def test_data_commands(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
+    record = call_json("data", "list")
+    assert record["folder"] == str(tmp_path) and {"alice", "ptb"} <= {entry["name"] for entry in record["sets"]}
+    assert call_json("data", "get", "alice") == {"name": "alice", "paths": []}
+    assert "LDC99T42" in call("data", "get", "ptb", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "{folder}/missing.toml"), "missing.toml"),
+        (("train", "{folder}/recipe.toml", "--out", "{folder}/new", "--set", "model.hiden=3"), "model.hiden"),
+        (("train", "{folder}/recipe.toml", "--out", "{folder}/run"), "--resume"),
+        (("train",), "recipe"),
+        (("eval", "{folder}/model.crnn", "--data", "nowhere"), "wanted alice, ptb"),
+        (("eval", "{folder}/recipe.toml"), "recipe.toml"),
+        (("eval", "{folder}"), "config.json"),
+        (("pack", "{folder}/recipe.toml", "{folder}/x.crnn"), "wanted a run folder"),
+        (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int3"), "int3"),
+        (("bench", "{folder}/run", "--against", "tensorflow"), ", ".join(RIVALS)),
+        (("bench", "{folder}/model.crnn", "--against", "torch"), "wanted a run folder"),
+        (("bench", "{folder}/model.crnn", "--steps", "1,x"), "whole numbers"),
+        (("info", "{folder}/missing.crnn"), "missing.crnn"),
+        (("report", "{folder}"), "wanted a finished run"),
+        (("fly",), "fly"),
+    ],
+)
+def test_mistakes_end_in_a_sentence_and_code_2(trained, arguments, words):
+    folder, _, _ = trained
+    result = call(*(argument.format(folder=folder) for argument in arguments), code=2)
+    assert words in " ".join(result.stderr.replace("│", " ").split()) and "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_damaged_file_is_a_sentence(trained, tmp_path):
+    folder, _, _ = trained
+    content = bytearray((folder / "model.crnn").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.crnn").write_bytes(content)
+    for command in ("info", "eval", "bench"):
+        assert "damaged.crnn" in call(command, tmp_path / "damaged.crnn", code=2).stderr
+
+
+def test_help_teaches():
+    assert "compactrnn train recipes/alice-tiny.toml" in call("--help").stdout
+    for command in ("train", "eval", "pack", "bench", "info", "report"):
+        assert f"compactrnn {command}" in call(command, "--help").stdout.replace("\n", " ")
+
+
+def test_divergence_is_code_1(trained, tmp_path):
+    folder, _, _ = trained
+    wild = "phases.train.optimizer={name='SGD', learning_rate=1e38}"
+    result = call("train", folder / "recipe.toml", "--out", tmp_path / "run", "--set", wild, code=1)
+    assert "lower the learning rate" in result.stderr
+
+
+def run_python(code, *arguments):
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+def test_without_torch_info_and_bench_work_and_train_says_what_to_install(trained):
+    folder, _, _ = trained
+    code = "import sys; sys.modules['torch'] = None; from compactrnn.__main__ import main; main()"
+    done = run_python(code, "info", str(folder / "model.crnn"), "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["macs_per_step"] > 0
+    done = run_python(code, "bench", str(folder / "model.crnn"), "--rounds", "3", "--json", "-")
+    assert done.returncode == 0 and json.loads(done.stdout)["rows"]
+    done = run_python(code, "train", str(folder / "recipe.toml"))
+    assert done.returncode == 1 and "pip install 'compactrnn[torch]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_typer_the_command_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from compactrnn.__main__ import main; main()"
+    done = run_python(code, "info")
+    assert done.returncode == 1 and "pip install 'compactrnn[cli]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_code_130_and_resume_finishes(trained, tmp_path):
+    folder, _, _ = trained
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "compactrnn", "train", str(folder / "recipe.toml"), "--out", str(out)]
+    command += ["--set", "phases.train.updates=100000", "--set", "training.evaluate_every=1000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (out / "checkpoint.safetensors").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in error and "Traceback" not in error and output == ""
+    assert not (out / "result.json").exists()

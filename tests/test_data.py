@@ -1,0 +1,95 @@
+import gzip
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from compactrnn.data import DATASETS, Corpus, catalog, data_folder, fetch, load_corpus
+from compactrnn.data.catalog import Remote, download
+from compactrnn.data.text import read_text
+
+
+def test_data_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    monkeypatch.delenv("COMPACTRNN_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_folder() == tmp_path / "cache" / "compactrnn"
+
+
+def test_alice_is_bundled_without_its_title_lines():
+    alice = load_corpus("alice")
+    text = alice.train + alice.valid + alice.test
+    assert text.startswith("CHAPTER I\n") and text.endswith("THE END\n")
+    assert (len(text), len(alice.train), len(alice.valid)) == (148303, 118642, 14830)
+    assert "\r" not in text and "\x1a" not in text and "MILLENNIUM" not in text
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_text_files_are_read_plain_or_compressed(tmp_path, suffix):
+    path = tmp_path / f"text.txt{suffix}"
+    raw = "\ufeffÄrger\r\nund\rmehr\n".encode()
+    path.write_bytes(gzip.compress(raw) if suffix else raw)
+    assert read_text(path) == "Ärger\nund\nmehr\n"
+
+
+def test_unreadable_texts_are_named(tmp_path):
+    latin, torn = tmp_path / "latin.txt", tmp_path / "torn.gz"
+    latin.write_bytes("Käse".encode("latin1"))
+    torn.write_bytes(gzip.compress(b"abc" * 1000)[:-9])
+    with pytest.raises(ValueError, match=r"latin\.txt, whose byte 1 is not UTF-8.*iconv"):
+        read_text(latin)
+    with pytest.raises(ValueError, match=r"torn\.gz"):
+        read_text(torn)
+    with pytest.raises(ValueError, match="No such file"):
+        read_text(tmp_path / "missing.txt")
+    with pytest.raises(ValueError, match=r"data: got .*wanted alice, ptb, or the path"):
+        load_corpus(str(tmp_path / "missing.txt"))
+
+
+def test_split_is_in_order_and_complete():
+    text = "".join(chr(97 + i % 26) for i in range(997))
+    corpus = Corpus.split("letters", text)
+    assert corpus.train + corpus.valid + corpus.test == text
+    assert (len(corpus.train), len(corpus.valid)) == (797, 100)
+
+
+def test_penn_treebank_is_read_from_the_data_folder_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"ptb\.train\.txt.*COMPACTRNN_DATA"):
+        load_corpus("ptb")
+    (tmp_path / "ptb").mkdir()
+    for part in ("train", "valid", "test"):
+        (tmp_path / "ptb" / f"ptb.{part}.txt").write_text(f" no it was {part} \n a <unk> \n")
+    assert load_corpus("ptb").valid == "no it was valid\na <unk>\n"
+
+
+def test_download_checks_and_replaces_at_once(tmp_path):
+    source, target = tmp_path / "source.txt", tmp_path / "folder" / "target.txt"
+    source.write_bytes(b"to be")
+    good = Remote("target.txt", source.as_uri(), hashlib.sha256(b"to be").hexdigest())
+    assert download(good, target).read_bytes() == b"to be"
+    source.unlink()
+    assert download(good, target) == target, "a whole file is not fetched again"
+    source.write_bytes(b"not to be")
+    with pytest.raises(ValueError, match="SHA-256"):
+        download(replace(good, sha256="0" * 64), target)
+    assert [p.name for p in target.parent.iterdir()] == ["target.txt"]
+    assert target.read_bytes() == b"to be"
+
+
+def test_fetch_respects_licences(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path / "data"))
+    source = tmp_path / "source.txt"
+    source.write_bytes(b"words")
+    remote = Remote("text/words.txt", source.as_uri(), hashlib.sha256(b"words").hexdigest())
+    words = catalog.Dataset("words", "a few", "public domain", ("text/words.txt",), (remote,))
+    monkeypatch.setitem(DATASETS, "words", words)
+    assert not words.present()
+    assert [p.read_bytes() for p in fetch("words")] == [b"words"]
+    assert words.present()
+    assert fetch("alice") == []
+    with pytest.raises(ValueError, match="LDC99T42"):
+        fetch("ptb")
+    with pytest.raises(ValueError, match="wanted one of alice"):
+        fetch("nothing")

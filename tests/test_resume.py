@@ -1,0 +1,91 @@
+"""A run that is killed three times ends with the bytes of a run that was not."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+RECIPE = """
+[task]
+data = "alice"
+
+[model]
+embedding = 8
+hidden = [24, 24]
+dropout = 0.2
+
+[training]
+batch_size = 16
+steps = 16
+evaluate_every = 100
+validation_streams = 64
+checkpoint_every = 2
+threads = 1
+
+[phases.train]
+updates = 400
+patience = 50
+optimizer = { learning_rate = 5e-3, clip = 1.0 }
+schedule = { name = "plateau" }
+"""
+
+COMPRESSED = """
+[phases.compress]
+updates = 300
+dropout = 0.1
+optimizer = { learning_rate = 3e-3, clip = 1.0 }
+compress = { keep = 0.4, steps = 250 }
+
+[phases.tune]
+updates = 200
+optimizer = { learning_rate = 3e-3, clip = 1.0 }
+schedule = { name = "cosine", warmup = 10 }
+distill = { teacher = "train", weight = 0.5 }
+"""
+
+
+def start(recipe, out):
+    command = [sys.executable, "-m", "compactrnn", "train", str(recipe), "--out", str(out), "--resume", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process):
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, error
+
+
+def stamp(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("phases", [RECIPE, RECIPE.replace("400", "250") + COMPRESSED], ids=["dense", "compressed"])
+def test_kill_nine_changes_nothing(tmp_path, phases):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(phases)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = start(recipe, whole)
+    for _ in range(3):
+        checkpoint = killed / "checkpoint.safetensors"
+        before = stamp(checkpoint)
+        process = start(recipe, killed)
+        while stamp(checkpoint) == before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+        assert not (killed / "result.json").exists()
+    finish(start(recipe, killed))
+    finish(uninterrupted)
+    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+        assert digest(whole / name) == digest(killed / name), name

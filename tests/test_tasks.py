@@ -1,0 +1,154 @@
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compactrnn.tasks.generate import generate
+from compactrnn.tasks.language_model import LanguageModelData, LanguageModelTask, in_rows
+from compactrnn.tasks.quality import evaluate_engine, language_model_of
+from compactrnn.tasks.recurrent_lm import LanguageModel, LanguageModelOptions, weight_spec
+from compactrnn.tasks.vocabulary import Vocabulary, split_symbols
+
+SMALL = LanguageModelOptions(embedding=6, hidden=(8, 8))
+SHARED = Path(os.environ.get("COMPACTRNN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat; the dog did not.\n" * 60)
+    return str(path)
+
+
+def task_of(text, level="character", batch_size=4, steps=5):
+    return LanguageModelTask(LanguageModelData(text, level), batch_size=batch_size, steps=steps)
+
+
+class TorchEngine:
+    """Looks like an engine, computes in torch."""
+
+    def __init__(self, model):
+        self.model = model.eval()
+
+    def stream(self):
+        self.states = None
+        return self
+
+    @torch.no_grad()
+    def run(self, tokens):
+        logits, self.states = self.model.advance(torch.as_tensor(np.asarray(tokens))[None], self.states)
+        return logits[0].numpy()
+
+    def step(self, token):
+        return self.run([token])[0]
+
+
+def test_vocabulary_comes_from_the_training_text_and_reads_the_rest_as_unknown():
+    vocabulary = Vocabulary.of("a b b c\n", "word", minimum_count=2)
+    assert vocabulary.symbols == ("<unk>", "b")
+    assert vocabulary.encode("a b zebra").tolist() == [0, 1, 0, 0]
+    known = Vocabulary.of("x <unk>\n", "word")
+    assert known.symbols == ("<eos>", "<unk>", "x")
+    assert known.decode([2, 0, 2]) == "x\nx"
+    with pytest.raises(ValueError, match="level: got 'syllable'"):
+        Vocabulary.of("a", "syllable")
+
+
+def test_rows_are_consecutive_stretches_and_targets_the_next_symbols(text):
+    task = task_of(text)
+    tokens = task.parts["train"]
+    first, second = task.batch(0), task.batch(1)
+    length = (len(tokens) - 1) // 4
+    for row in range(4):
+        assert first[0][row].tolist() == tokens[row * length : row * length + 5].tolist()
+        assert second[1][row].tolist() == tokens[row * length + 6 : row * length + 11].tolist()
+    last = task.batch(task.updates_per_epoch() - 1)
+    assert last[0].shape == last[1].shape == (4, 5)
+    assert in_rows(np.arange(9), 2).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
+
+
+def test_states_carried_over_batches_equal_one_long_pass(text):
+    task = task_of(text)
+    torch.manual_seed(0)
+    model = task.build_model(SMALL).eval()
+    states, pieces = None, []
+    for index in range(3):
+        outputs, states = task.forward(model, task.batch(index)[0], states)
+        pieces.append(outputs)
+    assert not any(t.requires_grad for t in states)
+    torch.testing.assert_close(torch.cat(pieces, 1), model(task.rows[:, :15]))
+
+
+@pytest.mark.parametrize("level", ["character", "word"])
+def test_metric_is_that_of_one_continuous_stream(text, level):
+    task = task_of(text, level, batch_size=2, steps=3)
+    torch.manual_seed(0)
+    model = task.build_model(SMALL).eval()
+    tokens = torch.as_tensor(task.parts["test"])
+    log_p = torch.log_softmax(model(tokens[None, :-1])[0].double(), -1)
+    nats = -log_p[torch.arange(len(tokens) - 1), tokens[1:]].mean().item()
+    wanted = nats / math.log(2) if level == "character" else math.exp(nats)
+    assert task.evaluate(model, "test") == pytest.approx(wanted, rel=1e-5)
+    assert evaluate_engine(TorchEngine(model), task.parts["test"], level, chunk=7) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_evaluation_leaves_mode_and_generators_alone(text):
+    task = task_of(text)
+    model = task.build_model(LanguageModelOptions(embedding=6, hidden=(8, 8), dropout=0.5)).train()
+    before = torch.get_rng_state()
+    assert task.evaluate(model, "valid") == task.evaluate(model, "valid")
+    assert model.training and torch.equal(before, torch.get_rng_state())
+
+
+def test_metadata_brings_the_vocabulary_back(text):
+    task = task_of(text)
+    entry, vocabulary = language_model_of(task.metadata())
+    assert vocabulary.symbols == task.vocabulary.symbols and entry["metric"] == "bits_per_character"
+    with pytest.raises(ValueError, match="wanted a language model"):
+        language_model_of({"labels": ["yes", "no"]})
+
+
+def test_text_is_drawn_by_the_models_odds(text):
+    task = task_of(text)
+    torch.manual_seed(0)
+    engine = TorchEngine(task.build_model(SMALL))
+    drawn = generate(engine, task.vocabulary, "the ", 30, 1.0, seed=1)
+    assert drawn.startswith("the ") and len(drawn) == 34 and set(drawn) <= set(task.vocabulary.symbols)
+    assert generate(engine, task.vocabulary, "the ", 30, 1.0, seed=1) == drawn
+    assert generate(engine, task.vocabulary, "the ", 30, 1.0, seed=2) != drawn
+    cold = generate(engine, task.vocabulary, "the ", 5, 1e-6, seed=3)
+    assert cold == generate(engine, task.vocabulary, "the ", 5, 1e-6, seed=4), "at zero temperature the best one wins"
+
+
+def test_model_options():
+    model = LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(8, 8), tie=True, init=0.05, dropout=0.2))
+    assert model.output.weight is model.embedding.weight
+    assert max(p.abs().max().item() for p in model.parameters()) <= 0.05
+    model.set_dropout(0.4)
+    assert model.dropout.p == model.recurrent.dropout == 0.4
+    assert model.recurrent_parameters() == 2 * (4 * 8 * 16 + 2 * 4 * 8)
+    with pytest.raises(ValueError, match=r"model\.tie"):
+        LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(6,), tie=True))
+    with pytest.raises(ValueError, match=r"model\.cell: got 'Transformer'"):
+        LanguageModel(11, LanguageModelOptions(cell="Transformer"))
+    with pytest.raises(ValueError, match="weight kind: got 'Magic'"):
+        weight_spec({"kind": "Magic"})
+
+
+def test_a_size_per_layer_and_any_weight():
+    options = LanguageModelOptions(embedding=8, hidden=(12, 6), hidden_weight={"kind": "LowRank", "rank": 2})
+    model = LanguageModel(11, options)
+    assert model(torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 11)
+    assert model.recurrent_parameters() < LanguageModel(11, LanguageModelOptions(8, (12, 6))).recurrent_parameters()
+
+
+@pytest.mark.skipif(not (SHARED / "ptb").is_dir(), reason="no Penn Treebank in the data folder")
+def test_penn_treebank_counts_are_the_published_ones(monkeypatch):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(SHARED))
+    task = LanguageModelTask(LanguageModelData("ptb", "word"), batch_size=20, steps=20)
+    assert [len(task.parts[p]) for p in ("train", "valid", "test")] == [929589, 73760, 82430]
+    assert len(task.vocabulary) == 10000 and task.updates_per_epoch() == 2323
+    assert not set(split_symbols("", "word"))

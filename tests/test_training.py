@@ -1,0 +1,230 @@
+import json
+import math
+import os
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compactrnn import ModelFileError
+from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
+from compactrnn.training.distill import distillation_loss
+from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
+from compactrnn.training.recipe import ScheduleOptions, load_recipe, recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.schedule import LearningRate
+from compactrnn.training.train import train
+
+TEXT = "the cat sat on the mat; the dog did not.\n" * 60
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return {
+        "task": {"data": str(tmp_path / "text.txt")},
+        "model": {"embedding": 8, "hidden": [16, 16], "dropout": 0.1},
+        "training": {"batch_size": 8, "steps": 10, "evaluate_every": 20, "checkpoint_every": 15, "threads": 1},
+        "phases": {"train": {"updates": 60, "optimizer": {"learning_rate": 1e-2, "clip": 1.0}}},
+    }
+
+
+def test_recipe_files_of_the_repository_are_sound():
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "recipes")
+    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".toml")]
+    assert {"alice-tiny.toml", "ptb-small.toml", "ptb-medium.toml"} <= set(names)
+    for name in names:
+        recipe = load_recipe(os.path.join(folder, name))
+        assert recipe_from(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_recipe_errors_name_file_and_key(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[model]\nhiden = 3\n[phases.train]\nupdates = 5\n")
+    with pytest.raises(ValueError, match=r"mine\.toml: model\.hiden: unexpected"):
+        load_recipe(path)
+    path.write_text("[training]\nseed = 'x'\n[phases.train]\nupdates = 5\n")
+    with pytest.raises(ValueError, match=r"training\.seed: .*got 'x'"):
+        load_recipe(path)
+    path.write_text("[phases.train]\nupdates = 5\nepochs = 2\n")
+    with pytest.raises(ValueError, match=r"phases\.train: give either updates or epochs"):
+        load_recipe(path)
+    path.write_text("[phases.train]\nupdates = 5\ndistill = { teacher = 'dense' }\n")
+    with pytest.raises(ValueError, match=r"phases\.train\.distill\.teacher: got 'dense'"):
+        load_recipe(path)
+    path.write_text("[phases")
+    with pytest.raises(ValueError, match="wanted TOML"):
+        load_recipe(path)
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[phases.train]\nupdates = 5\n")
+    sets = ["training.seed=7", "task.data=my text.txt", "model.hidden=[4, 5]", "phases.train.optimizer.name=SGD"]
+    recipe = load_recipe(path, sets)
+    assert recipe.training.seed == 7 and recipe.task.data == "my text.txt" and recipe.model.hidden == (4, 5)
+    assert recipe.phases["train"].optimizer.name == "SGD"
+    for wrong in ("training.seed", "=3", "training.seed.x=3"):
+        with pytest.raises(ValueError, match="--set"):
+            load_recipe(path, ["training.seed=7", wrong])
+
+
+def test_schedules():
+    def rates(updates, **options):
+        rate = LearningRate(ScheduleOptions(**options), 2.0, total=100, per_epoch=10)
+        return [round(rate.at(u), 6) for u in updates]
+
+    assert rates((0, 99), name="constant") == [2, 2]
+    assert rates((0, 1, 9), name="constant", warmup=3) == [0.5, 1.0, 2.0]
+    assert rates((0, 50, 100), name="cosine", final=0.1) == [2.0, 1.1, 0.2]
+    assert rates((19, 20, 39), name="steps", constant_epochs=2, factor=0.5) == [2.0, 1.0, 0.5]
+    plateau = LearningRate(ScheduleOptions("plateau", factor=0.1, patience=1), 1.0, total=9, per_epoch=1)
+    seen = []
+    for metric in (5.0, 4.0, 4.0, 4.0, 3.0):
+        plateau.observe(metric)
+        seen.append(plateau.at(0))
+    assert seen == [1.0, 1.0, 1.0, 0.1, 0.1]
+
+
+def test_checkpoint_holds_any_nest_exactly(tmp_path):
+    tree = {
+        "numbers": [1, 0.1, -math.inf, True, None],
+        "by number": {0: torch.arange(3), 1: {"deep": (torch.zeros(2, 0), "x")}},
+        "bytes": torch.get_rng_state(),
+    }
+    save_tree(tmp_path / "a", tree)
+    save_tree(tmp_path / "b", tree)
+    again = load_tree(tmp_path / "a")
+    assert again["numbers"] == tree["numbers"] and isinstance(again["by number"][1]["deep"], tuple)
+    assert torch.equal(again["by number"][0], torch.arange(3))
+    deep, letter = again["by number"][1]["deep"]
+    assert deep.shape == (2, 0) and letter == "x"
+    assert torch.equal(again["bytes"], tree["bytes"])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with pytest.raises(TypeError, match="checkpoint entry /x"):
+        save_tree(tmp_path / "c", {"x": object()})
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    save_tree(tmp_path / "a", {"x": torch.ones(100)})
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-20])
+    save_weights(tmp_path / "c", {"x": torch.ones(2)})
+    for name in ("b", "c", "missing"):
+        with pytest.raises(ModelFileError, match="checkpoint: got"):
+            load_tree(tmp_path / name)
+    with pytest.raises(ModelFileError, match="weights: got"):
+        load_weights(tmp_path / "b")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_all_generators_are_restored():
+    seed_everything(3)
+    np.random.standard_normal()  # leaves a spare number in the generator
+    state = get_random_state()
+    draws = [(random.random(), np.random.standard_normal(), torch.rand(1).item()) for _ in range(3)]
+    set_random_state(state)
+    assert draws == [(random.random(), np.random.standard_normal(), torch.rand(1).item()) for _ in range(3)]
+
+
+def test_distillation_loss_is_the_divergence_of_the_distributions():
+    model, teacher = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    p, q = torch.softmax(teacher, -1), torch.softmax(model, -1)
+    torch.testing.assert_close(distillation_loss(model, teacher), (p * (p / q).log()).sum(-1).mean())
+
+
+def test_a_run_learns_and_leaves_its_folder(table, tmp_path):
+    result = train(recipe_from(table), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [line["update"] for line in lines] == [20, 40, 60]
+    assert lines[-1]["valid_bits_per_character"] < lines[0]["valid_bits_per_character"]
+    assert result["test"] < 4 and result["updates"] == {"train": 60, "total": 60}
+    model, task, recipe = folder.load()
+    assert task.evaluate(model, "test") == result["test"]
+    assert recipe == recipe_from(table)
+    assert json.loads(folder.result.read_text()) == json.loads(json.dumps(result))
+
+
+def test_the_best_weights_are_kept_and_patience_ends_a_phase(table, tmp_path):
+    table["training"]["evaluate_every"] = 5
+    table["phases"]["train"] |= {"updates": 400, "patience": 2, "optimizer": {"learning_rate": 0.3, "clip": 1.0}}
+    result = train(recipe_from(table), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    values = [line["valid_bits_per_character"] for line in lines]
+    assert result["updates"]["total"] < 400 and min(values) == values[-3]
+    assert result["valid"] == pytest.approx(min(values), rel=1e-6)
+
+
+def test_sum_over_steps_is_the_mean_with_a_larger_rate(table, tmp_path):
+    """With plain SGD and no clipping, summing over 10 steps is training at ten times the rate."""
+    table["training"] |= {"loss_reduction": "sum_steps", "evaluate_every": 4}
+    table["phases"]["train"] = {"updates": 4, "optimizer": {"name": "SGD", "learning_rate": 0.01}}
+    summed = train(recipe_from(table), tmp_path / "a")
+    table["training"]["loss_reduction"] = "mean"
+    table["phases"]["train"]["optimizer"]["learning_rate"] = 0.1
+    assert train(recipe_from(table), tmp_path / "b")["test"] == pytest.approx(summed["test"], rel=1e-5)
+
+
+def test_divergence_is_reported(table, tmp_path):
+    table["phases"]["train"]["optimizer"] = {"name": "SGD", "learning_rate": 1e38}
+    with pytest.raises(FloatingPointError, match=r"loss: got (nan|inf) at update"):
+        train(recipe_from(table), tmp_path / "run")
+
+
+def test_phases_follow_each_other_and_a_teacher_is_used(table, tmp_path):
+    table["phases"]["second"] = {"updates": 20, "distill": {"teacher": "train", "weight": 1.0}, "dropout": 0.0}
+    result = train(recipe_from(table), tmp_path / "run")
+    assert result["updates"] == {"train": 60, "second": 20, "total": 80}
+    first = RunFolder(tmp_path / "run").phase("train")
+    assert set(load_tree(first)["model"]) == set(load_weights(tmp_path / "run" / "model.safetensors"))
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(table, tmp_path):
+    recipe = recipe_from(table)
+    train(recipe, tmp_path / "whole")
+    main = threading.main_thread().ident
+    assert main is not None
+
+    from compactrnn.training.progress import Silent
+
+    class Interrupting(Silent):
+        def advance(self, done, loss):
+            if done == 37:
+                signal.pthread_kill(main, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "parts", progress=Interrupting())
+    assert load_tree(tmp_path / "parts" / "checkpoint.safetensors")["run"]["update"] == 37
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(ValueError, match="which holds a run"):
+        train(recipe, tmp_path / "parts")
+    other = recipe_from({**table, "training": {**table["training"], "seed": 1}})
+    with pytest.raises(ValueError, match="another training"):
+        train(other, tmp_path / "parts", resume=True)
+    train(recipe, tmp_path / "parts", resume=True)
+    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    before = (tmp_path / "parts" / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe, tmp_path / "parts", resume=True)["updates"]["total"] == 60
+    assert (tmp_path / "parts" / "model.safetensors").stat().st_mtime_ns == before, "a finished run stays as it is"
+
+
+def test_tied_weights_train_and_load(table, tmp_path):
+    table["model"] |= {"embedding": 16, "tie": True}
+    table["phases"]["train"]["updates"] = 5
+    result = train(recipe_from(table), tmp_path / "run")
+    model, task, _ = RunFolder(tmp_path / "run").load()
+    assert isinstance(model.output, nn.Linear) and model.output.weight is model.embedding.weight
+    assert task.evaluate(model, "test") == result["test"]
