@@ -1,4 +1,5 @@
 """Contracts that every weight, cell, compressor and runtime keeps, for use in your own tests too."""
 
 from .cell_contract import CellContract as CellContract
+from .runtime_contract import RuntimeContract as RuntimeContract
 from .weight_contract import WeightContract as WeightContract

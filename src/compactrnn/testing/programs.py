@@ -1,0 +1,234 @@
+"""Random programs over every operation, to try the runtime, new kernels and the ways out with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..runtime.program import (
+    Binary,
+    Buffer,
+    Code,
+    Input,
+    Op,
+    Output,
+    Program,
+    Reduce,
+    Ref,
+    Segment,
+    Tensor,
+    Unary,
+)
+
+
+def random_program(seed: int, operations: int = 8, offline: bool = False, largest: int = 24) -> Program:
+    """A valid program, well-conditioned in float32: about as many operations as said, of every kind in the long run.
+
+    >>> program = random_program(seed=1)
+    >>> [s.kind for s in program.segments]
+    ['forward']
+    """
+    return _Writer(np.random.default_rng(seed), largest).write(operations, offline)
+
+
+def random_input(program: Program, steps: int, seed: int = 0):
+    """A sequence for `engine.run`.
+
+    >>> random_input(random_program(seed=1), steps=3)[0].shape[0]
+    3
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [
+        rng.integers(0, port.vocabulary, steps)
+        if port.vocabulary
+        else rng.uniform(-2, 2, (steps, *port.shape)).astype(np.float32)
+        for port in program.inputs
+    ]
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+class _Writer:
+    """Keeps a pool of readable places, and adds one operation after the other."""
+
+    def __init__(self, rng: np.random.Generator, largest: int):
+        self.rng = rng
+        self.largest = largest
+        self.program = Program(metadata={"seed": "random"})
+        self.ops: list[Op] = []
+        self.pool: list[tuple[Ref, int]] = []
+        self.sequences: list[tuple[Ref, int]] = []
+
+    def write(self, operations: int, offline: bool) -> Program:
+        self._inputs()
+        actions = [name for name in dir(self) if name.startswith("_op_")]
+        for _ in range(operations):
+            getattr(self, str(self.rng.choice(actions)))()
+        if offline:
+            self._keep()
+        self._end_segment("forward")
+        if offline:
+            flipped = self._flip()
+            self.pool = [(flipped, self.sequences[0][1])] + [p for p in self.pool if self._kind(p[0]) == "state"]
+            for _ in range(operations // 2):
+                getattr(self, str(self.rng.choice(actions)))()
+            self._keep()
+            last, width = self.pool[-1]
+            self._end_segment("forward")
+            kept, kept_width = self.sequences[-1]
+            self.program.outputs.append(Output("rows", kept, (kept_width,)))
+            result = self._buffer(width)
+            self._add(Code.UNARY, result, width, a=last, fn=Unary.TANH)
+            self._end_segment("once")
+            self.program.outputs.append(Output("last", result, (width,), final=True))
+        else:
+            for i, (ref, width) in enumerate(self.pool[-2:]):
+                self.program.outputs.append(Output(f"y{i}", ref, (width,)))
+        return self.program
+
+    def _inputs(self) -> None:
+        for i in range(int(self.rng.integers(1, 3))):
+            if self.rng.random() < 0.4:
+                token, vocabulary = self._buffer(1, "input"), int(self.rng.integers(2, 9))
+                self.program.inputs.append(Input(f"token{i}", token.buffer, (), vocabulary))
+                width = self._width()
+                self._new(Code.EMBED, width, a=token, tensor=self._tensor(vocabulary, width))
+            else:
+                width = self._width()
+                ref = self._buffer(width, "input")
+                self.program.inputs.append(Input(f"x{i}", ref.buffer, (width,)))
+                self.pool.append((ref, width))
+
+    def _kind(self, ref: Ref) -> str:
+        return self.program.buffers[ref.buffer].kind
+
+    def _width(self) -> int:
+        return int(self.rng.integers(1, self.largest))
+
+    def _buffer(self, width: int, kind: str = "scratch", init: np.ndarray | None = None) -> Ref:
+        self.program.buffers.append(Buffer(width, kind, init))
+        return Ref(len(self.program.buffers) - 1)
+
+    def _values(self, *shape: int) -> np.ndarray:
+        return (self.rng.uniform(-1, 1, shape) * 1.7 / np.sqrt(shape[-1])).astype(np.float32)
+
+    def _tensor(self, *shape: int) -> int:
+        self.program.tensors.append(Tensor(self._values(*shape)))
+        return len(self.program.tensors) - 1
+
+    def _add(self, code: Code, dst: Ref, n: int, k: int = 0, **fields) -> None:
+        self.ops.append(Op(code, dst, n, k, **fields))
+
+    def _new(self, code: Code, n: int, k: int = 0, **fields) -> Ref:
+        """The operation, with a fresh place for its result, which every fourth time lies within a larger buffer."""
+        before = int(self.rng.integers(1, 5)) if self.rng.random() < 0.25 else 0
+        dst = Ref(self._buffer(n + before + (2 if before else 0)).buffer, before)
+        self._add(code, dst, n, k, **fields)
+        self.pool.append((dst, n))
+        return dst
+
+    def _any(self, least: int = 1) -> tuple[Ref, int]:
+        """A readable place: the whole of one in the pool, or the end of it."""
+        wide = [place for place in self.pool if place[1] >= least]
+        if not wide:
+            ref, width = self._any()
+            return self._new(Code.AFFINE, least, width, a=ref, tensor=self._tensor(least, width)), least
+        ref, width = wide[int(self.rng.integers(len(wide)))]
+        skip = int(self.rng.integers(0, width - least + 1)) if self.rng.random() < 0.3 else 0
+        return Ref(ref.buffer, ref.offset + skip), width - skip
+
+    def _group(self, width: int) -> int:
+        return int(self.rng.choice([k for k in range(1, width + 1) if width % k == 0]))
+
+    def _end_segment(self, kind: str) -> None:
+        self.program.segments.append(Segment(kind, tuple(self.ops)))
+        self.ops = []
+
+    def _keep(self) -> None:
+        ref, width = self.pool[-1]
+        kept = self._buffer(width, "sequence")
+        self._add(Code.UNARY, kept, width, a=ref, fn=Unary.COPY)
+        self.sequences.append((kept, width))
+
+    def _flip(self) -> Ref:
+        kept, width = self.sequences[0]
+        flipped = self._buffer(width)
+        self._add(Code.FLIP, flipped, width, a=kept)
+        return flipped
+
+    def _op_affine(self) -> None:
+        ref, width = self._any()
+        n = self._width()
+        bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
+        dst = self._new(Code.AFFINE, n, width, a=ref, b=bias, tensor=self._tensor(n, width))
+        if self.rng.random() < 0.5:  # a second product on top of the first
+            other, k = self._any()
+            if other.buffer != dst.buffer:
+                self._add(Code.AFFINE, dst, n, k, a=other, b=dst, tensor=self._tensor(n, k))
+
+    def _op_gather(self) -> None:
+        ref, width = self._any()
+        index = self.rng.integers(-1, width, self._width()).astype(np.int32)
+        self.program.tensors.append(Tensor(index))
+        self._new(Code.GATHER, len(index), width, a=ref, tensor=len(self.program.tensors) - 1)
+
+    def _op_unary(self) -> None:
+        ref, n = self._any()
+        fn = Unary(int(self.rng.integers(len(Unary))))
+        if fn in (Unary.RECIPROCAL, Unary.SQRT, Unary.LOG):  # of numbers from 1/2 on
+            ref = self._new(Code.UNARY, n, a=ref, fn=Unary.ABS)
+            self._add(Code.UNARY, ref, n, a=ref, fn=Unary.AFFINE, p0=0.5, p1=0.5)
+        if fn == Unary.EXP:
+            ref = self._new(Code.UNARY, n, a=ref, fn=Unary.CLAMP, p0=-3.0, p1=1.0)
+        p0, p1 = {Unary.AFFINE: (-0.7, 0.2), Unary.CLAMP: (-0.5, float("inf"))}.get(fn, (0.0, 0.0))
+        if self._kind(ref) == "scratch" and self.rng.random() < 0.3:
+            self._add(Code.UNARY, ref, n, a=ref, fn=fn, p0=p0, p1=p1)
+        else:
+            self._new(Code.UNARY, n, a=ref, fn=fn, p0=p0, p1=p1)
+
+    def _op_binary(self) -> None:
+        ref, n = self._any()
+        fn = Binary(int(self.rng.integers(len(Binary))))
+        k = self._group(n)
+        other, _ = self._any(k)
+        if fn == Binary.DIV:
+            other = self._new(Code.UNARY, k, a=other, fn=Unary.ABS)
+            self._add(Code.UNARY, other, k, a=other, fn=Unary.AFFINE, p0=1.0, p1=1.0)
+        if fn == Binary.MUL:
+            other = self._new(Code.UNARY, k, a=other, fn=Unary.TANH)
+        self._new(Code.BINARY, n, k, a=ref, b=other, fn=fn)
+
+    def _op_reduce(self) -> None:
+        ref, width = self._any()
+        k = self._group(width)
+        self._new(Code.REDUCE, width // k, k, a=ref, fn=int(self.rng.integers(len(Reduce))))
+
+    def _op_softmax(self) -> None:
+        ref, width = self._any()
+        self._new(Code.SOFTMAX, width, self._group(width), a=ref)
+
+    def _op_log_softmax(self) -> None:
+        ref, width = self._any()
+        self._new(Code.LOG_SOFTMAX, width, self._group(width), a=ref)
+
+    def _op_layer_norm(self) -> None:
+        ref, width = self._any()
+        self._new(Code.LAYER_NORM, width, self._group(width), a=ref, p0=0.1)
+
+    def _op_lstm(self) -> None:
+        n = max(1, self._width() // 3)
+        hidden = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
+        cell = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
+        ref, width = self._any()
+        gates = self._new(Code.AFFINE, 4 * n, width, a=ref, tensor=self._tensor(4 * n, width))
+        self._add(Code.AFFINE, gates, 4 * n, n, a=hidden, b=gates, tensor=self._tensor(4 * n, n), p0=1 / 127)
+        self._add(Code.LSTM, hidden, n, a=gates, b=cell)
+        self.pool.append((hidden, n))
+
+    def _op_gru(self) -> None:
+        n = max(1, self._width() // 3)
+        hidden = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
+        ref, width = self._any()
+        from_x = self._new(Code.AFFINE, 3 * n, width, a=ref, tensor=self._tensor(3 * n, width))
+        bias = self._buffer(3 * n, "constant", self._values(3 * n))
+        from_h = self._new(Code.AFFINE, 3 * n, n, a=hidden, b=bias, tensor=self._tensor(3 * n, n))
+        self._add(Code.GRU, hidden, n, a=from_x, b=from_h, c=hidden)
+        self.pool.append((hidden, n))
