@@ -41,7 +41,7 @@ def _packed(path: Path, data: str | None, part: str) -> dict[str, Any]:
 
     engine = Engine(path)
     task, vocabulary = language_model_of(engine.metadata)
-    data = data or task["data"]
+    data = data or str(task.get("data"))
     tokens = vocabulary.encode(getattr(load_corpus(data), part))
     value = evaluate_engine(engine, tokens, task["level"])
     return {

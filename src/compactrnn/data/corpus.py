@@ -38,7 +38,7 @@ def load_corpus(name_or_path: str) -> Corpus:
     'CHAPTER I'
     """
     if name_or_path == "alice":
-        with as_file(files(__package__) / "alice.txt.gz") as path:
+        with as_file(files("compactrnn.data") / "alice.txt.gz") as path:
             return Corpus.split("alice", read_text(path))
     if name_or_path == "ptb":
         return Corpus("ptb", *(_penn_treebank_part(part) for part in ("train", "valid", "test")))

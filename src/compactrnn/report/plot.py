@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -40,7 +40,7 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     return out.getvalue()
 
 
-def curves_plot(curves: dict[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> str:
+def curves_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> str:
     """The text of an SVG with one line per name: `{name: (x, y)}`."""
     from matplotlib.figure import Figure
 

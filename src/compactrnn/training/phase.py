@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ class PhaseRun:
         patience = self.options.patience
         return self.update >= self.total or (patience is not None and self.waited >= patience)
 
-    def outcome(self) -> nn.Module:
+    def outcome(self) -> Any:
         """The phase's model: the best one seen, or what is left after compression."""
         if self.pruner is not None:
             return self.pruner.shrink()
@@ -154,5 +155,5 @@ def build_pruner(model: nn.Module, task: AbstractTask, options: PhaseOptions) ->
         return None
     from ..compress import GroupLasso
 
-    given = {n: v for n in ("keep", "steps", "strength") if (v := getattr(options.compress, n)) is not None}
+    given = {name: value for name, value in asdict(options.compress).items() if value is not None}
     return GroupLasso(model, task.example_inputs(), **given)

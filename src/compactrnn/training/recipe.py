@@ -45,11 +45,15 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """Group lasso in this phase: to a size (`keep`, a share, in `steps` updates) or by `strength`."""
+    """What `GroupLasso` is given in this phase: `keep` a share of the units in `steps` updates, or a `strength`."""
 
     keep: float | None = None
     steps: int | None = None
     strength: float | None = None
+    loss_steps: int | None = None
+    threshold: float | None = None
+    decay: float | None = None
+    minimum: int | None = None
     __pydantic_config__ = _STRICT
 
 

@@ -55,7 +55,7 @@ class Trainer:
         self.task = build_task(recipe)
         self.fabric = _fabric(training.accelerator, training.precision)
         self.model_options: dict[str, Any] = asdict(recipe.model)
-        self.model = self.task.build_model(recipe.model)
+        self.model: LanguageModel = self.task.build_model(recipe.model)
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
 
