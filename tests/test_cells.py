@@ -86,7 +86,7 @@ def test_step_is_the_equations(make_cell):
     "make, message",
     [
         (lambda: LSTM(0, 4), "input_size: got 0"),
-        (lambda: LSTM(4, 4, proj_size=4), "proj_size: got 4, wanted 0"),
+        (lambda: LSTM(4, 4, proj_size=-1), "proj_size: got -1, wanted a positive int"),
         (lambda: Elman(4, 4, nonlinearity="sin"), "nonlinearity: got 'sin'"),
         (lambda: GRU(4, 4).select_({"c": torch.tensor([0])}), "unit set: got 'c'"),
         (lambda: GRU(4, 4).select_({"h": torch.tensor([], dtype=torch.long)}), "at least one index"),

@@ -47,8 +47,8 @@ class LSTM(AbstractCell):
         proj_size: int = 0,
     ):
         super().__init__(input_size, hidden_size)
-        if not 0 <= proj_size < hidden_size:
-            raise invalid("proj_size", got=proj_size, wanted=f"0 (none) or less than hidden_size={hidden_size}")
+        if not isinstance(proj_size, int) or proj_size < 0:
+            raise invalid("proj_size", got=proj_size, wanted="a positive int, or 0 for no projection")
         self.input = input_weight.build(4 * hidden_size, input_size, gates=4)
         self.hidden = hidden_weight.build(4 * hidden_size, proj_size or hidden_size, gates=4)
         self.input_bias = new_bias(4 * hidden_size, bias)

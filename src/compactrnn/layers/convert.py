@@ -60,8 +60,8 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
     Raises:
         UnsupportedModelError: what cannot be carried over; see `convert_`.
     """
+    _heir_of("", module)
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
-        _heir_of("", module)
         raise TypeError(f"from_torch: got a {type(module).__name__}, wanted an nn.LSTM, nn.GRU or nn.RNN")
     return convert_(copy.deepcopy(module))  # pyright: ignore
 

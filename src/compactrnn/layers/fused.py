@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
+from .bind import GATES, bind
 from .cudnn import Contiguous, flatten_
+from .scan import scan_layer
 from .sequence import StateForm, Steps, run_stack, sizes_per_layer
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 class AbstractFused(nn.RNNBase):
@@ -58,7 +58,8 @@ class AbstractFused(nn.RNNBase):
         sizes, num_layers = sizes_per_layer(hidden_size, num_layers)  # pyright: ignore
         projections = projection_per_layer(proj_size, sizes)
         # torch checks the arguments and names the parameters; on the meta device that costs nothing
-        nn.RNNBase.__init__(self, mode, input_size, sizes[0], num_layers, *rest, projections[0], "meta", dtype)
+        size = max(sizes[0], projections[0] + 1) if per_layer else sizes[0]
+        nn.RNNBase.__init__(self, mode, input_size, size, num_layers, *rest, projections[0], "meta", dtype)
         self.input_weight, self.hidden_weight = input_weight, hidden_weight
         self.hidden_size = sizes if per_layer else sizes[0]  # pyright: ignore
         self.proj_size = projections if per_layer and projections[0] else projections[0]  # pyright: ignore
@@ -123,6 +124,9 @@ class AbstractFused(nn.RNNBase):
         return run_stack(self, form, input, hx, self._run_layer)
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        if self._wider_than_torchs(number):
+            suffixes = ("", "_reverse") if self.bidirectional else ("",)
+            return scan_layer([bind(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
         matrices = [w.dense() if isinstance(w, AbstractWeight) else w for w in weights]
         if matrices[0].dtype != steps.data.dtype and not torch.is_autocast_enabled(steps.data.device.type):
@@ -138,6 +142,11 @@ class AbstractFused(nn.RNNBase):
         hx = tuple(states) if self.mode == "LSTM" else states[0]
         output, *after = operator(*where, hx, list(matrices), *options)
         return output, after
+
+    def _wider_than_torchs(self, number: int) -> bool:
+        # torch's operator knows a projection by its width, which must be the smaller one
+        _, _, size, projection, _ = self._cudnn_arguments(number)
+        return projection >= size
 
     def _layer_weights(self, number: int) -> list[Any]:
         directions = 2 if self.bidirectional else 1
@@ -156,7 +165,7 @@ class AbstractFused(nn.RNNBase):
             return
         for number in range(self.num_layers):
             weights = self._layer_weights(number)
-            if all(isinstance(w, nn.Parameter) for w in weights):
+            if all(isinstance(w, nn.Parameter) for w in weights) and not self._wider_than_torchs(number):
                 flatten_(weights, self._cudnn_arguments(number))
 
     def reset_parameters(self) -> None:
@@ -180,6 +189,8 @@ class AbstractFused(nn.RNNBase):
         for name, values in (("hidden_size", sizes), ("proj_size", projections)):
             if len(set(values)) > 1:
                 raise invalid(name, got=values, wanted="one size for all layers", hint="torch has no such layer")
+        if projections[0] >= sizes[0]:
+            raise invalid("proj_size", got=projections[0], wanted=f"less than hidden_size={sizes[0]}, as in torch")
         plain = copy.deepcopy(self)
         for name, child in list(plain.named_children()):
             if isinstance(child, AbstractWeight):
@@ -210,7 +221,6 @@ def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> li
     if len(projections) != len(sizes):
         raise invalid("proj_size", got=proj_size, wanted=f"{len(sizes)} sizes, one for each layer")
     if any(projections):
-        for projection, size in zip(projections, sizes, strict=True):
-            if check_positive(projection, "proj_size") >= size:
-                raise invalid("proj_size", got=projection, wanted=f"less than the layer's hidden size {size}")
+        for projection in projections:
+            check_positive(projection, "proj_size")
     return projections  # pyright: ignore

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from ..cells.base import AbstractCell
+from .bind import PARTS
 from .convert import convert_
 from .fused import AbstractFused
-from .inspect import PARTS, cells_of
+from .inspect import cells_of
 from .recurrent import Recurrent
 
 
@@ -23,7 +24,8 @@ def narrow_(
 
     torch's own layers are converted first. Both directions of a layer must keep the same number; the next layer's input
     columns are cut to the outputs that are left. `hidden_size` becomes a list (and the states tuples) only where the
-    sizes of the layers now differ; a list stays a list.
+    sizes of the layers now differ, or where torch has no such layer (a projection as wide as what it projects); a list
+    stays a list.
     """
     cells = cells_of(layer)
     for number, row in enumerate(cells):
@@ -47,9 +49,10 @@ def narrow_(
                     fused.put(f"{name}_l{number}{suffix}", part)
     fused.input_size = cells[0][0].input_size
     hidden, projected = [row[0].hidden_size for row in cells], [row[0].output_size for row in cells]
-    differ = len(set(hidden)) > 1 or (fused.proj_size != 0 and len(set(projected)) > 1)
-    fused.hidden_size = hidden if differ else _one_or_list(hidden, fused.hidden_size)  # pyright: ignore
-    if fused.proj_size != 0:
+    has_projection = fused.proj_size != 0
+    wide = has_projection and any(p >= n for p, n in zip(projected, hidden, strict=True))
+    fused.hidden_size = hidden if wide or len(set(projected)) > 1 else _one_or_list(hidden, fused.hidden_size)  # pyright: ignore
+    if has_projection:
         fused.proj_size = projected if isinstance(fused.hidden_size, list) else projected[0]  # pyright: ignore
     fused.refresh()
     return fused

@@ -13,8 +13,8 @@ from .._errors import check_positive, invalid
 from ..cells.base import AbstractCell
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
-from .scan import scan
-from .sequence import StateForm, Steps, check_dropout, run_stack, sizes_per_layer
+from .scan import scan_layer
+from .sequence import StateForm, check_dropout, run_stack, sizes_per_layer
 
 
 class Recurrent(nn.Module):
@@ -84,16 +84,7 @@ class Recurrent(nn.Module):
             directions=len(rows[0]),
             per_layer=isinstance(self.hidden_size, list),
         )
-
-        def run_layer(number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            outputs, after = [], []
-            for d, cell in enumerate(rows[number]):
-                output, last = scan(cell, steps, tuple(s[d] for s in states), reverse=d == 1)
-                outputs.append(output)
-                after.append(last)
-            return torch.cat(outputs, -1), [torch.stack(kind) for kind in zip(*after, strict=True)]
-
-        return run_stack(self, form, input, hx, run_layer)
+        return run_stack(self, form, input, hx, lambda number, steps, states: scan_layer(rows[number], steps, states))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
 from .sequence import States, Steps
+
+
+def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """`scan` in every direction of a layer; states, before and after, are (directions, batch, size) per kind."""
+    outputs, after = [], []
+    for d, cell in enumerate(row):
+        output, last = scan(cell, steps, tuple(s[d] for s in states), reverse=d == 1)
+        outputs.append(output)
+        after.append(last)
+    return torch.cat(outputs, -1), [torch.stack(kind) for kind in zip(*after, strict=True)]
 
 
 def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:

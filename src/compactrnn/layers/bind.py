@@ -1,0 +1,63 @@
+"""The cell that the parameters of a torch layer make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..weights.base import AbstractWeight
+from ..weights.dense import DenseWeight
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+# torch's name of a part, and ours
+PARTS = {
+    "weight_ih": "input",
+    "weight_hh": "hidden",
+    "bias_ih": "input_bias",
+    "bias_hh": "hidden_bias",
+    "weight_hr": "projection",
+}
+
+
+def bind(module: Any, suffix: str) -> AbstractCell:
+    """The cell on the parameters of `module`, torch's layer or its heir, whose names end in `suffix`: `_l0_reverse`."""
+    gates = GATES[module.mode]
+    parts = {own: _part(module, name + suffix) for name, own in PARTS.items() if _has(module, name)}
+    rows, columns = p.shape if isinstance(p := parts["input"], Tensor) else (p.out_features, p.in_features)
+    hidden_size = rows // gates
+    options: dict[str, Any] = {"bias": "input_bias" in parts}
+    with torch.device("meta"):
+        if module.mode == "LSTM":
+            projection = parts["projection"].shape[0] if "projection" in parts else 0  # pyright: ignore
+            cell = LSTM(columns, hidden_size, proj_size=projection, **options)  # pyright: ignore
+        elif module.mode == "GRU":
+            cell = GRU(columns, hidden_size, **options)
+        else:
+            cell = Elman(columns, hidden_size, nonlinearity=module.nonlinearity, **options)
+    for name, part in parts.items():
+        delattr(cell, name)
+        if isinstance(part, Tensor) and part.dim() == 2:
+            part = DenseWeight.of(part, 1 if name == "projection" else gates)
+        setattr(cell, name, part)
+    return cell
+
+
+def _has(module: Any, name: str) -> bool:
+    return (module.bias or not name.startswith("bias")) and (module.proj_size != 0 or name != "weight_hr")
+
+
+def _part(module: nn.Module, name: str) -> Tensor | AbstractWeight:
+    part = module._parameters.get(name)
+    if part is None:
+        part = module._modules.get(name)
+    if isinstance(part, Tensor | AbstractWeight):
+        return part
+    raise UnsupportedModelError(
+        f"{type(module).__name__}.{name} is not a parameter but computed from others (weight norm, spectral norm,"
+        " torch's pruning); make it one first: torch.nn.utils.parametrize.remove_parametrizations,"
+        " remove_weight_norm or prune.remove"
+    )
