@@ -36,10 +36,13 @@ const char *cr_error(int code)
     return code >= 0 && code < CR_ERROR_COUNT ? error_text[code] : "unknown error";
 }
 
-uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes)
+typedef struct {
+    uint32_t of[8][256];
+} cr_crc_table;
+
+static void cr_make_crc_table(cr_crc_table *made)
 {
-    uint32_t table[8][256];
-    const unsigned char *p = data;
+    uint32_t(*table)[256] = made->of;
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t c = i;
         for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (c & 1 ? 0xedb88320u : 0);
@@ -48,6 +51,12 @@ uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes)
     for (int slice = 1; slice < 8; slice++)
         for (uint32_t i = 0; i < 256; i++)
             table[slice][i] = table[slice - 1][i] >> 8 ^ table[0][table[slice - 1][i] & 255];
+}
+
+static uint32_t cr_add_crc(const cr_crc_table *made, uint32_t crc, const void *data, size_t bytes)
+{
+    const uint32_t(*table)[256] = made->of;
+    const unsigned char *p = data;
     crc = ~crc;
     for (; bytes >= 8; bytes -= 8, p += 8) {
         uint32_t low, high;
@@ -59,6 +68,13 @@ uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes)
     }
     for (; bytes; bytes--) crc = crc >> 8 ^ table[0][(crc ^ *p++) & 255];
     return ~crc;
+}
+
+uint32_t cr_crc32(uint32_t crc, const void *data, size_t bytes)
+{
+    cr_crc_table table;
+    cr_make_crc_table(&table);
+    return cr_add_crc(&table, crc, data, bytes);
 }
 
 /* A walk over the file: `at` is a multiple of 64, never beyond `size`. */
@@ -85,16 +101,18 @@ static int cr_take_section(cr_walk *walk, uint64_t bytes, uint64_t *place)
 static int cr_check_header(const unsigned char *file, size_t bytes)
 {
     cr_header header;
+    cr_crc_table table;
     if (bytes < sizeof header) return bytes < 8 || memcmp(file, CR_MAGIC, 8) ? CR_ERROR_MAGIC : CR_ERROR_TRUNCATED;
     memcpy(&header, file, sizeof header);
     if (memcmp(header.magic, CR_MAGIC, 8)) return CR_ERROR_MAGIC;
     if (header.version != CR_VERSION) return CR_ERROR_VERSION;
     uint32_t crc = header.header_crc;
     header.header_crc = 0;
-    if (cr_crc32(0, &header, sizeof header) != crc) return CR_ERROR_CHECKSUM;
+    cr_make_crc_table(&table);
+    if (cr_add_crc(&table, 0, &header, sizeof header) != crc) return CR_ERROR_CHECKSUM;
     if (header.features & ~CR_KNOWN_FEATURES) return CR_ERROR_FEATURE;
     if (header.file_bytes != bytes) return CR_ERROR_TRUNCATED;
-    if (cr_crc32(0, file + sizeof header, bytes - sizeof header) != header.body_crc) return CR_ERROR_CHECKSUM;
+    if (cr_add_crc(&table, 0, file + sizeof header, bytes - sizeof header) != header.body_crc) return CR_ERROR_CHECKSUM;
     if (header.reserved) return CR_ERROR_LAYOUT;
     if (header.buffer_count > CR_MAX_BUFFERS || header.tensor_count > CR_MAX_TENSORS || header.op_count > CR_MAX_OPS ||
         header.segment_count > CR_MAX_SEGMENTS || header.input_count > CR_MAX_PORTS ||
