@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from ._errors import UnsupportedModelError as UnsupportedModelError
     from .cells import MGU as MGU
     from .cells import Elman as Elman
+    from .compress import GroupLasso as GroupLasso
     from .layers import GRU as GRU
     from .layers import LSTM as LSTM
     from .layers import RNN as RNN
     from .layers import Recurrent as Recurrent
     from .layers import convert_ as convert_
     from .layers import from_torch as from_torch
+    from .lower import pack as pack
     from .runtime.engine import Engine as Engine
     from .weights import Dense as Dense
     from .weights import Kronecker as Kronecker
@@ -30,6 +32,7 @@ _HOME = {
     "Elman": "cells",
     "Engine": "runtime.engine",
     "GRU": "layers",
+    "GroupLasso": "compress",
     "Kronecker": "weights",
     "LSTM": "layers",
     "LowRank": "weights",
@@ -40,6 +43,7 @@ _HOME = {
     "UnsupportedModelError": "_errors",
     "convert_": "layers",
     "from_torch": "layers",
+    "pack": "lower",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -104,23 +104,28 @@ def shrink(model: nn.Module, traced: Trace, groups: list[Group], units: Units, e
     keys = {g.leaf.key for g in groups if dead[g.name].any()}
     forced = {g.leaf.key for g in groups if (dead[g.name] & g.escaped).any()}
 
+    reasons = []
+
     def attempt(scattered: set[int]) -> tuple[nn.Module, Plan] | None:
         plan = Plan(groups, units, dead, scattered)
         try:
             small = apply(plan, model)
-            same = _same(model, small, traced, example_inputs)
-        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
-            return None
-        return (small, plan) if same else None
+            if _same(model, small, traced, example_inputs):
+                return small, plan
+            reasons.append("other outputs")
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+            reasons.append(f"{type(error).__name__}: {error}")
+        return None
 
     found = attempt(forced)
     if found is None:
         alone = {k for k in keys - forced if attempt(keys - {k}) is not None}
         found = attempt(keys - alone) or attempt(keys)
     if found is None:
+        names = ", ".join(sorted({g.leaf.name for g in groups if g.leaf.key in keys}))
         raise UnsupportedModelError(
-            f"{type(model).__name__}: no smaller model gives the same outputs;"
-            " its code depends on the sizes of " + ", ".join(sorted(g.leaf.name for g in groups if g.leaf.key in keys))
+            f"{type(model).__name__}: no smaller model gives the same outputs; its code depends on the sizes of {names}"
+            f" ({reasons[-1]})"
         )
     return found
 

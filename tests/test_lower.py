@@ -1,0 +1,302 @@
+"""What torch computes over a sequence, the engine computes step by step."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapes import SHAPES, Convolved, Tagger, example
+from torch import nn
+
+import compactrnn as cr
+from compactrnn.lower import lower
+from compactrnn.runtime.file import write
+from compactrnn.runtime.pack import quantize
+
+
+def engine_of(model, x, weights="float32"):
+    return cr.Engine(write(quantize(lower(model, x), weights)))
+
+
+def wanted(model, x):
+    with torch.no_grad():
+        y = model.eval()(x)
+    return (y[0] if isinstance(y, tuple) else y)[0].numpy()
+
+
+class Reads(nn.Module):
+    """An LSTM whose outputs are read in a way that `read` says."""
+
+    def __init__(self, read, bidirectional=False):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(16 if bidirectional else 8, 5)
+        self.norm = nn.LayerNorm(8)
+        self.batch_norm = nn.BatchNorm1d(8)
+        self.batch_norm.running_mean.normal_()
+        self.batch_norm.running_var.uniform_(0.5, 2)
+        self.read = read
+
+    def forward(self, x):
+        return self.read(self, x, self.lstm(x)[0])
+
+
+F = nn.functional
+STREAMING = {
+    "head": lambda m, x, h: m.head(h),
+    "log softmax": lambda m, x, h: torch.log_softmax(m.head(h), -1),
+    "softmax of another axis": lambda m, x, h: torch.softmax(h.view(h.shape[0], -1, 2, 4), 2),
+    "layer norm": lambda m, x, h: m.head(m.norm(h)),
+    "batch norm": lambda m, x, h: m.batch_norm(h.transpose(1, 2)).transpose(1, 2),
+    "skip": lambda m, x, h: torch.cat([x, h, x * 2], -1),
+    "arithmetic": lambda m, x, h: (3 - h) / (h + 2) - h * torch.tensor([1.0, 2.0] * 4) + h**2 - 0.5 * (-h),
+    "functions": lambda m, x, h: F.gelu(h) + F.silu(h) + F.elu(h) + F.leaky_relu(h) + F.softplus(h) + F.hardswish(h),
+    "more functions": lambda m, x, h: F.gelu(h, approximate="tanh") + F.selu(h) + F.mish(h) + torch.exp(h) + h.abs(),
+    "limits": lambda m, x, h: h.clamp(-0.1, 0.2) + F.relu6(h * 9) + F.hardsigmoid(h) + torch.maximum(h, h.flip(-1)),
+    "roots": lambda m, x, h: (h.abs() + 1).sqrt() + (h * h + 0.1).rsqrt() + torch.log(h.abs() + 1) + F.logsigmoid(h),
+    "sum over features": lambda m, x, h: h.mean(-1, keepdim=True) + h.sum(-1, keepdim=True) * h.amax(-1, keepdim=True),
+    "last step": lambda m, x, h: m.head(h[:, -1]),
+    "the step before": lambda m, x, h: h + F.pad(h, (0, 0, 1, 0))[:, :-1],
+    "three steps before": lambda m, x, h: torch.cat([torch.zeros_like(h[:, :3]), h[:, :-3]], 1) * h,
+    "gather": lambda m, x, h: h[..., torch.tensor([3, 1, 1, 7, 0])],
+    "pointwise convolution": lambda m, x, h: F.conv1d(h.transpose(1, 2), m.head.weight[..., None]).transpose(1, 2),
+    "matrix product": lambda m, x, h: h @ m.head.weight.T + m.head.bias,
+    "split": lambda m, x, h: torch.tanh(h[..., :4]) * torch.sigmoid(h[..., 4:]),
+    "interpolation": lambda m, x, h: torch.lerp(h[..., :4], h[..., 4:], torch.sigmoid(h[..., :4])),
+}
+OFFLINE = {
+    "mean over time": lambda m, x, h: m.head(h.mean(1)),
+    "sum over time and features": lambda m, x, h: h.sum((1, 2), keepdim=True).view(-1, 1),
+    "maximum over time": lambda m, x, h: m.head(h.amax(1)),
+    "backwards": lambda m, x, h: m.head(h.flip(1)),
+    "attention": lambda m, x, h: (torch.softmax(h[..., :1], 1) * h).sum(1),
+    "log softmax over time": lambda m, x, h: torch.log_softmax(h, 1),
+    "last step everywhere": lambda m, x, h: h + h[:, -1:],
+    "first step": lambda m, x, h: m.head(h[:, 0]),
+}
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_streaming_models(name):
+    torch.manual_seed(0)
+    model, x = Reads(STREAMING[name]), torch.randn(2, 11, 6)
+    engine = engine_of(model, x)
+    want = wanted(model, x)
+    np.testing.assert_allclose(engine.run(x[0].numpy()), want, rtol=1e-4, atol=1e-5)
+    stream = engine.stream()
+    steps = np.stack([stream.step(row) for row in x[0].numpy()])
+    stream.reset()
+    assert np.array_equal(stream.run(x[0].numpy()), steps)
+    np.testing.assert_allclose(steps[-1], want if name == "last step" else want[-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+@pytest.mark.parametrize("steps", [1, 11])
+def test_offline_models(name, steps):
+    torch.manual_seed(0)
+    model, x = Reads(OFFLINE[name]), torch.randn(2, steps, 6)
+    engine = engine_of(model, x)
+    np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(cr.UnsupportedModelError, match="whole sequences"):
+        engine.stream()
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s is not Convolved])
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_model_shapes(shape, weights):
+    torch.manual_seed(0)
+    model = shape()
+    x = example(model, steps=9)
+    got, want = engine_of(model, x, weights).run(x[0].numpy()), wanted(model, x)
+    if weights == "float32":
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    else:
+        assert (got * want).sum() > 0.998 * np.linalg.norm(got) * np.linalg.norm(want)
+
+
+@given(
+    kind=st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]),
+    layers=st.integers(1, 3),
+    bias=st.booleans(),
+    first=st.booleans(),
+    both=st.booleans(),
+    hidden=st.integers(1, 19),
+    features=st.integers(1, 19),
+    projected=st.booleans(),
+    batched=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_bare_layer(kind, layers, bias, first, both, hidden, features, projected, batched, seed):
+    torch.manual_seed(seed)
+    options = {"proj_size": hidden // 2} if kind is nn.LSTM and projected and hidden > 1 else {}
+    model = kind(features, hidden, layers, bias=bias, batch_first=first, bidirectional=both, **options)
+    x = torch.randn((5, features) if not batched else (1, 5, features) if first else (5, 1, features))
+    with torch.no_grad():
+        want = model(x)[0].reshape(5, -1).numpy()
+    got = engine_of(model, x).run(x.reshape(5, -1).numpy())
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+class Nonlinear(nn.Module):
+    """A user's own cell in a stack."""
+
+    def __init__(self, cell, **options):
+        super().__init__()
+        self.rnn = cr.Recurrent(cell, 6, 8, 2, batch_first=True, **options)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("spec", [cr.Dense(), cr.LowRank(rank=3), cr.Kronecker(out_block=4, in_block=2)])
+@pytest.mark.parametrize("cell", [cr.MGU, cr.Elman, "LSTM", "GRU"])
+def test_any_weight_in_any_cell(cell, spec):
+    torch.manual_seed(0)
+    cell = getattr(cr.cells, cell) if isinstance(cell, str) else cell
+    model, x = Nonlinear(cell, hidden_weight=spec), torch.randn(1, 9, 6)
+    engine = engine_of(model, x)
+    np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
+    if isinstance(spec, cr.LowRank):
+        assert engine.macs_per_step < engine_of(Nonlinear(cell), x).macs_per_step
+
+
+def test_initial_states_from_parameters_are_the_stream_s():
+    class Learnt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(6, 8, batch_first=True)
+            self.start = nn.Parameter(3 * torch.randn(1, 1, 8))
+
+        def forward(self, x):
+            return self.gru(x, self.start.expand(1, x.shape[0], 8).contiguous())[0]
+
+    model, x = Learnt(), torch.randn(2, 9, 6)
+    engine = engine_of(model, x)
+    np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
+    assert np.isfinite(engine_of(model, x, "int8").run(x[0].numpy())).all()
+
+
+def test_several_inputs_and_outputs():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(7, 3)
+            self.lstm = nn.LSTM(9, 8, batch_first=True)
+
+        def forward(self, x, token):
+            h, (h_n, c_n) = self.lstm(torch.cat([x, self.embedding(token)], -1))
+            return h, h_n[-1] * 2
+
+    model, x, token = Pair(), torch.randn(2, 9, 6), torch.randint(0, 7, (2, 9))
+    engine = engine_of(model, (x, token))
+    with torch.no_grad():
+        h, last = model(x, token)
+    got_h, got_last = engine.run((x[0].numpy(), token[0].numpy()))
+    np.testing.assert_allclose(got_h, h[0].numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got_last, last[0].numpy(), rtol=1e-4, atol=1e-5)
+    assert [i.vocabulary for i in engine.inputs] == [0, 7]
+
+
+def refused(model, x, *words):
+    with pytest.raises(cr.UnsupportedModelError) as caught:
+        lower(model, x)
+    for word in words:
+        assert word in str(caught.value), caught.value
+
+
+def test_what_cannot_run_step_by_step_is_refused_by_name():
+    x = torch.randn(2, 11, 6)
+    refused(Reads(lambda m, x, h: torch.sort(h, -1).values), x, "sort")
+    refused(Reads(lambda m, x, h: h @ h.transpose(1, 2)), x, "matmul")
+    refused(Reads(lambda m, x, h: h[:, ::2]), x, "slice")
+    refused(Convolved(), x, "head", "conv")
+
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.rnn = nn.LSTMCell(6, 4), nn.RNN(4, 4, batch_first=True)
+
+        def forward(self, x):
+            states, outputs = None, []
+            for t in range(x.shape[1]):
+                states = self.cell(x[:, t], states)
+                outputs.append(states[0])
+            return self.rnn(torch.stack(outputs, 1))[0]
+
+    refused(Loop(), x, "Loop", "loops over time")
+
+    class Fed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.start = nn.RNN(6, 4, batch_first=True), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.rnn(x, self.start(x[:, 0])[None])[0]
+
+    refused(Fed(), x, "rnn", "initial state")
+
+
+def test_pack_measures_and_refuses(tmp_path):
+    torch.manual_seed(0)
+    model, x = Tagger(), torch.randint(0, 20, (4, 30))
+    path = tmp_path / "tagger.crnn"
+    with pytest.warns(UserWarning, match="calibration"):
+        cr.pack(model, path, x)
+    report = cr.pack(model, path, x, calibration=[x], metadata={"labels": ["a"]})
+    assert report.bytes == path.stat().st_size and report.parity <= 1e-4
+    assert 0 < report.error < 0.05 and report.cosine > 0.998 and report.calibrated
+    engine = cr.Engine(path)
+    assert engine.metadata["labels"] == ["a"] and engine.metadata["pack"]["error"] == report.error
+    before = path.read_bytes()
+    for options, message in [
+        ({"max_error": 1e-9}, "max_error"),
+        ({"weights": "int3"}, "weights"),
+        ({"fold": "maybe"}, "fold"),
+        ({"metadata": {"a": {1, 2}}}, "metadata"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            cr.pack(model, path, x, calibration=[x], **options)
+        assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="example_inputs"):
+        cr.pack(model, path, (x, None))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_folded_token_input_is_the_same_model(weights, fold):
+    torch.manual_seed(0)
+    model, x = Tagger(), torch.randint(0, 20, (1, 40))
+    engine = cr.Engine(write(quantize(lower(model, x), weights, fold)))
+    want = wanted(model, x)
+    tolerance = 1e-4 if weights == "float32" else 0.05
+    assert np.abs(engine.run(x[0].numpy()) - want).max() <= tolerance
+    stream = engine.stream()
+    assert np.array_equal(stream.run(x[0].numpy()), engine.run(x[0].numpy()))
+
+
+def test_packing_leaves_the_model_alone(tmp_path):
+    model, x = Tagger(), torch.randint(0, 20, (1, 8))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cr.pack(model, tmp_path / "m.crnn", x)
+    assert model.training and type(model.lstm) is nn.LSTM
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_what_shrinks_packs(tmp_path):
+    torch.manual_seed(0)
+    for shape in (Tagger, *[s for s in SHAPES if s.__name__ in ("Residual", "Gated", "Projected")]):
+        model = shape()
+        x = example(model, steps=9)
+        pruner = cr.GroupLasso(model, x, keep=0.5, steps=1)
+        pruner.step()
+        small = pruner.shrink()
+        engine = engine_of(small, x)
+        np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
+        assert engine.macs_per_step < engine_of(model, x).macs_per_step
