@@ -45,22 +45,23 @@ def output_width(output: Output) -> int:
 
 def _drop_dead(program: Program) -> Program:
     kinds = [b.kind for b in program.buffers]
-    while True:
-        used: dict[int, list[tuple[Ref, int]]] = {}
-        places = [place for op in program.ops for place in reads(op)]
-        for ref, width in places + [(o.ref, output_width(o)) for o in program.outputs]:
-            used.setdefault(ref.buffer, []).append((ref, width))
-
-        def alive(op: Op, used=used) -> bool:
-            updated = [op.dst] + ([op.b] if op.code == Code.LSTM and op.b else [])
-            if any(kinds[place.buffer] == "state" for place in updated):
-                return True
-            return any(overlap(op.dst, op.n, ref, width) for ref, width in used.get(op.dst.buffer, ()))
-
-        segments = [replace(s, ops=tuple(op for op in s.ops if alive(op))) for s in program.segments]
-        if sum(len(s.ops) for s in segments) == len(program.ops):
-            return program
-        program = replace(program, segments=segments)
+    used: dict[int, list[tuple[Ref, int]]] = {}  # by buffer: what later operations and outputs read
+    for output in program.outputs:
+        used.setdefault(output.ref.buffer, []).append((output.ref, output_width(output)))
+    segments = []
+    for segment in reversed(program.segments):
+        alive = []
+        for op in reversed(segment.ops):
+            written = [op.dst, op.b] if op.code == Code.LSTM and op.b else [op.dst]
+            if any(
+                kinds[ref.buffer] == "state" or any(overlap(ref, op.n, *place) for place in used.get(ref.buffer, ()))
+                for ref in written
+            ):
+                alive.append(op)
+                for ref, width in reads(op):
+                    used.setdefault(ref.buffer, []).append((ref, width))
+        segments.append(replace(segment, ops=tuple(reversed(alive))))
+    return replace(program, segments=segments[::-1])
 
 
 def _drop_unused(program: Program) -> Program:
