@@ -1,16 +1,46 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from compactrnn.testing import WeightContract
-from compactrnn.weights import Dense, DenseWeight, Kronecker, LowRank
+from compactrnn.weights import Dense, DenseWeight, Kronecker, LowRank, WeightSpec
+from compactrnn.weights.masked import MaskedWeight
 
-SPECS = [Dense(), LowRank(rank=4), LowRank(energy=1.0), Kronecker(out_block=4, in_block=2)]
+
+@dataclass(frozen=True)
+class Masked(WeightSpec):
+    """What a pruner makes of `inner`."""
+
+    inner: WeightSpec
+
+    def build(self, out_features, in_features, gates=1):
+        return MaskedWeight(self.inner.build(out_features, in_features, gates))
+
+
+SPECS = [
+    Dense(),
+    LowRank(rank=4),
+    LowRank(energy=1.0),
+    Kronecker(out_block=4, in_block=2),
+    Masked(Kronecker(out_block=4, in_block=2)),
+]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 class TestWeights(WeightContract):
     pass
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if not isinstance(s, Kronecker)], ids=str)
+def test_rows_and_columns_are_scaled_exactly(spec):
+    weight = spec.build(16, 12)
+    out, inp = torch.rand(16), torch.rand(12)
+    out[3] = inp[5] = 0
+    wanted = weight.dense().detach() * out[:, None] * inp
+    assert_close(weight.scale_(out=out, inp=inp).dense(), wanted)
+    assert not weight.dense()[3].any() and not weight.dense()[:, 5].any()
 
 
 def test_low_rank_is_the_best_of_its_rank():

@@ -78,8 +78,8 @@ class AbstractWeight(nn.Module, ABC):
         optimizer = torch.optim.LBFGS(
             [p.requires_grad_() for p in parameters],
             max_iter=500,
-            tolerance_grad=0,
-            tolerance_change=0,
+            tolerance_grad=1e-12,
+            tolerance_change=1e-16,
             line_search_fn="strong_wolfe",
         )
 

@@ -32,7 +32,7 @@ class MaskedWeight(AbstractWeight):
         """W."""
         return self.inner.dense() * self.columns_kept * self.rows_kept[:, None]
 
-    def reset_parameters(self, bound: float) -> None:
+    def reset_parameters(self, bound: float | None = None) -> None:
         """Draw V anew."""
         self.inner.reset_parameters(bound)
 

@@ -1,0 +1,128 @@
+"""How long a training step of our layers takes, against torch's, side by side in one process.
+
+python benchmarks/train_speed.py [--pairs 200] [--threads 1] [--out benchmarks/results/train_speed.json]
+
+A step is forward, backward and an SGD update of a layer with a linear head. Steps of the two models alternate, in
+turned order every second time, and both are built anew, in turned order, in each of several rounds (where in memory a
+model lies matters more than anything else here). The figure is the median of the ratios of neighbouring steps, with its
+quartiles.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import compactrnn as cr
+from compactrnn._machine import describe_machine
+
+STEPS, BATCH, INPUT, SIZE = 35, 20, 64, 256
+ROUNDS = 8
+
+
+class Chain(nn.Module):
+    """What one has to write in torch for layers of different sizes."""
+
+    def __init__(self, kind: type[nn.RNNBase], input_size: int, sizes: list[int]):
+        super().__init__()
+        self.layers = nn.ModuleList(kind(a, b) for a, b in zip([input_size, *sizes], sizes, strict=False))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x, _ = layer(x)
+        return x, None
+
+
+CASES = {
+    "LSTM 2x256": (lambda: cr.LSTM(INPUT, SIZE, 2), lambda: nn.LSTM(INPUT, SIZE, 2)),
+    "GRU 2x256": (lambda: cr.GRU(INPUT, SIZE, 2), lambda: nn.GRU(INPUT, SIZE, 2)),
+    "RNN 2x256": (lambda: cr.RNN(INPUT, SIZE, 2), lambda: nn.RNN(INPUT, SIZE, 2)),
+    "LSTM 1x16, one step (overhead)": (lambda: cr.LSTM(4, 16), lambda: nn.LSTM(4, 16)),
+    "LSTM [256, 192] against a chain": (
+        lambda: cr.LSTM(INPUT, [256, 192]),
+        lambda: Chain(nn.LSTM, INPUT, [256, 192]),
+    ),
+    "LSTM 2x256, low rank 32 against dense": (
+        lambda: cr.LSTM(INPUT, SIZE, 2, input_weight=cr.LowRank(rank=32), hidden_weight=cr.LowRank(rank=32)),
+        lambda: nn.LSTM(INPUT, SIZE, 2),
+    ),
+}
+
+
+def stepper(layer: nn.Module, small: bool) -> Callable[[], float]:
+    """A function that does one training step and says how long it took."""
+    width = 16 if small else layer(torch.zeros(1, 1, INPUT))[0].shape[-1]
+    head = nn.Linear(width, 50)
+    parameters = [*layer.parameters(), *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 1, 4) if small else torch.randn(STEPS, BATCH, INPUT, generator=generator)
+
+    def step() -> float:
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        head(layer(x)[0]).square().mean().backward()
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return step
+
+
+def race(name: str, pairs: int, seed: int) -> dict:
+    """One case, by alternating steps."""
+    times, ratios = ([], []), []
+    for round_number in range(ROUNDS):
+        built = {}
+        for j in (0, 1) if round_number % 2 else (1, 0):
+            torch.manual_seed(seed + round_number)
+            built[j] = stepper(CASES[name][j](), small="1x16" in name)
+        for _ in range(3):
+            built[0](), built[1]()
+        for i in range(pairs // ROUNDS):
+            taken = {j: built[j]() for j in ((0, 1) if i % 2 else (1, 0))}
+            ratios.append(taken[0] / taken[1])
+            for j in (0, 1):
+                times[j].append(taken[j] * 1e3)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "case": name,
+        "ratio": round(middle, 4),
+        "ratio_quartiles": [round(low, 4), round(high, 4)],
+        "milliseconds": {"ours": round(statistics.median(times[0]), 3), "torch": round(statistics.median(times[1]), 3)},
+        "pairs": len(ratios),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_speed.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for name in CASES:
+        pairs = arguments.pairs * 10 if "1x16" in name else arguments.pairs
+        rows.append(race(name, pairs, arguments.seed))
+        row = rows[-1]
+        print(f"{name:40} ours / torch {row['ratio']:.3f}  quartiles {row['ratio_quartiles']}  {row['milliseconds']}")
+    result = {
+        "what": "training step, ours over torch, alternating in one process",
+        "shape": {"steps": STEPS, "batch": BATCH, "input_size": INPUT},
+        "threads": arguments.threads,
+        "seed": arguments.seed,
+        "machine": describe_machine(),
+        "rows": rows,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
