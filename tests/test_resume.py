@@ -21,6 +21,7 @@ dropout = 0.2
 [training]
 batch_size = 16
 steps = 16
+shift = true
 evaluate_every = 50
 validation_streams = 64
 checkpoint_every = 2
@@ -42,7 +43,8 @@ compress = { keep = 0.4, steps = 120 }
 updates = 200
 optimizer = { name = "SGD", learning_rate = 0.1, momentum = 0.9, clip = 1.0 }
 schedule = { name = "cosine", warmup = 10 }
-distill = { teacher = "train", weight = 0.5 }
+distill = { teacher = "train", weight = 0.5, temperature = 2.0 }
+average = 0.95
 """
 
 

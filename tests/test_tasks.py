@@ -127,8 +127,8 @@ def test_model_options():
     model = LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(8, 8), tie=True, init=0.05, dropout=0.2))
     assert model.output.weight is model.embedding.weight
     assert max(p.abs().max().item() for p in model.parameters()) <= 0.05
-    model.set_dropout(0.4)
-    assert model.dropout.p == model.recurrent.dropout == 0.4
+    model.set_dropout(embedding=0.1, between=0.2, output=0.3)
+    assert (model.embedding_dropout.p, model.recurrent.dropout, model.dropout.p) == (0.1, 0.2, 0.3)
     assert model.recurrent_parameters() == 2 * (4 * 8 * 16 + 2 * 4 * 8)
     with pytest.raises(ValueError, match=r"model\.tie"):
         LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(6,), tie=True))
@@ -152,3 +152,25 @@ def test_penn_treebank_counts_are_the_published_ones(monkeypatch):
     assert [len(task.parts[p]) for p in ("train", "valid", "test")] == [929589, 73760, 82430]
     assert len(task.vocabulary) == 10000 and task.updates_per_epoch() == 2323
     assert not set(split_symbols("", "word"))
+
+
+def test_orthogonal_start():
+    model = LanguageModel(11, LanguageModelOptions(embedding=5, hidden=(8, 6), init="orthogonal"))
+    weights = model.recurrent.state_dict()
+    for gate in weights["weight_hh_l1"].split(6):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(6), atol=1e-5, rtol=0)
+    assert not weights["bias_ih_l0"].any() and weights["weight_ih_l0"].abs().max() <= (6 / (5 + 8)) ** 0.5
+    with pytest.raises(ValueError, match=r"model\.init"):
+        LanguageModel(11, LanguageModelOptions(init="orthogonal", hidden_weight={"kind": "LowRank", "rank": 2}))
+
+
+def test_shift_moves_the_cuts_from_epoch_to_epoch(text):
+    task = LanguageModelTask(LanguageModelData(text), batch_size=4, steps=5, shift=0)
+    last = task.updates_per_epoch() - 1
+    starts = []
+    for epoch in range(20):
+        first = task.batch(0, epoch)[0]
+        assert torch.equal(first, task.batch(0, epoch)[0]), "the same each time"
+        starts.append(next(o for o in range(5) if torch.equal(first, task.rows[:, o : o + 5])))
+        assert task.batch(last, epoch)[1].shape == (4, 5)
+    assert set(starts) == {0, 1, 2, 3, 4}

@@ -228,3 +228,25 @@ def test_tied_weights_train_and_load(table, tmp_path):
     model, task, _ = RunFolder(tmp_path / "run").load()
     assert isinstance(model.output, nn.Linear) and model.output.weight is model.embedding.weight
     assert task.evaluate(model, "test") == result["test"]
+
+
+def test_average_weights_are_validated_and_kept(table, tmp_path):
+    table["training"]["evaluate_every"] = 30
+    table["phases"]["train"] |= {"updates": 60, "average": 0.9}
+    result = train(recipe_from(table), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert result["valid"] == pytest.approx(lines[-1]["valid_bits_per_character"], rel=1e-6)
+    last = load_tree(tmp_path / "run" / "phases" / "train.safetensors")["model"]
+    del table["phases"]["train"]["average"]
+    train(recipe_from(table), tmp_path / "plain")
+    plain = load_tree(tmp_path / "plain" / "phases" / "train.safetensors")["model"]
+    difference = (last["output.weight"] - plain["output.weight"]).abs().max()
+    assert 0 < difference < 0.2
+
+
+def test_bfloat16_trains(table, tmp_path):
+    table["training"]["precision"] = "bf16-mixed"
+    table["phases"]["second"] = {"updates": 10, "distill": {"teacher": "train"}}
+    result = train(recipe_from(table), tmp_path / "run")
+    assert result["test"] < 4
+    assert load_weights(tmp_path / "run" / "model.safetensors")["output.weight"].dtype == torch.float32

@@ -21,8 +21,8 @@ class AbstractTask(ABC):
         """How many updates go once through the training part."""
 
     @abstractmethod
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of update `index` of an epoch, batch first."""
+    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of update `index` of epoch number `epoch`, batch first."""
 
     @abstractmethod
     def build_model(self, options: Any) -> nn.Module:

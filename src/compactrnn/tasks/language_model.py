@@ -32,7 +32,8 @@ class LanguageModelTask(AbstractTask):
     """Contiguous batches: row b reads its own stretch of the training part, `steps` symbols an update.
 
     States are carried from update to update and start from zero with each epoch; what does not fill a row of whole
-    updates at the end of a stretch is left out.
+    updates at the end of a stretch is left out. With `shift`, a number, each epoch begins at another of the first
+    `steps` symbols, drawn from that number, so that the text is not always cut in the same places.
 
     >>> task = LanguageModelTask(LanguageModelData("alice"), batch_size=32, steps=64)
     >>> task.batch(0)[0].shape, task.metric
@@ -40,9 +41,15 @@ class LanguageModelTask(AbstractTask):
     """
 
     def __init__(
-        self, data: LanguageModelData, *, batch_size: int, steps: int, vocabulary: Sequence[str] | None = None
+        self,
+        data: LanguageModelData,
+        *,
+        batch_size: int,
+        steps: int,
+        shift: int | None = None,
+        vocabulary: Sequence[str] | None = None,
     ):
-        self.data = data
+        self.data, self.shift = data, shift
         self.metric = METRIC[data.level]
         corpus = load_corpus(data.data)
         if vocabulary is None:
@@ -59,14 +66,16 @@ class LanguageModelTask(AbstractTask):
 
     def updates_per_epoch(self) -> int:
         """Whole updates in a row."""
-        symbols, wanted = len(self.parts["train"]), self.batch_size * self.steps
+        most = 0 if self.shift is None else self.steps - 1
+        symbols, wanted = len(self.parts["train"]), self.batch_size * (self.steps + most)
         if symbols <= wanted:
             raise invalid("training part", got=f"{symbols} symbols", wanted=f"more than batch_size * steps = {wanted}")
-        return (self.rows.shape[1] - 1) // self.steps
+        return (self.rows.shape[1] - 1 - most) // self.steps
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Tokens and the tokens after them, (batch, steps) each."""
-        start = index * self.steps
+        offset = 0 if self.shift is None else int(np.random.default_rng((self.shift, epoch)).integers(self.steps))
+        start = offset + index * self.steps
         return self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1]
 
     def build_model(self, options: LanguageModelOptions) -> LanguageModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -14,15 +14,21 @@ from .._errors import invalid
 
 @dataclass(frozen=True)
 class LanguageModelOptions:
-    """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`."""
+    """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
+
+    `dropout` acts between the layers, and after the last one unless `output_dropout` says otherwise. `init` is the
+    bound of a uniform distribution for all parameters, or "orthogonal": hidden matrices orthogonal in each gate, input
+    matrices as Glorot and Bengio have it, biases zero; None leaves torch's own.
+    """
 
     embedding: int = 64
     hidden: tuple[int, ...] = (256, 256)
     cell: str = "LSTM"
     dropout: float = 0.0
     embedding_dropout: float = 0.0
+    output_dropout: float | None = None
     tie: bool = False
-    init: float | None = None
+    init: float | Literal["orthogonal"] | None = None
     input_weight: Mapping[str, Any] = field(default_factory=dict)
     hidden_weight: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,7 +61,11 @@ class LanguageModel(nn.Module):
                     "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", wanted="equal sizes"
                 )
             self.output.weight = self.embedding.weight
-        if options.init is not None:
+        if options.output_dropout is not None:
+            self.dropout.p = options.output_dropout
+        if options.init == "orthogonal":
+            _orthogonal(self.recurrent)
+        elif options.init is not None:
             for parameter in self.parameters():
                 nn.init.uniform_(parameter, -options.init, options.init)
 
@@ -69,10 +79,11 @@ class LanguageModel(nn.Module):
         """Logits of sequences that start from zero states."""
         return self.advance(tokens)[0]
 
-    def set_dropout(self, probability: float) -> None:
-        """Use `probability` between and after the layers from now on."""
-        self.dropout.p = probability
-        self.recurrent.dropout = probability if self.recurrent.num_layers > 1 else 0.0
+    def set_dropout(self, *, embedding: float, between: float, output: float) -> None:
+        """Use these probabilities from now on."""
+        self.embedding_dropout.p = embedding
+        self.recurrent.dropout = between if self.recurrent.num_layers > 1 else 0.0
+        self.dropout.p = output
 
     def recurrent_parameters(self) -> int:
         """How many numbers the recurrent layers hold: input, hidden and bias."""
@@ -88,6 +99,19 @@ def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
     kind = getattr(layers, options.cell)
     hidden = sizes[0] if same else list(sizes)
     return kind(options.embedding, hidden, num_layers=len(sizes), batch_first=True, dropout=between, **specs)
+
+
+def _orthogonal(recurrent: nn.Module) -> None:
+    parameters = dict(recurrent.named_parameters())
+    if any("." in name for name in parameters):
+        raise invalid("model.init", got="orthogonal with a structured weight", wanted="dense weights for it")
+    for name, parameter in parameters.items():
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+            continue
+        size = parameters[name.replace("_ih_", "_hh_")].shape[1]
+        for gate in parameter.data.split(size):
+            (nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_)(gate)
 
 
 def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:

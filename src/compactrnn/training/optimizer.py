@@ -17,4 +17,4 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOption
     rate, decay = options.learning_rate, options.weight_decay
     if options.name == "SGD":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=options.momentum)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=options.betas)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=options.betas, fused=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..tasks.base import AbstractTask
+from .average import WeightAverage
 from .distill import distillation_loss
 from .optimizer import build_optimizer
 from .recipe import PhaseOptions, TrainingOptions
@@ -35,8 +37,6 @@ class PhaseRun:
         self.options, self.training, self.task, self.fabric = options, training, task, fabric
         self.per_epoch = task.updates_per_epoch()
         self.total = options.total_updates(self.per_epoch)
-        if options.dropout is not None:
-            model.set_dropout(options.dropout)  # type: ignore[operator]
         self.model = model
         optimizer = build_optimizer(model.parameters(), options.optimizer)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
@@ -44,8 +44,12 @@ class PhaseRun:
         self.rate = LearningRate(
             options.schedule, options.optimizer.learning_rate, total=self.total, per_epoch=self.per_epoch
         )
-        self.teacher = None if teacher is None else fabric.to_device(teacher).eval().requires_grad_(False)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = fabric.setup_module(teacher.eval().requires_grad_(False))
+            self.teacher.mark_forward_method("advance")
         self.pruner = build_pruner(model, task, options)
+        self.average = WeightAverage(model, options.average) if options.average is not None else None
         self.update = 0
         self.states: Any = None
         self.teacher_states: Any = None
@@ -60,7 +64,7 @@ class PhaseRun:
         index = self.update % self.per_epoch
         if index == 0:
             self.states = self.teacher_states = None
-        inputs, targets = self.fabric.to_device(self.task.batch(index))
+        inputs, targets = self.fabric.to_device(self.task.batch(index, self.update // self.per_epoch))
         rate = self.rate.at(self.update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -69,8 +73,8 @@ class PhaseRun:
         if self.teacher is not None and self.options.distill is not None:
             with torch.no_grad():
                 wanted, self.teacher_states = self.task.forward(self.teacher, inputs, self.teacher_states)
-            weight = self.options.distill.weight
-            loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted)
+            weight, temperature = self.options.distill.weight, self.options.distill.temperature
+            loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted, temperature)
         if self.training.loss_reduction == "sum_steps":
             loss = loss * self.training.steps
         if self.pruner is not None:
@@ -82,6 +86,8 @@ class PhaseRun:
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.step(self.optimizer)
+        if self.average is not None:
+            self.average.follow(self.model, self.update)
         self.update += 1
         value = float(plain.detach())
         if not math.isfinite(value):
@@ -94,12 +100,14 @@ class PhaseRun:
 
     def evaluate(self) -> dict[str, float]:
         """Validate, remember the best weights; returns the entries of a metrics line."""
-        metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
+        with self.average.in_place(self.model) if self.average is not None else nullcontext():
+            metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
+            weights = self.model.state_dict()
+            if metric < self.best and self.pruner is None:
+                self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         self.rate.observe(metric)
         if metric < self.best:
             self.best, self.waited = metric, 0
-            if self.pruner is None:
-                self.best_weights = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
         else:
             self.waited += 1
         record = {"loss": self.loss_sum / max(1, self.loss_count), f"valid_{self.task.metric}": metric}
@@ -126,6 +134,7 @@ class PhaseRun:
             "model": dict(self.model.state_dict()),
             "best_weights": self.best_weights,
             "best": self.best,
+            "average": None if self.average is None else self.average.weights,
             "waited": self.waited,
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
@@ -145,6 +154,8 @@ class PhaseRun:
         self.best_weights = state["best_weights"]
         for name in ("update", "best", "waited", "loss_sum", "loss_count"):
             setattr(self, name, state[name])
+        if self.average is not None:
+            self.average.weights = self.fabric.to_device(state["average"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
 

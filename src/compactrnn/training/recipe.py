@@ -59,21 +59,29 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Learn from the model that the phase `teacher` ended with: `(1 - weight) * loss + weight * KL(teacher, model)`."""
+    """Learn from the model that the phase `teacher` ended with: `(1 - weight) * loss + weight * distillation_loss`."""
 
     teacher: str
     weight: float = 0.5
+    temperature: float = 1.0
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
 class PhaseOptions:
-    """One stretch of training: `updates` or `epochs` long, ended after `patience` evaluations without progress."""
+    """One stretch of training: `updates` or `epochs` long, ended after `patience` evaluations without progress.
+
+    Dropout left out is the model's. With `average` the weights that are validated and kept are an exponential moving
+    average of the trained ones, each update moving it by `1 - average` (by more at the start).
+    """
 
     updates: int | None = None
     epochs: int | None = None
     patience: int | None = None
     dropout: float | None = None
+    embedding_dropout: float | None = None
+    output_dropout: float | None = None
+    average: float | None = None
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     compress: CompressOptions | None = None
@@ -91,7 +99,7 @@ class PhaseOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What holds for every phase; `evaluate_every` None means after each epoch.
+    """What holds for every phase; `evaluate_every` None means after each epoch; `shift` as `LanguageModelTask` has it.
 
     `loss_reduction = "sum_steps"` sums the loss over the `steps` of an update and averages over the batch only, as
     Zaremba et al. do: learning rate and clipping of their paper hold as they stand. With "mean" the gradient is
@@ -101,6 +109,7 @@ class TrainingOptions:
     seed: int = 0
     batch_size: int = 32
     steps: int = 64
+    shift: bool = False
     loss_reduction: Literal["mean", "sum_steps"] = "mean"
     evaluate_every: int | None = None
     validation_streams: int = 1

@@ -102,4 +102,10 @@ def load_phase(path: Path, task: LanguageModelTask) -> LanguageModel:
 def build_task(recipe: Recipe, vocabulary: list[str] | None = None) -> LanguageModelTask:
     """The task of a recipe, its data read."""
     training = recipe.training
-    return LanguageModelTask(recipe.task, batch_size=training.batch_size, steps=training.steps, vocabulary=vocabulary)
+    return LanguageModelTask(
+        recipe.task,
+        batch_size=training.batch_size,
+        steps=training.steps,
+        shift=training.seed if training.shift else None,
+        vocabulary=vocabulary,
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from .interrupt import stop_flag
 from .phase import PhaseRun
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
-from .recipe import ModelOptions, PhaseOptions, Recipe
+from .recipe import ModelOptions, PhaseOptions, Recipe, recipe_from
 from .run_folder import RunFolder, build_task, load_phase, save_phase
 
 
@@ -37,7 +39,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, progress: Si
         _check_same(recipe, folder)
         if folder.result.exists():
             return json.loads(folder.result.read_text(encoding="utf-8"))
-    with progress or Silent() as shown:
+    with _process_settings(recipe.training.threads), progress or Silent() as shown:
         return Trainer(recipe, folder, shown).run()
 
 
@@ -49,8 +51,6 @@ class Trainer:
         self.began = time.monotonic()
         self.machine = describe_machine()
         training = recipe.training
-        if training.threads is not None:
-            torch.set_num_threads(training.threads)
         seed_everything(training.seed)
         self.task = build_task(recipe)
         self.fabric = _fabric(training.accelerator, training.precision)
@@ -70,7 +70,7 @@ class Trainer:
 
     def _run_phase(self, number: int, name: str, phase: PhaseOptions, saved: dict[str, Any] | None) -> None:
         recipe, training = self.recipe, self.recipe.training
-        self.model.set_dropout(recipe.model.dropout if phase.dropout is None else phase.dropout)
+        _set_dropout(self.model, recipe, phase)
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
         run = PhaseRun(phase, training, self.task, self.model, self.fabric, teacher)
         if saved is not None:
@@ -152,9 +152,9 @@ class Trainer:
 
 
 def _check_same(recipe: Recipe, folder: RunFolder) -> None:
-    before, now = folder.read_config()["recipe"], json.loads(json.dumps(recipe.as_dict()))
+    before, now = recipe_from(folder.read_config()["recipe"], str(folder.config)).as_dict(), recipe.as_dict()
     if before != now:
-        changed = sorted(key for key in now if before.get(key) != now[key])
+        changed = sorted(key for key in now if before[key] != now[key])
         raise invalid("--resume", got=f"a recipe with another {', '.join(changed)}", wanted=f"that of {folder.config}")
 
 
@@ -164,6 +164,31 @@ def _fabric(accelerator: str, precision: Any) -> Fabric:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
         fabric.launch()
     return fabric
+
+
+def _set_dropout(model: LanguageModel, recipe: Recipe, phase: PhaseOptions) -> None:
+    def given(name: str) -> float | None:
+        own = getattr(phase, name)
+        return getattr(recipe.model, name) if own is None else own
+
+    between, output = given("dropout") or 0.0, given("output_dropout")
+    model.set_dropout(
+        embedding=given("embedding_dropout") or 0.0, between=between, output=between if output is None else output
+    )
+
+
+@contextmanager
+def _process_settings(threads: int | None) -> Iterator[None]:
+    """Threads as the recipe says; no denormal numbers, which fading weights run into and which are slow."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
 def _layer_sizes(model: LanguageModel) -> tuple[int, ...]:
