@@ -11,8 +11,8 @@ import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
-from .file import Records
 from .program import Input, Output
+from .records import Records
 
 _STATE_MAGIC = b"CRS1"
 

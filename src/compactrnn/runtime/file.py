@@ -14,7 +14,8 @@ from .._errors import ModelFileError, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .layout import Type
-from .program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from .program import Code, Op, Program, Ref, Tensor, Unary
+from .records import Records
 
 _ABSENT = Ref(lay.NONE, 0)
 
@@ -58,7 +59,7 @@ def read(data: bytes) -> Program:
         _native.Model(data)
     except ValueError as error:
         raise ModelFileError(f"model file: {error}") from None
-    return _program(Records(data))
+    return Records(data).program()
 
 
 def save(data: bytes, path: str | os.PathLike) -> None:
@@ -80,60 +81,6 @@ def save(data: bytes, path: str | os.PathLike) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-class Records:
-    """The records of a verified file, as numpy views of its bytes, and its JSON."""
-
-    def __init__(self, data: bytes):
-        header = np.frombuffer(data, lay.HEADER, 1)[0]
-        at = lay.LINE
-
-        def take(dtype: np.dtype, count: int) -> np.ndarray:
-            nonlocal at
-            part = np.frombuffer(data, dtype, count, at)
-            at += lay.round_line(part.nbytes)
-            return part
-
-        self.data = data
-        self.buffers = take(lay.BUFFER, int(header["buffers"]))
-        self.tensors = take(lay.TENSOR, int(header["tensors"]))
-        self.ops = take(lay.OP, int(header["ops"]))
-        self.segments = take(lay.SEGMENT, int(header["segments"]))
-        self.inputs = take(lay.PORT, int(header["inputs"]))
-        self.outputs = take(lay.PORT, int(header["outputs"]))
-        self.checksum = int(header["body_crc"])
-        document = _document(take(np.dtype("u1"), int(header["metadata_bytes"])).tobytes())
-        self.input_names = _names(document, "inputs", len(self.inputs))
-        self.output_names = _names(document, "outputs", len(self.outputs))
-        self.metadata = document.get("metadata")
-        if not isinstance(self.metadata, dict):
-            raise ModelFileError("model file: metadata is not a JSON object")
-
-    def input_list(self) -> list[Input]:
-        """The inputs."""
-        return [
-            Input(name, int(port["buffer"]), _shape(port), int(port["vocabulary"]))
-            for name, port in zip(self.input_names, self.inputs, strict=True)
-        ]
-
-    def output_list(self) -> list[Output]:
-        """The outputs."""
-        return [
-            Output(name, Ref(int(port["buffer"]), int(port["offset"])), _shape(port), bool(port["final"]))
-            for name, port in zip(self.output_names, self.outputs, strict=True)
-        ]
-
-    def macs_per_step(self) -> int:
-        """Multiply-accumulate operations of all `AFFINE`s of one time step."""
-        total = 0
-        for segment in self.segments:
-            first, count = int(segment["first_op"]), int(segment["op_count"])
-            ops = self.ops[first : first + count]
-            ops = ops[ops["code"] == Code.AFFINE]
-            if lay.SEGMENT_KINDS[segment["kind"]] == "forward":
-                total += int((ops["n"].astype(np.int64) * ops["k"]).sum())
-        return total
 
 
 class _Data:
@@ -238,7 +185,7 @@ def _writers(program: Program) -> dict[int, int]:
     return writers
 
 
-def _port_record(record: np.ndarray, name: str, shape: tuple[int, ...]) -> None:
+def _port_record(record: np.void, name: str, shape: tuple[int, ...]) -> None:
     if len(shape) > lay.MAX_RANK:
         raise invalid(f"shape of {name!r}", got=shape, wanted=f"at most {lay.MAX_RANK} axes")
     record["rank"] = len(shape)
@@ -288,7 +235,7 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
                 block += lay.round_line(4 * int(record["width"]))
 
 
-def _place_tensor(record: np.ndarray, tensor: Tensor, kind: Type, data: _Data) -> None:
+def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> None:
     values = tensor.values if kind != Type.INDEX else tensor.values.reshape(-1, 1)
     if values.ndim != 2:
         raise invalid("tensor", got=f"shape {values.shape}", wanted="a matrix")
@@ -298,95 +245,3 @@ def _place_tensor(record: np.ndarray, tensor: Tensor, kind: Type, data: _Data) -
         if tensor.scale is None or tensor.scale.shape != values.shape[:1]:
             raise invalid("scale of an int8 tensor", got=tensor.scale, wanted=f"{len(values)} numbers, one per row")
         record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32))
-
-
-def _document(data: bytes) -> dict:
-    def no_constant(name: str):
-        raise ValueError(f"{name} is not JSON")
-
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return dict(pairs)
-
-    try:
-        document = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"model file: its JSON section cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise ModelFileError("model file: its JSON section is not an object")
-    return document
-
-
-def _names(document: dict, key: str, count: int) -> list[str]:
-    names = document.get(key)
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise ModelFileError(f"model file: its JSON section does not name its {count} {key}")
-    return names
-
-
-def _shape(port: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(size) for size in port["shape"][: int(port["rank"])])
-
-
-def _program(records: Records) -> Program:
-    data = records.data
-    ops = [_op(record) for record in records.ops]
-    segments = [
-        Segment(
-            lay.SEGMENT_KINDS[record["kind"]],
-            tuple(ops[int(record["first_op"]) : int(record["first_op"]) + int(record["op_count"])]),
-        )
-        for record in records.segments
-    ]
-    return Program(
-        buffers=[_buffer(record, data) for record in records.buffers],
-        tensors=[_tensor(record, data) for record in records.tensors],
-        segments=segments,
-        inputs=records.input_list(),
-        outputs=records.output_list(),
-        metadata=records.metadata,
-    )
-
-
-def _buffer(record: np.ndarray, data: bytes) -> Buffer:
-    width, place = int(record["width"]), int(record["init"])
-    return Buffer(width, lay.KINDS[record["kind"]], np.frombuffer(data, np.float32, width, place) if place else None)
-
-
-def _tensor(record: np.ndarray, data: bytes) -> Tensor:
-    kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
-    dtype = {Type.MATRIX_F32: "f4", Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
-    count = rows * columns
-    if kind == Type.MATRIX_F32:
-        count = -(-rows // 16) * 16 * columns
-    elif kind == Type.MATRIX_I8:
-        count = -(-rows // 16) * 64 * -(-columns // 4)
-    values = np.frombuffer(data, dtype, count, int(record["place"]))
-    if kind in (Type.MATRIX_F32, Type.MATRIX_I8):
-        values = lay.unpack_matrix(values, rows, columns)
-    elif kind != Type.INDEX:
-        values = values.reshape(rows, columns)
-    scale = int(record["scale"])
-    return Tensor(values, np.frombuffer(data, np.float32, rows, scale) if scale else None)
-
-
-def _op(record: np.ndarray) -> Op:
-    def ref(name: str) -> Ref | None:
-        buffer, offset = int(record[name]["buffer"]), int(record[name]["offset"])
-        return None if buffer == lay.NONE else Ref(buffer, offset)
-
-    code, tensor, dst = Code(int(record["code"])), int(record["tensor"]), record["dst"]
-    return Op(
-        code,
-        Ref(int(dst["buffer"]), int(dst["offset"])),
-        int(record["n"]),
-        int(record["k"]),
-        ref("a"),
-        ref("b"),
-        ref("c"),
-        None if tensor == lay.NONE else tensor,
-        int(record["fn"]),
-        float(record["p0"]),
-        float(record["p1"]),
-    )

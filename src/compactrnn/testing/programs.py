@@ -31,10 +31,11 @@ def random_program(seed: int, operations: int = 8, offline: bool = False, larges
 
 
 def random_input(program: Program, steps: int, seed: int = 0):
-    """A sequence for `engine.run`.
+    """A sequence for `engine.run`; a tuple of them where the inputs are several.
 
-    >>> random_input(random_program(seed=1), steps=3)[0].shape[0]
-    3
+    >>> program = random_program(seed=1)
+    >>> len(program.inputs), len(random_input(program, steps=3))
+    (1, 3)
     """
     rng = np.random.default_rng(seed)
     arrays = [

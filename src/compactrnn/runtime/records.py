@@ -1,0 +1,155 @@
+"""Read the records of a model file that the native core has verified."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from .._errors import ModelFileError
+from . import layout as lay
+from .layout import Type
+from .program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
+
+
+class Records:
+    """The records of a verified file, as numpy views of its bytes, and its JSON."""
+
+    def __init__(self, data: bytes):
+        header = np.frombuffer(data, lay.HEADER, 1)[0]
+        at = lay.LINE
+
+        def take(dtype: np.dtype, count: int) -> np.ndarray:
+            nonlocal at
+            part = np.frombuffer(data, dtype, count, at)
+            at += lay.round_line(part.nbytes)
+            return part
+
+        self.data = data
+        self.buffers = take(lay.BUFFER, int(header["buffers"]))
+        self.tensors = take(lay.TENSOR, int(header["tensors"]))
+        self.ops = take(lay.OP, int(header["ops"]))
+        self.segments = take(lay.SEGMENT, int(header["segments"]))
+        self.inputs = take(lay.PORT, int(header["inputs"]))
+        self.outputs = take(lay.PORT, int(header["outputs"]))
+        self.checksum = int(header["body_crc"])
+        document = _document(take(np.dtype("u1"), int(header["metadata_bytes"])).tobytes())
+        self.input_names = _names(document, "inputs", len(self.inputs))
+        self.output_names = _names(document, "outputs", len(self.outputs))
+        metadata = document.get("metadata")
+        if not isinstance(metadata, dict):
+            raise ModelFileError("model file: its JSON section has no metadata")
+        self.metadata: dict = metadata
+
+    def input_list(self) -> list[Input]:
+        """The inputs."""
+        return [
+            Input(name, int(port["buffer"]), _shape(port), int(port["vocabulary"]))
+            for name, port in zip(self.input_names, self.inputs, strict=True)
+        ]
+
+    def output_list(self) -> list[Output]:
+        """The outputs."""
+        return [
+            Output(name, Ref(int(port["buffer"]), int(port["offset"])), _shape(port), bool(port["final"]))
+            for name, port in zip(self.output_names, self.outputs, strict=True)
+        ]
+
+    def macs_per_step(self) -> int:
+        """Multiply-accumulate operations of all `AFFINE`s of one time step."""
+        total = 0
+        for segment in self.segments:
+            first, count = int(segment["first_op"]), int(segment["op_count"])
+            ops = self.ops[first : first + count]
+            ops = ops[ops["code"] == Code.AFFINE]
+            if lay.SEGMENT_KINDS[segment["kind"]] == "forward":
+                total += int((ops["n"].astype(np.int64) * ops["k"]).sum())
+        return total
+
+    def program(self) -> Program:
+        """The whole program."""
+        ops = [_op(record) for record in self.ops]
+        segments = []
+        for record in self.segments:
+            first, count = int(record["first_op"]), int(record["op_count"])
+            segments.append(Segment(lay.SEGMENT_KINDS[record["kind"]], tuple(ops[first : first + count])))
+        return Program(
+            buffers=[_buffer(record, self.data) for record in self.buffers],
+            tensors=[_tensor(record, self.data) for record in self.tensors],
+            segments=segments,
+            inputs=self.input_list(),
+            outputs=self.output_list(),
+            metadata=self.metadata,
+        )
+
+
+def _document(data: bytes) -> dict:
+    def no_constant(name: str):
+        raise ValueError(f"{name} is not JSON")
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return dict(pairs)
+
+    try:
+        document = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"model file: its JSON section cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise ModelFileError("model file: its JSON section is not an object")
+    return document
+
+
+def _names(document: dict, key: str, count: int) -> list[str]:
+    names = document.get(key)
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise ModelFileError(f"model file: its JSON section does not name its {count} {key}")
+    return names
+
+
+def _shape(port: np.void) -> tuple[int, ...]:
+    return tuple(int(size) for size in port["shape"][: int(port["rank"])])
+
+
+def _buffer(record: np.void, data: bytes) -> Buffer:
+    width, place = int(record["width"]), int(record["init"])
+    return Buffer(width, lay.KINDS[record["kind"]], np.frombuffer(data, np.float32, width, place) if place else None)
+
+
+def _tensor(record: np.void, data: bytes) -> Tensor:
+    kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
+    dtype = {Type.MATRIX_F32: "f4", Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
+    count = rows * columns
+    if kind == Type.MATRIX_F32:
+        count = -(-rows // 16) * 16 * columns
+    elif kind == Type.MATRIX_I8:
+        count = -(-rows // 16) * 64 * -(-columns // 4)
+    values = np.frombuffer(data, dtype, count, int(record["place"]))
+    if kind in (Type.MATRIX_F32, Type.MATRIX_I8):
+        values = lay.unpack_matrix(values, rows, columns)
+    elif kind != Type.INDEX:
+        values = values.reshape(rows, columns)
+    scale = int(record["scale"])
+    return Tensor(values, np.frombuffer(data, np.float32, rows, scale) if scale else None)
+
+
+def _op(record: np.void) -> Op:
+    def ref(name: str) -> Ref | None:
+        buffer, offset = int(record[name]["buffer"]), int(record[name]["offset"])
+        return None if buffer == lay.NONE else Ref(buffer, offset)
+
+    code, tensor, dst = Code(int(record["code"])), int(record["tensor"]), record["dst"]
+    return Op(
+        code,
+        Ref(int(dst["buffer"]), int(dst["offset"])),
+        int(record["n"]),
+        int(record["k"]),
+        ref("a"),
+        ref("b"),
+        ref("c"),
+        None if tensor == lay.NONE else tensor,
+        int(record["fn"]),
+        float(record["p0"]),
+        float(record["p1"]),
+    )
