@@ -313,7 +313,7 @@ def test_structured_weights_stand_under_torchs_name():
         "weight_hh_l0.right",
         "weight_ih_l0",
     ]
-    assert "hidden_weight=LowRank(rank=2" in repr(layer)
+    assert "hidden_weight=LowRank(rank=2)" in repr(layer)
 
 
 def test_cells_are_bound_to_the_live_parameters():

@@ -11,7 +11,7 @@ from .._errors import check_positive, invalid
 from .base import AbstractWeight, WeightSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LowRank(WeightSpec):
     """`W = Z P`, Z of shape (out, rank), P of shape (rank, in): `rank * (out + in)` numbers; all gates share P.
 
@@ -37,6 +37,9 @@ class LowRank(WeightSpec):
             check_positive(self.rank, "rank")
         elif not isinstance(self.energy, int | float) or isinstance(self.energy, bool) or not 0 < self.energy <= 1:
             raise invalid("energy", got=repr(self.energy), wanted="a number above 0 and at most 1")
+
+    def __repr__(self) -> str:
+        return f"LowRank(rank={self.rank})" if self.energy is None else f"LowRank(energy={self.energy})"
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> LowRankWeight:
         """Make the matrix; see `WeightSpec.build`."""
