@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import compactrnn as cr
 from compactrnn import cells
 from compactrnn.layers import cells_of, is_recurrent
+from compactrnn.layers.cudnn import Contiguous
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -372,6 +373,15 @@ def test_a_state_with_an_initial_value_starts_there():
 def test_errors_say_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_laying_out_weights_changes_no_number():
+    weights = [torch.randn(24, 4, requires_grad=True), torch.randn(24, 6, requires_grad=True)]
+    copies = Contiguous.apply(("LSTM", False, 6, 0, False), *weights)
+    assert_close(copies, tuple(weights))
+    factors = [torch.randn(24, 4), torch.randn(24, 6)]
+    loss = sum((c * f).sum() for c, f in zip(copies, factors, strict=True))
+    assert_close(torch.autograd.grad(loss, weights), tuple(factors))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
