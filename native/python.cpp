@@ -32,7 +32,7 @@ Memory allocate(size_t bytes) {
 class View {
 public:
     View(nb::handle object, int flags) {
-        held_ = PyObject_GetBuffer(object.ptr(), &buffer_, flags | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0;
+        held_ = PyObject_GetBuffer(object.ptr(), &buffer_, flags | PyBUF_C_CONTIGUOUS) == 0;
         if (!held_) PyErr_Clear();
     }
     View(View &&other) noexcept : buffer_(other.buffer_), held_(other.held_) { other.held_ = false; }
@@ -124,23 +124,23 @@ public:
                 tokens[i] = static_cast<int32_t>(token);
                 inputs[i] = &tokens[i];
             } else {
-                views.emplace_back(item, PyBUF_SIMPLE);
+                views.emplace_back(item, PyBUF_FORMAT);
                 if (!views.back().fits(core()->inputs[i])) return nb::none();
                 inputs[i] = views.back().data();
             }
         }
-        nb::object first;
-        nb::list rest;
+        nb::object results[CR_MAX_PORTS];
         for (uint32_t i = 0; i < header.output_count; i++) {
-            nb::object y = model_->empty(model_->output_shapes[i], model_->float32);
-            views.emplace_back(y, PyBUF_WRITABLE);
+            results[i] = model_->empty(model_->output_shapes[i], model_->float32);
+            views.emplace_back(results[i], PyBUF_WRITABLE);
             outputs[i] = static_cast<float *>(views.back().data());
-            if (i == 0) first = y;
-            if (header.output_count > 1) rest.append(y);
         }
         int code = cr_step(core(), block_.get(), inputs, outputs);
         if (code) throw nb::value_error(cr_error(code));
-        return header.output_count > 1 ? nb::object(nb::tuple(rest)) : first;
+        if (header.output_count == 1) return results[0];
+        nb::list all;
+        for (uint32_t i = 0; i < header.output_count; i++) all.append(results[i]);
+        return nb::tuple(all);
     }
 
     // `steps` rows of every input to as many rows of every output, or, with `whole`, a sequence from the start.
