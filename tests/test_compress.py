@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapes import SHAPES, Bidirectional, Gated, Normed, Projected, Residual, Stacked, Tagger, Twice, example
 from torch import nn
 
 import compactrnn as cr
 from compactrnn.compress.groups import Part
+from shapes import SHAPES, Bidirectional, Gated, Normed, Projected, Residual, Stacked, Tagger, Twice, example
 
 
 def output(model, x):

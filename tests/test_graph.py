@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from shapes import SHAPES, Bidirectional, Tagger, Twice, example
 from torch import nn
 
 import compactrnn as cr
 from compactrnn.graph.trace import trace
 from compactrnn.graph.units import find_units
+from shapes import SHAPES, Bidirectional, Tagger, Twice, example
 
 
 def follow(model, x=None):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapes import SHAPES, Convolved, Tagger, example
 from torch import nn
 
 import compactrnn as cr
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
 from compactrnn.runtime.pack import quantize
+from shapes import SHAPES, Convolved, Tagger, example
 
 
 def engine_of(model, x, weights="float32"):
@@ -188,7 +188,7 @@ def test_several_inputs_and_outputs():
             self.lstm = nn.LSTM(9, 8, batch_first=True)
 
         def forward(self, x, token):
-            h, (h_n, c_n) = self.lstm(torch.cat([x, self.embedding(token)], -1))
+            h, (h_n, _) = self.lstm(torch.cat([x, self.embedding(token)], -1))
             return h, h_n[-1] * 2
 
     model, x, token = Pair(), torch.randn(2, 9, 6), torch.randint(0, 7, (2, 9))

@@ -29,9 +29,9 @@ class GroupLasso:
     - `strength=s` (the paper's update): `penalty()` is `s * sum_k norm_k`, added to the loss; `step` sets every entry
       of a group below `threshold` to zero. A strength belongs to a loss reduction: the paper's 2.45e-3 is for a loss
       summed over 35 time steps; with a mean over tokens use `2.45e-3 / 35`, or say `loss_steps=35`.
-    - `keep=f, steps=n` (a size schedule): units are ranked by `norm_k`, over all layers, against the mean norm of their
-      layer; of all units the fraction `f + (1 - f) (1 - t/n)^3` is left in peace at step t, and what makes the others
-      felt is multiplied by `decay` each step. A unit may rank back until step n; from then on the rest stays zero.
+    - `keep=f, steps=n` (a size schedule): the units of each layer are ranked by the norm of what reads them; the fraction
+      `f + (1 - f) (1 - t/n)^3` of them is left in peace at step t, and what makes the others felt is multiplied by
+      `decay` each step. A unit may rank back until step n; from then on the rest stays zero.
 
     A unit whose readers cannot all be named (its sum with something else is read, or it is an output of the model)
     is faded by its incoming weights and biases instead, until it is written as exactly zero.
@@ -41,7 +41,7 @@ class GroupLasso:
             `step`. A weight whose structure cannot lose single rows and columns (a Kronecker product) gets masks
             around it, and becomes dense when it is cut.
         example_inputs: a tensor or tuple of tensors as the model takes them, without initial states.
-        keep: fraction of the units to keep, in (0, 1]; needs `steps`.
+        keep: fraction of the units of each layer to keep, in (0, 1]; needs `steps`.
         steps: length of the size schedule in optimiser steps.
         strength: weight of the penalty, >= 0; excludes `keep`.
         loss_steps: number of time steps that the loss, to which `strength` belongs, is summed over.
@@ -142,15 +142,14 @@ class GroupLasso:
         return self.keep + (1 - self.keep) * (1 - min(self.count / self.steps, 1)) ** 3
 
     def _rank(self) -> list[Tensor]:
-        """Which units rank beyond the schedule: lowest norms, each against the mean norm of its layer."""
-        norms = [g.squares().sqrt() for g in self.groups]
-        relative = [n / n.mean().clamp_min(1e-30) for n in norms]
-        for values in relative:
-            values[values.topk(min(self.minimum, len(values))).indices] = torch.inf
-        flat = torch.cat(relative)
-        out = torch.zeros(len(flat), dtype=torch.bool)
-        out[flat.argsort(stable=True)[: len(flat) - round(self.fraction() * len(flat))]] = True
-        return list((out & ~flat.isinf()).split([g.count for g in self.groups]))
+        """Which units of each layer rank beyond the schedule. One ranking for all layers would empty the last one."""
+        ranked = []
+        for group in self.groups:
+            spared = max(round(self.fraction() * group.count), self.minimum)
+            out = torch.ones(group.count, dtype=torch.bool)
+            out[group.importance().argsort(descending=True, stable=True)[:spared]] = False
+            ranked.append(out)
+        return ranked
 
     def report(self) -> PruneReport:
         """What would be left if the model were shrunk now; see `PruneReport`."""

@@ -77,6 +77,12 @@ class Group:
         return torch.stack([p.squares(self.count) for p in (*self.writers, *self.readers)]).sum(0)
 
     @torch.no_grad()
+    def importance(self) -> Tensor:
+        """Norm of each unit's readers; of its whole group where those are not all known."""
+        heard = sum((p.squares(self.count) for p in self.readers), torch.zeros(self.count))
+        return torch.where(self.escaped, self.squares(), heard).sqrt()
+
+    @torch.no_grad()
     def fade_(self, factors: Tensor) -> None:
         """Multiply what makes unit k felt by `factors[k]`: its readers; where those are not all known, its writers."""
         plain = torch.where(self.escaped, 1.0, factors)

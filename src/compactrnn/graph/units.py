@@ -40,6 +40,7 @@ REDUCTIONS = frozenset(["sum", "mean", "amax", "amin", "cumsum"])
 SOFTMAXES = frozenset(["softmax", "_softmax", "log_softmax", "_log_softmax"])
 WEIGHTED = frozenset(["linear", "convolution", "conv1d"])
 FRESH = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
+PADS = frozenset(["pad", "constant_pad_nd"])
 INDEXED = frozenset(["index", "index_select", "gather"])
 
 
@@ -123,8 +124,8 @@ class _Labeller:
             result = self._matmul(args[0], args[1], shaped)
         elif name in MOVES:
             return self._move(node, args, kwargs)
-        elif name == "constant_pad_nd":
-            return node.target(args[0], args[1], CONSTANT)  # pyright: ignore
+        elif name in PADS and constant_pad(args):
+            return torch.constant_pad_nd(args[0], args[1], CONSTANT)
         elif name in PRODUCTS or name in SUMS:
             return self._elementwise(operands, shaped, node, additive=name in SUMS)
         elif name in SAME:
@@ -233,6 +234,11 @@ class _Labeller:
         if kept is None:
             return None
         return kept.expand(x.shape).clone() if shaped.shape == x.shape else kept.reshape(shaped.shape)
+
+
+def constant_pad(args: tuple) -> bool:
+    """Whether a padding operation pads with one number (and does not reflect or repeat what it pads)."""
+    return len(args) < 3 or not isinstance(args[2], str) or args[2] == "constant"
 
 
 def _carries(x: Tensor) -> bool:

@@ -147,7 +147,7 @@ def _over_time(visitor: Visitor, node: torch.fx.Node, x: Value, fn: Binary, star
     build.emit(Code.BINARY, state, x.width, a=state, b=x.ref, fn=int(fn), k=x.width)
     value = Value(state, x.step_shape, None, LAST, build.segment)
     build.close(visitor.where(node))
-    return value
+    return build.unary(Unary.COPY, value)
 
 
 @handles("layer_norm")
@@ -196,8 +196,8 @@ def _reduce(
     if features:
         rows, k = _last(visitor, node, x, features)
         y = build.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=int(fn))
-        y = scale(build, y, 1 / k) if name == "mean" else y
         y = replace(y, shape=rows.shape[: len(rows.shape) - len(features)])
+        y = scale(build, y, 1 / k) if name == "mean" else y
     if x.time in dims:
         steps = 1
         start = {Reduce.SUM: 0.0, Reduce.MAX: -3.0e38, Reduce.MIN: 3.0e38}[fn]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Ref, Unary
-from .builder import CONSTANT, LAST, ONCE, STEP, Builder, Value
+from .builder import CONSTANT, LAST, STEP, Builder, Value
 
 _SHIFT = 1 << 40
 _LONGEST_DELAY = 64
@@ -230,7 +230,11 @@ class Mover:
         if atom.relation in ("now", "always"):
             return operand
         if atom.relation == "last":
-            return replace(operand, shape=operand.step_shape, time=None, kind=LAST if operand.kind == STEP else ONCE)
+            if operand.kind != STEP:
+                return replace(operand, shape=operand.step_shape, time=None)
+            # a copy: should the sequence itself be read again later, its buffer will hold all of its steps
+            copied = build.unary(Unary.COPY, operand, bounded=operand.bounded)
+            return replace(copied, shape=operand.step_shape, time=None, kind=LAST)
         if atom.relation == "ago":
             return self._delayed(operand, atom.steps)
         flipped = self.flip(operand, where)

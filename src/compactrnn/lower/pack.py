@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -88,6 +89,10 @@ def pack(
         raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
     if max_error is not None and not max_error > 0:
         raise invalid("max_error", got=max_error, wanted="a positive number")
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise invalid("metadata", got=str(error), wanted="what JSON can hold") from None
     program = lower(model, example_inputs)
     exact = Engine(write(quantize(program, "float32", False)))
     parity = _parity(model, exact, example_inputs)

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
 from ..graph.trace import Trace, operation
-from ..graph.units import FRESH, INDEXED, MOVES
+from ..graph.units import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..runtime.program import Ref
 from ..weights.base import AbstractWeight
 from .builder import Builder, Value
@@ -72,8 +72,8 @@ class Visitor:
             return self.values[node.name]
         if name in MOVES:
             return self._move(node, args, kwargs)
-        if name == "constant_pad_nd":
-            return self._pad(node, *args)
+        if name in PADS and constant_pad(args):
+            return self._pad(node, args[0], args[1], args[-1] if len(args) > 2 else None)
         if name in HANDLERS:
             args, kwargs = pytree.tree_map(self.settle, (args, dict(kwargs)))
             result = HANDLERS[name](self, node, *args, **kwargs)
@@ -107,11 +107,12 @@ class Visitor:
             return [self.mover.move(operands, lambda t, i=i: run(t, i), axis, where) for i, axis in enumerate(axes)]
         return self.mover.move(operands, run, axes, where)
 
-    def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: float = 0.0) -> Moved:
+    def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> Moved:
         def run(tensors: list[Tensor]) -> Tensor:
             return torch.constant_pad_nd(tensors[0], pads, int(tensors[1]))
 
-        return self.mover.move([x, torch.tensor(float(value))], run, self.axes[node.name], self.where(node))
+        filling = torch.tensor(float(value if isinstance(value, float | int) else 0))
+        return self.mover.move([x, filling], run, self.axes[node.name], self.where(node))
 
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The axis of the node's result that is time; refuses if there is no telling."""
