@@ -29,7 +29,7 @@ class GroupLasso:
     - `strength=s` (the paper's update): `penalty()` is `s * sum_k norm_k`, added to the loss; `step` sets every entry
       of a group below `threshold` to zero. A strength belongs to a loss reduction: the paper's 2.45e-3 is for a loss
       summed over 35 time steps; with a mean over tokens use `2.45e-3 / 35`, or say `loss_steps=35`.
-    - `keep=f, steps=n` (a size schedule): the units of each layer are ranked by the norm of what reads them; the fraction
+    - `keep=f, steps=n` (a size schedule): the units of each layer are ranked by the norm of what reads them; the share
       `f + (1 - f) (1 - t/n)^3` of them is left in peace at step t, and what makes the others felt is multiplied by
       `decay` each step. A unit may rank back until step n; from then on the rest stays zero.
 

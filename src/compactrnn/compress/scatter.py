@@ -29,6 +29,7 @@ class Scattered(nn.Module):
                 places[index] = torch.arange(len(index))
                 self.register_buffer(f"kept_{i}_{s}", index)
                 self.register_buffer(f"places_{i}_{s}", places)
+        self._last = len(kept) - 1
         self._single = len(kept[0]) == 1
         self._directions = 2 if layer.bidirectional else 1
 
@@ -37,7 +38,7 @@ class Scattered(nn.Module):
         if hx is not None:
             hx = self._each_state(hx, lambda x, slot: x.index_select(-1, getattr(self, f"kept_{slot}")), self.layer)
         y, states = self.layer(input, hx)
-        last = f"{self.num_layers - 1}_0"
+        last = f"{self._last}_0"
         wide = torch.cat([self._spread(part, last) for part in y.chunk(self._directions, -1)], -1)
         return wide, self._each_state(states, self._spread, self)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.node import map_arg
 
 from .._errors import UnsupportedModelError, invalid
 from ..cells.base import AbstractCell
@@ -131,7 +132,7 @@ class Trace:
         """Run the nodes in order: `visit(node, args, kwargs)` with node arguments replaced by earlier results."""
         values = dict(initial)
         for node in self.nodes:
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n.name])
             values[node.name] = visit(node, args, kwargs)
         return values
 

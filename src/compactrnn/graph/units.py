@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from .trace import Leaf, Trace, operation
 
@@ -190,7 +192,7 @@ class _Labeller:
     def values_of(self, node: torch.fx.Node) -> tuple:
         """The true values of a node's arguments."""
         known = {**self.trace.constants, **self.inputs, **self.values}
-        return torch.fx.node.map_arg(node.args, lambda n: known[n.name])
+        return map_arg(node.args, lambda n: known[n.name])
 
     def _matmul(self, a: Tensor, b: Tensor, shaped: Tensor) -> Tensor | None:
         """A sum over time or over heads, with weights that carry no unit, keeps each column's label."""
@@ -267,7 +269,7 @@ def _filled(like: Any, value: int) -> Any:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
 
 
 def _mark_outputs(trace: Trace, units: Units, results: dict[str, Any]) -> None:

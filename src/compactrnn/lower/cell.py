@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cells.base import AbstractCell
 from ..runtime.program import Code, Ref, Unary
@@ -41,7 +42,7 @@ def lower_cell(builder: Builder, cell: AbstractCell, x: Value, initial: list[Ten
     return y, lasts
 
 
-def _lstm(builder: Builder, cell: nn.Module, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+def _lstm(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
     """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
     h, c = states
     own = cell.projection is None
@@ -60,7 +61,7 @@ def _lstm(builder: Builder, cell: nn.Module, x: Value, states: list[Ref], small:
     return out, bounded
 
 
-def _gru(builder: Builder, cell: nn.Module, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+def _gru(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
     """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
     (h,) = states
     n = cell.output_size

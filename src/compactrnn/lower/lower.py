@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .._errors import UnsupportedModelError
 from ..graph.trace import as_inputs, trace
@@ -79,7 +80,7 @@ def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, 
     axes = find_axes(model, inputs)
     single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
     with torch.no_grad():
-        flat = torch.utils._pytree.tree_leaves(model(*single))
+        flat = tree_leaves(model(*single))
     batches = output_batch_axes(model, single, axes)
     tensors = [t for t in flat if isinstance(t, Tensor)]
     outputs = [t if b is None else t.select(b, 0) for t, b in zip(tensors, batches, strict=True)]

@@ -135,7 +135,8 @@ def _parity(model: nn.Module, engine: Engine, example_inputs: Any) -> float:
 
 
 def _outputs(engine: Engine, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    results = engine.run(inputs if len(inputs) > 1 else inputs[0])
+    (*rest, last) = inputs
+    results = engine.run(inputs if rest else last)
     return list(results) if isinstance(results, tuple) else [results]
 
 
