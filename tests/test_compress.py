@@ -10,6 +10,7 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn.compress.groups import Part
+from compactrnn.testing import CompressorContract
 from shapes import SHAPES, Bidirectional, Gated, Normed, Projected, Residual, Stacked, Tagger, Twice, example
 
 
@@ -270,3 +271,16 @@ def test_gated_and_projected_layers_keep_their_width_outside():
         pruner = cr.GroupLasso(model, x, keep=0.5, steps=2)
         train(model, x, pruner, 2)
         assert close(model, pruner.shrink(), x)
+
+
+class TestGroupLassoSchedule(CompressorContract):
+    def make_pruner(self, model, example):
+        return cr.GroupLasso(model, example, keep=0.5, steps=self.steps)
+
+
+class TestGroupLassoStrength(CompressorContract):
+    steps = 80
+    learning_rate = 1e-2
+
+    def make_pruner(self, model, example):
+        return cr.GroupLasso(model, example, strength=1.0, threshold=2e-2)

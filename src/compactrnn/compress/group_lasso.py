@@ -127,7 +127,7 @@ class GroupLasso:
         if self.strength is not None:
             for part in {id(p.weight): p for g in self.groups for p in (*g.writers, *g.readers)}.values():
                 for tensor in part.weight.parameters() if isinstance(part.weight, nn.Module) else (part.weight,):
-                    tensor.mul_(tensor.abs() >= self.threshold)
+                    tensor.copy_(nn.functional.hardshrink(tensor, self.threshold))
             return
         if self.count <= self.steps:
             self._out = self._rank()
