@@ -64,6 +64,7 @@ struct Model {
     nb::object empty;   // numpy.empty
     nb::object float32;
     std::vector<nb::tuple> output_shapes;
+    bool slow = false;  // a step takes longer than giving other threads their turn
 
     Model(nb::handle data, const std::optional<std::string> &isa) {
         View view(data, PyBUF_SIMPLE);
@@ -81,6 +82,10 @@ struct Model {
             for (uint32_t j = 0; j < model.outputs[i].rank; j++) shape.append(model.outputs[i].shape[j]);
             output_shapes.push_back(nb::tuple(shape));
         }
+        uint64_t products = 0;
+        for (uint32_t i = 0; i < model.header->op_count; i++)
+            products += uint64_t{model.ops[i].n} * model.ops[i].k;
+        slow = products > 200000;
     }
 };
 
@@ -135,7 +140,10 @@ public:
             views.emplace_back(results[i], PyBUF_WRITABLE);
             outputs[i] = static_cast<float *>(views.back().data());
         }
+        std::optional<nb::gil_scoped_release> release;
+        if (model_->slow) release.emplace();
         int code = cr_step(core(), block_.get(), inputs, outputs);
+        release.reset();
         if (code) throw nb::value_error(cr_error(code));
         if (header.output_count == 1) return results[0];
         nb::list all;

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compactrnn import Engine
 from compactrnn.runtime.file import write
+from compactrnn.runtime.pack import quantize
 from compactrnn.runtime.program import Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.testing import RuntimeContract
 from compactrnn.testing.programs import random_input, random_program
@@ -132,7 +133,11 @@ def test_random_programs_cover_every_operation():
     assert {op.fn for op in ops if op.code == Code.BINARY} == set(Binary)
 
 
-@pytest.mark.parametrize("program", [random_program(seed, 10, seed % 3 == 0) for seed in range(12)], ids=range(12))
+PROGRAMS = [random_program(seed, 10, seed % 3 == 0) for seed in range(12)]
+PROGRAMS += [quantize(program, "int8") for program in PROGRAMS]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(24))
 class TestRandomPrograms(RuntimeContract):
     pass
 

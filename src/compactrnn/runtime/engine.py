@@ -32,8 +32,6 @@ class Engine:
         try:
             self._model = _native.Model(data, isa)
             records = Records(data)
-        except ModelFileError as error:
-            raise ModelFileError(f"{name}: {error}") from None
         except ValueError as error:
             raise ModelFileError(f"{name}: {error}") from None
         self._checksum = records.checksum

@@ -57,9 +57,9 @@ def read(data: bytes) -> Program:
     """The program in a model file, for `info` and the ways out; raises `ModelFileError`."""
     try:
         _native.Model(data)
+        return Records(data).program()
     except ValueError as error:
         raise ModelFileError(f"model file: {error}") from None
-    return Records(data).program()
 
 
 def save(data: bytes, path: str | os.PathLike) -> None:

@@ -31,7 +31,7 @@ def quantize(program: Program, weights: str = "int8", fold: str | bool = "auto")
 
 
 def fold_tokens(program: Program, weights: str, always: bool) -> Program:
-    """The program in which embeddings stand for the products with them; tables are float64, or float16 values."""
+    """The program in which embeddings stand for the products with them; tables are float64."""
     while True:
         for position, op in enumerate(program.ops):
             readers = _foldable_readers(program, position) if op.code == Code.EMBED else []
@@ -87,10 +87,6 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
         if not (same_place and bias_known and after and float_weights):
             return []
     return readers
-
-
-def _table_dtype(program: Program, op: Op, readers: list[Op], weights: str) -> str:
-    return "f4" if weights == "float32" else "i1"
 
 
 def _pays(program: Program, op: Op, readers: list[Op], weights: str) -> bool:

@@ -38,7 +38,7 @@ class Records:
         self.output_names = _names(document, "outputs", len(self.outputs))
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
-            raise ModelFileError("model file: its JSON section has no metadata")
+            raise ModelFileError("its JSON section has no metadata")
         self.metadata: dict = metadata
 
     def input_list(self) -> list[Input]:
@@ -95,16 +95,16 @@ def _document(data: bytes) -> dict:
     try:
         document = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"model file: its JSON section cannot be read: {error}") from None
+        raise ModelFileError(f"its JSON section cannot be read: {error}") from None
     if not isinstance(document, dict):
-        raise ModelFileError("model file: its JSON section is not an object")
+        raise ModelFileError("its JSON section is not an object")
     return document
 
 
 def _names(document: dict, key: str, count: int) -> list[str]:
     names = document.get(key)
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise ModelFileError(f"model file: its JSON section does not name its {count} {key}")
+        raise ModelFileError(f"its JSON section does not name its {count} {key}")
     return names
 
 
