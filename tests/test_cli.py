@@ -6,10 +6,14 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from compactrnn.cli.app import app
 from compactrnn.cli.bench import RIVALS
+from compactrnn.report.demo import demo_recipe
+from compactrnn.report.demo import run as run_demo
+from compactrnn.report.demo.show import show
 
 RECIPE = """
 [task]
@@ -204,3 +208,38 @@ def test_ctrl_c_is_code_130_and_resume_finishes(trained, tmp_path):
     output, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in error and "Traceback" not in error and output == ""
     assert not (out / "result.json").exists()
+
+
+def test_demo_goes_through_with_a_small_recipe(tmp_path):
+    out = tmp_path / "demo"
+    settings = ["model.hidden=[24, 24]", "model.embedding=8", "training.evaluate_every=20", "training.threads=1"]
+    settings += ["training.precision=32-true", "training.checkpoint_every=10"]
+    phases = {"train": 40, "compress": 30, "tune": 30}
+    own = [f"phases.{name}.updates={updates}" for name, updates in phases.items()] + [
+        "phases.compress.compress.steps=25"
+    ]
+    recipe = demo_recipe("compact", [*settings, *own])
+    scratch = demo_recipe("from_scratch", settings)
+    report = run_demo(out, recipe, scratch, rounds=2)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["dense", "compact", "from_scratch"]
+    assert rows["compact"]["updates"] == rows["from_scratch"]["updates"] == 100 and rows["dense"]["updates"] == 40
+    assert rows["compact"]["hidden"] == rows["from_scratch"]["hidden"] != [24, 24]
+    assert rows["compact"]["recurrent_parameters"] == rows["from_scratch"]["recurrent_parameters"]
+    for name, row in rows.items():
+        assert row["bytes"] == (out / f"{name}.crnn").stat().st_size
+        assert row["engine_bits_per_character"] == pytest.approx(row["bits_per_character"], rel=0.01)
+        evaluated = call_json("eval", out / f"{name}.crnn", "--data", "alice")
+        assert evaluated["value"] == row["engine_bits_per_character"]
+        assert {"engine", "torch"} <= set(row["microseconds_per_step"])
+    assert json.loads((out / "report.json").read_text()) == report
+    assert "<svg" in (out / "quality.svg").read_text() and report["sample"].startswith("Alice ")
+    console = Console(record=True, width=150)
+    show(report, console)
+    assert "from scratch" in console.export_text()
+    trained = (out / "runs" / "compact" / "model.safetensors").stat().st_mtime_ns
+    assert (
+        run_demo(out, recipe, scratch, rounds=2)["rows"][1]["bits_per_character"]
+        == rows["compact"]["bits_per_character"]
+    )
+    assert (out / "runs" / "compact" / "model.safetensors").stat().st_mtime_ns == trained, "nothing is trained twice"

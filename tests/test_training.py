@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import threading
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from compactrnn.training.run_folder import RunFolder
 from compactrnn.training.schedule import LearningRate
 from compactrnn.training.train import train
 
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEXT = "the cat sat on the mat; the dog did not.\n" * 60
 
 
@@ -34,12 +37,17 @@ def table(tmp_path):
 
 
 def test_recipe_files_of_the_repository_are_sound():
-    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "recipes")
-    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".toml")]
-    assert {"alice-tiny.toml", "ptb-small.toml", "ptb-medium.toml"} <= set(names)
-    for name in names:
-        recipe = load_recipe(os.path.join(folder, name))
+    paths = sorted(RECIPES.glob("*.toml"))
+    assert {"alice-tiny", "alice", "ptb-small", "ptb-medium"} <= {path.stem for path in paths}
+    for path in paths:
+        recipe = load_recipe(path)
         assert recipe_from(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_the_demo_has_copies_of_the_recipes():
+    for name, copy in (("alice.toml", "compact.toml"), ("alice-from-scratch.toml", "from_scratch.toml")):
+        copied = files("compactrnn.report.demo") / copy
+        assert (RECIPES / name).read_bytes() == copied.read_bytes(), f"{copy} is to be a copy of recipes/{name}"
 
 
 def test_recipe_errors_name_file_and_key(tmp_path):

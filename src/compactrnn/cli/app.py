@@ -2,14 +2,18 @@
 
 import typer
 
-from . import bench, data, evaluate, info, pack, report, train
+from . import bench, data, demo, evaluate, info, pack, report, train
 from .errors import reported
 
 app = typer.Typer(
     name="compactrnn",
     help="""Compact recurrent networks: learn them, prove them, run them natively.
 
-    A first round trip, two minutes:
+    The main job, five minutes:
+
+        compactrnn demo
+
+    A first round trip of your own, two minutes:
 
         compactrnn train recipes/alice-tiny.toml --out runs/tiny
 
@@ -26,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.command("demo")(reported(demo.demo))
 app.command("train")(reported(train.train))
 app.command("eval")(reported(evaluate.evaluate))
 app.command("pack")(reported(pack.pack))

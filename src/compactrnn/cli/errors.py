@@ -18,10 +18,10 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except (ImportError, FloatingPointError, ChildProcessError) as error:
+            _end(error, FAILURE)
         except (ValueError, OSError) as error:
             _end(error, BAD_INPUT)
-        except (ImportError, FloatingPointError) as error:
-            _end(error, FAILURE)
         except KeyboardInterrupt as error:
             _end(error, INTERRUPTED, "interrupted; a run that had begun goes on with --resume")
 

@@ -86,23 +86,27 @@ def race(
         c.name: [c.prepare(chunk) for chunk in tokens.reshape(-1, steps, *tokens.shape[1:])] for c in contenders
     }
     taken: dict[str, list[float]] = {c.name: [] for c in contenders}
-    for number in range(rounds + 1):
-        for contender in contenders:
-            contender.activate()
-            contender.reset()
-            feed, inputs = contender.feed, prepared[contender.name]
-            gc.collect()
-            gc.disable()
-            try:
-                start = time.perf_counter()
-                for given in inputs:
-                    feed(given)
-                end = time.perf_counter()
-            finally:
-                gc.enable()
-            if number:
-                taken[contender.name].append((end - start) / len(tokens) * 1e6)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(rounds + 1):
+            for contender in contenders:
+                seconds = _turn(contender, prepared[contender.name])
+                if number:
+                    taken[contender.name].append(seconds / len(tokens) * 1e6)
+    finally:
+        gc.enable()
     return {name: _timing(values) for name, values in taken.items()}
+
+
+def _turn(contender: AbstractContender, inputs: list[Any]) -> float:
+    contender.activate()
+    contender.reset()
+    feed = contender.feed
+    start = time.perf_counter()
+    for given in inputs:
+        feed(given)
+    return time.perf_counter() - start
 
 
 def _timing(values: list[float]) -> Timing:

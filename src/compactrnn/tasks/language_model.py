@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -94,6 +95,10 @@ class LanguageModelTask(AbstractTask):
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
         """Bits per character or perplexity, the state carried over the whole part."""
+        with one_thread() if streams == 1 else nullcontext():
+            return self._evaluate(model, part, streams)
+
+    def _evaluate(self, model: Any, part: str, streams: int) -> float:
         rows = in_rows(self.parts[part], streams)
         device = next(model.parameters()).device
         training, states, total = model.training, None, 0.0
@@ -114,9 +119,24 @@ class LanguageModelTask(AbstractTask):
             "vocabulary": list(self.vocabulary.symbols),
         }
 
+    def calibration_inputs(self) -> Tensor:
+        """The first 512 symbols of the validation part, (1, 512)."""
+        return torch.as_tensor(self.parts["valid"][:512])[None]
+
     def example_inputs(self) -> Tensor:
         """The first symbols of the text, (1, 16)."""
         return torch.as_tensor(self.parts["train"][:16])[None]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: a single stream is too little for two, which only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_rows(tokens: np.ndarray, rows: int) -> Tensor:

@@ -85,6 +85,11 @@ class LanguageModel(nn.Module):
         self.recurrent.dropout = between if self.recurrent.num_layers > 1 else 0.0
         self.dropout.p = output
 
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each recurrent layer."""
+        size = self.recurrent.hidden_size
+        return tuple(size) if isinstance(size, (list, tuple)) else (size,) * self.recurrent.num_layers
+
     def recurrent_parameters(self) -> int:
         """How many numbers the recurrent layers hold: input, hidden and bias."""
         return sum(p.numel() for p in self.recurrent.parameters())

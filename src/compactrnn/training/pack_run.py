@@ -1,4 +1,4 @@
-"""From a run folder to a file for the native engine."""
+"""From a trained model to a file for the native engine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from ..lower import pack
+from ..tasks.language_model import LanguageModelTask
+from ..tasks.recurrent_lm import LanguageModel
 from .run_folder import RunFolder
 
 
 def pack_run(run: str | Path, out: str | Path, weights: str) -> dict[str, Any]:
-    """Pack the model that a run ended with, its task and vocabulary as metadata; returns what was measured."""
+    """Pack the model that a run ended with; returns what was measured."""
     model, task, _ = RunFolder(Path(run)).load()
-    stretch = task.rows[:1, : 1 + 512]
-    report = pack(model, out, task.example_inputs(), weights=weights, calibration=[stretch], metadata=task.metadata())
+    return pack_model(model, task, out, weights)
+
+
+def pack_model(model: LanguageModel, task: LanguageModelTask, out: str | Path, weights: str) -> dict[str, Any]:
+    """Pack a model, its task and vocabulary as metadata, the error measured on the first validation symbols."""
+    report = pack(
+        model.eval(),
+        out,
+        task.example_inputs(),
+        weights=weights,
+        calibration=[task.calibration_inputs()],
+        metadata=task.metadata(),
+    )
     return {"file": str(out), **asdict(report)}

@@ -76,14 +76,19 @@ class RunFolder:
 
     def load(self, data: str | None = None) -> tuple[LanguageModel, LanguageModelTask, Recipe]:
         """The trained model, its task with the data it was trained on (or other `data`), its recipe."""
+        options, task, recipe = self.open(data)
+        model = task.build_model(options)
+        model.load_state_dict(load_weights(self.model))
+        return model.eval(), task, recipe
+
+    def open(self, data: str | None = None) -> tuple[ModelOptions, LanguageModelTask, Recipe]:
+        """The model's options, task and recipe of a run that has begun."""
         config = self.read_config()
         recipe = recipe_from(config["recipe"], str(self.config))
         if data is not None:
             recipe = replace(recipe, task=replace(recipe.task, data=data))
         task = build_task(recipe, config["vocabulary"])
-        model = task.build_model(ModelOptions(**config["model"]))
-        model.load_state_dict(load_weights(self.model))
-        return model.eval(), task, recipe
+        return ModelOptions(**config["model"]), task, recipe
 
 
 def save_phase(path: Path, model: LanguageModel, options: dict[str, Any]) -> None:

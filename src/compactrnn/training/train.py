@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,11 +27,19 @@ from .recipe import ModelOptions, PhaseOptions, Recipe, recipe_from
 from .run_folder import RunFolder, build_task, load_phase, save_phase
 
 
-def train(recipe: Recipe, out: str | Path, *, resume: bool = False, progress: Silent | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Silent | None = None,
+    stop_after: str | None = None,
+) -> dict[str, Any]:
     """Run `recipe` in folder `out`; returns what its `result.json` holds.
 
     With `resume` the run goes on from its last checkpoint and ends with the same weights, bit for bit, as if it had
-    never stopped. Ctrl-C writes a checkpoint first.
+    never stopped. Ctrl-C writes a checkpoint first. `stop_after` names a phase after which to stop for now, with an
+    empty result.
     """
     folder = RunFolder(Path(out))
     if folder.config.exists():
@@ -39,8 +48,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, progress: Si
         _check_same(recipe, folder)
         if folder.result.exists():
             return json.loads(folder.result.read_text(encoding="utf-8"))
-    with _process_settings(recipe.training.threads), progress or Silent() as shown:
-        return Trainer(recipe, folder, shown).run()
+    with _process_settings():
+        return Trainer(recipe, folder, progress or Silent()).run(stop_after)
 
 
 class Trainer:
@@ -59,17 +68,21 @@ class Trainer:
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
 
-    def run(self) -> dict[str, Any]:
-        """All phases that are not done yet; returns the result."""
+    def run(self, stop_after: str | None = None) -> dict[str, Any]:
+        """All phases that are not done yet, up to `stop_after`; returns the result, empty before the last phase."""
         first, saved = self._restore()
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
+                if stop_after in self.updates:
+                    return {}
                 self._run_phase(number, name, phase, saved)
                 saved = None
         return self._finish()
 
     def _run_phase(self, number: int, name: str, phase: PhaseOptions, saved: dict[str, Any] | None) -> None:
         recipe, training = self.recipe, self.recipe.training
+        if threads := phase.threads or training.threads:
+            torch.set_num_threads(threads)
         _set_dropout(self.model, recipe, phase)
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
         run = PhaseRun(phase, training, self.task, self.model, self.fabric, teacher)
@@ -92,7 +105,7 @@ class Trainer:
             if self.stop.is_set():
                 raise KeyboardInterrupt
         self.model = run.outcome()
-        self.model_options = {**self.model_options, "hidden": _layer_sizes(self.model)}
+        self.model_options = {**self.model_options, "hidden": self.model.layer_sizes()}
         self.updates = {**self.updates, name: run.update}
         save_phase(self.folder.phase(name), self.model, self.model_options)
         self._checkpoint(number + 1, None)
@@ -159,6 +172,7 @@ def _check_same(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _fabric(accelerator: str, precision: Any) -> Fabric:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of the precision that was asked for
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning_fabric")
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
@@ -178,19 +192,12 @@ def _set_dropout(model: LanguageModel, recipe: Recipe, phase: PhaseOptions) -> N
 
 
 @contextmanager
-def _process_settings(threads: int | None) -> Iterator[None]:
-    """Threads as the recipe says; no denormal numbers, which fading weights run into and which are slow."""
+def _process_settings() -> Iterator[None]:
+    """No denormal numbers, which fading weights run into and which are slow; afterwards as many threads as before."""
     before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
-
-
-def _layer_sizes(model: LanguageModel) -> tuple[int, ...]:
-    size = model.recurrent.hidden_size
-    return tuple(size) if isinstance(size, (list, tuple)) else (size,) * model.recurrent.num_layers

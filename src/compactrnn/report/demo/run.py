@@ -1,0 +1,90 @@
+"""Train the demo's models, pack them, race them, write down what came out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..._machine import describe_machine
+from ...runtime.engine import Engine
+from ...tasks.generate import generate
+from ...tasks.language_model import LanguageModelTask, one_thread
+from ...tasks.quality import evaluate_engine
+from ...training.pack_run import pack_model
+from ...training.progress import Bar
+from ...training.recipe import Recipe
+from ..language_model import contenders
+from ..plot import Point, quality_plot
+from ..race import check_answers, race
+from ..torch_contenders import TorchContender
+from .models import Trained, train_models
+
+PROMPT = "Alice "
+
+
+def run(out: Path, recipe: Recipe, scratch: Recipe, rounds: int = 9) -> dict[str, Any]:
+    """The whole demo in folder `out`: dense and compact by `recipe`, the same sizes by `scratch`, raced in `rounds`.
+
+    Returns what `out/report.json` holds.
+    """
+    with one_thread(), Bar() as bar:
+        task, trained = train_models(out, recipe, scratch, bar)
+        rows = []
+        bar.begin("pack and race", len(trained), 0)
+        for number, entry in enumerate(trained):
+            rows.append(_row(entry, task, out / f"{entry.name}.crnn", rounds))
+            bar.advance(number + 1, 0.0)
+    engine = Engine(out / "compact.crnn")
+    report = {
+        "machine": describe_machine(),
+        "seed": recipe.training.seed,
+        "rows": rows,
+        "sample": generate(engine, task.vocabulary, PROMPT, 400, 0.7, recipe.training.seed),
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    points = [Point(row["name"].replace("_", " "), row["bytes"], row["engine_bits_per_character"]) for row in rows]
+    plot = quality_plot(points, size_label="bytes of the packed file", quality_label="bits per character")
+    (out / "quality.svg").write_text(plot, encoding="utf-8")
+    return report
+
+
+def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> dict[str, Any]:
+    model = entry.model
+    pack_model(model, task, path, "int8")
+    engine = Engine(path)
+    return {
+        "name": entry.name,
+        "updates": entry.updates,
+        "hidden": list(model.layer_sizes()),
+        "bits_per_character": task.evaluate(model, "test"),
+        "engine_bits_per_character": evaluate_engine(engine, task.parts["test"], task.data.level),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "recurrent_parameters": model.recurrent_parameters(),
+        "macs_per_step": engine.macs_per_step,
+        "bytes": path.stat().st_size,
+        "microseconds_per_step": _race(entry, task, engine, rounds),
+    }
+
+
+def _race(entry: Trained, task: LanguageModelTask, engine: Engine, rounds: int) -> dict[str, Any]:
+    rivals = ["torch"] + (["onnxruntime"] if importlib.util.find_spec("onnxruntime") and _has_onnx() else [])
+    entered = contenders(entry.model, engine, rivals)
+    tokens = task.parts["test"][:512]
+    try:
+        check_answers(entered, TorchContender(entry.model, "float32"), tokens[:128])
+        timings = race(entered, tokens, rounds=rounds)
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    best = {"engine": timings["engine"].median}
+    for rival in rivals:
+        best[rival] = min(timing.median for name, timing in timings.items() if name.startswith(rival))
+    found = {name: round(value, 3) for name, value in best.items()}
+    return {**found, "forms": {name: timing.as_dict() for name, timing in timings.items()}}
+
+
+def _has_onnx() -> bool:
+    return importlib.util.find_spec("onnx") is not None
