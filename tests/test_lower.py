@@ -13,7 +13,7 @@ import compactrnn as cr
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
 from compactrnn.runtime.pack import quantize
-from shapes import SHAPES, Convolved, Tagger, example
+from shapes import SHAPES, Tagger, example
 
 
 def engine_of(model, x, weights="float32"):
@@ -103,7 +103,7 @@ def test_offline_models(name, steps):
         engine.stream()
 
 
-@pytest.mark.parametrize("shape", [s for s in SHAPES if s is not Convolved])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 def test_model_shapes(shape, weights):
     torch.manual_seed(0)
@@ -201,6 +201,39 @@ def test_several_inputs_and_outputs():
     assert [i.vocabulary for i in engine.inputs] == [0, 7]
 
 
+class Front(nn.Module):
+    """A convolution before the layer."""
+
+    def __init__(self, front, pad=0):
+        super().__init__()
+        self.front, self.pad = front, pad
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x):
+        y = self.front(F.pad(x.transpose(1, 2), (self.pad, 0)))
+        return self.gru(torch.relu(y).transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("front", "pad", "offline"),
+    [
+        (nn.Conv1d(6, 8, 1), 0, False),
+        (nn.Conv1d(6, 8, 4), 3, False),
+        (nn.Conv1d(6, 8, 3, dilation=2, bias=False), 4, False),
+        (nn.Conv1d(6, 8, 3, padding=1), 0, True),
+    ],
+)
+def test_convolutions_over_time(front, pad, offline):
+    model, x = Front(front, pad), torch.randn(2, 11, 6)
+    engine = engine_of(model, x)
+    assert engine.offline == offline
+    np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
+    if not offline:
+        stream = engine.stream()
+        steps = np.stack([stream.step(row) for row in x[0].numpy()])
+        assert np.array_equal(steps, engine.run(x[0].numpy()))
+
+
 def refused(model, x, *words):
     with pytest.raises(cr.UnsupportedModelError) as caught:
         lower(model, x)
@@ -213,7 +246,8 @@ def test_what_cannot_run_step_by_step_is_refused_by_name():
     refused(Reads(lambda m, x, h: torch.sort(h, -1).values), x, "sort")
     refused(Reads(lambda m, x, h: h @ h.transpose(1, 2)), x, "matmul")
     refused(Reads(lambda m, x, h: h[:, ::2]), x, "slice")
-    refused(Convolved(), x, "head", "conv")
+    refused(Front(nn.Conv1d(6, 8, 3, stride=2)), x, "time axis")
+    refused(Front(nn.Conv1d(6, 8, 2, groups=2)), x, "front", "conv1d")
 
     class Loop(nn.Module):
         def __init__(self):

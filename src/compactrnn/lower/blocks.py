@@ -14,7 +14,7 @@ from ..runtime.program import Binary, Code, Reduce, Ref, Unary
 from . import cell as cells
 from .builder import LAST, STEP, Value
 from .pointwise import scale
-from .visitor import Visitor, handles
+from .visitor import Convolution, Visitor, convolves, handles
 
 
 def _products(visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.ndarray], init: Ref | None) -> Value:
@@ -63,17 +63,24 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | No
     return None
 
 
-@handles("convolution", "conv1d")
-def _pointwise_convolution(
-    visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None, *rest: Any
-) -> Any:
-    """Kernels of one step only: a product at every step, (1, channels, T)."""
-    plain = isinstance(x, Value) and x.time == 2 and isinstance(weight, Tensor) and weight.dim() == 3
-    if not plain or weight.shape[2] != 1 or weight.shape[1] != x.shape[1]:
+@convolves
+def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
+    """A window that slides over time, (1, channels, T): a product with the steps in the window."""
+    if not isinstance(weight, Tensor) or isinstance(bias, Value) or weight.dim() != 3 or options.groups != 1:
         return None
-    rows = visitor.rearrange(x, lambda t: t.permute(2, 0, 1), 0, node)
-    y = _products(visitor, node, rows, [_array(weight[..., 0])], None if bias is None else visitor.constant(bias))
-    return visitor.rearrange(y, lambda t: t.permute(1, 2, 0), 2, node)
+    if options.stride != 1 or (time := visitor.time_axis(node)) != 2:
+        return None
+    taps = torch.arange(weight.shape[2]) * options.dilation
+
+    def windows(tensors: list[Tensor]) -> Tensor:
+        padded = torch.constant_pad_nd(tensors[0], [options.padding, options.padding], int(tensors[1]))
+        starts = torch.arange(padded.shape[2] - int(taps[-1]))
+        return padded[:, :, starts[:, None] + taps].permute(0, 2, 1, 3).flatten(2)
+
+    moved = visitor.mover.move([x, torch.tensor(0.0)], windows, 1, visitor.where(node))
+    kernel = _array(weight.flatten(1))
+    y = _products(visitor, node, visitor.settle(moved), [kernel], None if bias is None else visitor.constant(bias))
+    return visitor.rearrange(y, lambda t: t.transpose(1, 2), time, node)
 
 
 @handles("weight")
@@ -230,7 +237,7 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states
     if any(isinstance(s, Value) for s in states):
         raise UnsupportedModelError(
             f"{leaf.name}: its initial state is computed from input data; wanted zeros or parameters."
-            " Leave the states out of example_inputs: the stream keeps them"
+            " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros"
         )
     flat, after = iter(states), []
     for row in leaf.cells:

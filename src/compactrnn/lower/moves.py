@@ -19,7 +19,7 @@ _LONGEST_DELAY = 64
 
 
 class Atom(NamedTuple):
-    """Entries of one operand at one relation to the output's time: now, flip, last, first, always, some steps ago."""
+    """Entries of one operand at one relation to the output's time: now, flip, last, first, always, steps ago, ahead."""
 
     operand: int
     relation: str
@@ -109,56 +109,42 @@ def _whole(rows: Tensor, timed: bool, operands: list[Value | Tensor]) -> tuple[l
 
 
 def _entry(number: Tensor, offset: Tensor, steps: int, timed: bool, operands: list, atoms: dict, where: str) -> Any:
-    last = int(number[-1])
-    source = operands[last]
-    if isinstance(source, Value) and source.time is not None:
-        width, length = source.width, source.shape[source.time]
-        position = int(offset[-1]) % width
-        at = offset // width
-        relation = _relation(number, at, position, offset, width, last, steps, length, timed, operands)
+    """The atom of one column of the output rows: who feeds it at each of `steps`, and from where."""
+    moving = [i for i, n in enumerate(number.tolist()) if isinstance(v := operands[n], Value) and v.time is not None]
+    pick = moving[-1] if moving else 0
+    source, position = operands[int(number[pick])], int(offset[pick])
+    here = number == number[pick]
+    if moving:
+        position %= source.width
+        here &= offset % source.width == position
+        at = offset // source.width
+        missing = [(operands[int(n)], int(i)) for n, i in zip(number[~here], offset[~here], strict=True)]
+        zeros = all(isinstance(o, Tensor) and o.flatten()[i] == 0 for o, i in missing)
+        relation = _relation(at, here, steps, source.shape[source.time], timed) if zeros else None
     else:
-        position = int(offset[-1])
-        same = bool((number == last).all()) and len(set(_constants(source, offset))) == 1
-        relation = ("always", 0) if same else None
+        values = offset if isinstance(source, Value) else source.flatten()[offset]
+        relation = ("always", 0) if bool(here.all()) and bool((values == values[0]).all()) else None
     if relation is None:
         raise UnsupportedModelError(f"{where}: mixes time steps in a way that cannot run step by step")
-    atom = Atom(last, *relation)
+    atom = Atom(int(number[pick]), *relation)
     return atoms.setdefault(atom, len(atoms)), position
 
 
-def _constants(source: Value | Tensor, offset: Tensor) -> list:
-    return offset.tolist() if isinstance(source, Value) else source.flatten()[offset].tolist()
-
-
-def _relation(
-    number: Tensor, at: Tensor, position: int, offset: Tensor, width: int, last: int, steps: int, length: int,
-    timed: bool, operands: list
-) -> tuple[str, int] | None:  # fmt: skip
-    """How the source's step follows from the output's step."""
-    if not timed:
-        step = int(at[0])
-        return ("last", 0) if step == length - 1 else ("first", 0) if step == 0 else None
-    here = (number == last) & (offset % width == position)
-    now = torch.arange(steps)
-    if bool(here.all()) and steps == length:
-        if torch.equal(at, now):
-            return ("now", 0)
-        if torch.equal(at, steps - 1 - now):
-            return ("flip", 0)
-    if bool((at == at[0]).all()) and bool(here.all()):
-        return ("last", 0) if int(at[0]) == length - 1 else ("first", 0) if int(at[0]) == 0 else None
-    delay = int(now[-1] - at[-1])
-    before = now < delay
-    if (
-        0 < delay <= _LONGEST_DELAY
-        and steps == length
-        and torch.equal(here, ~before)
-        and torch.equal(at[here], now[delay:] - delay)
-    ):
-        others = [operands[int(n)] for n in number[before]]
-        if all(isinstance(o, Tensor) and o.flatten()[int(i)] == 0 for o, i in zip(others, offset[before], strict=True)):
-            return ("ago", delay)
-    return None
+def _relation(at: Tensor, here: Tensor, steps: int, length: int, timed: bool) -> tuple[str, int] | None:
+    """How the source's step `at` follows from the output's step; where not `here`, the output is zero."""
+    now = torch.arange(len(at))
+    whole = bool(here.all())
+    if whole and (not timed or bool((at == at[0]).all())) and int(at[0]) in (length - 1, 0):
+        return ("last" if int(at[0]) == length - 1 else "first", 0)
+    if not timed or steps != length:
+        return None
+    if whole and torch.equal(at, steps - 1 - now):
+        return ("flip", 0)
+    delay = int((now - at)[here][0])
+    inside = (now >= delay) & (now < length + delay)
+    if abs(delay) > _LONGEST_DELAY or not torch.equal(here, inside) or not torch.equal(at[here], (now - delay)[here]):
+        return None
+    return ("now", 0) if delay == 0 else ("ago", delay) if delay > 0 else ("ahead", -delay)
 
 
 class Mover:
@@ -238,6 +224,8 @@ class Mover:
         if atom.relation == "ago":
             return self._delayed(operand, atom.steps)
         flipped = self.flip(operand, where)
+        if atom.relation == "ahead":
+            return self.flip(self._delayed(flipped, atom.steps), where)
         if atom.relation == "flip":
             return flipped
         return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)

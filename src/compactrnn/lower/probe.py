@@ -60,7 +60,7 @@ def output_batch_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) 
     found = []
     one, two = (_tensors(model(*resized(inputs, axes.batch, n))) for n in (1, 2))
     for a, b in zip(one, two, strict=True):
-        grown = [d for d in range(a.dim()) if a.shape[d] != b.shape[d]]
+        grown = [d for d in range(a.dim()) if (a.shape[d], b.shape[d]) == (1, 2)]
         found.append(grown[0] if grown else None)
     return found
 
@@ -87,5 +87,8 @@ def _sizes(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, int | Non
         for hook in hooks:
             hook.remove()
     if not seen:
-        raise UnsupportedModelError(f"{type(model).__name__}: no recurrent layer is called with a plain tensor")
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no recurrent layer is called with a plain tensor; a PackedSequence means nothing"
+            " to a stream, pass the padded tensor"
+        )
     return seen[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .builder import Builder, Value
 from .moves import Moved, Mover
 
 HANDLERS: dict[str, Callable] = {}
+UNSETTLED: dict[str, Callable] = {}
 
 
 def handles(*names: str) -> Callable:
@@ -28,6 +29,30 @@ def handles(*names: str) -> Callable:
         return function
 
     return register
+
+
+class Convolution(NamedTuple):
+    """How a one-dimensional convolution slides."""
+
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+
+
+def convolves(function: Callable) -> Callable:
+    """Register what lowers a one-dimensional convolution; it gets its input before that is put in place."""
+
+    def lower(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None, *rest: Any) -> Any:
+        defaults = [1, 0, 1, 1] if operation(node) == "conv1d" else [1, 0, 1, False, 0, 1]
+        numbers = [v[0] if isinstance(v, list | tuple) else v for v in (*rest, *defaults[len(rest) :])]
+        stride, padding, dilation, *_, groups = numbers
+        if isinstance(padding, str) or (len(numbers) == 6 and numbers[3]):
+            return None
+        return function(visitor, node, x, weight, bias, Convolution(stride, padding, dilation, groups))
+
+    UNSETTLED.update(conv1d=lower, convolution=lower)
+    return lower
 
 
 class Visitor:
@@ -74,6 +99,10 @@ class Visitor:
             return self._move(node, args, kwargs)
         if name in PADS and constant_pad(args):
             return self._pad(node, args[0], args[1], args[-1] if len(args) > 2 else None)
+        if name in UNSETTLED:
+            result = UNSETTLED[name](self, node, *args, **kwargs)
+            if result is not None:
+                return result
         if name in HANDLERS:
             args, kwargs = pytree.tree_map(self.settle, (args, dict(kwargs)))
             result = HANDLERS[name](self, node, *args, **kwargs)
