@@ -345,3 +345,8 @@ def test_mistakes_of_a_writer_are_named():
     )
     with pytest.raises(ValueError, match="writes where it must not"):
         write(into_input)
+    unwritten = replace(program, segments=[Segment("forward", program.ops[1:])])
+    with pytest.raises(ValueError, match=r"operation 0, AFFINE, reads 3 numbers at \(1, 0\), a scratch"):
+        write(unwritten)
+    with pytest.raises(ValueError, match=r"output 'y' .* is never written"):
+        write(replace(program, segments=[Segment("forward", program.ops[:4])]))

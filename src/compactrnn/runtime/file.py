@@ -13,6 +13,7 @@ import numpy as np
 from .._errors import ModelFileError, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
+from .check import check_defined
 from .layout import Type
 from .program import Code, Op, Program, Ref, Tensor, Unary
 from .records import Records
@@ -50,6 +51,7 @@ def write(program: Program) -> bytes:
         _native.Model(blob)
     except ValueError as error:
         raise ValueError(f"program: cannot be written: {error}") from None
+    check_defined(program)
     return blob
 
 
