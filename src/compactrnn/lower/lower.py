@@ -15,7 +15,7 @@ from ..graph.trace import as_inputs, trace
 from ..runtime.program import Input, Output, Program
 from . import blocks, pointwise  # noqa: F401  (they register what can be lowered)
 from .builder import STEP, Builder, Value
-from .probe import find_axes, output_batch_axes, resized
+from .probe import find_axes, output_axes, resized
 from .visitor import Visitor
 
 _STEPS = 17  # enough to tell a delay of up to 16 steps
@@ -41,10 +41,10 @@ def lower(model: nn.Module, example_inputs: Any) -> Program:
     builder = Builder()
     visitor = Visitor(builder, (traced, small), (trace(model, large), large))
     outputs = visitor.lower([_input(builder, traced.inputs[i], x, axes.time, axes.batch) for i, x in enumerate(small)])
-    batches = output_batch_axes(model, small, axes)
+    found = output_axes(model, small, axes)
     states = traced.state_outputs()
     names = iter(["output", *(f"output_{i}" for i in range(1, len(outputs)))])
-    for value, batch, is_state in zip(outputs, batches, states, strict=True):
+    for value, (_, batch), is_state in zip(outputs, found, states, strict=True):
         if not is_state:
             builder.program.outputs.append(_output(next(names), value, batch))
     return builder.finish()
@@ -73,7 +73,7 @@ def _output(name: str, value: Any, batch: int | None) -> Output:
 def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, ...], list[np.ndarray]]:
     """The first sequence of `example_inputs`, and what torch gives for it, laid out as the engine takes and gives them.
 
-    Inputs have time first and no batch axis; outputs have no batch axis; states that the stream keeps are left out.
+    Inputs and outputs have time first and no batch axis; states that the stream keeps are left out.
     """
     inputs = as_inputs(example_inputs)
     model = copy.deepcopy(model).cpu().float().eval()
@@ -81,9 +81,12 @@ def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, 
     single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
     with torch.no_grad():
         flat = tree_leaves(model(*single))
-    batches = output_batch_axes(model, single, axes)
-    tensors = [t for t in flat if isinstance(t, Tensor)]
-    outputs = [t if b is None else t.select(b, 0) for t, b in zip(tensors, batches, strict=True)]
+    outputs = []
+    for y, (time, batch) in zip(
+        (t for t in flat if isinstance(t, Tensor)), output_axes(model, single, axes), strict=True
+    ):
+        y = y if time is None else y.movedim(time, 0)
+        outputs.append(y if batch is None else y.select(batch + (time is not None and time > batch), 0))
     given = [x if axes.batch is None else x.select(axes.batch, 0) for x in single]
     time = axes.time - (axes.batch is not None and axes.batch < axes.time)
     states = trace(model, single).state_outputs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,22 @@ def resized(inputs: tuple[Tensor, ...], axis: int, size: int) -> tuple[Tensor, .
 
 
 @torch.no_grad()
-def output_batch_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> list[int | None]:
-    """The batch axis of each tensor that the model returns."""
-    if axes.batch is None:
-        return [None] * len(_tensors(model(*inputs)))
-    found = []
-    one, two = (_tensors(model(*resized(inputs, axes.batch, n))) for n in (1, 2))
-    for a, b in zip(one, two, strict=True):
-        grown = [d for d in range(a.dim()) if (a.shape[d], b.shape[d]) == (1, 2)]
-        found.append(grown[0] if grown else None)
-    return found
+def output_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> list[tuple[int | None, int | None]]:
+    """The time axis and the batch axis of each tensor that the model returns for `inputs` of batch 1."""
+    steps = inputs[0].shape[axes.time]
+    one, longer = (_tensors(model(*resized(inputs, axes.time, n))) for n in (steps, steps + 1))
+    two = one if axes.batch is None else _tensors(model(*resized(inputs, axes.batch, 2)))
+    return [
+        (
+            _first(d for d in range(a.dim()) if c.shape[d] != a.shape[d]),
+            _first(d for d in range(a.dim()) if (a.shape[d], b.shape[d]) == (1, 2)),
+        )
+        for a, b, c in zip(one, two, longer, strict=True)
+    ]
+
+
+def _first(found: Iterator[int]) -> int | None:
+    return next(found, None)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
