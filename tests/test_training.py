@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from compactrnn import ModelFileError
+from compactrnn.training.beside import Beside
 from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
 from compactrnn.training.distill import distillation_loss
+from compactrnn.training.progress import Silent
 from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
 from compactrnn.training.recipe import ScheduleOptions, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -205,8 +207,6 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(table, tm
     main = threading.main_thread().ident
     assert main is not None
 
-    from compactrnn.training.progress import Silent
-
     class Interrupting(Silent):
         def advance(self, done, loss):
             if done == 37:
@@ -258,3 +258,25 @@ def test_bfloat16_trains(table, tmp_path):
     result = train(recipe_from(table), tmp_path / "run")
     assert result["test"] < 4
     assert load_weights(tmp_path / "run" / "model.safetensors")["output.weight"].dtype == torch.float32
+
+
+def test_a_run_beside_this_one_shows_its_progress_and_its_failure(table, tmp_path):
+    class Noting(Silent):
+        def __init__(self):
+            self.seen = []
+
+        def begin(self, phase, total, done):
+            self.seen.append((phase, total, done))
+
+        def advance(self, done, loss):
+            self.seen.append(done)
+
+    noting = Noting()
+    beside = Beside(recipe_from(table), tmp_path / "good", noting)
+    table["phases"]["train"]["optimizer"] = {"name": "SGD", "learning_rate": 1e38}
+    failing = Beside(recipe_from(table), tmp_path / "bad", Silent())
+    result = beside.wait()
+    assert json.loads(json.dumps(result)) == json.loads((tmp_path / "good" / "result.json").read_text())
+    assert noting.seen == [("train", 60, 0), *range(1, 61)]
+    with pytest.raises(ChildProcessError, match="lower the learning rate"):
+        failing.wait()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,16 @@ class TorchCellContender(AbstractContender):
     def to_numpy(self, output: Tensor) -> np.ndarray:
         """(time, symbols)."""
         return output.numpy()
+
+
+@contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """Afterwards torch uses oneDNN as before."""
+    before = torch._C._get_mkldnn_enabled()
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def torch_contenders(model: LanguageModel) -> list[AbstractContender]:

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..._machine import describe_machine
 from ...runtime.engine import Engine
 from ...tasks.generate import generate
@@ -17,10 +15,8 @@ from ...tasks.quality import evaluate_engine
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
-from ..language_model import contenders
+from ..language_model import race_model
 from ..plot import Point, quality_plot
-from ..race import check_answers, race
-from ..torch_contenders import TorchContender
 from .models import Trained, train_models
 
 PROMPT = "Alice "
@@ -66,25 +62,16 @@ def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> di
         "recurrent_parameters": model.recurrent_parameters(),
         "macs_per_step": engine.macs_per_step,
         "bytes": path.stat().st_size,
-        "microseconds_per_step": _race(entry, task, engine, rounds),
+        **_race(entry, task, engine, rounds),
     }
 
 
 def _race(entry: Trained, task: LanguageModelTask, engine: Engine, rounds: int) -> dict[str, Any]:
-    rivals = ["torch"] + (["onnxruntime"] if importlib.util.find_spec("onnxruntime") and _has_onnx() else [])
-    entered = contenders(entry.model, engine, rivals)
-    tokens = task.parts["test"][:512]
-    try:
-        check_answers(entered, TorchContender(entry.model, "float32"), tokens[:128])
-        timings = race(entered, tokens, rounds=rounds)
-    finally:
-        torch._C._set_mkldnn_enabled(True)
-    best = {"engine": timings["engine"].median}
-    for rival in rivals:
-        best[rival] = min(timing.median for name, timing in timings.items() if name.startswith(rival))
-    found = {name: round(value, 3) for name, value in best.items()}
-    return {**found, "forms": {name: timing.as_dict() for name, timing in timings.items()}}
-
-
-def _has_onnx() -> bool:
-    return importlib.util.find_spec("onnx") is not None
+    installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    rivals = ["torch", "onnxruntime"] if installed else ["torch"]
+    timings = race_model(entry.model, engine, rivals, task.parts["test"][:512], (1,), rounds)[1]
+    best = {
+        rival: round(min(timing.median for name, timing in timings.items() if name.startswith(rival)), 3)
+        for rival in ("engine", *rivals)
+    }
+    return {"microseconds_per_step": best, "timings": {name: timing.as_dict() for name, timing in timings.items()}}
