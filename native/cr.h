@@ -26,7 +26,7 @@ enum cr_code_of_error {
     CR_ERROR_FEATURE,        /* needs a feature that this library does not have */
     CR_ERROR_CHECKSUM,       /* header or body damaged */
     CR_ERROR_LIMIT,          /* a count or a size beyond the limits of cr_format.h */
-    CR_ERROR_LAYOUT,         /* a place that is not the implied one, trailing bytes, padding or a reserved field not zero */
+    CR_ERROR_LAYOUT,         /* a place that is not the implied one, trailing bytes, non-zero padding or reserved */
     CR_ERROR_ENUM,           /* an unknown kind, type, code or function */
     CR_ERROR_REFERENCE,      /* an operand outside its buffer, or a buffer, tensor or segment that does not exist */
     CR_ERROR_ACCESS,         /* a write where none is allowed, or a sequence read before it is complete */
@@ -79,7 +79,8 @@ int cr_is_offline(const cr_model *model);
 void cr_reset(const cr_model *model, void *block);
 
 /* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float.
- * Bit for bit the same as so many single steps. Returns CR_OK, CR_ERROR_TOKEN or CR_ERROR_OFFLINE; then nothing was run. */
+ * Bit for bit the same as so many single steps. Returns CR_OK, or CR_ERROR_TOKEN or CR_ERROR_OFFLINE and nothing was
+ * run. */
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
 int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);
 

@@ -81,8 +81,8 @@ typedef struct {
 
 /* A matrix lies in panels of 16 rows, a panel in 64-byte lines:
  *     f32: line j holds column j of the 16 rows; i8: line j holds columns 4j..4j+3 of row 0, of row 1, ...
- * Rows and columns that are only padding are zero. An i8 array (no entry of a matrix is -128) is followed by one float32
- * scale per row, finite and positive, its padding to 16 rows zero. A table lies row after row, unpadded. */
+ * Rows and columns that are only padding are zero. A table lies row after row, unpadded. An i8 array is followed by one
+ * float32 scale per row, finite, positive and normal; no entry of an i8 matrix is -128. */
 enum cr_type {
     CR_MATRIX_F32 = 0,
     CR_MATRIX_I8 = 1,
@@ -109,7 +109,7 @@ typedef struct {
 
 enum cr_code {
     CR_EMBED = 1,                     /* dst[n] = table[token at a] */
-    CR_AFFINE = 2,                    /* dst[n] = b[n] (zeros without b) + W a[k]; i8: p0 = scale of a, 0 = its absmax / 127 */
+    CR_AFFINE = 2,                    /* dst[n] = b[n] (or zeros) + W a[k]; i8: p0 = scale of a, 0 = its absmax / 127 */
     CR_GATHER = 3,                    /* dst[i] = a[index[i]], 0 where index[i] < 0; a has k numbers */
     CR_UNARY = 4,                     /* dst[i] = fn(a[i]) */
     CR_BINARY = 5,                    /* dst[i] = fn(a[i], b[i % k]) */
@@ -118,7 +118,7 @@ enum cr_code {
     CR_LOG_SOFTMAX = 8,
     CR_LAYER_NORM = 9,                /* (x - mean) / sqrt(variance + p0) over each group of k of n numbers */
     CR_LSTM = 10,                     /* gates a[4n] (i, f, g, o), cell b[n] updated in place; dst[n] = o tanh(c) */
-    CR_GRU = 11,                      /* a[3n] (r, z, n from x), b[3n] (from h), c[n] = h; dst[n] = (1 - z) tanh(xn + r hn) + z h */
+    CR_GRU = 11,                      /* a[3n] (r, z, n from x), b[3n] (from h), c[n] = h: (1-z) tanh(xn + r hn) + z h */
     CR_FLIP = 12,                     /* dst[n] at t = a at T-1-t; a is an input, or a sequence of an earlier segment */
     CR_CODE_COUNT = 13
 };
@@ -131,8 +131,8 @@ enum cr_binary { CR_ADD, CR_SUB, CR_MUL, CR_DIV, CR_MAX, CR_MIN, CR_BINARY_COUNT
 enum cr_reduce { CR_SUM, CR_REDUCE_MAX, CR_REDUCE_MIN, CR_REDUCE_COUNT };
 
 /* Fields that the code does not use are zero, absent operands and tensors CR_NONE with offset 0. An operand is the same
- * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, c of GRU, the groups of SOFTMAX,
- * LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
+ * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, c of GRU, the groups of
+ * SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
 typedef struct {
     uint16_t code;
     uint16_t fn;

@@ -178,6 +178,25 @@ static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
     return CR_OK;
 }
 
+static int cr_is_zero(const unsigned char *bytes, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i < to; i++)
+        if (bytes[i]) return 0;
+    return 1;
+}
+
+/* Rows and columns beyond the matrix, within its panels, are zero. A row has 4 bytes of each line. */
+static int cr_check_panels(const unsigned char *matrix, uint64_t rows, uint64_t lines, uint64_t last_bytes)
+{
+    uint64_t panels = (rows + CR_LANES - 1) / CR_LANES, last_rows = rows - (panels - 1) * CR_LANES;
+    for (uint64_t line = (panels - 1) * lines; line < panels * lines; line++)
+        if (!cr_is_zero(matrix + line * CR_LINE, 4 * last_rows, CR_LINE)) return CR_ERROR_LAYOUT;
+    for (uint64_t panel = 1; panel <= panels && last_bytes < 4; panel++)
+        for (uint64_t row = 0; row < CR_LANES; row++)
+            if (!cr_is_zero(matrix + (panel * lines - 1) * CR_LINE + 4 * row, last_bytes, 4)) return CR_ERROR_LAYOUT;
+    return CR_OK;
+}
+
 static int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor)
 {
     int code;
@@ -198,7 +217,12 @@ static int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor
     if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
-    if (tensor->type == CR_MATRIX_I8 && memchr(model->file + place, 0x80, (size_t)bytes)) return CR_ERROR_VALUE;
+    const unsigned char *entries = model->file + place;
+    if (tensor->type == CR_MATRIX_F32 && (code = cr_check_panels(entries, rows, columns, 4))) return code;
+    if (tensor->type == CR_MATRIX_I8 &&
+        (code = cr_check_panels(entries, rows, (columns + 3) / 4, (columns + 3) % 4 + 1)))
+        return code;
+    if (tensor->type == CR_MATRIX_I8 && memchr(entries, 0x80, (size_t)bytes)) return CR_ERROR_VALUE;
     if (tensor->type != CR_MATRIX_I8 && tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;
     if (tensor->scale != place) return CR_ERROR_LAYOUT;

@@ -170,7 +170,8 @@ static int cr_check_tokens(const cr_model *model, const void *const *inputs, siz
     return CR_OK;
 }
 
-static cr_run_state cr_begin_run(const cr_model *model, void *block, void *rows, const void *const *inputs, size_t steps)
+static cr_run_state cr_begin_run(const cr_model *model, void *block, void *rows, const void *const *inputs,
+                                 size_t steps)
 {
     unsigned char *bytes = block;
     cr_run_state run = {.model = model, .rows = rows, .inputs = inputs, .steps = steps};

@@ -77,8 +77,8 @@ CR_INLINE float cr_sigmoid(float x)
     return 0.5f + 0.5f * cr_tanh(0.5f * x);
 }
 
-/* e^x = 2^n 2^f with n whole and |f| <= 1/2; relative error below 3e-7. Adding 1.5 * 2^23 rounds to a whole number, which
- * then stands in the low bits. */
+/* e^x = 2^n 2^f with n whole and |f| <= 1/2; relative error below 4e-7. Adding 1.5 * 2^23 rounds to a whole number,
+ * which then stands in the low bits. */
 CR_INLINE float cr_exp(float x)
 {
     float clamped = x < -87.0f ? -87.0f : x;
@@ -100,7 +100,7 @@ CR_INLINE float cr_exp(float x)
     return x != x ? x : p;
 }
 
-/* The mantissa in [sqrt(1/2), sqrt(2)) by a polynomial (Cephes logf, S. Moshier); absolute error below 1e-7 times |log x|. */
+/* The mantissa in [sqrt(1/2), sqrt(2)) by a polynomial (Cephes logf, S. Moshier); error below 3e-7 + 2e-7 |log x|. */
 CR_INLINE float cr_log(float x)
 {
     uint32_t bits = cr_to_bits(x) - 0x3f3504f3u;
@@ -124,7 +124,7 @@ CR_INLINE float cr_log(float x)
     return x != x ? x : p;
 }
 
-/* Abramowitz and Stegun 7.1.26; absolute error below 5e-7. */
+/* Abramowitz and Stegun 7.1.26; absolute error below 1e-6. */
 CR_INLINE float cr_erf(float x)
 {
     float size = x < 0.0f ? -x : x;

@@ -125,7 +125,8 @@ public:
                 if (!PyLong_Check(item.ptr()) || PyBool_Check(item.ptr())) return nb::none();
                 int overflow = 0;
                 long token = PyLong_AsLongAndOverflow(item.ptr(), &overflow);
-                if (overflow || token < 0 || token >= static_cast<long>(core()->inputs[i].vocabulary)) return nb::none();
+                long vocabulary = core()->inputs[i].vocabulary;
+                if (overflow || token < 0 || token >= vocabulary) return nb::none();
                 tokens[i] = static_cast<int32_t>(token);
                 inputs[i] = &tokens[i];
             } else {
@@ -207,7 +208,8 @@ private:
 
     static void *data_of(const View &view, const cr_port &port, size_t steps) {
         size_t row = 4 * cr_port_width(&port);
-        if (!view || view.bytes() % row || view.bytes() / row != steps) throw nb::value_error("an array of a wrong size");
+        if (!view || view.bytes() % row || view.bytes() / row != steps)
+            throw nb::value_error("an array of a wrong size");
         return view.data();
     }
 

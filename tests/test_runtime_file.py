@@ -258,6 +258,16 @@ def test_weights_of_minus_128_are_refused():
         write(program)
 
 
+@pytest.mark.parametrize("at", [3, 8, 63])  # the fourth of three columns, the third of two rows, the last
+def test_panels_are_padded_with_zeros(at):
+    data = write(small_program())
+    place = data.index(np.array([1, -2, 3, 0, 4, 5, -6, 0], np.int8).tobytes())
+    damaged = bytearray(data)
+    damaged[place + at] = 1
+    with pytest.raises(ModelFileError, match="padding is not zero"):
+        Engine(repair(damaged))
+
+
 @pytest.mark.parametrize("index", [-2, 2, 2**31 - 1])
 def test_gather_indices_are_checked(index):
     program = small_program()

@@ -2,9 +2,9 @@
  *
  *     corrupt FILE...
  *
- * Every byte of a file is set to other values (all 255 if the file is small, else each single bit flipped, 0x00 and 0xff),
- * and the file is cut at every length; once as it is, once with the checksums made to match again. Either it is refused,
- * or it runs: no third thing may happen. As it is, every damage must be refused. */
+ * Every byte of a file is set to other values (all 255 if the file is small, else each single bit flipped, 0x00 and
+ * 0xff), and the file is cut at every length; once as it is, once with the checksums made to match again. Either it is
+ * refused, or it runs: no third thing may happen. As it is, every damage must be refused. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +46,8 @@ static void use(const cr_model *model)
             rows[j] = x;
         }
         if (model->inputs[i].vocabulary)
-            for (size_t t = 0; t < STEPS; t++) ((int32_t *)(void *)rows)[t] = (int32_t)(t % model->inputs[i].vocabulary);
+            for (uint32_t t = 0; t < STEPS; t++)
+                ((int32_t *)(void *)rows)[t] = (int32_t)(t % model->inputs[i].vocabulary);
         from[i] = rows;
     }
     for (uint32_t i = 0; i < outputs; i++) to[i] = allocate(4 * STEPS * cr_port_width(&model->outputs[i]));
