@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from shapes import Stacked, example
 
 from compactrnn.compress import surgery
 from compactrnn.compress.groups import find_groups
 from compactrnn.graph.trace import as_inputs, trace
 from compactrnn.graph.units import find_units
+from shapes import Stacked, example
 
 ROOT = Path(__file__).resolve().parents[1]
 
