@@ -129,7 +129,7 @@ def test_model_shapes(shape, weights):
     batched=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_bare_layer(kind, layers, bias, first, both, hidden, features, projected, batched, seed):
     torch.manual_seed(seed)
     options = {"proj_size": hidden // 2} if kind is nn.LSTM and projected and hidden > 1 else {}

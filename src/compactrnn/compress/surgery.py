@@ -201,7 +201,7 @@ def _same(model: nn.Module, small: nn.Module, traced: Trace, example_inputs: tup
     try:
         torch.set_default_dtype(torch.float64)  # for what the model's code makes itself: torch.zeros(...)
         run(model, torch.float64)
-        return agree(torch.float64, 1e-9)
+        return agree(torch.float64, 1e-6)  # a structured weight that became dense was rounded to float32
     except RuntimeError:
         torch.set_default_dtype(usual)
         return agree(torch.float32, 1e-5)
