@@ -168,7 +168,12 @@ def _check_same(recipe: Recipe, folder: RunFolder) -> None:
     before, now = recipe_from(folder.read_config()["recipe"], str(folder.config)).as_dict(), recipe.as_dict()
     if before != now:
         changed = sorted(key for key in now if before[key] != now[key])
-        raise invalid("--resume", got=f"a recipe with another {', '.join(changed)}", wanted=f"that of {folder.config}")
+        raise invalid(
+            "--resume",
+            got=f"a recipe with another {', '.join(changed)}",
+            wanted=f"that of {folder.config}",
+            hint="or another folder",
+        )
 
 
 def _fabric(accelerator: str, precision: Any) -> Fabric:
