@@ -56,7 +56,6 @@ class GroupLasso:
     Source: W. Wen et al., Learning Intrinsic Sparse Structures within Long Short-Term Memory, ICLR 2018. The size
     schedule is cubic as in M. Zhu and S. Gupta, To prune, or not to prune, 2017.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     >>> import compactrnn as cr
     >>> class Tagger(nn.Module):
     ...     def __init__(self):
