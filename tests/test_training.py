@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from compactrnn import ModelFileError
-from compactrnn.training.beside import Beside
 from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.progress import Silent
@@ -258,25 +257,3 @@ def test_bfloat16_trains(table, tmp_path):
     result = train(recipe_from(table), tmp_path / "run")
     assert result["test"] < 4
     assert load_weights(tmp_path / "run" / "model.safetensors")["output.weight"].dtype == torch.float32
-
-
-def test_a_run_beside_this_one_shows_its_progress_and_its_failure(table, tmp_path):
-    class Noting(Silent):
-        def __init__(self):
-            self.seen = []
-
-        def begin(self, phase, total, done):
-            self.seen.append((phase, total, done))
-
-        def advance(self, done, loss):
-            self.seen.append(done)
-
-    noting = Noting()
-    beside = Beside(recipe_from(table), tmp_path / "good", noting)
-    table["phases"]["train"]["optimizer"] = {"name": "SGD", "learning_rate": 1e38}
-    failing = Beside(recipe_from(table), tmp_path / "bad", Silent())
-    result = beside.wait()
-    assert json.loads(json.dumps(result)) == json.loads((tmp_path / "good" / "result.json").read_text())
-    assert noting.seen == [("train", 60, 0), *range(1, 61)]
-    with pytest.raises(ChildProcessError, match="lower the learning rate"):
-        failing.wait()

@@ -36,6 +36,14 @@ class AbstractTask(ABC):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss per target."""
 
+    def predictions(self, model: nn.Module) -> Tensor | None:
+        """What `model` gives for the whole training part, for `lesson` to cut; None where that is too much to keep."""
+        return None
+
+    def lesson(self, predictions: Tensor, index: int, epoch: int) -> Tensor:
+        """The part of `predictions` that belongs to a batch."""
+        raise ValueError(f"{type(self).__name__} keeps no predictions")
+
     @abstractmethod
     def evaluate(self, model: nn.Module, part: str, streams: int = 1) -> float:
         """The metric on `part` (train, valid or test); `streams` > 1 reads that many pieces of it side by side."""

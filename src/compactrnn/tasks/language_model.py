@@ -75,9 +75,29 @@ class LanguageModelTask(AbstractTask):
 
     def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Tokens and the tokens after them, (batch, steps) each."""
-        offset = 0 if self.shift is None else int(np.random.default_rng((self.shift, epoch)).integers(self.steps))
-        start = offset + index * self.steps
+        start = self._start(index, epoch)
         return self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1]
+
+    def _start(self, index: int, epoch: int) -> int:
+        offset = 0 if self.shift is None else int(np.random.default_rng((self.shift, epoch)).integers(self.steps))
+        return offset + index * self.steps
+
+    @torch.no_grad()
+    def predictions(self, model: Any) -> Tensor | None:
+        """Logits at every position of `rows`, (batch, time, vocabulary), if a quarter of a gigabyte holds them."""
+        if self.rows.numel() * len(self.vocabulary) > 1 << 26:
+            return None
+        pieces, states = [], None
+        device = next(model.parameters()).device
+        for piece in self.rows.split(512, dim=1):
+            logits, states = model.advance(piece.to(device), states)
+            pieces.append(logits)
+        return torch.cat(pieces, dim=1)
+
+    def lesson(self, predictions: Tensor, index: int, epoch: int) -> Tensor:
+        """Logits of the batch's inputs."""
+        start = self._start(index, epoch)
+        return predictions[:, start : start + self.steps]
 
     def build_model(self, options: LanguageModelOptions) -> LanguageModel:
         """See `LanguageModel`."""

@@ -44,8 +44,9 @@ class PhaseRun:
         self.rate = LearningRate(
             options.schedule, options.optimizer.learning_rate, total=self.total, per_epoch=self.per_epoch
         )
-        self.teacher = None
+        self.teacher = self.predictions = None
         if teacher is not None:
+            self.predictions = task.predictions(fabric.to_device(teacher.eval()))
             self.teacher = fabric.setup_module(teacher.eval().requires_grad_(False))
             self.teacher.mark_forward_method("advance")
         self.pruner = build_pruner(model, task, options)
@@ -71,8 +72,7 @@ class PhaseRun:
         outputs, self.states = self.task.forward(self.wrapped, inputs, self.states)
         loss = plain = self.task.loss(outputs, targets)
         if self.teacher is not None and self.options.distill is not None:
-            with torch.no_grad():
-                wanted, self.teacher_states = self.task.forward(self.teacher, inputs, self.teacher_states)
+            wanted = self._taught(index, inputs)
             weight, temperature = self.options.distill.weight, self.options.distill.temperature
             loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted, temperature)
         if self.training.loss_reduction == "sum_steps":
@@ -97,6 +97,15 @@ class PhaseRun:
         self.loss_sum += value
         self.loss_count += 1
         return value
+
+    @torch.no_grad()
+    def _taught(self, index: int, inputs: Any) -> torch.Tensor:
+        """What the teacher gives for a batch: kept from one pass over the text where it fits, else asked for now."""
+        assert self.teacher is not None
+        if self.predictions is not None:
+            return self.task.lesson(self.predictions, index, self.update // self.per_epoch)
+        wanted, self.teacher_states = self.task.forward(self.teacher, inputs, self.teacher_states)
+        return wanted
 
     def evaluate(self) -> dict[str, float]:
         """Validate, remember the best weights; returns the entries of a metrics line."""

@@ -38,13 +38,7 @@ class Bar(Silent):
             before, BarColumn(), MofNCompleteColumn(), loss, quality, TimeElapsedColumn(), TimeRemainingColumn(),
             console=self.console,
         )  # fmt: skip
-        self._label, self._line = "", None
-
-    def another(self, label: str) -> Bar:
-        """Lines for a second run, named `label`, among those of this one."""
-        bar = Bar(self.console)
-        bar._bar, bar._label = self._bar, label
-        return bar
+        self.label, self._line = "", None  # the label, if given, is shown instead of the phase
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -55,7 +49,7 @@ class Bar(Silent):
 
     def begin(self, phase: str, total: int, done: int) -> None:
         """Add a line."""
-        self._line = self._bar.add_task(self._label or phase, total=total, completed=done, loss="", quality="")
+        self._line = self._bar.add_task(self.label or phase, total=total, completed=done, loss="", quality="")
 
     def advance(self, done: int, loss: float) -> None:
         """Move the line on."""

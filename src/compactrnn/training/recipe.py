@@ -82,7 +82,6 @@ class PhaseOptions:
     embedding_dropout: float | None = None
     output_dropout: float | None = None
     average: float | None = None
-    threads: int | None = None
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     compress: CompressOptions | None = None

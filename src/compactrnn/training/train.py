@@ -33,13 +33,11 @@ def train(
     *,
     resume: bool = False,
     progress: Silent | None = None,
-    stop_after: str | None = None,
 ) -> dict[str, Any]:
     """Run `recipe` in folder `out`; returns what its `result.json` holds.
 
     With `resume` the run goes on from its last checkpoint and ends with the same weights, bit for bit, as if it had
-    never stopped. Ctrl-C writes a checkpoint first. `stop_after` names a phase after which to stop for now, with an
-    empty result.
+    never stopped. Ctrl-C writes a checkpoint first.
     """
     folder = RunFolder(Path(out))
     if folder.config.exists():
@@ -49,7 +47,7 @@ def train(
         if folder.result.exists():
             return json.loads(folder.result.read_text(encoding="utf-8"))
     with _process_settings():
-        return Trainer(recipe, folder, progress or Silent()).run(stop_after)
+        return Trainer(recipe, folder, progress or Silent()).run()
 
 
 class Trainer:
@@ -68,20 +66,18 @@ class Trainer:
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
 
-    def run(self, stop_after: str | None = None) -> dict[str, Any]:
-        """All phases that are not done yet, up to `stop_after`; returns the result, empty before the last phase."""
+    def run(self) -> dict[str, Any]:
+        """All phases that are not done yet; returns the result."""
         first, saved = self._restore()
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
-                if stop_after in self.updates:
-                    return {}
                 self._run_phase(number, name, phase, saved)
                 saved = None
         return self._finish()
 
     def _run_phase(self, number: int, name: str, phase: PhaseOptions, saved: dict[str, Any] | None) -> None:
         recipe, training = self.recipe, self.recipe.training
-        if threads := phase.threads or training.threads:
+        if threads := training.threads:
             torch.set_num_threads(threads)
         _set_dropout(self.model, recipe, phase)
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None

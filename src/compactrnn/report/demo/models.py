@@ -8,13 +8,12 @@ from pathlib import Path
 
 from ...tasks.language_model import LanguageModelTask
 from ...tasks.recurrent_lm import LanguageModel
-from ...training.beside import Beside
 from ...training.progress import Bar
 from ...training.recipe import ModelOptions, PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, load_phase
 from ...training.train import train
 
-DENSE, COMPRESS, TUNE = "train", "compress", "tune"
+DENSE = "train"
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,17 @@ class Trained:
 
 
 def train_models(out: Path, recipe: Recipe, scratch: Recipe, bar: Bar) -> tuple[LanguageModelTask, list[Trained]]:
-    """Train dense, then compact, and beside its last phase from scratch; what an earlier call did is not done again."""
+    """Train dense, then compact, then the learnt sizes from scratch; what an earlier call did is not done again."""
     compact_folder, scratch_folder = RunFolder(out / "runs" / "compact"), RunFolder(out / "runs" / "from_scratch")
-    train(recipe, compact_folder.path, resume=True, progress=bar, stop_after=COMPRESS)
-    _, task, _ = compact_folder.open()
-    shrunk = load_phase(compact_folder.phase(COMPRESS), task)
-    total = sum(phase.total_updates(task.updates_per_epoch()) for phase in recipe.phases.values())
-    beside = Beside(_with(scratch, shrunk.layer_sizes(), total), scratch_folder.path, bar.another("from scratch"))
-    done = train(recipe, compact_folder.path, resume=True, progress=bar)["updates"]
-    scratch_updates = beside.wait()["updates"]["total"]
+    updates = train(recipe, compact_folder.path, resume=True, progress=bar)["updates"]
+    compact, task, _ = compact_folder.load()
+    bar.label = "from scratch"
+    scratch = _with(scratch, compact.layer_sizes(), updates["total"])
+    scratch_updates = train(scratch, scratch_folder.path, resume=True, progress=bar)["updates"]["total"]
+    bar.label = ""
     return task, [
-        Trained("dense", load_phase(compact_folder.phase(DENSE), task), done[DENSE]),
-        Trained("compact", compact_folder.load()[0], done["total"]),
+        Trained("dense", load_phase(compact_folder.phase(DENSE), task), updates[DENSE]),
+        Trained("compact", compact, updates["total"]),
         Trained("from_scratch", scratch_folder.load()[0], scratch_updates),
     ]
 
