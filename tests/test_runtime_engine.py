@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from compactrnn import Engine, UnsupportedModelError
+from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
+from compactrnn.runtime.gates import gate_rows
 from compactrnn.runtime.pack import quantize
-from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.testing.programs import random_input, random_program
 
 
@@ -39,28 +41,33 @@ def two_layers(tokens: int = 0, width: int = 24, hidden: int = 20) -> Program:
         buffers.append(Buffer(size, kind, init))
         return Ref(len(buffers) - 1)
 
-    def affine(dst, n, k, a, b, p0=0.0):
-        tensors.append(Tensor(numbers(n, k) * np.float32(2 / np.sqrt(k))))
-        ops.append(Op(Code.AFFINE, dst, n, k, a=a, b=b, tensor=len(tensors) - 1, p0=p0))
+    def affine(n, k, a, gates=1, p0=0.0):
+        matrix, bias = numbers(gates * n, k) * np.float32(2 / np.sqrt(k)), numbers(gates * n)
+        if gates > 1:
+            matrix, bias = gate_rows(matrix, gates), gate_rows(bias, gates)
+        tensors.append(Tensor(matrix))
+        dst, init = buffer(len(bias)), buffer(len(bias), "constant", bias)
+        ops.append(Op(Code.AFFINE, dst, len(bias), k, a=a, b=init, tensor=len(tensors) - 1, p0=p0))
         return dst
 
-    def bias(n):
-        return buffer(n, "constant", numbers(n))
+    def recurrent(code, n, k, a, c, **fields):
+        gates = GATES[code]
+        tensors.append(Tensor(gate_rows(numbers(gates * n, k) * np.float32(2 / np.sqrt(k)), gates), block=gates))
+        dst = buffer(n)
+        ops.append(Op(code, dst, n, k, a=a, c=c, tensor=len(tensors) - 1, **fields))
+        ops.append(Op(Code.UNARY, c, n, a=dst, fn=Unary.COPY))
+        return dst
 
     given = x = buffer(1 if tokens else width, "input")
     if tokens:
         tensors.append(Tensor(numbers(tokens, width)))
         x = buffer(width)
         ops.append(Op(Code.EMBED, x, width, a=given, tensor=0))
-    h, c, gates = buffer(hidden, "state"), buffer(hidden, "state"), buffer(4 * hidden)
-    affine(gates, 4 * hidden, width, x, bias(4 * hidden))
-    affine(gates, 4 * hidden, hidden, h, gates, 1 / 127)
-    ops.append(Op(Code.LSTM, h, hidden, a=gates, b=c))
-    state = buffer(hidden, "state", numbers(hidden))
-    from_x = affine(buffer(3 * hidden), 3 * hidden, hidden, h, bias(3 * hidden), 1 / 127)
-    from_h = affine(buffer(3 * hidden), 3 * hidden, hidden, state, bias(3 * hidden))
-    ops.append(Op(Code.GRU, state, hidden, a=from_x, b=from_h, c=state))
-    y = affine(buffer(11), 11, hidden, state, bias(11))
+    h, c = buffer(hidden, "state"), buffer(hidden, "state")
+    x = recurrent(Code.LSTM, hidden, hidden, affine(hidden, width, x, 4), h, b=c, p0=1 / 127)
+    state, bias = buffer(hidden, "state", numbers(hidden)), buffer(hidden, "constant", numbers(hidden))
+    x = recurrent(Code.GRU, hidden, hidden, affine(hidden, hidden, x, 3, 1 / 127), state, b=bias, d=state)
+    y = affine(11, hidden, x)
     ops.append(Op(Code.LOG_SOFTMAX, y, 11, 11, a=y))
     port = Input("x", given.buffer, () if tokens else (width,), tokens)
     return Program(buffers, tensors, [Segment("forward", tuple(ops))], [port], [Output("y", y, (11,))])
@@ -73,15 +80,16 @@ def digest(array):
 @pytest.mark.parametrize(
     ("weights", "tokens", "wanted"),
     [
-        ("float32", 0, "d5df152fb37f53bf"),
-        ("int8", 0, "e233dd58a0cf04bb"),
-        ("int8", 13, "2b1d78e8b4ba267d"),
+        ("float32", 0, "75ff3332e63bfcc5"),
+        ("int8", 0, "20f89ea9166c5c98"),
+        ("int4", 0, "f43e1d8bbb1baae2"),
+        ("int8", 13, "52bd394ff824f7ea"),
     ],
 )
 def test_golden_bits(weights, tokens, wanted):
-    engine = Engine(write(quantize(two_layers(tokens), weights)))
+    data = write(quantize(two_layers(tokens), weights))
     xs = np.arange(40) * 7 % 13 if tokens else Numbers(9)(40, 24)
-    assert digest(engine.run(xs)) == wanted
+    assert [digest(Engine(data, isa=isa).run(xs)) for isa in _native.isas()] == [wanted] * len(_native.isas())
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def test_describes_itself(token_engine):
     program = quantize(two_layers(13), "int8")
     assert token_engine.macs_per_step == program.macs_per_step() > 0
     assert token_engine.bytes == len(write(program))
-    assert token_engine.isa == "scalar" and not token_engine.offline
+    assert token_engine.isa in _native.isas() and not token_engine.offline
     assert token_engine.inputs[0].vocabulary == 13 and token_engine.outputs[0].shape == (11,)
     assert "MACs per step" in repr(token_engine)
 
@@ -106,7 +114,7 @@ def test_describes_itself(token_engine):
 def test_isa_by_name(monkeypatch):
     data = write(two_layers())
     assert Engine(data, isa="scalar").isa == "scalar"
-    with pytest.raises(ValueError, match="isa: got 'mmx'"):
+    with pytest.raises(ValueError, match=r"isa: got 'mmx', wanted .* 'scalar'"):
         Engine(data, isa="mmx")
     monkeypatch.setenv("CRNN_ISA", "avx1024")
     with pytest.raises(ValueError, match="avx1024"):
@@ -167,7 +175,7 @@ def test_other_forms_of_the_same_token(token_engine):
         (np.zeros(24, complex), TypeError, "complex128"),
         (np.zeros(24, bool), TypeError, "bool"),
         (["a"] * 24, TypeError, "<U1"),
-        (None, TypeError, "object"),
+        (None, TypeError, "got NoneType, wanted an array of float32"),
     ],
 )
 def test_wrong_numbers_change_nothing(engine, x, error, message):
@@ -255,6 +263,27 @@ def test_several_inputs_and_outputs():
             stream.step(wrong)
     with pytest.raises(ValueError, match="time steps"):
         stream.run((np.zeros((3, 2)), [0, 1]))
+
+
+def test_results_where_the_caller_wants_them(engine):
+    xs = Numbers(5)(6, 24)
+    wanted, out = engine.run(xs), np.zeros((6, 11), np.float32)
+    assert engine.run(xs, out=out) is out and np.array_equal(out, wanted)
+    stream, out = engine.stream(), np.zeros((6, 11), np.float32)
+    assert stream.run(xs, out=out) is out and np.array_equal(out, wanted)
+    state = stream.state_bytes()
+    wide = np.zeros((6, 22), np.float32)
+    for wrong in (out[:5], out.astype(np.float64), wide[:, ::2]):
+        with pytest.raises(ValueError, match=r"out: got float.* wanted float32 of shape \(6, 11\)"):
+            stream.run(xs, out=wrong)
+    with pytest.raises(TypeError, match="out: got list"):
+        stream.run(xs, out=out.tolist())
+    assert stream.state_bytes() == state
+    both = Engine(write(several_ports()))
+    given, rows = (np.zeros((3, 2)), [0, 1, 2]), (np.empty((3, 2, 1), np.float32), np.empty(2, np.float32))
+    assert all(a is b for a, b in zip(both.run(given, out=rows), rows, strict=True)) and rows[1].tolist() == [6.0, 60.0]
+    with pytest.raises(ValueError, match="a tuple of 2 arrays"):
+        both.run(given, out=rows[:1])
 
 
 def test_offline_models_refuse_to_stream_by_name():

@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compactrnn import Engine, ModelFileError
 from compactrnn.runtime import layout as lay
 from compactrnn.runtime.file import read, save, write
+from compactrnn.runtime.gates import gate_rows
 from compactrnn.runtime.pack import quantize
-from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.rounding import quantize_groups, quantize_rows
 from compactrnn.testing.programs import random_input, random_program
 
 
@@ -94,7 +98,7 @@ def test_round_trip_keeps_everything():
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
 def test_read_programs_run_the_same(seed, weights):
     program = quantize(random_program(seed, 8, seed % 2 == 0), weights)
     data = write(program)
@@ -154,7 +158,8 @@ def test_truncations_with_good_checksums_are_refused():
 
 NAN, INF = float("nan"), float("inf")
 MALICIOUS = [
-    ("header", 0, "version", 2, "format version"),
+    ("header", 0, "version", 1, "format version"),
+    ("header", 0, "version", 3, "format version"),
     ("header", 0, "features", 1, "feature"),
     ("header", 0, "buffers", 0xFFFFFFFF, "limits"),
     ("header", 0, "ops", 65537, "limits"),
@@ -171,7 +176,9 @@ MALICIOUS = [
     ("buffers", 4, "place", 64, "not where"),
     ("buffers", 2, "place", 1 << 60, "not where"),
     ("buffers", 4, "init", 64, "not where"),
-    ("buffers", 1, "segment", 1, "not where"),
+    ("buffers", 1, "segment", 1, "outside its buffer"),
+    ("buffers", 2, "segment", 1, "outside its buffer"),
+    ("buffers", 0, "segment", 1, "outside its buffer"),
     ("tensors", 0, "type", 9, "unknown"),
     ("tensors", 0, "rows", 0, "limits"),
     ("tensors", 0, "rows", 0xFFFFFFFF, "limits"),
@@ -181,8 +188,14 @@ MALICIOUS = [
     ("tensors", 1, "scale", 0, "not where"),
     ("tensors", 2, "scale", 64, "not where"),
     ("tensors", 3, "columns", 2, "contradict"),
+    ("tensors", 0, "block", 1, "limits"),
+    ("tensors", 1, "block", 0, "limits"),
+    ("tensors", 1, "block", 5, "limits"),
+    ("tensors", 2, "block", 1, None),  # one panel is one panel
+    ("tensors", 1, "type", lay.Type.MATRIX_I4, "not where"),
+    ("tensors", 0, "type", lay.Type.TABLE_F16, "not where"),
     ("ops", 0, "code", 0, "unknown"),
-    ("ops", 0, "code", 13, "unknown"),
+    ("ops", 0, "code", 14, "unknown"),
     ("ops", 0, "tensor", 4, "outside its buffer"),
     ("ops", 0, "tensor", lay.NONE, "outside its buffer"),
     ("ops", 0, "tensor", 2, "contradict"),
@@ -208,13 +221,14 @@ MALICIOUS = [
     ("ops", 4, "k", 1, "out of range"),
     ("ops", 5, "k", 3, "contradict"),
     ("ops", 5, "k", 0, "contradict"),
-    ("ops", 5, "reserved.0", 1, "not where"),
+    ("ops", 5, "d.buffer", 1, "not where"),
+    ("ops", 5, "d.offset", 1, "not where"),
     ("segments", 0, "kind", 2, "unknown"),
     ("segments", 0, "kind", 1, "must not"),
     ("segments", 0, "first_op", 1, "not where"),
     ("segments", 0, "op_count", 5, "not where"),
     ("segments", 0, "op_count", 0xFFFFFFFF, "outside its buffer"),
-    ("inputs", 0, "buffer", 1, "must not"),
+    ("inputs", 0, "buffer", 1, "outside its buffer"),
     ("inputs", 0, "buffer", 99, "outside its buffer"),
     ("inputs", 0, "vocabulary", 1 << 25, "limits"),
     ("inputs", 0, "vocabulary", 3, None),  # a token beyond the table: the last row
@@ -238,6 +252,178 @@ def test_malicious_fields_are_refused_by_name(section, index, field, value, mess
         return
     with pytest.raises(ModelFileError, match=message):
         Engine(data)
+
+
+def recurrent_program(code=Code.LSTM, n=17, k=70, weights="int4"):
+    """x -> gates -> LSTM or GRU, from a vector of k inputs, and the two largest of its outputs."""
+    gates, rng = GATES[code], np.random.default_rng(1)
+    matrix = gate_rows(rng.uniform(-1, 1, (gates * n, k)), gates)
+    tensor = {"float32": lambda m, b: Tensor(m.astype(np.float32), block=b)}.get(
+        weights, {"int8": quantize_rows, "int4": quantize_groups}.get(weights)
+    )(matrix, gates)
+    buffers = [Buffer(k, "input"), Buffer(len(matrix), "constant", np.zeros(len(matrix))), Buffer(n, "state")]
+    buffers += [Buffer(n), Buffer(2)]
+    extra = {"b": Ref(2)} if code == Code.LSTM else {"d": Ref(2)}
+    ops = [Op(code, Ref(3), n, k, a=Ref(1), c=Ref(0), tensor=0, **extra), Op(Code.TOP, Ref(4), 2, n, a=Ref(3))]
+    return Program(
+        buffers, [tensor], [Segment("forward", tuple(ops))], [Input("x", 0, (k,))], [Output("y", Ref(4), (2,))]
+    )
+
+
+_MATRIX = "contradict|not where|out of range"  # the type of the matrix says which is noticed first
+RECURRENT = [
+    (Code.LSTM, "tensors", 0, "block", 3, _MATRIX),
+    (Code.GRU, "tensors", 0, "block", 2, _MATRIX),
+    (Code.LSTM, "tensors", 0, "rows", 127, _MATRIX),
+    (Code.LSTM, "tensors", 0, "columns", 69, _MATRIX),
+    (Code.LSTM, "ops", 0, "n", 18, "outside its buffer"),
+    (Code.LSTM, "ops", 0, "n", 16, "contradict"),
+    (Code.LSTM, "ops", 0, "k", 69, "contradict"),
+    (Code.LSTM, "ops", 0, "p0", -1.0, "out of range"),
+    (Code.LSTM, "ops", 0, "a.offset", 1, "outside its buffer"),
+    (Code.LSTM, "ops", 0, "b.buffer", 0, "must not"),
+    (Code.LSTM, "ops", 0, "b.buffer", lay.NONE, "outside its buffer"),
+    (Code.LSTM, "ops", 0, "b.buffer", 3, "overlap"),
+    (Code.LSTM, "ops", 0, "c.buffer", lay.NONE, "outside its buffer"),
+    (Code.LSTM, "ops", 0, "c.offset", 1, "outside its buffer"),
+    (Code.LSTM, "ops", 0, "d.buffer", 2, "not where"),
+    (Code.GRU, "ops", 0, "b.buffer", 3, "overlap"),
+    (Code.GRU, "ops", 0, "b.buffer", 2, None),  # what is added to the candidate may be anything
+    (Code.GRU, "ops", 0, "d.buffer", lay.NONE, "outside its buffer"),
+    (Code.GRU, "ops", 0, "d.buffer", 3, None),  # element by element, dst itself
+    (Code.LSTM, "ops", 1, "fn", 2, "unknown"),
+    (Code.LSTM, "ops", 1, "n", 18, "outside its buffer"),
+    (Code.LSTM, "ops", 1, "k", 1, "contradict"),
+]
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
+@pytest.mark.parametrize(("code", "section", "index", "field", "value", "message"), RECURRENT)
+def test_malicious_recurrent_fields_are_refused_by_name(code, section, index, field, value, message, weights):
+    good = write(recurrent_program(code, weights=weights))
+    data = changed(good, section, index, field, value)
+    if message is None:
+        assert np.isfinite(Engine(data).run(np.ones((3, 70)))).all()
+        return
+    with pytest.raises(ModelFileError, match=message):
+        Engine(data)
+
+
+def test_sums_of_rows_are_checked():
+    program = recurrent_program(weights="int8")
+    sums = program.tensors[0].values.sum(axis=1, dtype=np.int32)
+    data = bytearray(write(program))
+    at = bytes(data).index(sums[:4].tobytes())
+    data[at] ^= 1
+    with pytest.raises(ModelFileError):
+        Engine(repair(data))
+
+
+def int4_tensor(program, **changes):
+    return replace(program, tensors=[replace(program.tensors[0], **changes)])
+
+
+def test_int4_matrices_are_checked():
+    program = recurrent_program()
+    tensor = program.tensors[0]
+    full = np.full((128, 2), 255, np.uint8)
+    assert Engine(write(int4_tensor(program, group_scale=full))).run(np.ones((1, 70))).shape == (1, 2)
+    with pytest.raises(ValueError, match="from -8 to 7"):
+        write(int4_tensor(program, values=tensor.values - 1))
+    for wrong in (full[:, :1], full[:5], full.astype(np.int8)):
+        with pytest.raises(ValueError, match=r"group_scale: got .* wanted uint8 of shape \(128, 2\)"):
+            write(int4_tensor(program, group_scale=wrong))
+    with pytest.raises(ValueError, match="scale of a quantised tensor"):
+        write(int4_tensor(program, scale=None))
+    wide = recurrent_program(n=1, k=64 * 130)
+    heavy = np.full((64, 130), 255, np.uint8)
+    with pytest.raises(ValueError, match="out of range"):
+        write(int4_tensor(wide, group_scale=heavy))
+    table = replace(small_program(), tensors=[replace(tensor, block=4), *small_program().tensors[1:]])
+    with pytest.raises(ValueError, match="tensor of EMBED: got int4"):
+        write(table)
+
+
+def test_int4_padding_is_zero():
+    """A column beyond the 70, a row beyond the 8, the scale of such a row, and the rest of the line of scales."""
+    tensor = quantize_groups(np.random.default_rng(2).uniform(-1, 1, (8, 70)))
+    op = Op(Code.AFFINE, Ref(1), 8, 70, a=Ref(0), tensor=0)
+    program = Program(
+        [Buffer(70, "input"), Buffer(8)],
+        [tensor],
+        [Segment("forward", (op,))],
+        [Input("x", 0, (70,))],
+        [Output("y", Ref(1), (8,))],
+    )
+    data = write(program)
+    start = data.index(lay.pack_matrix(tensor.values, 4, tensor.group_scale))
+    lines = start + 64 * 9  # after eight lines and their scales: one line of six columns, then its scales
+    for place, bit in [(lines + 2, 0x10), (lines + 4 * 8, 1), (lines + 64 + 8, 1), (lines + 64 + 16, 1)]:
+        damaged = bytearray(data)
+        damaged[place] ^= bit
+        with pytest.raises(ModelFileError, match=r"padding is not zero|out of range"):
+            Engine(repair(damaged))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(1, 140),
+    st.integers(1, 200),
+    st.integers(1, 4),
+    st.sampled_from(["float32", "int8", "int4"]),
+    st.integers(0, 2**32),
+)
+def test_matrices_come_back_from_their_packed_order(rows, columns, block, weights, seed):
+    rng = np.random.default_rng(seed)
+    group_scale, kind = None, {"float32": lay.Type.MATRIX_F32, "int8": lay.Type.MATRIX_I8}.get(weights)
+    values = rng.integers(-127, 128, (rows, columns)).astype(np.float32 if weights == "float32" else np.int8)
+    if weights == "int4":
+        kind, values = lay.Type.MATRIX_I4, rng.integers(-8, 8, (rows, columns)).astype(np.int8)
+        group_scale = rng.integers(0, 256, (rows, -(-columns // 64))).astype(np.uint8)
+    data = lay.pack_matrix(values, block, group_scale)
+    assert len(data) == lay.matrix_bytes(kind, rows, columns, block)
+    back, scales = lay.unpack_matrix(data, kind, rows, columns, block)
+    assert back.dtype == values.dtype and np.array_equal(back, values)
+    assert np.array_equal(scales, group_scale) if weights == "int4" else scales is None
+
+
+def test_the_packed_orders_are_those_of_the_specification():
+    """Entry by entry, as cr_format.h puts them."""
+    rng = np.random.default_rng(3)
+    rows, columns, block = 70, 139, 3
+    values = rng.integers(-8, 8, (rows, columns)).astype(np.int8)
+    scales = rng.integers(0, 256, (rows, 3)).astype(np.uint8)
+    i4 = np.frombuffer(lay.pack_matrix(values, block, scales), np.uint8)
+    i8 = np.frombuffer(lay.pack_matrix(values, block), np.int8)
+    f32 = np.frombuffer(lay.pack_matrix(values.astype(np.float32), block), np.float32)
+    panels = [3, 2]  # of the two blocks
+    for row in range(rows):
+        panel, r = row // 16, row % 16
+        first, width, within = (panel // block) * block, panels[panel // block], panel % block
+        i4_start = 64 * (first * 18 + 3 * (first // block))
+        for column in range(columns):
+            assert f32[16 * (first * columns + column * width + within) + r] == values[row, column]
+            line = 64 * (first * 35 + column // 4 * width + within)
+            assert i8[line + 4 * r + column % 4] == values[row, column]
+            line = i4_start + 64 * (column // 8 * width + column // 64 + within)
+            byte = i4[line + 4 * r + column % 4]
+            assert (byte >> 4 if column % 8 >= 4 else byte & 15) == values[row, column] + 8
+        for group in range(3):
+            lines = min(8 * group + 8, 18)
+            assert i4[i4_start + 64 * (lines * width + group) + 16 * within + r] == scales[row, group]
+
+
+@pytest.mark.parametrize("code", [Code.LSTM, Code.GRU])
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
+def test_recurrent_round_trip(code, weights):
+    program = recurrent_program(code, weights=weights)
+    data = write(program)
+    back = read(data)
+    assert write(back) == data and back.ops == program.ops
+    (a,), (b,) = program.tensors, back.tensors
+    assert np.array_equal(a.values, b.values) and a.block == b.block == GATES[code]
+    assert (a.group_scale is None) == (b.group_scale is None)
+    assert a.group_scale is None or np.array_equal(a.group_scale, b.group_scale)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, NAN, INF, 1e-40])

@@ -7,8 +7,9 @@ import pytest
 
 from compactrnn import Engine
 from compactrnn.runtime.file import write
-from compactrnn.runtime.pack import quantize, quantize_rows
+from compactrnn.runtime.pack import quantize
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.rounding import quantize_rows
 from compactrnn.runtime.tidy import tidy
 from compactrnn.testing.programs import random_input, random_program
 

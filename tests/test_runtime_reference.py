@@ -8,11 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compactrnn import Engine
+from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
+from compactrnn.runtime.gates import gate_rows, gate_units, padded
+from compactrnn.runtime.hoist import hoist
 from compactrnn.runtime.pack import quantize
-from compactrnn.runtime.program import Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.program import (
+    GATES,
+    Binary,
+    Buffer,
+    Code,
+    Input,
+    Op,
+    Output,
+    Program,
+    Reduce,
+    Ref,
+    Segment,
+    Tensor,
+    Top,
+    Unary,
+)
+from compactrnn.runtime.tidy import writes
 from compactrnn.testing import RuntimeContract
 from compactrnn.testing.programs import random_input, random_program
+
+
+def isas():
+    return _native.isas()
 
 
 def sigmoid(x):
@@ -42,7 +65,12 @@ UNARY = {
     Unary.SIGMOID: lambda x, p, q: sigmoid(x),
 }
 BINARY = [np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum]
-REDUCE = [np.sum, np.max, np.min]
+REDUCE = [np.sum, np.max, np.min, np.argmax]
+
+
+def top(x, n):
+    """Positions of the n largest of x, NaN before all, the first of equal ones first."""
+    return np.lexsort((-np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf), ~np.isnan(x)))[:n]
 
 
 class Reference:
@@ -56,7 +84,9 @@ class Reference:
     def run(self, xs, steps):
         each = xs if isinstance(xs, tuple) else (xs,)
         collected = [[None] * steps for _ in self.program.outputs]
-        for segment in self.program.segments:
+        segments = self.program.segments
+        writer = {ref.buffer: s for s, segment in enumerate(segments) for op in segment.ops for ref, _ in writes(op)}
+        for s, segment in enumerate(segments):
             for t in range(steps) if segment.kind == "forward" else (steps - 1,):
                 for port, rows in zip(self.program.inputs, each, strict=True):
                     self.values[port.buffer] = np.ravel(rows[t]).astype(np.float64)
@@ -68,6 +98,8 @@ class Reference:
                 for i in self.rows:
                     self.rows[i][t] = self.values[i].copy()
                 for i, output in enumerate(self.program.outputs):
+                    if writer.get(output.ref.buffer, s) != s:
+                        continue
                     width = int(np.prod(output.shape))
                     collected[i][t] = self.values[output.ref.buffer][output.ref.offset :][:width].copy()
         return [
@@ -78,13 +110,16 @@ class Reference:
     def read(self, ref, width):
         return self.values[ref.buffer][ref.offset : ref.offset + width].copy()
 
+    def gates(self, op, rows):
+        return gate_units(rows, GATES[op.code], op.n).reshape(GATES[op.code], op.n)
+
     def apply(self, op: Op, t: int, steps: int):
         n, k = op.n, op.k or op.n
         tensor = self.program.tensors[op.tensor] if op.tensor is not None else None
         if op.code == Code.EMBED:
-            y = tensor.values[int(self.read(op.a, 1)[0])]
+            y = tensor.dense()[int(self.read(op.a, 1)[0])]
         elif op.code == Code.AFFINE:
-            y = tensor.values.astype(np.float64) @ self.read(op.a, k)
+            y = tensor.dense() @ self.read(op.a, k)
             y = y + (self.read(op.b, n) if op.b else 0)
         elif op.code == Code.GATHER:
             x = self.read(op.a, k)
@@ -102,14 +137,20 @@ class Reference:
         elif op.code == Code.LAYER_NORM:
             y = layer_norm(self.read(op.a, n).reshape(-1, k), op.p0).ravel()
         elif op.code == Code.LSTM:
-            i, f, g, o = self.read(op.a, 4 * n).reshape(4, n)
+            i, f, g, o = self.gates(op, self.read(op.a, 4 * padded(n)) + tensor.dense() @ self.read(op.c, k))
             cell = sigmoid(f) * self.read(op.b, n) + sigmoid(i) * np.tanh(g)
             self.values[op.b.buffer][op.b.offset : op.b.offset + n] = cell
             y = sigmoid(o) * np.tanh(cell)
         elif op.code == Code.GRU:
-            (xr, xz, xn), (hr, hz, hn) = self.read(op.a, 3 * n).reshape(3, n), self.read(op.b, 3 * n).reshape(3, n)
+            (xr, xz, xn), (hr, hz, hn) = (
+                self.gates(op, x) for x in (self.read(op.a, 3 * padded(n)), tensor.dense() @ self.read(op.c, k))
+            )
+            hn = hn + (self.read(op.b, n) if op.b else 0)
             update = sigmoid(xz + hz)
-            y = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * self.read(op.c, n)
+            y = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * self.read(op.d, n)
+        elif op.code == Code.TOP:
+            x = self.read(op.a, k)
+            y = top(x, n) if op.fn == Top.POSITIONS else x[top(x, n)]
         elif op.code == Code.FLIP:
             y = self.rows[op.a.buffer][steps - 1 - t][op.a.offset : op.a.offset + n]
         self.values[op.dst.buffer][op.dst.offset : op.dst.offset + n] = y
@@ -130,14 +171,18 @@ def test_random_programs_cover_every_operation():
     ops = [op for seed in range(60) for op in random_program(seed, 12, offline=seed % 2 == 0).ops]
     assert {op.code for op in ops} == set(Code)
     assert {op.fn for op in ops if op.code == Code.UNARY} == set(Unary)
-    assert {op.fn for op in ops if op.code == Code.BINARY} == set(Binary)
+    for code, functions in ((Code.BINARY, Binary), (Code.REDUCE, Reduce), (Code.TOP, Top)):
+        assert {op.fn for op in ops if op.code == code} == set(functions)
+    blocks = {p.tensors[o.tensor].block for p in map(random_program, range(60)) for o in p.ops if o.code == Code.AFFINE}
+    assert blocks == {1, 2, 3, 4}
 
 
-PROGRAMS = [random_program(seed, 10, seed % 3 == 0) for seed in range(12)]
-PROGRAMS += [quantize(program, "int8") for program in PROGRAMS]
+PROGRAMS = [random_program(seed, 10, seed % 3 == 0, largest=(24, 90)[seed % 2]) for seed in range(12)]
+PROGRAMS += [quantize(program, weights) for weights in ("int8", "int4") for program in PROGRAMS]
+PROGRAMS += [hoist(program, smallest=1) for program in PROGRAMS[1::3]]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(24))
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 class TestRandomPrograms(RuntimeContract):
     pass
 
@@ -206,8 +251,8 @@ def test_a_not_a_number_is_never_lost_in_a_maximum():
     assert np.isnan(Engine(write(one_op(Op(Code.SOFTMAX, Ref(1), 37, 37, a=Ref(0)), 37))).run(x)).all()
 
 
-def int8_affine(x, matrix, scale, bias, p0):
-    """The number law of an int8 matrix, in numpy: integers exact, each float operation rounded once."""
+def whole_product(x, total, scale, init, p0):
+    """The number law of a whole-number matrix, in numpy: `total(q)` exact, each float operation rounded once."""
     f = np.float32
     if p0:
         x_scale = f(p0)
@@ -219,24 +264,53 @@ def int8_affine(x, matrix, scale, bias, p0):
         inverse = f(1) / x_scale
     with np.errstate(over="ignore", invalid="ignore"):
         q = np.rint(np.nan_to_num(np.clip(x * inverse, f(-127), f(127)), nan=0.0)).astype(np.int64)
-        total = matrix.astype(np.int64) @ q
-        return bias + total.astype(f) * (scale * x_scale)
+        return init + total(q).astype(f) * (scale * x_scale)
 
 
-@settings(deadline=None, max_examples=120)
-@given(st.integers(1, 70), st.integers(1, 90), st.integers(0, 2**32), st.sampled_from([0.0, 1 / 127, 0.01]))
-def test_int8_products_are_exact(n, k, seed, p0):
-    rng = np.random.default_rng(seed)
-    matrix = rng.integers(-127, 128, (n, k)).astype(np.int8)
+def whole_total(tensor):
+    """The exact sum of products of a row: int8, or int4 with its group scales."""
+    whole = tensor.values.astype(np.int64)
+    if tensor.group_scale is not None:
+        whole = whole * np.repeat(tensor.group_scale.astype(np.int64), 64, axis=1)[:, : whole.shape[1]]
+    return lambda q: whole @ q
+
+
+def whole_matrix(rng, n, k, bits, block=4):
     scale = rng.uniform(1e-4, 1e-1, n).astype(np.float32)
-    bias = rng.uniform(-1, 1, n).astype(np.float32)
-    op = Op(Code.AFFINE, Ref(1), n, k, a=Ref(0), b=Ref(2), tensor=0, p0=p0)
-    stream = Engine(write(one_op(op, k, [Tensor(matrix, scale)], [bias]))).stream()
+    if bits == 8:
+        return Tensor(rng.integers(-127, 128, (n, k)).astype(np.int8), scale, block=block)
+    groups = -(-k // 64)
+    group_scale = rng.integers(0, min(255, 33026 // groups) + 1, (n, groups)).astype(np.uint8)
+    return Tensor(rng.integers(-8, 8, (n, k)).astype(np.int8), scale, group_scale, block)
+
+
+def awkward_rows(rng, k):
     rows = [rng.uniform(-2, 2, k), rng.choice([-1.0, 1.0], k), np.zeros(k), rng.uniform(-1, 1, k) * 1e-35]
     rows.append(np.where(rng.random(k) < 0.2, rng.choice([np.nan, np.inf, -np.inf, 1e38], k), rng.uniform(-1, 1, k)))
-    for row in rows:
-        x = row.astype(np.float32)
-        assert stream.step(x).tobytes() == int8_affine(x, matrix, scale, bias, p0).tobytes()
+    return np.stack(rows).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 150),
+    st.integers(1, 200),
+    st.sampled_from([4, 8]),
+    st.integers(1, 4),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 1 / 127, 0.01]),
+)
+def test_whole_number_products_are_exact(n, k, bits, block, seed, p0):
+    rng = np.random.default_rng(seed)
+    tensor = whole_matrix(rng, n, k, bits, block)
+    bias = rng.uniform(-1, 1, n).astype(np.float32)
+    op = Op(Code.AFFINE, Ref(1), n, k, a=Ref(0), b=Ref(2), tensor=0, p0=p0)
+    data, rows = write(one_op(op, k, [tensor], [bias])), awkward_rows(rng, k)
+    wanted = [whole_product(x, whole_total(tensor), tensor.scale, bias, p0) for x in rows]
+    for isa in isas():
+        stream = Engine(data, isa=isa).stream()
+        for x, y in zip(rows, wanted, strict=True):
+            assert stream.step(x).tobytes() == y.tobytes()
+        assert stream.run(rows).tobytes() == np.stack(wanted).tobytes()
 
 
 def test_int8_sums_at_their_largest():
@@ -247,6 +321,117 @@ def test_int8_sums_at_their_largest():
     engine = Engine(write(one_op(op, k, [Tensor(matrix, scale)])))
     for sign in (1, -1):
         assert engine.run(np.full((1, k), sign * 1e9, np.float32))[0, 0] == np.float32(sign * 127 * 127 * k)
+
+
+@pytest.mark.parametrize(
+    ("k", "value", "group_scale"), [(65536, -8, 32), (65536, 7, 32), (8256, -8, 255), (64, -8, 255)]
+)
+def test_int4_sums_at_their_largest(k, value, group_scale):
+    values = np.full((1, k), value, np.int8)
+    tensor = Tensor(values, np.ones(1, np.float32), np.full((1, -(-k // 64)), group_scale, np.uint8))
+    op = Op(Code.AFFINE, Ref(1), 1, k, a=Ref(0), tensor=0, p0=1.0)
+    data = write(one_op(op, k, [tensor]))
+    for isa in isas():
+        for sign in (1, -1):
+            total = np.float32(sign * value * group_scale * 127 * k)
+            assert Engine(data, isa=isa).run(np.full((1, k), sign * 1e9, np.float32))[0, 0] == total
+
+
+def recurrent(code, n, tensor, width, p0=0.0, bias=None):
+    """Gates and the vector c are inputs, so that a step shows the operation alone; the state starts as all 0.5."""
+    gates = GATES[code] * padded(n)
+    start = np.full(n, 0.5, np.float32)
+    buffers = [Buffer(gates, "input"), Buffer(width, "input"), Buffer(n, "state", start), Buffer(n)]
+    extra = {"b": Ref(2)} if code == Code.LSTM else {"d": Ref(2)}
+    if bias is not None:
+        buffers.append(Buffer(n, "constant", bias))
+        extra["b"] = Ref(4)
+    ops = (Op(code, Ref(3), n, width, a=Ref(0), c=Ref(1), tensor=0, p0=p0, **extra),)
+    inputs = [Input("a", 0, (gates,)), Input("c", 1, (width,))]
+    return Program(buffers, [tensor], [Segment("forward", ops)], inputs, [Output("y", Ref(3), (n,))])
+
+
+def chain(init, tensor, x, p0):
+    """`init` + tensor x by the number law."""
+    if tensor.scale is not None:
+        return whole_product(x, whole_total(tensor), tensor.scale, init, p0)
+    y = init.astype(np.float32)
+    for j in range(len(x)):
+        y = y + tensor.values[:, j] * x[j]
+    return y
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from([Code.LSTM, Code.GRU]),
+    st.integers(1, 40),
+    st.integers(1, 100),
+    st.sampled_from([4, 8, 32]),
+    st.booleans(),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 1 / 127]),
+)
+def test_recurrent_products_keep_the_number_law(code, n, k, bits, biased, seed, p0):
+    """The gates that the operation computes itself are those that a chain of its own gives it, bit for bit."""
+    rng, count = np.random.default_rng(seed), GATES[code]
+    rows = count * padded(n)
+    tensor = Tensor(rng.uniform(-1, 1, (rows, k)).astype(np.float32), block=count)
+    if bits < 32:
+        tensor = whole_matrix(rng, rows, k, bits, count)
+    a, x = rng.uniform(-1, 1, rows).astype(np.float32), rng.uniform(-1, 1, k).astype(np.float32)
+    bias = rng.uniform(-1, 1, n).astype(np.float32) if biased and code == Code.GRU else None
+    data = write(recurrent(code, n, tensor, k, p0, bias))
+    if code == Code.LSTM:
+        gates, after = chain(a, tensor, x, p0), None
+    else:  # the candidate's own chain starts at its bias; the gates for r and z at a
+        own = np.zeros(3 * n, np.float32) if bias is None else np.concatenate([np.zeros(2 * n, np.float32), bias])
+        places = gate_rows(np.repeat([1, 1, 0], n), 3).astype(bool)
+        sums = chain(np.where(places, a, gate_rows(own, 3)), tensor, x, p0)
+        gates, after = np.where(places, sums, a), gate_units(sums, 3, n)[2 * n :]
+    nothing = Tensor(np.zeros((rows, 1), np.float32), block=count)
+    plain = write(recurrent(code, n, nothing, 1, 0.0, after))
+    wanted = Engine(plain, isa="scalar").run((gates[None], np.zeros((1, 1), np.float32)))
+    for isa in isas():
+        assert Engine(data, isa=isa).run((a[None], x[None])).tobytes() == wanted.tobytes()
+
+
+def test_the_largest_are_found_in_order():
+    nan, inf = np.nan, np.inf
+    rows = [[1, 3, 3, 2, 0], [-inf, inf, nan, nan, inf], [0.0, -0.0, 0.0, -1, 0.0], [-inf] * 5]
+    for row in rows:
+        x = np.array([row], np.float32)
+        order = top(x[0], 5)
+        for isa in isas():
+            for n in (1, 3, 5):
+                program = one_op(Op(Code.TOP, Ref(1), n, 5, a=Ref(0), fn=Top.POSITIONS), 5)
+                assert Engine(write(program), isa=isa).run(x)[0].tolist() == order[:n].tolist()
+                program = one_op(Op(Code.TOP, Ref(1), n, 5, a=Ref(0), fn=Top.VALUES), 5)
+                assert np.array_equal(Engine(write(program), isa=isa).run(x)[0], x[0][order[:n]], equal_nan=True)
+            program = one_op(Op(Code.REDUCE, Ref(1), 1, 5, a=Ref(0), fn=Reduce.ARGMAX), 5)
+            assert Engine(write(program), isa=isa).run(x)[0, 0] == order[0]
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 100, 1000])
+def test_largest_of_many(n):
+    rng = np.random.default_rng(n)
+    x = rng.integers(0, 20, (1, 1000)).astype(np.float32)
+    program = one_op(Op(Code.TOP, Ref(1), n, 1000, a=Ref(0), fn=Top.POSITIONS), 1000)
+    best = one_op(Op(Code.REDUCE, Ref(1), 10, 100, a=Ref(0), fn=Reduce.ARGMAX), 1000)
+    for isa in isas():
+        assert Engine(write(program), isa=isa).run(x)[0].tolist() == top(x[0], n).tolist()
+        assert Engine(write(best), isa=isa).run(x)[0].tolist() == x.reshape(10, 100).argmax(1).tolist()
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32), st.sampled_from([6, 12, 20]), st.sampled_from([1, 30, 300]))
+def test_hoisting_changes_no_bit(seed, operations, smallest):
+    program = random_program(seed, operations)
+    split = hoist(program, smallest)
+    xs = random_input(program, 6, seed)
+    assert not split.offline and len(split.ops) == len(program.ops)
+    one, other = Engine(write(program)).stream(), Engine(write(split)).stream()
+    for y, z in zip(*(p if isinstance(p, tuple) else (p,) for p in (one.run(xs), other.run(xs))), strict=True):
+        assert y.tobytes() == z.tobytes()
 
 
 def test_float32_products_are_one_chain_in_order():

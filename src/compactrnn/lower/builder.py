@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..runtime.program import Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
+from ..runtime.gates import gate_rows
+from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
@@ -62,12 +63,13 @@ class Builder:
         """A buffer that is never written."""
         return self.buffer(values.size, "constant", values)
 
-    def tensor(self, values: np.ndarray) -> int:
+    def tensor(self, values: np.ndarray, block: int = 4) -> int:
         """A stored array, shared if the same one was stored before."""
         for number, stored in enumerate(self.program.tensors):
-            if stored.values.dtype == values.dtype and np.array_equal(stored.values, values):
+            same = stored.values.dtype == values.dtype and stored.block == block
+            if same and np.array_equal(stored.values, values):
                 return number
-        self.program.tensors.append(Tensor(np.ascontiguousarray(values)))
+        self.program.tensors.append(Tensor(np.ascontiguousarray(values), block=block))
         return len(self.program.tensors) - 1
 
     def close(self, because: str) -> None:
@@ -141,11 +143,24 @@ class Builder:
         self.emit(Code.AFFINE, dst, n, k=k, a=Ref(x.ref.buffer, x.ref.offset + offset), b=init, tensor=tensor, p0=scale)
         return dst
 
-    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None) -> Ref:
-        """`init + F1 F2 ... x`, the last factor first."""
+    def inner(self, factors: Sequence[np.ndarray], x: Value) -> Value:
+        """What the first of the factors F1 F2 ... is to be multiplied with: F2 ... x, the last factor first."""
         for factor in reversed(factors[1:]):
             x = replace(x, ref=self.affine(factor, x, None), shape=(factor.shape[0],), time=None, bounded=False)
-        return self.affine(factors[0], x, init)
+        return x
+
+    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None) -> Ref:
+        """`init + F1 F2 ... x`."""
+        return self.affine(factors[0], self.inner(factors, x), init)
+
+    def gates(self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Value, **fields) -> Ref:
+        """An LSTM or GRU of `n` units, its gates `gates` + F1 F2 ... x; returns the place of its output."""
+        x, dst, count = self.inner(factors, x), self.buffer(n), GATES[code]
+        matrix = gate_rows(factors[0].astype(np.float32), count)
+        scale = 1 / 127 if x.bounded else 0.0
+        tensor = self.tensor(matrix, block=count)
+        self.emit(code, dst, n, k=matrix.shape[1], a=gates, c=x.ref, tensor=tensor, p0=scale, **fields)
+        return dst
 
     def finish(self) -> Program:
         """The program with its segments."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
+from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
 from ..weights.base import AbstractWeight
 from .builder import STEP, Builder, Value
@@ -18,19 +19,24 @@ from .step import lower_step
 
 def factors(weight: AbstractWeight) -> list[np.ndarray]:
     """What is multiplied at run time, as arrays."""
-    return [f.detach().float().cpu().numpy() for f in weight.factors()]
+    return [array(f) for f in weight.factors()]
+
+
+def array(x: Tensor) -> np.ndarray:
+    """A parameter as float32."""
+    return x.detach().float().cpu().numpy()
 
 
 def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
     """A bias as a constant buffer, None without one."""
-    return None if parameter is None else builder.constant(parameter.detach().float().cpu().numpy())
+    return None if parameter is None else builder.constant(array(parameter))
 
 
 def lower_cell(builder: Builder, cell: AbstractCell, x: Value, initial: list[Tensor]) -> tuple[Value, list[Value]]:
     """The cell run over `x`, (T, 1, input): its output, (T, 1, output), and its states, (1, size) each."""
     builder.place([x])
     x = replace(x, segment=builder.segment)
-    states = [builder.buffer(s.numel(), "state", s.detach().float().cpu().numpy()) for s in initial]
+    states = [builder.buffer(s.numel(), "state", array(s)) for s in initial]
     small = [bool((s.abs() <= 1).all()) for s in initial]
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
     if fused is not None:
@@ -47,12 +53,10 @@ def _lstm(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[
     h, c = states
     own = cell.projection is None
     both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
-    gates = builder.chain(factors(cell.input), x, bias(builder, both))
+    gates = _from_input(builder, cell, x, both, 4)
     before = Value(h, (cell.output_size,), None, STEP, builder.segment, small[0] and own)
-    gates = builder.chain(factors(cell.hidden), before, gates)
     n = builder.program.buffers[c.buffer].width
-    out = builder.buffer(n)
-    builder.emit(Code.LSTM, out, n, a=gates, b=c)
+    out = builder.gates(Code.LSTM, n, gates, factors(cell.hidden), before, b=c)
     bounded = True
     if not own:
         cells = Value(out, (n,), None, STEP, builder.segment, True)
@@ -65,13 +69,22 @@ def _gru(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[b
     """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
     (h,) = states
     n = cell.output_size
-    from_x = builder.chain(factors(cell.input), x, bias(builder, cell.input_bias))
+    to_gates = to_candidate = None
+    if cell.input_bias is not None:
+        to_candidate = cell.hidden_bias[2 * n :]
+        to_gates = cell.input_bias + torch.cat([cell.hidden_bias[: 2 * n], torch.zeros_like(to_candidate)])
+    gates = _from_input(builder, cell, x, to_gates, 3)
     before = Value(h, (n,), None, STEP, builder.segment, small[0])
-    from_h = builder.chain(factors(cell.hidden), before, bias(builder, cell.hidden_bias))
-    out = builder.buffer(n)
-    builder.emit(Code.GRU, out, n, a=from_x, b=from_h, c=h)
+    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, b=bias(builder, to_candidate), d=h)
     builder.emit(Code.UNARY, h, n, a=out, fn=int(Unary.COPY))
     return out, small[0]
+
+
+def _from_input(builder: Builder, cell: Any, x: Value, both: Tensor | None, gates: int) -> Ref:
+    """`both` + W x, the gates in the order of the kernels."""
+    first, *rest = factors(cell.input)
+    init = None if both is None else builder.constant(gate_rows(array(both), gates))
+    return builder.chain([gate_rows(first, gates), *rest], x, init)
 
 
 def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref]) -> Value:

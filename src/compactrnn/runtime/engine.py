@@ -28,7 +28,8 @@ class Engine:
         name, data = _read(source)
         isa = isa or os.environ.get("CRNN_ISA") or None
         if isa is not None and not _native.has_isa(isa):
-            raise invalid("isa", got=repr(isa), wanted="kernels that this build and processor have", hint="'scalar'")
+            here = " or ".join(repr(name) for name in _native.isas())
+            raise invalid("isa", got=repr(isa), wanted=f"kernels that this build and processor have: {here}")
         try:
             self._model = _native.Model(data, isa)
             records = Records(data)
@@ -52,12 +53,15 @@ class Engine:
             )
         return Stream(self)
 
-    def run(self, xs):
-        """Outputs for a whole sequence `xs`, `(time, ...)`, from the initial state; final outputs: the last only."""
+    def run(self, xs, out=None):
+        """Outputs for a whole sequence `xs`, `(time, ...)`, from the initial state; final outputs: the last only.
+
+        `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
+        """
         arrays, steps = _sequences(self.inputs, xs)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", wanted="at least one")
-        rows = [np.empty(o.shape if o.final else (steps, *o.shape), np.float32) for o in self.outputs]
+        rows = _rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
         if steps:
             _native.Stream(self._model).run(arrays, rows, steps, True)
         return rows[0] if len(rows) == 1 else tuple(rows)
@@ -76,13 +80,19 @@ class Stream:
 
     def step(self, x):
         """Outputs of one time step: `x` is an array of the input's shape, or a token; of several inputs a tuple."""
-        y = self._native.step(x)
+        try:
+            y = self._native.step(x)
+        except TypeError:  # None is no argument there; here it gets its message
+            y = None
         return y if y is not None else self._native.step(_one_step(self._engine.inputs, x))
 
-    def run(self, xs):
-        """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives."""
+    def run(self, xs, out=None):
+        """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives.
+
+        `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
+        """
         arrays, steps = _sequences(self._engine.inputs, xs)
-        rows = [np.empty((steps, *o.shape), np.float32) for o in self._engine.outputs]
+        rows = _rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
         self._native.run(arrays, rows, steps, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -147,6 +157,26 @@ def _sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
     return arrays, steps.pop() if steps else 0
 
 
+def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> list[np.ndarray]:
+    """Arrays for the outputs: new ones, or those of `out` if they fit."""
+    if out is None:
+        return [np.empty(shape, np.float32) for shape in shapes]
+    given = list(out) if len(outputs) > 1 and isinstance(out, (tuple, list)) else [out]
+    if len(given) != len(outputs):
+        raise invalid("out", got=f"{len(given)} arrays", wanted=f"a tuple of {len(outputs)} arrays")
+    for port, array, shape in zip(outputs, given, shapes, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"out: got {type(array).__name__} for {port.name!r}, wanted an array")
+        if array.dtype != np.float32 or array.shape != shape or not array.flags.carray:
+            got = f"{array.dtype} of shape {array.shape}" + (
+                "" if array.flags.carray else ", not in one writable piece"
+            )
+            raise invalid(
+                "out", got=got, wanted=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
+            )
+    return given
+
+
 def _token(port: Input, value) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"input {port.name!r}: got a bool, wanted an int token")
@@ -176,7 +206,8 @@ def _tokens(port: Input, value) -> np.ndarray:
 def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"input {port.name!r}: got an array of {array.dtype}, wanted float32")
+        got = f"an array of {array.dtype}" if isinstance(value, (np.ndarray, list, tuple)) else type(value).__name__
+        raise TypeError(f"input {port.name!r}: got {got}, wanted an array of float32")
     fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
     if not fits:
         wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

@@ -15,8 +15,9 @@ from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .check import check_defined
 from .layout import Type
-from .program import Code, Op, Program, Ref, Tensor, Unary
+from .program import GATES, Code, Op, Program, Ref, Tensor, Unary
 from .records import Records
+from .tidy import writes
 
 _ABSENT = Ref(lay.NONE, 0)
 
@@ -24,9 +25,7 @@ _ABSENT = Ref(lay.NONE, 0)
 def write(program: Program) -> bytes:
     """The bytes of a model file; verified by the native core, so that what is written can be read."""
     types, number = _stored_tensors(program)
-    kinds = [b.kind for b in program.buffers]
-    if not program.offline:  # a sequence is kept for later segments: here there are none
-        kinds = ["scratch" if kind == "sequence" else kind for kind in kinds]
+    kinds = _kinds(program)
     document = {
         "inputs": [i.name for i in program.inputs],
         "outputs": [o.name for o in program.outputs],
@@ -39,9 +38,11 @@ def write(program: Program) -> bytes:
     tensors = np.zeros(len(types), lay.TENSOR)
     ops = np.array([_op_record(op, number, types) for op in program.ops] or np.zeros(0, lay.OP), lay.OP)
     segments = _segment_records(program)
-    head = [buffers, tensors, ops, segments, _input_records(program), _output_records(program)]
+    outputs = _output_records(program)
+    head = [buffers, tensors, ops, segments, _input_records(program), outputs]
     start = lay.LINE + sum(lay.round_line(part.nbytes) for part in head) + lay.round_line(len(metadata))
     data = _Data(start)
+    buffers["segment"] = _buffer_segments(program, kinds, outputs)
     _place_buffers(program, kinds, buffers, data)
     for record, (index, kind) in zip(tensors, types, strict=True):
         _place_tensor(record, program.tensors[index], kind, data)
@@ -85,6 +86,12 @@ def save(data: bytes, path: str | os.PathLike) -> None:
         os.close(folder)
 
 
+def _kinds(program: Program) -> list[str]:
+    """The kinds of the buffers: a single segment keeps no sequences, for it has nobody to keep them for."""
+    alone = len(program.segments) == 1
+    return ["scratch" if alone and b.kind == "sequence" else b.kind for b in program.buffers]
+
+
 class _Data:
     """The last section: arrays one after the other, at multiples of 64."""
 
@@ -92,9 +99,9 @@ class _Data:
         self.at = at
         self.parts: list[bytes] = []
 
-    def add(self, array: np.ndarray) -> int:
+    def add(self, array: bytes) -> int:
         place = self.at
-        self.parts.append(_padded(array.tobytes()))
+        self.parts.append(_padded(array))
         self.at += len(self.parts[-1])
         return place
 
@@ -122,47 +129,54 @@ def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int) -> bytes:
     return header.tobytes()
 
 
-def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tuple[int, Code], int]]:
-    """What to store, and its number by (tensor, op code): one tensor may serve as matrix and as table."""
-    families = {
-        Code.AFFINE: {"f": Type.MATRIX_F32, "b": Type.MATRIX_I8},
-        Code.EMBED: {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8},
-        Code.GATHER: {"i": Type.INDEX},
-    }
+_MATRIX = {"f": Type.MATRIX_F32, "b": Type.MATRIX_I8}
+_FAMILIES = {
+    **dict.fromkeys((Code.AFFINE, Code.LSTM, Code.GRU), ("matrix", _MATRIX)),
+    Code.EMBED: ("table", {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8}),
+    Code.GATHER: ("index", {"i": Type.INDEX}),
+}
+
+
+def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tuple[int, str], int]]:
+    """What to store, and its number by (tensor, use): one tensor may serve as matrix and as table."""
     stored: list[tuple[int, Type]] = []
-    number: dict[tuple[int, Code], int] = {}
+    number: dict[tuple[int, str], int] = {}
     for op in program.ops:
-        if op.code not in families or op.tensor is None or (op.tensor, op.code) in number:
+        use, types = _FAMILIES.get(op.code, ("", {}))
+        if not use or op.tensor is None or (op.tensor, use) in number:
             continue
-        dtype = program.tensors[op.tensor].values.dtype
-        if dtype.char not in families[op.code]:
-            wanted = " or ".join(np.dtype(c).name for c in families[op.code])
-            raise invalid(f"tensor of {op.code.name}", got=dtype, wanted=wanted)
-        number[op.tensor, op.code] = len(stored)
-        stored.append((op.tensor, families[op.code][dtype.char]))
+        tensor = program.tensors[op.tensor]
+        dtype = tensor.values.dtype
+        if dtype.char not in types or (tensor.group_scale is not None and use != "matrix"):
+            wanted = " or ".join(np.dtype(c).name for c in types)
+            got = dtype if tensor.group_scale is None else "int4"
+            raise invalid(f"tensor of {op.code.name}", got=got, wanted=wanted)
+        number[op.tensor, use] = len(stored)
+        stored.append((op.tensor, Type.MATRIX_I4 if tensor.group_scale is not None else types[dtype.char]))
     return stored, number
 
 
-def _op_record(op: Op, number: dict[tuple[int, Code], int], types: list[tuple[int, Type]]) -> tuple:
+def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int, Type]]) -> tuple:
     uses_k = {Code.AFFINE, Code.GATHER, Code.BINARY, Code.REDUCE, Code.SOFTMAX, Code.LOG_SOFTMAX, Code.LAYER_NORM}
-    tensor = lay.NONE if op.tensor is None else number[op.tensor, op.code]
-    p0 = op.code == Code.LAYER_NORM or (op.code == Code.AFFINE and types[tensor][1] == Type.MATRIX_I8)
+    uses_k |= {Code.LSTM, Code.GRU, Code.TOP}
+    tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
+    p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] != Type.MATRIX_F32)
     both = op.code == Code.UNARY and op.fn in (Unary.AFFINE, Unary.CLAMP)
     has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU)
     k = (op.k or op.n) if op.code == Code.BINARY else op.k
     return (
         int(op.code),
-        int(op.fn) if op.code in (Code.UNARY, Code.BINARY, Code.REDUCE) else 0,
+        int(op.fn) if op.code in (Code.UNARY, Code.BINARY, Code.REDUCE, Code.TOP) else 0,
         op.n,
         k if op.code in uses_k else 0,
         tensor,
         tuple(op.dst),
         tuple(op.a or _ABSENT),
         tuple(op.b or _ABSENT) if has_b else tuple(_ABSENT),
-        tuple(op.c or _ABSENT) if op.code == Code.GRU else tuple(_ABSENT),
+        tuple(op.c or _ABSENT) if op.code in (Code.LSTM, Code.GRU) else tuple(_ABSENT),
         op.p0 if p0 or both else 0.0,
         op.p1 if both else 0.0,
-        (0, 0),
+        tuple(op.d or _ABSENT) if op.code == Code.GRU else tuple(_ABSENT),
     )
 
 
@@ -181,9 +195,7 @@ def _writers(program: Program) -> dict[int, int]:
     writers = {}
     for number, segment in enumerate(program.segments):
         for op in segment.ops:
-            writers[op.dst.buffer] = number
-            if op.code == Code.LSTM and op.b is not None:
-                writers[op.b.buffer] = number
+            writers.update((ref.buffer, number) for ref, _ in writes(op))
     return writers
 
 
@@ -203,18 +215,37 @@ def _input_records(program: Program) -> np.ndarray:
 
 
 def _output_records(program: Program) -> np.ndarray:
-    writers = _writers(program)
+    writers, users = _writers(program), program.users()
     forward = [i for i, s in enumerate(program.segments) if s.kind == "forward"]
     records = np.zeros(len(program.outputs), lay.PORT)
     for record, port in zip(records, program.outputs, strict=True):
         record["buffer"], record["offset"], record["final"] = port.ref.buffer, port.ref.offset, port.final
-        record["segment"] = len(program.segments) - 1 if port.final else writers.get(port.ref.buffer, forward[-1])
+        if port.final and program.offline:
+            record["segment"] = len(program.segments) - 1
+        else:
+            readers = users.get(port.ref.buffer, set()).intersection(forward)
+            record["segment"] = writers.get(port.ref.buffer, max(readers, default=forward[-1]))
         _port_record(record, port.name, port.shape)
     return records
 
 
+def _buffer_segments(program: Program, kinds: list[str], outputs: np.ndarray) -> list[int]:
+    """Of a sequence who writes it, of a scratch or state who uses it first, of an input the number of its port."""
+    writers, users = _writers(program), program.users()
+    for port in outputs:
+        users.setdefault(int(port["buffer"]), {int(port["segment"])})
+    ports = {port.buffer: number for number, port in enumerate(program.inputs)}
+    of_kind = {
+        "scratch": lambda i: min(users.get(i, {0})),
+        "state": lambda i: min(users.get(i, {0})),
+        "constant": lambda i: 0,
+        "input": lambda i: ports.get(i, 0),
+        "sequence": lambda i: writers.get(i, 0),
+    }
+    return [of_kind[kind](i) for i, kind in enumerate(kinds)]
+
+
 def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data: _Data) -> None:
-    writers = _writers(program)
     row = block = 0
     for i, (record, buffer) in enumerate(zip(records, program.buffers, strict=True)):
         record["kind"], record["width"] = lay.KINDS.index(kinds[i]), buffer.width
@@ -222,13 +253,13 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
             if np.size(buffer.init) != buffer.width:
                 raise invalid(f"init of buffer {i}", got=np.shape(buffer.init), wanted=f"{buffer.width} numbers")
             if kinds[i] == "constant" or np.any(buffer.init) or np.signbit(buffer.init).any():
-                record["init"] = data.add(np.ascontiguousarray(buffer.init, np.float32))
+                record["init"] = data.add(np.ascontiguousarray(buffer.init, np.float32).tobytes())
         if kinds[i] == "constant":
             if buffer.init is None:
                 raise invalid(f"init of buffer {i}", got=None, wanted="the numbers of a constant")
             record["place"] = record["init"]
         if kinds[i] == "sequence":
-            record["place"], record["segment"] = row, writers.get(i, 0)
+            record["place"] = row
             row += lay.round_line(4 * buffer.width)
     for kind in ("state", "input", "scratch"):
         for i, record in enumerate(records):
@@ -241,9 +272,27 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
     values = tensor.values if kind != Type.INDEX else tensor.values.reshape(-1, 1)
     if values.ndim != 2:
         raise invalid("tensor", got=f"shape {values.shape}", wanted="a matrix")
-    record["type"], record["rows"], record["columns"] = kind, *values.shape
-    record["place"] = data.add(lay.pack_matrix(values) if kind in (Type.MATRIX_F32, Type.MATRIX_I8) else values)
-    if kind in (Type.MATRIX_I8, Type.TABLE_I8):
-        if tensor.scale is None or tensor.scale.shape != values.shape[:1]:
-            raise invalid("scale of an int8 tensor", got=tensor.scale, wanted=f"{len(values)} numbers, one per row")
-        record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32))
+    rows, columns = values.shape
+    record["type"], record["rows"], record["columns"] = kind, rows, columns
+    if kind in lay.MATRICES:
+        if kind == Type.MATRIX_I4:
+            _check_int4(tensor)
+        record["block"] = tensor.block
+        record["place"] = data.add(lay.pack_matrix(values, tensor.block, tensor.group_scale))
+    else:
+        record["place"] = data.add(values.tobytes())
+    if kind in lay.SCALED:
+        if tensor.scale is None or tensor.scale.shape != (rows,):
+            raise invalid("scale of a quantised tensor", got=tensor.scale, wanted=f"{rows} numbers, one per row")
+        record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32).tobytes())
+    if kind == Type.MATRIX_I8:
+        data.add(values.sum(axis=1, dtype=np.int32).tobytes())
+
+
+def _check_int4(tensor: Tensor) -> None:
+    values, group_scale = tensor.values, tensor.group_scale
+    wanted = (values.shape[0], -(-values.shape[1] // lay.GROUP))
+    if group_scale is None or group_scale.dtype != np.uint8 or group_scale.shape != wanted:
+        raise invalid("group_scale", got=getattr(group_scale, "shape", None), wanted=f"uint8 of shape {wanted}")
+    if values.min() < -8 or values.max() > 7:
+        raise invalid("int4 weights", got=f"{values.min()} to {values.max()}", wanted="numbers from -8 to 7")

@@ -6,10 +6,12 @@ from enum import IntEnum
 
 import numpy as np
 
+from .gates import LANES
+
 MAGIC = b"\x89CRNN\r\n\x1a"
-VERSION = 1
+VERSION = 2
 LINE = 64
-LANES = 16
+GROUP = 64  # columns of an int4 matrix that share a scale
 NONE = 0xFFFFFFFF
 MAX_RANK = 8
 MAX_METADATA = 16 << 20
@@ -23,10 +25,15 @@ class Type(IntEnum):
 
     MATRIX_F32 = 0
     MATRIX_I8 = 1
-    TABLE_F32 = 2
-    TABLE_F16 = 3
-    TABLE_I8 = 4
-    INDEX = 5
+    MATRIX_I4 = 2
+    TABLE_F32 = 3
+    TABLE_F16 = 4
+    TABLE_I8 = 5
+    INDEX = 6
+
+
+MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
+SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8)
 
 
 HEADER = np.dtype(
@@ -38,13 +45,13 @@ BUFFER = np.dtype(
     [(name, "<u4") for name in ("kind", "width", "segment", "reserved")] + [("place", "<u8"), ("init", "<u8")]
 )
 TENSOR = np.dtype(
-    [(name, "<u4") for name in ("type", "rows", "columns", "reserved")] + [("place", "<u8"), ("scale", "<u8")]
+    [(name, "<u4") for name in ("type", "rows", "columns", "block")] + [("place", "<u8"), ("scale", "<u8")]
 )
 REF = np.dtype([("buffer", "<u4"), ("offset", "<u4")])
 OP = np.dtype(
     [("code", "<u2"), ("fn", "<u2"), ("n", "<u4"), ("k", "<u4"), ("tensor", "<u4")]
     + [(name, REF) for name in ("dst", "a", "b", "c")]
-    + [("p0", "<f4"), ("p1", "<f4"), ("reserved", "<u4", 2)]
+    + [("p0", "<f4"), ("p1", "<f4"), ("d", REF)]
 )
 SEGMENT = np.dtype([(name, "<u4") for name in ("kind", "first_op", "op_count", "reserved")])
 PORT = np.dtype(
@@ -62,27 +69,81 @@ def round_line(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def pack_matrix(values: np.ndarray) -> np.ndarray:
-    """The packed form of an `(n, k)` matrix: panels of 16 rows, in lines of 16 x 1 float32 or 16 x 4 int8.
+def matrix_bytes(kind: Type, rows: int, columns: int, block: int) -> int:
+    """The size of a packed matrix, without its row scales.
 
-    >>> pack_matrix(np.ones((17, 3), np.float32)).shape, pack_matrix(np.ones((17, 3), np.int8)).shape
-    ((2, 3, 16, 1), (2, 1, 16, 4))
-    """
-    depth = 4 // values.itemsize
-    rows, columns = values.shape
-    padded = np.pad(values, ((0, -rows % LANES), (0, -columns % depth)))
-    panels = padded.reshape(padded.shape[0] // LANES, LANES, padded.shape[1] // depth, depth)
-    return np.ascontiguousarray(panels.transpose(0, 2, 1, 3))
-
-
-def unpack_matrix(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The `(rows, columns)` matrix of its packed form, given flat.
-
-    >>> matrix = np.arange(85, dtype=np.int8).reshape(17, 5)
-    >>> bool((unpack_matrix(pack_matrix(matrix).ravel(), 17, 5) == matrix).all())
+    >>> matrix_bytes(Type.MATRIX_I4, 17, 65, 4) == 64 * (2 * 9 + 2)  # lines of two panels, scales of two groups
     True
     """
-    depth = 4 // packed.itemsize
-    panels = packed.reshape(-(-rows // LANES), -(-columns // depth), LANES, depth)
-    padded = panels.transpose(0, 2, 1, 3).reshape(panels.shape[0] * LANES, panels.shape[1] * depth)
-    return np.ascontiguousarray(padded[:rows, :columns])
+    panels = -(-rows // LANES)
+    lines = -(-columns // _COLUMNS[kind])
+    scales = -(-columns // GROUP) * -(-panels // block) if kind == Type.MATRIX_I4 else 0
+    return LINE * (panels * lines + scales)
+
+
+def pack_matrix(values: np.ndarray, block: int = 4, group_scale: np.ndarray | None = None) -> bytes:
+    """The packed form of an `(n, k)` matrix: float32, int8, or, with `group_scale`, int4.
+
+    >>> matrix = np.ones((17, 3), np.float32)
+    >>> len(pack_matrix(matrix)) // 64, len(pack_matrix(matrix.astype(np.int8))) // 64
+    (6, 2)
+    """
+    panels = -(-len(values) // LANES)
+    kind = Type.MATRIX_I4 if group_scale is not None else Type.MATRIX_I8 if values.itemsize == 1 else Type.MATRIX_F32
+    parts = []
+    for first in range(0, panels, block):
+        rows = slice(first * LANES, min(first + block, panels) * LANES)
+        if group_scale is None:
+            parts.append(_lines(values[rows], _COLUMNS[kind]).tobytes())
+            continue
+        for group in range(group_scale.shape[1]):
+            part = _lines(values[rows, group * GROUP : (group + 1) * GROUP] + 8, 8, fill=8).astype(np.uint8)
+            parts.append((part[..., :4] | part[..., 4:] << 4).tobytes())
+            parts.append(group_scale[rows, group].astype(np.uint8).tobytes().ljust(LINE, b"\0"))
+    return b"".join(parts)
+
+
+def unpack_matrix(data: bytes, kind: Type, rows: int, columns: int, block: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The `(rows, columns)` matrix of its packed form, and the group scales of an int4 one.
+
+    >>> matrix = np.arange(85, dtype=np.int8).reshape(17, 5)
+    >>> bool((unpack_matrix(pack_matrix(matrix), Type.MATRIX_I8, 17, 5, 4)[0] == matrix).all())
+    True
+    """
+    depth, panels = _COLUMNS[kind], -(-rows // LANES)
+    lines = -(-columns // depth)
+    dtype = np.dtype("<f4" if kind == Type.MATRIX_F32 else "u1" if kind == Type.MATRIX_I4 else "i1")
+    values = np.zeros((panels, lines, LANES, depth), np.int8 if kind == Type.MATRIX_I4 else dtype)
+    scales = np.zeros((panels, LANES, -(-columns // GROUP)), np.uint8) if kind == Type.MATRIX_I4 else None
+    at = 0
+
+    def take(count: int, width: int) -> np.ndarray:
+        nonlocal at
+        part = np.frombuffer(data, dtype, count * width * LINE // dtype.itemsize, at)
+        at += part.nbytes
+        return part.reshape(count, width, LANES, -1).swapaxes(0, 1)
+
+    for first in range(0, panels, block):
+        width = min(block, panels - first)
+        if scales is None:
+            values[first : first + width] = take(lines, width)
+            continue
+        for group in range(scales.shape[2]):
+            some = min(lines - 8 * group, 8)
+            part = take(some, width)
+            both = np.concatenate([part & 15, part >> 4], axis=3).astype(np.int8) - 8
+            values[first : first + width, 8 * group : 8 * group + some] = both
+            scales[first : first + width, :, group] = take(1, 1).reshape(4, LANES)[:width]
+    whole = values.swapaxes(1, 2).reshape(panels * LANES, lines * depth)[:rows, :columns]
+    group_scale = None if scales is None else np.ascontiguousarray(scales.reshape(panels * LANES, -1)[:rows])
+    return np.ascontiguousarray(whole), group_scale
+
+
+_COLUMNS = {Type.MATRIX_F32: 1, Type.MATRIX_I8: 4, Type.MATRIX_I4: 8}  # of a line
+
+
+def _lines(values: np.ndarray, depth: int, fill: int = 0) -> np.ndarray:
+    """The rows of a block, padded, as lines of all its panels: (lines, panels, 16, depth)."""
+    rows, columns = values.shape
+    whole = np.pad(values, ((0, -rows % LANES), (0, -columns % depth)), constant_values=fill)
+    return whole.reshape(-1, LANES, whole.shape[1] // depth, depth).transpose(2, 0, 1, 3)

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from .._errors import invalid
+from .choose import CACHES, choose
+from .hoist import hoist
 from .program import Code, Op, Program, Tensor
+from .rounding import quantize_groups, quantize_rows
 from .tidy import output_width, overlap, reads, tidy
 
+WEIGHTS = ("float32", "int8", "int4", "auto")
 _FILE_GROWTH = 1.25  # how much larger a file may get for a smaller hot set
 
 
-def quantize(program: Program, weights: str = "int8", fold: str | bool = "auto") -> Program:
-    """The program with its matrices and tables stored as `weights`: float32, or int8 with a scale per row.
+def quantize(
+    program: Program,
+    weights: str = "int8",
+    fold: str | bool = "auto",
+    *,
+    calibration: Sequence = (),
+    caches: Sequence[int] = CACHES,
+) -> Program:
+    """The program with its matrices and tables stored as `weights`, its products in segments of their own (`hoist`).
+
+    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
+    the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
+    the sequences of `calibration`, inputs as `Engine.run` takes them.
 
     `fold` replaces an embedding and the matrices that alone read it by tables of their products, bias included,
-    computed in float64: always, never, or ("auto") where the file gets smaller, or, with int8, where a step touches
-    fewer bytes and the file grows by less than a quarter.
+    computed in float64: always, never, or ("auto") where the file gets smaller, or, with whole numbers, where a step
+    touches fewer bytes and the file grows by less than a quarter.
     """
-    if weights not in ("float32", "int8"):
-        raise invalid("weights", got=repr(weights), wanted="'float32' or 'int8'")
+    if weights not in WEIGHTS:
+        raise invalid("weights", got=repr(weights), wanted=f"one of {', '.join(map(repr, WEIGHTS))}")
     if fold not in ("auto", True, False):
         raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
     program = tidy(program)
     if fold:
         program = tidy(fold_tokens(program, weights, always=fold is True))
-    return _store(program, weights)
+    small = choose(store(program), calibration, caches) if weights == "auto" else set()
+    return hoist(store(program, weights, small))
+
+
+def store(program: Program, weights: str = "float32", small: set[int] | None = None) -> Program:
+    """The program with its matrices and tables as `weights`; of "auto", the tensors of `small` in int4, others int8."""
+    used = {op.tensor: op.code for op in program.ops if op.tensor is not None}
+    tensors = []
+    for i, tensor in enumerate(program.tensors):
+        values, block = tensor.values, tensor.block
+        if values.dtype.kind != "f" or used[i] == Code.GATHER:
+            tensors.append(tensor)
+        elif weights == "float32":
+            tensors.append(Tensor(values.astype(np.float32), block=block))
+        elif used[i] != Code.EMBED and (weights == "int4" or i in (small or ())):
+            tensors.append(quantize_groups(values, block))
+        else:
+            tensors.append(quantize_rows(values, block))
+    return replace(program, tensors=tensors)
 
 
 def fold_tokens(program: Program, weights: str, always: bool) -> Program:
@@ -42,22 +76,6 @@ def fold_tokens(program: Program, weights: str, always: bool) -> Program:
             return program
 
 
-def quantize_rows(values: np.ndarray) -> Tensor:
-    """Int8 with one scale per row, absmax / 127; a row of zeros gets scale 1.
-
-    >>> tensor = quantize_rows(np.array([[1.0, -0.5], [0.0, 0.0]]))
-    >>> tensor.values.tolist(), bool(tensor.scale[1] == 1)
-    ([[127, -64], [0, 0]], True)
-    """
-    values = np.asarray(values, np.float64)
-    if not np.isfinite(values).all():
-        raise invalid("weights", got="NaN or infinity", wanted="finite numbers")
-    largest = np.abs(values).max(axis=1)
-    scale = np.where(largest < 1e-34, 1.0, largest / 127).astype(np.float32)
-    whole = np.rint(values / scale[:, None].astype(np.float64))
-    return Tensor(np.clip(whole, -127, 127).astype(np.int8), scale)
-
-
 def _foldable_readers(program: Program, position: int) -> list[Op]:
     """The `AFFINE`s that alone read what this `EMBED` writes, if they can become tables; else nothing."""
     op = program.ops[position]
@@ -66,11 +84,7 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
     if (
         op.a is None
         or kinds[op.a.buffer] not in ("input", "constant")
-        or kinds[op.dst.buffer]
-        not in (
-            "scratch",
-            "sequence",
-        )
+        or kinds[op.dst.buffer] not in ("scratch", "sequence")
     ):
         return []
     if any(overlap(op.dst, op.n, o.ref, output_width(o)) for o in program.outputs):
@@ -90,16 +104,19 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
 
 
 def _pays(program: Program, op: Op, readers: list[Op], weights: str) -> bool:
-    size = 4 if weights == "float32" else 1
+    entry, weight = {"float32": (4, 4), "int4": (1, 0.5)}.get(weights, (1, 1))  # bytes in a table, in a matrix
     rows = len(program.tensors[_index(op)].values)
     others = [o for o in program.ops if not any(o is r for r in readers) and o is not op]
     kept = {o.tensor for o in others}
-    before = sum(r.n * r.k for r in readers if r.tensor not in kept) + (rows * op.n if op.tensor not in kept else 0)
-    after = rows * sum(r.n for r in readers)
+    before = sum(weight * r.n * r.k for r in readers if r.tensor not in kept)
+    before += entry * rows * op.n if op.tensor not in kept else 0
+    after = entry * rows * sum(r.n for r in readers)
     if after <= before:
         return True
-    total = sum(program.tensors[i].values.size for i in {_index(o) for o in program.ops if o.tensor is not None})
-    return size == 1 and total - before + after <= _FILE_GROWTH * total
+    tables = {_index(o) for o in program.ops if o.code == Code.EMBED}
+    stored = {_index(o) for o in program.ops if o.tensor is not None}
+    total = sum((entry if i in tables else weight) * program.tensors[i].values.size for i in stored)
+    return entry == 1 and total - before + after <= _FILE_GROWTH * total
 
 
 def _fold(program: Program, op: Op, readers: list[Op]) -> Program:
@@ -121,16 +138,3 @@ def _fold(program: Program, op: Op, readers: list[Op]) -> Program:
 def _index(op: Op) -> int:
     assert op.tensor is not None
     return op.tensor
-
-
-def _store(program: Program, weights: str) -> Program:
-    used = {op.tensor: op.code for op in program.ops if op.tensor is not None}
-    tensors = []
-    for i, tensor in enumerate(program.tensors):
-        if tensor.values.dtype.kind != "f" or used[i] == Code.GATHER:
-            tensors.append(tensor)
-        elif weights == "int8":
-            tensors.append(quantize_rows(tensor.values))
-        else:
-            tensors.append(Tensor(tensor.values.astype(np.float32)))
-    return replace(program, tensors=tensors)

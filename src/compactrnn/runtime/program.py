@@ -1,8 +1,8 @@
 """The program that a model becomes: numbered buffers, and operations on them, one time step at a time.
 
 A program is a list of segments. A `forward` segment runs all its operations for t = 0, 1, ..., T-1; a `once` segment
-runs once, after the segments before it, with t = T-1. A program of one forward segment without `FLIP` streams; any
-other is *offline*: it needs the whole sequence.
+runs once, after the segments before it, with t = T-1. A program of forward segments without `FLIP`, no two of which
+use the same scratch or state, streams; any other is *offline*: it needs the whole sequence.
 
 Buffers hold `width` float32 numbers:
 
@@ -10,10 +10,11 @@ Buffers hold `width` float32 numbers:
 - `state`: persists from step to step, starts as `init`;
 - `constant`: `init`, never written;
 - `input`: one row per step, given by the caller (a token input has width 1 and holds the token's number);
-- `sequence`: one row per step, kept for later forward segments (offline programs only).
+- `sequence`: one row per step, written by one segment, kept for later forward segments.
 
 An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. Every operation writes
 `n` numbers at `dst`; operands may be the same place as `dst` where the operation is element-wise, else not overlap.
+Gates lie as `gates.gate_rows` puts them: P is n rounded up to a multiple of 16.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Code(IntEnum):
     """What an operation does. Shapes: W is (n, k); groups are consecutive."""
 
     EMBED = 1  # dst[n] = table[token at a]                       tensor: (vocabulary, n) f32, i8 or f16
-    AFFINE = 2  # dst[n] = b[n] (0 without b) + W a[k]            (n, k) f32 or i8; p0 = scale of a, 0 = its absmax
+    AFFINE = 2  # dst[n] = b[n] (0 without b) + W a[k]            (n, k) f32, i8, i4; p0 = scale of a, 0 = its absmax
     GATHER = 3  # dst[i] = a[index[i]], 0 where index[i] < 0      tensor: (n,) i32; k = width of a
     UNARY = 4  # dst[i] = f(a[i])                                 fn: Unary; p0, p1
     BINARY = 5  # dst[i] = f(a[i], b[i % k])                      fn: Binary; k divides n
@@ -37,9 +38,13 @@ class Code(IntEnum):
     SOFTMAX = 7  # softmax over each group of k, n in all
     LOG_SOFTMAX = 8
     LAYER_NORM = 9  # (x - mean) / sqrt(variance + p0) over each group of k, n in all
-    LSTM = 10  # gates a[4n] (i, f, g, o), cell state b[n], updated in place; dst[n] = o tanh(c)
-    GRU = 11  # a[3n] (r, z, n from x), b[3n] (from h), c[n] = h; dst[n] = (1 - z) tanh(xn + r hn) + z h
+    LSTM = 10  # gates (i, f, g, o) = a[4P] + U c[k]; cell state b[n] updated in place; dst[n] = o tanh(cell); p0 of c
+    GRU = 11  # r, z, n = a[3P] + U c[k]; dst[n] = (1 - z) tanh(a_n + r (b[n] + U_n c)) + z d[n]; b may be absent
     FLIP = 12  # dst[n] at t = a at T-1-t; a is a sequence or input buffer, in a later segment than its writer
+    TOP = 13  # dst[n] = the n largest of a[k], or their positions; fn: Top. Of equal ones the first; NaN is largest
+
+
+GATES = {Code.AFFINE: 1, Code.LSTM: 4, Code.GRU: 3}  # of operations with a matrix: its rows for each of n
 
 
 class Unary(IntEnum):
@@ -75,6 +80,14 @@ class Reduce(IntEnum):
     SUM = 0
     MAX = 1
     MIN = 2
+    ARGMAX = 3  # the position of the largest, the first of equal ones; NaN is largest
+
+
+class Top(IntEnum):
+    """What is told of the largest numbers."""
+
+    VALUES = 0
+    POSITIONS = 1
 
 
 class Ref(NamedTuple):
@@ -108,6 +121,17 @@ class Op:
     fn: int = 0
     p0: float = 0.0
     p1: float = 0.0
+    d: Ref | None = None
+
+    @property
+    def refs(self) -> list[Ref]:
+        """All places that it names, `dst` first."""
+        return [ref for ref in (self.dst, self.a, self.b, self.c, self.d) if ref is not None]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of its matrix product."""
+        return GATES.get(self.code, 0) * self.n * self.k
 
 
 @dataclass(frozen=True)
@@ -140,10 +164,24 @@ class Output:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A stored array: `values` f32, i8, f16 or i32; i8 matrices and tables have one float32 `scale` per row."""
+    """A stored array: `values` f32, i8, f16 or i32; those of i8 have one float32 `scale` per row.
+
+    An int4 matrix is of i8 values from -8 to 7 and has a whole number, u8, as `group_scale` for each row and group of
+    64 columns: weight = values * group_scale[row, column // 64] * scale[row]. A matrix is stored in blocks of `block`
+    panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE.
+    """
 
     values: np.ndarray
     scale: np.ndarray | None = None
+    group_scale: np.ndarray | None = None
+    block: int = 4
+
+    def dense(self) -> np.ndarray:
+        """What the numbers stand for, as float64."""
+        values = self.values.astype(np.float64)
+        if self.group_scale is not None:
+            values *= np.repeat(self.group_scale, 64, axis=1)[:, : values.shape[1]]
+        return values if self.scale is None else values * self.scale[:, None].astype(np.float64)
 
 
 @dataclass
@@ -160,7 +198,18 @@ class Program:
     @property
     def offline(self) -> bool:
         """Whether the whole sequence is needed before the output is known."""
-        return [s.kind for s in self.segments] != ["forward"] or any(op.code == Code.FLIP for op in self.ops)
+        if any(s.kind != "forward" for s in self.segments) or any(op.code == Code.FLIP for op in self.ops):
+            return True
+        return any(len(by) > 1 and self.buffers[i].kind in ("scratch", "state") for i, by in self.users().items())
+
+    def users(self) -> dict[int, set[int]]:
+        """By buffer: the numbers of the segments whose operations read or write it."""
+        users: dict[int, set[int]] = {}
+        for number, segment in enumerate(self.segments):
+            for op in segment.ops:
+                for ref in op.refs:
+                    users.setdefault(ref.buffer, set()).add(number)
+        return users
 
     @property
     def ops(self) -> list[Op]:
@@ -168,8 +217,8 @@ class Program:
         return [op for s in self.segments for op in s.ops]
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulate operations of all `AFFINE`s of one time step."""
-        return sum(op.n * op.k for s in self.segments if s.kind == "forward" for op in s.ops if op.code == Code.AFFINE)
+        """Multiply-accumulate operations of all matrix products of one time step."""
+        return sum(op.macs for s in self.segments if s.kind == "forward" for op in s.ops)
 
     def map_ops(self, change) -> Program:
         """A copy in which `change(op)` stands for each op."""

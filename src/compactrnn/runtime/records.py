@@ -9,7 +9,7 @@ import numpy as np
 from .._errors import ModelFileError
 from . import layout as lay
 from .layout import Type
-from .program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
+from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
 
 
 class Records:
@@ -56,14 +56,15 @@ class Records:
         ]
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulate operations of all `AFFINE`s of one time step."""
+        """Multiply-accumulate operations of all matrix products of one time step."""
+        gates = np.zeros(max(Code) + 1, np.int64)
+        gates[list(GATES)] = list(GATES.values())
         total = 0
         for segment in self.segments:
             first, count = int(segment["first_op"]), int(segment["op_count"])
             ops = self.ops[first : first + count]
-            ops = ops[ops["code"] == Code.AFFINE]
             if lay.SEGMENT_KINDS[segment["kind"]] == "forward":
-                total += int((ops["n"].astype(np.int64) * ops["k"]).sum())
+                total += int((gates[ops["code"]] * ops["n"] * ops["k"]).sum())
         return total
 
     def program(self) -> Program:
@@ -119,19 +120,15 @@ def _buffer(record: np.void, data: bytes) -> Buffer:
 
 def _tensor(record: np.void, data: bytes) -> Tensor:
     kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
-    dtype = {Type.MATRIX_F32: "f4", Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
-    count = rows * columns
-    if kind == Type.MATRIX_F32:
-        count = -(-rows // 16) * 16 * columns
-    elif kind == Type.MATRIX_I8:
-        count = -(-rows // 16) * 64 * -(-columns // 4)
-    values = np.frombuffer(data, dtype, count, int(record["place"]))
-    if kind in (Type.MATRIX_F32, Type.MATRIX_I8):
-        values = lay.unpack_matrix(values, rows, columns)
-    elif kind != Type.INDEX:
-        values = values.reshape(rows, columns)
-    scale = int(record["scale"])
-    return Tensor(values, np.frombuffer(data, np.float32, rows, scale) if scale else None)
+    place, scale, block = int(record["place"]), int(record["scale"]), int(record["block"])
+    row_scale = np.frombuffer(data, np.float32, rows, scale) if scale else None
+    if kind in lay.MATRICES:
+        entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
+        values, group_scale = lay.unpack_matrix(entries, kind, rows, columns, block)
+        return Tensor(values, row_scale, group_scale, block)
+    dtype = {Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
+    values = np.frombuffer(data, dtype, rows * columns, place)
+    return Tensor(values if kind == Type.INDEX else values.reshape(rows, columns), row_scale)
 
 
 def _op(record: np.void) -> Op:
@@ -152,4 +149,5 @@ def _op(record: np.void) -> Op:
         int(record["fn"]),
         float(record["p0"]),
         float(record["p1"]),
+        ref("d"),
     )

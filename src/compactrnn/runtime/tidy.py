@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .gates import padded
 from .program import Code, Op, Output, Program, Ref
 
 
@@ -14,16 +15,24 @@ def tidy(program: Program) -> Program:
 
 def reads(op: Op) -> list[tuple[Ref, int]]:
     """What an operation reads: places and widths."""
+    p = padded(op.n)
     widths = {
-        Code.EMBED: (1, 0, 0),
-        Code.AFFINE: (op.k, op.n, 0),
-        Code.GATHER: (op.k, 0, 0),
-        Code.BINARY: (op.n, op.k or op.n, 0),
-        Code.REDUCE: (op.n * op.k, 0, 0),
-        Code.LSTM: (4 * op.n, op.n, 0),
-        Code.GRU: (3 * op.n, 3 * op.n, op.n),
-    }.get(op.code, (op.n, 0, 0))
-    return [(ref, width) for ref, width in zip((op.a, op.b, op.c), widths, strict=True) if ref is not None and width]
+        Code.EMBED: (1, 0, 0, 0),
+        Code.AFFINE: (op.k, op.n, 0, 0),
+        Code.GATHER: (op.k, 0, 0, 0),
+        Code.BINARY: (op.n, op.k or op.n, 0, 0),
+        Code.REDUCE: (op.n * op.k, 0, 0, 0),
+        Code.LSTM: (4 * p, op.n, op.k, 0),
+        Code.GRU: (3 * p, op.n, op.k, op.n),
+        Code.TOP: (op.k, 0, 0, 0),
+    }.get(op.code, (op.n, 0, 0, 0))
+    places = zip((op.a, op.b, op.c, op.d), widths, strict=True)
+    return [(ref, width) for ref, width in places if ref is not None and width]
+
+
+def writes(op: Op) -> list[tuple[Ref, int]]:
+    """What an operation writes: places and widths."""
+    return [(op.dst, op.n)] + ([(op.b, op.n)] if op.code == Code.LSTM and op.b is not None else [])
 
 
 def overlap(p: Ref, p_width: int, q: Ref, q_width: int) -> bool:
@@ -52,10 +61,9 @@ def _drop_dead(program: Program) -> Program:
     for segment in reversed(program.segments):
         alive = []
         for op in reversed(segment.ops):
-            written = [op.dst, op.b] if op.code == Code.LSTM and op.b else [op.dst]
             if any(
-                kinds[ref.buffer] == "state" or any(overlap(ref, op.n, *place) for place in used.get(ref.buffer, ()))
-                for ref in written
+                kinds[ref.buffer] == "state" or any(overlap(ref, width, *place) for place in used.get(ref.buffer, ()))
+                for ref, width in writes(op)
             ):
                 alive.append(op)
                 for ref, width in reads(op):
@@ -68,7 +76,7 @@ def _drop_unused(program: Program) -> Program:
     buffers = {i.buffer for i in program.inputs} | {o.ref.buffer for o in program.outputs}
     tensors = {op.tensor for op in program.ops if op.tensor is not None}
     for op in program.ops:
-        buffers |= {ref.buffer for ref in (op.dst, op.a, op.b, op.c) if ref is not None}
+        buffers |= {ref.buffer for ref in op.refs}
     new_buffer = {old: new for new, old in enumerate(sorted(buffers))}
     new_tensor = {old: new for new, old in enumerate(sorted(tensors))}
 
@@ -78,7 +86,7 @@ def _drop_unused(program: Program) -> Program:
     def change(op: Op) -> Op:
         tensor = None if op.tensor is None else new_tensor[op.tensor]
         dst = Ref(new_buffer[op.dst.buffer], op.dst.offset)
-        return replace(op, dst=dst, a=move(op.a), b=move(op.b), c=move(op.c), tensor=tensor)
+        return replace(op, dst=dst, a=move(op.a), b=move(op.b), c=move(op.c), d=move(op.d), tensor=tensor)
 
     return replace(
         program.map_ops(change),

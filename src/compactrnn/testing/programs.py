@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..runtime.gates import gate_rows, padded
 from ..runtime.program import (
+    GATES,
     Binary,
     Buffer,
     Code,
@@ -16,6 +18,7 @@ from ..runtime.program import (
     Ref,
     Segment,
     Tensor,
+    Top,
     Unary,
 )
 
@@ -56,6 +59,7 @@ class _Writer:
         self.program = Program(metadata={"seed": "random"})
         self.ops: list[Op] = []
         self.pool: list[tuple[Ref, int]] = []
+        self.given: list[tuple[Ref, int]] = []  # what is the same in any arithmetic
         self.sequences: list[tuple[Ref, int]] = []
 
     def write(self, operations: int, offline: bool) -> Program:
@@ -91,12 +95,13 @@ class _Writer:
                 token, vocabulary = self._buffer(1, "input"), int(self.rng.integers(2, 9))
                 self.program.inputs.append(Input(f"token{i}", token.buffer, (), vocabulary))
                 width = self._width()
-                self._new(Code.EMBED, width, a=token, tensor=self._tensor(vocabulary, width))
+                ref = self._new(Code.EMBED, width, a=token, tensor=self._tensor(vocabulary, width))
             else:
                 width = self._width()
                 ref = self._buffer(width, "input")
                 self.program.inputs.append(Input(f"x{i}", ref.buffer, (width,)))
                 self.pool.append((ref, width))
+            self.given.append((ref, width))
 
     def _kind(self, ref: Ref) -> str:
         return self.program.buffers[ref.buffer].kind
@@ -112,7 +117,10 @@ class _Writer:
         return (self.rng.uniform(-1, 1, shape) * 1.7 / np.sqrt(shape[-1])).astype(np.float32)
 
     def _tensor(self, *shape: int) -> int:
-        self.program.tensors.append(Tensor(self._values(*shape)))
+        return self._stored(Tensor(self._values(*shape), block=int(self.rng.integers(1, 5))))
+
+    def _stored(self, tensor: Tensor) -> int:
+        self.program.tensors.append(tensor)
         return len(self.program.tensors) - 1
 
     def _add(self, code: Code, dst: Ref, n: int, k: int = 0, **fields) -> None:
@@ -168,8 +176,7 @@ class _Writer:
     def _op_gather(self) -> None:
         ref, width = self._any()
         index = self.rng.integers(-1, width, self._width()).astype(np.int32)
-        self.program.tensors.append(Tensor(index))
-        self._new(Code.GATHER, len(index), width, a=ref, tensor=len(self.program.tensors) - 1)
+        self._new(Code.GATHER, len(index), width, a=ref, tensor=self._stored(Tensor(index)))
 
     def _op_unary(self) -> None:
         ref, n = self._any()
@@ -200,7 +207,26 @@ class _Writer:
     def _op_reduce(self) -> None:
         ref, width = self._any()
         k = self._group(width)
-        self._new(Code.REDUCE, width // k, k, a=ref, fn=int(self.rng.integers(len(Reduce))))
+        self._new(Code.REDUCE, width // k, k, a=ref, fn=int(self.rng.integers(Reduce.ARGMAX)))
+
+    def _op_argmax(self) -> None:
+        ref, width = self._any_given()
+        k = self._group(width)
+        self._new(Code.REDUCE, width // k, k, a=ref, fn=Reduce.ARGMAX)
+
+    def _op_top(self) -> None:
+        fn = Top(int(self.rng.integers(len(Top))))
+        ref, k = self._any() if fn == Top.VALUES else self._any_given()
+        self._new(Code.TOP, int(self.rng.integers(1, k + 1)), k, a=ref, fn=fn)
+
+    def _any_given(self) -> tuple[Ref, int]:
+        """A place whose numbers are not rounded: positions of the largest do not depend on the arithmetic."""
+        usable = [place for place in self.given if place in self.pool or self._kind(place[0]) == "input"]
+        return usable[int(self.rng.integers(len(usable)))] if usable else self._new_given()
+
+    def _new_given(self) -> tuple[Ref, int]:
+        n = self._width()
+        return self._buffer(n, "constant", self._values(n)), n
 
     def _op_softmax(self) -> None:
         ref, width = self._any()
@@ -215,21 +241,39 @@ class _Writer:
         self._new(Code.LAYER_NORM, width, self._group(width), a=ref, p0=0.1)
 
     def _op_lstm(self) -> None:
-        n = max(1, self._width() // 3)
-        hidden = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
-        cell = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
-        ref, width = self._any()
-        gates = self._new(Code.AFFINE, 4 * n, width, a=ref, tensor=self._tensor(4 * n, width))
-        self._add(Code.AFFINE, gates, 4 * n, n, a=hidden, b=gates, tensor=self._tensor(4 * n, n), p0=1 / 127)
-        self._add(Code.LSTM, hidden, n, a=gates, b=cell)
-        self.pool.append((hidden, n))
+        n = self._units()
+        cell = self._buffer(n, "state", self._some(n))
+        self._recurrent(Code.LSTM, n, self._buffer(n, "state", self._some(n)), b=cell)
 
     def _op_gru(self) -> None:
-        n = max(1, self._width() // 3)
-        hidden = self._buffer(n, "state", self._values(n) if self.rng.random() < 0.5 else None)
+        n = self._units()
+        bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
+        hidden = self._buffer(n, "state", self._some(n))
+        self._recurrent(Code.GRU, n, hidden, b=bias, d=hidden)
+
+    def _units(self) -> int:
+        """Few, or a number that needs more than one block of 16."""
+        return self._width() if self.rng.random() < 0.5 else max(1, self._width() // 3)
+
+    def _some(self, n: int) -> np.ndarray | None:
+        return self._values(n) if self.rng.random() < 0.5 else None
+
+    def _recurrent(self, code: Code, n: int, hidden: Ref, **fields) -> None:
+        """Gates from a product and a bias, the recurrence through one or two factors, the state copied at the end."""
+        gates = GATES[code]
         ref, width = self._any()
-        from_x = self._new(Code.AFFINE, 3 * n, width, a=ref, tensor=self._tensor(3 * n, width))
-        bias = self._buffer(3 * n, "constant", self._values(3 * n))
-        from_h = self._new(Code.AFFINE, 3 * n, n, a=hidden, b=bias, tensor=self._tensor(3 * n, n))
-        self._add(Code.GRU, hidden, n, a=from_x, b=from_h, c=hidden)
-        self.pool.append((hidden, n))
+        bias = self._buffer(gates * padded(n), "constant", gate_rows(self._values(gates * n), gates))
+        from_x = self._stored(Tensor(gate_rows(self._values(gates * n, width), gates), block=4))
+        into = self._new(Code.AFFINE, gates * padded(n), width, a=ref, b=bias, tensor=from_x)
+        self.pool.pop()  # its padding is nobody's business
+        c, k = hidden, n
+        if self.rng.random() < 0.4:
+            k = self._units()
+            c = self._buffer(k)
+            self._add(Code.AFFINE, c, k, n, a=hidden, tensor=self._tensor(k, n), p0=1 / 127)
+        matrix = self._stored(Tensor(gate_rows(self._values(gates * n, k), gates), block=gates))
+        p0 = 1 / 127 if self.rng.random() < 0.5 else 0.0
+        out = self._new(code, n, k, a=into, c=c, tensor=matrix, p0=p0, **fields)
+        self._add(Code.UNARY, hidden, n, a=out, fn=Unary.COPY)
+        if self.rng.random() < 0.5:
+            self.pool.append((hidden, n))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ..runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
 from ..runtime.engine import Engine
 from ..runtime.file import read, write
 from ..runtime.program import Program
@@ -46,6 +47,20 @@ class RuntimeContract:
             assert _same(whole[i], np.concatenate([chunk[i] for chunk in chunks]))
             last = _outputs(engine.run(xs))[i]
             assert _same(last, whole[i][-1] if output.final else whole[i])
+
+    def test_every_isa_gives_the_same_bits(self, program: Program):
+        """The kernels of all instruction sets that this processor has agree bit for bit, in chunks and step by step."""
+        data, xs = write(program), random_input(program, self.steps)
+        results = []
+        for isa in _native.isas():
+            engine = Engine(data, isa=isa)
+            results.append(_outputs(engine.run(xs)))
+            if not engine.offline:
+                stream = engine.stream()
+                results[-1] += _outputs(stream.run(_cut(engine, xs, slice(0, 5))))
+                results[-1] += _outputs(stream.step(_cut(engine, xs, 5)))
+        for other in results[1:]:
+            assert all(_same(a, b) for a, b in zip(results[0], other, strict=True))
 
     def test_engine_run_repeats(self, program: Program):
         """A whole sequence gives the same bits each time: nothing is left over from the last."""

@@ -1,0 +1,158 @@
+"""Move products out of the recurrence: what no state feeds back into runs for many known steps at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+from .program import Code, Op, Program, Ref, Segment, Unary
+from .tidy import overlap, reads, writes
+
+_SMALLEST = 1024  # products: a smaller matrix costs less to read again than a segment of its own
+_MOST = 256  # segments of a file
+
+
+def hoist(program: Program, smallest: int = _SMALLEST) -> Program:
+    """The same program, bit for bit, in which each `AFFINE` outside all recurrences is a segment of its own.
+
+    A segment of one matrix reads it once for several steps of a sequence. Operations that use the same state stay
+    together, and so do those between them. What a later segment reads becomes a sequence. Only programs of one forward
+    segment are split, for matrices of `smallest` numbers or more.
+    """
+    if len(program.segments) != 1 or program.offline:
+        return program
+    ops = _read_sources(program)
+    after = _order(program, ops)
+    parts = _components(after)
+    alone = {i for i, part in enumerate(parts) if len(part) == 1 and _is_large(ops[part[0]], smallest)}
+    groups = _schedule(parts, after, alone)
+    if len(groups) > _MOST or not alone:
+        return program
+    segments = [Segment("forward", tuple(ops[i] for i in sorted(group))) for group in groups]
+    split = replace(program, segments=segments)
+    shared = {i for i, users in split.users().items() if len(users) > 1 and program.buffers[i].kind == "scratch"}
+    buffers = [replace(b, kind="sequence") if i in shared else b for i, b in enumerate(program.buffers)]
+    return replace(split, buffers=buffers)
+
+
+def _read_sources(program: Program) -> tuple[Op, ...]:
+    """The operations, reading what was copied to a state in this step where it was copied from.
+
+    So what reads the states of two layers, to give them out side by side, does not tie the layers together.
+    """
+    source: dict[int, tuple[Ref, int]] = {}  # by state: the place that it is a copy of, and its width
+    ops = []
+    for op in program.segments[0].ops:
+        op = replace(op, **{name: _source(op, getattr(op, name), source) for name in "abcd"})
+        ops.append(op)
+        for ref, width in writes(op):
+            source = {b: place for b, place in source.items() if b != ref.buffer and not overlap(*place, ref, width)}
+        if op.code == Code.UNARY and op.fn == Unary.COPY and op.a is not None:
+            whole = program.buffers[op.dst.buffer]
+            if whole.kind == "state" and whole.width == op.n and program.buffers[op.a.buffer].kind == "scratch":
+                source[op.dst.buffer] = op.a, op.n
+    return tuple(ops)
+
+
+def _source(op: Op, ref: Ref | None, source: dict[int, tuple[Ref, int]]) -> Ref | None:
+    """Where to read `ref` instead; a place that the operation writes, or a copy of it, stays."""
+    if ref is None or ref.buffer not in source:
+        return ref
+    place, width = source[ref.buffer]
+    if any(ref.buffer == written.buffer or overlap(place, width, written, n) for written, n in writes(op)):
+        return ref
+    return Ref(place.buffer, place.offset + ref.offset)
+
+
+def _is_large(op: Op, smallest: int) -> bool:
+    return op.code == Code.AFFINE and op.macs >= smallest
+
+
+def _order(program: Program, ops: tuple[Op, ...]) -> list[set[int]]:
+    """For each operation those that must not come in an earlier segment; both ways for those that stay together."""
+    after: list[set[int]] = [set() for _ in ops]
+    readers: dict[int, list[int]] = {}
+    writers: dict[int, list[int]] = {}
+    for i, op in enumerate(ops):
+        for ref, _ in writes(op):
+            writers.setdefault(ref.buffer, []).append(i)
+        for ref, _ in reads(op):
+            readers.setdefault(ref.buffer, []).append(i)
+    for buffer, writing in writers.items():
+        reading = readers.get(buffer, [])
+        together = sorted({*writing, *reading}) if program.buffers[buffer].kind == "state" else writing
+        for i, j in pairwise(together):
+            after[i].add(j)
+            after[j].add(i)
+        for i in writing:
+            for j in reading:
+                if i < j:
+                    after[i].add(j)
+                elif _overwrites(ops[i], ops[j]):
+                    after[j].add(i)
+    return after
+
+
+def _overwrites(later: Op, reader: Op) -> bool:
+    return any(overlap(*written, *read) for written in writes(later) for read in reads(reader))
+
+
+def _components(after: list[set[int]]) -> list[list[int]]:
+    """The sets of operations that are connected both ways, in an order that keeps `after` (Kosaraju's algorithm)."""
+    before: list[set[int]] = [set() for _ in after]
+    for i, others in enumerate(after):
+        for j in others:
+            before[j].add(i)
+    seen: set[int] = set()
+    finished: list[int] = []
+    for start in range(len(after)):
+        _visit(start, after, seen, finished)
+    seen.clear()
+    parts = []
+    for start in reversed(finished):
+        part: list[int] = []
+        _visit(start, before, seen, part)
+        if part:
+            parts.append(part)
+    return parts
+
+
+def _visit(start: int, edges: list[set[int]], seen: set[int], finished: list[int]) -> None:
+    """Depth first from `start`; nodes are added to `finished` when all that they lead to are."""
+    if start in seen:
+        return
+    seen.add(start)
+    path = [(start, iter(edges[start]))]
+    while path:
+        node, rest = path[-1]
+        following = next((i for i in rest if i not in seen), None)
+        if following is None:
+            finished.append(node)
+            path.pop()
+        else:
+            seen.add(following)
+            path.append((following, iter(edges[following])))
+
+
+def _schedule(parts: list[list[int]], after: list[set[int]], alone: set[int]) -> list[list[int]]:
+    """Operations by segment: in turn all parts that can run together, and each of `alone` that waits for nothing."""
+    part_of = {i: number for number, part in enumerate(parts) for i in part}
+    needs: list[set[int]] = [set() for _ in parts]
+    for i, others in enumerate(after):
+        for j in others:
+            if part_of[i] != part_of[j]:
+                needs[part_of[j]].add(part_of[i])
+    done: set[int] = set()
+    groups = []
+    while len(done) < len(parts):
+        together = []
+        for number, part in enumerate(parts):  # in an order in which each comes after what it needs
+            if number not in done and number not in alone and needs[number] <= done:
+                done.add(number)
+                together += part
+        if together:
+            groups.append(together)
+        ready = [number for number in sorted(alone - done) if needs[number] <= done]
+        done.update(ready)
+        groups += [parts[number] for number in ready]
+    return groups

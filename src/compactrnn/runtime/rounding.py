@@ -1,0 +1,71 @@
+"""Weights as small whole numbers with scales."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._errors import invalid
+from .layout import GROUP
+from .program import Tensor
+
+_MAX_GROUP_SCALES = 33026  # of a row, so that no sum of products leaves 32 bits
+_CLIPS = np.linspace(0.5, 1.05, 12)  # largest weight kept as it is, relative to the largest there is
+
+
+def quantize_rows(values: np.ndarray, block: int = 4) -> Tensor:
+    """Int8 with one scale per row, absmax / 127; a row of zeros gets scale 1.
+
+    >>> tensor = quantize_rows(np.array([[1.0, -0.5], [0.0, 0.0]]))
+    >>> tensor.values.tolist(), bool(tensor.scale[1] == 1)
+    ([[127, -64], [0, 0]], True)
+    """
+    values = _finite(values)
+    largest = np.abs(values).max(axis=1)
+    scale = np.where(largest < 1e-34, 1.0, largest / 127).astype(np.float32)
+    whole = np.rint(values / scale[:, None].astype(np.float64))
+    return Tensor(np.clip(whole, -127, 127).astype(np.int8), scale, block=block)
+
+
+def quantize_groups(values: np.ndarray, block: int = 4, importance: np.ndarray | None = None) -> Tensor:
+    """Int4, from -8 to 7, with a scale for each row and group of 64 columns.
+
+    Of twelve scales, which clip the group's largest weight to from 0.5 to 1.05 of itself, the one with the least sum of
+    squared errors, weighted by column with `importance`, is taken. Scales are whole multiples of the row's own scale.
+
+    >>> tensor = quantize_groups(np.array([[1.0, -0.5, 0.1], [0.0, 0.0, 0.0]]))
+    >>> tensor.values.tolist(), tensor.group_scale.tolist()
+    ([[7, -4, 1], [0, 0, 0]], [[231], [0]])
+    """
+    values = _finite(values)
+    rows, columns = values.shape
+    groups = -(-columns // GROUP)
+    weight = np.zeros(groups * GROUP)
+    weight[:columns] = 1.0 if importance is None else importance
+    weight = weight.reshape(groups, GROUP)
+    whole = np.zeros((rows, groups * GROUP))
+    whole[:, :columns] = values
+    whole = whole.reshape(rows, groups, GROUP)
+    largest = np.abs(whole).max(axis=2)
+    most = largest.max(axis=1)
+    top = min(255, _MAX_GROUP_SCALES // groups)
+    scale = np.where(most < 1e-34, 1.0, most * _CLIPS[-1] / 7 / top).astype(np.float32)
+    unit = scale[:, None].astype(np.float64)
+    best, least = np.zeros((rows, groups)), np.full((rows, groups), np.inf)
+    for clip in _CLIPS:
+        whole_scale = np.where(largest > 0, np.clip(np.rint(largest * clip / 7 / unit), 1, top), 0)
+        step = (whole_scale * unit)[..., None]
+        error = (np.square(_rounded(whole, step) * step - whole) * weight).sum(axis=2)
+        best, least = np.where(error < least, whole_scale, best), np.minimum(error, least)
+    entries = _rounded(whole, (best * unit)[..., None]).reshape(rows, -1)[:, :columns]
+    return Tensor(entries.astype(np.int8), scale, best.astype(np.uint8), block)
+
+
+def _rounded(values: np.ndarray, step: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values / np.where(step > 0, step, 1.0)), -8, 7)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if not np.isfinite(values).all():
+        raise invalid("weights", got="NaN or infinity", wanted="finite numbers")
+    return values
