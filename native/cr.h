@@ -54,7 +54,9 @@ typedef struct cr_model {
     size_t state_bytes;      /* the first part of the block: all that persists from step to step */
     size_t block_bytes;
     size_t row_bytes;        /* of all sequences, per step */
+    size_t rows;             /* where the block's rows of sequences start: `chunk` of them, unless offline */
     size_t workspace;        /* where the block's work space starts */
+    size_t chunk;            /* steps that run together, segment by segment */
     int offline;             /* needs whole sequences */
 } cr_model;
 
@@ -78,9 +80,9 @@ int cr_is_offline(const cr_model *model);
 /* Start anew: states as the file says, everything else zero. */
 void cr_reset(const cr_model *model, void *block);
 
-/* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float.
- * Bit for bit the same as so many single steps. Returns CR_OK, or CR_ERROR_TOKEN or CR_ERROR_OFFLINE and nothing was
- * run. */
+/* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float, which do
+ * not overlap the inputs. Bit for bit the same as so many single steps. A NaN in the outputs is always the same NaN.
+ * Returns CR_OK, or CR_ERROR_TOKEN or CR_ERROR_OFFLINE and nothing was run. */
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
 int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);
 

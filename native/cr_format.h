@@ -1,4 +1,4 @@
-/* The model file, version 1: the specification of the format, in C.
+/* The model file, version 2: the specification of the format, in C.
  *
  * Little-endian. A 64-byte header, then eight sections in this order, then nothing:
  *
@@ -21,10 +21,12 @@
 #include <stdint.h>
 
 #define CR_MAGIC "\x89" "CRNN\r\n\x1a"
-#define CR_VERSION 1u
+#define CR_VERSION 2u
 #define CR_KNOWN_FEATURES 0u          /* a feature bit that the reader does not know is an error */
 #define CR_LINE 64u                   /* bytes: the alignment of everything */
-#define CR_LANES 16u                  /* rows of a panel */
+#define CR_LANES 16u                  /* rows of a panel, units of a block of gates */
+#define CR_MAX_BLOCK_PANELS 4u        /* panels that lie line by line beside each other */
+#define CR_GROUP 64u                  /* columns of an i4 matrix that share a scale */
 #define CR_NONE 0xffffffffu           /* no buffer, no tensor */
 
 /* Limits. With them no product of two fields overflows 64 bits and no int8 sum of products overflows 32. */
@@ -69,7 +71,8 @@ enum cr_kind {
 /* `place`, in bytes: of a constant its `data` in the file; of a sequence its column in the row of all sequences; of the
  * others in the stream's block, where all states come first, then all inputs, then all scratch, each in the order of
  * the buffers. `init`: the place of the initial values in the file; 0 for a state that starts as zeros, and for other
- * kinds. `segment`: the one segment that writes a sequence; else 0. */
+ * kinds. `segment`: of a sequence, the one segment that writes it; of an input, the number of its port; of a scratch or
+ * a state, the first segment that uses it; of a constant 0. */
 typedef struct {
     uint32_t kind;
     uint32_t width;                   /* in numbers, >= 1 */
@@ -79,25 +82,37 @@ typedef struct {
     uint64_t init;
 } cr_buffer;
 
-/* A matrix lies in panels of 16 rows, a panel in 64-byte lines:
- *     f32: line j holds column j of the 16 rows; i8: line j holds columns 4j..4j+3 of row 0, of row 1, ...
- * Rows and columns that are only padding are zero. A table lies row after row, unpadded. An i8 array is followed by one
- * float32 scale per row, finite, positive and normal; no entry of an i8 matrix is -128. */
+/* A matrix lies in panels of 16 rows, and a panel in 64-byte lines; `block` neighbouring panels (the last block may have
+ * fewer) lie line by line beside each other, so that one sweep over memory feeds all of them:
+ *     for each block: for each line j: for each panel of the block: 64 bytes
+ *     f32: line j holds column j of the 16 rows
+ *     i8:  line j holds columns 4j .. 4j+3 of row 0, of row 1, ...
+ *     i4:  line j holds columns 8j .. 8j+7: byte 4r + b has column 8j + b of row r in its low half and column 8j + 4 + b
+ *          in its high half, each as entry + 8. After the last line of each group of 64 columns comes one line more:
+ *          byte 16p + r is the scale, a whole number, of row r of panel p in this group; the rest of it is zero.
+ * Entries of rows and columns that are only padding are zero, and so are the group scales of such rows.
+ * Scales of rows follow: one float32 for each, finite, positive and normal. After those of an i8 matrix comes, at the next
+ * line, one int32 for each row: the sum of its entries. No entry of an i8 matrix is -128. In each row of an i4 matrix
+ * the group scales add up to at most CR_MAX_GROUP_SCALES, so that no sum of products leaves 32 bits.
+ * The matrix of a CR_LSTM or CR_GRU is of blocks of 4 or 3 panels: the gates of 16 units. A table lies row after row,
+ * unpadded; a CR_TABLE_I8 has a scale for each row too. */
+#define CR_MAX_GROUP_SCALES 33026u    /* 2^31 / (64 * 8 * 127) */
 enum cr_type {
     CR_MATRIX_F32 = 0,
     CR_MATRIX_I8 = 1,
-    CR_TABLE_F32 = 2,
-    CR_TABLE_F16 = 3,
-    CR_TABLE_I8 = 4,
-    CR_INDEX = 5,                     /* int32, columns = 1 */
-    CR_TYPE_COUNT = 6
+    CR_MATRIX_I4 = 2,
+    CR_TABLE_F32 = 3,
+    CR_TABLE_F16 = 4,
+    CR_TABLE_I8 = 5,
+    CR_INDEX = 6,                     /* int32, columns = 1 */
+    CR_TYPE_COUNT = 7
 };
 
 typedef struct {
     uint32_t type;
     uint32_t rows;
     uint32_t columns;
-    uint32_t reserved;
+    uint32_t block;                   /* panels of a block, of a matrix; else 0 */
     uint64_t place;
     uint64_t scale;                   /* the place of the scales; 0 where there are none */
 } cr_tensor;
@@ -107,9 +122,12 @@ typedef struct {
     uint32_t offset;                  /* in numbers */
 } cr_ref;
 
+/* Gates lie in blocks of 16 units: 16 numbers of the first gate, 16 of the second, ..., then the next 16 units. P stands
+ * for n rounded up to a multiple of 16: there are 4P or 3P gates, and as many rows in the matrices that make them. What
+ * is computed for units beyond n goes nowhere. */
 enum cr_code {
     CR_EMBED = 1,                     /* dst[n] = table[token at a] */
-    CR_AFFINE = 2,                    /* dst[n] = b[n] (or zeros) + W a[k]; i8: p0 = scale of a, 0 = its absmax / 127 */
+    CR_AFFINE = 2,                    /* dst[n] = b[n] (or zeros) + W a[k]; i8, i4: p0 = scale of a, 0 = its absmax / 127 */
     CR_GATHER = 3,                    /* dst[i] = a[index[i]], 0 where index[i] < 0; a has k numbers */
     CR_UNARY = 4,                     /* dst[i] = fn(a[i]) */
     CR_BINARY = 5,                    /* dst[i] = fn(a[i], b[i % k]) */
@@ -117,10 +135,13 @@ enum cr_code {
     CR_SOFTMAX = 7,                   /* over each group of k of n numbers */
     CR_LOG_SOFTMAX = 8,
     CR_LAYER_NORM = 9,                /* (x - mean) / sqrt(variance + p0) over each group of k of n numbers */
-    CR_LSTM = 10,                     /* gates a[4n] (i, f, g, o), cell b[n] updated in place; dst[n] = o tanh(c) */
-    CR_GRU = 11,                      /* a[3n] (r, z, n from x), b[3n] (from h), c[n] = h: (1-z) tanh(xn + r hn) + z h */
+    CR_LSTM = 10,                     /* gates (i, f, g, o) = a[4P] + U c[k]; cell b[n] updated in place;
+                                         dst[n] = o tanh(cell). p0 as in AFFINE */
+    CR_GRU = 11,                      /* r, z = those of a[3P] + U c[k]; n = tanh(that of a + r (b[n] + that of U c));
+                                         dst[n] = (1 - z) n + z d[n]. b may be absent: zeros. p0 as in AFFINE */
     CR_FLIP = 12,                     /* dst[n] at t = a at T-1-t; a is an input, or a sequence of an earlier segment */
-    CR_CODE_COUNT = 13
+    CR_TOP = 13,                      /* the n largest of a[k], largest first: dst[n] = them, or their positions */
+    CR_CODE_COUNT = 14
 };
 
 enum cr_unary {
@@ -128,10 +149,11 @@ enum cr_unary {
     CR_UNARY_COUNT
 };
 enum cr_binary { CR_ADD, CR_SUB, CR_MUL, CR_DIV, CR_MAX, CR_MIN, CR_BINARY_COUNT };
-enum cr_reduce { CR_SUM, CR_REDUCE_MAX, CR_REDUCE_MIN, CR_REDUCE_COUNT };
+enum cr_reduce { CR_SUM, CR_REDUCE_MAX, CR_REDUCE_MIN, CR_ARGMAX, CR_REDUCE_COUNT }; /* of equal ones the first */
+enum cr_top { CR_TOP_VALUES, CR_TOP_POSITIONS, CR_TOP_COUNT };
 
 /* Fields that the code does not use are zero, absent operands and tensors CR_NONE with offset 0. An operand is the same
- * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, c of GRU, the groups of
+ * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, d of GRU, the groups of
  * SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
 typedef struct {
     uint16_t code;
@@ -145,11 +167,13 @@ typedef struct {
     cr_ref c;
     float p0;
     float p1;
-    uint32_t reserved[2];
+    cr_ref d;
 } cr_op;
 
 /* The next op_count ops. A forward segment runs them for t = 0 .. T-1; a once segment runs them once, with t = T-1.
- * A file of one forward segment without FLIP streams, and has no sequences. Only forward segments write sequences. */
+ * Only forward segments write sequences. A file streams if all its segments are forward, none has a FLIP, and each scratch
+ * and state is used, by ops and outputs, in its own `segment` alone: then it may run in chunks of steps, segment by segment, and a segment of one AFFINE
+ * reads its matrix once for several steps. Any other file needs whole sequences. */
 enum cr_segment_kind { CR_FORWARD = 0, CR_ONCE = 1, CR_SEGMENT_KIND_COUNT = 2 };
 
 typedef struct {

@@ -127,6 +127,10 @@ static uint64_t cr_round_line(uint64_t bytes)
     return (bytes + CR_LINE - 1) & ~(uint64_t)(CR_LINE - 1);
 }
 
+/* The rows of sequences that a stream keeps take up to this much, and at most so many steps. Enough that a matrix is
+ * read once for several steps, little enough that a thousand streams fit. */
+enum { CR_CHUNK_BYTES = 256 << 10, CR_CHUNK_STEPS = 16 };
+
 /* Kinds, widths and places of the buffers; sets the sizes of the block. */
 static int cr_check_buffers(cr_model *model, cr_walk *walk)
 {
@@ -138,8 +142,15 @@ static int cr_check_buffers(cr_model *model, cr_walk *walk)
         const cr_buffer *buffer = &model->buffers[i];
         if (buffer->kind >= CR_KIND_COUNT) return CR_ERROR_ENUM;
         if (!buffer->width || buffer->width > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
-        if (buffer->reserved || (buffer->segment && buffer->kind != CR_SEQUENCE)) return CR_ERROR_LAYOUT;
-        if (buffer->segment >= model->header->segment_count) return CR_ERROR_REFERENCE;
+        if (buffer->reserved) return CR_ERROR_LAYOUT;
+        if (buffer->kind == CR_INPUT) {
+            if (buffer->segment >= model->header->input_count) return CR_ERROR_REFERENCE;
+            if (model->inputs[buffer->segment].buffer != i) return CR_ERROR_REFERENCE;
+        } else if (buffer->segment >= model->header->segment_count) {
+            return CR_ERROR_REFERENCE;
+        } else if (buffer->segment && buffer->kind == CR_CONSTANT) {
+            return CR_ERROR_LAYOUT;
+        }
         if (buffer->kind == CR_SEQUENCE) {
             if (model->segments[buffer->segment].kind != CR_FORWARD) return CR_ERROR_ACCESS;
             if (buffer->place != row) return CR_ERROR_LAYOUT;
@@ -164,9 +175,10 @@ static int cr_check_buffers(cr_model *model, cr_walk *walk)
         if (!pass) model->state_bytes = (size_t)block;
     }
     if (block > CR_MAX_BLOCK || row > CR_MAX_BLOCK) return CR_ERROR_LIMIT;
-    model->workspace = (size_t)block;
-    model->block_bytes = (size_t)block;
+    model->rows = (size_t)block;
     model->row_bytes = (size_t)row;
+    model->chunk = CR_CHUNK_STEPS;
+    while (model->chunk > 1 && model->chunk * model->row_bytes > CR_CHUNK_BYTES) model->chunk /= 2;
     return CR_OK;
 }
 
@@ -185,16 +197,112 @@ static int cr_is_zero(const unsigned char *bytes, uint64_t from, uint64_t to)
     return 1;
 }
 
-/* Rows and columns beyond the matrix, within its panels, are zero. A row has 4 bytes of each line. */
-static int cr_check_panels(const unsigned char *matrix, uint64_t rows, uint64_t lines, uint64_t last_bytes)
+/* Where the lines of panel `panel` start and how far apart they are, in a matrix of `per_panel` lines a panel, of which
+ * every `group` are followed by a line of scales (0: none). */
+typedef struct {
+    const unsigned char *first;
+    uint64_t stride;
+    uint64_t groups;
+    uint64_t in_block;
+} cr_panel;
+
+static cr_panel cr_find_panel(const unsigned char *matrix, const cr_tensor *tensor, uint64_t per_panel, uint64_t panel)
 {
-    uint64_t panels = (rows + CR_LANES - 1) / CR_LANES, last_rows = rows - (panels - 1) * CR_LANES;
-    for (uint64_t line = (panels - 1) * lines; line < panels * lines; line++)
-        if (!cr_is_zero(matrix + line * CR_LINE, 4 * last_rows, CR_LINE)) return CR_ERROR_LAYOUT;
-    for (uint64_t panel = 1; panel <= panels && last_bytes < 4; panel++)
-        for (uint64_t row = 0; row < CR_LANES; row++)
-            if (!cr_is_zero(matrix + (panel * lines - 1) * CR_LINE + 4 * row, last_bytes, 4)) return CR_ERROR_LAYOUT;
+    uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES, block = panel / tensor->block * tensor->block;
+    uint64_t size = panels - block < tensor->block ? panels - block : tensor->block;
+    uint64_t groups = tensor->type == CR_MATRIX_I4 ? (tensor->columns + CR_GROUP - 1) / CR_GROUP : 0;
+    uint64_t bytes = block * per_panel + block / tensor->block * groups; /* lines before the block */
+    return (cr_panel){matrix + (bytes + panel - block) * CR_LINE, size * CR_LINE, groups, panel - block};
+}
+
+/* Line `line` of a panel: the lines of scales of the groups before it are passed over. */
+static const unsigned char *cr_panel_line(const cr_panel *panel, uint64_t line)
+{
+    uint64_t scales = panel->groups ? line / (CR_GROUP / 8) : 0;
+    return panel->first + line * panel->stride + scales * CR_LINE;
+}
+
+static uint64_t cr_lines_of_panel(const cr_tensor *tensor)
+{
+    uint64_t columns = tensor->columns;
+    return tensor->type == CR_MATRIX_F32 ? columns : tensor->type == CR_MATRIX_I8 ? (columns + 3) / 4 : (columns + 7) / 8;
+}
+
+/* Entries of rows and columns beyond the matrix, within its panels, are zero. A row has 4 bytes of each line. */
+static int cr_check_padding(const unsigned char *matrix, const cr_tensor *tensor)
+{
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    unsigned char zero = tensor->type == CR_MATRIX_I4 ? 0x88 : 0;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        uint64_t rows = tensor->rows - i * CR_LANES;
+        for (uint64_t j = 0; j < lines && rows < CR_LANES; j++)
+            for (uint64_t b = 4 * rows; b < CR_LINE; b++)
+                if (cr_panel_line(&panel, j)[b] != zero) return CR_ERROR_LAYOUT;
+        const unsigned char *last = cr_panel_line(&panel, lines - 1);
+        uint64_t left = tensor->type == CR_MATRIX_I8 ? (tensor->columns + 3) % 4 + 1 : (tensor->columns + 7) % 8 + 1;
+        for (uint64_t b = 0; b < CR_LINE && tensor->type != CR_MATRIX_F32; b++) {
+            if (tensor->type == CR_MATRIX_I8 ? b % 4 >= left && last[b] : b % 4 + 4 >= left && last[b] >> 4 != 8)
+                return CR_ERROR_LAYOUT;
+            if (tensor->type == CR_MATRIX_I4 && b % 4 >= left && (last[b] & 15) != 8) return CR_ERROR_LAYOUT;
+        }
+    }
     return CR_OK;
+}
+
+/* The sums of rows are what they say. */
+static int cr_check_sums(const cr_model *model, const unsigned char *matrix, const cr_tensor *tensor, uint64_t place)
+{
+    const int32_t *sums = (const int32_t *)(const void *)(model->file + place);
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        int32_t sum[CR_LANES] = {0};
+        for (uint64_t j = 0; j < lines; j++) {
+            const int8_t *line = (const int8_t *)cr_panel_line(&panel, j);
+            for (int r = 0; r < (int)CR_LANES; r++)
+                sum[r] += line[4 * r] + line[4 * r + 1] + line[4 * r + 2] + line[4 * r + 3];
+        }
+        for (uint64_t r = 0; r < CR_LANES && i * CR_LANES + r < tensor->rows; r++)
+            if (sums[i * CR_LANES + r] != sum[r]) return CR_ERROR_VALUE;
+    }
+    return CR_OK;
+}
+
+/* The scales of the groups of each row add up to no more than 32 bits can take; what is padding has none. */
+static int cr_check_group_scales(const unsigned char *matrix, const cr_tensor *tensor)
+{
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        uint32_t sum[CR_LANES] = {0};
+        uint64_t in_block = panel.stride / CR_LINE;
+        for (uint64_t g = 0; g < panel.groups; g++) {
+            uint64_t end = (g + 1) * (CR_GROUP / 8) < lines ? (g + 1) * (CR_GROUP / 8) : lines;
+            const unsigned char *line = panel.first + end * panel.stride + g * CR_LINE - panel.in_block * CR_LINE;
+            for (uint64_t r = 0; r < CR_LANES; r++) sum[r] += line[16 * panel.in_block + r];
+            if (!cr_is_zero(line, 16 * in_block, CR_LINE)) return CR_ERROR_LAYOUT;
+        }
+        for (uint64_t r = 0; r < CR_LANES; r++)
+            if (sum[r] > (i * CR_LANES + r < tensor->rows ? CR_MAX_GROUP_SCALES : 0)) return CR_ERROR_VALUE;
+    }
+    return CR_OK;
+}
+
+static int cr_check_matrix(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t entries)
+{
+    int code;
+    uint64_t place;
+    const unsigned char *matrix = model->file + entries;
+    if ((code = cr_check_padding(matrix, tensor))) return code;
+    if (tensor->type == CR_MATRIX_F32) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
+    if (tensor->scale != place) return CR_ERROR_LAYOUT;
+    if ((code = cr_check_scales(model, place, tensor->rows))) return code;
+    if (tensor->type == CR_MATRIX_I4) return cr_check_group_scales(matrix, tensor);
+    if (memchr(matrix, 0x80, (size_t)(place - entries))) return CR_ERROR_VALUE;
+    if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
+    return cr_check_sums(model, matrix, tensor, place);
 }
 
 static int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor)
@@ -203,27 +311,27 @@ static int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor
     uint64_t place, bytes = 0, rows = tensor->rows, columns = tensor->columns;
     uint64_t panels = (rows + CR_LANES - 1) / CR_LANES;
     if (tensor->type >= CR_TYPE_COUNT) return CR_ERROR_ENUM;
-    if (tensor->reserved) return CR_ERROR_LAYOUT;
     if (!rows || !columns || rows > CR_MAX_ROWS || columns > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    int is_matrix = tensor->type <= CR_MATRIX_I4;
+    if (is_matrix ? !tensor->block || tensor->block > CR_MAX_BLOCK_PANELS : tensor->block != 0) return CR_ERROR_LIMIT;
+    if (is_matrix && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
     switch (tensor->type) {
-    case CR_MATRIX_F32: bytes = panels * CR_LINE * columns; break;
-    case CR_MATRIX_I8: bytes = panels * CR_LINE * ((columns + 3) / 4); break;
+    case CR_MATRIX_F32:
+    case CR_MATRIX_I8: bytes = panels * CR_LINE * cr_lines_of_panel(tensor); break;
+    case CR_MATRIX_I4:
+        bytes = panels * CR_LINE * cr_lines_of_panel(tensor) +
+                (panels + tensor->block - 1) / tensor->block * CR_LINE * ((columns + CR_GROUP - 1) / CR_GROUP);
+        break;
     case CR_TABLE_F32: bytes = rows * columns * 4; break;
     case CR_TABLE_F16: bytes = rows * columns * 2; break;
     case CR_TABLE_I8: bytes = rows * columns; break;
     case CR_INDEX: bytes = rows * 4; break;
     }
-    if (tensor->type <= CR_MATRIX_I8 && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
     if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
-    const unsigned char *entries = model->file + place;
-    if (tensor->type == CR_MATRIX_F32 && (code = cr_check_panels(entries, rows, columns, 4))) return code;
-    if (tensor->type == CR_MATRIX_I8 &&
-        (code = cr_check_panels(entries, rows, (columns + 3) / 4, (columns + 3) % 4 + 1)))
-        return code;
-    if (tensor->type == CR_MATRIX_I8 && memchr(entries, 0x80, (size_t)bytes)) return CR_ERROR_VALUE;
-    if (tensor->type != CR_MATRIX_I8 && tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
+    if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;
     if (tensor->scale != place) return CR_ERROR_LAYOUT;
     return cr_check_scales(model, place, rows);
@@ -293,7 +401,7 @@ static int cr_check_index(const cr_model *model, const cr_tensor *tensor, uint32
 
 /* What an op may use; the rest must be absent. */
 typedef struct {
-    unsigned k : 1, b : 1, c : 1, p0 : 1, p1 : 1, tensor : 1;
+    unsigned k : 1, b : 1, c : 1, d : 1, p0 : 1, p1 : 1, tensor : 1;
     unsigned functions;
 } cr_signature;
 
@@ -307,9 +415,10 @@ static const cr_signature signatures[CR_CODE_COUNT] = {
     [CR_SOFTMAX] = {.k = 1},
     [CR_LOG_SOFTMAX] = {.k = 1},
     [CR_LAYER_NORM] = {.k = 1, .p0 = 1},
-    [CR_LSTM] = {.b = 1},
-    [CR_GRU] = {.b = 1, .c = 1},
+    [CR_LSTM] = {.k = 1, .b = 1, .c = 1, .p0 = 1, .tensor = 1},
+    [CR_GRU] = {.k = 1, .b = 1, .c = 1, .d = 1, .p0 = 1, .tensor = 1},
     [CR_FLIP] = {.k = 0},
+    [CR_TOP] = {.k = 1, .functions = CR_TOP_COUNT},
 };
 
 static int cr_check_signature(const cr_model *model, const cr_op *op)
@@ -320,13 +429,21 @@ static int cr_check_signature(const cr_model *model, const cr_op *op)
     if (op->fn >= (use->functions ? use->functions : 1)) return CR_ERROR_ENUM;
     if (!op->n || op->n > CR_MAX_WIDTH || op->k > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
     if (use->k ? !op->k : op->k) return CR_ERROR_SHAPE;
-    if (op->reserved[0] || op->reserved[1]) return CR_ERROR_LAYOUT;
     if (!use->b && (code = cr_check_unused(op->b))) return code;
     if (!use->c && (code = cr_check_unused(op->c))) return code;
+    if (!use->d && (code = cr_check_unused(op->d))) return code;
     if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
     if ((!use->p0 && op->p0 != 0) || (!use->p1 && op->p1 != 0)) return CR_ERROR_VALUE;
     if (!use->tensor) return op->tensor == CR_NONE ? CR_OK : CR_ERROR_LAYOUT;
     return op->tensor < model->header->tensor_count ? CR_OK : CR_ERROR_REFERENCE;
+}
+
+/* The matrix of a product, and the scale of its inputs. */
+static int cr_check_product(const cr_op *op, const cr_tensor *tensor, uint64_t rows)
+{
+    if (tensor->type > CR_MATRIX_I4 || tensor->rows != rows || tensor->columns != op->k) return CR_ERROR_SHAPE;
+    if (op->p0 == 0) return CR_OK;
+    return tensor->type != CR_MATRIX_F32 && op->p0 >= 1e-30f && op->p0 <= 1e30f ? CR_OK : CR_ERROR_VALUE;
 }
 
 static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
@@ -335,15 +452,13 @@ static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
     if ((code = cr_check_signature(model, op))) return code;
     if ((code = cr_check_write(model, segment, op->dst, op->n))) return code;
     const cr_tensor *tensor = op->tensor == CR_NONE ? NULL : &model->tensors[op->tensor];
-    uint64_t n = op->n, k = op->k;
+    uint64_t n = op->n, k = op->k, padded = (n + CR_LANES - 1) / CR_LANES * CR_LANES;
     switch (op->code) {
     case CR_EMBED:
         if (tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != n) return CR_ERROR_SHAPE;
         return cr_check_operand(model, segment, op, op->a, 1, CR_APART);
     case CR_AFFINE:
-        if (tensor->type > CR_MATRIX_I8 || tensor->rows != n || tensor->columns != k) return CR_ERROR_SHAPE;
-        if (op->p0 != 0 && (tensor->type != CR_MATRIX_I8 || !(op->p0 >= 1e-30f && op->p0 <= 1e30f)))
-            return CR_ERROR_VALUE;
+        if ((code = cr_check_product(op, tensor, n))) return code;
         if ((code = cr_check_operand(model, segment, op, op->a, k, CR_APART))) return code;
         if (op->b.buffer == CR_NONE) return cr_check_unused(op->b);
         return cr_check_operand(model, segment, op, op->b, n, CR_SAME);
@@ -368,15 +483,26 @@ static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
     case CR_LOG_SOFTMAX:
         if (n % k) return CR_ERROR_SHAPE;
         return cr_check_operand(model, segment, op, op->a, n, CR_SAME);
+    case CR_TOP:
+        if (n > k) return CR_ERROR_SHAPE;
+        return cr_check_operand(model, segment, op, op->a, k, CR_APART);
     case CR_LSTM:
-        if ((code = cr_check_operand(model, segment, op, op->a, 4 * n, CR_APART))) return code;
+        if ((code = cr_check_product(op, tensor, 4 * padded))) return code;
+        if (tensor->block != 4) return CR_ERROR_SHAPE;
+        if ((code = cr_check_operand(model, segment, op, op->a, 4 * padded, CR_APART))) return code;
         if ((code = cr_check_operand(model, segment, op, op->b, n, CR_APART))) return code;
-        if (!cr_is_apart(op->a, 4 * n, op->b, n)) return CR_ERROR_OVERLAP;
+        if ((code = cr_check_operand(model, segment, op, op->c, k, CR_APART))) return code;
+        if (!cr_is_apart(op->a, 4 * padded, op->b, n) || !cr_is_apart(op->c, k, op->b, n)) return CR_ERROR_OVERLAP;
         return cr_check_write(model, segment, op->b, n);
     case CR_GRU:
-        if ((code = cr_check_operand(model, segment, op, op->a, 3 * n, CR_APART))) return code;
-        if ((code = cr_check_operand(model, segment, op, op->b, 3 * n, CR_APART))) return code;
-        return cr_check_operand(model, segment, op, op->c, n, CR_SAME);
+        if ((code = cr_check_product(op, tensor, 3 * padded))) return code;
+        if (tensor->block != 3) return CR_ERROR_SHAPE;
+        if ((code = cr_check_operand(model, segment, op, op->a, 3 * padded, CR_APART))) return code;
+        if (op->b.buffer == CR_NONE ? (code = cr_check_unused(op->b))
+                                    : (code = cr_check_operand(model, segment, op, op->b, n, CR_APART)))
+            return code;
+        if ((code = cr_check_operand(model, segment, op, op->c, k, CR_APART))) return code;
+        return cr_check_operand(model, segment, op, op->d, n, CR_SAME);
     case CR_FLIP: {
         if ((code = cr_check_operand(model, segment, op, op->a, n, CR_APART))) return code;
         const cr_buffer *buffer = &model->buffers[op->a.buffer];
@@ -462,6 +588,33 @@ static int cr_bind_sections(cr_model *model, cr_walk *walk)
     return CR_OK;
 }
 
+/* A scratch or state of a file that streams belongs to one segment. */
+static int cr_belongs(const cr_model *model, cr_ref ref, uint32_t segment)
+{
+    if (ref.buffer == CR_NONE) return 1;
+    const cr_buffer *buffer = &model->buffers[ref.buffer];
+    return (buffer->kind != CR_SCRATCH && buffer->kind != CR_STATE) || buffer->segment == segment;
+}
+
+static int cr_streams(const cr_model *model)
+{
+    for (uint32_t s = 0; s < model->header->segment_count; s++) {
+        const cr_segment *segment = &model->segments[s];
+        if (segment->kind != CR_FORWARD) return 0;
+        for (uint32_t i = 0; i < segment->op_count; i++) {
+            const cr_op *op = &model->ops[segment->first_op + i];
+            if (op->code == CR_FLIP || !cr_belongs(model, op->dst, s) || !cr_belongs(model, op->a, s) ||
+                !cr_belongs(model, op->b, s) || !cr_belongs(model, op->c, s) || !cr_belongs(model, op->d, s))
+                return 0;
+        }
+    }
+    for (uint32_t i = 0; i < model->header->output_count; i++) {
+        const cr_port *port = &model->outputs[i];
+        if (!cr_belongs(model, (cr_ref){port->buffer, port->offset}, port->segment)) return 0;
+    }
+    return 1;
+}
+
 int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
 {
     int code;
@@ -479,17 +632,17 @@ int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
         if ((code = cr_check_tensor(model, &walk, &model->tensors[i]))) return code;
     if (walk.at != walk.size) return CR_ERROR_LAYOUT;
     size_t quantized = 0;
-    model->offline = model->header->segment_count != 1 || model->segments[0].kind != CR_FORWARD;
-    for (uint32_t s = 0; s < model->header->segment_count; s++) {
-        const cr_segment *segment = &model->segments[s];
-        for (uint32_t i = 0; i < segment->op_count; i++) {
-            const cr_op *op = &model->ops[segment->first_op + i];
-            if ((code = cr_check_op(model, s, op))) return code;
-            if (op->code == CR_FLIP) model->offline = 1;
-            if (op->code == CR_AFFINE && CR_QUANTIZED_BYTES(op->k) > quantized) quantized = CR_QUANTIZED_BYTES(op->k);
-        }
+    for (uint32_t i = 0, s = 0; i < model->header->op_count; i++) {
+        const cr_op *op = &model->ops[i];
+        while (i >= model->segments[s].first_op + model->segments[s].op_count) s++;
+        if ((code = cr_check_op(model, s, op))) return code;
+        if (op->tensor != CR_NONE && model->tensors[op->tensor].type <= CR_MATRIX_I4 &&
+            CR_QUANTIZED_BYTES(op->k) > quantized)
+            quantized = CR_QUANTIZED_BYTES(op->k);
     }
-    if (!model->offline && model->row_bytes) return CR_ERROR_ACCESS;
-    model->block_bytes += quantized;
-    return cr_check_ports(model);
+    if ((code = cr_check_ports(model))) return code;
+    model->offline = !cr_streams(model);
+    model->workspace = model->rows + (model->offline ? 0 : model->chunk * model->row_bytes);
+    model->block_bytes = model->workspace + model->chunk * quantized;
+    return CR_OK;
 }

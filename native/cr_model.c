@@ -36,48 +36,69 @@ static void cr_restore_subnormals(uint64_t before)
 #endif
 }
 
-/* Where a run stands. `base` gives the start of each kind of buffer at step t. */
+/* Where a run stands: at step t of `steps`; `rows` holds the sequences from step `first` on. */
 typedef struct {
     const cr_model *model;
-    unsigned char *base[CR_KIND_COUNT];
+    unsigned char *block;
     unsigned char *rows;
-    void *quantized;
     const void *const *inputs;
+    size_t first;
     size_t t;
     size_t steps;
+    int whole;               /* a whole sequence: final outputs come after it */
 } cr_run_state;
 
-static float *cr_at(const cr_run_state *run, cr_ref ref)
+/* An operand at step t, and how far it is from there to the next step's. */
+static cr_rows cr_at(const cr_run_state *run, cr_ref ref)
 {
-    const cr_buffer *buffer = &run->model->buffers[ref.buffer];
-    return (float *)(void *)(run->base[buffer->kind] + buffer->place) + ref.offset;
+    const cr_model *model = run->model;
+    const cr_buffer *buffer = &model->buffers[ref.buffer];
+    size_t offset = 4 * (size_t)ref.offset, width = 4 * (size_t)buffer->width;
+    switch (buffer->kind) {
+    case CR_CONSTANT: return (cr_rows){(unsigned char *)model->file + buffer->place + offset, 0}; /* never written */
+    case CR_SEQUENCE:
+        return (cr_rows){run->rows + (run->t - run->first) * model->row_bytes + buffer->place + offset, model->row_bytes};
+    case CR_INPUT:
+        if (model->inputs[buffer->segment].vocabulary) /* a token's number stands in the block */
+            return (cr_rows){run->block + buffer->place + offset, 0};
+        return (cr_rows){(unsigned char *)run->inputs[buffer->segment] + run->t * width + offset, width};
+    default: return (cr_rows){run->block + buffer->place + offset, 0};
+    }
 }
 
-static void cr_load_input(const cr_port *port, const void *rows, size_t t, float *dst)
+static float *cr_floats(const cr_run_state *run, cr_ref ref)
 {
-    size_t width = cr_port_width(port);
-    if (port->vocabulary)
-        dst[0] = (float)((const int32_t *)rows)[t];
-    else
-        memcpy(dst, (const float *)rows + t * width, 4 * width);
+    return cr_at(run, ref).first;
+}
+
+static cr_rows cr_at_or_none(const cr_run_state *run, cr_ref ref)
+{
+    return ref.buffer == CR_NONE ? (cr_rows){NULL, 0} : cr_at(run, ref);
 }
 
 static void cr_run_flip(const cr_run_state *run, const cr_op *op, float *dst)
 {
-    const cr_model *model = run->model;
-    const cr_buffer *buffer = &model->buffers[op->a.buffer];
-    size_t t = run->steps - 1 - run->t;
-    if (buffer->kind == CR_SEQUENCE) {
-        memcpy(dst, (float *)(void *)(run->rows + t * model->row_bytes + buffer->place) + op->a.offset, 4ull * op->n);
+    const cr_buffer *buffer = &run->model->buffers[op->a.buffer];
+    size_t back = run->steps - 1 - run->t;
+    if (buffer->kind == CR_INPUT && run->model->inputs[buffer->segment].vocabulary) {
+        dst[0] = (float)((const int32_t *)run->inputs[buffer->segment])[back];
         return;
     }
-    for (uint32_t i = 0; i < model->header->input_count; i++) {
-        const cr_port *port = &model->inputs[i];
-        if (port->buffer != op->a.buffer) continue;
-        if (port->vocabulary)
-            dst[0] = (float)((const int32_t *)run->inputs[i])[t];
-        else
-            memcpy(dst, (const float *)run->inputs[i] + t * buffer->width + op->a.offset, 4ull * op->n);
+    cr_run_state other = *run;
+    other.t = back;
+    memcpy(dst, cr_floats(&other, op->a), 4ull * op->n);
+}
+
+static void cr_widen_f16(float *dst, const uint16_t *row, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t sign = (uint32_t)(row[i] & 0x8000u) << 16, rest = (uint32_t)(row[i] & 0x7fffu) << 13;
+        /* exponent 31: infinity and NaN; 0: zero and subnormals, whose mantissa counts in 2^-24 */
+        uint32_t bits = rest >= 0x0f800000u ? rest + 0x70000000u : rest + 0x38000000u;
+        float small = (float)(row[i] & 0x3ffu) * 0x1p-24f;
+        if (rest < 0x00800000u) memcpy(&bits, &small, sizeof bits);
+        bits |= sign;
+        memcpy(&dst[i], &bits, sizeof bits);
     }
 }
 
@@ -85,78 +106,149 @@ static void cr_run_embed(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_tensor *table = &run->model->tensors[op->tensor];
     const unsigned char *entries = run->model->file + table->place;
-    float token = *cr_at(run, op->a);
+    float token = *cr_floats(run, op->a);
     size_t n = op->n;
     /* The token may be computed: whatever it is, the row exists. */
     size_t row = token > 0 ? (token < (float)table->rows ? (size_t)token : table->rows - 1) : 0;
     if (table->type == CR_TABLE_F32) {
         memcpy(dst, entries + 4 * n * row, 4 * n);
     } else if (table->type == CR_TABLE_F16) {
-        run->model->kernels->row_f16(dst, (const uint16_t *)(const void *)entries + n * row, n);
+        cr_widen_f16(dst, (const uint16_t *)(const void *)entries + n * row, n);
     } else {
         const float *scale = (const float *)(const void *)(run->model->file + table->scale);
         run->model->kernels->row_i8(dst, (const int8_t *)entries + n * row, scale[row], n);
     }
 }
 
-static void cr_run_affine(const cr_run_state *run, const cr_op *op, float *dst)
+static cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
+{
+    const unsigned char *scale = model->file + tensor->scale;
+    const void *sums = scale + CR_LINES(4ull * tensor->rows);
+    return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block};
+}
+
+/* The inputs of a product for `steps` steps in the form that the matrix takes. */
+static cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t type, cr_rows x, size_t steps)
+{
+    if (type == CR_MATRIX_F32) return x;
+    cr_rows quantized = {run->block + run->model->workspace, CR_QUANTIZED_BYTES(op->k)};
+    for (size_t s = 0; s < steps; s++) {
+        const void *row = (const char *)x.first + s * x.stride;
+        run->model->kernels->quantize((char *)quantized.first + s * quantized.stride, row, op->p0, op->k);
+    }
+    return quantized;
+}
+
+static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps)
+{
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    cr_matrix matrix = cr_matrix_of(run->model, tensor);
+    cr_rows x = cr_prepare(run, op, tensor->type, cr_at(run, op->a), steps);
+    run->model->kernels->affine[tensor->type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
+}
+
+static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_kernels *kernels = run->model->kernels;
-    const cr_tensor *matrix = &run->model->tensors[op->tensor];
-    const void *entries = run->model->file + matrix->place;
-    const float *x = cr_at(run, op->a);
-    const float *init = op->b.buffer == CR_NONE ? NULL : cr_at(run, op->b);
-    if (matrix->type == CR_MATRIX_F32) {
-        kernels->affine_f32(dst, entries, x, init, op->n, op->k);
-        return;
-    }
-    const float *row_scale = (const float *)(const void *)(run->model->file + matrix->scale);
-    float x_scale = kernels->quantize(run->quantized, x, op->p0, op->k);
-    kernels->affine_i8(dst, entries, row_scale, run->quantized, x_scale, init, op->n, op->k);
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    cr_matrix matrix = cr_matrix_of(run->model, tensor);
+    const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->c), 1).first;
+    const float *gates = cr_floats(run, op->a);
+    float *b = cr_at_or_none(run, op->b).first;
+    if (op->code == CR_LSTM)
+        kernels->lstm[tensor->type](dst, &matrix, x, gates, b, op->n);
+    else
+        kernels->gru[tensor->type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n);
 }
 
 static void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const int32_t *index = (const int32_t *)(const void *)(run->model->file + run->model->tensors[op->tensor].place);
-    const float *a = cr_at(run, op->a);
+    const float *a = cr_floats(run, op->a);
     for (uint32_t i = 0; i < op->n; i++) dst[i] = index[i] < 0 ? 0.0f : a[index[i]];
+}
+
+/* dst holds positions, kept in order; few are wanted, so that most numbers end at the first comparison. */
+static void cr_run_top(const cr_op *op, float *dst, const float *a)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < op->k; i++) {
+        size_t place = count;
+        for (; place; place--) {
+            float other = a[(size_t)dst[place - 1]];
+            if (!(a[i] > other || (a[i] != a[i] && other == other))) break;
+            if (place < op->n) dst[place] = dst[place - 1];
+        }
+        if (place < op->n) dst[place] = (float)i;
+        count += count < op->n;
+    }
+    for (size_t i = 0; i < count && op->fn == CR_TOP_VALUES; i++) dst[i] = a[(size_t)dst[i]];
 }
 
 static void cr_run_op(const cr_run_state *run, const cr_op *op)
 {
     const cr_kernels *kernels = run->model->kernels;
-    float *dst = cr_at(run, op->dst);
+    float *dst = cr_floats(run, op->dst);
     size_t n = op->n, k = op->k;
     switch (op->code) {
     case CR_EMBED: cr_run_embed(run, op, dst); break;
-    case CR_AFFINE: cr_run_affine(run, op, dst); break;
+    case CR_AFFINE: cr_run_affine(run, op, 1); break;
     case CR_GATHER: cr_run_gather(run, op, dst); break;
-    case CR_UNARY: kernels->unary(op->fn, dst, cr_at(run, op->a), n, op->p0, op->p1); break;
-    case CR_BINARY: kernels->binary(op->fn, dst, cr_at(run, op->a), cr_at(run, op->b), n, k); break;
-    case CR_REDUCE: kernels->reduce(op->fn, dst, cr_at(run, op->a), n, k); break;
-    case CR_SOFTMAX: kernels->softmax(dst, cr_at(run, op->a), n, k); break;
-    case CR_LOG_SOFTMAX: kernels->log_softmax(dst, cr_at(run, op->a), n, k); break;
-    case CR_LAYER_NORM: kernels->layer_norm(dst, cr_at(run, op->a), n, k, op->p0); break;
-    case CR_LSTM: kernels->lstm(dst, cr_at(run, op->a), cr_at(run, op->b), n); break;
-    case CR_GRU: kernels->gru(dst, cr_at(run, op->a), cr_at(run, op->b), cr_at(run, op->c), n); break;
+    case CR_UNARY: kernels->unary(op->fn, dst, cr_floats(run, op->a), n, op->p0, op->p1); break;
+    case CR_BINARY: kernels->binary(op->fn, dst, cr_floats(run, op->a), cr_floats(run, op->b), n, k); break;
+    case CR_REDUCE: kernels->reduce(op->fn, dst, cr_floats(run, op->a), n, k); break;
+    case CR_SOFTMAX: kernels->softmax(dst, cr_floats(run, op->a), n, k); break;
+    case CR_LOG_SOFTMAX: kernels->log_softmax(dst, cr_floats(run, op->a), n, k); break;
+    case CR_LAYER_NORM: kernels->layer_norm(dst, cr_floats(run, op->a), n, k, op->p0); break;
+    case CR_LSTM:
+    case CR_GRU: cr_run_cell(run, op, dst); break;
     case CR_FLIP: cr_run_flip(run, op, dst); break;
+    case CR_TOP: cr_run_top(op, dst, cr_floats(run, op->a)); break;
     }
 }
 
-static void cr_run_segment(cr_run_state *run, const cr_segment *segment, size_t t)
-{
-    const cr_model *model = run->model;
-    run->t = t;
-    run->base[CR_SEQUENCE] = run->rows + t * model->row_bytes;
-    for (uint32_t i = 0; i < model->header->input_count; i++)
-        cr_load_input(&model->inputs[i], run->inputs[i], t, cr_at(run, (cr_ref){model->inputs[i].buffer, 0}));
-    for (uint32_t i = 0; i < segment->op_count; i++) cr_run_op(run, &model->ops[segment->first_op + i]);
-}
-
-static void cr_copy_output(const cr_run_state *run, uint32_t i, float *row)
+static void cr_copy_output(const cr_run_state *run, uint32_t i, float *const *outputs, size_t t)
 {
     const cr_port *port = &run->model->outputs[i];
-    memcpy(row, cr_at(run, (cr_ref){port->buffer, port->offset}), 4 * cr_port_width(port));
+    size_t width = cr_port_width(port);
+    run->model->kernels->output(outputs[i] + t * width, cr_floats(run, (cr_ref){port->buffer, port->offset}), width);
+}
+
+static int cr_is_token(const cr_model *model, cr_ref ref)
+{
+    const cr_buffer *buffer = &model->buffers[ref.buffer == CR_NONE ? 0 : ref.buffer];
+    return ref.buffer != CR_NONE && buffer->kind == CR_INPUT && model->inputs[buffer->segment].vocabulary;
+}
+
+/* Whether a segment is one product, which can then serve several steps in one sweep over its matrix. */
+static int cr_is_batched(const cr_model *model, const cr_segment *segment)
+{
+    const cr_op *op = &model->ops[segment->first_op];
+    return segment->op_count == 1 && op->code == CR_AFFINE && model->buffers[op->dst.buffer].kind == CR_SEQUENCE &&
+           !cr_is_token(model, op->a) && !cr_is_token(model, op->b);
+}
+
+/* The steps [from, to) of one segment. */
+static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size_t to, float *const *outputs)
+{
+    const cr_model *model = run->model;
+    const cr_segment *segment = &model->segments[number];
+    const cr_op *ops = &model->ops[segment->first_op];
+    uint32_t op_count = segment->op_count;
+    if (cr_is_batched(model, segment)) {
+        run->t = from;
+        cr_run_affine(run, ops, to - from);
+        op_count = 0;
+    }
+    for (run->t = from; run->t < to; run->t++) {
+        for (uint32_t i = 0; i < model->header->input_count; i++)
+            if (model->inputs[i].vocabulary)
+                *cr_floats(run, (cr_ref){model->inputs[i].buffer, 0}) = (float)((const int32_t *)run->inputs[i])[run->t];
+        for (uint32_t i = 0; i < op_count; i++) cr_run_op(run, &ops[i]);
+        for (uint32_t i = 0; i < model->header->output_count; i++)
+            if (model->outputs[i].segment == number && !(run->whole && model->outputs[i].final))
+                cr_copy_output(run, i, outputs, run->t);
+    }
 }
 
 static int cr_check_tokens(const cr_model *model, const void *const *inputs, size_t steps)
@@ -170,29 +262,16 @@ static int cr_check_tokens(const cr_model *model, const void *const *inputs, siz
     return CR_OK;
 }
 
-static cr_run_state cr_begin_run(const cr_model *model, void *block, void *rows, const void *const *inputs,
-                                 size_t steps)
-{
-    unsigned char *bytes = block;
-    cr_run_state run = {.model = model, .rows = rows, .inputs = inputs, .steps = steps};
-    run.base[CR_SCRATCH] = run.base[CR_STATE] = run.base[CR_INPUT] = bytes;
-    run.base[CR_CONSTANT] = (unsigned char *)model->file; /* never written: verified */
-    run.base[CR_SEQUENCE] = rows;
-    run.quantized = bytes + model->workspace;
-    return run;
-}
-
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps)
 {
     if (model->offline) return CR_ERROR_OFFLINE;
     int code = cr_check_tokens(model, inputs, steps);
     if (code) return code;
     uint64_t before = cr_flush_subnormals();
-    cr_run_state run = cr_begin_run(model, block, block, inputs, steps); /* it has no sequences: verified */
-    for (size_t t = 0; t < steps; t++) {
-        cr_run_segment(&run, &model->segments[0], t);
-        for (uint32_t i = 0; i < model->header->output_count; i++)
-            cr_copy_output(&run, i, outputs[i] + t * cr_port_width(&model->outputs[i]));
+    cr_run_state run = {model, block, (unsigned char *)block + model->rows, inputs, 0, 0, steps, 0};
+    for (size_t to; run.first < steps; run.first = to) {
+        to = steps - run.first > model->chunk ? run.first + model->chunk : steps;
+        for (uint32_t s = 0; s < model->header->segment_count; s++) cr_run_segment(&run, s, run.first, to, outputs);
     }
     cr_restore_subnormals(before);
     return CR_OK;
@@ -211,25 +290,24 @@ int cr_run_sequence(const cr_model *model, void *block, void *workspace, const v
     uint64_t before = cr_flush_subnormals();
     cr_reset(model, block);
     if (model->row_bytes) memset(workspace, 0, cr_workspace_size(model, steps));
-    cr_run_state run = cr_begin_run(model, block, workspace, inputs, steps);
+    cr_run_state run = {model, block, workspace, inputs, 0, 0, steps, 1};
     for (uint32_t s = 0; s < model->header->segment_count; s++) {
-        const cr_segment *segment = &model->segments[s];
-        for (size_t t = segment->kind == CR_FORWARD ? 0 : steps - 1; t < steps; t++) {
-            cr_run_segment(&run, segment, t);
-            for (uint32_t i = 0; i < model->header->output_count; i++)
-                if (!model->outputs[i].final && model->outputs[i].segment == s)
-                    cr_copy_output(&run, i, outputs[i] + t * cr_port_width(&model->outputs[i]));
+        size_t from = model->segments[s].kind == CR_FORWARD ? 0 : steps - 1;
+        for (size_t to; from < steps; from = to) {
+            to = steps - from > model->chunk ? from + model->chunk : steps;
+            cr_run_segment(&run, s, from, to, outputs);
         }
     }
+    run.t = steps - 1;
     for (uint32_t i = 0; i < model->header->output_count; i++)
-        if (model->outputs[i].final) cr_copy_output(&run, i, outputs[i]);
+        if (model->outputs[i].final) cr_copy_output(&run, i, outputs, 0);
     cr_restore_subnormals(before);
     return CR_OK;
 }
 
 void cr_reset(const cr_model *model, void *block)
 {
-    memset(block, 0, model->block_bytes);
+    memset(block, 0, model->workspace);
     for (uint32_t i = 0; i < model->header->buffer_count; i++) {
         const cr_buffer *buffer = &model->buffers[i];
         if (buffer->kind == CR_STATE && buffer->init)
@@ -267,12 +345,4 @@ int cr_is_offline(const cr_model *model)
 const char *cr_isa(const cr_model *model)
 {
     return model->kernels->name;
-}
-
-const cr_kernels *cr_find_kernels(const char *name)
-{
-    static const cr_kernels *const tables[] = {&cr_kernels_scalar};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (!name || !strcmp(name, tables[i]->name)) return tables[i];
-    return NULL;
 }

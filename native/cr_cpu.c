@@ -1,0 +1,50 @@
+/* Which kernels this processor can run. */
+#include <string.h>
+
+#include "cr_kernels.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#endif
+
+extern const cr_kernels cr_kernels_scalar, cr_kernels_avx2, cr_kernels_avx512, cr_kernels_neon;
+
+/* The tables that are usable here, best first, from `tables` on; returns how many. */
+static size_t cr_list_kernels(const cr_kernels *tables[4])
+{
+    size_t count = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        tables[count++] = &cr_kernels_avx512;
+    if (__builtin_cpu_supports("avx2")) tables[count++] = &cr_kernels_avx2;
+#elif defined(__aarch64__) && defined(__GNUC__)
+#if defined(__linux__)
+    int has_dot_products = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    int has_dot_products = 1; /* every Apple processor of this architecture since the A11 */
+#endif
+    if (has_dot_products) tables[count++] = &cr_kernels_neon;
+#endif
+    tables[count++] = &cr_kernels_scalar;
+    return count;
+}
+
+const cr_kernels *cr_find_kernels(const char *name)
+{
+    const cr_kernels *tables[4];
+    size_t count = cr_list_kernels(tables);
+    for (size_t i = 0; i < count; i++)
+        if (!name || !strcmp(name, tables[i]->name)) return tables[i];
+    return NULL;
+}
+
+const char *cr_isa_name(size_t number)
+{
+    const cr_kernels *tables[4];
+    return number < cr_list_kernels(tables) ? tables[number]->name : NULL;
+}

@@ -1,0 +1,22 @@
+/* What the kernel files ask of a compiler. */
+#ifndef CR_INLINE_H
+#define CR_INLINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__clang__)
+#define CR_INLINE static inline __attribute__((always_inline))
+#define CR_NOINLINE static __attribute__((noinline))
+#define CR_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define CR_INLINE static inline __attribute__((always_inline)) /* loops are compiled anew for each constant argument */
+#define CR_NOINLINE static __attribute__((noinline))
+#define CR_UNROLL _Pragma("GCC unroll 16")
+#else
+#define CR_INLINE static inline
+#define CR_NOINLINE static
+#define CR_UNROLL
+#endif
+
+#endif
