@@ -1,13 +1,16 @@
 """Write small model files that use every operation, for corrupt.c: python make_models.py FOLDER."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from compactrnn.runtime.file import write
+from compactrnn.runtime.hoist import hoist
 from compactrnn.runtime.pack import quantize
-from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.rounding import quantize_groups
 from compactrnn.testing.programs import random_program
 
 
@@ -26,21 +29,51 @@ def smallest() -> Program:
     return Program(buffers, [matrix, table], segments, [Input("x", 0, (), 2)], [Output("y", Ref(2), (2,))])
 
 
+def wide() -> Program:
+    """Int4 with a second group of columns, a second panel and a second block."""
+    tensor = quantize_groups(np.random.default_rng(0).uniform(-1, 1, (17, 70)), block=1)
+    op = Op(Code.AFFINE, Ref(1), 17, 70, a=Ref(0), tensor=0)
+    buffers = [Buffer(70, "input"), Buffer(17)]
+    return Program(buffers, [tensor], [Segment("forward", (op,))], [Input("x", 0, (70,))], [Output("y", Ref(1), (17,))])
+
+
+def uses(program: Program) -> set:
+    """Operations, each with the type of its tensor, and whether segments follow each other in a stream."""
+    found: set = {"chunks of segments"} if len(program.segments) > 1 and not program.offline else set()
+    for op in program.ops:
+        kind = "none"
+        if op.tensor is not None:
+            tensor = program.tensors[op.tensor]
+            kind = "int4" if tensor.group_scale is not None else tensor.values.dtype.name
+        found.add((op.code.name, kind))
+    return found
+
+
+def half_tables(program: Program) -> Program:
+    """Tables as float16."""
+    tables = {op.tensor for op in program.ops if op.code == Code.EMBED}
+    tensors = [Tensor(t.values.astype(np.float16)) if i in tables else t for i, t in enumerate(program.tensors)]
+    return replace(program, tensors=tensors)
+
+
 def main(folder: Path) -> None:
-    """Add random programs until all codes have occurred, streaming and offline, in float32 and int8."""
+    """Add random programs until all operations have occurred with all types, streaming and offline."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smallest.crnn").write_bytes(write(smallest()))
-    missing = set(Code)
-    seed = 0
-    while missing:
-        offline = seed % 2 == 1
-        program = random_program(seed, 5, offline, largest=6)
-        codes = {op.code for op in program.ops}
-        if codes & missing:
-            missing -= codes
-            weights = "int8" if seed % 3 else "float32"
-            (folder / f"random{seed}.crnn").write_bytes(write(quantize(program, weights)))
-        seed += 1
+    (folder / "wide.crnn").write_bytes(write(wide()))
+    products = {(code.name, kind) for code in GATES for kind in ("float32", "int8", "int4")}
+    tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
+    rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
+    missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}
+    for seed in range(1000):
+        program = quantize(random_program(seed, 5, seed % 4 == 1, largest=5), ("float32", "int8", "int4")[seed % 3])
+        program = hoist(half_tables(program) if seed % 3 == 0 and seed % 2 else program, smallest=20)
+        if (new := uses(program) & missing) and len(write(program)) < 6000:
+            missing -= new
+            (folder / f"random{seed}.crnn").write_bytes(write(program))
+        if not missing:
+            return
+    raise SystemExit(f"no model has {missing}")
 
 
 main(Path(sys.argv[1]))
