@@ -31,31 +31,17 @@ def info(
 def _packed(path: Path) -> dict[str, Any]:
     from ..runtime.engine import Engine
     from ..runtime.file import read
-    from ..runtime.program import Code
+    from ..runtime.inventory import inventory
 
     engine, content = Engine(path), path.read_bytes()
     program = read(content)
-    layers = []
-    for number, op in enumerate(program.ops):
-        if op.tensor is None:
-            continue
-        tensor = program.tensors[op.tensor]
-        size = tensor.values.nbytes + (0 if tensor.scale is None else tensor.scale.nbytes)
-        layers.append(
-            {
-                "operation": f"{number} {op.code.name.lower()}",
-                "shape": " x ".join(map(str, tensor.values.shape)),
-                "stored as": str(tensor.values.dtype),
-                "parameters": int(tensor.values.size),
-                "bytes": int(size),
-                "MACs": op.n * op.k if op.code == Code.AFFINE else 0,
-            }
-        )
-    stored = {op.tensor for op in program.ops if op.tensor is not None}
+    layers = inventory(program)
+    numbers = [op.tensor for op in program.ops if op.tensor is not None]
+    tensors = dict(zip(numbers, layers, strict=True))  # each once
     return {
         "layers": layers,
         "operations": len(program.ops),
-        "parameters": int(sum(program.tensors[t].values.size for t in stored)),
+        "parameters": sum(row["parameters"] for row in tensors.values()),
         "bytes": len(content),
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,

@@ -12,12 +12,15 @@ from .output import JsonFlag, print_json, print_record
 def pack(
     run: Annotated[Path, typer.Argument(help="A run folder that train wrote.")],
     out: Annotated[Path, typer.Argument(help="The file to write, such as model.crnn.")],
-    weights: Annotated[Literal["float32", "int8"], typer.Option(help="How numbers are stored.")] = "int8",
+    weights: Annotated[
+        Literal["float32", "int8", "int4", "auto"], typer.Option(help="How numbers are stored.")
+    ] = "int8",
     json: JsonFlag = False,
 ) -> None:
     """Turn a trained model into one file for the native engine.
 
-    The program is checked against torch first; with int8, the error is measured on validation data.
+    The program is checked against torch first; other than float32, the error is measured on validation data. With auto
+    a matrix is int8, or int4 where that makes the model fit a cache; info shows which is which.
 
     Example:
 

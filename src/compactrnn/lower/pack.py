@@ -16,7 +16,8 @@ from .._errors import UnsupportedModelError, invalid
 from ..graph.trace import as_inputs
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
-from ..runtime.pack import quantize
+from ..runtime.inventory import inventory
+from ..runtime.pack import WEIGHTS, quantize
 from .lower import lower, reference
 from .probe import find_axes
 
@@ -35,6 +36,7 @@ class PackReport:
             relative to the root mean square of the float outputs.
         cosine: cosine between packed and float outputs on the same data.
         calibrated: whether `error` and `cosine` come from calibration data.
+        types: how the tensor of each operation that has one is stored, by the operation's number and name.
     """
 
     bytes: int
@@ -44,6 +46,7 @@ class PackReport:
     error: float
     cosine: float
     calibrated: bool
+    types: dict[str, str]
 
 
 def pack(
@@ -59,14 +62,16 @@ def pack(
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
 
-    The float32 program is compared with torch first and refused beyond 1e-4. With `weights="int8"` the matrices are
-    stored with one scale per row; the error that this brings is measured on `calibration` and kept in the file.
+    The float32 program is compared with torch first and refused beyond 1e-4. With "int8" the matrices are stored with
+    one scale per row, with "int4" with one per row and 64 columns; "auto" is int8, and int4 for the largest matrices
+    where that makes the model fit a cache (`compactrnn.runtime.choose` has the rules). The error that this brings is
+    measured on `calibration` and kept in the file.
 
     Args:
         model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ...; taken in eval mode.
         path: the file to write; replaced only when all checks have passed.
         example_inputs: a tensor or tuple of tensors as the model takes them, batch and time axes included.
-        weights: "float32" or "int8".
+        weights: "float32", "int8", "int4" or "auto".
         calibration: batches like `example_inputs`, real data, to measure the quantisation error on.
         max_error: refuse to write beyond this relative error (`PackReport.error`).
         fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
@@ -83,8 +88,8 @@ def pack(
     >>> cr.Engine(path).stream().step(x[0, 0].numpy()).shape
     (16,)
     """
-    if weights not in ("float32", "int8"):
-        raise invalid("weights", got=repr(weights), wanted="'float32' or 'int8'")
+    if weights not in WEIGHTS:
+        raise invalid("weights", got=repr(weights), wanted=f"one of {', '.join(map(repr, WEIGHTS))}")
     if fold not in ("auto", True, False):
         raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
     if max_error is not None and not max_error > 0:
@@ -96,19 +101,21 @@ def pack(
     program = lower(model, example_inputs)
     exact = Engine(write(quantize(program, "float32", False)))
     parity = _parity(model, exact, example_inputs)
-    packed = quantize(program, weights, fold)
-    engine = Engine(write(packed))
     batches = list(calibration) if calibration is not None else []
+    given = [xs for batch in batches for xs in sequences(model, batch)]
+    packed = quantize(program, weights, fold, calibration=[_as_given(xs) for xs in given])
+    engine = Engine(write(packed))
     if not batches and weights != "float32":
         warnings.warn(
             "no calibration data: the quantisation error is measured on example_inputs only, which may be noise;"
             " pass calibration=[batches of real data]",
             stacklevel=2,
         )
-    error, cosine = _compare(exact, engine, model, batches or [example_inputs])
+    error, cosine = _compare(exact, engine, given or list(sequences(model, example_inputs)))
     if max_error is not None and error > max_error:
         raise invalid("quantisation error", got=f"{error:.4g}", wanted=f"at most max_error={max_error:.4g}")
-    report = PackReport(0, packed.macs_per_step(), weights, parity, error, cosine, bool(batches))
+    types = {row["operation"]: row["stored as"] for row in inventory(packed)}
+    report = PackReport(0, packed.macs_per_step(), weights, parity, error, cosine, bool(batches), types)
     notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step")}
     packed.metadata = {**packed.metadata, **(metadata or {}), "pack": notes}
     blob = write(packed)
@@ -135,22 +142,26 @@ def _parity(model: nn.Module, engine: Engine, example_inputs: Any) -> float:
 
 
 def _outputs(engine: Engine, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    (*rest, last) = inputs
-    results = engine.run(inputs if rest else last)
+    results = engine.run(_as_given(inputs))
     return list(results) if isinstance(results, tuple) else [results]
 
 
-def _compare(exact: Engine, engine: Engine, model: nn.Module, batches: list[Any]) -> tuple[float, float]:
-    """Relative root mean square error and cosine of `engine` against `exact` over all sequences of all batches."""
+def _as_given(inputs: tuple[np.ndarray, ...]) -> Any:
+    """What `Engine.run` takes: one input alone, several as a tuple."""
+    (*rest, last) = inputs
+    return inputs if rest else last
+
+
+def _compare(exact: Engine, engine: Engine, given: list[tuple[np.ndarray, ...]]) -> tuple[float, float]:
+    """Relative root mean square error and cosine of `engine` against `exact` over all sequences."""
     error = power = product = other = 0.0
-    for batch in batches:
-        for inputs in sequences(model, batch):
-            for a, b in zip(_outputs(exact, inputs), _outputs(engine, inputs), strict=True):
-                a, b = a.astype(np.float64), b.astype(np.float64)
-                error += float(np.square(a - b).sum())
-                power += float(np.square(a).sum())
-                other += float(np.square(b).sum())
-                product += float((a * b).sum())
+    for inputs in given:
+        for a, b in zip(_outputs(exact, inputs), _outputs(engine, inputs), strict=True):
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            error += float(np.square(a - b).sum())
+            power += float(np.square(a).sum())
+            other += float(np.square(b).sum())
+            product += float((a * b).sum())
     tiny = np.finfo(np.float64).tiny
     return float(np.sqrt(error / max(power, tiny))), float(product / max(np.sqrt(power * other), tiny))
 

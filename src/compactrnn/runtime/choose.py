@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .tidy import reads, writes
 CACHES = (1 << 20, 32 << 20)  # what a core of a server and a laptop alike has for itself, and shares with its cluster
 SMALLEST = 1 << 15  # weights: smaller matrices cost little either way
 MOST_ERROR = 0.1  # of a matrix in int4, at the outputs
+_SAVED = 0.48  # by int4, of the bytes of an int8 matrix: half, less the scales of the groups
 
 
 def choose(program: Program, calibration: Sequence = (), caches: Sequence[int] = CACHES) -> set[int]:
@@ -29,19 +31,21 @@ def choose(program: Program, calibration: Sequence = (), caches: Sequence[int] =
     """
     matrices = {i for op in program.ops if (i := _matrix(op)) is not None}
     sizes = {i: program.tensors[i].values.size for i in matrices}
-    total, heads = sum(sizes.values()), _heads(program)
-    if any(total <= cache for cache in caches[:1]):
-        return set()
-    free = sorted((i for i in matrices - heads if sizes[i] >= SMALLEST), key=lambda i: -sizes[i])
+    total = sum(sizes.values())
+    free = sorted((i for i in matrices - _heads(program) if sizes[i] >= SMALLEST), key=lambda i: -sizes[i])
     errors = _Errors(program, calibration)
-    free = [i for i in free if errors.of(i) <= MOST_ERROR]
     for cache in caches:
         if total <= cache:
             return set()
-        for count in range(1, len(free) + 1):
-            if total - sum(sizes[i] for i in free[:count]) / 2 <= cache:
-                return set(free[:count])
-    return set(free)
+        if total - sum(_SAVED * sizes[i] for i in free) <= cache:
+            chosen, left = set(), float(total)
+            for i in free:
+                if left > cache and errors.of(i) <= MOST_ERROR:
+                    chosen.add(i)
+                    left -= _SAVED * sizes[i]
+            if left <= cache:
+                return chosen
+    return {i for i in free if errors.of(i) <= MOST_ERROR}
 
 
 def _matrix(op: Op) -> int | None:
@@ -66,12 +70,20 @@ class _Errors:
 
     def __init__(self, program: Program, calibration: Sequence):
         self.program, self.calibration = program, calibration
-        self.exact = self._run(program)
+        self.known: dict[int, float] = {}
+
+    @cached_property
+    def exact(self) -> list[np.ndarray]:
+        """The outputs of the program as it is."""
+        return self._run(self.program)
 
     def of(self, tensor: int) -> float:
         """The root mean square of the change, relative to that of the outputs; 0 without calibration."""
-        if not self.exact:
-            return 0.0
+        if tensor not in self.known:
+            self.known[tensor] = self._measure(tensor) if self.calibration else 0.0
+        return self.known[tensor]
+
+    def _measure(self, tensor: int) -> float:
         stored = self.program.tensors[tensor]
         tensors = list(self.program.tensors)
         tensors[tensor] = quantize_groups(stored.values, stored.block)
@@ -81,8 +93,6 @@ class _Errors:
         return (change / max(power, np.finfo(np.float64).tiny)) ** 0.5
 
     def _run(self, program: Program) -> list[np.ndarray]:
-        if not self.calibration:
-            return []
         engine, outputs = Engine(write(program)), []
         for xs in self.calibration:
             y = engine.run(xs)

@@ -1,0 +1,53 @@
+"""What a program stores, operation by operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import layout as lay
+from .layout import Type
+from .program import GATES, Code, Op, Program, Tensor
+
+
+def inventory(program: Program) -> list[dict[str, Any]]:
+    """For each operation that has a tensor: its name, the tensor's shape and type, weights, bytes and products.
+
+    A tensor that several operations share is listed with each.
+    """
+    forward = {id(op) for s in program.segments if s.kind == "forward" for op in s.ops}
+    rows = []
+    for number, op in enumerate(program.ops):
+        if op.tensor is None:
+            continue
+        tensor = program.tensors[op.tensor]
+        shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.values.shape
+        count = 1
+        for size in shape:
+            count *= size
+        rows.append(
+            {
+                "operation": f"{number} {op.code.name.lower()}",
+                "shape": " x ".join(map(str, shape)),
+                "stored as": type_name(tensor),
+                "parameters": count,
+                "bytes": stored_bytes(tensor, op),
+                "MACs": op.macs if id(op) in forward else 0,
+            }
+        )
+    return rows
+
+
+def type_name(tensor: Tensor) -> str:
+    """float32, float16, int8, int4 or int32."""
+    return "int4" if tensor.group_scale is not None else tensor.values.dtype.name
+
+
+def stored_bytes(tensor: Tensor, op: Op) -> int:
+    """Bytes in the file, scales included, padding between arrays not."""
+    scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
+    if op.code in (Code.EMBED, Code.GATHER):
+        return tensor.values.nbytes + scales
+    kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
+    rows, columns = tensor.values.shape
+    sums = scales if kind == Type.MATRIX_I8 else 0
+    return lay.matrix_bytes(kind, rows, columns, tensor.block) + scales + sums
