@@ -1,0 +1,88 @@
+"""Models whose outputs stay the same, bit for bit. To make them and their checksums anew:
+
+    python tests/golden_models.py
+
+Files and checksums change together, and only when the format or the law of numbers does."""
+
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import compactrnn as cr
+
+FOLDER = Path(__file__).parent / "golden"
+STEPS = 37
+
+
+class Tagger(nn.Module):
+    """A recurrent layer between a linear front or an embedding, and a head."""
+
+    def __init__(self, recurrent: nn.Module, width: int, vocabulary: int = 0):
+        super().__init__()
+        self.front = nn.Embedding(vocabulary, 24) if vocabulary else nn.Linear(9, 24)
+        self.recurrent, self.norm, self.head = recurrent, nn.LayerNorm(width), nn.Linear(width, 11)
+
+    def forward(self, x):
+        y, _ = self.recurrent(self.front(x))
+        return self.head(self.norm(y)).log_softmax(-1)
+
+
+def models() -> dict[str, tuple[nn.Module, str]]:
+    """By name: a model and how to store it. Widths are no multiples of 16; 70 columns are two groups of int4."""
+    made = {}
+    for weights in ("float32", "int8", "int4"):
+        made[f"lstm-{weights}"] = Tagger(cr.LSTM(24, [70, 37], batch_first=True), 37), weights
+        made[f"gru-{weights}"] = Tagger(cr.GRU(24, [37, 70], batch_first=True), 70), weights
+    made["token-int8"] = Tagger(cr.LSTM(24, 50, batch_first=True), 50, vocabulary=13), "int8"
+    low = cr.LSTM(24, 50, batch_first=True, hidden_weight=cr.LowRank(rank=9))
+    made["low-rank-int8"] = Tagger(low, 50), "int8"
+    made["projection-int4"] = Tagger(nn.LSTM(24, 40, proj_size=21, batch_first=True), 21), "int4"
+    made["mgu-int8"] = Tagger(cr.Recurrent(cr.MGU, 24, 41, batch_first=True), 41), "int8"
+    made["both-ways-int8"] = Tagger(nn.GRU(24, 19, bidirectional=True, batch_first=True), 38), "int8"
+    return made
+
+
+def checksum(path: Path, isa: str) -> int:
+    """CRC-32 of the outputs of all steps and, where the model streams, of the state after them.
+
+    The inputs are those of `native/tests/model.h`: from -2 to 2 in thousandths, or tokens, by a linear congruential
+    generator.
+    """
+    engine = cr.Engine(path, isa=isa)
+    state = 1
+    (port,) = engine.inputs
+    numbers = np.empty((STEPS, *port.shape), np.float32)
+    for place in np.ndindex(numbers.shape):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        number = (state >> 33) % 2**32
+        numbers[place] = (
+            number % port.vocabulary if port.vocabulary else np.float32(number % 4001) / np.float32(1000) - 2
+        )
+    xs = numbers.astype(np.int32) if port.vocabulary else numbers
+    if engine.offline:
+        return zlib.crc32(engine.run(xs).tobytes())
+    stream = engine.stream()
+    crc = zlib.crc32(stream.run(xs).tobytes())
+    return zlib.crc32(stream.state_bytes()[8:], crc)
+
+
+def main() -> None:
+    """Write everything."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    FOLDER.mkdir(exist_ok=True)
+    lines = []
+    for name, (model, weights) in models().items():
+        path = FOLDER / f"{name}.crnn"
+        token = isinstance(model.front, nn.Embedding)
+        cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
+        lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
+    (FOLDER / "checksums.txt").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main()
