@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
-from ..runtime.program import Binary, Code, Reduce, Ref, Unary
+from ..runtime.program import Binary, Code, Reduce, Ref, Top, Unary
 from . import cell as cells
 from .builder import LAST, STEP, Value
 from .pointwise import scale
@@ -218,6 +218,46 @@ def _reduce(
             y = replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
     kept = tuple(self for self in visitor.values[node.name].shape)
     return replace(y, shape=kept, time=None if steps else visitor.time_axis(node))
+
+
+def _largest(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, fn: Reduce) -> Value:
+    """The largest along the feature axis `dim` at every step, or its position."""
+    build, axes = visitor.builder, visitor.axes[node.name]
+    rows, k = _last(visitor, node, x, [dim])
+    y = build.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=int(fn))
+    result = visitor.values[node.name]
+    several = isinstance(result, list | tuple)
+    shape = tuple((result[0] if several else result).shape)
+    return replace(y, shape=shape, time=axes[0] if several else visitor.time_axis(node))
+
+
+@handles("argmax", "argmin")
+def _argmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value | None:
+    if not isinstance(dim, int) or dim % len(x.shape) == x.time:
+        return None
+    signed = scale(visitor.builder, x, -1.0) if "argmin" in str(node.target) else x
+    return _largest(visitor, node, signed, dim % len(x.shape), Reduce.ARGMAX)
+
+
+@handles("max")
+def _max(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> list[Value] | None:
+    """The largest along an axis, and their positions."""
+    if not isinstance(dim, int) or dim % len(x.shape) == x.time:
+        return None
+    return [_largest(visitor, node, x, dim % len(x.shape), fn) for fn in (Reduce.MAX, Reduce.ARGMAX)]
+
+
+@handles("topk")
+def _topk(
+    visitor: Visitor, node: torch.fx.Node, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> list[Value] | None:
+    """The largest of a step's numbers, largest first, and their positions."""
+    axis = dim % len(x.shape)
+    if not largest or not sorted or axis == x.time or x.shape[axis] != x.width:
+        return None
+    build, (time, _) = visitor.builder, visitor.axes[node.name]
+    found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]
+    return [replace(y, shape=tuple(visitor.values[node.name][0].shape), time=time) for y in found]
 
 
 def _count(visitor: Visitor, like: Value) -> Ref:

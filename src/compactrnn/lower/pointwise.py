@@ -130,6 +130,12 @@ def _cast(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs:
     return x if visitor.values[node.name].is_floating_point() else None
 
 
+@handles("_assert_tensor_metadata")
+def _assert(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """What torch.export notes before a cast; nobody reads it."""
+    return x
+
+
 def _number(x: Any) -> float | None:
     """`x` if it is one constant number."""
     if isinstance(x, Tensor) and x.numel() == 1:

@@ -110,7 +110,7 @@ class Visitor:
                 return result
         raise UnsupportedModelError(
             f"{self.where(node)} cannot be lowered; what can: recurrent layers, linear, embedding, point-wise"
-            " functions, layer norm, softmax, sums over features or time, and moving data"
+            " functions, layer norm, softmax, sums over features or time, argmax, topk, and moving data"
         )
 
     def settle(self, x: Any) -> Any:
