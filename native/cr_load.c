@@ -127,9 +127,9 @@ static uint64_t cr_round_line(uint64_t bytes)
     return (bytes + CR_LINE - 1) & ~(uint64_t)(CR_LINE - 1);
 }
 
-/* The rows of sequences that a stream keeps take up to this much, and at most so many steps. Enough that a matrix is
- * read once for several steps, little enough that a thousand streams fit. */
-enum { CR_CHUNK_BYTES = 256 << 10, CR_CHUNK_STEPS = 16 };
+/* The rows of sequences that a stream keeps: for up to 16 steps, but in no more memory than this or a sixteenth of the
+ * file. Enough that a matrix is read once for several steps, little enough that many streams fit. */
+enum { CR_CHUNK_STEPS = 16, CR_CHUNK_BYTES = 128 << 10, CR_CHUNK_SHARE = 16 };
 
 /* Kinds, widths and places of the buffers; sets the sizes of the block. */
 static int cr_check_buffers(cr_model *model, cr_walk *walk)
@@ -178,7 +178,8 @@ static int cr_check_buffers(cr_model *model, cr_walk *walk)
     model->rows = (size_t)block;
     model->row_bytes = (size_t)row;
     model->chunk = CR_CHUNK_STEPS;
-    while (model->chunk > 1 && model->chunk * model->row_bytes > CR_CHUNK_BYTES) model->chunk /= 2;
+    uint64_t most = walk->size / CR_CHUNK_SHARE > CR_CHUNK_BYTES ? walk->size / CR_CHUNK_SHARE : CR_CHUNK_BYTES;
+    while (model->chunk > 1 && model->chunk * row > most) model->chunk /= 2;
     return CR_OK;
 }
 
