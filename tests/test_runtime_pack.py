@@ -197,14 +197,6 @@ def test_int4_is_the_best_of_its_scales(columns):
     assert np.all(change < 0.13)
 
 
-def test_int4_follows_the_importance_of_columns():
-    values = np.random.default_rng(0).normal(0, 1, (30, 64))
-    importance = np.where(np.arange(64) < 8, 100.0, 1.0)
-    plain, weighted = quantize_groups(values), quantize_groups(values, importance=importance)
-    errors = [np.square(t.dense() - values)[:, :8].sum() for t in (plain, weighted)]
-    assert errors[1] < errors[0]
-
-
 def test_automatic_types_follow_the_caches():
     program = layers()  # AFFINE and LSTM of 65,536 and 262,144, then 262,144 each; a classifier of 10,240 weights
     total = 65_536 + 5 * 262_144 + 10_240
