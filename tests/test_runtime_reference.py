@@ -422,16 +422,24 @@ def test_largest_of_many(n):
         assert Engine(write(best), isa=isa).run(x)[0].tolist() == x.reshape(10, 100).argmax(1).tolist()
 
 
-@settings(deadline=None, max_examples=80)
-@given(st.integers(0, 2**32), st.sampled_from([6, 12, 20]), st.sampled_from([1, 30, 300]))
-def test_hoisting_changes_no_bit(seed, operations, smallest):
-    program = random_program(seed, operations)
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32), st.sampled_from([6, 12, 20]), st.sampled_from([1, 30, 300]), st.booleans())
+def test_hoisting_changes_no_bit(seed, operations, smallest, offline):
+    program = random_program(seed, operations, offline)
     split = hoist(program, smallest)
     xs = random_input(program, 6, seed)
-    assert not split.offline and len(split.ops) == len(program.ops)
-    one, other = Engine(write(program)).stream(), Engine(write(split)).stream()
-    for y, z in zip(*(p if isinstance(p, tuple) else (p,) for p in (one.run(xs), other.run(xs))), strict=True):
+    assert split.offline == offline and len(split.ops) == len(program.ops)
+    for y, z in zip(*(outputs(Engine(write(p)).run(xs)) for p in (program, split)), strict=True):
         assert y.tobytes() == z.tobytes()
+    if not offline:
+        stream = Engine(write(split)).stream()
+        steps = [outputs(stream.step(xs[t] if len(split.inputs) == 1 else tuple(x[t] for x in xs))) for t in range(6)]
+        for y, *rows in zip(outputs(Engine(write(program)).stream().run(xs)), *steps, strict=True):
+            assert y.tobytes() == np.stack(rows).tobytes()
+
+
+def outputs(y):
+    return y if isinstance(y, tuple) else (y,)
 
 
 def test_float32_products_are_one_chain_in_order():

@@ -62,6 +62,7 @@ class Engine:
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", wanted="at least one")
         rows = _rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
+        _check_apart(rows, arrays)
         if steps:
             _native.Stream(self._model).run(arrays, rows, steps, True)
         return rows[0] if len(rows) == 1 else tuple(rows)
@@ -78,13 +79,20 @@ class Stream:
         self._engine = engine
         self._native = _native.Stream(engine._model)
 
-    def step(self, x):
-        """Outputs of one time step: `x` is an array of the input's shape, or a token; of several inputs a tuple."""
-        try:
-            y = self._native.step(x)
-        except TypeError:  # None is no argument there; here it gets its message
-            y = None
-        return y if y is not None else self._native.step(_one_step(self._engine.inputs, x))
+    def step(self, x, out=None):
+        """Outputs of one time step: `x` is an array of the input's shape, or a token; of several inputs a tuple.
+
+        `out` is where to write them: a float32 array of the output's shape, of several outputs a tuple.
+        """
+        y = self._native.step(x, out)
+        if y is not None:
+            return y
+        values = _one_step(self._engine.inputs, x)
+        if out is not None:
+            rows = _rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
+            _check_apart(rows, values)
+            out = rows[0] if len(rows) == 1 else tuple(rows)
+        return self._native.step(values, out)
 
     def run(self, xs, out=None):
         """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives.
@@ -93,6 +101,7 @@ class Stream:
         """
         arrays, steps = _sequences(self._engine.inputs, xs)
         rows = _rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
+        _check_apart(rows, arrays)
         self._native.run(arrays, rows, steps, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -175,6 +184,13 @@ def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> li
                 "out", got=got, wanted=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
             )
     return given
+
+
+def _check_apart(rows: list[np.ndarray], inputs) -> None:
+    """Outputs are written before all inputs are read, so they must not lie in the same memory."""
+    inputs = inputs if isinstance(inputs, (list, tuple)) else (inputs,)
+    if any(np.may_share_memory(row, x) for row in rows for x in inputs if isinstance(x, np.ndarray)):
+        raise invalid("out", got="memory of the input", wanted="memory of its own")
 
 
 def _token(port: Input, value) -> int:

@@ -25,7 +25,7 @@ _ABSENT = Ref(lay.NONE, 0)
 def write(program: Program) -> bytes:
     """The bytes of a model file; verified by the native core, so that what is written can be read."""
     types, number = _stored_tensors(program)
-    kinds = _kinds(program)
+    kinds = [b.kind for b in program.buffers]
     document = {
         "inputs": [i.name for i in program.inputs],
         "outputs": [o.name for o in program.outputs],
@@ -84,12 +84,6 @@ def save(data: bytes, path: str | os.PathLike) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _kinds(program: Program) -> list[str]:
-    """The kinds of the buffers: a single segment keeps no sequences, for it has nobody to keep them for."""
-    alone = len(program.segments) == 1
-    return ["scratch" if alone and b.kind == "sequence" else b.kind for b in program.buffers]
 
 
 class _Data:

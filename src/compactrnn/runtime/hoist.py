@@ -15,34 +15,57 @@ _MOST = 256  # segments of a file
 def hoist(program: Program, smallest: int = _SMALLEST) -> Program:
     """The same program, bit for bit, in which each `AFFINE` outside all recurrences is a segment of its own.
 
-    A segment of one matrix reads it once for several steps of a sequence. Operations that use the same state stay
-    together, and so do those between them. What a later segment reads becomes a sequence. Only programs of one forward
-    segment are split, for matrices of `smallest` numbers or more.
+    A segment of one matrix reads it once for several steps of a sequence. Forward segments are split, for matrices of
+    `smallest` numbers or more. Operations that use the same state, or scratch that other segments use too, stay
+    together, and so do those between them; other scratch that a later part reads becomes a sequence, and so does the
+    result of a product that stands alone.
     """
-    if len(program.segments) != 1 or program.offline:
+    common = {i for i, by in program.users().items() if len(by) > 1 and program.buffers[i].kind == "scratch"}
+    segments: list[Segment] = []
+    kept: set[int] = set()
+    for segment in program.segments:
+        parts = _split(program, segment, common, smallest)
+        segments += parts
+        kept |= {i for i, by in Program(segments=parts).users().items() if len(by) > 1}
+        kept |= {part.ops[0].dst.buffer for part in parts if _is_product(part, smallest)}
+    if len(segments) > _MOST:
         return program
-    ops = _read_sources(program)
-    after = _order(program, ops)
+    buffers = [
+        replace(b, kind="sequence") if b.kind == "scratch" and i in kept - common else b
+        for i, b in enumerate(program.buffers)
+    ]
+    return replace(program, segments=segments, buffers=buffers)
+
+
+def _is_product(part: Segment, smallest: int) -> bool:
+    return part.kind == "forward" and len(part.ops) == 1 and _is_large(part.ops[0], smallest)
+
+
+def _split(program: Program, segment: Segment, common: set[int], smallest: int) -> list[Segment]:
+    """The parts of a segment, in the order in which they run."""
+    if segment.kind != "forward":
+        return [segment]
+    ops = _read_sources(program, segment)
+    together = {i for i, b in enumerate(program.buffers) if b.kind == "state"} | common
+    after = _order(ops, together)
     parts = _components(after)
-    alone = {i for i, part in enumerate(parts) if len(part) == 1 and _is_large(ops[part[0]], smallest)}
-    groups = _schedule(parts, after, alone)
-    if len(groups) > _MOST or not alone:
-        return program
-    segments = [Segment("forward", tuple(ops[i] for i in sorted(group))) for group in groups]
-    split = replace(program, segments=segments)
-    shared = {i for i, users in split.users().items() if len(users) > 1 and program.buffers[i].kind == "scratch"}
-    buffers = [replace(b, kind="sequence") if i in shared else b for i, b in enumerate(program.buffers)]
-    return replace(split, buffers=buffers)
+    alone = {
+        number
+        for number, part in enumerate(parts)
+        if len(part) == 1 and _is_large(ops[part[0]], smallest) and ops[part[0]].dst.buffer not in together
+    }
+    groups = _schedule(parts, after, alone) if alone else [list(range(len(ops)))]
+    return [Segment("forward", tuple(ops[i] for i in sorted(group))) for group in groups]
 
 
-def _read_sources(program: Program) -> tuple[Op, ...]:
+def _read_sources(program: Program, segment: Segment) -> tuple[Op, ...]:
     """The operations, reading what was copied to a state in this step where it was copied from.
 
     So what reads the states of two layers, to give them out side by side, does not tie the layers together.
     """
     source: dict[int, tuple[Ref, int]] = {}  # by state: the place that it is a copy of, and its width
     ops = []
-    for op in program.segments[0].ops:
+    for op in segment.ops:
         op = replace(op, **{name: _source(op, getattr(op, name), source) for name in "abcd"})
         ops.append(op)
         for ref, width in writes(op):
@@ -68,8 +91,11 @@ def _is_large(op: Op, smallest: int) -> bool:
     return op.code == Code.AFFINE and op.macs >= smallest
 
 
-def _order(program: Program, ops: tuple[Op, ...]) -> list[set[int]]:
-    """For each operation those that must not come in an earlier segment; both ways for those that stay together."""
+def _order(ops: tuple[Op, ...], together: set[int]) -> list[set[int]]:
+    """For each operation those that must not come in an earlier part; both ways for those that stay together.
+
+    These are the writers of a buffer, and all users of the buffers of `together`.
+    """
     after: list[set[int]] = [set() for _ in ops]
     readers: dict[int, list[int]] = {}
     writers: dict[int, list[int]] = {}
@@ -80,8 +106,7 @@ def _order(program: Program, ops: tuple[Op, ...]) -> list[set[int]]:
             readers.setdefault(ref.buffer, []).append(i)
     for buffer, writing in writers.items():
         reading = readers.get(buffer, [])
-        together = sorted({*writing, *reading}) if program.buffers[buffer].kind == "state" else writing
-        for i, j in pairwise(together):
+        for i, j in pairwise(sorted({*writing, *reading}) if buffer in together else writing):
             after[i].add(j)
             after[j].add(i)
         for i in writing:
