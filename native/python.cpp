@@ -159,8 +159,8 @@ public:
         cr_reset(core(), block_.get());
     }
 
-    // One step, or None where an input is not in the plain form (a float32 array of the very shape, an int).
-    nb::object step(nb::handle x) {
+    // One step, or None where an input or output is not in the plain form (a float32 array of the very shape, an int).
+    nb::object step(nb::handle x, nb::handle out) {
         Turn turn(busy_);
         const cr_header &header = *core()->header;
         const void *inputs[CR_MAX_PORTS];
@@ -187,9 +187,14 @@ public:
             }
         }
         nb::object results[CR_MAX_PORTS];
+        bool given = !out.is_none(), tuple = given && header.output_count != 1;
+        if (tuple && (!PyTuple_Check(out.ptr()) || nb::len(out) != header.output_count)) return nb::none();
         for (uint32_t i = 0; i < header.output_count; i++) {
-            results[i] = model_->empty(model_->output_shapes[i], model_->float32);
-            views.emplace_back(results[i], PyBUF_WRITABLE);
+            results[i] = tuple   ? nb::object(out[i])
+                         : given ? nb::borrow(out)
+                                 : model_->empty(model_->output_shapes[i], model_->float32);
+            views.emplace_back(results[i], PyBUF_WRITABLE | (given ? PyBUF_FORMAT : 0));
+            if (given && (!views.back().fits(core()->outputs[i]) || overlaps(views, header.input_count))) return nb::none();
             outputs[i] = static_cast<float *>(views.back().data());
         }
         std::optional<nb::gil_scoped_release> release;
@@ -256,6 +261,15 @@ public:
 private:
     const cr_model *core() const { return &model_->model; }
 
+    // Whether the last view shares memory with one of the first `count`, the inputs.
+    static bool overlaps(const std::vector<View> &views, size_t count) {
+        auto start = [](const View &view) { return reinterpret_cast<uintptr_t>(view.data()); };
+        const View &last = views.back();
+        for (size_t i = 0; i < count && i + 1 < views.size(); i++)
+            if (start(views[i]) < start(last) + last.bytes() && start(last) < start(views[i]) + views[i].bytes()) return true;
+        return false;
+    }
+
     nb::object owner_;
     Model *model_;
     Memory block_;
@@ -292,7 +306,7 @@ NB_MODULE(_native, module) {
         .def("workspace_bytes", [](const Model &self, size_t steps) { return cr_workspace_size(&self.model, steps); });
     nb::class_<Stream>(module, "Stream")
         .def(nb::init<nb::object>())
-        .def("step", &Stream::step)
+        .def("step", &Stream::step, nb::arg("x").none(), nb::arg("out").none())
         .def("run", &Stream::run)
         .def("time", &Stream::time)
         .def("reset", &Stream::reset)
