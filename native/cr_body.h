@@ -431,13 +431,20 @@ CR_INLINE void cr_affine_step(unsigned type, cr_rows dst, const cr_matrix *m, cr
     }
 }
 
+CR_INLINE cr_block cr_gates_block(unsigned type, const cr_matrix *m, size_t gates, size_t number)
+{
+    return (cr_block){(const char *)m->lines + number * cr_block_bytes(type, m, gates), number * gates, gates};
+}
+
 /* The gates of 16 units are the panels of one block: they go from sums to new states without leaving the registers. */
 CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *gates, float *cell,
-                           size_t n)
+                           size_t n, int backwards)
 {
     cr_rows in = {(void *)(uintptr_t)x, 0};
-    cr_block at = {m->lines, 0, 4};
-    for (size_t i = 0; i < n; i += LANES, at.panel += 4, at.lines += cr_block_bytes(type, m, 4)) {
+    size_t count = (n + LANES - 1) / LANES;
+    for (size_t b = 0; b < count; b++) {
+        cr_block at = cr_gates_block(type, m, 4, backwards ? count - 1 - b : b);
+        size_t i = at.panel / 4 * LANES;
         cr_v y[4];
         CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = v_load(gates + 4 * i + LANES * g);
         cr_sweep(type, y, m, at, 0, 4, in, 1);
@@ -449,11 +456,13 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
 }
 
 CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *gates,
-                          const float *bias, const float *h, size_t n)
+                          const float *bias, const float *h, size_t n, int backwards)
 {
     cr_rows in = {(void *)(uintptr_t)x, 0};
-    cr_block at = {m->lines, 0, 3};
-    for (size_t i = 0; i < n; i += LANES, at.panel += 3, at.lines += cr_block_bytes(type, m, 3)) {
+    size_t count = (n + LANES - 1) / LANES;
+    for (size_t b = 0; b < count; b++) {
+        cr_block at = cr_gates_block(type, m, 3, backwards ? count - 1 - b : b);
+        size_t i = at.panel / 3 * LANES;
         cr_v y[3], from_x = v_load(gates + 3 * i + 2 * LANES);
         y[0] = v_load(gates + 3 * i);
         y[1] = v_load(gates + 3 * i + LANES);
@@ -485,14 +494,14 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
             cr_step_##suffix(cr_from_step(dst, s), m, cr_from_step(x, s), cr_from_step(init, s));                      \
     }                                                                                                                  \
     static void cr_lstm_##suffix(float *dst, const cr_matrix *m, const void *x, const float *gates, float *cell,       \
-                                 size_t n)                                                                             \
+                                 size_t n, int backwards)                                                              \
     {                                                                                                                  \
-        cr_lstm_any(type, dst, m, x, gates, cell, n);                                                                  \
+        cr_lstm_any(type, dst, m, x, gates, cell, n, backwards);                                                       \
     }                                                                                                                  \
     static void cr_gru_##suffix(float *dst, const cr_matrix *m, const void *x, const float *gates, const float *bias,  \
-                                const float *h, size_t n)                                                              \
+                                const float *h, size_t n, int backwards)                                               \
     {                                                                                                                  \
-        cr_gru_any(type, dst, m, x, gates, bias, h, n);                                                                \
+        cr_gru_any(type, dst, m, x, gates, bias, h, n, backwards);                                                     \
     }
 
 CR_MATRIX_KERNELS(f32, CR_MATRIX_F32)

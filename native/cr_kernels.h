@@ -50,10 +50,12 @@ typedef struct cr_rows {
 
 /* dst = init + W x for each of `steps`: init.first NULL: zeros; dst may be init. x as quantised, for float32 as it is. */
 typedef void cr_affine(cr_rows dst, const cr_matrix *matrix, cr_rows x, cr_rows init, size_t steps);
-/* CR_LSTM and CR_GRU of n units: gates and x as above; dst may be h */
-typedef void cr_lstm(float *dst, const cr_matrix *matrix, const void *x, const float *gates, float *cell, size_t n);
+/* CR_LSTM and CR_GRU of n units: gates and x as above; dst may be h. `backwards`: from the last units to the first; steps
+ * that go back and forth find the end of the matrix, where the step before was last, still in a near cache. */
+typedef void cr_lstm(float *dst, const cr_matrix *matrix, const void *x, const float *gates, float *cell, size_t n,
+                     int backwards);
 typedef void cr_gru(float *dst, const cr_matrix *matrix, const void *x, const float *gates, const float *bias,
-                    const float *h, size_t n);
+                    const float *h, size_t n, int backwards);
 
 typedef struct cr_kernels {
     const char *name;

@@ -155,10 +155,11 @@ static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
     const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->c), 1).first;
     const float *gates = cr_floats(run, op->a);
     float *b = cr_at_or_none(run, op->b).first;
+    int backwards = run->t & 1;
     if (op->code == CR_LSTM)
-        kernels->lstm[tensor->type](dst, &matrix, x, gates, b, op->n);
+        kernels->lstm[tensor->type](dst, &matrix, x, gates, b, op->n, backwards);
     else
-        kernels->gru[tensor->type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n);
+        kernels->gru[tensor->type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n, backwards);
 }
 
 static void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)

@@ -63,16 +63,25 @@ public:
     void *data() const { return buffer_.buf; }
     size_t bytes() const { return static_cast<size_t>(buffer_.len); }
 
-    // Whether it is one row of float32 of the port's shape.
-    bool fits(const cr_port &port) const {
-        if (!held_ || buffer_.itemsize != 4 || !buffer_.format || std::strcmp(buffer_.format, "f") != 0) return false;
-        if (buffer_.ndim != static_cast<int>(port.rank)) return false;
-        for (uint32_t i = 0; i < port.rank; i++)
-            if (buffer_.shape[i] != static_cast<Py_ssize_t>(port.shape[i])) return false;
+    // Whether it is one row of the port's shape, of float32.
+    bool fits(const cr_port &port) const { return fits(port, 0, "f"); }
+
+    // Whether it is some rows, of float32 or of int32 tokens, and then how many.
+    bool fits_rows(const cr_port &port, Py_ssize_t &steps) const {
+        if (!fits(port, 1, port.vocabulary ? "i" : "f")) return false;
+        steps = buffer_.shape[0];
         return true;
     }
 
 private:
+    bool fits(const cr_port &port, int leading, const char *format) const {
+        if (!held_ || buffer_.itemsize != 4 || !buffer_.format || std::strcmp(buffer_.format, format) != 0) return false;
+        if (buffer_.ndim != leading + static_cast<int>(port.rank)) return false;
+        for (uint32_t i = 0; i < port.rank; i++)
+            if (buffer_.shape[leading + static_cast<int>(i)] != static_cast<Py_ssize_t>(port.shape[i])) return false;
+        return true;
+    }
+
     Py_buffer buffer_{};
     bool held_ = false;
 };
@@ -208,6 +217,27 @@ public:
         return nb::tuple(all);
     }
 
+    // Some steps of a model with one input and one output, or None where the input is not in the plain form (a float32
+    // or int32 array of the very shape) or the model has more.
+    nb::object run_plain(nb::handle x) {
+        Turn turn(busy_);
+        const cr_header &header = *core()->header;
+        if (header.input_count != 1 || header.output_count != 1) return nb::none();
+        View rows(x, PyBUF_FORMAT);
+        Py_ssize_t steps = 0;
+        if (!rows.fits_rows(core()->inputs[0], steps)) return nb::none();
+        nb::object result = model_->empty(nb::make_tuple(steps) + model_->output_shapes[0], model_->float32);
+        View written(result, PyBUF_WRITABLE);
+        const void *input = rows.data();
+        auto *output = static_cast<float *>(written.data());
+        int code;
+        {
+            nb::gil_scoped_release release;
+            code = cr_run(core(), block_.get(), &input, &output, static_cast<size_t>(steps));
+        }
+        return code ? nb::none() : result;  // a token that there is not: runtime/engine.py says so
+    }
+
     // `steps` rows of every input to as many rows of every output, or, with `whole`, a sequence from the start.
     void run(nb::list inputs, nb::list outputs, size_t steps, bool whole) {
         Turn turn(busy_);
@@ -307,6 +337,7 @@ NB_MODULE(_native, module) {
     nb::class_<Stream>(module, "Stream")
         .def(nb::init<nb::object>())
         .def("step", &Stream::step, nb::arg("x").none(), nb::arg("out").none())
+        .def("run_plain", &Stream::run_plain, nb::arg("x").none())
         .def("run", &Stream::run)
         .def("time", &Stream::time)
         .def("reset", &Stream::reset)

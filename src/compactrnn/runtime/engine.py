@@ -99,6 +99,8 @@ class Stream:
 
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
+        if out is None and (ys := self._native.run_plain(xs)) is not None:
+            return ys
         arrays, steps = _sequences(self._engine.inputs, xs)
         rows = _rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
         _check_apart(rows, arrays)
