@@ -7,76 +7,117 @@ from typing import Annotated, Any
 import typer
 
 from .._errors import invalid
-from .output import print_table
-
-RIVALS = ("torch", "onnxruntime")
+from ..report.bench import PEERS, WEIGHTS
+from .errors import INTERRUPTED
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="A .crnn file, or a run folder, to race against others.")],
-    against: Annotated[str, typer.Option(help="torch, onnxruntime, or both with a comma; for run folders.")] = "",
-    steps: Annotated[str, typer.Option(help="Steps per call.")] = "1,32",
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="What to measure, see above.", show_default=False)
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Some of torch, onnxruntime, openvino, ncnn; '' for none.", show_default="all")
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Steps a call.")] = "1,32",
+    weights: Annotated[str, typer.Option(help="Ours: some of int8, int4, float32, auto.")] = "int8,int4,float32",
     rounds: Annotated[int, typer.Option(help="How often each contender has its turn.", min=3)] = 15,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file; - for standard output.")] = None,
 ) -> None:
-    """Measure microseconds per time step, on one thread, the contenders taking turns in one process.
+    """Measure microseconds a call, ours and others', each in its known forms, in one process, on one thread and core.
 
-    Answers are compared before anything is timed. Times are medians over the rounds, with quartiles.
+    A MODEL is one of
+
+    - lstm:40-128, gru:400-400-400: the sizes of the input and of each layer, with random weights;
+
+    - lstm:10000@1500-373-315: the same behind an embedding of 10,000 tokens;
+
+    - a run folder: its language model on its test text;
+
+    - demo:runs/demo: the compact model of `compactrnn demo` against others running the dense one;
+
+    - a .crnn file: ours alone.
+
+    Without a MODEL, a standard set of eight, in about ten minutes. Answers are compared with float before anything is
+    timed. The contenders take turns; times are medians over the rounds, with quartiles: calls back to back (hot), after
+    the caches were thrown out (cold), and from C.
 
     Examples:
 
-        compactrnn bench tiny.crnn
+        compactrnn bench lstm:40-128 --steps 1
 
-        compactrnn bench runs/tiny --against torch,onnxruntime --steps 1,32 --json bench.json
+        compactrnn bench runs/tiny --against torch,onnxruntime --json bench.json
+
+        compactrnn bench --json benchmarks/results/bench.json
     """
-    rivals = [name for name in against.split(",") if name]
-    if unknown := set(rivals) - set(RIVALS):
-        raise invalid("--against", got=", ".join(sorted(unknown)), wanted=f"some of {', '.join(RIVALS)}")
+    rivals: list[str] = [*PEERS] if against is None else _some_of("--against", against, PEERS)
+    kinds = _some_of("--weights", weights, WEIGHTS)
     if not all(text.isdecimal() and int(text) for text in steps.split(",")):
         raise invalid("--steps", got=repr(steps), wanted="whole numbers with commas, such as 1,32")
     counts = [int(text) for text in steps.split(",")]
-    rows: list[dict[str, Any]] = []
-    for model in models:
-        rows += (
-            _race_run(model, rivals, counts, rounds) if model.is_dir() else _time_file(model, rivals, counts, rounds)
-        )
-    if json is not None:
-        from .._machine import describe_machine
-
-        content = json_module.dumps({"machine": describe_machine(), "rows": rows})
-        if str(json) == "-":
-            typer.echo(content)
-            return
-        json.write_text(content + "\n", encoding="utf-8")
-    shown = [
-        tuple(row[k] for k in ("model", "contender", "steps", "median", "lower_quartile", "upper_quartile"))
-        for row in rows
-    ]
-    print_table("microseconds per time step", ("model", "contender", "steps a call", "median", "from", "to"), shown)
-
-
-def _time_file(path: Path, rivals: list[str], counts: list[int], rounds: int) -> list[dict[str, Any]]:
-    from ..report.engine_contender import EngineContender
-    from ..report.race import race
-    from ..runtime.engine import Engine
-
-    if rivals:
+    if against and (files := [name for name in models or () if name.endswith(".crnn")]):
         raise invalid(
-            "model", got=f"{path} with --against", wanted="a run folder: a .crnn file has no torch model in it"
+            "model", got=f"{files[0]} with --against", wanted="a run folder or sizes: a .crnn file has no float model"
         )
-    contender = EngineContender(Engine(path))
-    return _rows(path, {n: race([contender], contender.random_inputs(512), steps=n, rounds=rounds) for n in counts})
+    rows, whole = _measure(models, rivals, kinds, counts, rounds)
+    from ..report.bench.run import describe
+
+    if json is not None:
+        content = {**describe(rows, rounds), **({} if whole else {"interrupted": True})}
+        text = json_module.dumps(content, indent=1)
+        if str(json) == "-":
+            typer.echo(text)
+        else:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            json.write_text(text + "\n", encoding="utf-8")
+    if str(json) != "-":
+        from rich.console import Console
+
+        from ..report.bench.show import show
+
+        show(rows, Console(width=max(Console().width, 108)))
+    if not whole:
+        typer.echo("compactrnn: interrupted; these are the models measured before", err=True)
+        raise typer.Exit(INTERRUPTED)
 
 
-def _race_run(path: Path, rivals: list[str], counts: list[int], rounds: int) -> list[dict[str, Any]]:
-    from ..report.language_model import race_run
+def _measure(
+    models: list[str] | None, rivals: list[str], kinds: list[str], counts: list[int], rounds: int
+) -> tuple[list[Any], bool]:
+    """The rows, and whether they are all that was asked for."""
+    from rich.console import Console
+    from rich.progress import Progress
 
-    return _rows(path, race_run(path, rivals, counts, rounds))
+    from ..report.bench.run import measure
+    from ..report.bench.subjects import STANDARD, subject
+
+    names, rows = list(models or STANDARD), []
+    # drawn between turns only: a thread that draws would take its time from what is measured
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        line = bar.add_task("", total=len(names) * len(counts))
+
+        def show(done: float, description: str | None = None) -> None:
+            bar.update(line, completed=done, description=description, refresh=True)
+
+        try:
+            for done, name in enumerate(names):
+                show(done * len(counts), description=name)
+                try:
+                    one = subject(name, kinds)
+                except ValueError as error:
+                    if models or not name.startswith("demo:"):
+                        raise
+                    bar.console.print(f"left out: {error}", markup=False, highlight=False)
+                    continue
+                for number, count in enumerate(counts, done * len(counts)):
+                    show(number, description=f"{name}, {count} a call")
+                    rows += measure(one, rivals, count, rounds, lambda part, begun=number: show(begun + part))
+        except KeyboardInterrupt:
+            return rows, False
+    return rows, True
 
 
-def _rows(path: Path, timings: dict[int, Any]) -> list[dict[str, Any]]:
-    return [
-        {"model": str(path), "contender": name, "steps": steps, **timing.as_dict()}
-        for steps, found in timings.items()
-        for name, timing in found.items()
-    ]
+def _some_of(option: str, text: str, known: tuple[str, ...]) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+        raise invalid(option, got=", ".join(unknown), wanted=f"some of {', '.join(known)}, with commas")
+    return names

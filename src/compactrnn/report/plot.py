@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     axes.set_ylabel(f"{quality_label} (lower is better)")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return _svg(figure)
 
 
 def curves_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> str:
@@ -53,6 +52,66 @@ def curves_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[Point]]) -> str:
+    """The text of an SVG: bytes of a working set against bytes a second, the ceiling as a line, groups of points.
+
+    A point's `size` is the bytes it reads, its `quality` the bytes a second.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(ceiling), [rate / 1e9 for rate in ceiling.values()], color="0.4", label="plain read", zorder=1)
+    for marker, (name, group) in zip("osv^Dx", points.items(), strict=False):
+        axes.scatter([p.size for p in group], [p.quality / 1e9 for p in group], marker=marker, label=name, zorder=3)
+        for point in group:
+            at = (point.size, point.quality / 1e9)
+            axes.annotate(point.name, at, xytext=(4, -9), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("bytes that a step reads (log scale)")
+    axes.set_ylabel("gigabytes a second (log scale)")
+    axes.grid(True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str:
+    """The text of an SVG: for each group a bar for each name, on a logarithmic axis; names keep their colour."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    count = sum(len(group) + 1 for group in groups.values())
+    figure = Figure(figsize=(7.5, 0.6 + 0.16 * count), layout="constrained")
+    axes = figure.subplots()
+    ticks, place = [], 0.0
+    for group in groups.values():
+        first = place
+        for name, value in group.items():
+            label = name if not any(name == text for text in axes.get_legend_handles_labels()[1]) else None
+            axes.barh(place, value, height=0.9, color=f"C{names.index(name)}", label=label)
+            place += 1
+        ticks.append((first + place - 1) / 2)
+        place += 1
+    axes.set_yticks(ticks, list(groups))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{x_label} (log scale)")
+    axes.grid(True, axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(names), frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    """The same text for the same figure, whenever it is drawn."""
+    from matplotlib import rc_context
+
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "compactrnn"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ...tasks.quality import evaluate_engine
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
-from ..language_model import race_model
+from ..bench.run import hot_times
+from ..bench.subjects import engine_form, language_subject
 from ..plot import Point, quality_plot
 from .models import Trained, train_models
 
@@ -62,14 +64,16 @@ def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> di
         "recurrent_parameters": model.recurrent_parameters(),
         "macs_per_step": engine.macs_per_step,
         "bytes": path.stat().st_size,
-        **_race(entry, task, engine, rounds),
+        **_race(entry, task, engine, path, rounds),
     }
 
 
-def _race(entry: Trained, task: LanguageModelTask, engine: Engine, rounds: int) -> dict[str, Any]:
+def _race(entry: Trained, task: LanguageModelTask, engine: Engine, path: Path, rounds: int) -> dict[str, Any]:
     installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     rivals = ["torch", "onnxruntime"] if installed else ["torch"]
-    timings = race_model(entry.model, engine, rivals, task.parts["test"][:512], (1,), rounds)[1]
+    form = engine_form("engine int8", "int8", lambda: (engine, path.read_bytes()))
+    subject = replace(language_subject(entry.name, entry.model, task.parts["test"], entry.model), ours=(form,))
+    timings = hot_times(subject, rivals, rounds)
     best = {
         rival: round(min(timing.median for name, timing in timings.items() if name.startswith(rival)), 3)
         for rival in ("engine", *rivals)

@@ -1,0 +1,39 @@
+"""How fast a step could be: the bytes that it must read over the rate at which one core reads them."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from ...runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
+from ...runtime.layout import Type
+from ...runtime.records import Records
+
+WORKING_SETS = (*(1 << k for k in range(14, 28)), 144 << 20)
+_BITS = {"F32": 32, "F16": 16, "I8": 8, "I4": 4}
+
+
+def weight_bytes(data: bytes) -> int:
+    """The weights that one step of a packed model touches: each matrix whole, one row of each table."""
+    total = 0
+    for tensor in Records(data).tensors:
+        shape, _, kind = Type(int(tensor["type"])).name.partition("_")
+        rows = {"MATRIX": int(tensor["rows"]), "TABLE": 1}.get(shape, 0)
+        total += rows * int(tensor["columns"]) * _BITS.get(kind, 0) // 8
+    return total
+
+
+def read_rate(isa: str, size: int, bytes_read: int = 100 << 20) -> float | None:
+    """Bytes a second of a plain read, again and again, of `size` bytes; None if the core cannot measure it."""
+    probe = getattr(_native, "read_rate", None)
+    return None if probe is None or not size else probe(isa, size, max(2, bytes_read // size))
+
+
+def read_rates(isa: str) -> list[dict[str, Any]]:
+    """The read rate for working sets of 16 KB to 144 MB, medians of five."""
+    found = []
+    for size in WORKING_SETS:
+        rates = [rate for _ in range(5) if (rate := read_rate(isa, size)) is not None]
+        if rates:
+            found.append({"bytes": size, "bytes_per_second": round(statistics.median(rates))})
+    return found

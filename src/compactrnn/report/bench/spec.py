@@ -1,0 +1,40 @@
+"""What a model of the bench is called: `lstm:1500-373-315`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..._errors import invalid
+
+GRAMMAR = "CELL:[VOCABULARY@]INPUT-HIDDEN[-HIDDEN...], such as lstm:40-128, gru:400-400-400 or lstm:10000@1500-373-315"
+CELLS = ("lstm", "gru")
+_SIZES = re.compile(r"(?:([1-9]\d*)@)?([1-9]\d*(?:-[1-9]\d*)+)")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stack of recurrent layers without an output layer; with a vocabulary it takes tokens and embeds them.
+
+    >>> parse_spec("lstm:10000@1500-373-315")
+    Spec(cell='lstm', input_size=1500, hidden=(373, 315), vocabulary=10000)
+    """
+
+    cell: str
+    input_size: int
+    hidden: tuple[int, ...]
+    vocabulary: int = 0
+
+    def __str__(self) -> str:
+        tokens = f"{self.vocabulary}@" if self.vocabulary else ""
+        return f"{self.cell}:{tokens}{'-'.join(map(str, (self.input_size, *self.hidden)))}"
+
+
+def parse_spec(text: str) -> Spec:
+    """The model that `text` names, or a `ValueError` that teaches the grammar."""
+    cell, _, rest = text.partition(":")
+    found = _SIZES.fullmatch(rest)
+    if cell not in CELLS or found is None:
+        raise invalid("model", got=repr(text), wanted=GRAMMAR)
+    first, *hidden = map(int, found[2].split("-"))
+    return Spec(cell, first, tuple(hidden), int(found[1] or 0))

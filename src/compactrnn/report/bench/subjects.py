@@ -1,0 +1,161 @@
+"""What is measured: a packed file, a run's model, a spec, or the demo's compact model against its dense one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._errors import invalid
+from ...runtime.engine import Engine
+from .base import Form
+from .model import PlainModel, random_model
+from .ours import EngineContender
+from .spec import GRAMMAR, Spec, parse_spec
+
+if TYPE_CHECKING:
+    from ...tasks.recurrent_lm import LanguageModel
+
+STANDARD = (
+    "lstm:1500-1500-1500",
+    "lstm:1500-373-315",
+    "lstm:10000@1500-373-315",
+    "lstm:40-128",
+    "gru:40-128",
+    "lstm:40-256-256-256",
+    "gru:400-400-400",
+    "demo:runs/demo",
+)
+Truth = Callable[[np.ndarray], np.ndarray]
+_INPUT_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in our forms and, for the peers, as plain arrays.
+
+    `symbols` is a text to take tokens from, `vocabulary` how many tokens there are (0: the input is numbers of
+    `shape`), `truth` what float32 answers to one sequence for ours, `None` where there is nothing to compare with.
+    """
+
+    name: str
+    ours: tuple[Form, ...]
+    shape: tuple[int, ...] = ()
+    vocabulary: int = 0
+    truth: Truth | None = None
+    model: PlainModel | None = None
+    why_alone: str = ""
+    symbols: np.ndarray | None = field(default=None, repr=False)
+
+    def inputs(self, steps: int) -> list[np.ndarray]:
+        """Calls of `steps` steps: 512 tokens, or as many random numbers as leave the first cache mostly free."""
+        if self.vocabulary:
+            count = max(2, 512 // steps)
+            tokens = self.symbols
+            if tokens is None or len(tokens) < count * steps:
+                tokens = np.random.default_rng(1).integers(0, self.vocabulary, count * steps)
+            return list(tokens[: count * steps].reshape(count, steps))
+        size = 4 * steps * int(np.prod(self.shape))
+        shape = (min(64, max(2, _INPUT_BYTES // size)), steps, *self.shape)
+        return list(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+
+
+def subject(name: str, weights: Sequence[str]) -> Subject:
+    """The subject that a word on the command line means."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "demo":
+        return demo_subject(Path(rest), weights)
+    if colon and not Path(name).exists():
+        return spec_subject(parse_spec(name), weights)
+    if Path(name).is_dir():
+        return run_subject(Path(name), weights)
+    if not Path(name).exists() and not Path(name).suffix:
+        raise invalid("model", got=repr(name), wanted=f"a .crnn file, a run folder, or {GRAMMAR}")
+    return file_subject(Path(name))
+
+
+def file_subject(path: Path) -> Subject:
+    """A .crnn file, on its own."""
+    data = path.read_bytes()
+    engine = Engine(path)
+    if len(engine.inputs) != 1:
+        raise invalid("model", got=f"{path} with {len(engine.inputs)} inputs", wanted="one input, to make up data for")
+    port = engine.inputs[0]
+    form = Form("engine", "as packed", lambda _, steps: EngineContender(engine, data, steps))
+    return Subject(str(path), (form,), port.shape, port.vocabulary)
+
+
+def spec_subject(spec: Spec, weights: Sequence[str]) -> Subject:
+    """Random weights of these sizes."""
+    from .torch_model import TorchModel, answers
+
+    model = random_model(spec)
+    module = TorchModel(model)
+    one = Subject(str(spec), (), (spec.input_size,), spec.vocabulary, lambda inputs: answers(module, inputs), model)
+    return _with_ours(one, module, weights)
+
+
+def run_subject(path: Path, weights: Sequence[str]) -> Subject:
+    """A run's language model on its test text."""
+    from ...training.run_folder import RunFolder
+
+    model, task, _ = RunFolder(path).load()
+    return _with_ours(language_subject(str(path), model, task.parts["test"], model), model, weights)
+
+
+def demo_subject(path: Path, weights: Sequence[str]) -> Subject:
+    """The compact model that `compactrnn demo` made in folder `path`, for us; the dense one, for the peers."""
+    from ...training.run_folder import RunFolder, load_phase
+    from ..demo.models import DENSE
+
+    folder = RunFolder(path / "runs" / "compact")
+    if not folder.model.exists():
+        raise invalid("demo", got=f"{path} without a demo's models", wanted="a folder that compactrnn demo has written",
+                      hint=f"run: compactrnn demo --out {path}")  # fmt: skip
+    compact, task, _ = folder.load()
+    dense = load_phase(folder.phase(DENSE), task)
+    one = language_subject("demo: compact, peers dense", compact, task.parts["test"], dense)
+    return _with_ours(one, compact, weights)
+
+
+def language_subject(name: str, model: LanguageModel, symbols: np.ndarray, others: LanguageModel) -> Subject:
+    """Language model `model` for us, its forms still to be given, `others` for the peers, on a text."""
+    from .torch_model import answers, plain_model
+
+    vocabulary, plain, why = model.embedding.num_embeddings, None, ""
+    try:
+        plain = plain_model(others.eval())
+    except ValueError as error:
+        why = str(error)
+    return Subject(name, (), (), vocabulary, lambda inputs: answers(model.eval(), inputs), plain, why, symbols)
+
+
+def engine_form(name: str, weights: str, engine: Callable[[], tuple[Engine, bytes]]) -> Form:
+    """Our engine as a form."""
+    return Form(name, weights, lambda _, steps: EngineContender(*engine(), steps))
+
+
+def _with_ours(one: Subject, module: Any, weights: Sequence[str]) -> Subject:
+    """The subject with an engine for each kind of weights, each packed once, when it is first needed."""
+    forms, sample = [], np.concatenate(one.inputs(1)[:64])
+    for kind in weights:
+
+        @cache
+        def packed(kind: str = kind) -> tuple[Engine, bytes]:
+            import torch
+
+            from ...lower import pack
+
+            given = torch.as_tensor(sample)[None]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.crnn"
+                pack(module, path, given[:, :16], weights=kind, calibration=[given])
+                return Engine(path), path.read_bytes()
+
+        forms.append(engine_form(f"engine {kind}", kind, packed))
+    return replace(one, ours=tuple(forms))

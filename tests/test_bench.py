@@ -1,0 +1,160 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from compactrnn.cli.app import app
+from compactrnn.report.bench import PEERS, race, roofline, run
+from compactrnn.report.bench.base import AbstractContender, Form, Refused
+from compactrnn.report.bench.run import enter, measure, peer_forms
+from compactrnn.report.bench.subjects import subject
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(race, "TURN", 0.001)
+    monkeypatch.setattr(race, "COLD_CALLS", 1)
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+@pytest.mark.parametrize(("name", "steps"), [("lstm:12-16-16", 1), ("lstm:9@12-16-8", 3), ("gru:12-16", 2)])
+def test_every_form_of_every_peer_answers_rightly_or_says_why_not(name, steps):
+    for peer in PEERS:
+        pytest.importorskip(peer)
+    rows = measure(subject(name, ["int8"]), PEERS, steps, 3)
+    assert [row.contender for row in rows if not row.ours] == [form.name for form in peer_forms(PEERS)]
+    for row in rows:
+        if row.hot is None:
+            assert name.startswith("gru") and row.note == "its quantiser leaves GRU in float32", row
+            continue
+        assert not row.note and row.cold is not None and row.distance is not None
+        assert 0 < row.hot["best"] <= row.hot["lower_quartile"] <= row.hot["median"] <= row.hot["upper_quartile"]
+    ours = [row for row in rows if row.ours]
+    fastest = min(row.hot["median"] for row in rows if row.hot and not row.ours)
+    for row in ours:
+        assert row.against_fastest == pytest.approx(fastest / row.hot["median"], rel=1e-2)
+        assert row.against_float32 >= row.against_fastest and row.weight_bytes > 0 and row.isa
+
+
+class Constant(AbstractContender):
+    """Always the same answer; wrong unless the model happens to agree."""
+
+    def __init__(self, model, steps):
+        self.answer = np.ones((steps, model.output_size), np.float32)
+
+    def prepare(self, inputs):
+        return inputs
+
+    def feed(self, prepared):
+        return self.answer
+
+    def reset(self):
+        pass
+
+    def to_numpy(self, output):
+        return output
+
+
+def test_a_wrong_contender_is_not_timed_and_its_row_says_so(monkeypatch):
+    def refuse(model, steps):
+        raise Refused("not today\nnor tomorrow")
+
+    forms = [Form("wrong float32", "float32", Constant), Form("wrong int8", "int8", Constant), Form("no", "", refuse)]
+    monkeypatch.setattr(run, "peer_forms", lambda peers: forms)
+    *_, exact, quantised, refused = measure(subject("lstm:4-8", ["float32"]), ["wrong"], 1, 3)
+    for row, bound in ((exact, "at most 0.001"), (quantised, "at most 0.02")):
+        assert row.hot is None and "wrong answers" in row.note and bound in row.note
+    assert refused.note == "not today"
+
+
+def test_answers_that_are_not_finite_are_wrong():
+    one = subject("gru:4-8", ["float32"])
+    inputs = one.inputs(1)
+    (entry,) = enter(
+        [Form("x", "int8", Constant)], one.model, 1, inputs, lambda given: np.full((len(given), 8), np.nan)
+    )
+    assert entry.contender is None and "wrong answers" in entry.note
+
+
+def test_a_peer_that_is_not_installed_is_a_row(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    monkeypatch.delitem(sys.modules, "compactrnn.report.bench.ncnn_forms", raising=False)
+    rows = measure(subject("lstm:4-8", ["float32"]), ["ncnn"], 1, 3)
+    assert [row.note for row in rows] == ["", "not installed; run: pip install 'compactrnn[bench]'"]
+
+
+def test_weights_that_a_step_touches(tmp_path):
+    forms = (*subject("lstm:12-16", ["int8", "float32"]).ours, *subject("gru:9@12-16", ["int8"]).ours)
+    sizes = [form.build(None, 1).weight_bytes for form in forms]
+    products = 64 * (12 + 16)
+    assert sizes[:2] == [products, 4 * products]
+    assert 48 * 16 + 48 <= sizes[2] <= 48 * 28 + 12, "the hidden matrix and a row of the table, at least"
+
+
+def test_the_roofline_comes_from_a_read_in_the_same_turns(monkeypatch):
+    monkeypatch.setattr(roofline, "_native", SimpleNamespace(read_rate=lambda isa, size, repeats: 1e10))
+    rows = measure(subject("lstm:12-16", ["float32"]), [], 2, 3)
+    (row,) = rows
+    own = (row.in_c or row.hot)["median"]
+    assert row.floor["median"] == pytest.approx(row.weight_bytes / 1e4, rel=1e-2)
+    assert row.fraction == pytest.approx(2 * row.floor["median"] / own, rel=0.1, abs=1e-3)
+    rates = run.describe(rows, 3)["read_rates"]
+    assert rates[0] == {"bytes": 1 << 14, "bytes_per_second": 1e10} and rates[-1]["bytes"] == 144 << 20
+
+
+def test_figures_as_json(tmp_path):
+    out = tmp_path / "new" / "bench.json"
+    call("lstm:4-8", "--against", "torch", "--steps", 1, "--weights", "int8", "--rounds", 3, "--json", out)
+    report = json.loads(out.read_text())
+    assert set(report) == {"machine", "isa", "threads", "rounds", "read_rates", "rows"}
+    assert report["machine"]["versions"]["torch"] and report["machine"]["processor"]
+    row = report["rows"][0]
+    assert (row["model"], row["contender"], row["precision"], row["steps"]) == ("lstm:4-8", "engine int8", "int8", 1)
+    assert {"hot", "cold", "in_c", "floor", "fraction", "weight_bytes", "against_fastest", "note"} <= set(row)
+    assert "date" not in out.read_text() and "time_of" not in out.read_text()
+    printed = call("lstm:4-8", "--against", "", "--steps", 1, "--weights", "int8", "--rounds", 3)
+    assert "engine int8" in printed.stdout and "torch" not in printed.stdout
+
+
+def test_interrupted_it_keeps_what_was_measured(monkeypatch, tmp_path):
+    def interrupted(one, peers, steps, rounds, progress):
+        if steps == 2:
+            raise KeyboardInterrupt
+        return measure(one, peers, steps, rounds, progress)
+
+    monkeypatch.setattr(run, "measure", interrupted)
+    out = tmp_path / "bench.json"
+    result = call("lstm:4-8", "--against", "", "--steps", "1,2", "--weights", "int8", "--json", out, code=130)
+    report = json.loads(out.read_text())
+    assert "interrupted" in result.stderr and report["interrupted"] and len(report["rows"]) == 1
+
+
+def test_the_standard_set_goes_on_without_a_demo(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compactrnn.report.bench.subjects.STANDARD", ("demo:runs/demo", "gru:4-8"))
+    result = call("--against", "", "--steps", 1, "--weights", "float32", "--rounds", 3)
+    assert "compactrnn demo --out runs/demo" in " ".join(result.stderr.split()) and "gru:4-8" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *(((text,), "CELL:[VOCABULARY@]INPUT-HIDDEN") for text in ("lstm:40", "rnn:4-8", "gru:4-0", "lstm:@4-8", "x")),
+        (("lstm:4-8", "--weights", "int3"), "wanted some of int8"),
+        (("lstm:4-8", "--against", "tensorflow"), ", ".join(PEERS)),
+        (("lstm:4-8", "--steps", "0"), "whole numbers"),
+        (("demo:nowhere",), "compactrnn demo --out nowhere"),
+        (("missing.crnn",), "missing.crnn"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(arguments, words):
+    result = call(*arguments, code=2)
+    assert words in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
