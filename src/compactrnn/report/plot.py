@@ -65,18 +65,21 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(list(ceiling), [rate / 1e9 for rate in ceiling.values()], color="0.4", label="plain read", zorder=1)
-    for marker, (name, group) in zip("osv^Dx", points.items(), strict=False):
-        axes.scatter([p.size for p in group], [p.quality / 1e9 for p in group], marker=marker, label=name, zorder=3)
+    names = list(dict.fromkeys(point.name for group in points.values() for point in group))
+    for marker, (name, group) in zip("os^vDx", points.items(), strict=False):
+        axes.scatter([], [], marker=marker, color="0.4", label=name)
         for point in group:
-            at = (point.size, point.quality / 1e9)
-            axes.annotate(point.name, at, xytext=(4, -9), textcoords="offset points", fontsize=6)
+            colour = f"C{names.index(point.name)}"
+            axes.scatter(point.size, point.quality / 1e9, marker=marker, color=colour, zorder=3)
+    for number, name in enumerate(names):
+        axes.scatter([], [], marker="s", color=f"C{number}", label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("bytes that a step reads (log scale)")
     axes.set_ylabel("gigabytes a second (log scale)")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return _svg(figure)
 
 
@@ -98,6 +101,7 @@ def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str
         ticks.append((first + place - 1) / 2)
         place += 1
     axes.set_yticks(ticks, list(groups))
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel(f"{x_label} (log scale)")

@@ -1,0 +1,148 @@
+"""Write the figures of `compactrnn bench` into docs/performance.md, and draw its plots.
+
+    compactrnn bench --json benchmarks/results/bench.json
+    python benchmarks/performance_page.py
+
+Only what stands between the markers of the page changes.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compactrnn.report.bench.show import number
+from compactrnn.report.plot import Point, bars_plot, roofline_plot
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "benchmarks" / "results" / "bench.json"
+PAGE = ROOT / "docs" / "performance.md"
+ROOFLINE, BARS = ROOT / "docs" / "roofline.svg", ROOT / "docs" / "bench.svg"
+WEIGHTS = ("int8", "int4", "float32")
+PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
+_BETWEEN = re.compile(r"(<!-- bench: begin.*?-->\n).*?(<!-- bench: end -->)", re.DOTALL)
+
+
+def filled(page: str, report: dict[str, Any] | None) -> str:
+    """The page with the report's tables between its markers; nothing there without a report."""
+    text = "" if report is None else tables(report)
+    return _BETWEEN.sub(lambda found: found[1] + text + found[2], page)
+
+
+def tables(report: dict[str, Any]) -> str:
+    """Everything that is said about the report, as Markdown."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
+    parts = [
+        f"Measured on one core of: {machine['processor']}; our kernels: {report['isa']}; {report['rounds']} rounds; "
+        f"{versions}; commit {str(machine['commit'])[:12]}.\n",
+        "![Ours and the best form of each peer](bench.svg)\n",
+    ]
+    for steps in sorted({row["steps"] for row in report["rows"]}):
+        for state, title in (("hot", "back to back"), ("cold", "caches thrown out before")):
+            parts.append(f"**{steps} step{'s' * (steps > 1)} a call, {title}**, microseconds, from Python:\n")
+            parts.append(_comparison(report, steps, state))
+    parts.append("**In C, against a plain read of the weights in the same turns**, single steps:\n")
+    parts.append("![Roofline](roofline.svg)\n")
+    parts.append(_ceiling(report))
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def roofline(report: dict[str, Any]) -> str:
+    """Our single steps under the read rate of the core."""
+    ceiling = {rate["bytes"]: rate["bytes_per_second"] for rate in report["read_rates"]}
+    points: dict[str, list[Point]] = {}
+    for row in _ours_in_c(report):
+        rate = row["weight_bytes"] / (row["in_c"]["median"] * 1e-6)
+        points.setdefault(row["precision"], []).append(Point(row["model"], row["weight_bytes"], rate))
+    return roofline_plot(ceiling, points)
+
+
+def bars(report: dict[str, Any]) -> str:
+    """Single steps: ours in each form, each peer in its best."""
+    groups: dict[str, dict[str, float]] = {}
+    for model, rows in _models(report, 1):
+        ours = {f"ours {kind}": row["hot"]["median"] for kind in WEIGHTS if (row := rows.get(f"engine {kind}"))}
+        best = {peer: min(times) for peer in PEERS if (times := _times(rows, peer))}
+        groups[model] = {**ours, **best}
+    return bars_plot(groups, x_label="microseconds a step")
+
+
+def _comparison(report: dict[str, Any], steps: int, state: str) -> str:
+    lines = [
+        f"| model | {' | '.join(f'ours {kind}' for kind in WEIGHTS)} | fastest peer | int8, int4 faster by |"
+        " fastest float32 peer | float32 faster by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, rows in _models(report, steps):
+        times = {name: row[state]["median"] for name, row in rows.items() if row[state]}
+        ours = [times.get(f"engine {kind}") for kind in WEIGHTS]
+        others = {name: time for name, time in times.items() if not name.startswith("engine")}
+        exact = {name: time for name, time in others.items() if rows[name]["precision"] == "float32"}
+        faster = [
+            _faster(rows, state, kind, peers) for kind, peers in zip(WEIGHTS, (others, others, exact), strict=True)
+        ]
+        shown = ["" if time is None else _number(time) for time in ours]
+        ratios = ", ".join(filter(None, faster[:2]))
+        lines.append("| " + " | ".join([model, *shown, _best(others), ratios, _best(exact), faster[2]]) + " |")
+    return "\n".join(lines).replace("  |", " |") + "\n"
+
+
+def _faster(rows: dict[str, Any], state: str, kind: str, peers: dict[str, float]) -> str:
+    """How many times faster ours is than the fastest of these: hot as the bench says, cold from the medians."""
+    row = rows.get(f"engine {kind}")
+    if row is None or not peers:
+        return ""
+    if state == "hot":
+        return f"{row['against_float32' if kind == 'float32' else 'against_fastest']:.1f}"
+    return f"{min(peers.values()) / row[state]['median']:.1f}"
+
+
+def _ceiling(report: dict[str, Any]) -> str:
+    lines = ["| model | weights | bytes a step | microseconds | share of the read rate |", "|---|---|---|---|---|"]
+    for row in _ours_in_c(report):
+        share = "" if row["fraction"] is None else f"{row['fraction']:.0%}"
+        lines.append(
+            f"| {row['model']} | {row['precision']} | {row['weight_bytes']:,} | {_number(row['in_c']['median'])}"
+            f" | {share} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _ours_in_c(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in report["rows"] if row["steps"] == 1 and row["in_c"] and row["weight_bytes"]]
+
+
+def _models(report: dict[str, Any], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Model -> contender -> row, of what was timed."""
+    rows = [row for row in report["rows"] if row["steps"] == steps and row["hot"]]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        yield model, {row["contender"]: row for row in rows if row["model"] == model}
+
+
+def _times(rows: dict[str, Any], peer: str) -> list[float]:
+    return [row["hot"]["median"] for name, row in rows.items() if name.split()[0] == peer]
+
+
+def _best(times: dict[str, float]) -> str:
+    if not times:
+        return ""
+    name = min(times, key=lambda name: times[name])
+    return f"{_number(times[name])} ({name})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if 1 <= value < 100 else number(value)
+
+
+def main() -> None:
+    report = json.loads(FIGURES.read_text(encoding="utf-8"))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    ROOFLINE.write_text(roofline(report), encoding="utf-8")
+    BARS.write_text(bars(report), encoding="utf-8")
+    print(f"{PAGE}, {ROOFLINE.name}, {BARS.name}: {len(report['rows'])} rows from commit {report['machine']['commit']}")
+
+
+if __name__ == "__main__":
+    main()
