@@ -125,7 +125,7 @@ def test_figures_as_json(tmp_path):
     assert report["machine"]["versions"]["torch"] and report["machine"]["processor"]
     row = report["rows"][0]
     assert (row["model"], row["contender"], row["precision"], row["steps"]) == ("lstm:4-8", "engine int8", "int8", 1)
-    assert {"hot", "cold", "in_c", "floor", "fraction", "weight_bytes", "against_fastest", "note"} <= set(row)
+    assert {"hot", "cold", "in_c", "floor", "fraction", "weight_bytes", "against_as_fine", "note"} <= set(row)
     assert "date" not in out.read_text() and "time_of" not in out.read_text()
     printed = call("lstm:4-8", "--against", "", "--steps", 1, "--weights", "int8", "--rounds", 3)
     assert "engine int8" in printed.stdout and "torch" not in printed.stdout
@@ -175,7 +175,7 @@ def test_the_performance_page_shows_the_committed_figures():
     report = json.loads(page.FIGURES.read_text(encoding="utf-8")) if page.FIGURES.exists() else None
     assert page.filled(text, report) == text, "run: python benchmarks/performance_page.py"
     example = page.filled(text, _example())
-    assert "| lstm:4-8 | 2.0 | | | 6.0 (ncnn int8) | 3.0 | 8.0 (torch cells) | |" in example
+    assert "| lstm:4-8 | 2.0 | | | 6.0 (ncnn int8) | 3.00 | 6.0 (ncnn int8) | 3.00 | 8.0 (torch cells) | |" in example
     assert (
         page.filled(example, report) == text and "<svg" in page.roofline(_example()) and "<svg" in page.bars(_example())
     )
@@ -190,7 +190,7 @@ def _example():
         }  # fmt: skip
 
     timing = {"median": 1.5, "lower_quartile": 1.5, "upper_quartile": 1.5, "best": 1.5}
-    ours = row("engine int8", "int8", 2.0, in_c=timing, fraction=0.5, weight_bytes=384, against_fastest=3.0)
+    ours = row("engine int8", "int8", 2.0, in_c=timing, fraction=0.5, weight_bytes=384, against_fastest=3.0, against_as_fine=3.0)
     rows = [ours, row("ncnn int8", "int8", 6.0), row("torch cells", "float32", 8.0)]
     machine = {"processor": "a processor", "versions": {"torch": "2"}, "commit": "abc"}
     rates = [{"bytes": 1 << 14, "bytes_per_second": 10**11}, {"bytes": 1 << 20, "bytes_per_second": 10**10}]

@@ -23,6 +23,7 @@ from .roofline import read_rates
 from .subjects import Subject, Truth
 
 CHECKED_STEPS = 16
+BITS = {"int4": 4, "int8": 8, "bfloat16": 16, "float32": 32}
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Row:
 
     `fraction` is our share of the roofline: the time it takes to read the weights of all steps once per step, over
     the time in C (or from Python, where that was not measured). With several steps a call it may exceed 1, as weights
-    are read once for several steps. `against_fastest` and `against_float32` say how many times faster ours is, hot,
-    than the fastest peer in any form and in float32. Ratios are medians of those within a round.
+    are read once for several steps. `against_fastest`, `against_as_fine` and `against_float32` say how many times faster
+    ours is, hot, than the fastest peer: in any form; in any whose weights have at least as many bits; in float32. Ratios
+    are medians of those within a round.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Row:
     weight_bytes: int | None = None
     fraction: float | None = None
     against_fastest: float | None = None
+    against_as_fine: float | None = None
     against_float32: float | None = None
     distance: float | None = None
     isa: str = ""
@@ -115,15 +118,17 @@ def measure(
     """The rows of a subject at so many steps a call; `progress` is told which part of the work is done."""
     entries, times = _race(subject, peers, steps, rounds, cold=True, progress=progress)
     racing = [entry.form for entry in entries if entry.contender and entry.form not in subject.ours]
-    fastest = _fastest(racing, times)
-    exact = _fastest([form for form in racing if form.precision == "float32"], times)
     rows = []
     for entry in entries:
         row = _row(subject, steps, entry, times.get(entry.form.name, {}))
         if row.ours and row.hot:
             own = times[row.contender]["hot"]
-            ratios = [None if peer is None else peer.times(own) for peer in (fastest, exact)]
-            row = replace(row, against_fastest=ratios[0], against_float32=ratios[1])
+            ratios = {
+                name: fastest.times(own)
+                for name, bits in (("fastest", 0), ("as_fine", BITS.get(row.precision, 0)), ("float32", 32))
+                if (fastest := _fastest([form for form in racing if BITS[form.precision] >= bits], times))
+            }
+            row = replace(row, **{f"against_{name}": ratio for name, ratio in ratios.items()})
         rows.append(row)
     return rows
 

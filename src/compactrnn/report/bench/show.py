@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .run import Row
 
-_HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x fastest", "x float32")
+_HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x fastest", "x as fine", "x float32")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -30,8 +30,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
             if row.note:
                 console.print(f"  {row.contender}: {row.note}", markup=False, highlight=False, soft_wrap=True)
         console.print()
-    console.print("roofline: share of the rate of a plain read; x fastest, x float32: times faster than the fastest")
-    console.print("peer in any form, and in float32 alone")
+    console.print("roofline: share of the rate of a plain read; x fastest, x as fine, x float32: times faster than the")
+    console.print("fastest peer in any form, with weights of at least as many bits, and in float32")
 
 
 def number(value: float) -> str:
@@ -51,5 +51,8 @@ def _cells(row: Row) -> list[str]:
         f"[{number(hot['lower_quartile'])} {number(hot['upper_quartile'])}]",
         *("" if timing is None else number(timing["median"]) for timing in (row.cold, row.in_c)),
         "" if row.fraction is None else f"{row.fraction:.0%}",
-        *("" if ratio is None else f"{ratio:.2f}" for ratio in (row.against_fastest, row.against_float32)),
+        *(
+            "" if ratio is None else f"{ratio:.2f}"
+            for ratio in (row.against_fastest, row.against_as_fine, row.against_float32)
+        ),
     ]
