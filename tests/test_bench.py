@@ -190,7 +190,16 @@ def _example():
         }  # fmt: skip
 
     timing = {"median": 1.5, "lower_quartile": 1.5, "upper_quartile": 1.5, "best": 1.5}
-    ours = row("engine int8", "int8", 2.0, in_c=timing, fraction=0.5, weight_bytes=384, against_fastest=3.0, against_as_fine=3.0)
+    ours = row(
+        "engine int8",
+        "int8",
+        2.0,
+        in_c=timing,
+        fraction=0.5,
+        weight_bytes=384,
+        against_fastest=3.0,
+        against_as_fine=3.0,
+    )
     rows = [ours, row("ncnn int8", "int8", 6.0), row("torch cells", "float32", 8.0)]
     machine = {"processor": "a processor", "versions": {"torch": "2"}, "commit": "abc"}
     rates = [{"bytes": 1 << 14, "bytes_per_second": 10**11}, {"bytes": 1 << 20, "bytes_per_second": 10**10}]
