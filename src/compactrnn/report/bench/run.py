@@ -33,7 +33,7 @@ class Row:
     `fraction` is our share of the roofline: the time it takes to read the weights of all steps once per step, over
     the time in C (or from Python, where that was not measured). With several steps a call it may exceed 1, as weights
     are read once for several steps. `against_fastest`, `against_as_fine` and `against_float32` say how many times
-    faster ours is, hot, than the fastest peer: in any form; in any whose weights have at least as many bits; in float32.
+    faster ours is, hot, than the fastest peer: in any form; of as many bits or more; in float32.
     Ratios are medians of those within a round.
     """
 
