@@ -35,26 +35,42 @@ CR_INLINE cr_v cr_horner(cr_v p, cr_v x, float c)
     return v_add(v_mul(p, x), v_splat(c));
 }
 
-/* Rational 9/8 approximation, published in google/XNNPACK (BSD-3-Clause); absolute error below 4e-7. */
+/* Rational 9/8 approximation of tanh, published in google/XNNPACK (BSD-3-Clause); absolute error below 4e-7. */
+static const float cr_tanh_numbers[] = {
+    -7.8522667885f,    7.8522667885f,     1.4248920266e-08f, 8.1365948290e-07f, 2.1235626264e-05f, 3.3472978976e-04f,
+    3.5330520477e-03f, 2.6018999517e-02f, 1.3412411511e-01f, 4.6745735407e-01f, 1.0f,              0.5f,
+};
+
+/* `k`: cr_tanh_numbers. */
+CR_INLINE cr_v cr_tanh_by(const float *k, cr_v x)
+{
+    x = cr_clamp(x, k[0], k[1]);
+    cr_v y = v_mul(x, x);
+    cr_v p = cr_horner(v_splat(k[2]), y, k[4]);
+    cr_v q = cr_horner(v_splat(k[3]), y, k[5]);
+    p = cr_horner(p, y, k[6]);
+    q = cr_horner(q, y, k[7]);
+    p = cr_horner(p, y, k[8]);
+    q = cr_horner(q, y, k[9]);
+    p = cr_horner(p, y, k[10]);
+    q = cr_horner(q, y, k[10]);
+    return v_div(v_mul(x, p), q);
+}
+
+CR_INLINE cr_v cr_sigmoid_by(const float *k, cr_v x)
+{
+    cr_v half = v_splat(k[11]);
+    return v_add(half, v_mul(half, cr_tanh_by(k, v_mul(half, x))));
+}
+
 CR_INLINE cr_v cr_tanh(cr_v x)
 {
-    x = cr_clamp(x, -7.8522667885f, 7.8522667885f);
-    cr_v y = v_mul(x, x);
-    cr_v p = cr_horner(v_splat(1.4248920266e-08f), y, 2.1235626264e-05f);
-    cr_v q = cr_horner(v_splat(8.1365948290e-07f), y, 3.3472978976e-04f);
-    p = cr_horner(p, y, 3.5330520477e-03f);
-    q = cr_horner(q, y, 2.6018999517e-02f);
-    p = cr_horner(p, y, 1.3412411511e-01f);
-    q = cr_horner(q, y, 4.6745735407e-01f);
-    p = cr_horner(p, y, 1.0f);
-    q = cr_horner(q, y, 1.0f);
-    return v_div(v_mul(x, p), q);
+    return cr_tanh_by(cr_tanh_numbers, x);
 }
 
 CR_INLINE cr_v cr_sigmoid(cr_v x)
 {
-    cr_v half = v_splat(0.5f);
-    return v_add(half, v_mul(half, cr_tanh(v_mul(half, x))));
+    return cr_sigmoid_by(cr_tanh_numbers, x);
 }
 
 /* e^x = 2^n 2^f with n whole and |f| <= 1/2; relative error below 4e-7. Adding 1.5 * 2^23 rounds to a whole number,
@@ -249,7 +265,8 @@ CR_INLINE size_t cr_group_count(unsigned type, size_t columns)
 }
 
 /* What follows are the sweeps: `panels` panels from `lines` on, out of a block of `block`, times `steps` vectors. Sizes
- * are constants where these are inlined, so that all sums stay in registers. Each sweep leaves y = init + W x. */
+ * are constants where these are inlined, so that all sums stay in registers. float32 sums go on from y; those of whole
+ * numbers take no register for where they start, and leave W x. */
 
 CR_INLINE void cr_sweep_f32(cr_v *y, const float *lines, size_t block, size_t panels, size_t columns, cr_rows x,
                             size_t steps)
@@ -270,14 +287,14 @@ CR_INLINE void cr_sweep_f32(cr_v *y, const float *lines, size_t block, size_t pa
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) y[i] = sum[i];
 }
 
-/* y += sum * (row scale * scale of x) */
+/* y = sum * (row scale * scale of x) */
 CR_INLINE void cr_scale_sums(cr_v *y, const cr_w *sum, const float *scale, size_t panels, cr_rows x, size_t steps)
 {
     CR_UNROLL for (size_t s = 0; s < steps; s++) {
         cr_v of_x = v_splat(cr_scale_of(cr_step_of(x, s)));
         CR_UNROLL for (size_t p = 0; p < panels; p++) {
             size_t i = s * panels + p;
-            y[i] = v_add(y[i], v_mul(v_from_whole(sum[i]), v_mul(v_load(scale + LANES * p), of_x)));
+            y[i] = v_mul(v_from_whole(sum[i]), v_mul(v_load(scale + LANES * p), of_x));
         }
     }
 }
@@ -366,9 +383,26 @@ CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at,
         cr_sweep_i4(y, lines, at.size, panels, first, m->columns, m->scale + row, x, steps);
 }
 
+/* Where the sums start: for float32 before the sweep, for whole numbers after it. */
+CR_INLINE cr_v cr_before(unsigned type, cr_v init)
+{
+    return type == CR_MATRIX_F32 ? init : v_splat(0.0f);
+}
+
+CR_INLINE cr_v cr_after(unsigned type, cr_v init, cr_v y)
+{
+    return type == CR_MATRIX_F32 ? y : v_add(init, y);
+}
+
 CR_INLINE size_t cr_block_bytes(unsigned type, const cr_matrix *m, size_t panels)
 {
     return panels * cr_panel_bytes(type, m->columns) + 64 * cr_group_count(type, m->columns);
+}
+
+CR_INLINE cr_v cr_init_of(cr_rows init, size_t step, size_t row, size_t left)
+{
+    const float *from = (const float *)(const void *)cr_step_of(init, step) + row;
+    return init.first ? v_load_some(from, left, 0.0f) : v_splat(0.0f);
 }
 
 CR_INLINE void cr_affine_tile(unsigned type, cr_rows dst, const cr_matrix *m, cr_block at, size_t first, size_t panels,
@@ -377,14 +411,15 @@ CR_INLINE void cr_affine_tile(unsigned type, cr_rows dst, const cr_matrix *m, cr
     cr_v y[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
     size_t row = (at.panel + first) * LANES, left = m->rows - row;
     CR_UNROLL for (size_t s = 0; s < steps; s++)
-        CR_UNROLL for (size_t p = 0; p < panels; p++) {
-            const float *from = (const float *)(const void *)cr_step_of(init, s) + row + LANES * p;
-            y[s * panels + p] = init.first ? v_load_some(from, left - LANES * p, 0.0f) : v_splat(0.0f);
-        }
+        CR_UNROLL for (size_t p = 0; p < panels; p++)
+            y[s * panels + p] = cr_before(type, cr_init_of(init, s, row + LANES * p, left - LANES * p));
     cr_sweep(type, y, m, at, first, panels, x, steps);
     CR_UNROLL for (size_t s = 0; s < steps; s++)
-        CR_UNROLL for (size_t p = 0; p < panels; p++)
-            v_store_some((float *)(void *)cr_step_of(dst, s) + row + LANES * p, y[s * panels + p], left - LANES * p);
+        CR_UNROLL for (size_t p = 0; p < panels; p++) {
+            float *to = (float *)(void *)cr_step_of(dst, s) + row + LANES * p;
+            cr_v start = cr_init_of(init, s, row + LANES * p, left - LANES * p);
+            v_store_some(to, cr_after(type, start, y[s * panels + p]), left - LANES * p);
+        }
 }
 
 CR_INLINE cr_rows cr_from_step(cr_rows rows, size_t step)
@@ -446,13 +481,23 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
         cr_block at = cr_gates_block(type, m, 4, backwards ? count - 1 - b : b);
         size_t i = at.panel / 4 * LANES;
         cr_v y[4];
-        CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = v_load(gates + 4 * i + LANES * g);
+        CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = cr_before(type, v_load(gates + 4 * i + LANES * g));
         cr_sweep(type, y, m, at, 0, 4, in, 1);
+        CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = cr_after(type, v_load(gates + 4 * i + LANES * g), y[g]);
+        const float *k = cr_tanh_numbers;
+        if (type == CR_MATRIX_I4) CR_HIDE(k); /* its sums take the registers */
         cr_v c = v_load_some(cell + i, n - i, 0.0f);
-        c = v_add(v_mul(cr_sigmoid(y[1]), c), v_mul(cr_sigmoid(y[0]), cr_tanh(y[2])));
+        c = v_add(v_mul(cr_sigmoid_by(k, y[1]), c), v_mul(cr_sigmoid_by(k, y[0]), cr_tanh_by(k, y[2])));
         v_store_some(cell + i, c, n - i);
-        v_store_some(dst + i, v_mul(cr_sigmoid(y[3]), cr_tanh(c)), n - i);
+        v_store_some(dst + i, v_mul(cr_sigmoid_by(k, y[3]), cr_tanh_by(k, c)), n - i);
     }
+}
+
+/* Where the sums of gate g of the units from i on start: the third, of the candidate, with a bias alone. */
+CR_INLINE cr_v cr_gru_start(const float *gates, const float *bias, size_t i, size_t g, size_t n)
+{
+    if (g < 2) return v_load(gates + LANES * g);
+    return bias ? v_load_some(bias + i, n - i, 0.0f) : v_splat(0.0f);
 }
 
 CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *gates,
@@ -463,13 +508,16 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
     for (size_t b = 0; b < count; b++) {
         cr_block at = cr_gates_block(type, m, 3, backwards ? count - 1 - b : b);
         size_t i = at.panel / 3 * LANES;
-        cr_v y[3], from_x = v_load(gates + 3 * i + 2 * LANES);
-        y[0] = v_load(gates + 3 * i);
-        y[1] = v_load(gates + 3 * i + LANES);
-        y[2] = bias ? v_load_some(bias + i, n - i, 0.0f) : v_splat(0.0f);
+        cr_v y[3];
+        CR_UNROLL for (size_t g = 0; g < 3; g++) y[g] = cr_before(type, cr_gru_start(gates + 3 * i, bias, i, g, n));
         cr_sweep(type, y, m, at, 0, 3, in, 1);
-        cr_v update = cr_sigmoid(y[1]);
-        cr_v candidate = cr_tanh(v_add(from_x, v_mul(cr_sigmoid(y[0]), y[2])));
+        CR_UNROLL for (size_t g = 0; g < 3; g++)
+            y[g] = cr_after(type, cr_gru_start(gates + 3 * i, bias, i, g, n), y[g]);
+        cr_v from_x = v_load(gates + 3 * i + 2 * LANES);
+        const float *k = cr_tanh_numbers;
+        if (type == CR_MATRIX_I4) CR_HIDE(k);
+        cr_v update = cr_sigmoid_by(k, y[1]);
+        cr_v candidate = cr_tanh_by(k, v_add(from_x, v_mul(cr_sigmoid_by(k, y[0]), y[2])));
         cr_v before = v_load_some(h + i, n - i, 0.0f);
         cr_v after = v_add(v_mul(v_sub(v_splat(1.0f), update), candidate), v_mul(update, before));
         v_store_some(dst + i, after, n - i);

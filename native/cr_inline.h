@@ -5,6 +5,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Compilers keep constants in registers over a loop. Where a sweep needs all of these for its sums, the constants are
+ * read through a pointer that is hidden from the compiler in each turn. */
+#if defined(__GNUC__)
+#define CR_HIDE(pointer) __asm__ volatile("" : "+r"(pointer))
+#else
+#define CR_HIDE(pointer) (void)(pointer)
+#endif
+
 #if defined(__clang__)
 #define CR_INLINE static inline __attribute__((always_inline))
 #define CR_NOINLINE static __attribute__((noinline))

@@ -8,6 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+
+import pytest
+
+from compactrnn.training import train
+from compactrnn.training.recipe import recipe_from
 
 RECIPE = """
 [task]
@@ -82,3 +88,21 @@ def test_kill_nine_in_each_phase_changes_nothing(tmp_path):
     for name in ("model.safetensors", "metrics.jsonl", "config.json"):
         assert digest(whole / name) == digest(killed / name), name
     assert json.loads((killed / "config.json").read_text())["model"]["hidden"] != [24, 24], "nothing was compressed"
+
+
+def test_a_run_stopped_between_two_phases_goes_on_with_the_same_random_numbers(tmp_path, monkeypatch):
+    recipe = recipe_from(tomllib.loads(RECIPE), "recipe")
+    checkpoint = train.Trainer._checkpoint
+
+    def stop_before_tuning(trainer, phase, run):
+        checkpoint(trainer, phase, run)
+        if phase == 2 and run is None:
+            raise KeyboardInterrupt
+
+    train.train(recipe, tmp_path / "whole")
+    monkeypatch.setattr(train.Trainer, "_checkpoint", stop_before_tuning)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(recipe, tmp_path / "stopped", resume=True)
+    monkeypatch.undo()
+    train.train(recipe, tmp_path / "stopped", resume=True)
+    assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")

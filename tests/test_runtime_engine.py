@@ -276,9 +276,16 @@ def test_results_where_the_caller_wants_them(engine):
     for wrong in (out[:5], out.astype(np.float64), wide[:, ::2]):
         with pytest.raises(ValueError, match=r"out: got float.* wanted float32 of shape \(6, 11\)"):
             stream.run(xs, out=wrong)
+        with pytest.raises(ValueError, match=r"out: got float.* wanted float32 of shape \(11,\)"):
+            stream.step(xs[0], out=wrong[0, :5])
     with pytest.raises(TypeError, match="out: got list"):
         stream.run(xs, out=out.tolist())
+    with pytest.raises(ValueError, match="out: got memory of the input"):
+        stream.step(xs[0], out=xs[0, :11])
     assert stream.state_bytes() == state
+    stream.reset()
+    row = np.zeros(11, np.float32)
+    assert stream.step(xs[0], out=row) is row and np.array_equal(row, wanted[0])
     both = Engine(write(several_ports()))
     given, rows = (np.zeros((3, 2)), [0, 1, 2]), (np.empty((3, 2, 1), np.float32), np.empty(2, np.float32))
     assert all(a is b for a, b in zip(both.run(given, out=rows), rows, strict=True)) and rows[1].tolist() == [6.0, 60.0]

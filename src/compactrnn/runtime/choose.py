@@ -14,7 +14,9 @@ from .program import GATES, Op, Program
 from .rounding import quantize_groups
 from .tidy import reads, writes
 
-CACHES = (1 << 20, 32 << 20)  # what a core of a server and a laptop alike has for itself, and shares with its cluster
+# What a core of a server and a laptop alike has for itself, and shares with its cluster: 1 MiB and 32 MiB, less an
+# eighth for inputs, states and scales.
+CACHES = (7 << 17, 28 << 20)
 SMALLEST = 1 << 15  # weights: smaller matrices cost little either way
 MOST_ERROR = 0.1  # of a matrix in int4, at the outputs
 _SAVED = 0.48  # by int4, of the bytes of an int8 matrix: half, less the scales of the groups

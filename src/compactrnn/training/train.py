@@ -80,11 +80,12 @@ class Trainer:
         if threads := training.threads:
             torch.set_num_threads(threads)
         _set_dropout(self.model, recipe, phase)
+        if saved is not None and saved["run"] is None:
+            set_random_state(saved["random"])  # from before the phase: what is built below draws from it
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
         run = PhaseRun(phase, training, self.task, self.model, self.fabric, teacher)
-        if saved is not None:
-            if saved["run"] is not None:
-                run.load_state_dict(saved["run"])
+        if saved is not None and saved["run"] is not None:
+            run.load_state_dict(saved["run"])
             set_random_state(saved["random"])
         self.shown.begin(name, run.total, run.update)
         evaluate_every = training.evaluate_every or run.per_epoch
