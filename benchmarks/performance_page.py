@@ -1,14 +1,14 @@
-"""Write the figures of `compactrnn bench` into docs/performance.md, and draw its plots.
+"""Write the figures of `compactrnn bench` into docs/performance.md and the README, and draw the plots.
 
     compactrnn bench --json benchmarks/results/bench.json
     python benchmarks/performance_page.py
 
-Only what stands between the markers of the page changes.
+Only what stands between the markers changes.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,32 @@ from compactrnn.report.plot import Point, bars_plot, roofline_plot
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "results" / "bench.json"
-PAGE = ROOT / "docs" / "performance.md"
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 ROOFLINE, BARS = ROOT / "docs" / "roofline.svg", ROOT / "docs" / "bench.svg"
 WEIGHTS = ("int8", "int4", "float32")
 PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
 _BETWEEN = re.compile(r"(<!-- bench: begin.*?-->\n).*?(<!-- bench: end -->)", re.DOTALL)
 
 
-def filled(page: str, report: dict[str, Any] | None) -> str:
-    """The page with the report's tables between its markers; nothing there without a report."""
-    text = "" if report is None else tables(report)
+def filled(page: str, report: dict[str, Any] | None, write: Callable[[dict[str, Any]], str]) -> str:
+    """The page with what `write` says of the report between its markers; nothing there without a report."""
+    text = "" if report is None else write(report)
     return _BETWEEN.sub(lambda found: found[1] + text + found[2], page)
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Single steps, ours and the fastest of all peers' forms."""
+    lines = [
+        "| layers, one step | ours, int8 | ours, int4 | fastest peer, any form | int8, int4 faster by |",
+        "|---|---|---|---|---|",
+    ]
+    for model, rows in _models(report, 1):
+        ours = [rows.get(f"engine {kind}") for kind in ("int8", "int4")]
+        others = {name: row["hot"]["median"] for name, row in rows.items() if not name.startswith("engine")}
+        shown = ["" if row is None else f"{_number(row['hot']['median'])} us" for row in ours]
+        faster = ", ".join(f"{row['against_fastest']:.1f}" for row in ours if row)
+        lines.append("| " + " | ".join([model, *shown, _best(others), faster]) + " |")
+    return "\n" + "\n".join(lines).replace("  |", " |") + "\n\n"
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -153,7 +168,8 @@ def _number(value: float) -> str:
 
 def main() -> None:
     report = json.loads(FIGURES.read_text(encoding="utf-8"))
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    for path, write in ((PAGE, tables), (README, summary)):
+        path.write_text(filled(path.read_text(encoding="utf-8"), report, write), encoding="utf-8")
     ROOFLINE.write_text(roofline(report), encoding="utf-8")
     BARS.write_text(bars(report), encoding="utf-8")
     print(f"{PAGE}, {ROOFLINE.name}, {BARS.name}: {len(report['rows'])} rows from commit {report['machine']['commit']}")

@@ -173,11 +173,16 @@ def test_the_performance_page_shows_the_committed_figures():
     spec.loader.exec_module(page)
     text = page.PAGE.read_text(encoding="utf-8")
     report = json.loads(page.FIGURES.read_text(encoding="utf-8")) if page.FIGURES.exists() else None
-    assert page.filled(text, report) == text, "run: python benchmarks/performance_page.py"
-    example = page.filled(text, _example())
+    assert page.filled(text, report, page.tables) == text, "run: python benchmarks/performance_page.py"
+    readme = page.README.read_text(encoding="utf-8")
+    assert page.filled(readme, report, page.summary) == readme, "run: python benchmarks/performance_page.py"
+    assert "| lstm:4-8 | 2.0 us | | 6.0 (ncnn int8) | 3.0 |" in page.summary(_example())
+    example = page.filled(text, _example(), page.tables)
     assert "| lstm:4-8 | 2.0 | | | 6.0 (ncnn int8) | 3.00 | 6.0 (ncnn int8) | 3.00 | 8.0 (torch cells) | |" in example
     assert (
-        page.filled(example, report) == text and "<svg" in page.roofline(_example()) and "<svg" in page.bars(_example())
+        page.filled(example, report, page.tables) == text
+        and "<svg" in page.roofline(_example())
+        and "<svg" in page.bars(_example())
     )
 
 
