@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .run import Row
 
-_HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x fastest", "x as fine", "x float32")
+_HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x any", "x as fine", "x f32")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -30,8 +30,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
             if row.note:
                 console.print(f"  {row.contender}: {row.note}", markup=False, highlight=False, soft_wrap=True)
         console.print()
-    console.print("roofline: share of the rate of a plain read; x fastest, x as fine, x float32: times faster than the")
-    console.print("fastest peer in any form, with weights of at least as many bits, and in float32")
+    console.print("roofline: share of the rate of a plain read; x any, x as fine, x f32: times faster than the fastest")
+    console.print("peer in any form, with weights of at least as many bits, and in float32")
 
 
 def number(value: float) -> str:
