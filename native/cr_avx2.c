@@ -7,7 +7,6 @@
 #endif
 
 #include <immintrin.h>
-#include <string.h>
 
 #include "cr_inline.h"
 
@@ -109,11 +108,6 @@ CR_INLINE __m256i cr_add_pairs(__m256i sum, __m256i pairs)
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-CR_INLINE cr_w i8_start(const int32_t *sums)
-{
-    (void)sums;
-    return w_splat(0);
-}
 CR_INLINE cr_x i8_splat(const int8_t *x) { return CR_PAIR(cr_x, cr_word(x), _mm256_abs_epi8(cr_word(x))); }
 CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
 {
@@ -121,8 +115,6 @@ CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
     return CR_PAIR(cr_w, cr_add_pairs(sum.a, _mm256_maddubs_epi16(x.size, _mm256_sign_epi8(w.a, x.x))),
                    cr_add_pairs(sum.b, _mm256_maddubs_epi16(x.size, _mm256_sign_epi8(w.b, x.x))));
 }
-CR_INLINE cr_h i4_start(int32_t x) { return w_splat(x); }
-CR_INLINE cr_w i4_sum(cr_h sum) { return sum; }
 CR_INLINE cr_x i4_splat(const int8_t *x) { return CR_PAIR(cr_x, cr_word(x), cr_word(x)); }
 CR_INLINE __m256i cr_add_halves(__m256i sum, __m256i both, __m256i low, __m256i high)
 {
@@ -135,21 +127,6 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
 {
     cr_w both = w_load(line);
     return CR_PAIR(cr_w, cr_add_halves(sum.a, both.a, low.x, high.x), cr_add_halves(sum.b, both.b, low.x, high.x));
-}
-
-CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
-{
-    float lanes[16];
-    if (n >= 16) return v_load(from);
-    v_store(lanes, v_splat(absent));
-    memcpy(lanes, from, sizeof(float) * n);
-    return v_load(lanes);
-}
-CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
-{
-    float lanes[16];
-    v_store(n < 16 ? lanes : to, x);
-    if (n < 16) memcpy(to, lanes, sizeof(float) * n);
 }
 
 #include "cr_body.h"

@@ -3,7 +3,8 @@
  *     cr_x  what a product takes of four inputs            cr_h  sums of i4 products that are not yet put together
  * and the operations on them that are used here: v_*, w_*, i8_*, i4_*, CR_TABLE (the table's name), CR_ISA_NAME, and
  * CR_TILE_PANELS (how many panels of 16 rows one sweep serves where it serves CR_TILE_STEPS vectors).
- * v_load_some(from, n, absent) and v_store_some(to, x, n) leave the memory behind the first n >= 1 lanes alone.
+ * CR_HAS_MASKS says that it has its own v_load_some and v_store_some, CR_HAS_UNSIGNED_PRODUCTS the same of i8_start,
+ * i4_start and i4_sum.
  * v_over(a, b) is a > b ? a : b, v_under(a, b) is a < b ? a : b: a NaN in b stays, one in a is dropped. */
 #include <string.h>
 
@@ -11,6 +12,44 @@
 #include "cr_kernels.h"
 
 enum { LANES = CR_LANES, CR_TILE_STEPS = 4 };
+
+#ifndef CR_HAS_MASKS
+/* These leave the memory behind the first n >= 1 lanes alone. */
+CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
+{
+    float lanes[LANES];
+    if (n >= LANES) return v_load(from);
+    v_store(lanes, v_splat(absent));
+    memcpy(lanes, from, sizeof(float) * n);
+    return v_load(lanes);
+}
+
+CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
+{
+    float lanes[LANES];
+    v_store(n < LANES ? lanes : to, x);
+    if (n < LANES) memcpy(to, lanes, sizeof(float) * n);
+}
+#endif
+
+#ifndef CR_HAS_UNSIGNED_PRODUCTS
+/* Sums of products start from nothing and are what they are. */
+CR_INLINE cr_w i8_start(const int32_t *sums)
+{
+    (void)sums;
+    return w_splat(0);
+}
+
+CR_INLINE cr_h i4_start(int32_t x)
+{
+    return w_splat(x);
+}
+
+CR_INLINE cr_w i4_sum(cr_h sum)
+{
+    return sum;
+}
+#endif
 
 /* Functions --------------------------------------------------------------------------------------------------- */
 

@@ -7,7 +7,6 @@
 #endif
 
 #include <arm_neon.h>
-#include <string.h>
 
 #include "cr_inline.h"
 
@@ -111,11 +110,6 @@ CR_INLINE void w_store_i8(int8_t *to, cr_w x)
 }
 CR_INLINE int32_t w_sum(cr_w x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
 
-CR_INLINE cr_w i8_start(const int32_t *sums)
-{
-    (void)sums;
-    return w_splat(0);
-}
 CR_INLINE cr_x i8_splat(const int8_t *x)
 {
     int32_t word;
@@ -127,8 +121,6 @@ CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
     return (cr_w){vdotq_s32(sum.a, vld1q_s8(line), x), vdotq_s32(sum.b, vld1q_s8(line + 16), x),
                   vdotq_s32(sum.c, vld1q_s8(line + 32), x), vdotq_s32(sum.d, vld1q_s8(line + 48), x)};
 }
-CR_INLINE cr_h i4_start(int32_t x) { return w_splat(x); }
-CR_INLINE cr_w i4_sum(cr_h sum) { return sum; }
 CR_INLINE cr_x i4_splat(const int8_t *x) { return i8_splat(x); }
 CR_INLINE int32x4_t cr_add_halves(int32x4_t sum, const uint8_t *line, cr_x low, cr_x high)
 {
@@ -140,21 +132,6 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
 {
     return (cr_w){cr_add_halves(sum.a, line, low, high), cr_add_halves(sum.b, line + 16, low, high),
                   cr_add_halves(sum.c, line + 32, low, high), cr_add_halves(sum.d, line + 48, low, high)};
-}
-
-CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
-{
-    float lanes[16];
-    if (n >= 16) return v_load(from);
-    v_store(lanes, v_splat(absent));
-    memcpy(lanes, from, sizeof(float) * n);
-    return v_load(lanes);
-}
-CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
-{
-    float lanes[16];
-    v_store(n < 16 ? lanes : to, x);
-    if (n < 16) memcpy(to, lanes, sizeof(float) * n);
 }
 
 #include "cr_body.h"

@@ -147,19 +147,12 @@ CR_INLINE cr_i4 cr_add_quarter(cr_i4 sum, const int8_t *line, cr_x x)
     memcpy(&w, line, sizeof w);
     return cr_add_pairs(sum, ((cr_s8)((cr_t8)w << 8) >> 8) * x.even + (w >> 8) * x.odd);
 }
-CR_INLINE cr_w i8_start(const int32_t *sums)
-{
-    (void)sums;
-    return w_splat(0);
-}
 CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
 {
     return (cr_w){cr_add_quarter(sum.a, line, x), cr_add_quarter(sum.b, line + 16, x),
                   cr_add_quarter(sum.c, line + 32, x), cr_add_quarter(sum.d, line + 48, x)};
 }
 CR_INLINE cr_x i4_splat(const int8_t *x) { return i8_splat(x); }
-CR_INLINE cr_h i4_start(int32_t x) { return w_splat(x); }
-CR_INLINE cr_w i4_sum(cr_h sum) { return sum; }
 CR_INLINE cr_i4 cr_add_halves(cr_i4 sum, const uint8_t *line, cr_x low, cr_x high)
 {
     cr_t8 w;
@@ -171,21 +164,6 @@ CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
 {
     return (cr_h){cr_add_halves(sum.a, line, low, high), cr_add_halves(sum.b, line + 16, low, high),
                   cr_add_halves(sum.c, line + 32, low, high), cr_add_halves(sum.d, line + 48, low, high)};
-}
-
-CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
-{
-    float lanes[16];
-    if (n >= 16) return v_load(from);
-    v_store(lanes, v_splat(absent));
-    memcpy(lanes, from, sizeof(float) * n);
-    return v_load(lanes);
-}
-CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
-{
-    float lanes[16];
-    v_store(n < 16 ? lanes : to, x);
-    if (n < 16) memcpy(to, lanes, sizeof(float) * n);
 }
 
 #include "cr_body.h"
