@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LANES = 16
+from .layout import LANES
 
 
 def padded(n: int) -> int:

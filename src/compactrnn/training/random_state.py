@@ -25,10 +25,12 @@ def get_random_state() -> dict[str, Any]:
     >>> bool(torch.rand(1) == first)
     True
     """
-    kind, key, position, has_gauss, gauss = np.random.get_state()
+    numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
+    kind, key, position, has_gauss, gauss = numpy_state
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, gauss),  # type: ignore[union-attr]
+        "numpy": (kind, torch.from_numpy(key.astype(np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -24,16 +24,11 @@ def weight_bytes(data: bytes) -> int:
 
 
 def read_rate(isa: str, size: int, bytes_read: int = 100 << 20) -> float | None:
-    """Bytes a second of a plain read, again and again, of `size` bytes; None if the core cannot measure it."""
-    probe = getattr(_native, "read_rate", None)
-    return None if probe is None or not size else probe(isa, size, max(2, bytes_read // size))
+    """Bytes a second of a plain read, again and again, of `size` bytes; None of no bytes."""
+    return _native.read_rate(isa, size, max(2, bytes_read // size)) if size else None
 
 
 def read_rates(isa: str) -> list[dict[str, Any]]:
     """The read rate for working sets of 16 KB to 144 MB, medians of five."""
-    found = []
-    for size in WORKING_SETS:
-        rates = [rate for _ in range(5) if (rate := read_rate(isa, size)) is not None]
-        if rates:
-            found.append({"bytes": size, "bytes_per_second": round(statistics.median(rates))})
-    return found
+    rates = {size: [read_rate(isa, size) or 0.0 for _ in range(5)] for size in WORKING_SETS}
+    return [{"bytes": size, "bytes_per_second": round(statistics.median(found))} for size, found in rates.items()]

@@ -1,0 +1,131 @@
+/* Functions of vectors, for cr_body.h: only operations that every machine rounds alike. */
+
+CR_INLINE cr_v cr_max(cr_v a, cr_v b)
+{
+    return v_select(v_is_nan(a), a, v_over(a, b));
+}
+
+CR_INLINE cr_v cr_min(cr_v a, cr_v b)
+{
+    return v_select(v_is_nan(a), a, v_under(a, b));
+}
+
+CR_INLINE cr_v cr_clamp(cr_v x, float low, float high)
+{
+    return v_under(v_splat(high), v_over(v_splat(low), x));
+}
+
+/* p * x + c, rounded twice */
+CR_INLINE cr_v cr_horner(cr_v p, cr_v x, float c)
+{
+    return v_add(v_mul(p, x), v_splat(c));
+}
+
+/* Rational 9/8 approximation of tanh, published in google/XNNPACK (BSD-3-Clause); absolute error below 4e-7. */
+static const float cr_tanh_numbers[] = {
+    -7.8522667885f,    7.8522667885f,     1.4248920266e-08f, 8.1365948290e-07f, 2.1235626264e-05f, 3.3472978976e-04f,
+    3.5330520477e-03f, 2.6018999517e-02f, 1.3412411511e-01f, 4.6745735407e-01f, 1.0f,              0.5f,
+};
+
+/* `k`: cr_tanh_numbers. */
+CR_INLINE cr_v cr_tanh_by(const float *k, cr_v x)
+{
+    x = cr_clamp(x, k[0], k[1]);
+    cr_v y = v_mul(x, x);
+    cr_v p = cr_horner(v_splat(k[2]), y, k[4]);
+    cr_v q = cr_horner(v_splat(k[3]), y, k[5]);
+    p = cr_horner(p, y, k[6]);
+    q = cr_horner(q, y, k[7]);
+    p = cr_horner(p, y, k[8]);
+    q = cr_horner(q, y, k[9]);
+    p = cr_horner(p, y, k[10]);
+    q = cr_horner(q, y, k[10]);
+    return v_div(v_mul(x, p), q);
+}
+
+CR_INLINE cr_v cr_sigmoid_by(const float *k, cr_v x)
+{
+    cr_v half = v_splat(k[11]);
+    return v_add(half, v_mul(half, cr_tanh_by(k, v_mul(half, x))));
+}
+
+CR_INLINE cr_v cr_tanh(cr_v x)
+{
+    return cr_tanh_by(cr_tanh_numbers, x);
+}
+
+CR_INLINE cr_v cr_sigmoid(cr_v x)
+{
+    return cr_sigmoid_by(cr_tanh_numbers, x);
+}
+
+/* e^x = 2^n 2^f with n whole and |f| <= 1/2; relative error below 4e-7. Adding 1.5 * 2^23 rounds to a whole number,
+ * which then stands in the low bits. */
+CR_INLINE cr_v cr_exp(cr_v x)
+{
+    cr_v clamped = cr_clamp(x, -87.0f, 89.0f);
+    cr_v shifted = cr_horner(clamped, v_splat(1.44269504f), 12582912.0f);
+    cr_v n = v_sub(shifted, v_splat(12582912.0f));
+    cr_w whole = w_sub(v_bits(shifted), w_splat(0x4b400000));
+    cr_v f = v_sub(v_sub(clamped, v_mul(n, v_splat(0.693359375f))), v_mul(n, v_splat(-2.12194440e-4f)));
+    f = v_mul(f, v_splat(1.44269504f));
+    cr_v p = cr_horner(v_splat(0.00132745639f), f, 0.00967196317f);
+    p = cr_horner(p, f, 0.0555067867f);
+    p = cr_horner(p, f, 0.240222353f);
+    p = cr_horner(p, f, 0.693147061f);
+    p = cr_horner(p, f, 1.0f);
+    /* 2^n in two factors, for 2^128 is no float */
+    cr_w half = w_sub(w_shift_right(w_add(whole, w_splat(256)), 1), w_splat(128));
+    p = v_mul(p, w_bits(w_shift_left(w_add(half, w_splat(127)), 23)));
+    p = v_mul(p, w_bits(w_shift_left(w_add(w_sub(whole, half), w_splat(127)), 23)));
+    p = v_select(v_less(x, v_splat(-87.0f)), v_splat(0.0f), p);
+    return v_select(v_is_nan(x), x, p);
+}
+
+/* The mantissa in [sqrt(1/2), sqrt(2)) by a polynomial (Cephes logf, S. Moshier); error below 3e-7 + 2e-7 |log x|. */
+CR_INLINE cr_v cr_log(cr_v x)
+{
+    cr_w bits = w_sub(v_bits(x), w_splat(0x3f3504f3));
+    cr_v e = v_from_whole(w_shift_right_signed(bits, 23));
+    cr_v m = v_sub(w_bits(w_add(w_and(bits, w_splat(0x007fffff)), w_splat(0x3f3504f3))), v_splat(1.0f));
+    cr_v z = v_mul(m, m);
+    cr_v p = cr_horner(v_splat(7.0376836292e-2f), m, -1.1514610310e-1f);
+    p = cr_horner(p, m, 1.1676998740e-1f);
+    p = cr_horner(p, m, -1.2420140846e-1f);
+    p = cr_horner(p, m, 1.4249322787e-1f);
+    p = cr_horner(p, m, -1.6668057665e-1f);
+    p = cr_horner(p, m, 2.0000714765e-1f);
+    p = cr_horner(p, m, -2.4999993993e-1f);
+    p = cr_horner(p, m, 3.3333331174e-1f);
+    p = v_add(v_mul(v_mul(p, m), z), v_mul(e, v_splat(-2.12194440e-4f)));
+    p = v_sub(p, v_mul(v_splat(0.5f), z));
+    p = v_add(v_add(m, p), v_mul(e, v_splat(0.693359375f)));
+    p = v_select(v_less(x, v_splat(1.17549435e-38f)), w_bits(w_splat((int32_t)0xff800000)), p); /* 0, or flushed to it */
+    p = v_select(v_less(v_splat(3.40282347e38f), x), x, p);
+    p = v_select(v_less(x, v_splat(0.0f)), w_bits(w_splat(0x7fc00000)), p);
+    return v_select(v_is_nan(x), x, p);
+}
+
+CR_INLINE cr_v cr_abs(cr_v x)
+{
+    return w_bits(w_and(v_bits(x), w_splat(0x7fffffff)));
+}
+
+CR_INLINE cr_v cr_negative(cr_v x)
+{
+    return v_sub(v_splat(-0.0f), x);
+}
+
+/* Abramowitz and Stegun 7.1.26; absolute error below 1e-6. */
+CR_INLINE cr_v cr_erf(cr_v x)
+{
+    cr_m below = v_less(x, v_splat(0.0f));
+    cr_v size = v_select(below, cr_negative(x), x);
+    cr_v t = v_div(v_splat(1.0f), v_add(v_splat(1.0f), v_mul(v_splat(0.3275911f), size)));
+    cr_v p = cr_horner(v_splat(1.061405429f), t, -1.453152027f);
+    p = cr_horner(p, t, 1.421413741f);
+    p = cr_horner(p, t, -0.284496736f);
+    p = cr_horner(p, t, 0.254829592f);
+    cr_v y = v_sub(v_splat(1.0f), v_mul(v_mul(p, t), cr_exp(cr_negative(v_mul(size, size)))));
+    return v_select(below, cr_negative(y), y);
+}
