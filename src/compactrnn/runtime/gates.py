@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .layout import LANES
+LANES = 16
 
 
 def padded(n: int) -> int:
