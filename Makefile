@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.c native/*.h native/*.cpp)
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.c native/*.h native/*.cpp native/loop/*)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	touch $@

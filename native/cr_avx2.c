@@ -1,9 +1,9 @@
 /* AVX2: a vector is two registers. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
 #endif
 
 #include <immintrin.h>
@@ -129,7 +129,7 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
     return CR_PAIR(cr_w, cr_add_halves(sum.a, both.a, low.x, high.x), cr_add_halves(sum.b, both.b, low.x, high.x));
 }
 
-#include "cr_body.h"
+#include CR_BODY
 
 #if defined(__clang__)
 #pragma clang attribute pop

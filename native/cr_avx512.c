@@ -90,7 +90,7 @@ CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
 }
 CR_INLINE cr_w i4_sum(cr_h sum) { return w_add(sum.low, w_shift_right_signed(sum.high, 4)); }
 
-#include "cr_body.h"
+#include CR_BODY
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -6,31 +6,10 @@
  * CR_HAS_MASKS says that it has its own v_load_some and v_store_some, CR_HAS_UNSIGNED_PRODUCTS the same of i8_start,
  * i4_start and i4_sum.
  * v_over(a, b) is a > b ? a : b, v_under(a, b) is a < b ? a : b: a NaN in b stays, one in a is dropped. */
-#include <string.h>
-
 #include "cr_format.h"
 #include "cr_kernels.h"
 
-enum { LANES = CR_LANES, CR_TILE_STEPS = 4 };
-
-#ifndef CR_HAS_MASKS
-/* These leave the memory behind the first n >= 1 lanes alone. */
-CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
-{
-    float lanes[LANES];
-    if (n >= LANES) return v_load(from);
-    v_store(lanes, v_splat(absent));
-    memcpy(lanes, from, sizeof(float) * n);
-    return v_load(lanes);
-}
-
-CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
-{
-    float lanes[LANES];
-    v_store(n < LANES ? lanes : to, x);
-    if (n < LANES) memcpy(to, lanes, sizeof(float) * n);
-}
-#endif
+enum { CR_TILE_STEPS = 4 };
 
 #ifndef CR_HAS_UNSIGNED_PRODUCTS
 /* Sums of products start from nothing and are what they are. */

@@ -21,7 +21,7 @@ static size_t cr_list_kernels(const cr_kernels *tables[4])
     if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         tables[count++] = &cr_kernels_avx512;
-    if (__builtin_cpu_supports("avx2")) tables[count++] = &cr_kernels_avx2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables[count++] = &cr_kernels_avx2;
 #elif defined(__aarch64__) && defined(__GNUC__)
 #if defined(__linux__)
     int has_dot_products = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;

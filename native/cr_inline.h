@@ -5,6 +5,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What is compiled for each instruction set: the kernels of the engine, or those of the loop over time. */
+#ifndef CR_BODY
+#define CR_BODY "cr_body.h"
+#endif
+
 /* Compilers keep constants in registers over a loop. Where a sweep needs all of these for its sums, the constants are
  * read through a pointer that is hidden from the compiler in each turn. */
 #if defined(__GNUC__)

@@ -1,4 +1,28 @@
-/* Functions of vectors, for cr_body.h: only operations that every machine rounds alike. */
+/* Functions of vectors: only operations that every machine rounds alike. */
+#include <string.h>
+
+#include "cr_format.h"
+
+enum { LANES = CR_LANES };
+
+#ifndef CR_HAS_MASKS
+/* These leave the memory behind the first n >= 1 lanes alone. */
+CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
+{
+    float lanes[LANES];
+    if (n >= LANES) return v_load(from);
+    v_store(lanes, v_splat(absent));
+    memcpy(lanes, from, sizeof(float) * n);
+    return v_load(lanes);
+}
+
+CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
+{
+    float lanes[LANES];
+    v_store(n < LANES ? lanes : to, x);
+    if (n < LANES) memcpy(to, lanes, sizeof(float) * n);
+}
+#endif
 
 CR_INLINE cr_v cr_max(cr_v a, cr_v b)
 {

@@ -134,7 +134,7 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
                   cr_add_halves(sum.c, line + 32, low, high), cr_add_halves(sum.d, line + 48, low, high)};
 }
 
-#include "cr_body.h"
+#include CR_BODY
 
 #if defined(__clang__)
 #pragma clang attribute pop

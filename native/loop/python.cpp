@@ -1,0 +1,165 @@
+// The Python face of the loop: layers/native_loop.py has laid out every array and gives addresses; the arrays are its
+// own and outlive the call.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cr_format.h"
+#include "cr_subnormal.h"
+#include "loop.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Table = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Columns of the table: an operation; its four places; its matrix; its total.
+enum Column { CODE, WIDTH, DEPTH, ADDEND, PLACES, MATRIX = PLACES + 4 * 5, TOTAL = MATRIX + 3, COLUMNS };
+// A place: whether it is scratch; an address, or how many numbers into the scratch; strides in numbers.
+enum PlaceColumn { SCRATCH, ADDRESS, TIME, TILE, ROW };
+
+template <class T> T *pointer(int64_t address) { return reinterpret_cast<T *>(static_cast<uintptr_t>(address)); }
+
+struct Free {
+    void operator()(void *memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+template <class T> using Array = std::unique_ptr<T[], Free>;
+
+template <class T> Array<T> zeros(size_t count) {
+    auto *memory = static_cast<T *>(::operator new(std::max<size_t>(count, 1) * sizeof(T), std::align_val_t(64)));
+    std::fill_n(memory, count, T(0));
+    return Array<T>(memory);
+}
+
+// Entry (output, input) of the matrix stands at address + output * strides[0] + input * strides[1].
+void pack(const int64_t *row, float *panels) {
+    const auto *from = pointer<const float>(row[MATRIX]);
+    const int64_t width = row[WIDTH], depth = row[DEPTH], down = row[MATRIX + 1], along = row[MATRIX + 2];
+    for (int64_t first = 0; first < width; first += CR_LANES)
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t lane = 0; lane < CR_LANES; lane++)
+                *panels++ = first + lane < width ? from[(first + lane) * down + k * along] : 0.0f;
+}
+
+size_t panel_size(const int64_t *row) {
+    return static_cast<size_t>((row[WIDTH] + CR_LANES - 1) / CR_LANES * CR_LANES * row[DEPTH]);
+}
+
+// What one thread writes on the way.
+struct Worker {
+    std::vector<loop_op> ops;
+    Array<float> scratch, sums;
+    Array<double> totals;
+    size_t first, end;
+};
+
+class Loop {
+public:
+    Loop(Table table, size_t scratch, const std::string &isa) : table_(table), scratch_(scratch) {
+        const char *found;
+        run_ = loop_find(isa.empty() ? nullptr : isa.c_str(), &found);
+        if (!run_) throw nb::value_error("isa: not usable on this processor");
+        if (table.shape(1) != COLUMNS) throw nb::value_error("a table of another width");
+        size_t numbers = 0;
+        for (size_t i = 0; i < table.shape(0); i++)
+            if (row(i)[CODE] == LOOP_LINEAR) numbers += panel_size(row(i));
+        panels_ = zeros<float>(numbers);
+        float *to = panels_.get();
+        for (size_t i = 0; i < table.shape(0); i++) {
+            starts_.push_back(to);
+            if (row(i)[CODE] != LOOP_LINEAR) continue;
+            pack(row(i), to);
+            to += panel_size(row(i));
+        }
+    }
+
+    void run(size_t steps, size_t rows, bool backwards, size_t threads) {
+        std::vector<Worker> workers;
+        size_t share = (rows + std::max<size_t>(threads, 1) - 1) / std::max<size_t>(threads, 1);
+        share = (share + 3) / 4 * 4; // four rows at least share a read of the matrices
+        for (size_t first = 0; first < rows; first += share) workers.push_back(worker(first, std::min(first + share, rows)));
+        auto work = [&](Worker &worker) {
+            uint64_t before = cr_flush_subnormals();
+            run_(worker.ops.data(), worker.ops.size(), steps, backwards, worker.first, worker.end);
+            cr_restore_subnormals(before);
+        };
+        std::vector<std::thread> others;
+        for (size_t i = 1; i < workers.size(); i++) others.emplace_back(work, std::ref(workers[i]));
+        if (!workers.empty()) work(workers[0]);
+        for (auto &thread : others) thread.join();
+        for (size_t i = 0; i < table_.shape(0); i++)
+            if (row(i)[CODE] == LOOP_SUM)
+                for (auto &worker : workers)
+                    for (int64_t j = 0; j < row(i)[WIDTH]; j++)
+                        pointer<double>(row(i)[TOTAL])[j] += worker.ops[i].total[j];
+    }
+
+private:
+    const int64_t *row(size_t i) const { return table_.data() + i * COLUMNS; }
+
+    Worker worker(size_t first, size_t end) const {
+        size_t sums = 0;
+        for (size_t i = 0; i < table_.shape(0); i++)
+            if (row(i)[CODE] == LOOP_SUM) sums += static_cast<size_t>(row(i)[WIDTH]);
+        Worker made{{}, zeros<float>(scratch_), zeros<float>(sums), zeros<double>(sums), first, end};
+        size_t at = 0;
+        for (size_t i = 0; i < table_.shape(0); i++) {
+            const int64_t *from = row(i);
+            loop_op op{};
+            op.code = static_cast<int32_t>(from[CODE]);
+            op.has_addend = static_cast<int32_t>(from[ADDEND]);
+            op.width = static_cast<size_t>(from[WIDTH]);
+            op.depth = static_cast<size_t>(from[DEPTH]);
+            loop_place *places[] = {&op.to, &op.a, &op.b, &op.c};
+            for (size_t p = 0; p < 4; p++) {
+                const int64_t *place = from + PLACES + p * 5;
+                float *base = place[SCRATCH] ? made.scratch.get() + place[ADDRESS] : pointer<float>(place[ADDRESS]);
+                *places[p] = loop_place{base, place[TIME], place[TILE], place[ROW]};
+            }
+            op.panels = starts_[i];
+            if (op.code == LOOP_SUM) {
+                op.sums = made.sums.get() + at;
+                op.total = made.totals.get() + at;
+                at += op.width;
+            }
+            made.ops.push_back(op);
+        }
+        return made;
+    }
+
+    Table table_;
+    size_t scratch_;
+    loop_run *run_;
+    Array<float> panels_;
+    std::vector<const float *> starts_;
+};
+
+} // namespace
+
+NB_MODULE(_loop, module) {
+    module.def(
+        "run",
+        [](Table table, size_t scratch, size_t steps, size_t rows, bool backwards, size_t threads, const std::string &isa) {
+            nb::gil_scoped_release released;
+            Loop(table, scratch, isa).run(steps, rows, backwards, threads);
+        },
+        nb::arg("table"), nb::arg("scratch"), nb::arg("steps"), nb::arg("rows"), nb::arg("backwards"),
+        nb::arg("threads"), nb::arg("isa"));
+    nb::list names;
+#define LOOP_NAME(NAME, operands, value) names.append(#NAME);
+    LOOP_FUNCTIONS(LOOP_NAME)
+#undef LOOP_NAME
+    names.append("LINEAR");
+    names.append("SUM");
+    module.attr("NAMES") = nb::tuple(names);
+    module.attr("TILE") = static_cast<int>(LOOP_TILE);
+}

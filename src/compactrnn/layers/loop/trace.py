@@ -1,0 +1,463 @@
+"""From a cell's `step` to a graph of values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from ...cells.base import AbstractCell
+from ...weights.base import AbstractWeight
+from .values import Graph, Value
+
+
+class NotTraceable(Exception):
+    """Why a step stays with the plain loop."""
+
+
+class _Product(nn.Module):
+    """Stands in for a weight while its cell is traced: its factors are inputs of the step."""
+
+    def __init__(self, factors: tuple[Tensor, ...]):
+        super().__init__()
+        self.count = len(factors)
+        for i, factor in enumerate(factors):
+            self.register_buffer(f"factor{i}", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in reversed(range(self.count)):
+            x = nn.functional.linear(x, getattr(self, f"factor{i}"))
+        return x
+
+
+@dataclass
+class Step:
+    """What one step computes.
+
+    `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence.
+    """
+
+    graph: Graph
+    projected: Value
+    states: list[Value]
+    output: Value
+    after: list[Value]
+    prepare: Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]
+    vectors: list[Value] = field(default_factory=list)
+
+
+def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Step:
+    """The graph of `cell.step(projected, states)`.
+
+    Raises:
+        NotTraceable: the step does something that the graph has no value for; the message says what.
+    """
+    parts = _parts(cell)
+    batch = 3
+    wide = projected.new_zeros(batch, projected.shape[-1])
+    narrow = [s.new_zeros(batch, s.shape[-1]) for s in states]
+    twin = _twin(cell)
+
+    def run(given: list[Tensor], projected: Tensor, *states: Tensor) -> list[Tensor]:
+        y, after = functional_call(twin, dict(zip(parts, given, strict=True)), (projected, states))
+        return [y, *after]
+
+    class_name = type(cell).__name__
+    try:
+        with torch.no_grad():
+            traced = make_fx(run, tracing_mode="fake", pre_dispatch=True)([p.detach() for p in parts.values()], wide, *narrow)
+    except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
+        raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    return _Reader(traced, list(parts), len(states), batch, class_name).read()
+
+
+def _parts(cell: AbstractCell) -> dict[str, Tensor]:
+    """Factors of the weights, other parameters and buffers, by their names in the twin."""
+    parts: dict[str, Tensor] = {}
+    for path, module in cell.named_modules():
+        prefix = f"{path}." if path else ""
+        if isinstance(module, AbstractWeight):
+            parts |= {f"{prefix}factor{i}": f for i, f in enumerate(module.factors())}
+        elif not any(isinstance(cell.get_submodule(p), AbstractWeight) for p in _above(path)):
+            own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            parts |= {prefix + name: tensor for name, tensor in own}
+    return {f"cell.{name}": tensor for name, tensor in parts.items()}
+
+
+def _above(path: str) -> list[str]:
+    names = path.split(".")
+    return [".".join(names[:i]) for i in range(1, len(names))]
+
+
+class _Step(nn.Module):
+    def __init__(self, cell: AbstractCell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.cell.step(projected, states)
+
+
+def _twin(cell: AbstractCell) -> nn.Module:
+    """The cell's step, on the same parameters, with weights as products of their factors."""
+
+    def replaced(module: nn.Module) -> nn.Module:
+        if isinstance(module, AbstractWeight):
+            return _Product(module.factors())
+        twin = copy.copy(module)
+        twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
+        return twin
+
+    with torch.no_grad():
+        return _Step(replaced(cell))  # pyright: ignore
+
+
+class _Reader:
+    """Turns torch's graph into values: what no state and no input feeds is left to torch, once per sequence."""
+
+    def __init__(self, traced: GraphModule, names: list[str], states: int, batch: int, cell: str):
+        self.traced, self.names, self.batch, self.cell = traced, names, batch, cell
+        self.graph = Graph()
+        holders = [n for n in traced.graph.nodes if n.op == "placeholder"]
+        self.parts, rest = holders[: len(names)], holders[len(names) :]
+        self.values: dict[Node, Any] = {}
+        self.projected = self._input(rest[0], "projected", None)
+        self.states = [self._input(node, "state", i) for i, node in enumerate(rest[1 : 1 + states])]
+        self.vectors: dict[tuple[Node, int], Value] = {}
+        self.matrices: dict[Node, int] = {}
+
+    def _input(self, node: Node, op: str, key: Any) -> Value:
+        made = self.values[node] = self.graph.value(op, width=node.meta["val"].shape[-1], key=key)
+        return made
+
+    def read(self) -> Step:
+        (end,) = (n for n in self.traced.graph.nodes if n.op == "output")
+        steady = dict.fromkeys(self.parts)
+        for node in self.traced.graph.nodes:
+            if node.op == "get_attr":
+                raise NotTraceable(f"{self.cell}.step: a tensor that is neither a parameter nor a buffer")
+            if node.op != "call_function":
+                continue
+            if not any(n in self.values for n in node.all_input_nodes):
+                self._check_steady(node)
+                steady[node] = None
+            elif node.users:
+                self.values[node] = self._value(node)
+        results = [self._result(n) for n in end.args[0]]  # pyright: ignore
+        sizes = [s.width for s in self.states]
+        if [r.width or n for r, n in zip(results[1:], sizes, strict=True)] != sizes:
+            raise NotTraceable(f"{self.cell}.step: states change their sizes")
+        return Step(
+            self.graph,
+            self.projected,
+            self.states,
+            results[0],
+            results[1:],
+            self._preparation(list(steady)),
+            list(self.vectors.values()),
+        )
+
+    def _check_steady(self, node: Node) -> None:
+        if node.target is torch._C._set_grad_enabled:
+            raise NotTraceable(f"{self.cell}.step: switches gradients off or on")
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise NotTraceable(f"{self.cell}.step: {_name(node)} draws random numbers")
+
+    def _result(self, node: Any) -> Value:
+        return self._operand(node, node.meta["val"].shape[-1])
+
+    def _preparation(self, steady: list[Node]) -> Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]:
+        wanted = [*(n for n, _ in self.vectors), *self.matrices]
+        needed: set[Node] = set()
+        for node in reversed(steady):
+            if node in wanted or any(u in needed for u in node.users):
+                needed.add(node)
+        calls = [n for n in steady if n in needed and n.op == "call_function"]
+        inputs = {n: name for n, name in zip(self.parts, self.names, strict=True) if n in needed}
+        vectors, matrices = list(self.vectors), list(self.matrices)
+
+        def prepare(cell: AbstractCell) -> tuple[list[Tensor], list[Tensor]]:
+            factors: dict[str, tuple[Tensor, ...]] = {}
+
+            def part(name: str) -> Tensor:
+                path, _, last = name.removeprefix("cell.").rpartition(".")
+                owner = cell.get_submodule(path)
+                if isinstance(owner, AbstractWeight):
+                    made = factors[path] if path in factors else factors.setdefault(path, owner.factors())
+                    return made[int(last.removeprefix("factor"))]
+                return getattr(owner, last)
+
+            known: dict[Node, Any] = {node: part(name) for node, name in inputs.items()}
+            for node in calls:
+                known[node] = node.target(  # pyright: ignore
+                    *map_arg(node.args, lambda n: known[n]), **map_arg(node.kwargs, lambda n: known[n])
+                )
+            return [known[n].expand(*known[n].shape[:-1], w).reshape(w) if known[n].dim() else known[n].expand(w) for n, w in vectors], [known[n] for n in matrices]
+
+        return prepare
+
+    def _operand(self, argument: Any, width: int) -> Value:
+        """An argument of an element-wise operation that is `width` wide."""
+        if isinstance(argument, bool | int | float):
+            return self.graph.number(float(argument))
+        if not isinstance(argument, Node):
+            raise NotTraceable(f"{self.cell}.step: an operand of type {type(argument).__name__}")
+        if argument in self.values:
+            found = self.values[argument]
+            if not isinstance(found, Value):
+                raise NotTraceable(f"{self.cell}.step: several tensors where one is wanted")
+            if found.op != "number" and found.width != width:
+                raise NotTraceable(f"{self.cell}.step: arrays of {found.width} and of {width} columns are combined")
+            return found
+        value = argument.meta["val"]
+        if not isinstance(value, Tensor) or value.numel() not in (1, width) or value.shape[-1:] not in ((), (1,), (width,)):
+            raise NotTraceable(f"{self.cell}.step: {_shape(value)} is combined with (batch, {width})")
+        if not value.dtype.is_floating_point:
+            raise NotTraceable(f"{self.cell}.step: {value.dtype} is combined with (batch, {width})")
+        return self.vectors.setdefault((argument, width), self.graph.value("vector", width=width, key=len(self.vectors)))
+
+    def _value(self, node: Node) -> Any:
+        name = _name(node)
+        if name in ("chunk", "split", "split_with_sizes", "unbind"):
+            return self._pieces(node)
+        if name == "getitem":
+            return self.values[node.args[0]][node.args[1]]  # pyright: ignore
+        shape = node.meta["val"].shape if isinstance(node.meta.get("val"), Tensor) else ()
+        if len(shape) != 2 or shape[0] != self.batch:
+            raise NotTraceable(f"{self.cell}.step: {name} makes {_shape(node.meta.get('val'))}, not (batch, n)")
+        width = shape[1]
+        if name in _FORMS:
+            takes = _FORMS[name]
+            rest = {k: v for k, v in node.kwargs.items() if v is not None}
+            try:
+                return takes(self, node, width, *node.args, **rest)
+            except TypeError as error:
+                raise NotTraceable(f"{self.cell}.step: {name}: {error}") from error
+        raise NotTraceable(f"{self.cell}.step: no native form of {name}")
+
+    def _pieces(self, node: Node) -> list[Value]:
+        source = self.values[node.args[0]]  # pyright: ignore
+        pieces, start = [], 0
+        for part in node.meta["val"]:
+            if part.dim() != 2 or part.shape[0] != self.batch:
+                raise NotTraceable(f"{self.cell}.step: {_name(node)} of the batch")
+            pieces.append(self.graph.slice(source, start, part.shape[-1]))
+            start += part.shape[-1]
+        return pieces
+
+    def matrix(self, node: Any) -> int:
+        """The number of a matrix that does not change over time."""
+        if node in self.values or node.meta["val"].dim() != 2:
+            raise NotTraceable(f"{self.cell}.step: a product of two values that change from step to step")
+        return self.matrices.setdefault(node, len(self.matrices))
+
+    def product(self, x: Any, matrix: Any, transposed: bool, width: int) -> Value:
+        """`x W^T` (transposed: `x W`)."""
+        if x not in self.values:
+            raise NotTraceable(f"{self.cell}.step: a product with no value of the step on the left")
+        return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
+
+
+def _name(node: Node) -> str:
+    target = node.target
+    return target._schema.name.split("::")[1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))  # pyright: ignore
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+Form = Callable[..., Value]
+
+
+def _plain(op: str, count: int) -> Form:
+    def form(r: _Reader, node: Node, width: int, *args: Any) -> Value:
+        if len(args) != count:
+            raise TypeError(f"{len(args)} arguments")
+        return r.graph.apply(op, *(r._operand(a, width) for a in args))
+
+    return form
+
+
+def _composed(build: Callable[..., Value]) -> Form:
+    """A form from its operands (tensors as values) and other arguments (as they are)."""
+
+    def form(r: _Reader, node: Node, width: int, *args: Any, **kwargs: Any) -> Value:
+        given = [r._operand(a, width) if isinstance(a, Node) else a for a in args]
+        named = {k: r._operand(a, width) if isinstance(a, Node) else a for k, a in kwargs.items()}
+        return build(r.graph, *given, **named)
+
+    return form
+
+
+def _as_value(g: Graph, x: Any) -> Value:
+    return x if isinstance(x, Value) else g.number(x)
+
+
+def _scaled(op: str, swap: bool = False) -> Form:
+    def build(g: Graph, a: Any, b: Any, alpha: float = 1) -> Value:
+        a, b = _as_value(g, a), g.apply("mul", _as_value(g, b if not swap else a), g.number(alpha)) if alpha != 1 else _as_value(g, b)
+        return g.apply(op, b, a) if swap else g.apply(op, a, b)
+
+    return _composed(build)
+
+
+def _clamp(g: Graph, x: Value, min: Any = None, max: Any = None) -> Value:
+    for bound, swapped in ((min, False), (max, True)):
+        if bound is not None:
+            limit = _as_value(g, bound)
+            beyond = g.apply("greater", x, limit) if swapped else g.apply("greater", limit, x)
+            x = g.apply("where", beyond, limit, x)
+    return x
+
+
+def _lerp(g: Graph, start: Value, end: Value, weight: Any) -> Value:
+    return g.apply("add", start, g.apply("mul", _as_value(g, weight), g.apply("sub", end, start)))
+
+
+def _elu(g: Graph, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+    # the branch not taken must stay finite, or its gradient is infinity times zero
+    low = g.apply("minimum", x, g.number(0))
+    below = g.apply("sub", g.apply("exp", g.apply("mul", low, g.number(input_scale))), g.number(1))
+    y = g.apply("where", x, x, g.apply("mul", below, g.number(alpha)))
+    return g.apply("mul", y, g.number(scale))
+
+
+def _leaky(g: Graph, x: Value, negative_slope: float = 0.01) -> Value:
+    return g.apply("where", x, x, g.apply("mul", x, g.number(negative_slope)))
+
+
+def _softplus(g: Graph, x: Value, beta: float = 1, threshold: float = 20) -> Value:
+    # log(1 + e^x) = max(x, 0) - log(sigmoid(|x|))
+    x = g.apply("mul", x, g.number(beta))
+    tail = g.apply("log", g.apply("sigmoid", g.apply("abs", x)))
+    return g.apply("div", g.apply("sub", g.apply("relu", x), tail), g.number(beta))
+
+
+def _power(g: Graph, x: Value, exponent: Any) -> Value:
+    known = {1: lambda: x, 2: lambda: g.apply("mul", x, x), 0.5: lambda: g.apply("sqrt", x)}
+    known |= {3: lambda: g.apply("mul", x, g.apply("mul", x, x)), -1: lambda: g.apply("div", g.number(1), x)}
+    if exponent not in known:
+        raise TypeError(f"the exponent {exponent}")
+    return known[exponent]()
+
+
+def _chosen(g: Graph, condition: Value, a: Any, b: Any) -> Value:
+    return g.apply("where", condition, _as_value(g, a), _as_value(g, b))
+
+
+def _greater(swap: bool, negate: bool) -> Form:
+    def build(g: Graph, a: Any, b: Any) -> Value:
+        a, b = _as_value(g, a), _as_value(g, b)
+        above = g.apply("greater", b, a) if swap else g.apply("greater", a, b)
+        return g.apply("sub", g.number(1), above) if negate else above
+
+    return _composed(build)
+
+
+def _same(r: _Reader, node: Node, width: int, x: Any, *rest: Any, **kwargs: Any) -> Value:
+    if node.meta["val"].dtype != x.meta["val"].dtype:
+        raise TypeError("a change of the type of numbers")
+    return r._operand(x, width)
+
+
+def _dropout(r: _Reader, node: Node, width: int, x: Any, p: float, train: bool) -> Value:
+    if train and p:
+        raise TypeError("random numbers")
+    return r._operand(x, width)
+
+
+def _linear(r: _Reader, node: Node, width: int, x: Any, weight: Any, bias: Any = None) -> Value:
+    made = r.product(x, weight, False, width)
+    return made if bias is None else r.graph.apply("add", made, r._operand(bias, width))
+
+
+def _addmm(r: _Reader, node: Node, width: int, bias: Any, x: Any, weight: Any) -> Value:
+    return r.graph.apply("add", r.product(x, weight, True, width), r._operand(bias, width))
+
+
+def _cut(r: _Reader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+    source = r.values[x]
+    if dim in (0, -2):
+        return source  # the batch as a whole: its size has been checked
+    first = start or 0
+    if step != 1:
+        raise TypeError("every second column")
+    return r.graph.slice(source, first + source.width if first < 0 else first, width)
+
+
+def _narrow(r: _Reader, node: Node, width: int, x: Any, dim: int, start: int, length: int) -> Value:
+    return _cut(r, node, width, x, dim, start)
+
+
+def _joined(r: _Reader, node: Node, width: int, tensors: Any, dim: int = 0) -> Value:
+    if dim not in (1, -1):
+        raise TypeError("along the batch")
+    sizes = [t.meta["val"].shape[-1] for t in tensors]
+    return r.graph.cat((r._operand(t, n), n) for t, n in zip(tensors, sizes, strict=True))
+
+
+def _filled(number: float | None) -> Form:
+    def form(r: _Reader, node: Node, width: int, x: Any, *args: Any, **kwargs: Any) -> Value:
+        return r.graph.number(args[-1] if number is None else number)
+
+    return form
+
+
+_UNARY = ("neg", "abs", "sqrt", "exp", "log", "sigmoid", "tanh", "relu")
+_FORMS: dict[str, Form] = {
+    **{name: _plain(name, 1) for name in _UNARY},
+    **{name: _plain(name, 2) for name in ("mul", "div", "maximum", "minimum")},
+    "add": _scaled("add"),
+    "sub": _scaled("sub"),
+    "rsub": _composed(lambda g, a, b, alpha=1: g.apply("sub", _as_value(g, b), g.apply("mul", a, g.number(alpha)))),
+    "multiply": _plain("mul", 2),
+    "true_divide": _plain("div", 2),
+    "square": _composed(lambda g, x: g.apply("mul", x, x)),
+    "reciprocal": _composed(lambda g, x: g.apply("div", g.number(1), x)),
+    "rsqrt": _composed(lambda g, x: g.apply("div", g.number(1), g.apply("sqrt", x))),
+    "pow": _composed(_power),
+    "lerp": _composed(_lerp),
+    "clamp": _composed(_clamp),
+    "clip": _composed(_clamp),
+    "clamp_min": _composed(lambda g, x, low: _clamp(g, x, low)),
+    "clamp_max": _composed(lambda g, x, high: _clamp(g, x, None, high)),
+    "hardtanh": _composed(lambda g, x, low=-1.0, high=1.0: _clamp(g, x, low, high)),
+    "relu6": _composed(lambda g, x: _clamp(g, x, 0.0, 6.0)),
+    "elu": _composed(_elu),
+    "leaky_relu": _composed(_leaky),
+    "softplus": _composed(_softplus),
+    "silu": _composed(lambda g, x: g.apply("mul", x, g.apply("sigmoid", x))),
+    "hardsigmoid": _composed(
+        lambda g, x: g.apply("div", _clamp(g, g.apply("add", x, g.number(3)), 0.0, 6.0), g.number(6))
+    ),
+    "addcmul": _composed(
+        lambda g, a, b, c, value=1: g.apply("add", a, g.apply("mul", g.apply("mul", b, c), g.number(value)))
+    ),
+    "where": _composed(_chosen),
+    "gt": _greater(False, False),
+    "lt": _greater(True, False),
+    "le": _greater(False, True),
+    "ge": _greater(True, True),
+    "dropout": _dropout,
+    "linear": _linear,
+    "mm": lambda r, node, width, x, weight: r.product(x, weight, True, width),
+    "matmul": lambda r, node, width, x, weight: r.product(x, weight, True, width),
+    "addmm": _addmm,
+    "slice": _cut,
+    "narrow": _narrow,
+    "cat": _joined,
+    "concat": _joined,
+    "zeros_like": _filled(0.0),
+    "ones_like": _filled(1.0),
+    "full_like": _filled(None),
+    **dict.fromkeys(("alias", "clone", "contiguous", "to", "_to_copy", "view_as", "expand_as"), _same),
+}
