@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import GILR as GILR
     from .cells import MGU as MGU
+    from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
+    from .cells import IndRNN as IndRNN
+    from .cells import MinGRU as MinGRU
     from .compress import GroupLasso as GroupLasso
     from .layers import GRU as GRU
     from .layers import LSTM as LSTM
@@ -29,14 +33,18 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Dense": "weights",
+    "DuRNN": "cells",
     "Elman": "cells",
     "Engine": "runtime.engine",
+    "GILR": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",
+    "IndRNN": "cells",
     "Kronecker": "weights",
     "LSTM": "layers",
     "LowRank": "weights",
     "MGU": "cells",
+    "MinGRU": "cells",
     "ModelFileError": "_errors",
     "RNN": "layers",
     "Recurrent": "layers",

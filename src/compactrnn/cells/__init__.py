@@ -3,7 +3,11 @@
 from .base import AbstractCell as AbstractCell
 from .base import StateSpec as StateSpec
 from .base import UnitSet as UnitSet
+from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
+from .gilr import GILR as GILR
 from .gru import GRU as GRU
+from .indrnn import IndRNN as IndRNN
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
+from .mingru import MinGRU as MinGRU

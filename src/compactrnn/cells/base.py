@@ -28,28 +28,31 @@ class UnitSet:
     """The coordinates that live and die together.
 
     Unit k is written by row k of every gate of the weights and biases in `written_by`, read within the cell by
-    column k of the weights in `read_by`; `output` says that it is entry k of what the cell gives to others.
+    column k of the weights in `read_by`; `output` says that it is among what the cell gives to others: the units of all
+    such sets, one set after the other. `buffers` hold a number per unit that is kept beside the parameters.
     """
 
     name: str
     written_by: tuple[str, ...]
     read_by: tuple[str, ...]
     output: bool = False
+    buffers: tuple[str, ...] = ()
 
 
 class AbstractCell(nn.Module, ABC):
     """One step of a recurrent network: `output, states = step(project(x), states)`.
 
-    Attributes named in `units` are `AbstractWeight` modules or bias parameters (None where there is no bias). Sizes
-    of unit sets are read off the weights, so a cell stays true to itself when it is cut. A subclass names its `states`
-    and `units` and gives `step`; `__init__` ends with `self.reset_parameters()`. Where the declaration depends on an
-    option, `__init__` sets `self.states` and `self.units`. `compactrnn.testing.CellContract` checks that it is true.
+    Attributes named in `units` are `AbstractWeight` modules or vectors of parameters, such as biases (None where there
+    is none). Sizes of unit sets are read off the weights, so a cell stays true to itself when it is cut. A subclass
+    names its `states` and `units` and gives `step`; `__init__` ends with `self.reset_parameters()`. Where the
+    declaration depends on an option, `__init__` sets `self.states`, `self.units` and `self.reads_input`.
+    `compactrnn.testing.CellContract` checks that it is true.
     """
 
     states: tuple[StateSpec, ...]
     units: tuple[UnitSet, ...]
     input: AbstractWeight
-    reads_input: ClassVar[tuple[str, ...]] = ("input",)
+    reads_input: tuple[str, ...] = ("input",)
     kernel: ClassVar[str] = ""  # the native operation that does this step whole, if there is one
 
     def __init__(self, input_size: int, hidden_size: int):
@@ -80,6 +83,13 @@ class AbstractCell(nn.Module, ABC):
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
 
+    def constrain_(self) -> None:
+        """Put parameters back within their bounds, in place; layers in training call it before every sequence.
+
+        An optimiser may overshoot a bound. What `step` sees is bounded without `step` knowing of it, and it is traced
+        and packed without the constraint. Most cells have none.
+        """
+
     def active_units(self) -> tuple[UnitSet, ...]:
         """The unit sets that this instance has (an LSTM with projection has one more)."""
         return self.units
@@ -88,9 +98,9 @@ class AbstractCell(nn.Module, ABC):
         """The unit set called `name`."""
         return next(u for u in self.active_units() if u.name == name)
 
-    def output_units(self) -> UnitSet:
-        """The unit set that others read."""
-        return next(u for u in self.active_units() if u.output)
+    def output_units(self) -> tuple[UnitSet, ...]:
+        """The unit sets that others read, in the order in which they stand in the output."""
+        return tuple(u for u in self.active_units() if u.output)
 
     def unit_count(self, units: UnitSet) -> int:
         """How many units the set has."""
@@ -99,7 +109,7 @@ class AbstractCell(nn.Module, ABC):
     @property
     def output_size(self) -> int:
         """Width of the output."""
-        return self.unit_count(self.output_units())
+        return sum(self.unit_count(u) for u in self.output_units())
 
     def state_sizes(self) -> tuple[int, ...]:
         """Width of each state."""
@@ -141,6 +151,10 @@ class AbstractCell(nn.Module, ABC):
                     setattr(self, name, weight.select_(out=out, inp=inp))
             elif out is not None:
                 setattr(self, name, nn.Parameter(weight.detach()[out].clone(), requires_grad=weight.requires_grad))
+        for name, kept in keep.items():
+            for buffer in sets[name].buffers:
+                if (values := getattr(self, buffer)) is not None:
+                    setattr(self, buffer, values[kept].clone())
         self.input_size = self.input_size if inputs is None else len(inputs)
         self.hidden_size = self.state_sizes()[-1]
         return self

@@ -16,8 +16,18 @@ class Scattered(nn.Module):
     States keep the form that the wide layer gave them.
     """
 
-    def __init__(self, layer: nn.Module, kept: list[list[Tensor]], wide: nn.Module, widths: list[list[int]]):
-        """`kept[layer][state]` are the surviving entries of each state of `wide`, of `widths[layer][state]`."""
+    def __init__(
+        self,
+        layer: nn.Module,
+        kept: list[list[Tensor]],
+        wide: nn.Module,
+        widths: list[list[int]],
+        outputs: list[int],
+    ):
+        """`kept[layer][state]` are the surviving entries of each state of `wide`, of `widths[layer][state]`.
+
+        The output of a direction is the states `outputs` of the last layer, one after the other.
+        """
         super().__init__()
         self.layer = layer
         self.hidden_size = wide.hidden_size
@@ -29,7 +39,8 @@ class Scattered(nn.Module):
                 places[index] = torch.arange(len(index))
                 self.register_buffer(f"kept_{i}_{s}", index)
                 self.register_buffer(f"places_{i}_{s}", places)
-        self._last = len(kept) - 1
+        self._outputs = [f"{len(kept) - 1}_{s}" for s in outputs] * (2 if layer.bidirectional else 1)
+        self._sizes = [len(kept[-1][s]) for s in outputs] * (2 if layer.bidirectional else 1)
         self._single = len(kept[0]) == 1
         self._directions = 2 if layer.bidirectional else 1
 
@@ -38,8 +49,8 @@ class Scattered(nn.Module):
         if hx is not None:
             hx = self._each_state(hx, lambda x, slot: x.index_select(-1, getattr(self, f"kept_{slot}")), self.layer)
         y, states = self.layer(input, hx)
-        last = f"{self._last}_0"
-        wide = torch.cat([self._spread(part, last) for part in y.chunk(self._directions, -1)], -1)
+        parts = zip(y.split(self._sizes, -1), self._outputs, strict=True)
+        wide = torch.cat([self._spread(part, slot) for part, slot in parts], -1)
         return wide, self._each_state(states, self._spread, self)
 
     def _spread(self, x: Tensor, slot: str) -> Tensor:

@@ -148,7 +148,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         narrow = narrow_(layer, [[k] * leaf.directions for k in keep], inputs)
         if key in plan.scattered:
             kept = [[keep[i][name] for name in row] for i, row in enumerate(states)]
-            narrow = Scattered(narrow, kept, layer, old)
+            outputs = [states[-1].index(u.name) for u in cells[-1][0].output_units()]
+            narrow = Scattered(narrow, kept, layer, old, outputs)
         small = _replace(small, layer, narrow)
     for name in {r.name for r in plan.units.readers}:
         _cut_parameter(small, name, plan)

@@ -171,7 +171,7 @@ class _Labeller:
 
         steps, batch = x.shape[:2]
         after = [own(i, leaf.cells[i][d].states[s].units).expand(batch, -1).clone() for i, d, s in leaf.slots()]
-        last = own(len(leaf.cells) - 1, leaf.cells[-1][0].output_units().name)
+        last = torch.cat([own(len(leaf.cells) - 1, u.name) for u in leaf.cells[-1][0].output_units()])
         return [last.repeat(leaf.directions).expand(steps, batch, -1).clone(), *after]
 
     def _weighted(self, node: torch.fx.Node, args: tuple, shaped: Tensor, convolution: bool) -> Tensor | None:

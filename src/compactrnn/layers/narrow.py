@@ -29,7 +29,7 @@ def narrow_(
     """
     cells = cells_of(layer)
     for number, row in enumerate(cells):
-        widths = [cell.output_size for cell in row]
+        widths = [[cell.unit_count(units) for units in cell.output_units()] for cell in row]
         for cell, kept in zip(row, keep[number], strict=True):
             cell.select_(kept, inputs)
         if any(cell.state_sizes() != row[0].state_sizes() for cell in row):
@@ -58,14 +58,17 @@ def narrow_(
     return fused
 
 
-def _kept_outputs(row: list[AbstractCell], keep: Sequence[Mapping[str, Tensor]], widths: list[int]) -> Tensor | None:
-    name = row[0].output_units().name
-    if not any(name in kept for kept in keep):
+def _kept_outputs(
+    row: list[AbstractCell], keep: Sequence[Mapping[str, Tensor]], widths: list[list[int]]
+) -> Tensor | None:
+    names = [units.name for units in row[0].output_units()]
+    if not any(name in kept for kept in keep for name in names):
         return None
     parts, start = [], 0
-    for kept, width in zip(keep, widths, strict=True):
-        parts.append(start + (kept[name] if name in kept else torch.arange(width)))
-        start += width
+    for kept, counts in zip(keep, widths, strict=True):
+        for name, count in zip(names, counts, strict=True):
+            parts.append(start + (kept[name] if name in kept else torch.arange(count)))
+            start += count
     return torch.cat(parts)
 
 

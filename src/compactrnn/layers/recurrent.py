@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ class Recurrent(nn.Module):
         self.batch_first = batch_first
         self.dropout = check_dropout(dropout, self.num_layers)
         self.bidirectional = bidirectional
-        options = {"input_weight": input_weight, "hidden_weight": hidden_weight, **cell_options}
+        weights = {"input_weight": input_weight, "hidden_weight": hidden_weight}
+        options = {name: spec for name, spec in weights.items() if spec != DENSE} | cell_options
+        _check_options(cell_class, options)
         self.cells = nn.ModuleList()
         width = input_size
         for size in sizes:
@@ -97,3 +100,14 @@ class Recurrent(nn.Module):
         parts = [self.cell_class.__name__, str(self.input_size), str(self.hidden_size)]
         plain = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         return ", ".join(parts + [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v])
+
+
+def _check_options(cell_class: type[AbstractCell], options: dict[str, Any]) -> None:
+    """Refuse what the cell does not take, by name."""
+    parameters = inspect.signature(cell_class).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name, value in options.items():
+        if name not in known:
+            raise invalid(f"options of {cell_class.__name__}", got=f"{name}={value!r}", wanted=", ".join(known))

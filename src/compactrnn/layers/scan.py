@@ -27,6 +27,8 @@ def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False
     In a packed batch sequences are sorted by length: `batch_sizes[t]` of them still run at time t. A sequence that is
     over keeps its states; read backwards, it joins late.
     """
+    if cell.training and torch.is_grad_enabled():
+        cell.constrain_()
     projected = cell.project(steps.data)
     if steps.batch_sizes is None:
         pieces, counts = list(projected.unbind(0)), [steps.batch] * len(projected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -18,7 +19,8 @@ STEPS, BATCH = 5, 3
 class CellContract:
     """The tests of one cell, for pytest: subclass it, and give `make_cell` by a fixture or a parameter.
 
-    `make_cell(input_size, hidden_size, input_weight=, hidden_weight=)` is a cell class or a `functools.partial` of one.
+    `make_cell(input_size, hidden_size, input_weight=, hidden_weight=)` is a cell class or a `functools.partial` of one;
+    a cell without a matrix of its own states need not take `hidden_weight`.
 
     ::
 
@@ -109,7 +111,7 @@ class CellContract:
                         gates[:, 1] = gates[:, 0]
             ys, states = _run(cell, x)
             values = [s for s, spec in zip(states, cell.states, strict=True) if spec.units == units.name]
-            values += [ys] if units.output else []
+            values += [ys[..., _places(cell, units)]] if units.output else []
             assert values
             for value in values:
                 assert_close(value[..., 1], value[..., 0])
@@ -127,7 +129,7 @@ class CellContract:
             assert small.select_({units.name: keep}) is small
             ys, states = _run(cell, x)
             ys_small, states_small = _run(small, x)
-            assert_close(ys_small, ys[..., keep] if units.output else ys)
+            assert_close(ys_small, ys[..., _places(cell, units, keep)])
             for spec, old, new in zip(cell.states, states, states_small, strict=True):
                 assert_close(new, old[..., keep] if spec.units == units.name else old)
             assert small.unit_count(small.unit_set(units.name)) == len(keep)
@@ -146,7 +148,9 @@ class CellContract:
 
     def test_any_weight(self, make_cell: Callable[..., AbstractCell]):
         """With other weights the cell is the same function of their dense matrices."""
-        structured = self._cell(make_cell, input_weight=LowRank(rank=2), hidden_weight=LowRank(rank=2))
+        taken = inspect.signature(make_cell).parameters
+        specs = {name: LowRank(rank=2) for name in ("input_weight", "hidden_weight") if name in taken}
+        structured = self._cell(make_cell, **specs)
         dense = self._cell(make_cell)
         with torch.no_grad():
             for name in dense.weight_names():
@@ -156,6 +160,22 @@ class CellContract:
                     weight.copy_(getattr(structured, name))
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
         assert_close(_run(structured, x), _run(dense, x))
+
+    def test_constraints(self, make_cell: Callable[..., AbstractCell]):
+        """A new cell is within its bounds; `constrain_` writes in place, and leaves alone what is within them."""
+        cell = self._cell(make_cell)
+        parameters = [(p, p.detach().clone()) for p in cell.parameters()]
+        cell.constrain_()
+        for parameter, before in parameters:
+            assert_close(parameter, before, rtol=1e-3, atol=0)
+        with torch.no_grad():
+            for parameter, _ in parameters:
+                parameter.mul_(3)
+        cell.constrain_()
+        versions = [p._version for p, _ in parameters]
+        cell.constrain_()
+        assert [p._version for p in cell.parameters()] == versions
+        assert all(p is old for p, (old, _) in zip(cell.parameters(), parameters, strict=True))
 
     def test_state_dict_and_copies(self, make_cell: Callable[..., AbstractCell]):
         """The parameters are all there is, and a deep copy has its own."""
@@ -208,8 +228,19 @@ def _change_rows(cell: AbstractCell, units: UnitSet, k: int) -> None:
             matrix.view(-1, count, *matrix.shape[1:])[:, k] += 1
 
 
+def _places(cell: AbstractCell, units: UnitSet, keep: Tensor | None = None) -> Tensor:
+    """Where the units of a set stand in the output; with `keep`, of it these alone, and all units of other sets."""
+    places, start = [], 0
+    for other in cell.output_units():
+        own = torch.arange(count := cell.unit_count(other)) + start
+        same = other.name == units.name
+        places.append(own if keep is None and same else own[:0] if keep is None else own[keep] if same else own)
+        start += count
+    return torch.cat(places)
+
+
 def _others(cell: AbstractCell, units: UnitSet, k: int, x: Tensor) -> list[Tensor]:
     ys, states = _run(cell, x)
     rest = [j for j in range(cell.unit_count(units)) if j != k]
     values = [s[:, rest] if spec.units == units.name else s for spec, s in zip(cell.states, states, strict=True)]
-    return [*values, ys[..., rest] if units.output else ys]
+    return [*values, ys[..., _places(cell, units, torch.tensor(rest))]]

@@ -1,0 +1,75 @@
+"""The gated impulse linear recurrence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import invalid
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .base import AbstractCell, StateSpec, UnitSet, new_bias
+from .forget_bias import ForgetBias
+
+_FUNCTIONS = {"elu": torch.nn.functional.elu, "tanh": torch.tanh, "relu": torch.relu}
+
+
+class GILR(AbstractCell):
+    """A moving average whose pace the input sets; linear in the past.
+
+        g = sigmoid(U x + b)
+        i = f(V x + c)
+        h' = g * h + (1 - g) * i
+
+    f is elu, tanh or relu. The weight `input` holds U, then V. b starts at `forget_bias`, a number or "chrono" with
+    `steps`, the longest dependence expected (see `ForgetBias`); the authors' code has 5.
+
+    >>> import torch
+    >>> cell = GILR(8, 16, forget_bias="chrono", steps=1000)
+    >>> y, (h,) = cell.step(cell.project(torch.randn(2, 8)), cell.initial_states(2))
+    >>> y.shape
+    torch.Size([2, 16])
+
+    Source: Martin, Cundy, "Parallelizing Linear Recurrent Neural Nets Over Sequence Length", 2018, section 3.1.
+    """
+
+    states = (StateSpec("h"),)
+    units = (UnitSet("h", written_by=("input", "input_bias"), read_by=(), output=True),)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        input_weight: WeightSpec = DENSE,
+        bias: bool = True,
+        nonlinearity: str = "elu",
+        forget_bias: float | str = 1.0,
+        steps: int | None = None,
+    ):
+        super().__init__(input_size, hidden_size)
+        if nonlinearity not in _FUNCTIONS:
+            raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'elu', 'tanh' or 'relu'")
+        self.nonlinearity = nonlinearity
+        self.forget_bias = ForgetBias(forget_bias, steps)
+        if not bias and self.forget_bias != ForgetBias():
+            raise invalid("forget_bias", got=repr(forget_bias), wanted="none with bias=False")
+        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # forget, candidate
+        self.input_bias = new_bias(2 * hidden_size, bias)
+        self.reset_parameters()
+
+    def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step; see `AbstractCell.step`."""
+        (h,) = states
+        forget, candidate = projected.chunk(2, dim=-1)
+        forget, candidate = torch.sigmoid(forget), _FUNCTIONS[self.nonlinearity](candidate)
+        h = forget * h + (1 - forget) * candidate
+        return h, (h,)
+
+    def reset_parameters(self) -> None:
+        """U, V from U(-a, a), a = input_size ** -0.5; b as `forget_bias` says, c = 0."""
+        self.input.reset_parameters()
+        if self.input_bias is not None:
+            forget, candidate = self.input_bias.detach().chunk(2)
+            self.forget_bias.draw_(forget)
+            candidate.zero_()
