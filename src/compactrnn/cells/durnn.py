@@ -131,7 +131,7 @@ class DuRNN(AbstractCell):
         if self.hidden is None:
             long = self._remember(projected, states[0])
             return long, (long,)
-        n = self.hidden.rows
+        n = states[0].shape[-1]
         total = projected[..., :n] + self.hidden(states[0])
         short = torch.tanh(total) if self.nonlinearity == "tanh" else torch.relu(total)
         if self.transfer is None:
