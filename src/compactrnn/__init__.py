@@ -51,7 +51,9 @@ _HOME = {
     "UnsupportedModelError": "_errors",
     "convert_": "layers",
     "from_torch": "layers",
+    "loop_report": "layers",
     "pack": "lower",
+    "time_loop": "layers",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -4,6 +4,8 @@ from .convert import convert_ as convert_
 from .convert import from_torch as from_torch
 from .inspect import cells_of as cells_of
 from .inspect import is_recurrent as is_recurrent
+from .loop import loop_report as loop_report
+from .loop import time_loop as time_loop
 from .narrow import narrow_ as narrow_
 from .recurrent import Recurrent as Recurrent
 from .scan import scan as scan

@@ -1,4 +1,4 @@
-"""The plain loop over time, for any cell."""
+"""One cell over a sequence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
+from .loop import choose_loop, packed_loop, plain_loop
 from .sequence import States, Steps
 
 
@@ -24,31 +25,17 @@ def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tenso
 def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:
     """Outputs, in the form of `steps.data`, and last states of one cell; the input product is hoisted out of the loop.
 
-    In a packed batch sequences are sorted by length: `batch_sizes[t]` of them still run at time t. A sequence that is
-    over keeps its states; read backwards, it joins late.
+    The plain loop is the reference; where a faster one exists, that one runs (see `compactrnn.time_loop`).
     """
     if cell.training and torch.is_grad_enabled():
         cell.constrain_()
     projected = cell.project(steps.data)
-    if steps.batch_sizes is None:
-        pieces, counts = list(projected.unbind(0)), [steps.batch] * len(projected)
-    else:
-        counts = steps.batch_sizes.tolist()
-        pieces = list(projected.split(counts))
-    outputs: list[Tensor] = []
-    finished: list[States] = []
-    waiting = states
-    running = tuple(s[:0] for s in states) if reverse else states
-    for t in reversed(range(len(pieces))) if reverse else range(len(pieces)):
-        n, now = counts[t], len(running[0])
-        if n > now:
-            running = tuple(torch.cat([r, w[now:n]]) for r, w in zip(running, waiting, strict=True))
-        elif n < now:
-            finished.append(tuple(s[n:] for s in running))
-            running = tuple(s[:n] for s in running)
-        y, running = cell.step(pieces[t], running)
-        outputs.append(y)
-    if reverse:
-        outputs.reverse()
-    joined = torch.stack(outputs) if steps.batch_sizes is None else torch.cat(outputs)
-    return joined, tuple(torch.cat(parts) for parts in zip(running, *reversed(finished), strict=True))
+    if steps.batch_sizes is not None:
+        return packed_loop(cell, projected, steps.batch_sizes.tolist(), states, reverse)
+    loop = choose_loop(cell, projected, states)
+    if loop is None:
+        return plain_loop(cell, projected, states, reverse)
+    if not reverse:
+        return loop.run(cell, projected, states)
+    output, after = loop.run(cell, projected.flip(0), states)
+    return output.flip(0), after

@@ -12,7 +12,7 @@ native/loop/loop.h, in lower case, and these, which compute nothing:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -145,7 +145,7 @@ def ordered(roots: Iterable[Value], known: Callable[[Value], bool] = lambda valu
     return list(seen)
 
 
-def evaluate(value: Value, known: Mapping[Value, Tensor], like: Tensor) -> Tensor:
+def evaluate(value: Value, known: Mapping[Value, Tensor], like: Tensor, matrices: Sequence[Tensor] = ()) -> Tensor:
     """The value by torch, for one step or many: `known` has the inputs, (..., width); numbers become as `like`."""
     results = dict(known)
     for v in ordered([value], lambda v: v in results):
@@ -159,6 +159,9 @@ def evaluate(value: Value, known: Mapping[Value, Tensor], like: Tensor) -> Tenso
         elif v.op == "cat":
             rows = torch.broadcast_shapes(*(a.shape[:-1] for a in args))
             results[v] = torch.cat([a.expand(*rows, a.shape[-1]) for a in args], -1)
+        elif v.op == "linear":
+            number, transposed = v.key  # pyright: ignore
+            results[v] = args[0] @ (matrices[number] if transposed else matrices[number].mT)
         else:
             results[v] = MEANING[v.op](*args)
     return results[value]

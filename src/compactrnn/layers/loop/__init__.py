@@ -1,0 +1,12 @@
+"""Loops over time that are faster than calling `step` again and again.
+
+`trace` makes a graph of `values` from a cell's step, `gradient` derives its gradient, `program` lays both out for
+native/loop, which `native` runs; `linear` is for steps that are linear in their state; `choose` says which one runs.
+"""
+
+from .choose import LoopReport as LoopReport
+from .choose import choose_loop as choose_loop
+from .choose import loop_report as loop_report
+from .choose import time_loop as time_loop
+from .plain import packed_loop as packed_loop
+from .plain import plain_loop as plain_loop

@@ -1,0 +1,225 @@
+"""Which loop runs a cell."""
+
+from __future__ import annotations
+
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from ..._errors import invalid
+from ...cells.base import AbstractCell
+from .linear import LinearLoop
+from .native import NativeLoop
+from .plain import plain_loop
+from .trace import NotTraceable, Step, trace_step
+from .values import ordered
+
+Kind = Literal["auto", "plain", "native", "scan"]
+_wanted: ContextVar[Kind] = ContextVar("time_loop", default="auto")
+
+LONG = 1024  # steps from which on a linear recurrence is cut into pieces of time,
+NARROW = 2048  # unless a step has more numbers than this
+
+
+class Loop(Protocol):
+    """What runs a cell over a sequence: `NativeLoop`, `LinearLoop`."""
+
+    def run(
+        self, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs (time, batch, n) and last states, from projections and initial states."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """How a cell runs over time.
+
+    `kinds` are the loops it can run in besides the plain one; `reason` says why there is none. One step has that many
+    `operations`, `products` of matrices among them; to find out took `seconds`.
+    """
+
+    cell: str
+    kinds: tuple[str, ...]
+    reason: str
+    operations: int
+    products: int
+    seconds: float
+
+
+@dataclass
+class _Found:
+    signature: Any
+    loops: dict[str, Loop]
+    report: LoopReport
+
+
+_found: weakref.WeakKeyDictionary[AbstractCell, _Found] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def time_loop(kind: Kind) -> Iterator[None]:
+    """Run cells in one kind of loop over time from here on, for comparisons.
+
+    - "auto": the fastest that the cell, the sequence and the machine allow; the default
+    - "plain": `step` after `step` in Python, the reference
+    - "native": the step as a short list of native operations; float32 on the CPU
+    - "scan": all times at once, for cells that are linear in their state (GILR, MinGRU)
+
+    Raises:
+        ValueError: another kind, or, when a layer runs, one that its cell cannot run in.
+
+    >>> import compactrnn as cr
+    >>> layer = cr.Recurrent(cr.MGU, 8, 16)
+    >>> with cr.time_loop("plain"):
+    ...     output, h_n = layer(torch.randn(50, 4, 8))
+    """
+    if kind not in ("auto", "plain", "native", "scan"):
+        raise invalid("kind", got=repr(kind), wanted='"auto", "plain", "native" or "scan"')
+    token = _wanted.set(kind)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def loop_report(layer: nn.Module) -> list[LoopReport]:
+    """How each cell of a layer, or a cell itself, runs over time on the CPU.
+
+    >>> import compactrnn as cr
+    >>> loop_report(cr.Recurrent(cr.MGU, 8, 16))[0].kinds
+    ('native',)
+    """
+    return [_find(cell).report for cell in layer.modules() if isinstance(cell, AbstractCell)]
+
+
+def choose_loop(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Loop | None:
+    """The loop for this sequence, (time, batch, n); None: the plain one."""
+    wanted = _wanted.get()
+    if wanted == "plain" or (wanted == "auto" and (len(projected) < 2 or not _is_plain([projected, *states]))):
+        return None
+    found = _find(cell)
+    loops = found.loops
+    if wanted != "auto":
+        if wanted not in loops:
+            raise invalid("time_loop", got=repr(wanted), wanted=f"one of {('plain', *loops)} for {found.report.cell}")
+        return loops[wanted]
+    if not loops:
+        warnings.warn(
+            f"{found.report.reason}; so it runs in the plain loop over time, which gives the same numbers several times"
+            " slower (docs/extending.md says what a step may do)",
+            stacklevel=2,
+        )
+        return None
+    numbers = projected.shape[1] * max(s.shape[-1] for s in states)
+    if "scan" in loops and len(projected) >= LONG and numbers <= NARROW:
+        return loops["scan"]
+    return loops["native"]
+
+
+def _is_plain(tensors: list[Tensor]) -> bool:
+    """Whether these are ordinary tensors of numbers that the native loop reads, and nothing looks on."""
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode_stack() or forward_ad._current_level >= 0:
+        return False
+    if torch._C._functorch.maybe_current_level() is not None:
+        return False
+    ordinary = (Tensor, nn.Parameter)
+    return all(type(t) in ordinary and t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+
+
+def _find(cell: AbstractCell) -> _Found:
+    signature = _signature(cell)
+    found = _found.get(cell)
+    if found is None or found.signature != signature:
+        found = _found[cell] = _look(cell, signature)
+    return found
+
+
+def _signature(cell: AbstractCell) -> Any:
+    """What a step may depend on besides numbers in tensors: if it changes, the step is traced anew."""
+    parts: list[Any] = [cell.training]
+    for module in cell.modules():
+        parts.append(type(module))
+        for name, value in vars(module).items():
+            if not name.startswith("_") and name != "training":
+                parts.append((name, value if isinstance(value, int | float | str | bool | None | tuple) else id(value)))
+    parts += [(name, tensor.shape) for name, tensor in (*cell.named_parameters(), *cell.named_buffers())]
+    return parts
+
+
+def _look(cell: AbstractCell, signature: Any) -> _Found:
+    began = time.perf_counter()
+    loops: dict[str, Loop] = {}
+    reason, step = "", None
+    try:
+        with torch.autocast("cpu", enabled=False):
+            step = _trace(cell)
+            loops["native"] = NativeLoop(step)
+            if linear := LinearLoop.of(step):
+                loops["scan"] = linear
+            for kind, loop in loops.items():
+                _check(cell, kind, loop)
+    except NotTraceable as error:
+        loops, reason = {}, str(error)
+    values = ordered([step.output, *step.after]) if step else []
+    report = LoopReport(
+        cell=type(cell).__name__,
+        kinds=tuple(loops),
+        reason=reason,
+        operations=sum(bool(v.args) and v.op not in ("slice", "cat") for v in values),
+        products=sum(v.op == "linear" for v in values),
+        seconds=time.perf_counter() - began,
+    )
+    return _Found(signature, loops, report)
+
+
+def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Projections and states, drawn without touching torch's random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(steps * rows, cell.input_size, generator=generator)
+    with torch.no_grad():
+        projected = cell.project(x).float().unflatten(0, (steps, rows))
+    states = tuple(torch.randn(rows, n, generator=generator) for n in cell.state_sizes())
+    return projected, states
+
+
+def _trace(cell: AbstractCell) -> Step:
+    if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in cell.parameters()):
+        raise NotTraceable(f"{type(cell).__name__}: parameters that are not float32 on the CPU")
+    projected, states = _sample(cell, 1, 2)
+    return trace_step(cell, projected[0], states)
+
+
+def _check(cell: AbstractCell, kind: str, loop: Loop) -> None:
+    """Compare results and gradients with the plain loop: a step may do what its graph cannot show."""
+    projected, states = _sample(cell, 3, 2)
+    given = [t.requires_grad_() for t in (projected, *states)]
+    given += [p for p in cell.parameters() if p.requires_grad]
+
+    def results(run: Any) -> list[Tensor | None]:
+        with torch.enable_grad():
+            output, after = run(projected, states)
+            outputs = [output, *after]
+            total = sum(((i + 1) * y * y.detach().cos()).sum() for i, y in enumerate(outputs))
+            grads = torch.autograd.grad(total, given, allow_unused=True)  # pyright: ignore
+        return [*(y.detach() for y in outputs), *grads]
+
+    wanted = results(lambda p, s: plain_loop(cell, p, s))
+    got = results(lambda p, s: loop.run(cell, p, s))
+    for a, b in zip(wanted, got, strict=True):
+        a, b = (torch.zeros(()) if t is None else t for t in (a, b))
+        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * (1 + float(a.abs().max())), equal_nan=True):
+            raise NotTraceable(
+                f"{type(cell).__name__}.step: traced ({kind}), it gives other numbers or gradients than called; it must"
+                " depend on its arguments, parameters and buffers alone"
+            )
