@@ -127,7 +127,7 @@ def test_model_options():
     model = LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(8, 8), tie=True, init=0.05, dropout=0.2))
     assert model.output.weight is model.embedding.weight
     assert max(p.abs().max().item() for p in model.parameters()) <= 0.05
-    model.set_dropout(embedding=0.1, between=0.2, output=0.3)
+    model.set_dropout(dropout=0.2, embedding_dropout=0.1, output_dropout=0.3)
     assert (model.embedding_dropout.p, model.recurrent.dropout, model.dropout.p) == (0.1, 0.2, 0.3)
     assert model.recurrent_parameters() == 2 * (4 * 8 * 16 + 2 * 4 * 8)
     with pytest.raises(ValueError, match=r"model\.tie"):

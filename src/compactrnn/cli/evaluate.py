@@ -65,6 +65,6 @@ def _run_folder(path: Path, data: str | None, part: str) -> dict[str, Any]:
         "value": value,
         "data": data,
         "part": part,
-        "symbols": len(task.parts[part]),
+        **task.amount(part),
         "runs_on": "torch",
     }

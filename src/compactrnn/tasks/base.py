@@ -1,20 +1,48 @@
-"""What every task can do for the training loop."""
+"""What every task and its model can do for the training loop."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
+
+
+class AbstractModel(nn.Module, ABC):
+    """A network that a recipe describes."""
+
+    @abstractmethod
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each recurrent layer: the option `hidden` that makes this model again."""
+
+    @abstractmethod
+    def recurrent_parameters(self) -> int:
+        """How many numbers the recurrent layers hold."""
+
+    @abstractmethod
+    def set_dropout(self, **probabilities: Any) -> None:
+        """Use these from now on; the names are those of the model's options that end in `dropout`, all of them."""
 
 
 class AbstractTask(ABC):
     """Data and a measure of quality; lower is better.
 
-    The loop asks for update `i` of an epoch by its number, so a position in the data is a number too.
+    The loop asks for update `i` of an epoch by its number, so a position in the data is a number too. `data_options`
+    and `model_options` are frozen dataclasses: the sections `[task]` and `[model]` of a recipe. The former has a field
+    `name`, the task's.
     """
 
+    data_options: ClassVar[type]
+    model_options: ClassVar[type]
     metric: str
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The task that a recipe describes; `saved` is the `metadata` of the run that is opened again."""
 
     @abstractmethod
     def updates_per_epoch(self) -> int:
@@ -25,7 +53,7 @@ class AbstractTask(ABC):
         """Inputs and targets of update `index` of epoch number `epoch`, batch first."""
 
     @abstractmethod
-    def build_model(self, options: Any) -> nn.Module:
+    def build_model(self, options: Any) -> AbstractModel:
         """A new model for this task."""
 
     @abstractmethod
@@ -49,9 +77,17 @@ class AbstractTask(ABC):
         """The metric on `part` (train, valid or test); `streams` > 1 reads that many pieces of it side by side."""
 
     @abstractmethod
+    def amount(self, part: str) -> dict[str, int]:
+        """How much there is in `part`, under the name of what is counted."""
+
+    @abstractmethod
     def metadata(self) -> dict[str, Any]:
         """What a packed model must carry to be evaluated."""
 
     @abstractmethod
     def example_inputs(self) -> Tensor:
         """A small input, batch first, as `model(...)` takes it."""
+
+    @abstractmethod
+    def calibration_inputs(self) -> Tensor:
+        """Validation data, batch first, on which the error of a packed model is measured."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class LanguageModelData:
     data: str = "alice"
     level: Literal["character", "word"] = "character"
     minimum_count: int = 1
+    name: Literal["language_model"] = "language_model"
 
 
 class LanguageModelTask(AbstractTask):
@@ -40,6 +41,9 @@ class LanguageModelTask(AbstractTask):
     >>> task.batch(0)[0].shape, task.metric
     (torch.Size([32, 64]), 'bits_per_character')
     """
+
+    data_options = LanguageModelData
+    model_options = LanguageModelOptions
 
     def __init__(
         self,
@@ -59,6 +63,14 @@ class LanguageModelTask(AbstractTask):
             self.vocabulary = Vocabulary(vocabulary, data.level)
         self.parts = {part: self.vocabulary.encode(getattr(corpus, part)) for part in ("train", "valid", "test")}
         self.batch_size, self.steps = batch_size, steps
+
+    @classmethod
+    def build(
+        cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The task of a recipe; the vocabulary is that of the run, if there is one, else the training text's."""
+        vocabulary = None if saved is None else saved["vocabulary"]
+        return cls(data, batch_size=batch_size, steps=steps, shift=seed if shift else None, vocabulary=vocabulary)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -131,6 +143,10 @@ class LanguageModelTask(AbstractTask):
             total += float(loss)
         model.train(training)
         return from_nats(total / (rows.shape[0] * (rows.shape[1] - 1)), self.data.level)
+
+    def amount(self, part: str) -> dict[str, int]:
+        """Symbols."""
+        return {"symbols": len(self.parts[part])}
 
     def metadata(self) -> dict[str, Any]:
         """Task and vocabulary."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import layers, weights
 from .._errors import invalid
+from .base import AbstractModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LanguageModelOptions:
     hidden_weight: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(AbstractModel):
     """Embedding, recurrent layers, linear: the scores of the next symbol after each symbol.
 
     Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only
@@ -79,11 +80,11 @@ class LanguageModel(nn.Module):
         """Logits of sequences that start from zero states."""
         return self.advance(tokens)[0]
 
-    def set_dropout(self, *, embedding: float, between: float, output: float) -> None:
-        """Use these probabilities from now on."""
-        self.embedding_dropout.p = embedding
-        self.recurrent.dropout = between if self.recurrent.num_layers > 1 else 0.0
-        self.dropout.p = output
+    def set_dropout(self, *, dropout: float, embedding_dropout: float, output_dropout: float | None) -> None:
+        """Use these probabilities from now on; `output_dropout` None is `dropout`."""
+        self.embedding_dropout.p = embedding_dropout
+        self.recurrent.dropout = dropout if self.recurrent.num_layers > 1 else 0.0
+        self.dropout.p = dropout if output_dropout is None else output_dropout
 
     def layer_sizes(self) -> tuple[int, ...]:
         """Units of each recurrent layer."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lower import pack
-from ..tasks.language_model import LanguageModelTask
-from ..tasks.recurrent_lm import LanguageModel
+from ..tasks.base import AbstractModel, AbstractTask
 from .run_folder import RunFolder
 
 
@@ -18,8 +17,8 @@ def pack_run(run: str | Path, out: str | Path, weights: str) -> dict[str, Any]:
     return pack_model(model, task, out, weights)
 
 
-def pack_model(model: LanguageModel, task: LanguageModelTask, out: str | Path, weights: str) -> dict[str, Any]:
-    """Pack a model, its task and vocabulary as metadata, the error measured on the first validation symbols."""
+def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: str) -> dict[str, Any]:
+    """Pack a model, what its task must know as metadata, the error measured on the task's calibration inputs."""
     report = pack(
         model.eval(),
         out,

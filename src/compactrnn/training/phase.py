@@ -40,7 +40,7 @@ class PhaseRun:
         self.model = model
         optimizer = build_optimizer(model.parameters(), options.optimizer)
         self.wrapped, self.optimizer = fabric.setup(model, optimizer)
-        self.wrapped.mark_forward_method("advance")
+        _let_advance(self.wrapped, model)
         self.rate = LearningRate(
             options.schedule, options.optimizer.learning_rate, total=self.total, per_epoch=self.per_epoch
         )
@@ -48,7 +48,7 @@ class PhaseRun:
         if teacher is not None:
             self.predictions = task.predictions(fabric.to_device(teacher.eval()))
             self.teacher = fabric.setup_module(teacher.eval().requires_grad_(False))
-            self.teacher.mark_forward_method("advance")
+            _let_advance(self.teacher, teacher)
         self.pruner = build_pruner(model, task, options)
         self.average = WeightAverage(model, options.average) if options.average is not None else None
         self.update = 0
@@ -167,6 +167,12 @@ class PhaseRun:
             self.average.weights = self.fabric.to_device(state["average"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
+
+
+def _let_advance(wrapped: Any, model: nn.Module) -> None:
+    """Let a model that carries states be called by `advance` through its wrapper."""
+    if hasattr(model, "advance"):
+        wrapped.mark_forward_method("advance")
 
 
 def build_pruner(model: nn.Module, task: AbstractTask, options: PhaseOptions) -> Any:

@@ -6,15 +6,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from .._errors import invalid
-from ..tasks.language_model import LanguageModelData
-from ..tasks.recurrent_lm import LanguageModelOptions
+from ..tasks.table import DEFAULT, TASKS
 
-_STRICT = {"extra": "forbid"}
+_STRICT = {"extra": "forbid"}  # pydantic hands it on to the dataclasses within a recipe
+Data = TypeVar("Data")
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class OptimizerOptions:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class ScheduleOptions:
     constant_epochs: int = 0
     factor: float = 0.5
     patience: int = 1
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class CompressOptions:
     threshold: float | None = None
     decay: float | None = None
     minimum: int | None = None
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class DistillOptions:
     teacher: str
     weight: float = 0.5
     temperature: float = 1.0
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,6 @@ class PhaseOptions:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     compress: CompressOptions | None = None
     distill: DistillOptions | None = None
-    __pydantic_config__ = _STRICT
 
     def __post_init__(self):
         if (self.updates is None) == (self.epochs is None):
@@ -117,31 +113,18 @@ class TrainingOptions:
     threads: int | None = None
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
-class TaskOptions(LanguageModelData):
-    """Which task, on which data."""
+class Recipe(Generic[Data, Model]):
+    """A whole training run: the phases run in the order in which the file names them.
 
-    name: Literal["language_model"] = "language_model"
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True)
-class ModelOptions(LanguageModelOptions):
-    """See `LanguageModelOptions`."""
-
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole training run: the phases run in the order in which the file names them."""
+    `task` and `model` are of the classes that the task's entry in `TASKS` names.
+    """
 
     phases: dict[str, PhaseOptions]
-    task: TaskOptions = field(default_factory=TaskOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
+    task: Data
+    model: Model
     training: TrainingOptions = field(default_factory=TrainingOptions)
     __pydantic_config__ = _STRICT
 
@@ -176,15 +159,27 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def recipe_from(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check plain values and make a recipe of them.
 
+    >>> recipe_from({"phases": {"train": {"updates": 10}}}).model.cell
+    'LSTM'
     >>> recipe_from({"phases": {"train": {"updates": 10, "lerning_rate": 1}}})
     Traceback (most recent call last):
     ValueError: recipe: phases.train.lerning_rate: unexpected keyword argument, got 1
     """
+    given = {"task": {}, "model": {}, **table}
     try:
-        return TypeAdapter(Recipe).validate_python(dict(table))
+        return TypeAdapter(_recipe_class(given["task"], where)).validate_python(given)
     except ValidationError as error:
         problems = [_sentence(problem) for problem in error.errors()]
         raise ValueError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _recipe_class(section: Any, where: str) -> Any:
+    name = section.get("name", DEFAULT) if isinstance(section, Mapping) else DEFAULT
+    if not isinstance(name, str) or name not in TASKS:
+        raise invalid(f"{where}: task.name", got=repr(name), wanted=f"one of {', '.join(TASKS)}")
+    kind: Any = TASKS[name]
+    generic: Any = Recipe
+    return generic[kind.data_options, kind.model_options]
 
 
 def _sentence(problem: Any) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import invalid
-from ..tasks.language_model import LanguageModelTask
-from ..tasks.recurrent_lm import LanguageModel
+from ..tasks.base import AbstractModel, AbstractTask
+from ..tasks.table import TASKS
 from .checkpoint import load_tree, load_weights, save_tree, write_atomically
-from .recipe import ModelOptions, Recipe, recipe_from
+from .recipe import Recipe, recipe_from
 
 
 @dataclass(frozen=True)
@@ -74,43 +74,46 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise invalid("run folder", got=f"{self.path} ({error})", wanted="a folder that train wrote") from error
 
-    def load(self, data: str | None = None) -> tuple[LanguageModel, LanguageModelTask, Recipe]:
+    def load(self, data: str | None = None) -> tuple[Any, Any, Recipe]:
         """The trained model, its task with the data it was trained on (or other `data`), its recipe."""
         options, task, recipe = self.open(data)
         model = task.build_model(options)
         model.load_state_dict(load_weights(self.model))
         return model.eval(), task, recipe
 
-    def open(self, data: str | None = None) -> tuple[ModelOptions, LanguageModelTask, Recipe]:
+    def open(self, data: str | None = None) -> tuple[Any, AbstractTask, Recipe]:
         """The model's options, task and recipe of a run that has begun."""
         config = self.read_config()
         recipe = recipe_from(config["recipe"], str(self.config))
         if data is not None:
+            if not hasattr(recipe.task, "data"):
+                raise invalid("data", got=repr(data), wanted=f"none: the task {recipe.task.name} has its own")
             recipe = replace(recipe, task=replace(recipe.task, data=data))
-        task = build_task(recipe, config["vocabulary"])
-        return ModelOptions(**config["model"]), task, recipe
+        task = build_task(recipe, config)
+        return task.model_options(**config["model"]), task, recipe
 
 
-def save_phase(path: Path, model: LanguageModel, options: dict[str, Any]) -> None:
+def save_phase(path: Path, model: AbstractModel, options: dict[str, Any]) -> None:
     """Write a phase's last model."""
     save_tree(path, {"options": options, "model": dict(model.state_dict())})
 
 
-def load_phase(path: Path, task: LanguageModelTask) -> LanguageModel:
+def load_phase(path: Path, task: AbstractTask) -> Any:
     """Read a phase's last model."""
     saved = load_tree(path)
-    model = task.build_model(ModelOptions(**saved["options"]))
+    model = task.build_model(task.model_options(**saved["options"]))
     model.load_state_dict(saved["model"])
     return model
 
 
-def build_task(recipe: Recipe, vocabulary: list[str] | None = None) -> LanguageModelTask:
-    """The task of a recipe, its data read."""
+def build_task(recipe: Recipe, saved: dict[str, Any] | None = None) -> AbstractTask:
+    """The task of a recipe, its data read; `saved` is the `config.json` of a run that has begun."""
     training = recipe.training
-    return LanguageModelTask(
+    return TASKS[recipe.task.name].build(
         recipe.task,
         batch_size=training.batch_size,
         steps=training.steps,
-        shift=training.seed if training.shift else None,
-        vocabulary=vocabulary,
+        shift=training.shift,
+        seed=training.seed,
+        saved=saved,
     )

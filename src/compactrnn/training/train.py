@@ -17,14 +17,16 @@ from lightning_fabric import Fabric
 
 from .._errors import invalid
 from .._machine import describe_machine
-from ..tasks.recurrent_lm import LanguageModel
+from ..tasks.base import AbstractModel
 from .checkpoint import load_tree, save_tree, save_weights
 from .interrupt import stop_flag
 from .phase import PhaseRun
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
-from .recipe import ModelOptions, PhaseOptions, Recipe, recipe_from
+from .recipe import PhaseOptions, Recipe, recipe_from
 from .run_folder import RunFolder, build_task, load_phase, save_phase
+
+_DROPOUTS = ("dropout", "embedding_dropout", "output_dropout")
 
 
 def train(
@@ -62,7 +64,7 @@ class Trainer:
         self.task = build_task(recipe)
         self.fabric = _fabric(training.accelerator, training.precision)
         self.model_options: dict[str, Any] = asdict(recipe.model)
-        self.model: LanguageModel = self.task.build_model(recipe.model)
+        self.model: AbstractModel = self.task.build_model(recipe.model)
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
 
@@ -131,7 +133,7 @@ class Trainer:
         self.metrics_size, self.updates = saved["metrics_size"], saved["updates"]
         self.began = time.monotonic() - saved["seconds"]
         self.model_options = saved["model_options"]
-        self.model = self.task.build_model(ModelOptions(**self.model_options))
+        self.model = self.task.build_model(self.task.model_options(**self.model_options))
         if saved["model"] is not None:
             self.model.load_state_dict(saved["model"])
         return saved["phase"], saved
@@ -182,15 +184,13 @@ def _fabric(accelerator: str, precision: Any) -> Fabric:
     return fabric
 
 
-def _set_dropout(model: LanguageModel, recipe: Recipe, phase: PhaseOptions) -> None:
-    def given(name: str) -> float | None:
-        own = getattr(phase, name)
-        return getattr(recipe.model, name) if own is None else own
-
-    between, output = given("dropout") or 0.0, given("output_dropout")
-    model.set_dropout(
-        embedding=given("embedding_dropout") or 0.0, between=between, output=between if output is None else output
-    )
+def _set_dropout(model: AbstractModel, recipe: Recipe, phase: PhaseOptions) -> None:
+    """The phase's own probabilities, else the model's."""
+    own = {name: value for name in _DROPOUTS if (value := getattr(phase, name)) is not None}
+    known = {name: getattr(recipe.model, name) for name in _DROPOUTS if hasattr(recipe.model, name)}
+    if unknown := sorted(own.keys() - known.keys()):
+        raise invalid(f"phase's {unknown[0]}", got=own[unknown[0]], wanted=f"one of {', '.join(known)} for this model")
+    model.set_dropout(**{**known, **own})
 
 
 @contextmanager

@@ -102,9 +102,12 @@ def spec_subject(spec: Spec, weights: Sequence[str]) -> Subject:
 
 def run_subject(path: Path, weights: Sequence[str]) -> Subject:
     """A run's language model on its test text."""
+    from ...tasks.recurrent_lm import LanguageModel
     from ...training.run_folder import RunFolder
 
-    model, task, _ = RunFolder(path).load()
+    model, task, recipe = RunFolder(path).load()
+    if not isinstance(model, LanguageModel):
+        raise invalid("run folder", got=f"{path}, of the task {recipe.task.name}", wanted="one of a language model")
     return _with_ours(language_subject(str(path), model, task.parts["test"], model), model, weights)
 
 

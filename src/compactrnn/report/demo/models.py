@@ -9,7 +9,7 @@ from pathlib import Path
 from ...tasks.language_model import LanguageModelTask
 from ...tasks.recurrent_lm import LanguageModel
 from ...training.progress import Bar
-from ...training.recipe import ModelOptions, PhaseOptions, Recipe, load_recipe
+from ...training.recipe import PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, load_phase
 from ...training.train import train
 
@@ -49,5 +49,4 @@ def demo_recipe(name: str, settings: list[str]) -> Recipe:
 
 def _with(recipe: Recipe, sizes: tuple[int, ...], updates: int) -> Recipe:
     phases: dict[str, PhaseOptions] = {name: replace(phase, updates=updates) for name, phase in recipe.phases.items()}
-    model: ModelOptions = replace(recipe.model, hidden=sizes)
-    return replace(recipe, model=model, phases=phases)
+    return replace(recipe, model=replace(recipe.model, hidden=sizes), phases=phases)
