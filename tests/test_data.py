@@ -1,11 +1,13 @@
 import gzip
 import hashlib
+import struct
 from dataclasses import replace
 
 import pytest
 
-from compactrnn.data import DATASETS, Corpus, catalog, data_folder, fetch, load_corpus
+from compactrnn.data import DATASETS, Corpus, catalog, data_folder, fetch, load_corpus, load_mnist
 from compactrnn.data.catalog import Remote, download
+from compactrnn.data.mnist import read_idx
 from compactrnn.data.text import read_text
 
 
@@ -93,3 +95,22 @@ def test_fetch_respects_licences(monkeypatch, tmp_path):
         fetch("ptb")
     with pytest.raises(ValueError, match="wanted one of alice"):
         fetch("nothing")
+
+
+def test_idx_files_are_read_plain_or_compressed_and_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"no train-images-idx3-ubyte.*data get mnist"):
+        load_mnist()
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    images = b"\0\0\x08\x03" + struct.pack(">3i", 2, 2, 3) + bytes(range(12))
+    labels = b"\0\0\x08\x01" + struct.pack(">i", 2) + b"\x07\x02"
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    pictures, digits = load_mnist().test
+    assert pictures.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]] and digits.tolist() == [7, 2]
+    for torn in (images[:-1], images[:9], b"", b"\0\0\x0d\x01" + labels[4:], b"\0\0\x08\0"):
+        (folder / "torn").write_bytes(torn)
+        with pytest.raises(ValueError, match=r"IDX file: got .*torn"):
+            read_idx(folder / "torn")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .._errors import invalid
 from .output import JsonFlag, print_json, print_record
 
 
@@ -13,13 +14,13 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="alice, ptb or a text file; default: what it was trained on.")
     ] = None,
-    part: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which part of the text.")] = "test",
+    part: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which part of the data.")] = "test",
     json: JsonFlag = False,
 ) -> None:
     """Measure the quality of a model; lower is better.
 
-    A .crnn file runs on the native engine, a run folder in torch. The text is one continuous stream: the state is
-    carried from its first symbol to its last.
+    A .crnn file runs on the native engine, a run folder in torch. A text is one continuous stream: the state
+    is carried from its first symbol to its last. Of a task of many sequences, each starts anew.
 
     Examples:
 
@@ -35,18 +36,25 @@ def evaluate(
 
 
 def _packed(path: Path, data: str | None, part: str) -> dict[str, Any]:
-    from ..data import load_corpus
     from ..runtime.engine import Engine
-    from ..tasks.quality import METRIC, evaluate_engine, language_model_of
 
     engine = Engine(path)
+    task = engine.metadata.get("task")
+    if isinstance(task, dict) and task.get("name") not in (None, "language_model"):
+        return _packed_sequences(engine, task, data, part)
+    return _packed_text(engine, data, part)
+
+
+def _packed_text(engine: Any, data: str | None, part: str) -> dict[str, Any]:
+    from ..data import load_corpus
+    from ..tasks.quality import METRIC, evaluate_engine, language_model_of
+
     task, vocabulary = language_model_of(engine.metadata)
     data = data or str(task.get("data"))
     tokens = vocabulary.encode(getattr(load_corpus(data), part))
-    value = evaluate_engine(engine, tokens, task["level"])
     return {
         "metric": METRIC[task["level"]],
-        "value": value,
+        "value": evaluate_engine(engine, tokens, task["level"]),
         "data": data,
         "part": part,
         "symbols": len(tokens),
@@ -54,17 +62,30 @@ def _packed(path: Path, data: str | None, part: str) -> dict[str, Any]:
     }
 
 
+def _packed_sequences(engine: Any, section: dict[str, Any], data: str | None, part: str) -> dict[str, Any]:
+    from ..tasks.table import task_of
+
+    if data is not None:
+        raise invalid("--data", got=data, wanted=f"none: the task {section['name']} has its own")
+    task: Any = task_of(section)
+    value = task.evaluate_engine(engine, part)
+    return _record(task, value, part, engine.isa)
+
+
 def _run_folder(path: Path, data: str | None, part: str) -> dict[str, Any]:
     from ..training.run_folder import RunFolder
 
     model, task, recipe = RunFolder(path).load(data)
-    value = task.evaluate(model, part)
-    data = data or recipe.task.data
+    record = _record(task, task.evaluate(model, part), part, "torch")
+    return {**record, "data": data or recipe.task.data} if hasattr(recipe.task, "data") else record
+
+
+def _record(task: Any, value: float, part: str, runs_on: str) -> dict[str, Any]:
     return {
         "metric": task.metric,
         "value": value,
-        "data": data,
+        **task.also(value),
         "part": part,
         **task.amount(part),
-        "runs_on": "torch",
+        "runs_on": runs_on,
     }

@@ -6,3 +6,4 @@ from .catalog import fetch as fetch
 from .corpus import Corpus as Corpus
 from .corpus import load_corpus as load_corpus
 from .folder import data_folder as data_folder
+from .mnist import load_mnist as load_mnist

@@ -38,6 +38,14 @@ class Dataset:
         return self.bundled or all((root / p).is_file() or (root / p.removesuffix(".gz")).is_file() for p in self.paths)
 
 
+_MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_MNIST = {
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+
 DATASETS = {
     d.name: d
     for d in (
@@ -60,6 +68,13 @@ DATASETS = {
                     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
                 ),
             ),
+        ),
+        Dataset(
+            "mnist",
+            "MNIST, 70,000 handwritten digits of LeCun, Cortes and Burges",
+            "CC BY-SA 3.0",
+            paths=tuple(f"mnist/{name}.gz" for name in _MNIST),
+            remotes=tuple(Remote(f"mnist/{name}.gz", f"{_MNIST_AT}/{name}.gz", sha) for name, sha in _MNIST.items()),
         ),
     )
 }

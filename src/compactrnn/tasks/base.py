@@ -76,6 +76,14 @@ class AbstractTask(ABC):
     def evaluate(self, model: nn.Module, part: str, streams: int = 1) -> float:
         """The metric on `part` (train, valid or test); `streams` > 1 reads that many pieces of it side by side."""
 
+    def also(self, metric: float) -> dict[str, float]:
+        """A metric's value in other words, by their names."""
+        return {}
+
+    def solved(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Whether every answer of a batch is right; never, for a task that has no right answers."""
+        return False
+
     @abstractmethod
     def amount(self, part: str) -> dict[str, int]:
         """How much there is in `part`, under the name of what is counted."""

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from .._errors import invalid
+from .adding import AddingTask
 from .base import AbstractTask
+from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
+from .mnist import MnistTask
 
 DEFAULT = "language_model"
 
 TASKS: dict[str, type[AbstractTask]] = {
+    "adding": AddingTask,
+    "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
+    "mnist": MnistTask,
 }
+
+
+def task_of(metadata: Mapping[str, Any]) -> AbstractTask:
+    """The task of a packed model, to be evaluated on: from the entry `task` of its metadata.
+
+    >>> task_of({"name": "adding", "steps": 10, "metric": "mse"}).amount("test")
+    {'sequences': 1000}
+    """
+    known = dict(metadata)
+    known.pop("metric", None)
+    kind = TASKS.get(str(known.get("name")))
+    try:
+        if kind is None:
+            raise TypeError(f"its name is none of {', '.join(TASKS)}")
+        data = kind.data_options(**known)
+    except TypeError as error:
+        raise invalid("model metadata", got=f"task {dict(metadata)}", wanted=f"one of ours ({error})") from error
+    return kind.build(data, batch_size=1, steps=1, shift=False, seed=0)

@@ -1,0 +1,92 @@
+"""The sign of the first vector, to be told after a long sequence of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._errors import invalid
+from .classification import AbstractClassificationTask
+from .sequence import generator
+
+UPDATES, PIECE_BYTES = 100, 1 << 28
+
+
+@dataclass(frozen=True)
+class FirstSymbolData:
+    """`steps` is the length T, `size` the vectors'; validation and test parts have `valid` and `test` sequences."""
+
+    steps: int = 1024
+    size: int = 128
+    valid: int = 32
+    test: int = 128
+    name: Literal["first_symbol"] = "first_symbol"
+
+    def __post_init__(self):
+        if min(self.steps, self.size, self.valid, self.test) < 1:
+            got = f"steps {self.steps}, size {self.size}, valid {self.valid}, test {self.test}"
+            raise invalid("first_symbol", got=got, wanted="positive numbers")
+
+
+class FirstSymbolTask(AbstractClassificationTask):
+    """Every step is a one-hot vector, drawn evenly; the first is multiplied by the sign that is to be told at the end.
+
+        x_1 = s e_k,   x_t = e_k (t > 1),   k ~ U{1..size},   s = -1 or 1 with equal odds;   class 1 means s = 1
+
+    The metric is the error in percent. The task counts as solved when five minibatches of training in a row were
+    answered without a mistake.
+
+    >>> inputs, targets = FirstSymbolTask(FirstSymbolData(steps=50, size=4), batch_size=8).batch(0)
+    >>> inputs.shape, bool(((inputs[:, 0].sum(1) > 0) == targets).all()), bool((inputs[:, 1:].sum(-1) == 1).all())
+    (torch.Size([8, 50, 4]), True, True)
+
+    After Martin, Cundy: Parallelizing linear recurrent neural nets over sequence length, 2018. Theirs are the target,
+    the one-hot vectors, their size of 128 and the criterion; that all vectors but the first are positive is our way of
+    reading them.
+    """
+
+    data_options = FirstSymbolData
+    outputs = 2
+    data: FirstSymbolData
+
+    @property
+    def inputs(self) -> int:  # pyright: ignore
+        """Size of the vectors."""
+        return self.data.size
+
+    def updates_per_epoch(self) -> int:
+        """A hundred: generated data has no end."""
+        return UPDATES
+
+    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """New sequences."""
+        return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
+
+    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """As many at a time as fit in a quarter of a gigabyte; of the training part, as many as of the validation part.
+
+        A sequence has random numbers of its own, so that the pieces may be of any size.
+        """
+        count = self.amount(part)["sequences"]
+        most = max(1, PIECE_BYTES // (4 * self.data.steps * self.data.size))
+        for start in range(0, count, most):
+            numbers = range(start, min(start + most, count))
+            drawn = [self._draw(generator(self.seed, part, 0, number), 1) for number in numbers]
+            yield torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
+
+    def amount(self, part: str) -> dict[str, int]:
+        """Sequences."""
+        return {"sequences": self.data.test if part == "test" else self.data.valid}
+
+    def _draw(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        steps, size = self.data.steps, self.data.size
+        x = np.zeros((steps, count, size), np.float32)
+        np.put_along_axis(x, random.integers(0, size, (steps, count, 1)), 1.0, axis=2)
+        positive = random.integers(0, 2, count)
+        x[0] *= (2 * positive - 1)[:, None]
+        return torch.from_numpy(x).transpose(0, 1), torch.from_numpy(positive)

@@ -1,0 +1,91 @@
+"""Handwritten digits, read one pixel a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._errors import invalid
+from ..data import load_mnist
+from .classification import AbstractClassificationTask
+from .sequence import generator
+
+PIECE = 500
+
+
+@dataclass(frozen=True)
+class MnistData:
+    """`order` of the pixels: row by row, or all images permuted alike, as drawn from `permutation_seed`.
+
+    `train` is how many of the 55,000 training images are used, from the first on.
+    """
+
+    order: Literal["rows", "permuted"] = "rows"
+    permutation_seed: int = 92916
+    train: int = 55_000
+    name: Literal["mnist"] = "mnist"
+
+    def __post_init__(self):
+        if not 1 <= self.train <= 55_000:
+            raise invalid("train", got=self.train, wanted="1 to 55000 images")
+
+
+class MnistTask(AbstractClassificationTask):
+    """Sequential MNIST, 784 steps of one pixel in 0 to 1 (the byte / 255); ten classes, error in percent.
+
+    The first 55,000 images of the training file are learnt from, in another order in each epoch, the last 5,000 are for
+    validation; the 10,000 of the test file for testing. With `order = "permuted"` step t shows pixel
+    `numpy.random.RandomState(permutation_seed).permutation(784)[t]` of the image read row by row.
+
+    Le, Jaitly, Hinton: A simple way to initialize recurrent networks of rectified linear units, 2015.
+    """
+
+    data_options = MnistData
+    inputs, outputs = 1, 10
+    data: MnistData
+
+    def __init__(self, data: MnistData, *, batch_size: int, seed: int = 0):
+        super().__init__(data, batch_size=batch_size, seed=seed)
+        if batch_size > data.train:
+            raise invalid("batch_size", got=batch_size, wanted=f"at most the {data.train} training images")
+        images = load_mnist()
+        pixels = images.train[0].shape[1]
+        order = np.random.RandomState(data.permutation_seed).permutation(pixels)
+        order = order if data.order == "permuted" else np.arange(pixels)
+        (train, train_labels), (test, test_labels) = images.train, images.test
+        self.parts = {
+            "train": (train[: data.train, order], train_labels[: data.train]),
+            "valid": (train[55_000:, order], train_labels[55_000:]),
+            "test": (test[:, order], test_labels),
+        }
+        self._shuffled = (-1, np.arange(0))
+
+    def updates_per_epoch(self) -> int:
+        """Whole batches; what is left over differs from epoch to epoch."""
+        return self.data.train // self.batch_size
+
+    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """The images that this epoch's order puts there."""
+        if self._shuffled[0] != epoch:
+            self._shuffled = (epoch, generator(self.seed, "train", epoch).permutation(self.data.train))
+        return self._sequences("train", self._shuffled[1][index * self.batch_size : (index + 1) * self.batch_size])
+
+    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Five hundred images at a time."""
+        numbers = np.arange(self.amount(part)["sequences"])
+        for start in range(0, len(numbers), PIECE):
+            yield self._sequences(part, numbers[start : start + PIECE])
+
+    def amount(self, part: str) -> dict[str, int]:
+        """Sequences."""
+        return {"sequences": len(self.parts[part][1])}
+
+    def _sequences(self, part: str, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, labels = self.parts[part]
+        steps_first = np.ascontiguousarray(images[numbers].T, np.float32) / np.float32(255)
+        return torch.from_numpy(steps_first).unsqueeze(-1).transpose(0, 1), torch.from_numpy(labels[numbers])

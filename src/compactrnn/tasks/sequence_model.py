@@ -1,0 +1,158 @@
+"""Recurrent layers that read a whole sequence and answer once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import cells, layers
+from .._errors import invalid
+from ..cells.base import AbstractCell
+from .base import AbstractModel
+from .recurrent_lm import weight_spec
+
+
+@dataclass(frozen=True)
+class SequenceModelOptions:
+    """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
+
+    `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
+    that of the last layer too. `dropout` follows each layer and leaves out the same units at every step of a sequence.
+    """
+
+    hidden: tuple[int, ...] = (128, 128)
+    cell: str = "LSTM"
+    norm: Literal["batch", "none"] = "none"
+    residual: bool = False
+    dropout: float = 0.0
+    cell_options: Mapping[str, Any] = field(default_factory=dict)
+    last_cell_options: Mapping[str, Any] = field(default_factory=dict)
+    input_weight: Mapping[str, Any] = field(default_factory=dict)
+    hidden_weight: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SequenceModel(AbstractModel):
+    """A stack of recurrent layers, and a linear map of what the last one gives at the last step.
+
+        x_{l+1} = dropout(norm(layer_l(x_l)) [+ x_l, if `residual` and as wide]),   answer = V x_L(T) + b
+
+    (batch, time, inputs) -> (batch, outputs). Inside, time comes first: sequences whose memory has it first, such as
+    `torch.randn(time, batch, inputs).transpose(0, 1)`, are not copied.
+
+    >>> import torch
+    >>> model = SequenceModel(2, 10, SequenceModelOptions(hidden=(16, 12), cell="GRU", norm="batch"))
+    >>> model(torch.randn(4, 30, 2)).shape
+    torch.Size([4, 10])
+    """
+
+    def __init__(self, inputs: int, outputs: int, options: SequenceModelOptions):
+        super().__init__()
+        sizes = list(options.hidden)
+        if not sizes:
+            raise invalid("model.hidden", got="no layer", wanted="a size per layer")
+        if options.residual and len(set(sizes)) > 1:
+            raise invalid("model.residual", got=f"layers of {sizes} units", wanted="equal sizes")
+        last = len(sizes) - 1
+        self.layers = nn.ModuleList(
+            _layer(options, width, size, {**options.cell_options, **(options.last_cell_options if n == last else {})})
+            for n, (width, size) in enumerate(zip([inputs, *sizes], sizes, strict=False))
+        )
+        self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in sizes)
+        self.residual, self.dropout = options.residual, options.dropout
+        self.output = nn.Linear(sizes[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answers to whole sequences."""
+        x = x.transpose(0, 1)
+        last = len(self.layers) - 1
+        for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            y = layer(x)[0]
+            if number == last:
+                x, y = x[-1:], y[-1:]
+            y = norm(y)
+            y = x + y if self.residual and number else y
+            x = _drop_units(y, self.dropout) if self.training and self.dropout else y
+        return self.output(x[-1])
+
+    def set_dropout(self, *, dropout: float) -> None:
+        """Use this probability from now on."""
+        self.dropout = dropout
+
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each layer."""
+        return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
+
+    def recurrent_parameters(self) -> int:
+        """How many numbers the recurrent layers hold: input, hidden and bias."""
+        return sum(p.numel() for p in self.layers.parameters())
+
+
+class StepNorm(nn.Module):
+    """Batch normalisation of the features over batch and time: (time, batch, n) -> (time, batch, n).
+
+        training:   (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias
+        else:       the same with running averages, `momentum` new at each update
+
+    >>> y = StepNorm(3)(torch.randn(50, 8, 3) * 5 + 2)
+    >>> bool(y.mean().abs() < 1e-5), bool((y.std() - 1).abs() < 1e-2)
+    (True, True)
+
+    Ioffe, Szegedy: Batch normalization, 2015.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1, epsilon: float = 1e-5):
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, normalised."""
+        if not self.training:
+            slope = (self.running_var + self.epsilon).rsqrt() * self.weight
+            return x * slope + (self.bias - self.running_mean * slope)
+        flat = nn.functional.batch_norm(
+            x.flatten(0, 1),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=self.momentum,
+            eps=self.epsilon,
+        )
+        return flat.unflatten(0, x.shape[:2])
+
+
+def _drop_units(x: Tensor, probability: float) -> Tensor:
+    """(time, batch, n) with the same units of a sequence zero at all its steps (Gal, Ghahramani, 2016)."""
+    return x * nn.functional.dropout(torch.ones_like(x[:1]), probability)
+
+
+def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:
+    specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
+    fused = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.RNN}.get(options.cell)
+    try:
+        if fused is not None:
+            return fused(inputs, size, **specs, **cell_options)
+        return layers.Recurrent(_cell(options.cell), inputs, size, **specs, **cell_options)
+    except TypeError as error:
+        raise invalid(
+            "model.cell_options", got=dict(cell_options), wanted=f"options of {options.cell} ({error})"
+        ) from error
+
+
+def _cell(name: str) -> type[AbstractCell]:
+    found = getattr(cells, name, None)
+    if not (isinstance(found, type) and issubclass(found, AbstractCell)):
+        raise invalid("model.cell", got=repr(name), wanted="the name of a cell of compactrnn, such as LSTM or MGU")
+    return found

@@ -1,0 +1,216 @@
+"""Tasks with one answer per sequence, and the model that answers."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import compactrnn as cr
+from compactrnn.tasks.adding import AddingData, AddingTask
+from compactrnn.tasks.first_symbol import FirstSymbolData, FirstSymbolTask
+from compactrnn.tasks.mnist import MnistData, MnistTask
+from compactrnn.tasks.sequence_model import SequenceModel, SequenceModelOptions, StepNorm
+from compactrnn.tasks.table import TASKS, task_of
+from compactrnn.training.pack_run import pack_model
+
+SHARED = Path(os.environ.get("COMPACTRNN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
+def adding(batch_size=8, seed=0, **data):
+    return AddingTask(AddingData(**{"steps": 20, "valid": 60, "test": 70, **data}), batch_size=batch_size, seed=seed)
+
+
+def first_symbol(batch_size=8, seed=0, **data):
+    data = {"steps": 30, "size": 5, "valid": 20, "test": 40, **data}
+    return FirstSymbolTask(FirstSymbolData(**data), batch_size=batch_size, seed=seed)
+
+
+GENERATED = [adding, first_symbol]
+
+
+class Knows(torch.nn.Module):
+    """Answers by `rule`."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self.rule, self.unused = rule, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return self.rule(x)
+
+
+@pytest.mark.parametrize("make", GENERATED)
+def test_a_batch_follows_from_seed_epoch_and_index_alone(make):
+    task = make(seed=1)
+    late = task.batch(7, epoch=3)
+    again = make(seed=1).batch(7, epoch=3)
+    assert torch.equal(late[0], again[0]) and torch.equal(late[1], again[1])
+    for other in (make(seed=2).batch(7, 3), task.batch(8, 3), task.batch(7, 4)):
+        assert not torch.equal(late[0], other[0])
+    assert late[0].transpose(0, 1).is_contiguous(), "time first in memory"
+
+
+@pytest.mark.parametrize("make", GENERATED)
+def test_validation_and_test_are_fixed_and_apart(make):
+    def whole(task, part):
+        return torch.cat([x for x, _ in task.pieces(part)])
+
+    task, other = make(seed=1, batch_size=4), make(seed=2, batch_size=8)
+    for part in ("valid", "test"):
+        assert torch.equal(whole(task, part), whole(other, part))
+        assert len(whole(task, part)) == task.amount(part)["sequences"]
+    assert not torch.equal(whole(task, "valid")[:10], whole(task, "test")[:10])
+    assert not torch.equal(whole(make(seed=0), "train")[:10], whole(task, "valid")[:10])
+
+
+def test_the_baseline_of_adding_is_a_sixth():
+    task = adding(test=4000)
+    assert task.evaluate(Knows(lambda x: torch.ones(len(x), 1)), "test") == pytest.approx(1 / 6, abs=0.01)
+    assert task.evaluate(Knows(lambda x: x.prod(-1).sum(1, keepdim=True)), "test") == pytest.approx(0, abs=1e-12)
+    inputs, _ = task.batch(0)
+    halves = inputs[..., 1].unflatten(1, (2, 10)).sum(-1)
+    assert torch.equal(halves, torch.ones(8, 2))
+    with pytest.raises(ValueError, match="adding: got steps 1"):
+        AddingData(steps=1)
+
+
+def test_the_first_symbol_is_all_that_tells():
+    task = first_symbol(test=400)
+    inputs, targets = task.batch(0)
+    scores = torch.nn.functional.one_hot(targets, 2).float()
+    assert task.solved(scores, targets) and not task.solved(1 - scores, targets)
+    right = Knows(lambda x: torch.stack([-x[:, 0].sum(1), x[:, 0].sum(1)], 1))
+    assert task.evaluate(right, "test") == 0 and task.also(0.0) == {"accuracy": 100.0}
+    assert task.evaluate(Knows(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2)), "test") == pytest.approx(
+        50, abs=8
+    )
+    assert ((inputs != 0).sum(-1) == 1).all()
+
+
+def test_pieces_of_long_sequences_are_small():
+    task = first_symbol(steps=1 << 16, size=512, valid=4)
+    assert next(task.pieces("valid"))[0].shape == (2, 1 << 16, 512)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "MGU"])
+def test_the_model_is_its_layers_one_after_the_other(cell):
+    torch.manual_seed(0)
+    model = SequenceModel(3, 2, SequenceModelOptions(hidden=(6, 6), cell=cell, norm="batch", residual=True)).train()
+    x = torch.randn(5, 9, 3)
+    for _ in range(3):
+        model(x)
+    model.eval()
+    one, two = model.layers
+    first = model.norms[0](one(x.transpose(0, 1))[0])
+    second = model.norms[1](two(first)[0]) + first
+    torch.testing.assert_close(model(x), model.output(second[-1]))
+    assert model.layer_sizes() == (6, 6)
+    assert model.recurrent_parameters() == sum(p.numel() for p in model.layers.parameters())
+
+
+def test_norm_is_torchs_over_batch_and_time():
+    mine, wanted = StepNorm(4), torch.nn.BatchNorm1d(4)
+    x = torch.randn(7, 5, 4) * 3 + 1
+    torch.testing.assert_close(mine(x), wanted(x.permute(1, 2, 0)).permute(2, 0, 1))
+    torch.testing.assert_close(mine.eval()(x), wanted.eval()(x.permute(1, 2, 0)).permute(2, 0, 1))
+
+
+def test_dropout_leaves_out_the_same_units_at_every_step():
+    model = SequenceModel(3, 2, SequenceModelOptions(hidden=(8, 8), dropout=0.5)).train()
+    seen = []
+    model.layers[1].register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    model(torch.randn(4, 6, 3))
+    zero = seen[0] == 0
+    assert torch.equal(zero, zero[:1].expand_as(zero)) and 0 < zero.float().mean() < 1
+    model.set_dropout(dropout=0.0)
+    model(torch.randn(4, 6, 3))
+    assert not (seen[1] == 0).any()
+
+
+def test_model_options():
+    for options, words in (
+        ({"cell": "Transformer"}, "model.cell: got 'Transformer'"),
+        ({"cell": "MGU", "cell_options": {"speed": 3}}, "wanted options of MGU"),
+        ({"hidden": ()}, "model.hidden"),
+        ({"hidden": (3, 4), "residual": True}, "model.residual"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SequenceModel(3, 2, SequenceModelOptions(**options))
+    low = SequenceModelOptions(hidden=(16,), hidden_weight={"kind": "LowRank", "rank": 2})
+    assert (
+        SequenceModel(3, 2, low).recurrent_parameters()
+        < SequenceModel(3, 2, SequenceModelOptions(hidden=(16,))).recurrent_parameters()
+    )
+    last = SequenceModelOptions(cell="MGU", hidden=(4, 4), last_cell_options={"bias": False})
+    first, second = SequenceModel(3, 2, last).layers
+    assert first.cells[0][0].input_bias is not None and second.cells[0][0].input_bias is None
+
+
+@pytest.mark.parametrize("make", GENERATED)
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_packed_model_streams_and_is_evaluated_like_torch(make, weights, tmp_path):
+    torch.manual_seed(0)
+    task = make()
+    model = task.build_model(SequenceModelOptions(cell="MGU", hidden=(8, 8), norm="batch", residual=True, dropout=0.1))
+    model.train()
+    for index in range(20):
+        task.forward(model, task.batch(index)[0], None)
+    pack_model(model, task, tmp_path / "model.crnn", weights)
+    engine = cr.Engine(tmp_path / "model.crnn")
+    again = task_of(engine.metadata["task"])
+    assert again.amount("test") == task.amount("test")
+    assert again.evaluate_engine(engine, "test") == pytest.approx(task.evaluate(model, "test"), rel=0.03)
+    x = next(task.pieces("valid"))[0][0]
+    stream = engine.stream()
+    with torch.no_grad():
+        for steps, row in enumerate(x.numpy(), 1):
+            y = stream.step(np.ascontiguousarray(row))
+            wanted = model.eval()(x[None, :steps])[0].numpy()
+            np.testing.assert_allclose(y, wanted, atol=1e-5 if weights == "float32" else 0.05)
+
+
+def test_metadata_of_a_packed_model_names_the_task():
+    for name, kind in TASKS.items():
+        assert kind.data_options().name == name
+    with pytest.raises(ValueError, match="model metadata: got task"):
+        task_of({"name": "chess"})
+    with pytest.raises(ValueError, match="model metadata: got task"):
+        task_of({"name": "adding", "speed": 3})
+
+
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="no MNIST in the data folder")
+class TestMnist:
+    @pytest.fixture(autouse=True)
+    def _data(self, monkeypatch):
+        monkeypatch.setenv("COMPACTRNN_DATA", str(SHARED))
+
+    def test_parts(self):
+        task = MnistTask(MnistData(), batch_size=100)
+        assert [task.amount(p)["sequences"] for p in ("train", "valid", "test")] == [55_000, 5_000, 10_000]
+        assert task.updates_per_epoch() == 550
+        labels = np.concatenate([task.parts[p][1] for p in ("train", "valid")])
+        published = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+        assert np.bincount(labels).tolist() == published
+        inputs, targets = next(task.pieces("test"))
+        assert inputs.shape == (500, 784, 1) and targets[:4].tolist() == [7, 2, 1, 0]
+        assert inputs.min() == 0 and inputs.max() == 1
+
+    def test_each_epoch_shows_every_image_once_in_another_order(self):
+        task = MnistTask(MnistData(train=200), batch_size=50, seed=3)
+        epochs = [torch.cat([task.batch(i, e)[0] for i in range(4)])[..., 0] for e in (0, 1)]
+        images = task.parts["train"][0]
+        assert not torch.equal(*epochs)
+        for epoch in epochs:
+            assert sorted(map(bytes, (255 * epoch).round().byte().numpy())) == sorted(map(bytes, images))
+        assert torch.equal(task.batch(2, 0)[0][..., 0], epochs[0][100:150]), "an earlier epoch can be asked for again"
+
+    def test_permuted_images_are_permuted_alike(self):
+        rows = MnistTask(MnistData(), batch_size=4)
+        permuted = MnistTask(MnistData(order="permuted", permutation_seed=5), batch_size=4)
+        order = np.random.RandomState(5).permutation(784)
+        for part in ("train", "test"):
+            assert np.array_equal(rows.parts[part][0][:, order], permuted.parts[part][0])
+        with pytest.raises(ValueError, match="batch_size"):
+            MnistTask(MnistData(train=10), batch_size=11)
