@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from compactrnn import ModelFileError
+from compactrnn.tasks.sequence_model import SequenceModel
 from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
 from compactrnn.training.distill import distillation_loss
+from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.progress import Silent
 from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
-from compactrnn.training.recipe import ScheduleOptions, load_recipe, recipe_from
+from compactrnn.training.recipe import OptimizerOptions, ScheduleOptions, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
 from compactrnn.training.schedule import LearningRate
 from compactrnn.training.train import train
@@ -43,6 +45,16 @@ def test_recipe_files_of_the_repository_are_sound():
     for path in paths:
         recipe = load_recipe(path)
         assert recipe_from(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_compared_recipes_have_equally_many_parameters():
+    for task in ("adding", "smnist", "pmnist"):
+        counts = {}
+        for path in RECIPES.glob(f"{task}-*.toml"):
+            recipe = load_recipe(path)
+            inputs, outputs = (2, 1) if task == "adding" else (1, 10)
+            counts[path.stem] = sum(p.numel() for p in SequenceModel(inputs, outputs, recipe.model).parameters())
+        assert max(counts.values()) < 1.03 * min(counts.values()), counts
 
 
 def test_the_demo_has_copies_of_the_recipes():
@@ -257,3 +269,92 @@ def test_bfloat16_trains(table, tmp_path):
     result = train(recipe_from(table), tmp_path / "run")
     assert result["test"] < 4
     assert load_weights(tmp_path / "run" / "model.safetensors")["output.weight"].dtype == torch.float32
+
+
+def test_only_matrices_decay_if_asked():
+    model = nn.LSTM(3, 4)
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    for name in ("AdamW", "SGD"):
+        options = OptimizerOptions(name, learning_rate=0.1, weight_decay=0.5, decay="matrices")
+        before = float(model.weight_hh_l0.detach()[0, 0])
+        build_optimizer(model.parameters(), options).step()
+        assert float(model.weight_hh_l0.detach()[0, 0]) == pytest.approx(before * 0.95)
+        assert torch.equal(model.bias_hh_l0, torch.ones(16))
+    build_optimizer(model.parameters(), OptimizerOptions(learning_rate=0.1, weight_decay=0.5)).step()
+    assert model.bias_hh_l0.max() < 1
+
+
+SEQUENCES = {
+    "task": {"name": "first_symbol", "steps": 12, "size": 4},
+    "model": {"cell": "GRU", "hidden": [12]},
+    "training": {"batch_size": 16, "evaluate_every": 25, "checkpoint_every": 40, "threads": 1},
+    "phases": {"train": {"updates": 400, "target": 0.0, "optimizer": {"learning_rate": 2e-2, "clip_value": 0.1}}},
+}
+
+
+def test_a_task_of_sequences_is_solved_and_its_history_kept(tmp_path):
+    result = train(recipe_from(SEQUENCES), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    history = folder.history()
+    assert result["test"] < 3 and result["test_accuracy"] == 100 - result["test"]
+    assert history[-1]["valid_error"] == 0 and 0 not in [line["valid_error"] for line in history[:-1]]
+    assert result["updates"]["train"] == history[-1]["update"] < 400, "the target ends the phase"
+    assert 5 <= result["solved"]["update"] and result["solved"]["cpu_seconds"] <= result["cpu_seconds"] + 0.1
+    seconds = [line["cpu_seconds"] for line in history]
+    assert seconds == sorted(seconds) and 0 < seconds[0] and seconds[-1] <= result["cpu_seconds"] + 0.1
+    model, task, _ = folder.load()
+    assert task.evaluate(model, "test") == result["test"]
+    with pytest.raises(ValueError, match="data: got 'alice', wanted none"):
+        folder.load("alice")
+
+
+def test_a_stopped_run_of_sequences_goes_on_exactly_and_its_time_adds_up(tmp_path, monkeypatch):
+    table = {**SEQUENCES, "model": {"hidden": [8, 8], "cell": "MGU", "norm": "batch", "dropout": 0.2}}
+    table["phases"] = {"train": {"updates": 60, "optimizer": {"weight_decay": 0.1, "decay": "matrices"}}}
+    whole = train(recipe_from(table), tmp_path / "whole")
+    main = threading.main_thread().ident
+    assert main is not None
+
+    class Interrupting(Silent):
+        def advance(self, done, loss):
+            if done == 33:
+                signal.pthread_kill(main, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_from(table), tmp_path / "parts", progress=Interrupting())
+    spent = load_tree(tmp_path / "parts" / "checkpoint.safetensors")["clock"]
+    parts = train(recipe_from(table), tmp_path / "parts", resume=True)
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "parts/model.safetensors").read_bytes()
+    assert parts["test"] == whole["test"] and parts["cpu_seconds"] >= round(spent["cpu_seconds"], 1)
+    assert [line["update"] for line in RunFolder(tmp_path / "parts").history()] == [25, 50, 60]
+
+
+def test_limits_of_time_end_a_run_with_what_it_has(table, tmp_path):
+    table["training"] |= {"max_cpu_seconds": 0.5, "evaluate_every": 10_000}
+    table["phases"] = {"train": {"updates": 100_000}, "more": {"updates": 100_000}}
+    result = train(recipe_from(table), tmp_path / "run")
+    assert result["ended_by"] == "max_cpu_seconds" and 0 < result["updates"]["train"] < 100_000
+    assert "more" not in result["updates"]
+    (line,) = RunFolder(tmp_path / "run").history()
+    assert line["update"] == result["updates"]["train"] and line["cpu_seconds"] >= 0.5
+    assert result["valid"] == pytest.approx(line["valid_bits_per_character"], rel=1e-6)
+    table["training"]["max_cpu_seconds"] = None
+    table["training"]["max_seconds"] = 0.3
+    assert train(recipe_from(table), tmp_path / "wall")["ended_by"] == "max_seconds"
+
+
+def test_dropout_that_a_model_does_not_have_is_refused(tmp_path):
+    table = {**SEQUENCES, "phases": {"train": {"updates": 2, "output_dropout": 0.1}}}
+    with pytest.raises(ValueError, match=r"phase's output_dropout: got 0\.1, wanted one of dropout"):
+        train(recipe_from(table), tmp_path / "run")
+
+
+def test_recipes_name_their_task():
+    with pytest.raises(ValueError, match=r"task\.name: got 'chess', wanted one of adding"):
+        recipe_from({"task": {"name": "chess"}, "phases": {"train": {"updates": 1}}})
+    with pytest.raises(ValueError, match=r"task\.level"):
+        recipe_from({"task": {"name": "adding", "level": "word"}, "phases": {"train": {"updates": 1}}})
+    with pytest.raises(ValueError, match=r"model\.embedding"):
+        recipe_from({"task": {"name": "adding"}, "model": {"embedding": 3}, "phases": {"train": {"updates": 1}}})

@@ -19,8 +19,9 @@ def train(
 ) -> None:
     """Train a model by a recipe, phase by phase.
 
-    The folder gets model.safetensors, config.json, metrics.jsonl and result.json. Ctrl-C leaves a checkpoint;
-    --resume goes on from it, or from the last one after a crash, and ends with the same weights bit for bit.
+    The folder gets model.safetensors, config.json, metrics.jsonl, times.jsonl and result.json. Ctrl-C leaves a
+    checkpoint; --resume goes on from it, or from the last one after a crash, and ends with the same weights bit for
+    bit.
 
     Examples:
 
@@ -40,6 +41,8 @@ def train(
     if json:
         print_json({"out": str(out), **result})
         return
-    names = ("test", "valid", "parameters", "recurrent_parameters", "seconds")
+    names = ("test", "valid", "parameters", "recurrent_parameters", "seconds", "cpu_seconds")
     record = {f"{n} {result['metric']}" if n in ("test", "valid") else n.replace("_", " "): result[n] for n in names}
+    if "ended_by" in result:
+        record["ended by"] = result["ended_by"]
     print_record(str(out), {**record, "updates": result["updates"]["total"]})

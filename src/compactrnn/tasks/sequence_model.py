@@ -21,7 +21,8 @@ class SequenceModelOptions:
     """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
 
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
-    that of the last layer too. `dropout` follows each layer and leaves out the same units at every step of a sequence.
+    that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
+    leaves out the same units at every step of a sequence.
     """
 
     hidden: tuple[int, ...] = (128, 128)
@@ -140,6 +141,7 @@ def _drop_units(x: Tensor, probability: float) -> Tensor:
 
 def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:
     specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
+    cell_options = {name: None if value == "none" else value for name, value in cell_options.items()}
     fused = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.RNN}.get(options.cell)
     try:
         if fused is not None:

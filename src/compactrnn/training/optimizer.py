@@ -1,6 +1,7 @@
 """Optimisers by name."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,13 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOption
     'SGD'
     """
     rate, decay = options.learning_rate, options.weight_decay
+    groups: Any = parameters if options.decay == "all" else _matrices_apart(parameters)
     if options.name == "SGD":
-        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=options.momentum)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=options.betas, fused=True)
+        return torch.optim.SGD(groups, lr=rate, weight_decay=decay, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, betas=options.betas, fused=True)
+
+
+def _matrices_apart(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    given = list(parameters)
+    matrices, vectors = [p for p in given if p.dim() > 1], [p for p in given if p.dim() < 2]
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]

@@ -57,6 +57,7 @@ class PhaseRun:
         self.best = math.inf
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.waited = 0
+        self.solved = 0  # batches in a row
         self.loss_sum = 0.0
         self.loss_count = 0
 
@@ -81,8 +82,10 @@ class PhaseRun:
             loss = loss + self.pruner.penalty()
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
-        if self.options.optimizer.clip is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.options.optimizer.clip)
+        if (bound := self.options.optimizer.clip_value) is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, clip_val=bound)
+        if (bound := self.options.optimizer.clip) is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=bound)
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.step(self.optimizer)
@@ -94,6 +97,7 @@ class PhaseRun:
             raise FloatingPointError(
                 f"loss: got {value} at update {self.update}, wanted a finite one; lower the learning rate or set clip"
             )
+        self.solved = self.solved + 1 if self.task.solved(outputs.detach(), targets) else 0
         self.loss_sum += value
         self.loss_count += 1
         return value
@@ -125,8 +129,9 @@ class PhaseRun:
 
     def finished(self) -> bool:
         """Whether the phase is over."""
-        patience = self.options.patience
-        return self.update >= self.total or (patience is not None and self.waited >= patience)
+        patience, target = self.options.patience, self.options.target
+        done = self.update >= self.total or (patience is not None and self.waited >= patience)
+        return done or (target is not None and self.best <= target)
 
     def outcome(self) -> Any:
         """The phase's model: the best one seen, or what is left after compression."""
@@ -145,6 +150,7 @@ class PhaseRun:
             "best": self.best,
             "average": None if self.average is None else self.average.weights,
             "waited": self.waited,
+            "solved": self.solved,
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
             "states": self.states,
@@ -161,7 +167,7 @@ class PhaseRun:
         self.rate.load_state_dict(state["rate"])
         self.states, self.teacher_states = self.fabric.to_device((state["states"], state["teacher_states"]))
         self.best_weights = state["best_weights"]
-        for name in ("update", "best", "waited", "loss_sum", "loss_count"):
+        for name in ("update", "best", "waited", "solved", "loss_sum", "loss_count"):
             setattr(self, name, state[name])
         if self.average is not None:
             self.average.weights = self.fabric.to_device(state["average"])

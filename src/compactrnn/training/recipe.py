@@ -20,7 +20,11 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """`clip` bounds the global norm of the gradient."""
+    """`clip` bounds the global norm of the gradient, `clip_value` each of its numbers, before that.
+
+    `weight_decay` acts on all parameters, or with `decay = "matrices"` on those of two axes or more: not on biases, the
+    scales of norms and the recurrent vectors of independent units.
+    """
 
     name: Literal["AdamW", "SGD"] = "AdamW"
     learning_rate: float = 1e-3
@@ -28,6 +32,8 @@ class OptimizerOptions:
     momentum: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
+    clip_value: float | None = None
+    decay: Literal["all", "matrices"] = "all"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class PhaseOptions:
-    """One stretch of training: `updates` or `epochs` long, ended after `patience` evaluations without progress.
+    """One stretch of training: `updates` or `epochs` long.
+
+    It ends earlier after `patience` evaluations without progress, or when one gives `target` or less.
 
     Dropout left out is the model's. With `average` the weights that are validated and kept are an exponential moving
     average of the trained ones, each update moving it by `1 - average` (by more at the start).
@@ -75,6 +83,7 @@ class PhaseOptions:
     updates: int | None = None
     epochs: int | None = None
     patience: int | None = None
+    target: float | None = None
     dropout: float | None = None
     embedding_dropout: float | None = None
     output_dropout: float | None = None
@@ -95,7 +104,11 @@ class PhaseOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What holds for every phase; `evaluate_every` None means after each epoch; `shift` as `LanguageModelTask` has it.
+    """What holds for every phase; `evaluate_every` None means after each epoch.
+
+    `steps` and `shift` are for tasks that cut one long sequence into updates, as `LanguageModelTask` has it. After
+    `max_seconds` on the wall or `max_cpu_seconds` of processors, evaluations included, the phase ends with what it has,
+    and those after it are left out.
 
     `loss_reduction = "sum_steps"` sums the loss over the `steps` of an update and averages over the batch only, as
     Zaremba et al. do: learning rate and clipping of their paper hold as they stand. With "mean" the gradient is
@@ -110,6 +123,8 @@ class TrainingOptions:
     evaluate_every: int | None = None
     validation_streams: int = 1
     checkpoint_every: int = 200
+    max_seconds: float | None = None
+    max_cpu_seconds: float | None = None
     threads: int | None = None
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -37,6 +37,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def times(self) -> Path:
+        """One JSON object per evaluation: when it was. Apart from the metrics, which are the same for every run."""
+        return self.path / "times.jsonl"
+
+    @property
     def checkpoint(self) -> Path:
         """All that is needed to go on."""
         return self.path / "checkpoint.safetensors"
@@ -52,11 +57,16 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> int:
         """Add a line; returns the size of the file after it."""
-        with open(self.metrics, "ab") as file:
-            file.write(json.dumps(record).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            return file.tell()
+        return _append(self.metrics, record)
+
+    def append_times(self, record: dict[str, Any]) -> None:
+        """Add a line; one that is there already, from before a crash, is overruled."""
+        _append(self.times, record)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the metrics, each with its times."""
+        times = {(line["phase"], line["update"]): line for line in _lines(self.times)}
+        return [{**line, **times.get((line["phase"], line["update"]), {})} for line in _lines(self.metrics)]
 
     def truncate_metrics(self, size: int) -> None:
         """Forget the lines beyond `size` bytes: they will be written again."""
@@ -91,6 +101,22 @@ class RunFolder:
             recipe = replace(recipe, task=replace(recipe.task, data=data))
         task = build_task(recipe, config)
         return task.model_options(**config["model"]), task, recipe
+
+
+def _append(path: Path, record: dict[str, Any]) -> int:
+    with open(path, "ab") as file:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of lines, of which a crash may have torn the last."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def save_phase(path: Path, model: AbstractModel, options: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from .._errors import invalid
 from .._machine import describe_machine
 from ..tasks.base import AbstractModel
 from .checkpoint import load_tree, save_tree, save_weights
+from .clock import Clock
 from .interrupt import stop_flag
 from .phase import PhaseRun
 from .progress import Silent
@@ -26,6 +26,7 @@ from .random_state import get_random_state, seed_everything, set_random_state
 from .recipe import PhaseOptions, Recipe, recipe_from
 from .run_folder import RunFolder, build_task, load_phase, save_phase
 
+SOLVED = 5  # as many batches of training in a row without a mistake, as Martin and Cundy (2018) have it
 _DROPOUTS = ("dropout", "embedding_dropout", "output_dropout")
 
 
@@ -57,7 +58,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, folder: RunFolder, shown: Silent):
         self.recipe, self.folder, self.shown = recipe, folder, shown
-        self.began = time.monotonic()
+        self.clock = Clock()
         self.machine = describe_machine()
         training = recipe.training
         seed_everything(training.seed)
@@ -67,13 +68,18 @@ class Trainer:
         self.model: AbstractModel = self.task.build_model(recipe.model)
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
+        self.solved: dict[str, Any] | None = None
+        self.ended_by: str | None = None
 
     def run(self) -> dict[str, Any]:
         """All phases that are not done yet; returns the result."""
         first, saved = self._restore()
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
-                self._run_phase(number, name, phase, saved)
+                if number and (saved is None or saved["run"] is None):
+                    self.ended_by = self.ended_by or self._limit()
+                if self.ended_by is None:
+                    self._run_phase(number, name, phase, saved)
                 saved = None
         return self._finish()
 
@@ -91,23 +97,39 @@ class Trainer:
             set_random_state(saved["random"])
         self.shown.begin(name, run.total, run.update)
         evaluate_every = training.evaluate_every or run.per_epoch
-        while not run.finished():
+        while not run.finished() and self._limit() is None:
             loss = run.step()
             self.shown.advance(run.update, loss)
-            if run.update % evaluate_every == 0 or run.update == run.total:
-                record = {"phase": name, "update": run.update, "learning_rate": run.rate.at(run.update - 1)}
-                record |= run.evaluate()
-                self.metrics_size = self.folder.append_metrics(record)
-                self.shown.quality(f"{self.task.metric} {record[f'valid_{self.task.metric}']:.3f}")
+            if run.solved == SOLVED and self.solved is None:
+                self.solved = {"phase": name, "update": run.update, **self.clock.read()}
+            if run.update % evaluate_every == 0:
+                self._evaluate(name, run)
             if self.stop.is_set() or run.update % training.checkpoint_every == 0:
                 self._checkpoint(number, run)
             if self.stop.is_set():
                 raise KeyboardInterrupt
+        if not run.finished():
+            self.ended_by = self._limit()
+        if run.loss_count:
+            self._evaluate(name, run)
         self.model = run.outcome()
         self.model_options = {**self.model_options, "hidden": self.model.layer_sizes()}
         self.updates = {**self.updates, name: run.update}
         save_phase(self.folder.phase(name), self.model, self.model_options)
         self._checkpoint(number + 1, None)
+
+    def _evaluate(self, name: str, run: PhaseRun) -> None:
+        place = {"phase": name, "update": run.update}
+        record = {**place, "learning_rate": run.rate.at(run.update - 1), **run.evaluate()}
+        self.metrics_size = self.folder.append_metrics(record)
+        self.folder.append_times({**place, **self.clock.read()})
+        self.shown.quality(f"{self.task.metric} {record[f'valid_{self.task.metric}']:.3f}")
+
+    def _limit(self) -> str | None:
+        """The name of the limit that is reached."""
+        limits = {f"max_{name}": spent for name, spent in self.clock.read().items()}
+        most = {name: getattr(self.recipe.training, name) for name in limits}
+        return next((name for name, spent in limits.items() if most[name] is not None and spent >= most[name]), None)
 
     def _checkpoint(self, phase: int, run: PhaseRun | None) -> None:
         content = {
@@ -118,7 +140,9 @@ class Trainer:
             "updates": self.updates,
             "metrics_size": self.metrics_size,
             "random": get_random_state(),
-            "seconds": time.monotonic() - self.began,
+            "solved": self.solved,
+            "ended_by": self.ended_by,
+            "clock": self.clock.read(),
         }
         save_tree(self.folder.checkpoint, content)
 
@@ -131,7 +155,7 @@ class Trainer:
         saved = load_tree(self.folder.checkpoint)
         self.folder.truncate_metrics(saved["metrics_size"])
         self.metrics_size, self.updates = saved["metrics_size"], saved["updates"]
-        self.began = time.monotonic() - saved["seconds"]
+        self.solved, self.ended_by, self.clock = saved["solved"], saved["ended_by"], Clock(saved["clock"])
         self.model_options = saved["model_options"]
         self.model = self.task.build_model(self.task.model_options(**self.model_options))
         if saved["model"] is not None:
@@ -146,15 +170,18 @@ class Trainer:
         save_weights(self.folder.model, self.model.state_dict())
         self._write_config()
         streams = self.recipe.training.validation_streams
+        test = self.task.evaluate(self.model, "test")
         result = {
             "metric": self.task.metric,
-            "test": self.task.evaluate(self.model, "test"),
+            "test": test,
+            **{f"test_{name}": value for name, value in self.task.also(test).items()},
             "valid": self.task.evaluate(self.model, "valid", streams),
             "seed": self.recipe.training.seed,
             "updates": {**self.updates, "total": sum(self.updates.values())},
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "recurrent_parameters": self.model.recurrent_parameters(),
-            "seconds": round(time.monotonic() - self.began, 1),
+            **{name: round(spent, 1) for name, spent in self.clock.read().items()},
+            **{name: value for name in ("solved", "ended_by") if (value := getattr(self, name)) is not None},
             "threads": torch.get_num_threads(),
             "machine": self.machine,
             "recipe": self.recipe.as_dict(),
