@@ -14,6 +14,9 @@ from .sequence import States, Steps
 
 def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """`scan` in every direction of a layer; states, before and after, are (directions, batch, size) per kind."""
+    if len(row) == 1:
+        output, last = scan(row[0], steps, tuple(s[0] for s in states))
+        return output, [s[None] for s in last]
     outputs, after = [], []
     for d, cell in enumerate(row):
         output, last = scan(cell, steps, tuple(s[d] for s in states), reverse=d == 1)
