@@ -1,0 +1,256 @@
+// Linear recurrences y_t = a_t * y_(t-1) + x_t over columns of float32, forward in time or back, and their gradient;
+// see layers/linear_scan.py, the only caller, which has checked all sizes.
+//
+// Columns do not know each other: they are vectors, and threads share them out. Where there are too few of them, threads
+// share the time: each but the first sums its chunk up as y -> product * y + local, the first computes what it gives
+// meanwhile, then every chunk knows where it starts.
+#include <nanobind/nanobind.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#if defined(__clang__)
+#define SCAN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SCAN_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define SCAN_INLINE __attribute__((always_inline)) inline
+
+namespace nb = nanobind;
+
+namespace {
+
+// Row t of an array lies `t * step` floats after its pointer, in the order in which the recurrence runs.
+struct Rows {
+    const float *a, *x;
+    float *y;
+    const float *before = nullptr;  // for the gradient: slope_t = before_t * y_t, or the sum of these over t
+    float *slope = nullptr;
+    ptrdiff_t step, a_step;
+
+    Rows from_column(ptrdiff_t c) const
+    {
+        return {a + c, x + c, y ? y + c : y, before ? before + c : before, slope ? slope + c : slope, step, a_step};
+    }
+    Rows from_row(ptrdiff_t t) const
+    {
+        ptrdiff_t on = t * step;
+        float *row = slope && a_step ? slope + on : slope;
+        return {a + t * a_step, x + on, y ? y + on : y, before ? before + on : before, row, step, a_step};
+    }
+};
+
+// Panels of columns are done one after the other, over so many rows that these stay in the caches and in few pages.
+template <class Visit>
+void for_blocks(const Rows &rows, ptrdiff_t count, ptrdiff_t width, const Visit &visit)
+{
+    ptrdiff_t block = std::clamp<ptrdiff_t>(8192 / width, 8, 1024);
+    for (ptrdiff_t t = 0; t < count; t += block) visit(rows.from_row(t), std::min(block, count - t));
+}
+
+struct Kernels {
+    // `count` rows of `width` columns from the state before them, which becomes the state after them.
+    using Take = void(const Rows &, ptrdiff_t count, ptrdiff_t width, float *state);
+    Take *states, *slopes, *slope_sums;
+    // The same without any output, and the product of all factors.
+    void (*reduce)(const Rows &, ptrdiff_t count, ptrdiff_t width, float *state, float *product);
+};
+
+#if defined(__x86_64__) && defined(__clang__)
+#define SCAN_BEGIN(isa) _Pragma(SCAN_TEXT(clang attribute push(__attribute__((target(isa))), apply_to = function)))
+#define SCAN_END _Pragma("clang attribute pop")
+#elif defined(__x86_64__)
+#define SCAN_BEGIN(isa) _Pragma("GCC push_options") _Pragma(SCAN_TEXT(GCC target(isa)))
+#define SCAN_END _Pragma("GCC pop_options")
+#endif
+#define SCAN_TEXT(...) #__VA_ARGS__
+
+namespace plain {
+#define LANES 4
+#include "linear_scan_body.h"
+#undef LANES
+}  // namespace plain
+
+#if defined(__x86_64__)
+SCAN_BEGIN("avx2,fma")
+namespace avx2 {
+#define LANES 8
+#include "linear_scan_body.h"
+#undef LANES
+}  // namespace avx2
+SCAN_END
+
+SCAN_BEGIN("avx512f,avx512vl,avx2,fma")
+namespace avx512 {
+#define LANES 16
+#include "linear_scan_body.h"
+#undef LANES
+}  // namespace avx512
+SCAN_END
+#endif
+
+const Kernels &choose_kernels()
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) return avx512::kernels;
+    if (fma) return avx2::kernels;
+#endif
+    return plain::kernels;
+}
+
+// Fewer new pages to be made by the system, where memory has just been given to us.
+void prefer_large_pages(float *memory, size_t floats)
+{
+#if defined(__linux__)
+    constexpr uintptr_t page = 4096;
+    uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+    uintptr_t end = reinterpret_cast<uintptr_t>(memory + floats) / page * page;
+    if (end > first && end - first >= (size_t{4} << 20)) madvise(reinterpret_cast<void *>(first), end - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)floats;
+#endif
+}
+
+void in_parallel(ptrdiff_t tasks, const std::function<void(ptrdiff_t)> &task)
+{
+    std::vector<std::thread> others;
+    others.reserve(tasks);
+    for (ptrdiff_t i = 1; i < tasks; i++) others.emplace_back(task, i);
+    task(0);
+    for (std::thread &other : others) other.join();
+}
+
+class Solver {
+public:
+    Solver(ptrdiff_t columns, ptrdiff_t threads) : columns_(columns), threads_(threads) {}
+
+    // All rows, from `state`, which becomes the last one.
+    void solve(const Rows &rows, ptrdiff_t count, float *state)
+    {
+        constexpr ptrdiff_t line = 16;  // floats: no two threads write to one cache line
+        ptrdiff_t groups = std::clamp<ptrdiff_t>(columns_ / line, 1, threads_);
+        ptrdiff_t width = (columns_ / groups + line - 1) / line * line;
+        groups = (columns_ + width - 1) / width;
+        ptrdiff_t chunks = threads_ / groups;
+        if (groups > 1 || chunks < 2 || count < 8 * chunks) {
+            in_parallel(groups, [&](ptrdiff_t group) {
+                ptrdiff_t first = group * width;
+                take(rows.from_column(first), count, std::min(width, columns_ - first), state + first);
+            });
+            return;
+        }
+        solve_in_chunks(rows, count, chunks, state);
+    }
+
+private:
+    // Rows 0 to `first` by one thread, while the others sum up the chunks after it but the last; then all of these.
+    void solve_in_chunks(const Rows &rows, ptrdiff_t count, ptrdiff_t chunks, float *state)
+    {
+        ptrdiff_t length = static_cast<ptrdiff_t>(static_cast<double>(count) / (static_cast<double>(chunks) + share));
+        ptrdiff_t first = count - chunks * length;
+        std::vector<float> local(chunks * columns_), product(chunks * columns_, 1.0f), sums;
+        in_parallel(chunks, [&](ptrdiff_t i) {
+            if (i == 0) {
+                take(rows, first, columns_, state);
+            } else {
+                ptrdiff_t at = i * columns_;
+                kernels_.reduce(rows.from_row(first + (i - 1) * length), length, columns_, &local[at], &product[at]);
+            }
+        });
+        // An infinite product times a state of zero would be no number, where the loop over time has zero.
+        auto finite = [](float v) { return std::isfinite(v); };
+        if (!std::all_of(local.begin(), local.end(), finite) || !std::all_of(product.begin(), product.end(), finite)) {
+            take(rows.from_row(first), count - first, columns_, state);
+            return;
+        }
+        std::copy_n(state, columns_, local.begin());
+        for (ptrdiff_t i = columns_; i < chunks * columns_; i++) local[i] += product[i] * local[i - columns_];
+        if (rows.slope && !rows.a_step) sums.resize(chunks * columns_);
+        in_parallel(chunks, [&](ptrdiff_t i) {
+            Rows chunk = rows.from_row(first + i * length);
+            if (!sums.empty()) chunk.slope = &sums[i * columns_];
+            take(chunk, length, columns_, &local[i * columns_]);
+        });
+        for (size_t i = 0; i < sums.size(); i++) rows.slope[i % columns_] += sums[i];
+        std::copy_n(&local[(chunks - 1) * columns_], columns_, state);
+    }
+
+    void take(const Rows &rows, ptrdiff_t count, ptrdiff_t width, float *state) const
+    {
+        auto kernel = !rows.slope ? kernels_.states : rows.a_step ? kernels_.slopes : kernels_.slope_sums;
+        kernel(rows, count, width, state);
+    }
+
+    static constexpr double share = 0.8;  // of the time of one chunk's states goes into summing it up
+    const Kernels &kernels_ = choose_kernels();
+    ptrdiff_t columns_, threads_;
+};
+
+template <class T>
+T *pointer(uintptr_t address)
+{
+    return reinterpret_cast<T *>(address);
+}
+
+}  // namespace
+
+NB_MODULE(_linear_scan, module)
+{
+    module.doc() = "Kernels of layers/linear_scan.py; arrays are addresses of contiguous float32.";
+    module.def(
+        "states",
+        [](uintptr_t decay, bool constant, uintptr_t x, uintptr_t initial, uintptr_t h, ptrdiff_t steps, ptrdiff_t columns,
+           bool reverse, ptrdiff_t threads) {
+            ptrdiff_t step = reverse ? -columns : columns, first = reverse ? (steps - 1) * columns : 0;
+            float *to = pointer<float>(h);
+            prefer_large_pages(to, steps * columns);
+            Rows rows{};
+            rows.a = pointer<const float>(decay) + (constant ? 0 : first), rows.a_step = constant ? 0 : step;
+            rows.x = pointer<const float>(x) + first, rows.y = to + first, rows.step = step;
+            std::vector<float> state(pointer<const float>(initial), pointer<const float>(initial) + columns);
+            Solver(columns, threads).solve(rows, steps, state.data());
+        },
+        nb::call_guard<nb::gil_scoped_release>());
+    // From the gradient `dh` of all states: of decay (to be zero before, if constant), x and initial.
+    module.def(
+        "gradients",
+        [](uintptr_t decay, bool constant, uintptr_t initial, uintptr_t h, uintptr_t dh, uintptr_t d_decay, uintptr_t dx,
+           uintptr_t d_initial, ptrdiff_t steps, ptrdiff_t columns, bool reverse, ptrdiff_t threads) {
+            // Against the direction of the states; factors lie one row behind, and states before one row ahead.
+            ptrdiff_t step = reverse ? columns : -columns, first = reverse ? 0 : (steps - 1) * columns;
+            prefer_large_pages(pointer<float>(dx), steps * columns);
+            if (!constant) prefer_large_pages(pointer<float>(d_decay), steps * columns);
+            std::vector<float> zero(columns), state(columns);
+            Rows rows{};
+            rows.x = pointer<const float>(dh) + first, rows.y = pointer<float>(dx) + first;
+            rows.before = pointer<const float>(h) + first + step, rows.slope = pointer<float>(d_decay) + (constant ? 0 : first);
+            rows.step = step, rows.a_step = constant ? 0 : step;
+            rows.a = pointer<const float>(decay) + (constant ? 0 : first - step);
+            Rows end = rows;
+            end.a = zero.data();
+            if (steps == 1) end.before = pointer<const float>(initial);
+            Solver solver(columns, threads), alone(columns, 1);
+            alone.solve(end, 1, state.data());
+            if (steps > 2) solver.solve(rows.from_row(1), steps - 2, state.data());
+            if (steps > 1) {
+                Rows start = rows.from_row(steps - 1);
+                start.before = pointer<const float>(initial);
+                alone.solve(start, 1, state.data());
+            }
+            const float *last = pointer<const float>(decay) + (constant || !reverse ? 0 : (steps - 1) * columns);
+            for (ptrdiff_t c = 0; c < columns; c++) pointer<float>(d_initial)[c] = last[c] * state[c];
+        },
+        nb::call_guard<nb::gil_scoped_release>());
+}
