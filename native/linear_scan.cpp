@@ -18,6 +18,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if defined(__clang__)
 #define SCAN_UNROLL _Pragma("clang loop unroll(full)")
@@ -58,10 +61,11 @@ void for_blocks(const Rows &rows, ptrdiff_t count, ptrdiff_t width, const Visit 
     for (ptrdiff_t t = 0; t < count; t += block) visit(rows.from_row(t), std::min(block, count - t));
 }
 
+enum class Kind { states, slopes, slope_sums };
+
 struct Kernels {
-    // `count` rows of `width` columns from the state before them, which becomes the state after them.
-    using Take = void(const Rows &, ptrdiff_t count, ptrdiff_t width, float *state);
-    Take *states, *slopes, *slope_sums;
+    // By `far` and kind: `count` rows of `width` columns from the state before them, which becomes the state after them.
+    void (*take[2][3])(const Rows &, ptrdiff_t count, ptrdiff_t width, float *state);
     // The same without any output, and the product of all factors.
     void (*reduce)(const Rows &, ptrdiff_t count, ptrdiff_t width, float *state, float *product);
 };
@@ -132,9 +136,20 @@ void in_parallel(ptrdiff_t tasks, const std::function<void(ptrdiff_t)> &task)
     for (std::thread &other : others) other.join();
 }
 
+// Whether the caches cannot hold what is written, and all vectors of it are aligned.
+bool belongs_far(const Rows &rows, ptrdiff_t count, ptrdiff_t columns)
+{
+    constexpr ptrdiff_t many = ptrdiff_t{2} << 20;  // of the five arrays in a training step, no 32 MB hold all
+    bool aligned = (reinterpret_cast<uintptr_t>(rows.y) | reinterpret_cast<uintptr_t>(rows.slope)) % 64 == 0;
+    return count * columns >= many && columns % 16 == 0 && aligned;
+}
+
 class Solver {
 public:
-    Solver(ptrdiff_t columns, ptrdiff_t threads) : columns_(columns), threads_(threads) {}
+    Solver(const Rows &rows, ptrdiff_t count, ptrdiff_t columns, ptrdiff_t threads)
+        : columns_(columns), threads_(threads), far_(belongs_far(rows, count, columns))
+    {
+    }
 
     // All rows, from `state`, which becomes the last one.
     void solve(const Rows &rows, ptrdiff_t count, float *state)
@@ -189,13 +204,14 @@ private:
 
     void take(const Rows &rows, ptrdiff_t count, ptrdiff_t width, float *state) const
     {
-        auto kernel = !rows.slope ? kernels_.states : rows.a_step ? kernels_.slopes : kernels_.slope_sums;
-        kernel(rows, count, width, state);
+        Kind kind = !rows.slope ? Kind::states : rows.a_step ? Kind::slopes : Kind::slope_sums;
+        kernels_.take[far_][static_cast<int>(kind)](rows, count, width, state);
     }
 
     static constexpr double share = 0.8;  // of the time of one chunk's states goes into summing it up
     const Kernels &kernels_ = choose_kernels();
     ptrdiff_t columns_, threads_;
+    bool far_;
 };
 
 template <class T>
@@ -220,7 +236,7 @@ NB_MODULE(_linear_scan, module)
             rows.a = pointer<const float>(decay) + (constant ? 0 : first), rows.a_step = constant ? 0 : step;
             rows.x = pointer<const float>(x) + first, rows.y = to + first, rows.step = step;
             std::vector<float> state(pointer<const float>(initial), pointer<const float>(initial) + columns);
-            Solver(columns, threads).solve(rows, steps, state.data());
+            Solver(rows, steps, columns, threads).solve(rows, steps, state.data());
         },
         nb::call_guard<nb::gil_scoped_release>());
     // From the gradient `dh` of all states: of decay (to be zero before, if constant), x and initial.
@@ -241,7 +257,7 @@ NB_MODULE(_linear_scan, module)
             Rows end = rows;
             end.a = zero.data();
             if (steps == 1) end.before = pointer<const float>(initial);
-            Solver solver(columns, threads), alone(columns, 1);
+            Solver solver(rows, steps, columns, threads), alone(rows, 1, columns, 1);
             alone.solve(end, 1, state.data());
             if (steps > 2) solver.solve(rows.from_row(1), steps - 2, state.data());
             if (steps > 1) {

@@ -23,12 +23,39 @@ SCAN_INLINE void store(float *to, V v)
     __builtin_memcpy(to, &v, sizeof v);
 }
 
-enum class Kind { states, slopes, slope_sums };
+// Past the caches, for arrays that they cannot hold anyway: `to` is aligned to the vector.
+template <class V>
+SCAN_INLINE void store_far(float *to, V v)
+{
+#if defined(__clang__)
+    __builtin_nontemporal_store(v, reinterpret_cast<V *>(to));
+#elif defined(__x86_64__)
+    if constexpr (sizeof v == 64)
+        _mm512_stream_ps(to, reinterpret_cast<__m512>(v));
+    else if constexpr (sizeof v == 32)
+        _mm256_stream_ps(to, reinterpret_cast<__m256>(v));
+    else if constexpr (sizeof v == 16)
+        _mm_stream_ps(to, reinterpret_cast<__m128>(v));
+    else
+        store(to, v);
+#else
+    store(to, v);
+#endif
+}
+
+template <bool far, class V>
+SCAN_INLINE void put(float *to, V v)
+{
+    if constexpr (far)
+        store_far(to, v);
+    else
+        store(to, v);
+}
 
 // L rows of M vectors. A row waits for the one before, as long as a multiply-add takes; with few columns nothing else
 // fills that time. So the state after L rows is found from the state before them in one multiply-add, by the product
 // of their factors, which does not wait for it.
-template <class V, int M, int L, Kind kind>
+template <class V, int M, int L, Kind kind, bool far>
 SCAN_INLINE void take_rows(const Rows &rows, ptrdiff_t t, V *state, V *sum)
 {
     constexpr ptrdiff_t lanes = sizeof(V) / 4;
@@ -54,14 +81,14 @@ SCAN_INLINE void take_rows(const Rows &rows, ptrdiff_t t, V *state, V *sum)
         for (int l = 0; l < L; l++) {
             y = l + 1 < L ? a[l][m] * y + x[l][m] : state[m];
             ptrdiff_t at = (t + l) * rows.step + m * lanes;
-            store(rows.y + at, y);
-            if (kind == Kind::slopes) store(rows.slope + at, load<V>(rows.before + at) * y);
+            put<far>(rows.y + at, y);
+            if (kind == Kind::slopes) put<far>(rows.slope + at, V(load<V>(rows.before + at) * y));
             if (kind == Kind::slope_sums) sum[m] = load<V>(rows.before + at) * y + sum[m];
         }
     }
 }
 
-template <class V, int M, int L, Kind kind>
+template <class V, int M, int L, Kind kind, bool far>
 SCAN_INLINE void take_panel(const Rows &rows, ptrdiff_t count, float *state)
 {
     constexpr ptrdiff_t lanes = sizeof(V) / 4;
@@ -71,32 +98,32 @@ SCAN_INLINE void take_panel(const Rows &rows, ptrdiff_t count, float *state)
         sum[m] = V{};
     }
     ptrdiff_t t = 0;
-    for (; t + L <= count; t += L) take_rows<V, M, L, kind>(rows, t, s, sum);
-    for (; t < count; t++) take_rows<V, M, 1, kind>(rows, t, s, sum);
+    for (; t + L <= count; t += L) take_rows<V, M, L, kind, far>(rows, t, s, sum);
+    for (; t < count; t++) take_rows<V, M, 1, kind, far>(rows, t, s, sum);
     for (int m = 0; m < M; m++) {
         store(state + m * lanes, s[m]);
         if (kind == Kind::slope_sums) store(rows.slope + m * lanes, load<V>(rows.slope + m * lanes) + sum[m]);
     }
 }
 
-// Whole rows one after the other, as memory likes it, where a row is long enough that the one before it is done in time.
-template <Kind kind>
-void take_wide(const Rows &rows, ptrdiff_t count, ptrdiff_t width, float *state)
+// Whole rows one after the other, and each in the direction in which they are taken: memory is read ahead only where
+// addresses all rise or all fall. The state stays in the nearest cache.
+template <Kind kind, bool far>
+SCAN_INLINE void take_wide(const Rows &rows, ptrdiff_t count, ptrdiff_t width, float *state)
 {
     using V = typename VectorOf<LANES>::type;
-    const float *was = state;
+    ptrdiff_t last = width - LANES;
     for (ptrdiff_t t = 0; t < count; t++) {
-        ptrdiff_t at = t * rows.step;
-        const float *a = rows.a + t * rows.a_step, *x = rows.x + at;
-        float *y = rows.y + at;
-        for (ptrdiff_t c = 0; c + LANES <= width; c += LANES) {
-            V now = load<V>(a + c) * load<V>(was + c) + load<V>(x + c);
-            store(y + c, now);
-            if (kind == Kind::slopes) store(rows.slope + at + c, load<V>(rows.before + at + c) * now);
+        const float *a = rows.a + t * rows.a_step;
+        for (ptrdiff_t i = 0; i <= last; i += LANES) {
+            ptrdiff_t c = rows.step < 0 ? last - i : i, at = t * rows.step + c;
+            V y = load<V>(a + c) * load<V>(state + c) + load<V>(rows.x + at);
+            store(state + c, y);
+            put<far>(rows.y + at, y);
+            if (kind == Kind::slopes) put<far>(rows.slope + at, V(load<V>(rows.before + at) * y));
+            if (kind == Kind::slope_sums) store(rows.slope + c, V(load<V>(rows.before + at) * y + load<V>(rows.slope + c)));
         }
-        was = y;
     }
-    if (count > 0) std::copy_n(was, width / LANES * LANES, state);
 }
 
 template <class V, int M>
@@ -151,21 +178,20 @@ SCAN_INLINE void cut(ptrdiff_t first, ptrdiff_t width, const Visit &visit)
         cut<lanes / 2>(first, width, visit);
 }
 
-template <Kind kind>
+template <Kind kind, bool far>
 void take(const Rows &all, ptrdiff_t count, ptrdiff_t width, float *state)
 {
-    if (kind != Kind::slope_sums && width >= 4 * LANES) {
-        take_wide<kind>(all, count, width, state);
-        ptrdiff_t done = width / LANES * LANES;
-        if (done < width) take<kind>(all.from_column(done), count, width - done, state + done);
-        return;
-    }
+    ptrdiff_t wide = width < 4 * LANES ? 0 : width / LANES * LANES;
     for_blocks(all, count, width, [&](const Rows &rows, ptrdiff_t some) {
-        cut<LANES>(0, width, [&](ptrdiff_t column, auto vector, auto panel) {
+        if (wide) take_wide<kind, far>(rows, some, wide, state);
+        cut<LANES>(wide, width, [&](ptrdiff_t column, auto vector, auto panel) {
             constexpr int M = decltype(panel)::value;
-            take_panel<decltype(vector), M, 4 / M, kind>(rows.from_column(column), some, state + column);
+            take_panel<decltype(vector), M, 4 / M, kind, far>(rows.from_column(column), some, state + column);
         });
     });
+#if defined(__x86_64__)
+    if (far) _mm_sfence();
+#endif
 }
 
 void reduce(const Rows &all, ptrdiff_t count, ptrdiff_t width, float *state, float *product)
@@ -178,4 +204,8 @@ void reduce(const Rows &all, ptrdiff_t count, ptrdiff_t width, float *state, flo
     });
 }
 
-const Kernels kernels = {take<Kind::states>, take<Kind::slopes>, take<Kind::slope_sums>, reduce};
+const Kernels kernels = {
+    {{take<Kind::states, false>, take<Kind::slopes, false>, take<Kind::slope_sums, false>},
+     {take<Kind::states, true>, take<Kind::slopes, true>, take<Kind::slope_sums, true>}},
+    reduce,
+};

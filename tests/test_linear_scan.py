@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from compactrnn.layers import _linear_scan
-from compactrnn.layers.linear_scan import linear_scan
+from compactrnn.layers.linear_scan import _scan_in_torch, linear_scan
 
 
 def loop(decay, x, initial, reverse=False):
@@ -83,6 +83,18 @@ def test_threads_give_the_same(pieces, columns, form, reverse):
     for one, other in zip(*results, strict=True):
         scale = max(1.0, other.abs().max().item())
         assert_close(one / scale, other / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_beyond_the_caches(form):
+    """Written past them, by other instructions."""
+    arguments, weights = case(form, 16500, 1, 128)
+    for one, other in zip(
+        states_and_gradients(linear_scan, arguments, weights),
+        states_and_gradients(_scan_in_torch, arguments, weights),
+        strict=True,
+    ):
+        assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
 
 
 @pytest.mark.parametrize("reverse", [False, True])
