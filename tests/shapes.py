@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+import compactrnn as cr
+
 
 class Tagger(nn.Module):
     """Embedding, stacked LSTM, softmax head; gives its states back."""
@@ -159,6 +161,57 @@ class Projected(nn.Module):
         return self.head(self.lstm(x)[0])
 
 
+class Independent(nn.Module):
+    """Two layers of IndRNN, both directions."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = cr.Recurrent(cr.IndRNN, 6, 16, 2, batch_first=True, bidirectional=True, steps=7)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+class Dual(nn.Module):
+    """Two layers of DuRNN that both show both memories."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = cr.Recurrent(cr.DuRNN, 6, 16, 2, batch_first=True, short_size=12, output="both")
+        self.head = nn.Linear(28, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+class DualResidual(nn.Module):
+    """A residual sum around a DuRNN: its long memory keeps its width, its short one does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Linear(6, 16)
+        self.rnn = cr.Recurrent(cr.DuRNN, 16, 16, batch_first=True, short_size=12)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.enter(x)
+        return self.head(x + self.rnn(x)[0])
+
+
+class Linear(nn.Module):
+    """A GILR, and a MinGRU of which the last state is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = cr.Recurrent(cr.GILR, 6, 16, batch_first=True)
+        self.two = cr.Recurrent(cr.MinGRU, 16, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(x)[0])[1][-1])
+
+
 def example(model, batch=2, steps=7):
     """An input that `model` takes."""
     if isinstance(model, Tagger):
@@ -168,4 +221,5 @@ def example(model, batch=2, steps=7):
 
 SHAPES = [
     Tagger, Stacked, Skip, Attention, Residual, Normed, LastState, Twice, Gated, Convolved, Bidirectional, Projected,
+    Independent, Dual, DualResidual, Linear,
 ]  # fmt: skip

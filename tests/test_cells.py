@@ -2,6 +2,8 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import compactrnn as cr
@@ -154,12 +156,210 @@ def test_step_is_the_equations(make_cell):
         assert_close(y[b], output_of(cell, wanted))
 
 
+def spectral_norm(cell):
+    return torch.linalg.matrix_norm(cell.hidden.dense().detach(), 2)
+
+
+@given(
+    steps=st.none() | st.integers(1, 10**6),
+    magnitude=st.floats(0.5, 100),
+    cell=st.sampled_from([IndRNN, DuRNN]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_recurrent_weights_stay_within_magnitude_to_the_one_over_steps(steps, magnitude, cell, seed):
+    torch.manual_seed(seed)
+    cell = cell(3, 8, steps=steps, magnitude=magnitude).double()
+    bound = 1.0 if steps is None else magnitude ** (1 / steps)
+    with torch.no_grad():
+        cell.recurrent.normal_(0, 2)
+    wanted = cell.recurrent.detach().clamp(-bound, bound)
+    cell.constrain_()
+    assert torch.equal(cell.recurrent, wanted)
+
+
+@pytest.mark.parametrize("hidden_weight", [cr.Dense(), cr.LowRank(rank=7)], ids=str)
+@pytest.mark.parametrize("parts", ["both", "short"])
+def test_the_spectral_norm_stays_below_rho_while_an_optimizer_pushes(hidden_weight, parts):
+    torch.manual_seed(0)
+    cell = DuRNN(3, 24, rho=0.8, parts=parts, hidden_weight=hidden_weight)
+    assert spectral_norm(cell) <= 0.8 * 1.001
+    optimizer = torch.optim.Adam(cell.hidden.parameters(), 1e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-cell.hidden.dense().square().sum()).backward()
+        optimizer.step()
+        cell.constrain_()
+        assert spectral_norm(cell) <= 0.8 * 1.01
+    assert spectral_norm(cell) > 0.75
+    with torch.no_grad():
+        cell.hidden.scale_(out=torch.full((24,), 0.1))
+    before = cell.hidden.dense().detach().clone()
+    cell.constrain_()
+    assert torch.equal(cell.hidden.dense(), before)
+
+
+def test_the_vector_of_the_power_method_finds_a_new_norm_in_a_few_calls_and_survives_zeros():
+    torch.manual_seed(0)
+    cell = DuRNN(3, 40, rho=0.5)
+    for matrix in (torch.zeros(40, 40), torch.randn(40, 40)):
+        cell.hidden.from_dense_(matrix)
+        for _ in range(30):
+            cell.constrain_()
+            with torch.no_grad():
+                cell.hidden.weight.mul_(1.0)  # as an optimiser would
+        assert spectral_norm(cell) <= 0.5 * 1.01
+
+
+def test_entries_stay_below_rho_over_the_size():
+    cell = DuRNN(3, 6, short_size=10, constraint="entries", rho=0.5)
+    with torch.no_grad():
+        cell.hidden.weight.mul_(100)
+    cell.constrain_()
+    assert cell.hidden.weight.abs().max() == torch.tensor(0.05) and spectral_norm(cell) <= 0.5
+
+
+def test_the_penalty_is_what_the_norm_exceeds_rho_by_squared():
+    torch.manual_seed(0)
+    cell = DuRNN(3, 12, constraint="penalty", rho=0.5).double()
+    for _ in range(60):
+        penalty = cell.penalty()
+    matrix = cell.hidden.weight.detach().clone().requires_grad_()
+    wanted = (torch.linalg.matrix_norm(matrix, 2) - 0.5).clamp(min=0).square()
+    assert_close(penalty, wanted)
+    penalty.backward()
+    wanted.backward()
+    assert_close(cell.hidden.weight.grad, matrix.grad, rtol=1e-3, atol=1e-4)
+    before = cell.hidden.weight.detach().clone()
+    cell.constrain_()
+    assert torch.equal(cell.hidden.weight, before)
+    cell.hidden.from_dense_(before * 0.01)
+    assert cell.penalty() == 0
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("constraint", ["spectral", "entries"])
+@pytest.mark.parametrize("rho", [0.5, 0.9, 1.0])
+def test_the_short_memory_forgets_at_least_as_fast_as_rho(nonlinearity, constraint, rho):
+    """The norm of ds_T/ds_t is at most rho ** (T - t)."""
+    torch.manual_seed(0)
+    cell = DuRNN(3, 8, short_size=10, nonlinearity=nonlinearity, constraint=constraint, rho=rho).double()
+    with torch.no_grad():
+        cell.hidden.weight.mul_(30)
+    for _ in range(20):
+        cell.constrain_()
+        with torch.no_grad():
+            cell.hidden.weight.mul_(1.0)
+    xs, long = torch.randn(6, 1, 3, dtype=torch.float64), torch.zeros(1, 8, dtype=torch.float64)
+    for steps in (1, 3, 6):
+
+        def run(short, steps=steps):
+            states = (short[None], long)
+            for x in xs[:steps]:
+                _, states = cell(x, states)
+            return states[0][0]
+
+        jacobian = torch.autograd.functional.jacobian(run, torch.rand(10, dtype=torch.float64))
+        assert 0 < torch.linalg.matrix_norm(jacobian, 2) <= rho**steps * 1.01
+
+
+def test_the_long_memory_carries_gradients_by_u_alone():
+    """dl_T/dl_t = diag(u ** (T - t)) where units are active."""
+    torch.manual_seed(0)
+    cell = DuRNN(3, 5, short_size=4, recurrent_init=(0.5, 1.0)).double()
+    xs, short = torch.randn(6, 1, 3, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
+
+    def run(long):
+        states = (short, long[None])
+        for x in xs:
+            _, states = cell(x, states)
+        return states[1][0]
+
+    jacobian = torch.autograd.functional.jacobian(run, torch.full((5,), 100.0, dtype=torch.float64))
+    assert_close(jacobian, torch.diag(cell.recurrent.detach() ** 6))
+
+
+def test_recurrent_weights_start_where_they_are_told():
+    torch.manual_seed(0)
+    u = IndRNN(3, 1000).recurrent
+    assert u.min() >= 0 and u.max() <= 1 and 0.45 < u.mean() < 0.55
+    assert (IndRNN(3, 4, recurrent_init="one").recurrent == 1).all()
+    u = DuRNN(3, 1000, short_size=2, recurrent_init=(0.9, 1.1), steps=100).recurrent
+    assert u.min() >= 0.9 and 1.0 < u.max() <= 5 ** (1 / 100)
+    cell = IndRNN(30, 1000)
+    assert cell.input.weight.abs().max() <= 0.3 * 30**-0.5 and (cell.input_bias == 0).all()
+
+
+def test_deep_indrnn_starts_with_outputs_of_one_size():
+    torch.manual_seed(0)
+    layer = cr.Recurrent(IndRNN, 1, 64, num_layers=6, steps=300)
+    h, sizes = torch.randn(300, 4, 1), []
+    with torch.no_grad():
+        for (cell,) in layer.rows():
+            states, ys = cell.initial_states(4), []
+            for projected in cell.project(h):
+                y, states = cell.step(projected, states)
+                ys.append(y)
+            h = torch.stack(ys)
+            sizes.append(float(h.square().mean().sqrt()))
+    assert 0.02 < sizes[-1] / sizes[0] < 20
+
+
+def test_gates_start_where_they_are_told():
+    torch.manual_seed(0)
+    for cell, sign in ((GILR, 1), (MinGRU, -1)):
+        assert (cell(3, 4, forget_bias=2.5).input_bias == torch.tensor([sign * 2.5] * 4 + [0.0] * 4)).all()
+        bias = cell(3, 4000, forget_bias="chrono", steps=100).input_bias.detach()
+        lengths = (sign * bias[:4000]).exp()
+        assert lengths.min() >= 1 and lengths.max() <= 99 and 47 < lengths.mean() < 53
+        assert (bias[4000:] == 0).all()
+
+
+def test_a_cut_durnn_goes_on_within_its_bounds():
+    torch.manual_seed(0)
+    cell = DuRNN(3, 6, short_size=8)
+    cell.select_({"s": torch.tensor([1, 2, 5]), "l": torch.tensor([0, 3])})
+    assert cell.direction.shape == (3,) and cell.recurrent.shape == (2,)
+    with torch.no_grad():
+        cell.hidden.weight.mul_(50)
+    for _ in range(20):
+        cell.constrain_()
+        with torch.no_grad():
+            cell.hidden.weight.mul_(1.0)
+    assert spectral_norm(cell) <= 0.9 * 1.01
+    twin = DuRNN(3, 2, short_size=3)
+    twin.load_state_dict(cell.state_dict(), strict=True)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: LSTM(0, 4), "input_size: got 0"),
         (lambda: LSTM(4, 4, proj_size=-1), "proj_size: got -1, wanted a positive int"),
         (lambda: Elman(4, 4, nonlinearity="sin"), "nonlinearity: got 'sin'"),
+        (lambda: IndRNN(4, 4, nonlinearity="elu"), "nonlinearity: got 'elu', wanted 'relu' or 'tanh'"),
+        (lambda: IndRNN(4, 4, steps=0), "steps: got 0, wanted a positive int"),
+        (lambda: IndRNN(4, 4, magnitude=0), "magnitude: got 0, wanted a number above 0"),
+        (lambda: IndRNN(4, 4, recurrent_init="two"), "recurrent_init: got 'two'"),
+        (lambda: IndRNN(4, 4, recurrent_init=(1, 0)), "recurrent_init: got .1, 0."),
+        (lambda: DuRNN(4, 4, parts="none"), "parts: got 'none', wanted one of 'both', 'short', 'long'"),
+        (lambda: DuRNN(4, 4, rho=1.5), "rho: got 1.5"),
+        (lambda: DuRNN(4, 4, constraint="norm"), "constraint: got 'norm'"),
+        (lambda: DuRNN(4, 4, short_size=0), "short_size: got 0, wanted a positive int"),
+        (lambda: DuRNN(4, 4, short_size=5, parts="short"), "short_size: got 5, wanted hidden_size=4"),
+        (lambda: DuRNN(4, 4).penalty(), "constraint='spectral', wanted DuRNN.*constraint='penalty'"),
+        (lambda: DuRNN(4, 4, hidden_weight=cr.Kronecker(2, 2)), "hidden_weight: got Kronecker.*Dense or LowRank"),
+        (
+            lambda: DuRNN(4, 4, hidden_weight=cr.LowRank(rank=2), constraint="entries"),
+            "hidden_weight: got LowRank.rank=2., wanted Dense",
+        ),
+        (lambda: GILR(4, 4, nonlinearity="sin"), "nonlinearity: got 'sin'"),
+        (lambda: GILR(4, 4, forget_bias="long"), "forget_bias: got 'long', wanted a number or 'chrono'"),
+        (lambda: GILR(4, 4, forget_bias="chrono"), "steps: got None, wanted an int of at least 3"),
+        (lambda: MinGRU(4, 4, steps=9), "steps: got 9, wanted None"),
+        (lambda: MinGRU(4, 4, bias=False, forget_bias=2.0), "forget_bias: got 2.0, wanted none with bias=False"),
+        (lambda: cr.Recurrent(IndRNN, 4, 4, hidden_weight=cr.LowRank(2)), "options of IndRNN: got hidden_weight=Low"),
+        (lambda: cr.Recurrent(GRU, 4, 4, forget_bias=1.0), "options of GRU: got forget_bias=1.0, wanted input_weight"),
         (lambda: GRU(4, 4).select_({"c": torch.tensor([0])}), "unit set: got 'c'"),
         (lambda: GRU(4, 4).select_({"h": torch.tensor([], dtype=torch.long)}), "at least one index"),
         (lambda: GRU(4, 4).select_({"h": torch.tensor([True, False])}), "torch.bool"),

@@ -39,8 +39,9 @@ class DuRNN(AbstractCell):
     left out has no parameters, and options that speak of it alone have no effect, so that one recipe serves them all.
 
     `input_weight` says how W and Wa are stored, `hidden_weight` R and the transfer matrix [Va; We]. u starts from
-    `recurrent_init` and is bounded as in `IndRNN`; R, Va and We are drawn from U(-a, a), a = short_size ** -0.5, R then
-    put within its bound, W and Wa with a = input_size ** -0.5; biases start at zero.
+    `recurrent_init` and is bounded as in `IndRNN`. Every matrix starts from U(-a, a), a = columns ** -0.5, which keeps
+    the outputs of six layers alike (0.3 times that for W with `parts="long"`, as in `IndRNN`); R is then put within its
+    bound. Biases start at zero.
 
     >>> import torch
     >>> cell = DuRNN(8, 16, short_size=12, steps=1000)
@@ -154,7 +155,7 @@ class DuRNN(AbstractCell):
         """Draw everything as above, within its bounds."""
         for name in ("input", "gate", "hidden", "transfer"):
             if (weight := getattr(self, name)) is not None:
-                weight.reset_parameters()
+                weight.reset_parameters((1.0 if self.hidden is not None else 0.3) * weight.in_features**-0.5)
         for name in ("input_bias", "gate_bias", "transfer_bias"):
             if (bias := getattr(self, name)) is not None:
                 nn.init.zeros_(bias)

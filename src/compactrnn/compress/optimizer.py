@@ -61,5 +61,6 @@ def _cut_slot(
 
 def _name_in(name: str, names: dict[str, nn.Parameter]) -> str | None:
     """The parameter's name in the cut model: the same, or within a scattered layer."""
-    path, _, leaf = name.rpartition(".")
-    return next((n for n in (name, f"{path}.layer.{leaf}".lstrip(".")) if n in names), None)
+    parts = name.split(".")
+    scattered = (".".join([*parts[:i], "layer", *parts[i:]]) for i in reversed(range(len(parts))))
+    return next((n for n in (name, *scattered) if n in names), None)
