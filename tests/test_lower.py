@@ -1,6 +1,7 @@
 """What torch computes over a sequence, the engine computes step by step."""
 
 import warnings
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import compactrnn as cr
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
 from compactrnn.runtime.pack import quantize
+from compactrnn.testing import RuntimeContract
 from shapes import SHAPES, Convolved, Tagger, example
 
 
@@ -168,6 +170,47 @@ def test_any_weight_in_any_cell(cell, spec):
     np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=1e-4, atol=1e-5)
     if isinstance(spec, cr.LowRank):
         assert engine.macs_per_step < engine_of(Nonlinear(cell), x).macs_per_step
+
+
+CELLS = [
+    partial(cr.Recurrent, cr.MGU),
+    partial(cr.Recurrent, cr.IndRNN, steps=9),
+    partial(cr.Recurrent, cr.IndRNN, nonlinearity="tanh", bias=False),
+    partial(cr.Recurrent, cr.DuRNN, steps=9),
+    partial(cr.Recurrent, cr.DuRNN, short_size=5, output="both", nonlinearity="relu"),
+    partial(cr.Recurrent, cr.DuRNN, selection=False, bias=False),
+    partial(cr.Recurrent, cr.DuRNN, parts="short"),
+    partial(cr.Recurrent, cr.GILR),
+    partial(cr.Recurrent, cr.MinGRU),
+]
+
+
+@cache
+def lowered(make_layer):
+    torch.manual_seed(0)
+    model, x = make_layer(6, 20, 2, batch_first=True), torch.randn(1, 30, 6)
+    return lower(model, x), x[0].numpy(), wanted(model, x)
+
+
+def name_of(make_layer):
+    return make_layer.args[0].__name__ + str(make_layer.keywords)
+
+
+@pytest.mark.parametrize("make_layer", CELLS, ids=name_of)
+def test_any_cell_packs_from_its_step(make_layer):
+    """In float32 as torch, in int8 near it, although states are not bounded by one."""
+    program, x, want = lowered(make_layer)
+    np.testing.assert_allclose(cr.Engine(write(program)).run(x), want, rtol=1e-4, atol=1e-5)
+    got = cr.Engine(write(quantize(program, "int8"))).run(x)
+    assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("make_layer", CELLS, ids=name_of)
+class TestCellsOnTheEngine(RuntimeContract):
+    @pytest.fixture
+    def program(self, make_layer, weights):
+        return quantize(lowered(make_layer)[0], weights)
 
 
 def test_initial_states_from_parameters_are_the_stream_s():

@@ -140,11 +140,10 @@ def _outer_readers(
     """The next layer of the stack, other recurrent layers, and weights of the model."""
     first, key = group.labels[0], group.leaf.key
     row = cells[key][group.layer]
-    outputs = row[0].output_units()
-    if group.layer + 1 < len(cells[key]) and group.set_name in {u.name for u in outputs}:
-        own_or_not = [(u.name == group.set_name, row[0].unit_count(u)) for u in outputs]
-        columns = torch.cat([torch.arange(n) if own else torch.full((n,), -1) for own, n in own_or_not])
-        columns = columns.repeat(len(row))
+    outputs = [(u, row[0].unit_count(u)) for u in row[0].output_units()]
+    if group.layer + 1 < len(cells[key]) and group.set_name in {u.name for u, _ in outputs}:
+        parts = [torch.arange(n) if u.name == group.set_name else torch.full((n,), -1) for u, n in outputs]
+        columns = torch.cat(parts).repeat(len(row))
         yield from _inputs(cells[key][group.layer + 1], columns, f"{group.leaf.name}[{group.layer + 1}]")
 
     def own(labels: Tensor) -> Tensor:
