@@ -351,6 +351,22 @@ def test_dropout_that_a_model_does_not_have_is_refused(tmp_path):
         train(recipe_from(table), tmp_path / "run")
 
 
+def test_a_phase_may_have_shorter_sequences(tmp_path):
+    phase = SEQUENCES["phases"]["train"]
+    table = {**SEQUENCES, "phases": {"short": {**phase, "task": {"steps": 3}}, "train": phase}}
+    result = train(recipe_from(table), tmp_path / "run")
+    assert result["test"] < 3 and result["solved"]["phase"] == "train"
+    history = RunFolder(tmp_path / "run").history()
+    assert {line["phase"] for line in history} == {"short", "train"}
+    for wrong, words in (
+        ({"speed": 3}, r"short\.task: got 'speed', wanted some of size, steps"),
+        ({"steps": 0}, "steps"),
+    ):
+        table["phases"]["short"] = {**phase, "task": wrong}
+        with pytest.raises(ValueError, match=words):
+            train(recipe_from(table), tmp_path / "other")
+
+
 def test_recipes_name_their_task():
     with pytest.raises(ValueError, match=r"task\.name: got 'chess', wanted one of adding"):
         recipe_from({"task": {"name": "chess"}, "phases": {"train": {"updates": 1}}})

@@ -74,7 +74,8 @@ class DistillOptions:
 class PhaseOptions:
     """One stretch of training: `updates` or `epochs` long.
 
-    It ends earlier after `patience` evaluations without progress, or when one gives `target` or less.
+    It ends earlier after `patience` evaluations without progress, or when one gives `target` or less. `task` holds
+    entries of the section `[task]` that are others in this phase, such as shorter sequences to begin with.
 
     Dropout left out is the model's. With `average` the weights that are validated and kept are an exponential moving
     average of the trained ones, each update moving it by `1 - average` (by more at the start).
@@ -84,6 +85,7 @@ class PhaseOptions:
     epochs: int | None = None
     patience: int | None = None
     target: float | None = None
+    task: dict[str, Any] = field(default_factory=dict)
     dropout: float | None = None
     embedding_dropout: float | None = None
     output_dropout: float | None = None
@@ -152,6 +154,14 @@ class Recipe(Generic[Data, Model]):
                 wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
                 raise ValueError(f"phases.{name}.distill.teacher: got {phase.distill.teacher!r}, wanted {wanted}")
             earlier.add(name)
+            known = asdict(self.task).keys() - {"name"}  # pyright: ignore
+            if unknown := sorted(phase.task.keys() - known):
+                raise ValueError(f"phases.{name}.task: got {unknown[0]!r}, wanted some of {', '.join(sorted(known))}")
+
+    def task_in(self, phase: PhaseOptions) -> Data:
+        """The section `[task]` as it is in a phase."""
+        kind: Any = type(self.task)
+        return TypeAdapter(kind).validate_python({**asdict(self.task), **phase.task})  # pyright: ignore
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `recipe_from` makes the same recipe."""

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,10 @@ class Trainer:
         if saved is not None and saved["run"] is None:
             set_random_state(saved["random"])  # from before the phase: what is built below draws from it
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
-        run = PhaseRun(phase, training, self.task, self.model, self.fabric, teacher)
+        task = self.task
+        if phase.task:
+            task = build_task(replace(recipe, task=recipe.task_in(phase)), self.task.metadata())
+        run = PhaseRun(phase, training, task, self.model, self.fabric, teacher)
         if saved is not None and saved["run"] is not None:
             run.load_state_dict(saved["run"])
             set_random_state(saved["random"])
@@ -100,7 +103,7 @@ class Trainer:
         while not run.finished() and self._limit() is None:
             loss = run.step()
             self.shown.advance(run.update, loss)
-            if run.solved == SOLVED and self.solved is None:
+            if run.solved == SOLVED and self.solved is None and not phase.task:
                 self.solved = {"phase": name, "update": run.update, **self.clock.read()}
             if run.update % evaluate_every == 0:
                 self._evaluate(name, run)

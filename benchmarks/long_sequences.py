@@ -1,0 +1,163 @@
+"""Put finished runs on long sequences among the committed results, and write the tables of docs/long-sequences.md.
+
+    compactrnn train recipes/adding-durnn.toml --out runs/adding-durnn
+    python benchmarks/long_sequences.py runs/adding-durnn
+
+A run takes the place of an earlier one with the same recipe. Without a run only the page is written anew; on the page
+only what stands between the markers changes.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compactrnn.training.recipe import load_recipe
+from compactrnn.training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "long_sequences.json"
+PAGE = ROOT / "docs" / "long-sequences.md"
+POINTS = 40
+KEPT = ("metric", "test", "test_accuracy", "valid", "seed", "updates", "parameters", "recurrent_parameters", "seconds",
+        "cpu_seconds", "solved", "ended_by", "threads", "machine", "recipe")  # fmt: skip
+TASKS = ("adding", "first_symbol", "mnist")
+_BETWEEN = re.compile(r"(<!-- results: begin.*?-->\n).*?(<!-- results: end -->)", re.DOTALL)
+
+
+def row_of(run: Path) -> dict[str, Any]:
+    """A finished run: its result, the command that makes it again, and its history at `POINTS` places at most."""
+    folder = RunFolder(run)
+    if not folder.result.exists():
+        raise SystemExit(f"{run}: got no result.json, wanted a finished run")
+    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    if result["recipe"]["task"]["name"] not in TASKS:
+        raise SystemExit(f"{run}: got the task {result['recipe']['task']['name']}, wanted one of {', '.join(TASKS)}")
+    row = {"command": command_of(result["recipe"]), **{name: result[name] for name in KEPT if name in result}}
+    return {**row, "history": thinned(folder.history(), result["metric"])}
+
+
+def thinned(history: list[dict[str, Any]], metric: str) -> list[dict[str, float]]:
+    """Evenly chosen validations, the last and the best among them."""
+    best = min(range(len(history)), key=lambda n: history[n][f"valid_{metric}"], default=0)
+    stride = max(1, len(history) // POINTS)
+    chosen = sorted({*range(0, len(history), stride), best, len(history) - 1} & set(range(len(history))))
+    return [
+        {
+            "update": history[n]["update"],
+            "valid": round(history[n][f"valid_{metric}"], 6),
+            "cpu_seconds": round(history[n]["cpu_seconds"], 1),
+        }
+        for n in chosen
+    ]
+
+
+def command_of(recipe: dict[str, Any]) -> str:
+    """The call that makes a run of `recipe`: the committed recipe that is nearest, and what to overrule in it."""
+    wanted, nearest = flat(recipe), None
+    for path in sorted((ROOT / "recipes").glob("*.toml")):
+        given = flat(json.loads(json.dumps(load_recipe(path).as_dict())))
+        other = {key: value for key, value in wanted.items() if given.get(key) != value or key not in given}
+        if all(value is not None for value in other.values()) and given.keys() <= wanted.keys():
+            sets = "".join(f" --set {key}={_toml(value)}" for key, value in other.items())
+            call = f"compactrnn train recipes/{path.name}{sets}"
+            nearest = min(nearest or (len(other), call), (len(other), call))
+    if nearest is None:
+        raise SystemExit("recipe: got one that no file in recipes/ leads to, wanted one that --set can reach")
+    return nearest[1]
+
+
+def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    entries: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{before}{key}"
+        entries |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return entries
+
+
+def _toml(value: Any) -> str:
+    text = json.dumps(value)
+    return f"'{text}'" if isinstance(value, list) else text.strip('"')
+
+
+def label(row: dict[str, Any]) -> str:
+    """The model in a few words: its cell, sizes and what was overruled."""
+    model = row["recipe"]["model"]
+    sizes = " + ".join(map(str, model["hidden"]))
+    overruled = re.findall(r"--set model\.(?:cell_options\.)?(\S+)", row["command"])
+    return ", ".join([f"{model['cell']} {sizes}", *(text for text in overruled if not text.startswith("hidden="))])
+
+
+def task_label(row: dict[str, Any]) -> str:
+    """The task in a few words."""
+    task = row["recipe"]["task"]
+    if task["name"] == "mnist":
+        return "sequential MNIST" if task["order"] == "rows" else f"permuted MNIST, seed {task['permutation_seed']}"
+    return f"{task['name'].replace('_', ' ')}, T = {task['steps']:,}"
+
+
+def quality(row: dict[str, Any]) -> str:
+    """The test result."""
+    if "test_accuracy" in row:
+        return f"{row['test_accuracy']:.2f} % right"
+    return f"{row['metric'].upper()} {row['test']:.2g}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All results, task by task, as Markdown."""
+    lines = [
+        "| task | model | parameters | test | updates | CPU minutes | solved after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        solved = row.get("solved")
+        spent = f"{solved['update']:,} updates, {solved['cpu_seconds'] / 60:.1f} CPU minutes" if solved else ""
+        ended = f", ended by {row['ended_by']}" if "ended_by" in row else ""
+        cells = [task_label(row), label(row), f"{row['parameters']:,}", quality(row),
+                 f"{row['updates']['total']:,}{ended}", f"{row['cpu_seconds'] / 60:.1f}", spent]  # fmt: skip
+        lines.append("| " + " | ".join(cells).replace("  ", " ") + " |")
+    return "\n".join(lines)
+
+
+def section(rows: list[dict[str, Any]]) -> str:
+    """What stands between the markers."""
+    if not rows:
+        return ""
+    machines = sorted({_machine(row) for row in rows})
+    commands = "\n".join(dict.fromkeys(row["command"] for row in rows))
+    return f"\n{table(rows)}\n\n{' '.join(machines)}\n\n```\n{commands}\n```\n\n"
+
+
+def _machine(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items() if name != "onnxruntime")
+    threads = f"{row['threads']} thread" + "s" * (row["threads"] > 1)
+    return f"{machine['processor']}, {threads}; {versions}; commit {str(machine['commit'])[:12]}."
+
+
+def filled(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with the rows between its markers."""
+    return _BETWEEN.sub(lambda found: found[1] + section(rows) + found[2], page)
+
+
+def load() -> list[dict[str, Any]]:
+    """The committed rows."""
+    return json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+
+
+def main(runs: list[str]) -> None:
+    new = [row_of(Path(run)) for run in runs]
+    commands = [row["command"] for row in new]
+    rows = [row for row in load() if row["command"] not in commands] + new
+    rows.sort(key=lambda row: (TASKS.index(row["recipe"]["task"]["name"]), task_label(row), row["command"]))
+    if new:
+        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
