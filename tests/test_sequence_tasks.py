@@ -132,7 +132,8 @@ def test_dropout_leaves_out_the_same_units_at_every_step():
 def test_model_options():
     for options, words in (
         ({"cell": "Transformer"}, "model.cell: got 'Transformer'"),
-        ({"cell": "MGU", "cell_options": {"speed": 3}}, "wanted options of MGU"),
+        ({"cell": "MGU", "cell_options": {"speed": 3}}, "options of MGU: got speed=3"),
+        ({"cell": "LSTM", "cell_options": {"speed": 3}}, "wanted options of LSTM"),
         ({"hidden": ()}, "model.hidden"),
         ({"hidden": (3, 4), "residual": True}, "model.residual"),
     ):
