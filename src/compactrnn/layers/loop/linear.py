@@ -60,7 +60,7 @@ def _linear_form(graph: Graph, value: Value, state: Value, free: set[Value]) -> 
     if None in forms:
         return None
     if value.op in ("add", "sub", "neg", "copy"):
-        a, b = (tuple(graph.apply(value.op, *(f[i] for f in forms)) for i in (0, 1)))  # pyright: ignore
+        a, b = tuple(graph.apply(value.op, *(f[i] for f in forms)) for i in (0, 1))  # pyright: ignore
         return a, b
     if value.op in ("mul", "div"):
         left, right = value.args

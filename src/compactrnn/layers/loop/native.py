@@ -60,7 +60,10 @@ class NativeLoop:
             if not self._is_stack(value) and not _holds(gradient.projected, value):
                 self.made[f"product{len(self.made)}"] = value
         back += [Root(v, Place(name), v.width) for name, v in self.made.items()]
-        back += [Root(g, Place(f"grad{i}"), v.width, late=True) for i, (g, v) in enumerate(zip(gradient.states, grads, strict=True))]
+        back += [
+            Root(g, Place(f"grad{i}"), v.width, late=True)
+            for i, (g, v) in enumerate(zip(gradient.states, grads, strict=True))
+        ]
         self.summed = list(gradient.vectors)
         self.backward = Program(back, there, gradient.vectors.values())
         for value in {v: None for _, *both in self.matrices for v in both}:

@@ -214,7 +214,9 @@ class Program:
         widest = max((o.width for o in self.operations), default=1)
         return np.repeat(np.fromiter(self.numbers, np.float32, len(self.numbers))[:, None], widest, axis=1)
 
-    def table(self, buffers: Mapping[str, Buffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]):
+    def table(
+        self, buffers: Mapping[str, Buffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]
+    ):
         """What native/loop/python.cpp takes, for arrays that stand here."""
         table = np.zeros((len(self.operations), COLUMNS), np.int64)
         for row, operation in zip(table, self.operations, strict=True):

@@ -73,7 +73,9 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
     class_name = type(cell).__name__
     try:
         with torch.no_grad():
-            traced = make_fx(run, tracing_mode="fake", pre_dispatch=True)([p.detach() for p in parts.values()], wide, *narrow)
+            traced = make_fx(run, tracing_mode="fake", pre_dispatch=True)(
+                [p.detach() for p in parts.values()], wide, *narrow
+            )
     except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
         raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return _Reader(traced, list(parts), len(states), batch, class_name).read()
@@ -200,7 +202,10 @@ class _Reader:
                 known[node] = node.target(  # pyright: ignore
                     *map_arg(node.args, lambda n: known[n]), **map_arg(node.kwargs, lambda n: known[n])
                 )
-            return [known[n].expand(*known[n].shape[:-1], w).reshape(w) if known[n].dim() else known[n].expand(w) for n, w in vectors], [known[n] for n in matrices]
+            return [
+                known[n].expand(*known[n].shape[:-1], w).reshape(w) if known[n].dim() else known[n].expand(w)
+                for n, w in vectors
+            ], [known[n] for n in matrices]
 
         return prepare
 
@@ -218,11 +223,17 @@ class _Reader:
                 raise NotTraceable(f"{self.cell}.step: arrays of {found.width} and of {width} columns are combined")
             return found
         value = argument.meta["val"]
-        if not isinstance(value, Tensor) or value.numel() not in (1, width) or value.shape[-1:] not in ((), (1,), (width,)):
+        if (
+            not isinstance(value, Tensor)
+            or value.numel() not in (1, width)
+            or value.shape[-1:] not in ((), (1,), (width,))
+        ):
             raise NotTraceable(f"{self.cell}.step: {_shape(value)} is combined with (batch, {width})")
         if not value.dtype.is_floating_point:
             raise NotTraceable(f"{self.cell}.step: {value.dtype} is combined with (batch, {width})")
-        return self.vectors.setdefault((argument, width), self.graph.value("vector", width=width, key=len(self.vectors)))
+        return self.vectors.setdefault(
+            (argument, width), self.graph.value("vector", width=width, key=len(self.vectors))
+        )
 
     def _value(self, node: Node) -> Any:
         name = _name(node)
@@ -268,7 +279,9 @@ class _Reader:
 
 def _name(node: Node) -> str:
     target = node.target
-    return target._schema.name.split("::")[1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))  # pyright: ignore
+    return (
+        target._schema.name.split("::")[1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+    )  # pyright: ignore
 
 
 def _shape(value: Any) -> str:
@@ -304,7 +317,10 @@ def _as_value(g: Graph, x: Any) -> Value:
 
 def _scaled(op: str, swap: bool = False) -> Form:
     def build(g: Graph, a: Any, b: Any, alpha: float = 1) -> Value:
-        a, b = _as_value(g, a), g.apply("mul", _as_value(g, b if not swap else a), g.number(alpha)) if alpha != 1 else _as_value(g, b)
+        a, b = (
+            _as_value(g, a),
+            g.apply("mul", _as_value(g, b if not swap else a), g.number(alpha)) if alpha != 1 else _as_value(g, b),
+        )
         return g.apply(op, b, a) if swap else g.apply(op, a, b)
 
     return _composed(build)
@@ -384,7 +400,9 @@ def _addmm(r: _Reader, node: Node, width: int, bias: Any, x: Any, weight: Any) -
     return r.graph.apply("add", r.product(x, weight, True, width), r._operand(bias, width))
 
 
-def _cut(r: _Reader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+def _cut(
+    r: _Reader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Value:
     source = r.values[x]
     if dim in (0, -2):
         return source  # the batch as a whole: its size has been checked
