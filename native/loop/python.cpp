@@ -67,7 +67,7 @@ public:
     Loop(Table table, size_t scratch, const std::string &isa) : table_(table), scratch_(scratch) {
         const char *found;
         run_ = loop_find(isa.empty() ? nullptr : isa.c_str(), &found);
-        if (!run_) throw nb::value_error("isa: not usable on this processor");
+        if (!run_) throw nb::value_error("CRNN_ISA: not usable on this processor");
         if (table.shape(1) != COLUMNS) throw nb::value_error("a table of another width");
         size_t numbers = 0;
         for (size_t i = 0; i < table.shape(0); i++)

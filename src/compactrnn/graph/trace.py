@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 from .._errors import UnsupportedModelError, invalid
 from ..cells.base import AbstractCell
 from ..layers import cells_of, is_recurrent
+from ..layers.loop.trace import operation as operation
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 _keys = itertools.count()
@@ -162,13 +163,6 @@ class Trace:
         stack = node.meta.get("nn_module_stack") or {}
         path = [p for p, _ in stack.values() if p]
         return path[-1] if path else "the model"
-
-
-def operation(node: torch.fx.Node) -> str:
-    """The ATen name of a node's operation without its overload, or the name of the Python function."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._schema.name.split("::")[1]
-    return getattr(node.target, "__name__", str(node.target))
 
 
 def _state_entries(node: torch.fx.Node) -> list[tuple[str, int, int]]:

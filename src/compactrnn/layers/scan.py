@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
-from .loop import choose_loop, packed_loop, plain_loop
+from .loop import packed_loop, run_cell
 from .sequence import States, Steps
 
 
@@ -35,10 +35,7 @@ def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False
     projected = cell.project(steps.data)
     if steps.batch_sizes is not None:
         return packed_loop(cell, projected, steps.batch_sizes.tolist(), states, reverse)
-    loop = choose_loop(cell, projected, states)
-    if loop is None:
-        return plain_loop(cell, projected, states, reverse)
     if not reverse:
-        return loop.run(cell, projected, states)
-    output, after = loop.run(cell, projected.flip(0), states)
+        return run_cell(cell, projected, states)
+    output, after = run_cell(cell, projected.flip(0), states)
     return output.flip(0), after

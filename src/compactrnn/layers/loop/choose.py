@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportMissingModuleSource]
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -27,17 +28,16 @@ from .values import ordered
 Kind = Literal["auto", "plain", "native", "scan"]
 _wanted: ContextVar[Kind] = ContextVar("time_loop", default="auto")
 
-LONG = 1024  # steps from which on a linear recurrence is cut into pieces of time,
-NARROW = 2048  # unless a step has more numbers than this
+LONG, NARROW = 1024, 1024  # a linear recurrence of so many steps and at most so many numbers in each is scanned
 
 
 class Loop(Protocol):
-    """What runs a cell over a sequence: `NativeLoop`, `LinearLoop`."""
+    """What runs a step over a sequence: `NativeLoop`, `LinearLoop`."""
 
     def run(
-        self, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (time, batch, n) and last states, from projections and initial states."""
+        self, projected: Tensor, states: tuple[Tensor, ...], vectors: list[Tensor], matrices: list[Tensor]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Outputs (time, batch, n) and last states."""
         ...
 
 
@@ -60,6 +60,7 @@ class LoopReport:
 @dataclass
 class _Found:
     signature: Any
+    step: Step | None
     loops: dict[str, Loop]
     report: LoopReport
 
@@ -103,35 +104,41 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
     return [_find(cell).report for cell in layer.modules() if isinstance(cell, AbstractCell)]
 
 
-def choose_loop(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Loop | None:
-    """The loop for this sequence, (time, batch, n); None: the plain one."""
+def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Outputs (time, batch, n) and last states, from projections and initial states, by the loop of choice."""
     wanted = _wanted.get()
     if wanted == "plain" or (wanted == "auto" and (len(projected) < 2 or not _is_plain([projected, *states]))):
-        return None
+        return plain_loop(cell, projected, states)
     found = _find(cell)
-    loops = found.loops
-    if wanted != "auto":
-        if wanted not in loops:
-            raise invalid("time_loop", got=repr(wanted), wanted=f"one of {('plain', *loops)} for {found.report.cell}")
-        return loops[wanted]
-    if not loops:
+    if wanted not in ("auto", *found.report.kinds):
+        wanted_ = f"one of {('plain', *found.report.kinds)} for {found.report.cell}"
+        raise invalid("time_loop", got=repr(wanted), wanted=wanted_, hint=found.report.reason)
+    if found.step is None:
         warnings.warn(
             f"{found.report.reason}; so it runs in the plain loop over time, which gives the same numbers several times"
             " slower (docs/extending.md says what a step may do)",
             stacklevel=2,
         )
-        return None
-    numbers = projected.shape[1] * max(s.shape[-1] for s in states)
-    if "scan" in loops and len(projected) >= LONG and numbers <= NARROW:
-        return loops["scan"]
-    return loops["native"]
+        return plain_loop(cell, projected, states)
+    kind = wanted
+    if wanted == "auto":
+        narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
+        kind = "scan" if "scan" in found.loops and narrow and len(projected) >= LONG else "native"
+    return _run(found.loops[kind], found.step, cell, projected, states)
+
+
+def _run(
+    loop: Loop, step: Step, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    (output,), after = loop.run(projected, states, *step.prepare(cell))
+    return output, after
 
 
 def _is_plain(tensors: list[Tensor]) -> bool:
     """Whether these are ordinary tensors of numbers that the native loop reads, and nothing looks on."""
     if torch.compiler.is_compiling() or _get_current_dispatch_mode_stack() or forward_ad._current_level >= 0:
         return False
-    if torch._C._functorch.maybe_current_level() is not None:
+    if _functorch.maybe_current_level() is not None:
         return False
     ordinary = (Tensor, nn.Parameter)
     return all(type(t) in ordinary and t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
@@ -168,10 +175,10 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
             if linear := LinearLoop.of(step):
                 loops["scan"] = linear
             for kind, loop in loops.items():
-                _check(cell, kind, loop)
+                _check(cell, step, kind, loop)
     except NotTraceable as error:
-        loops, reason = {}, str(error)
-    values = ordered([step.output, *step.after]) if step else []
+        loops, reason, step = {}, str(error), None
+    values = ordered([*step.outputs, *step.after]) if step else []
     report = LoopReport(
         cell=type(cell).__name__,
         kinds=tuple(loops),
@@ -180,7 +187,7 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
         products=sum(v.op == "linear" for v in values),
         seconds=time.perf_counter() - began,
     )
-    return _Found(signature, loops, report)
+    return _Found(signature, step, loops, report)
 
 
 def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -200,9 +207,9 @@ def _trace(cell: AbstractCell) -> Step:
     return trace_step(cell, projected[0], states)
 
 
-def _check(cell: AbstractCell, kind: str, loop: Loop) -> None:
+def _check(cell: AbstractCell, step: Step, kind: str, loop: Loop) -> None:
     """Compare results and gradients with the plain loop: a step may do what its graph cannot show."""
-    projected, states = _sample(cell, 3, 2)
+    projected, states = _sample(cell, 5, 2)
     given = [t.requires_grad_() for t in (projected, *states)]
     given += [p for p in cell.parameters() if p.requires_grad]
 
@@ -210,15 +217,17 @@ def _check(cell: AbstractCell, kind: str, loop: Loop) -> None:
         with torch.enable_grad():
             output, after = run(projected, states)
             outputs = [output, *after]
-            total = sum(((i + 1) * y * y.detach().cos()).sum() for i, y in enumerate(outputs))
+            generator = torch.Generator().manual_seed(1)
+            total = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs)
             grads = torch.autograd.grad(total, given, allow_unused=True)  # pyright: ignore
         return [*(y.detach() for y in outputs), *grads]
 
     wanted = results(lambda p, s: plain_loop(cell, p, s))
-    got = results(lambda p, s: loop.run(cell, p, s))
+    got = results(lambda p, s: _run(loop, step, cell, p, s))
     for a, b in zip(wanted, got, strict=True):
         a, b = (torch.zeros(()) if t is None else t for t in (a, b))
-        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * (1 + float(a.abs().max())), equal_nan=True):
+        size = float(a.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * (1 + size), equal_nan=True):
             raise NotTraceable(
                 f"{type(cell).__name__}.step: traced ({kind}), it gives other numbers or gradients than called; it must"
                 " depend on its arguments, parameters and buffers alone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .values import Graph, Value, ordered
 
@@ -60,7 +61,7 @@ def _assemble(graph: Graph, width: int, pieces: list[tuple[int, Value]]) -> Valu
     """The sum of values that stand at their first columns within `width`; 0 where there is none."""
     edges = sorted({0, width, *(s for s, _ in pieces), *(s + _width(v, s, width) for s, v in pieces)})
     parts = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         total = graph.number(0)
         for first, value in pieces:
             if first <= start and end <= first + _width(value, first, width):

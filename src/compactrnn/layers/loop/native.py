@@ -1,7 +1,8 @@
-"""A cell over a sequence by the native loop, forwards and backwards."""
+"""A step over a sequence by the native loop, forwards and backwards."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...cells.base import AbstractCell
-from . import _loop
+from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .gradient import differentiate
 from .program import Buffer, Place, Program, Root
 from .trace import Step
@@ -23,7 +23,7 @@ CHEAP = frozenset("add sub mul neg abs relu where greater maximum minimum copy s
 class NativeLoop:
     """The programs of one step: forwards, forwards keeping what the way back needs, and back.
 
-    The states after step t stand at t + 1 of their stacks; where one of them is the output, its stack is that, too.
+    The states after step t stand at t + 1 of their stacks; an output that is one of them has no stack of its own.
     """
 
     def __init__(self, step: Step):
@@ -33,14 +33,17 @@ class NativeLoop:
         inputs |= {v: Place(f"vector{v.key}") for v in step.vectors}
         pairs = list(enumerate(zip(step.after, step.states, strict=True)))
         roots = [Root(after, Place(f"state{i}", shift=1), before.width) for i, (after, before) in pairs]
-        self.output_state = next((i for i, v in enumerate(step.after) if v is step.output), None)
-        if self.output_state is None:
-            roots.append(Root(step.output, Place("output"), step.output.width))
+        self.outputs = {}
+        for value, width in zip(step.outputs, step.widths, strict=True):
+            same = next((f"state{i}" for i, v in enumerate(step.after) if v is value), None)
+            name = same or f"output{len(self.outputs)}"
+            self.outputs[name] = width
+            roots += [] if same else [Root(value, Place(name), width)]
         self.forward = Program(roots, inputs)
 
-        grad_output = step.graph.value("grad", width=step.output.width, key="output")
+        above = [step.graph.value("grad", width=n, key=f"output{i}") for i, n in enumerate(step.widths)]
         grads = [step.graph.value("grad", width=s.width, key=i) for i, s in enumerate(step.states)]
-        ends = [(step.output, grad_output), *zip(step.after, grads, strict=True)]
+        ends = [*zip(step.outputs, above, strict=True), *zip(step.after, grads, strict=True)]
         gradient = differentiate(step.graph, ends, step.projected, step.states)
         self.matrices = gradient.matrices
         own = set(ordered(v for v, _ in ends))
@@ -51,9 +54,8 @@ class NativeLoop:
         self.stacks |= {v: Place(name) for name, v in self.kept.items()}
         self.recording = Program([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
 
-        there = {**self.stacks, grad_output: Place("grad_output")}
-        there |= {g: Place(f"grad{i}") for i, g in enumerate(grads)}
-        self.stacks[grad_output] = Place("grad_output")
+        self.stacks |= {g: Place(f"grad_output{i}") for i, g in enumerate(above)}
+        there = {**self.stacks, **{g: Place(f"grad{i}") for i, g in enumerate(grads)}}
         back = [Root(gradient.projected, Place("grad_projected"), step.projected.width)]
         self.made = {}
         for value in {v: None for _, *both in self.matrices for v in both}:
@@ -87,12 +89,13 @@ class NativeLoop:
         return value in self.stacks or (value.op == "slice" and value.args[0] in self.stacks)
 
     def run(
-        self, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, projected: Tensor, states: tuple[Tensor, ...], vectors: list[Tensor], matrices: list[Tensor]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Outputs (time, batch, n) and last states."""
-        vectors, matrices = self.step.prepare(cell)
-        output, *after = _Loop.apply(self, torch.is_grad_enabled(), projected, *states, *vectors, *matrices)  # pyright: ignore
-        return output, tuple(after)
+        recording = torch.is_grad_enabled()
+        results = _Loop.apply(self, recording, projected, *states, *vectors, *matrices)
+        count = len(self.step.outputs)
+        return list(results[:count]), tuple(results[count:])  # pyright: ignore
 
     def stack(self, value: Value, buffers: dict[str, Tensor]) -> Tensor:
         """The value at all steps, (time, batch, width)."""
@@ -117,7 +120,7 @@ def _call(
     steps, rows = buffers["projected"].shape[:2]
     numbers = program.number_rows()
     table = program.table({n: Buffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
-    _loop.run(table, program.scratch, steps, rows, backwards, torch.get_num_threads(), "")
+    _loop.run(table, program.scratch, steps, rows, backwards, torch.get_num_threads(), os.environ.get("CRNN_ISA", ""))
 
 
 def _columns_together(tensor: Tensor) -> Tensor:
@@ -138,28 +141,28 @@ class _Loop(torch.autograd.Function):
         for i, state in enumerate(states):
             buffers[f"state{i}"] = stack(state.shape[-1], 1)
             buffers[f"state{i}"][0] = state
-        if loop.output_state is None:
-            buffers["output"] = stack(loop.step.output.width)
+        buffers |= {name: stack(width) for name, width in loop.outputs.items() if name not in buffers}
         if recording:
             buffers |= {name: stack(value.width) for name, value in loop.kept.items()}
             ctx.loop, ctx.names = loop, list(buffers)
             ctx.save_for_backward(*buffers.values(), *matrices)
             ctx.set_materialize_grads(False)
         _call(loop.recording if recording else loop.forward, buffers, matrices, [], False)
-        output = buffers["output"] if loop.output_state is None else buffers[f"state{loop.output_state}"][1:]
-        return output, *(buffers[f"state{i}"][-1].clone() for i in range(count))
+        outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name in loop.outputs]
+        return *outputs, *(buffers[f"state{i}"][-1].clone() for i in range(count))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor | None, *grad_states: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         loop: NativeLoop = ctx.loop
+        grad_states = grads[len(loop.step.outputs) :]
         buffers = dict(zip(ctx.names, ctx.saved_tensors, strict=False))
         matrices = list(ctx.saved_tensors[len(ctx.names) :])
         projected = buffers["projected"]
         steps, rows = projected.shape[:2]
-        if grad_output is None:
-            grad_output = projected.new_zeros(1, 1, loop.step.output.width).expand(steps, rows, -1)
-        buffers["grad_output"] = _columns_together(grad_output)
+        for i, (grad, width) in enumerate(zip(grads, loop.step.widths, strict=False)):
+            nothing = projected.new_zeros(1, 1, width).expand(steps, rows, -1)
+            buffers[f"grad_output{i}"] = nothing if grad is None else _columns_together(grad)
         for i, (grad, state) in enumerate(zip(grad_states, loop.step.states, strict=True)):
             buffers[f"grad{i}"] = projected.new_zeros(rows, state.width)
             if grad is not None:

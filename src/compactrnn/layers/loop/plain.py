@@ -10,13 +10,13 @@ from ...cells.base import AbstractCell
 States = tuple[Tensor, ...]
 
 
-def plain_loop(cell: AbstractCell, projected: Tensor, states: States, reverse: bool = False) -> tuple[Tensor, States]:
+def plain_loop(cell: AbstractCell, projected: Tensor, states: States) -> tuple[Tensor, States]:
     """`step` after `step`: outputs (time, batch, n) and last states, from projections (time, batch, n)."""
     outputs = []
-    for piece in reversed(projected.unbind(0)) if reverse else projected.unbind(0):
+    for piece in projected.unbind(0):
         y, states = cell.step(piece, states)
         outputs.append(y)
-    return torch.stack(outputs[::-1] if reverse else outputs), states
+    return torch.stack(outputs), states
 
 
 def packed_loop(

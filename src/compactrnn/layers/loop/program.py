@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from . import _loop
+from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .values import Value, ordered
 
 # Columns of the table, as in native/loop/python.cpp.
@@ -50,7 +50,7 @@ class Buffer:
     @classmethod
     def of(cls, tensor: Tensor) -> Buffer:
         """(time, rows, n), (rows, n) or (n,), with columns side by side."""
-        time, row = ([0, 0] + list(tensor.stride()[:-1]))[-2:]
+        time, row = (0, 0, *tensor.stride()[:-1])[-2:]
         return cls(tensor.data_ptr(), time, row)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,21 +27,28 @@ class NotTraceable(Exception):
 class _Product(nn.Module):
     """Stands in for a weight while its cell is traced: its factors are inputs of the step."""
 
-    def __init__(self, factors: tuple[Tensor, ...]):
+    def __init__(self, weight: AbstractWeight):
         super().__init__()
-        self.count = len(factors)
-        for i, factor in enumerate(factors):
+        self.out_features, self.in_features = weight.out_features, weight.in_features
+        self.gates, self.rows = weight.gates, weight.rows
+        for i, factor in enumerate(weight.factors()):
             self.register_buffer(f"factor{i}", factor)
 
+    def factors(self) -> tuple[Tensor, ...]:
+        return tuple(self.buffers())
+
+    def dense(self) -> Tensor:
+        return functools.reduce(torch.matmul, self.factors())
+
     def forward(self, x: Tensor) -> Tensor:
-        for i in reversed(range(self.count)):
-            x = nn.functional.linear(x, getattr(self, f"factor{i}"))
+        for factor in reversed(self.factors()):
+            x = nn.functional.linear(x, factor)
         return x
 
 
 @dataclass
 class Step:
-    """What one step computes.
+    """What one step computes: outputs, `widths` columns wide, and the states after it.
 
     `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence.
     """
@@ -48,10 +56,11 @@ class Step:
     graph: Graph
     projected: Value
     states: list[Value]
-    output: Value
+    outputs: list[Value]
+    widths: list[int]
     after: list[Value]
+    vectors: list[Value]
     prepare: Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]
-    vectors: list[Value] = field(default_factory=list)
 
 
 def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Step:
@@ -86,9 +95,11 @@ def _parts(cell: AbstractCell) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
     for path, module in cell.named_modules():
         prefix = f"{path}." if path else ""
+        if any(isinstance(cell.get_submodule(p), AbstractWeight) for p in _above(path)):
+            continue
         if isinstance(module, AbstractWeight):
             parts |= {f"{prefix}factor{i}": f for i, f in enumerate(module.factors())}
-        elif not any(isinstance(cell.get_submodule(p), AbstractWeight) for p in _above(path)):
+        else:
             own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
             parts |= {prefix + name: tensor for name, tensor in own}
     return {f"cell.{name}": tensor for name, tensor in parts.items()}
@@ -113,7 +124,7 @@ def _twin(cell: AbstractCell) -> nn.Module:
 
     def replaced(module: nn.Module) -> nn.Module:
         if isinstance(module, AbstractWeight):
-            return _Product(module.factors())
+            return _Product(module)
         twin = copy.copy(module)
         twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
         return twin
@@ -161,17 +172,18 @@ class _Reader:
             self.graph,
             self.projected,
             self.states,
-            results[0],
+            results[:1],
+            [end.args[0][0].meta["val"].shape[-1]],  # pyright: ignore
             results[1:],
-            self._preparation(list(steady)),
             list(self.vectors.values()),
+            self._preparation(list(steady)),
         )
 
     def _check_steady(self, node: Node) -> None:
         if node.target is torch._C._set_grad_enabled:
             raise NotTraceable(f"{self.cell}.step: switches gradients off or on")
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise NotTraceable(f"{self.cell}.step: {_name(node)} draws random numbers")
+            raise NotTraceable(f"{self.cell}.step: {operation(node)} draws random numbers")
 
     def _result(self, node: Any) -> Value:
         return self._operand(node, node.meta["val"].shape[-1])
@@ -236,7 +248,7 @@ class _Reader:
         )
 
     def _value(self, node: Node) -> Any:
-        name = _name(node)
+        name = operation(node)
         if name in ("chunk", "split", "split_with_sizes", "unbind"):
             return self._pieces(node)
         if name == "getitem":
@@ -259,7 +271,7 @@ class _Reader:
         pieces, start = [], 0
         for part in node.meta["val"]:
             if part.dim() != 2 or part.shape[0] != self.batch:
-                raise NotTraceable(f"{self.cell}.step: {_name(node)} of the batch")
+                raise NotTraceable(f"{self.cell}.step: {operation(node)} of the batch")
             pieces.append(self.graph.slice(source, start, part.shape[-1]))
             start += part.shape[-1]
         return pieces
@@ -277,11 +289,11 @@ class _Reader:
         return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
 
 
-def _name(node: Node) -> str:
-    target = node.target
-    return (
-        target._schema.name.split("::")[1] if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
-    )  # pyright: ignore
+def operation(node: Node) -> str:
+    """The ATen name of a node's operation without its overload, or the name of the Python function."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.split("::")[1]
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _shape(value: Any) -> str:
@@ -380,7 +392,7 @@ def _greater(swap: bool, negate: bool) -> Form:
 
 
 def _same(r: _Reader, node: Node, width: int, x: Any, *rest: Any, **kwargs: Any) -> Value:
-    if node.meta["val"].dtype != x.meta["val"].dtype:
+    if x.meta["val"].dtype not in (node.meta["val"].dtype, torch.bool):
         raise TypeError("a change of the type of numbers")
     return r._operand(x, width)
 

@@ -99,11 +99,13 @@ class Graph:
         if x.op == "slice":
             return self.slice(x.args[0], x.key + start, width)  # pyright: ignore
         if x.op == "cat":
+            parts, first = [], 0
             for part in x.args:
-                if start >= 0 and start + width <= part.width:
-                    return self.slice(part, start, width)
-                start -= part.width
-            raise NotImplementedError("columns from several parts of a concatenation")
+                low, high = max(start - first, 0), min(start + width - first, part.width)
+                if low < high:
+                    parts.append((self.slice(part, low, high - low), high - low))
+                first += part.width
+            return self.cat(parts)
         return self.value("slice", x, width=width, key=start)
 
     def cat(self, parts: Iterable[tuple[Value, int]]) -> Value:

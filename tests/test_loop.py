@@ -1,0 +1,344 @@
+"""The native loop over time against the plain one."""
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import compactrnn as cr
+from compactrnn.cells import GILR, GRU, LSTM, MGU, AbstractCell, DuRNN, Elman, IndRNN, MinGRU, StateSpec, UnitSet
+from compactrnn.cells.base import new_bias
+from compactrnn.layers.loop import run_cell
+from compactrnn.runtime import _native
+from compactrnn.weights import DENSE, Kronecker, LowRank
+
+CELLS = [
+    partial(LSTM),
+    partial(LSTM, proj_size=3),
+    partial(GRU),
+    partial(GRU, bias=False),
+    partial(Elman),
+    partial(Elman, nonlinearity="relu"),
+    partial(MGU),
+    partial(MGU, hidden_weight=LowRank(rank=2)),
+    partial(MGU, hidden_weight=Kronecker(out_block=2, in_block=2)),
+    partial(IndRNN),
+    partial(IndRNN, nonlinearity="tanh"),
+    partial(DuRNN, short_size=5),
+    partial(DuRNN, output="both"),
+    partial(DuRNN, selection=False, nonlinearity="relu"),
+    partial(DuRNN, parts="short"),
+    partial(DuRNN, parts="long"),
+    partial(GILR),
+    partial(GILR, nonlinearity="tanh"),
+    partial(MinGRU),
+]
+
+
+def name_of(make):
+    return make.func.__name__ + str(make.keywords)
+
+
+def results(layer, x, states, kind):
+    """Outputs, last states and all gradients, zeros where there are none."""
+    inputs = [t.clone().requires_grad_() for t in (x, *states)]
+    with cr.time_loop(kind):
+        output, after = layer(inputs[0], inputs[1] if len(states) == 1 else tuple(inputs[1:]))
+    outputs = [output, *(after if isinstance(after, tuple) else (after,))]
+    torch.manual_seed(0)
+    total = sum((y * torch.randn_like(y)).sum() for y in outputs)
+    given = [*inputs, *layer.parameters()]
+    grads = torch.autograd.grad(total, given, allow_unused=True)
+    return outputs, [torch.zeros_like(t) if g is None else g for t, g in zip(given, grads, strict=True)]
+
+
+def initial(layer, batch):
+    cell = layer.cells[0][0]
+    return [torch.randn(1, batch, n) for n in cell.state_sizes()]
+
+
+def kinds_of(layer):
+    return cr.loop_report(layer)[0].kinds
+
+
+@pytest.mark.parametrize("make", CELLS, ids=name_of)
+@pytest.mark.parametrize("steps, batch", [(1, 1), (2, 9), (37, 3), (5, 17)])
+def test_every_cell_runs_natively_as_in_the_plain_loop(make, steps, batch):
+    torch.manual_seed(0)
+    layer = cr.Recurrent(make.func, 4, 6, **make.keywords)
+    x, states = torch.randn(steps, batch, 4), initial(layer, batch)
+    plain = results(layer, x, states, "plain")
+    linear = make.func in (GILR, MinGRU)
+    assert kinds_of(layer) == (("native", "scan") if linear else ("native",))
+    for kind in kinds_of(layer):
+        assert_close(results(layer, x, states, kind), plain, rtol=1e-4, atol=2e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    make=st.sampled_from(CELLS),
+    steps=st.integers(1, 70),
+    batch=st.integers(1, 20),
+    size=st.sampled_from([2, 16, 18, 34]),
+    reverse=st.booleans(),
+)
+def test_any_shape(make, steps, batch, size, reverse):
+    torch.manual_seed(steps)
+    layer = cr.Recurrent(make.func, 3, size, bidirectional=reverse, **make.keywords)
+    x = torch.randn(steps, batch, 3)
+    with cr.time_loop("plain"):
+        wanted = layer(x)
+    for kind in kinds_of(layer):
+        with cr.time_loop(kind), torch.no_grad():
+            assert_close(layer(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+def test_every_instruction_set(isa, monkeypatch):
+    monkeypatch.setenv("CRNN_ISA", isa)
+    torch.manual_seed(0)
+    for make in (DuRNN, MGU, GRU):
+        layer = cr.Recurrent(make, 5, 37)
+        x, states = torch.randn(9, 13, 5), initial(layer, 13)
+        assert_close(results(layer, x, states, "native"), results(layer, x, states, "plain"), rtol=1e-4, atol=2e-5)
+
+
+def test_an_instruction_set_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("CRNN_ISA", "mmx")
+    with pytest.raises(ValueError, match="CRNN_ISA"):
+        cr.Recurrent(Elman, 3, 4)(torch.randn(3, 2, 3))
+
+
+def test_threads_give_the_same_outputs():
+    torch.manual_seed(0)
+    cell = DuRNN(5, 20)
+    projected, states = cell.project(torch.randn(11, 23, 5)).detach(), cell.initial_states(23)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            cell.zero_grad()
+            output, after = run_cell(cell, projected, states)
+            output.sum().backward()
+            found.append(([output, *after], [p.grad for p in cell.parameters()]))
+    finally:
+        torch.set_num_threads(before)
+    for outputs, grads in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outputs, found[0][0], strict=True))
+        assert_close(grads, found[0][1])
+
+
+def test_long_sums_keep_their_digits():
+    layer = cr.Recurrent(IndRNN, 1, 1, bias=False)
+    cell = layer.cells[0][0]
+    with torch.no_grad():
+        cell.input.weight.fill_(1.0)
+        cell.recurrent.fill_(0.0)
+    x = torch.full((200_000, 1, 1), 0.1)
+    with cr.time_loop("native"):
+        layer(x)[0].sum().backward()
+    assert abs(float(cell.recurrent.grad) / (0.1 * 199_999) - 1) < 1e-6
+
+
+def test_inputs_in_any_layout():
+    torch.manual_seed(0)
+    layer = cr.Recurrent(MGU, 4, 8, batch_first=True)
+    x = torch.randn(3, 4, 10).transpose(1, 2)
+    with cr.time_loop("plain"):
+        wanted = layer(x)
+    assert_close(layer(x), wanted)
+    assert_close(layer(x.contiguous()), wanted)
+
+
+def test_an_output_may_be_changed_in_place():
+    layer, x = cr.Recurrent(LSTM, 4, 8), torch.randn(6, 2, 4)
+    output, _ = layer(x)
+    with torch.no_grad():
+        assert_close(torch.relu(output), output.detach().clone().relu_())
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|is a view"):
+        output.relu_().sum().backward()
+
+
+class Wide(AbstractCell):
+    """A state and an output with every operation that a step may have."""
+
+    def __init__(self, input_size, hidden_size, *, function, input_weight=DENSE, hidden_weight=DENSE):
+        super().__init__(input_size, hidden_size)
+        self.function = function
+        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)
+        self.hidden = hidden_weight.build(hidden_size, hidden_size)
+        self.scale = new_bias(hidden_size, True)
+        self.alpha = nn.Parameter(torch.tensor(0.3))
+        self.states = (StateSpec("h"),)
+        self.units = (UnitSet("h", written_by=("input", "hidden", "scale"), read_by=("hidden",), output=True),)
+        self.reset_parameters()
+
+    def step(self, projected, states):
+        h = self.function(self, projected, states[0])
+        return h, (h,)
+
+
+FUNCTIONS = {
+    "relu": lambda c, p, h: torch.relu(p[:, : len(h[0])] + c.hidden(h)),
+    "narrow": lambda c, p, h: p.narrow(1, 2, h.shape[1]) * h,
+    "split": lambda c, p, h: p.split(h.shape[1], dim=-1)[1] - h * c.scale,
+    "cat": lambda c, p, h: torch.cat([h[:, 1:], p[:, :1]], dim=1) * 0.5,
+    "several": lambda c, p, h: torch.cat([h, p], 1)[:, 2 : 2 + h.shape[1]].tanh(),
+    "rsub": lambda c, p, h: 1 - 0.5 * h + p[:, : h.shape[1]] / 3,
+    "alpha": lambda c, p, h: torch.add(p.chunk(2, 1)[0], h, alpha=0.25).sub(c.alpha),
+    "division": lambda c, p, h: p.chunk(2, 1)[0] / (1 + h.square()),
+    "by a vector": lambda c, p, h: c.scale.exp() * h + p.chunk(2, 1)[1],
+    "lerp": lambda c, p, h: torch.lerp(h, p.chunk(2, 1)[0], torch.sigmoid(p.chunk(2, 1)[1])),
+    "lerp by a number": lambda c, p, h: torch.lerp(h, p.chunk(2, 1)[0], 0.25),
+    "clamp": lambda c, p, h: torch.clamp(h + p.chunk(2, 1)[0], -0.5, 0.7),
+    "hardtanh": lambda c, p, h: F.hardtanh(h + p.chunk(2, 1)[0]),
+    "hardsigmoid": lambda c, p, h: F.hardsigmoid(h + p.chunk(2, 1)[0]),
+    "elu": lambda c, p, h: F.elu(h + p.chunk(2, 1)[0], 0.7),
+    "leaky": lambda c, p, h: F.leaky_relu(h + p.chunk(2, 1)[0], 0.2),
+    "silu": lambda c, p, h: F.silu(h + p.chunk(2, 1)[0]),
+    "softplus": lambda c, p, h: F.softplus(h + p.chunk(2, 1)[0]) - 0.5,
+    "relu6": lambda c, p, h: F.relu6(h + p.chunk(2, 1)[0]),
+    "abs": lambda c, p, h: (h + p.chunk(2, 1)[0]).abs() - 0.2,
+    "norms": lambda c, p, h: h * torch.rsqrt(1 + h * h) + p.chunk(2, 1)[0].pow(3) * 0.1,
+    "exp": lambda c, p, h: torch.exp(-(h + p.chunk(2, 1)[0]).square()),
+    "log": lambda c, p, h: torch.log(1.5 + torch.sqrt(0.1 + h.square())) * p.chunk(2, 1)[0],
+    "reciprocal": lambda c, p, h: torch.reciprocal(2 + h.sigmoid()) * p.chunk(2, 1)[0],
+    "maximum": lambda c, p, h: torch.maximum(h * c.alpha, p.chunk(2, 1)[0]),
+    "minimum": lambda c, p, h: torch.minimum(h, p.chunk(2, 1)[0]) * 0.9,
+    "where": lambda c, p, h: torch.where(h > p.chunk(2, 1)[0], h * 0.5, p.chunk(2, 1)[1]),
+    "where not": lambda c, p, h: torch.where(h <= 0.1, h - 0.5, 0.3) + p.chunk(2, 1)[1],
+    "addcmul": lambda c, p, h: torch.addcmul(p.chunk(2, 1)[0], h, c.hidden(h), value=0.3),
+    "matmul": lambda c, p, h: torch.tanh(p.chunk(2, 1)[0] + h @ c.hidden.dense() * 0.5),
+    "addmm": lambda c, p, h: torch.tanh(torch.addmm(c.scale, h, c.hidden.dense().t()) + p.chunk(2, 1)[0]),
+    "twice": lambda c, p, h: torch.tanh(c.hidden(torch.tanh(c.hidden(h))) + p.chunk(2, 1)[0]),
+    "of the input": lambda c, p, h: c.hidden(p.chunk(2, 1)[0]) + 0.5 * h,
+    "constant": lambda c, p, h: torch.zeros_like(h) + p.chunk(2, 1)[0],
+    "not of the state": lambda c, p, h: p.chunk(2, 1)[0],
+    "the state": lambda c, p, h: h,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_operation_and_its_gradient(name):
+    torch.manual_seed(0)
+    layer = cr.Recurrent(Wide, 3, 7, function=FUNCTIONS[name])
+    report = cr.loop_report(layer)[0]
+    assert "native" in report.kinds, report.reason
+    x, states = torch.randn(6, 5, 3), initial(layer, 5)
+    plain = results(layer, x, states, "plain")
+    for kind in report.kinds:
+        assert_close(results(layer, x, states, kind), plain, rtol=1e-4, atol=2e-5)
+
+
+LINEAR = """by a vector, lerp, lerp by a number, rsub, alpha, split, narrow, the state, of the input, constant,
+not of the state"""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_only_what_is_linear_in_the_state_is_scanned(name):
+    linear = name in LINEAR.replace("\n", " ").split(", ")
+    assert ("scan" in kinds_of(cr.Recurrent(Wide, 3, 7, function=FUNCTIONS[name]))) == linear
+
+
+class Counting:
+    """A function that is not the same twice."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, cell, p, h):
+        self.calls += 1
+        return h * self.calls + p.chunk(2, 1)[0]
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def without_gradient(cell, p, h):
+    with torch.no_grad():
+        h = h * 0.5
+    return h + p.chunk(2, 1)[0]
+
+
+UNTRACEABLE = {
+    "softmax": lambda c, p, h: h.softmax(-1) + p.chunk(2, 1)[0],
+    "rand_like": lambda c, p, h: h + torch.rand_like(h),
+    "random numbers": lambda c, p, h: F.dropout(h, 0.5, True) + p.chunk(2, 1)[0],
+    "draws random numbers": lambda c, p, h: h + torch.rand(7) + p.chunk(2, 1)[0],
+    "DataDependent": lambda c, p, h: (h if h.sum() > 0 else -h) + p.chunk(2, 1)[0],
+    "cumsum": lambda c, p, h: h.cumsum(0) + p.chunk(2, 1)[0],
+    "mul_": lambda c, p, h: h.mul_(0.5) + p.chunk(2, 1)[0],
+    "t makes": lambda c, p, h: (h @ h.t()) @ h + p.chunk(2, 1)[0],
+    "switches gradients off": without_gradient,
+    "other numbers or gradients": lambda c, p, h: Rounded.apply(h + p.chunk(2, 1)[0]),
+    "it gives other numbers": Counting(),
+}
+
+
+@pytest.mark.parametrize("reason", UNTRACEABLE)
+def test_what_cannot_be_traced_stays_in_the_plain_loop_and_says_why(reason):
+    layer, x = cr.Recurrent(Wide, 3, 7, function=UNTRACEABLE[reason]), torch.randn(4, 5, 3)
+    report = cr.loop_report(layer)[0]
+    assert report.kinds == () and reason in report.reason
+    with pytest.warns(UserWarning, match="plain loop over time"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with cr.time_loop("plain"):
+            layer(x)
+    with pytest.raises(ValueError, match="time_loop: got 'native'"), cr.time_loop("native"):
+        layer(x)
+
+
+def test_a_changed_option_is_traced_anew():
+    layer, x = cr.Recurrent(Elman, 3, 4), torch.randn(5, 2, 3)
+    layer(x)
+    layer.cells[0][0].nonlinearity = "relu"
+    with cr.time_loop("plain"):
+        wanted = layer(x)
+    assert_close(layer(x), wanted)
+
+
+def test_doubles_run_in_the_plain_loop():
+    layer = cr.Recurrent(DuRNN, 3, 4, dtype=torch.float64).eval()
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: layer(x)[0], x)
+    with cr.time_loop("native"), pytest.raises(ValueError, match="float32"):
+        layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_functional_transforms_and_compilation_see_the_plain_loop():
+    layer, x = cr.Recurrent(MGU, 3, 4), torch.randn(4, 2, 3)
+    wanted = layer(x)[0]
+    got = torch.func.vmap(lambda x: layer(x[:, None])[0][:, 0], in_dims=1, out_dims=1)(x)
+    assert_close(got, wanted)
+    tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (torch.ones_like(x),))[1]
+    assert tangent.shape == wanted.shape
+    assert torch.export.export(layer.eval(), (x,)).module()(x)[0].shape == wanted.shape
+
+
+def test_a_kind_of_loop_that_does_not_exist():
+    with pytest.raises(ValueError, match="kind: got 'fast'"), cr.time_loop("fast"):
+        pass
+
+
+def test_autocast_runs_natively():
+    layer, x = cr.Recurrent(MGU, 8, 16), torch.randn(6, 3, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = layer(x)
+    output.sum().backward()
+    assert_close(output.float(), layer(x)[0], rtol=0.1, atol=0.05)
