@@ -20,6 +20,7 @@ from ..tasks.base import AbstractModel
 from .checkpoint import load_tree, save_tree, save_weights
 from .clock import Clock
 from .interrupt import stop_flag
+from .memory import keep_freed_memory
 from .phase import PhaseRun
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
@@ -228,6 +229,7 @@ def _process_settings() -> Iterator[None]:
     """No denormal numbers, which fading weights run into and which are slow; afterwards as many threads as before."""
     before = torch.get_num_threads()
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     try:
         yield
     finally:
