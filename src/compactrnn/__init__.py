@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from .layers import LSTM as LSTM
     from .layers import RNN as RNN
     from .layers import Recurrent as Recurrent
+    from .layers import checkpointed as checkpointed
     from .layers import convert_ as convert_
     from .layers import from_torch as from_torch
+    from .layers import linear_scan as linear_scan
+    from .layers import truncated as truncated
     from .lower import pack as pack
     from .runtime.engine import Engine as Engine
     from .weights import Dense as Dense
@@ -49,11 +52,14 @@ _HOME = {
     "RNN": "layers",
     "Recurrent": "layers",
     "UnsupportedModelError": "_errors",
+    "checkpointed": "layers",
     "convert_": "layers",
     "from_torch": "layers",
     "loop_report": "layers",
     "pack": "lower",
     "time_loop": "layers",
+    "linear_scan": "layers",
+    "truncated": "layers",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

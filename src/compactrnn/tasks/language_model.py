@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from ..data import load_corpus
+from ..layers import detach
 from .base import AbstractTask
 from .quality import METRIC, from_nats
 from .recurrent_lm import LanguageModel, LanguageModelOptions
@@ -186,10 +187,3 @@ def in_rows(tokens: np.ndarray, rows: int) -> Tensor:
         raise invalid("text", got=f"{len(tokens)} symbols", wanted=f"more than {rows}")
     starts = torch.arange(rows)[:, None] * length
     return torch.as_tensor(tokens)[starts + torch.arange(length + 1)]
-
-
-def detach(states: Any) -> Any:
-    """The same nest of tensors, cut off from the gradient."""
-    if isinstance(states, Tensor):
-        return states.detach()
-    return None if states is None else tuple(detach(s) for s in states)
