@@ -114,14 +114,14 @@ const Kernels &choose_kernels()
     return plain::kernels;
 }
 
-// Fewer new pages to be made by the system, where memory has just been given to us.
+// Memory of this size is new from the system each time, and making its pages one by one takes longer than the scan.
 void prefer_large_pages(float *memory, size_t floats)
 {
 #if defined(__linux__)
     constexpr uintptr_t page = 4096;
     uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
     uintptr_t end = reinterpret_cast<uintptr_t>(memory + floats) / page * page;
-    if (end > first && end - first >= (size_t{4} << 20)) madvise(reinterpret_cast<void *>(first), end - first, MADV_HUGEPAGE);
+    if (end > first && end - first >= (size_t{24} << 20)) madvise(reinterpret_cast<void *>(first), end - first, MADV_HUGEPAGE);
 #else
     (void)memory, (void)floats;
 #endif

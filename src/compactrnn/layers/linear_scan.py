@@ -21,10 +21,9 @@ def linear_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = Fa
     Shapes: x (T, B, n); initial (B, n); decay (T, B, n), or (B, n) or (n,) where it is the same at all times; the
     result (T, B, n). With `reverse` time runs from T to 1 and `initial` is the state after T.
 
-    Float32 on the CPU runs natively, on as many threads as `torch.get_num_threads()` says where that is faster, and
-    with its gradient in one sweep; all else, such as doubles and tensors on a GPU, in torch, by about 2 sqrt(T)
-    operations instead of T. Any number of derivatives may be taken. Where time is cut into pieces the last bits of
-    the states may depend on the number of threads.
+    Float32 on the CPU runs natively, with its gradient in one sweep, and on torch's threads where that is faster; all
+    else, such as doubles and tensors on a GPU, in torch, by about 2 sqrt(T) operations instead of T. Any number of
+    derivatives may be taken. Where threads share out the time the last bits depend on how many there are.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not go together, or no steps.
@@ -60,7 +59,7 @@ class _LinearScan(torch.autograd.Function):
             len(x),
             initial.numel(),
             reverse,
-            torch.get_num_threads(),
+            _threads(h),
         )
         ctx.save_for_backward(decay, initial, h)
         ctx.reverse = reverse
@@ -86,9 +85,18 @@ class _LinearScan(torch.autograd.Function):
             len(h),
             initial.numel(),
             ctx.reverse,
-            torch.get_num_threads(),
+            _threads(h),
         )
         return ddecay, dx, dinitial, None
+
+
+def _threads(h: Tensor) -> int:
+    """As many as torch has where there is work for some milliseconds; to start one takes up to a tenth of that.
+
+    Two threads of one processor core share its way to memory, and are slower than one where they share out columns.
+    """
+    threads, columns = torch.get_num_threads(), h[0].numel()
+    return threads if h.numel() >= 1 << 22 and (columns < 32 or threads > 2) else 1
 
 
 def _differentiable_gradients(
