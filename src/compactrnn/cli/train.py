@@ -1,5 +1,6 @@
 """`compactrnn train`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,8 @@ def train(
 
         compactrnn train recipes/alice-tiny.toml --out runs/wide --set ... --resume
     """
+    # torch asks for large pages only if it finds this when it is loaded; activations of long sequences are large
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from ..training.progress import Bar
     from ..training.recipe import load_recipe
     from ..training.train import train as run
