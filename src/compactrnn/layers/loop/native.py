@@ -49,7 +49,8 @@ class NativeLoop:
         own = set(ordered(v for v, _ in ends))
         self.stacks = dict(inputs)
         for root in roots:
-            self.stacks.setdefault(root.value, root.place)
+            if root.value.op != "number":  # which has no width
+                self.stacks.setdefault(root.value, root.place)
         self.kept = self._choose_kept(own, [gradient.projected, *gradient.states, *gradient.vectors.values()])
         self.stacks |= {v: Place(name) for name, v in self.kept.items()}
         self.recording = Program([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
