@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 import compactrnn as cr
 from compactrnn.tasks.adding import AddingData, AddingTask
@@ -215,3 +216,22 @@ class TestMnist:
             assert np.array_equal(rows.parts[part][0][:, order], permuted.parts[part][0])
         with pytest.raises(ValueError, match="batch_size"):
             MnistTask(MnistData(train=10), batch_size=11)
+
+
+def test_settled_statistics_are_those_of_the_weights():
+    torch.manual_seed(0)
+    model = SequenceModel(2, 3, SequenceModelOptions(hidden=(6, 5), cell="IndRNN", norm="batch", dropout=0.5))
+    batches = [torch.randn(16, 9, 2) for _ in range(4)]
+    model(batches[0])
+    with torch.no_grad():
+        for parameter in model.layers.parameters():
+            parameter.mul_(1.3)
+    weights = {n: p.clone() for n, p in model.named_parameters()}
+    model.eval()
+    model.settle(batches)
+    assert not model.training and model.dropout == 0.5 and model.norms[0].momentum == 0.1
+    assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
+    with torch.no_grad():
+        outputs = [model.layers[0](x.transpose(0, 1))[0] for x in batches]
+    assert_close(model.norms[0].running_mean, torch.stack([y.mean((0, 1)) for y in outputs]).mean(0))
+    assert_close(model.norms[0].running_var, torch.stack([y.flatten(0, 1).var(0) for y in outputs]).mean(0))

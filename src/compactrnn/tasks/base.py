@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class AbstractModel(nn.Module, ABC):
     @abstractmethod
     def set_dropout(self, **probabilities: Any) -> None:
         """Use these from now on; the names are those of the model's options that end in `dropout`, all of them."""
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Bring up to date what only evaluation uses, by inputs of the training part; nothing, for most models."""
 
 
 class AbstractTask(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,6 +78,28 @@ class SequenceModel(AbstractModel):
             y = x + y if self.residual and number else y
             x = _drop_units(y, self.dropout) if self.training and self.dropout else y
         return self.output(x[-1])
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Batch statistics for evaluation: their means over `batches` for the weights as they are now.
+
+        Running averages are of weights that have changed since, and a long recurrence magnifies the difference (Wu and
+        Johnson, "Rethinking Batch in BatchNorm", 2021, section 3).
+        """
+        norms = [norm for norm in self.norms if isinstance(norm, StepNorm)]
+        if not norms:
+            return
+        before = self.training, self.dropout, [norm.momentum for norm in norms]
+        self.train()
+        self.dropout = 0.0
+        for number, inputs in enumerate(batches):
+            for norm in norms:
+                norm.momentum = 1 / (number + 1)
+            self(inputs)
+        training, self.dropout, momenta = before
+        self.train(training)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def set_dropout(self, *, dropout: float) -> None:
         """Use this probability from now on."""

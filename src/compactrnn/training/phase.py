@@ -18,6 +18,8 @@ from .optimizer import build_optimizer
 from .recipe import PhaseOptions, TrainingOptions
 from .schedule import LearningRate
 
+SETTLING = 16  # batches
+
 
 class PhaseRun:
     """Everything that changes while a phase runs, and the step that changes it.
@@ -114,6 +116,8 @@ class PhaseRun:
     def evaluate(self) -> dict[str, float]:
         """Validate, remember the best weights; returns the entries of a metrics line."""
         with self.average.in_place(self.model) if self.average is not None else nullcontext():
+            device = self.fabric.device
+            self.model.settle(self.task.batch(i)[0].to(device) for i in range(min(SETTLING, self.per_epoch)))
             metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
             weights = self.model.state_dict()
             if metric < self.best and self.pruner is None:

@@ -157,8 +157,8 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         loop: NativeLoop = ctx.loop
         grad_states = grads[len(loop.step.outputs) :]
-        buffers = dict(zip(ctx.names, ctx.saved_tensors, strict=False))
-        matrices = list(ctx.saved_tensors[len(ctx.names) :])
+        saved = ctx.saved_tensors
+        buffers, matrices = dict(zip(ctx.names, saved, strict=False)), list(saved[len(ctx.names) :])
         projected = buffers["projected"]
         steps, rows = projected.shape[:2]
         for i, (grad, width) in enumerate(zip(grads, loop.step.widths, strict=False)):
