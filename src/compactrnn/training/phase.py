@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from ..tasks.base import AbstractTask
+from ..tasks.base import AbstractModel, AbstractTask
 from .average import WeightAverage
 from .distill import distillation_loss
 from .optimizer import build_optimizer
@@ -32,7 +32,7 @@ class PhaseRun:
         options: PhaseOptions,
         training: TrainingOptions,
         task: AbstractTask,
-        model: nn.Module,
+        model: AbstractModel,
         fabric: Fabric,
         teacher: nn.Module | None,
     ):

@@ -1,6 +1,6 @@
-"""What a cell costs in training that torch has no operator for, by every means that torch has to run a loop over time.
+"""What a cell costs in training that torch has no operator for: the native loop, and every means that torch has.
 
-python benchmarks/time_loop_alternatives.py [--turns 5] [--cells NAME...] [--only NAME...]
+python benchmarks/time_loop.py [--turns 5] [--cells NAME...] [--only NAME...]
 
 A step is forward and backward (all parameters and the input) of one layer: 784 steps, batch 64, input and hidden size
 128, one thread. Steps alternate with those of an `nn.LSTM` with the same input whose hidden size makes its
@@ -9,8 +9,8 @@ median of the ratios of neighbours, with its quartiles. What the first call take
 compiling, stands apart. A contender that fails, or is not done in two minutes, is a row with its error. Rows that are
 not asked for are kept as the file has them, each with the machine's load at its time.
 
-`CONTENDERS` is the table: a function from a cell to one that maps input and first state to all outputs. Another way to
-run the loop is one more entry.
+`CONTENDERS` is the table: a function from a cell to one that maps input and first states to all outputs. Those of torch
+are written for cells of one state.
 """
 
 import argparse
@@ -30,41 +30,41 @@ from torch._higher_order_ops.scan import scan as torch_scan
 from torch._higher_order_ops.while_loop import while_loop as torch_while_loop
 
 from compactrnn._machine import describe_machine
-from compactrnn.cells import MGU
-from compactrnn.layers import scan
+from compactrnn.cells import GILR, MGU, DuRNN, IndRNN, MinGRU
+from compactrnn.layers import scan, time_loop
 from compactrnn.layers.sequence import Steps
 
 STEPS, BATCH, SIZE = 784, 64, 128
 LIMIT = 120
-Run = Callable[[Tensor, Tensor], Tensor]
+Run = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
 
-class IndRNN(nn.Module):
-    """h' = relu(W x + b + u * h), by hand."""
-
-    def __init__(self, input_size: int, hidden_size: int):
-        super().__init__()
-        self.input = nn.Linear(input_size, hidden_size)
-        self.hidden_weight = nn.Parameter(torch.rand(hidden_size))
-        self.project = self.input.forward
-
-    def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        h = torch.relu(projected + self.hidden_weight * states[0])
-        return h, (h,)
-
-    def macs(self) -> int:
-        return self.input.weight.numel() + self.hidden_weight.numel()
+CELLS = {cell.__name__: cell for cell in (MGU, IndRNN, DuRNN, GILR, MinGRU)}
 
 
-CELLS = {"MGU": lambda: MGU(SIZE, SIZE), "IndRNN": lambda: IndRNN(SIZE, SIZE)}
+def our_loop(kind: str) -> Callable[..., Run]:
+    def make(cell) -> Run:
+        def run(x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+            with time_loop(kind):
+                return scan(cell, Steps(x, None, x.shape[1]), states)[0]
+
+        return run
+
+    return make
 
 
-def python_loop(cell) -> Run:
-    return lambda x, h: scan(cell, Steps(x, None, x.shape[1]), (h,))[0]
+def one_state(make: Callable[..., Callable[[Tensor, Tensor], Tensor]]) -> Callable[..., Run]:
+    def of(cell) -> Run:
+        if len(cell.states) > 1:
+            raise NotImplementedError("written for cells of one state")
+        run = make(cell)
+        return lambda x, states: run(x, states[0])
+
+    return of
 
 
 def compiled_chunks(length: int) -> Callable[..., Run]:
-    def make(cell) -> Run:
+    def make(cell) -> Callable[[Tensor, Tensor], Tensor]:
         @torch.compile(fullgraph=True, dynamic=False)
         def chunk(projected: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
             outputs = []
@@ -85,7 +85,7 @@ def compiled_chunks(length: int) -> Callable[..., Run]:
     return make
 
 
-def scan_operator(cell) -> Run:
+def scan_operator(cell) -> Callable[[Tensor, Tensor], Tensor]:
     def combine(h: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         y, (h,) = cell.step(projected, (h,))
         return h, y.clone()
@@ -93,7 +93,7 @@ def scan_operator(cell) -> Run:
     return lambda x, h: torch_scan(combine, h, cell.project(x))[1]
 
 
-def while_operator(cell) -> Run:
+def while_operator(cell) -> Callable[[Tensor, Tensor], Tensor]:
     """The last output alone: a loop that keeps all would have to copy them in every turn."""
 
     def run(x: Tensor, h: Tensor) -> Tensor:
@@ -140,23 +140,26 @@ def indrnn_loop(projected: Tensor, h: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def scripted(cell) -> Run:
+def scripted(cell) -> Callable[[Tensor, Tensor], Tensor]:
     """Written anew for each cell: a script cannot take a module's `step` as it is."""
     if isinstance(cell, MGU):
         return lambda x, h: mgu_loop(cell.project(x), h, cell.forget.dense(), cell.candidate.dense())
-    return lambda x, h: indrnn_loop(cell.project(x), h, cell.hidden_weight)
+    if not isinstance(cell, IndRNN):
+        raise NotImplementedError("written for MGU and IndRNN")
+    return lambda x, h: indrnn_loop(cell.project(x), h, cell.recurrent)
 
 
 CONTENDERS: dict[str, Callable[..., Run]] = {
-    "Python loop": python_loop,
-    "torch.jit.script": scripted,
-    "torch.compile, 8 steps": compiled_chunks(8),
-    "torch.compile, 16 steps": compiled_chunks(16),
-    "torch.compile, 28 steps": compiled_chunks(28),
-    "scan operator": scan_operator,
-    "scan operator, compiled": compiled(scan_operator),
-    "while_loop operator": while_operator,
-    "while_loop operator, compiled": compiled(while_operator),
+    "native loop": our_loop("native"),
+    "Python loop": our_loop("plain"),
+    "torch.jit.script": one_state(scripted),
+    "torch.compile, 8 steps": one_state(compiled_chunks(8)),
+    "torch.compile, 16 steps": one_state(compiled_chunks(16)),
+    "torch.compile, 28 steps": one_state(compiled_chunks(28)),
+    "scan operator": one_state(scan_operator),
+    "scan operator, compiled": one_state(compiled(scan_operator)),
+    "while_loop operator": one_state(while_operator),
+    "while_loop operator, compiled": one_state(compiled(while_operator)),
     "associative_scan operator": associative_scan,
 }
 
@@ -168,7 +171,7 @@ def too_long(number: int, frame: object) -> None:
 def race(cell_name: str, name: str, turns: int) -> dict:
     torch.manual_seed(0)
     torch.compiler.reset()
-    cell = CELLS[cell_name]()
+    cell = CELLS[cell_name](SIZE, SIZE)
     hidden = round((math.sqrt(SIZE**2 + cell.macs()) - SIZE) / 2)
     lstm = nn.LSTM(SIZE, hidden)
     x = torch.randn(STEPS, BATCH, SIZE).requires_grad_()
@@ -186,8 +189,8 @@ def race(cell_name: str, name: str, turns: int) -> dict:
 
     signal.alarm(LIMIT)
     try:
-        run, h = CONTENDERS[name](cell), torch.zeros(BATCH, SIZE)
-        wanted = python_loop(cell)(x, h)
+        run, h = CONTENDERS[name](cell), cell.initial_states(BATCH)
+        wanted = CONTENDERS["Python loop"](cell)(x, h)
         got = run(x, h)
         last = wanted[-1] if got.dim() == 2 else wanted
         torch.testing.assert_close(got, last, rtol=1e-4, atol=1e-4)
@@ -212,7 +215,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "time_loop_alternatives.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "time_loop.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, too_long)
