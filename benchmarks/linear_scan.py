@@ -1,4 +1,5 @@
-"""What a linear scan costs with its gradient: ours, a plain loop in C, a loop in Python, torch's own means.
+"""What a linear scan costs with its gradient: ours, the native loop that runs any cell step by step, a plain loop in C,
+a loop in Python, torch's own means.
 
 python benchmarks/linear_scan.py [--seconds 4] [--out benchmarks/results/linear_scan.json]
 
@@ -26,8 +27,10 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.associative_scan import associative_scan
 
-from compactrnn import linear_scan
+from compactrnn import linear_scan, time_loop
 from compactrnn._machine import describe_machine
+from compactrnn.cells.base import AbstractCell, StateSpec
+from compactrnn.layers.loop import run_cell
 
 implementation = importlib.import_module("compactrnn.layers.linear_scan")  # the package has the function by this name
 
@@ -84,6 +87,31 @@ def torch_associative(a: Tensor, x: Tensor, initial: Tensor) -> Tensor:
     return product * initial + local
 
 
+class Recurrence(AbstractCell):
+    """The recurrence as a cell that reads a and x side by side."""
+
+    states = (StateSpec("h"),)
+
+    def state_sizes(self):
+        return (self.hidden_size,)
+
+    def project(self, x):
+        return x
+
+    def step(self, projected, states):
+        a, x = projected.chunk(2, dim=-1)
+        h = a * states[0] + x
+        return h, (h,)
+
+
+def native_loop(both: Tensor, initial: Tensor) -> Tensor:
+    with time_loop("native"):
+        return run_cell(CELLS[initial.shape[-1]], both, (initial,))[0]
+
+
+CELLS = {columns: Recurrence(2 * columns, columns) for columns in (4, 32, 128, 1024)}
+
+
 def with_threads(threads: int) -> Callable[..., Tensor]:
     def run(*arguments: Tensor) -> Tensor:
         implementation._threads = lambda h: threads
@@ -93,6 +121,7 @@ def with_threads(threads: int) -> Callable[..., Tensor]:
 
 
 CORES = len(os.sched_getaffinity(0))
+NATIVE = "native loop"
 ALL = f"ours, {CORES} threads"
 CONTENDERS = {
     "ours": with_threads(1),
@@ -112,17 +141,20 @@ def race(steps: int, columns: int, seconds: float) -> dict:
     x = torch.randn(steps, 1, columns, generator=generator).requires_grad_()
     initial = torch.randn(1, columns, generator=generator).requires_grad_()
     dh = torch.randn(steps, 1, columns, generator=generator)
+    both = torch.cat([a, x], dim=-1).detach().requires_grad_()
     copied = torch.empty(4, steps, columns), torch.empty(4, steps, columns)
 
     def step(name: str) -> tuple[float, float]:
         start, used = time.perf_counter(), time.process_time()
         if name == "floor":
             copied[0].copy_(copied[1])
+        elif name == NATIVE:
+            torch.autograd.grad(native_loop(both, initial), (both, initial), dh)
         else:
             torch.autograd.grad(CONTENDERS[name](a, x, initial), (a, x, initial), dh)
         return time.perf_counter() - start, time.process_time() - used
 
-    fast = ["floor", *(n for n in CONTENDERS if n not in SLOW)]
+    fast = ["floor", NATIVE, *(n for n in CONTENDERS if n not in SLOW)]
     slow = [n for n, (most, _) in SLOW.items() if steps * columns <= most and (steps <= 1 << 16 or n != "Python loop")]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in fast + slow}
     ratios: dict[str, list[float]] = {name: [] for name in fast + slow if name != "ours"}
