@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compactrnn.report.insert import insert
 from compactrnn.training.recipe import load_recipe
 from compactrnn.training.run_folder import RunFolder
 
@@ -24,7 +25,6 @@ POINTS = 40
 KEPT = ("metric", "test", "test_accuracy", "valid", "seed", "updates", "parameters", "recurrent_parameters", "seconds",
         "cpu_seconds", "solved", "ended_by", "threads", "machine", "recipe")  # fmt: skip
 TASKS = ("adding", "first_symbol", "mnist")
-_BETWEEN = re.compile(r"(<!-- results: begin.*?-->\n).*?(<!-- results: end -->)", re.DOTALL)
 
 
 def row_of(run: Path) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _machine(row: dict[str, Any]) -> str:
 
 def filled(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with the rows between its markers."""
-    return _BETWEEN.sub(lambda found: found[1] + section(rows) + found[2], page)
+    return insert(page, "results", section(rows))
 
 
 def load() -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ Only what stands between the markers changes.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from compactrnn.report.bench.show import number
+from compactrnn.report.insert import insert
 from compactrnn.report.plot import Point, bars_plot, roofline_plot
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,13 +21,12 @@ PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 ROOFLINE, BARS = ROOT / "docs" / "roofline.svg", ROOT / "docs" / "bench.svg"
 WEIGHTS = ("int8", "int4", "float32")
 PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
-_BETWEEN = re.compile(r"(<!-- bench: begin.*?-->\n).*?(<!-- bench: end -->)", re.DOTALL)
 
 
 def filled(page: str, report: dict[str, Any] | None, write: Callable[[dict[str, Any]], str]) -> str:
     """The page with what `write` says of the report between its markers; nothing there without a report."""
     text = "" if report is None else write(report)
-    return _BETWEEN.sub(lambda found: found[1] + text + found[2], page)
+    return insert(page, "bench", text)
 
 
 def summary(report: dict[str, Any]) -> str:

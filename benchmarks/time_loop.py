@@ -1,9 +1,9 @@
 """What a cell costs in training that torch has no operator for: the native loop, and every means that torch has.
 
-python benchmarks/time_loop.py [--turns 5] [--cells NAME...] [--only NAME...]
+python benchmarks/time_loop.py [--batch 64] [--turns 5] [--cells NAME...] [--only NAME...]
 
-A step is forward and backward (all parameters and the input) of one layer: 784 steps, batch 64, input and hidden size
-128, one thread. Steps alternate with those of an `nn.LSTM` with the same input whose hidden size makes its
+A step is forward and backward (all parameters and the input) of one layer: 784 steps, a batch of 64 or of one, input
+and hidden size 128, one thread. Steps alternate with those of an `nn.LSTM` with the same input whose hidden size makes its
 multiply-accumulates of a time step equal (4 h (h + 128) = those of the cell, to the nearest h); the figure is the
 median of the ratios of neighbours, with its quartiles. What the first call takes longer than the median of the others,
 compiling, stands apart. A contender that fails, or is not done in two minutes, is a row with its error. Rows that are
@@ -34,7 +34,8 @@ from compactrnn.cells import GILR, MGU, DuRNN, IndRNN, MinGRU
 from compactrnn.layers import scan, time_loop
 from compactrnn.layers.sequence import Steps
 
-STEPS, BATCH, SIZE = 784, 64, 128
+STEPS, SIZE = 784, 128
+BATCHES = (64, 1)
 LIMIT = 120
 Run = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 
@@ -168,14 +169,14 @@ def too_long(number: int, frame: object) -> None:
     raise TimeoutError(f"not done in {LIMIT} seconds")
 
 
-def race(cell_name: str, name: str, turns: int) -> dict:
+def race(cell_name: str, name: str, batch: int, turns: int) -> dict:
     torch.manual_seed(0)
     torch.compiler.reset()
     cell = CELLS[cell_name](SIZE, SIZE)
     hidden = round((math.sqrt(SIZE**2 + cell.macs()) - SIZE) / 2)
     lstm = nn.LSTM(SIZE, hidden)
-    x = torch.randn(STEPS, BATCH, SIZE).requires_grad_()
-    row = {"cell": cell_name, "loop": name, "macs": cell.macs(), "lstm_hidden_size": hidden}
+    x = torch.randn(STEPS, batch, SIZE).requires_grad_()
+    row = {"cell": cell_name, "loop": name, "batch": batch, "macs": cell.macs(), "lstm_hidden_size": hidden}
     row["load_of_the_machine"] = round(os.getloadavg()[0], 1)
     row["lstm_macs"] = 4 * hidden * (hidden + SIZE)
 
@@ -189,7 +190,7 @@ def race(cell_name: str, name: str, turns: int) -> dict:
 
     signal.alarm(LIMIT)
     try:
-        run, h = CONTENDERS[name](cell), cell.initial_states(BATCH)
+        run, h = CONTENDERS[name](cell), cell.initial_states(batch)
         wanted = CONTENDERS["Python loop"](cell)(x, h)
         got = run(x, h)
         last = wanted[-1] if got.dim() == 2 else wanted
@@ -213,6 +214,7 @@ def race(cell_name: str, name: str, turns: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batch", type=int, choices=BATCHES, default=BATCHES[0])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "time_loop.json")
@@ -220,17 +222,18 @@ def main() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, too_long)
     old = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
-    rows = {(row["cell"], row["loop"]): row for row in old}
+    rows = {(row["cell"], row["loop"], row["batch"]): row for row in old}
     for cell_name in arguments.cells:
         for name in arguments.only:
-            row = rows[cell_name, name] = race(cell_name, name, arguments.turns)
+            row = race(cell_name, name, arguments.batch, arguments.turns)
+            rows[cell_name, name, arguments.batch] = row
             print(row, flush=True)
             result = {
                 "what": "forward and backward of a layer, over nn.LSTM of equal MACs, alternating in one process",
-                "shape": {"steps": STEPS, "batch": BATCH, "input_size": SIZE, "hidden_size": SIZE},
+                "shape": {"steps": STEPS, "input_size": SIZE, "hidden_size": SIZE},
                 "threads": 1,
                 "machine": describe_machine(),
-                "rows": [rows[key] for key in itertools.product(CELLS, CONTENDERS) if key in rows],
+                "rows": [rows[key] for key in itertools.product(CELLS, CONTENDERS, BATCHES) if key in rows],
             }
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps(result, indent=2) + "\n")
