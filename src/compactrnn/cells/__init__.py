@@ -3,6 +3,7 @@
 from .base import AbstractCell as AbstractCell
 from .base import StateSpec as StateSpec
 from .base import UnitSet as UnitSet
+from .declaration import check_declaration as check_declaration
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
 from .gilr import GILR as GILR

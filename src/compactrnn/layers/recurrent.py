@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import check_positive, invalid
 from ..cells.base import AbstractCell
+from ..cells.declaration import check_declaration
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .scan import scan_layer
@@ -70,6 +71,8 @@ class Recurrent(nn.Module):
         width = input_size
         for size in sizes:
             row = [cell_class(width, size, **options) for _ in range(2 if bidirectional else 1)]
+            for cell in row:
+                check_declaration(cell)
             self.cells.append(nn.ModuleList(row))
             width = sum(cell.output_size for cell in row)
         self.to(device=device, dtype=dtype)

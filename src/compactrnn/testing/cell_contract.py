@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ..cells import AbstractCell, UnitSet
+from ..cells import AbstractCell, UnitSet, check_declaration
 from ..weights import AbstractWeight, LowRank
 
 STEPS, BATCH = 5, 3
@@ -32,6 +32,10 @@ class CellContract:
     def _cell(self, make_cell: Callable[..., AbstractCell], **options: object) -> AbstractCell:
         torch.manual_seed(0)
         return make_cell(4, 6, **options).double()
+
+    def test_declaration(self, make_cell: Callable[..., AbstractCell]):
+        """It names what the cell has, in sizes that agree."""
+        check_declaration(self._cell(make_cell))
 
     def test_step_takes_batches(self, make_cell: Callable[..., AbstractCell]):
         """Outputs and states have the declared sizes; the sequences of a batch do not see each other."""
@@ -153,11 +157,11 @@ class CellContract:
         structured = self._cell(make_cell, **specs)
         dense = self._cell(make_cell)
         with torch.no_grad():
-            for name in dense.weight_names():
-                if isinstance(weight := getattr(dense, name), AbstractWeight):
-                    weight.from_dense_(getattr(structured, name).dense())
-                else:
-                    weight.copy_(getattr(structured, name))
+            for name, child in dense.named_children():
+                if isinstance(child, AbstractWeight):
+                    child.from_dense_(getattr(structured, name).dense())
+            for name, parameter in dense.named_parameters(recurse=False):
+                parameter.copy_(getattr(structured, name))
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
         assert_close(_run(structured, x), _run(dense, x))
 

@@ -1,0 +1,95 @@
+"""Does a cell's declaration name what the cell has?"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .._errors import invalid
+from ..weights.base import AbstractWeight
+from .base import AbstractCell, StateSpec, UnitSet
+
+
+def check_declaration(cell: AbstractCell) -> None:
+    """Check that states and units name weights, vectors and sets that there are, of sizes that agree.
+
+    Whether it is also true, that no other row writes a unit and no other column reads it, takes running the cell:
+    `compactrnn.testing.CellContract`.
+
+    Raises:
+        ValueError: something is missing or of another size; the message names it.
+
+    >>> from compactrnn.cells import MGU
+    >>> cell = MGU(8, 16)
+    >>> cell.units = (UnitSet("h", written_by=("input", "forget", "candidate"), read_by=("forget",), output=True),)
+    >>> check_declaration(cell)
+    Traceback (most recent call last):
+    ValueError: MGU.units: got no reader of the 16 columns of 'candidate', wanted it in the read_by of a UnitSet, ...
+    """
+    name = type(cell).__name__
+    for field, kind in (("states", StateSpec), ("units", UnitSet)):
+        found = getattr(cell, field, None)
+        if not (isinstance(found, tuple) and found and all(isinstance(f, kind) for f in found)):
+            raise invalid(
+                f"{name}.{field}", got=repr(found), wanted=f"a tuple of {kind.__name__}: ({kind.__name__}(...),)"
+            )
+    sets = {units.name: units for units in cell.units}
+    for state in cell.states:
+        if state.units not in sets:
+            raise invalid(
+                f"{name}: units of the state {state.name!r}", got=repr(state.units), wanted=f"one of {[*sets]}"
+            )
+    if not cell.output_units():
+        raise invalid(f"{name}.units", got="no set with output=True", wanted="one at least, that the output is made of")
+    for units in cell.units:
+        _check_units(cell, units)
+    _check_weights(cell)
+
+
+def _check_units(cell: AbstractCell, units: UnitSet) -> None:
+    where = f"{type(cell).__name__}: UnitSet {units.name!r}"
+    for field in ("written_by", "read_by", "buffers"):
+        names = getattr(units, field)
+        if not isinstance(names, tuple):
+            raise invalid(f"{where}, {field}", got=repr(names), wanted='a tuple of names: ("hidden",)')
+        for name in names:
+            part = getattr(cell, name, ...)
+            if part is ...:
+                raise invalid(f"{where}, {field}", got=repr(name), wanted="the name of an attribute of the cell")
+            if field != "buffers" and part is not None and not isinstance(part, AbstractWeight):
+                vector = field == "written_by" and isinstance(part, nn.Parameter) and part.dim() == 1
+                if not vector:
+                    raise invalid(
+                        f"{where}, {field}: {name!r}",
+                        got=type(part).__name__,
+                        wanted="a weight made by build()" + (" or a vector" if field == "written_by" else ""),
+                    )
+    written = {n: part for n in units.written_by if (part := getattr(cell, n)) is not None}
+    if not any(isinstance(part, AbstractWeight) for part in written.values()):
+        raise invalid(f"{where}, written_by", got=repr(units.written_by), wanted="a weight among them")
+    count = cell.unit_count(units)
+    for name, part in written.items():
+        gates = f"{count} rows per gate, as the first weight has"
+        if isinstance(part, AbstractWeight) and part.rows != count:
+            hint = "build(gates * size, ..., gates=gates) makes a weight of several gates"
+            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.rows} rows per gate", wanted=gates, hint=hint)
+        if not isinstance(part, AbstractWeight) and part.numel() % count:
+            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.numel()} numbers", wanted=f"{count} per gate")
+    for name in units.read_by:
+        part = getattr(cell, name)
+        if part is not None and part.in_features != count:
+            raise invalid(f"{where}, read_by: {name!r}", got=f"{part.in_features} columns", wanted=f"{count}")
+
+
+def _check_weights(cell: AbstractCell) -> None:
+    where = f"{type(cell).__name__}.units"
+    writes = {n for units in cell.units for n in units.written_by}
+    reads = {n for units in cell.units for n in units.read_by}
+    for name, child in cell.named_children():
+        if not isinstance(child, AbstractWeight):
+            continue
+        if name not in writes:
+            got = f"no unit of the {child.out_features} rows of {name!r}"
+            raise invalid(where, got=got, wanted="it in the written_by of a UnitSet")
+        if name not in reads and name not in cell.reads_input:
+            got = f"no reader of the {child.in_features} columns of {name!r}"
+            raise invalid(where, got=got, wanted="it in the read_by of a UnitSet, or, if it reads x, in reads_input")
