@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
-from .loop import packed_loop, run_cell
+from .loop import run_cell, run_packed
 from .sequence import States, Steps
 
 
@@ -34,7 +34,7 @@ def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False
         cell.constrain_()
     projected = cell.project(steps.data)
     if steps.batch_sizes is not None:
-        return packed_loop(cell, projected, steps.batch_sizes.tolist(), states, reverse)
+        return run_packed(cell, projected, steps.batch_sizes, states, reverse)
     if not reverse:
         return run_cell(cell, projected, states)
     output, after = run_cell(cell, projected.flip(0), states)

@@ -7,6 +7,5 @@ native/loop, which `native` runs; `linear` is for steps that are linear in their
 from .choose import LoopReport as LoopReport
 from .choose import loop_report as loop_report
 from .choose import run_cell as run_cell
+from .choose import run_packed as run_packed
 from .choose import time_loop as time_loop
-from .plain import packed_loop as packed_loop
-from .plain import plain_loop as plain_loop

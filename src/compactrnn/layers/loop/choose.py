@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,7 +21,7 @@ from ..._errors import invalid
 from ...cells.base import AbstractCell
 from .linear import LinearLoop
 from .native import NativeLoop
-from .plain import plain_loop
+from .plain import packed_loop, plain_loop
 from .trace import NotTraceable, Step, trace_step
 from .values import ordered
 
@@ -63,6 +63,19 @@ class _Found:
     step: Step | None
     loops: dict[str, Loop]
     report: LoopReport
+
+    def run(
+        self, kind: str, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Outputs and last states; "states": the native loop, the states of all times among the outputs."""
+        assert self.step is not None
+        if kind == "states" and kind not in self.loops:
+            step, widths = self.step, [s.width for s in self.step.states]
+            self.loops[kind] = NativeLoop(
+                replace(step, outputs=[*step.outputs, *step.after], widths=[*step.widths, *widths])
+            )
+        with torch.autocast("cpu", enabled=False):
+            return self.loops[kind].run(projected, states, *self.step.prepare(cell))
 
 
 _found: weakref.WeakKeyDictionary[AbstractCell, _Found] = weakref.WeakKeyDictionary()
@@ -106,32 +119,60 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
 
 def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Outputs (time, batch, n) and last states, from projections and initial states, by the loop of choice."""
+    projected = _as_states(projected, states)
+    found, wanted = _choose(cell, projected, states)
+    if found is None:
+        return plain_loop(cell, projected, states)
+    narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
+    scanned = wanted == "scan" or (wanted == "auto" and narrow and len(projected) >= LONG)
+    (output,), after = found.run("scan" if scanned and "scan" in found.loops else "native", cell, projected, states)
+    return output, after
+
+
+def run_packed(
+    cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, states: tuple[Tensor, ...], reverse: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same for a packed batch: projections and outputs (sum of lengths, n), `batch_sizes[t]` of them at time t.
+
+    Sequences are laid side by side, each from its own start (or end), and what was computed beyond their ends is left.
+    """
+    projected = _as_states(projected, states)
+    found, _ = _choose(cell, projected, states)
+    if found is None:
+        return packed_loop(cell, projected, batch_sizes.tolist(), states, reverse)
+    time, row = (torch.arange(n) for n in (len(batch_sizes), states[0].shape[0]))
+    lengths = (batch_sizes[:, None] > row).sum(0)
+    there = time[:, None] < lengths
+    place = (lengths - 1 - time[:, None] if reverse else time[:, None].expand_as(there)) * len(row) + row
+    place, last = place[there], (lengths - 1) * len(row) + row
+    padded = projected.new_zeros(there.numel(), projected.shape[-1]).index_copy(0, place, projected)
+    (output, *stacks), _ = found.run("states", cell, padded.view(*there.shape, -1), states)
+    return output.flatten(0, 1)[place], tuple(stack.flatten(0, 1)[last] for stack in stacks)
+
+
+def _as_states(projected: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+    """Projections in the type of the states, which automatic casting makes another one."""
+    casts = torch.is_autocast_enabled(projected.device.type)
+    return projected.to(states[0].dtype) if casts else projected
+
+
+def _choose(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[_Found | None, Kind]:
+    """The cell's own loops, unless it must run in the plain one; and which kind is wanted."""
     wanted = _wanted.get()
     if wanted == "plain" or (wanted == "auto" and (len(projected) < 2 or not _is_plain([projected, *states]))):
-        return plain_loop(cell, projected, states)
+        return None, wanted
     found = _find(cell)
     if wanted not in ("auto", *found.report.kinds):
-        wanted_ = f"one of {('plain', *found.report.kinds)} for {found.report.cell}"
-        raise invalid("time_loop", got=repr(wanted), wanted=wanted_, hint=found.report.reason)
-    if found.step is None:
-        warnings.warn(
-            f"{found.report.reason}; so it runs in the plain loop over time, which gives the same numbers several times"
-            " slower (docs/extending.md says what a step may do)",
-            stacklevel=2,
-        )
-        return plain_loop(cell, projected, states)
-    kind = wanted
-    if wanted == "auto":
-        narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
-        kind = "scan" if "scan" in found.loops and narrow and len(projected) >= LONG else "native"
-    return _run(found.loops[kind], found.step, cell, projected, states)
-
-
-def _run(
-    loop: Loop, step: Step, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    (output,), after = loop.run(projected, states, *step.prepare(cell))
-    return output, after
+        kinds = f"one of {('plain', *found.report.kinds)} for {found.report.cell}"
+        raise invalid("time_loop", got=repr(wanted), wanted=kinds, hint=found.report.reason)
+    if found.step is not None:
+        return found, wanted
+    warnings.warn(
+        f"{found.report.reason}; so it runs in the plain loop over time, which gives the same numbers several times"
+        " slower (docs/extending.md says what a step may do)",
+        stacklevel=2,
+    )
+    return None, wanted
 
 
 def _is_plain(tensors: list[Tensor]) -> bool:
@@ -160,7 +201,10 @@ def _signature(cell: AbstractCell) -> Any:
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training":
                 parts.append((name, value if isinstance(value, int | float | str | bool | None | tuple) else id(value)))
-    parts += [(name, tensor.shape) for name, tensor in (*cell.named_parameters(), *cell.named_buffers())]
+    parts += [
+        (name, tensor.shape, tensor.dtype, tensor.device)
+        for name, tensor in (*cell.named_parameters(), *cell.named_buffers())
+    ]
     return parts
 
 
@@ -174,8 +218,9 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
             loops["native"] = NativeLoop(step)
             if linear := LinearLoop.of(step):
                 loops["scan"] = linear
-            for kind, loop in loops.items():
-                _check(cell, step, kind, loop)
+            found = _Found(signature, step, loops, LoopReport(type(cell).__name__, (), "", 0, 0, 0.0))
+            for kind in tuple(loops):
+                _check(cell, found, kind)
     except NotTraceable as error:
         loops, reason, step = {}, str(error), None
     values = ordered([*step.outputs, *step.after]) if step else []
@@ -207,7 +252,7 @@ def _trace(cell: AbstractCell) -> Step:
     return trace_step(cell, projected[0], states)
 
 
-def _check(cell: AbstractCell, step: Step, kind: str, loop: Loop) -> None:
+def _check(cell: AbstractCell, found: _Found, kind: str) -> None:
     """Compare results and gradients with the plain loop: a step may do what its graph cannot show."""
     projected, states = _sample(cell, 5, 2)
     given = [t.requires_grad_() for t in (projected, *states)]
@@ -223,7 +268,7 @@ def _check(cell: AbstractCell, step: Step, kind: str, loop: Loop) -> None:
         return [*(y.detach() for y in outputs), *grads]
 
     wanted = results(lambda p, s: plain_loop(cell, p, s))
-    got = results(lambda p, s: _run(loop, step, cell, p, s))
+    got = results(lambda p, s: _first(found.run(kind, cell, p, s)))
     for a, b in zip(wanted, got, strict=True):
         a, b = (torch.zeros(()) if t is None else t for t in (a, b))
         size = float(a.nan_to_num(0, 0, 0).abs().max())
@@ -232,3 +277,8 @@ def _check(cell: AbstractCell, step: Step, kind: str, loop: Loop) -> None:
                 f"{type(cell).__name__}.step: traced ({kind}), it gives other numbers or gradients than called; it must"
                 " depend on its arguments, parameters and buffers alone"
             )
+
+
+def _first(results: tuple[list[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    (output,), after = results
+    return output, after

@@ -33,11 +33,11 @@ class NativeLoop:
         inputs |= {v: Place(f"vector{v.key}") for v in step.vectors}
         pairs = list(enumerate(zip(step.after, step.states, strict=True)))
         roots = [Root(after, Place(f"state{i}", shift=1), before.width) for i, (after, before) in pairs]
-        self.outputs = {}
+        self.outputs: list[tuple[str, int]] = []
         for value, width in zip(step.outputs, step.widths, strict=True):
             same = next((f"state{i}" for i, v in enumerate(step.after) if v is value), None)
             name = same or f"output{len(self.outputs)}"
-            self.outputs[name] = width
+            self.outputs.append((name, width))
             roots += [] if same else [Root(value, Place(name), width)]
         self.forward = Program(roots, inputs)
 
@@ -142,14 +142,14 @@ class _Loop(torch.autograd.Function):
         for i, state in enumerate(states):
             buffers[f"state{i}"] = stack(state.shape[-1], 1)
             buffers[f"state{i}"][0] = state
-        buffers |= {name: stack(width) for name, width in loop.outputs.items() if name not in buffers}
+        buffers |= {name: stack(width) for name, width in loop.outputs if name not in buffers}
         if recording:
             buffers |= {name: stack(value.width) for name, value in loop.kept.items()}
             ctx.loop, ctx.names = loop, list(buffers)
             ctx.save_for_backward(*buffers.values(), *matrices)
             ctx.set_materialize_grads(False)
         _call(loop.recording if recording else loop.forward, buffers, matrices, [], False)
-        outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name in loop.outputs]
+        outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name, _ in loop.outputs]
         return *outputs, *(buffers[f"state{i}"][-1].clone() for i in range(count))
 
     @staticmethod
