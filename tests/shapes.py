@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.tasks.sequence_model import StepNorm
 
 
 class Tagger(nn.Module):
@@ -212,6 +213,37 @@ class Linear(nn.Module):
         return self.head(self.two(self.one(x)[0])[1][-1])
 
 
+class BatchNormed(nn.Module):
+    """torch's batch norm, which has channels second, between two layers and before the head, there without vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.LSTM(6, 16, batch_first=True)
+        self.norm = nn.BatchNorm1d(16)
+        self.two = cr.Recurrent(cr.IndRNN, 16, 16, batch_first=True, steps=7)
+        self.last_norm = nn.BatchNorm1d(16, affine=False)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        y = self.norm(self.one(x)[0].transpose(1, 2)).transpose(1, 2)
+        return self.head(self.last_norm(self.two(y)[0][:, -1]))
+
+
+class StepNormed(nn.Module):
+    """The norm of sequence models, after an IndRNN and after a DuRNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = cr.Recurrent(cr.IndRNN, 6, 16, batch_first=True, steps=7)
+        self.norm = StepNorm(16)
+        self.two = cr.Recurrent(cr.DuRNN, 16, 16, batch_first=True, short_size=12)
+        self.last_norm = StepNorm(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.last_norm(self.two(self.norm(self.one(x)[0]))[0]))
+
+
 def example(model, batch=2, steps=7):
     """An input that `model` takes."""
     if isinstance(model, Tagger):
@@ -221,5 +253,5 @@ def example(model, batch=2, steps=7):
 
 SHAPES = [
     Tagger, Stacked, Skip, Attention, Residual, Normed, LastState, Twice, Gated, Convolved, Bidirectional, Projected,
-    Independent, Dual, DualResidual, Linear,
+    Independent, Dual, DualResidual, Linear, BatchNormed, StepNormed,
 ]  # fmt: skip

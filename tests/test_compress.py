@@ -11,7 +11,9 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.compress.groups import Part
 from compactrnn.testing import CompressorContract
-from shapes import SHAPES, Bidirectional, Gated, Normed, Projected, Residual, Stacked, Tagger, Twice, example
+from shapes import (
+    SHAPES, BatchNormed, Bidirectional, Gated, Normed, Projected, Residual, Stacked, StepNormed, Tagger, Twice, example,
+)  # fmt: skip
 
 
 def output(model, x):
@@ -95,6 +97,64 @@ def test_units_whose_readers_are_unknown_go_only_when_written_as_zero(shape):
     group.fade_(factors)
     assert sizes(pruner.report()) == [14]
     assert close(model, pruner.shrink(), x)
+
+
+def settled(shape):
+    """A model of which no statistic and no vector is what a new one has."""
+    torch.manual_seed(9)
+    model = shape()
+    for name, tensor in model.state_dict().items():
+        if "norm" in name and tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    return model
+
+
+@pytest.mark.parametrize("shape", [BatchNormed, StepNormed])
+def test_the_vectors_of_a_norm_are_cut_with_its_units(shape):
+    model = settled(shape)
+    x = example(model, 4)
+    pruner = cr.GroupLasso(model, x, strength=0.0)
+    kept = {}
+    for group in pruner.groups:
+        factors = (torch.rand(group.count) > 0.5).float()
+        group.fade_(factors)
+        kept[group.name] = factors.bool()
+    small = pruner.shrink()
+    before, after = model.state_dict(), small.state_dict()
+    for norm, name in (("norm", "one[0].h"), ("last_norm", "two[0].l" if shape is StepNormed else "two[0].h")):
+        for vector in ("weight", "bias", "running_mean", "running_var"):
+            if (key := f"{norm}.{vector}") in before:
+                assert torch.equal(after[key], before[key][kept[name]])
+    assert small.norm.weight.requires_grad and close(model, small, x)
+    torch.testing.assert_close(small.train()(x), model.train()(x), rtol=1e-4, atol=1e-5)  # statistics are per unit
+
+
+@pytest.mark.parametrize("shape", [BatchNormed, StepNormed])
+def test_a_unit_that_is_zero_before_a_norm_is_still_heard_after_it(shape):
+    model = settled(shape)
+    x = example(model)
+    pruner = cr.GroupLasso(model, x, strength=0.0)
+    group = pruner.groups[0]
+    factors = torch.ones(16)
+    factors[[2, 3]] = 0
+    for part in (*group.writers, *group.biases):
+        part.scale_(factors)
+    assert sizes(pruner.report())[0] == 16
+    assert close(model, pruner.shrink(), x)
+
+
+def test_a_norm_that_is_used_elsewhere_too_keeps_its_width():
+    class Model(BatchNormed):
+        def forward(self, x):
+            return super().forward(x) + self.norm.weight.prod()
+
+    model = settled(Model)
+    x = example(model)
+    pruner = cr.GroupLasso(model, x, strength=0.0)
+    pruner.groups[0].fade_((torch.arange(16) < 8).float())
+    small = pruner.shrink()
+    assert small.one.layer.hidden_size == 8 and small.norm.num_features == 16
+    assert close(model, small, x)
 
 
 def test_a_model_that_is_not_to_shrink_stays_and_is_not_touched():

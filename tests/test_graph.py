@@ -24,6 +24,8 @@ class Head(nn.Module):
         self.lstm = nn.LSTM(6, 16, batch_first=True)
         self.head = nn.Linear(width, 3)
         self.scale = nn.Parameter(torch.rand(16))
+        self.norm = nn.BatchNorm1d(16)
+        self.register_buffer("shift", torch.rand(16))
         self.read = read
 
     def forward(self, x):
@@ -65,6 +67,59 @@ def test_every_unit_is_read_by_its_own_column(read):
     (reader,) = units.readers
     assert reader.name == "head.weight"
     assert sorted(reader.labels.tolist()) == list(labels)
+
+
+@pytest.mark.parametrize(
+    ("read", "followers"),
+    [
+        (lambda h, m: h * m.scale, {"scale"}),
+        (lambda h, m: (h - m.shift) * torch.rsqrt(m.scale + 1), {"scale", "shift"}),
+        (lambda h, m: h * (m.scale * m.shift[None, None]), {"scale"}),
+        (lambda h, m: h * m.scale.sum(), set()),
+        (lambda h, m: h.flatten(0, 1) * m.norm.weight, {"norm.weight"}),
+        (
+            lambda h, m: m.norm(h.transpose(1, 2)).transpose(1, 2),
+            {f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var")},
+        ),
+    ],
+)
+def test_vectors_with_an_entry_per_unit_follow_the_units(read, followers):
+    _, units = follow(Head(read))
+    assert not units.escaped and not units.pinned
+    assert {f.name for f in units.followers} == followers
+    labels = units.ranges[next(iter(units.ranges))]
+    assert all(f.axis == 0 and f.labels.tolist() == list(labels) for f in units.followers)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda h, m: h * m.scale + m.scale.sum(),
+        lambda h, m: h * m.scale * m.scale.flip(0).softmax(0).sum(),
+        lambda h, m: (h * m.scale) * (m.scale + 1).prod(),
+    ],
+)
+def test_a_vector_with_a_use_beside_the_units_is_pinned(read):
+    _, units = follow(Head(read))
+    assert {f.name for f in units.followers} == units.pinned == {"scale"}
+
+
+@pytest.mark.parametrize(
+    ("read", "shifted"),
+    [
+        (lambda h, m: torch.tanh(h) * m.scale, False),
+        (lambda h, m: h.masked_fill(m.scale > 0.5, 0), False),
+        (lambda h, m: h.masked_fill(m.scale > 0.5, 1), True),
+        (lambda h, m: h + 1, True),
+        (lambda h, m: torch.sigmoid(h), True),
+        (lambda h, m: h.softmax(1), True),
+        (lambda h, m: 1 / h, True),
+        (lambda h, m: m.norm(h.transpose(1, 2)).transpose(1, 2), True),
+    ],
+)
+def test_a_unit_that_is_zero_may_be_heard(read, shifted):
+    _, units = follow(Head(read))
+    assert units.shifted == (set(units.ranges[next(iter(units.ranges))]) if shifted else set())
 
 
 def test_permuted_columns_are_followed():

@@ -60,6 +60,7 @@ class Group:
     readers: list[Part] = field(default_factory=list)
     reader_names: list[str] = field(default_factory=list)
     escaped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    shifted: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     reason: str = ""
 
     @property
@@ -105,6 +106,7 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
                 labels = units.ranges[key, layer, unit_set.name]
                 group = Group(leaf, layer, unit_set.name, labels)
                 group.escaped = torch.tensor([label in units.escaped for label in labels])
+                group.shifted = torch.tensor([label in units.shifted for label in labels])
                 group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
                 for cell in row:
                     _own_parts(group, cell)

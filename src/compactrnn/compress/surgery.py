@@ -24,7 +24,8 @@ def find_dead(groups: list[Group]) -> dict[str, Tensor]:
     """Which units of each group can go: (count,) bool by group name.
 
     A unit is dead when all its outgoing weights are zero and all its readers are known, or when it is written as
-    exactly zero. A reader's rows that belong to dead units do not count. One unit a group always stays.
+    exactly zero, unless known readers hear something else by then (a norm has shifted it). A reader's rows that belong
+    to dead units do not count. One unit a group always stays.
     """
     dead = {g.name: torch.zeros(g.count, dtype=torch.bool) for g in groups}
     rows_of = {id(p.weight): (g, p) for g in groups for p in g.writers}
@@ -35,7 +36,7 @@ def find_dead(groups: list[Group]) -> dict[str, Tensor]:
                 (_live_squares(p, rows_of, dead, group.count) for p in group.readers), torch.zeros(group.count)
             )
             incoming = sum((p.squares(group.count) for p in (*group.writers, *group.biases)), torch.zeros(group.count))
-            silent = (incoming == 0) & _rests_at_zero(group)
+            silent = (incoming == 0) & (group.escaped | ~group.shifted) & _rests_at_zero(group)
             dead[group.name] = ((outgoing == 0) & ~group.escaped) | silent
             if dead[group.name].all():
                 dead[group.name][0] = False
@@ -151,14 +152,14 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             outputs = [states[-1].index(u.name) for u in cells[-1][0].output_units()]
             narrow = Scattered(narrow, kept, layer, old, outputs)
         small = _replace(small, layer, narrow)
-    for name in {r.name for r in plan.units.readers}:
-        _cut_parameter(small, name, plan)
+    for name in {use.name for use in (*plan.units.readers, *plan.units.followers)}:
+        _cut_tensor(small, name, plan)
     return small
 
 
-def _cut_parameter(model: nn.Module, name: str, plan: Plan) -> None:
-    uses = [r for r in plan.units.readers if r.name == name]
-    cut = plan.cut([r.labels for r in uses])
+def _cut_tensor(model: nn.Module, name: str, plan: Plan) -> None:
+    uses = [use for use in (*plan.units.readers, *plan.units.followers) if use.name == name]
+    cut = plan.cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
     if cut is None or (cut.any() and name in plan.units.pinned):
         raise ValueError(f"{name} is read in several ways, with different columns to cut")
     if not cut.any():
@@ -167,10 +168,9 @@ def _cut_parameter(model: nn.Module, name: str, plan: Plan) -> None:
     owner = model.get_submodule(path)
     old = getattr(owner, attribute)
     keep = (~cut).nonzero().flatten().to(old.device)
-    setattr(
-        owner, attribute, nn.Parameter(old.detach().index_select(uses[0].axis, keep), requires_grad=old.requires_grad)
-    )
-    for size in ("in_features", "in_channels"):
+    new = old.detach().index_select(uses[0].axis, keep)
+    setattr(owner, attribute, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+    for size in ("in_features", "in_channels", "num_features"):
         if getattr(owner, size, None) == len(cut):
             setattr(owner, size, len(keep))
 

@@ -124,6 +124,7 @@ class Trace:
     nodes: list[torch.fx.Node]
     constants: dict[str, Tensor]
     parameters: dict[str, str]
+    buffers: dict[str, str]
     inputs: list[str]
     outputs: list[Any]
     leaves: dict[int, Leaf]
@@ -245,6 +246,7 @@ def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], 
         nodes=[n for n in program.graph.nodes if n.op == "call_function"],
         constants={node: stored[name].detach() for node, name in named.items()},
         parameters=dict(signature.inputs_to_parameters),
+        buffers=dict(signature.inputs_to_buffers),
         inputs=[str(name) for name in signature.user_inputs],
         outputs=list(results[len(results) - len(signature.user_outputs) :]),
         leaves=leaves,

@@ -8,6 +8,9 @@ The graph is run with an integer label per element: the unit that the element ca
 
 Data movement runs on the labels themselves. A unit whose label ever becomes `MIXED`, or reaches the model's output,
 *escapes*: its readers cannot all be named. Nothing is guessed: an unknown operation makes its operands escape.
+
+What scales or shifts a unit on the way to its readers, such as the vectors of a batch norm, *follows* it: it has an
+entry for the unit that goes when the unit goes.
 """
 
 from __future__ import annotations
@@ -38,17 +41,28 @@ SAME = frozenset(
 )
 PRODUCTS = frozenset(["mul", "div"])
 SUMS = frozenset(["add", "sub", "rsub", "maximum", "minimum", "lerp"])
+ENTRYWISE = SAME | PRODUCTS | SUMS
 REDUCTIONS = frozenset(["sum", "mean", "amax", "amin", "cumsum"])
 SOFTMAXES = frozenset(["softmax", "_softmax", "log_softmax", "_log_softmax"])
 WEIGHTED = frozenset(["linear", "convolution", "conv1d"])
 FRESH = frozenset("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty".split())
 PADS = frozenset(["pad", "constant_pad_nd"])
 INDEXED = frozenset(["index", "index_select", "gather"])
+BATCH_NORMS = frozenset(["_native_batch_norm_legit_no_training"])
 
 
 @dataclass
 class Reader:
     """Entry `columns[i]` along `axis` of parameter `name` multiplies the unit labelled `labels[i]` (0: no unit)."""
+
+    name: str
+    axis: int
+    labels: Tensor
+
+
+@dataclass
+class Follower:
+    """Entry i along the last axis of parameter or buffer `name` scales or shifts the unit labelled `labels[i]`."""
 
     name: str
     axis: int
@@ -65,11 +79,17 @@ class Consumer:
 
 @dataclass
 class Units:
-    """What the graph tells: labels per (leaf key, layer, unit set), their readers, and the labels that escape."""
+    """What the graph tells: labels per (leaf key, layer, unit set), their readers, and the labels that escape.
+
+    A unit in `shifted` is heard by its readers even while it is zero. A tensor in `pinned` has a use of another kind
+    beside those that are listed.
+    """
 
     ranges: dict[tuple[int, int, str], range] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
+    shifted: set[int] = field(default_factory=set)
     escaped: set[int] = field(default_factory=set)
     reasons: dict[int, str] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
@@ -79,6 +99,10 @@ class Units:
         for label in labels[labels > 0].unique().tolist():
             self.escaped.add(label)
             self.reasons.setdefault(label, reason)
+
+    def shifts(self, labels: Tensor) -> None:
+        """Note that the units in `labels`, when zero, do not reach their readers as zero."""
+        self.shifted.update(labels[labels > 0].unique().tolist())
 
 
 def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
@@ -95,15 +119,19 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
     inputs = dict(zip(trace.inputs, example_inputs, strict=True))
     labels = {n: torch.full(t.shape, CONSTANT, dtype=torch.long) for n, t in trace.constants.items()}
     labels |= {n: torch.full(t.shape, DATA, dtype=torch.long) for n, t in inputs.items()}
+    labeller = _Labeller(trace, units, {**trace.constants, **inputs, **values})
     with torch.no_grad():
-        results = trace.interpret(_Labeller(trace, units, values, inputs).visit, labels)
+        results = trace.interpret(labeller.visit, labels)
+    labeller.pin_other_uses()
     _mark_outputs(trace, units, results)
     return units
 
 
 class _Labeller:
-    def __init__(self, trace: Trace, units: Units, values: dict[str, Any], inputs: dict[str, Tensor]):
-        self.trace, self.units, self.values, self.inputs = trace, units, values, inputs
+    def __init__(self, trace: Trace, units: Units, values: dict[str, Any]):
+        self.trace, self.units, self.values = trace, units, values
+        self.stored = {**trace.parameters, **trace.buffers}
+        self.followed: dict[torch.fx.Node, set[torch.fx.Node]] = {}  # by which of its users
 
     def visit(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         """The labels of the node's result from the labels of its operands."""
@@ -130,13 +158,21 @@ class _Labeller:
             return torch.constant_pad_nd(args[0], args[1], CONSTANT)
         elif name in PRODUCTS or name in SUMS:
             return self._elementwise(operands, shaped, node, additive=name in SUMS)
+        elif name in BATCH_NORMS:
+            result = self._batch_norm(node, args, shaped)
         elif name in SAME:
+            if _carries(args[0]) and not self._keeps_zero(node):
+                self.units.shifts(args[0])
             return args[0].expand(shaped.shape).clone()
         elif name == "masked_fill" and not _carries(args[1]):
+            if self.values_of(node)[2] != 0:
+                self.units.shifts(args[0])
             return args[0].expand(shaped.shape).clone()
         elif name == "where" and not _carries(args[0]):
             return self._elementwise(operands[1:], shaped, node, additive=True)
         elif name in REDUCTIONS or name in SOFTMAXES:
+            if name in SOFTMAXES:
+                self.units.shifts(args[0])
             result = self._reduce(args, kwargs, shaped)
         return self._unknown(node, operands, shaped) if result is None else result
 
@@ -191,8 +227,7 @@ class _Labeller:
 
     def values_of(self, node: torch.fx.Node) -> tuple:
         """The true values of a node's arguments."""
-        known = {**self.trace.constants, **self.inputs, **self.values}
-        return map_arg(node.args, lambda n: known[n.name])
+        return map_arg(node.args, lambda n: self.values[n.name])  # pyright: ignore
 
     def _matmul(self, a: Tensor, b: Tensor, shaped: Tensor) -> Tensor | None:
         """A sum over time or over heads, with weights that carry no unit, keeps each column's label."""
@@ -226,7 +261,53 @@ class _Labeller:
             none = torch.minimum(result, other)
             result = torch.where(unit > 0, unit, none)
             result[clash] = MIXED
+        if additive or (operation(node) == "div" and any(_carries(o) for o in operands[1:])):
+            self.units.shifts(result)
+        self._follow_vectors(node, node.all_input_nodes, result)
         return result
+
+    def _batch_norm(self, node: torch.fx.Node, args: tuple, shaped: Any) -> Any:
+        """With running statistics: each channel, axis 1, is scaled and shifted by its entry of every vector."""
+        x, vectors = args[0], [a for a in node.args[1:5] if isinstance(a, torch.fx.Node)]
+        columns = _columns(x.transpose(1, -1))
+        if columns is None or any((a != CONSTANT).any() for a in _tensors(args[1:5])):
+            return None
+        self.units.shifts(x)
+        self._follow_vectors(node, vectors, columns)
+        return [x.clone(), *_filled(shaped[1:], CONSTANT)]
+
+    def _follow_vectors(self, user: torch.fx.Node, operands: list[torch.fx.Node], labels: Tensor) -> None:
+        """What is stored with one entry per column, and meets the columns `labels` in `user`, follows them."""
+        columns = _columns(labels) if _carries(labels) else None
+        if columns is None:
+            return
+        for node in operands:
+            if self.values[node.name].shape[-1:] != columns.shape:
+                continue
+            if name := self.stored.get(node.name):
+                self.units.followers.append(Follower(name, self.values[node.name].dim() - 1, columns))
+            elif node.op == "call_function" and operation(node) in ENTRYWISE:
+                self._follow_vectors(node, node.all_input_nodes, columns)
+            else:
+                continue
+            self.followed.setdefault(node, set()).add(user)
+
+    def pin_other_uses(self) -> None:
+        """Pin what follows units at one place and is used at another, where the units are not."""
+        for node, users in self.followed.items():
+            if set(node.users) - users:
+                self._pin_below(node)
+
+    def _pin_below(self, node: torch.fx.Node) -> None:
+        if name := self.stored.get(node.name):
+            self.units.pinned.add(name)
+        for argument in node.all_input_nodes:
+            self._pin_below(argument)
+
+    def _keeps_zero(self, node: torch.fx.Node) -> bool:
+        first, *rest = self.values_of(node)
+        kwargs = map_arg(node.kwargs, lambda n: self.values[n.name])
+        return not node.target(torch.zeros_like(first), *rest, **kwargs).any()  # pyright: ignore
 
     def _reduce(self, args: tuple, kwargs: dict, shaped: Tensor) -> Tensor | None:
         x = args[0]
