@@ -12,8 +12,19 @@ import compactrnn as cr
 from compactrnn.compress.groups import Part
 from compactrnn.testing import CompressorContract
 from shapes import (
-    SHAPES, BatchNormed, Bidirectional, Gated, Normed, Projected, Residual, Stacked, StepNormed, Tagger, Twice, example,
-)  # fmt: skip
+    SHAPES,
+    BatchNormed,
+    Bidirectional,
+    Gated,
+    Normed,
+    Projected,
+    Residual,
+    Stacked,
+    StepNormed,
+    Tagger,
+    Twice,
+    example,
+)
 
 
 def output(model, x):

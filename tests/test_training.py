@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,15 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from compactrnn import ModelFileError
+from compactrnn import Engine, ModelFileError
 from compactrnn.tasks.sequence_model import SequenceModel
 from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
+from compactrnn.training.pack_run import pack_run
 from compactrnn.training.progress import Silent
 from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
 from compactrnn.training.recipe import OptimizerOptions, ScheduleOptions, load_recipe, recipe_from
-from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.rehearsal import check_shrinks
+from compactrnn.training.run_folder import RunFolder, build_task
 from compactrnn.training.schedule import LearningRate
 from compactrnn.training.train import train
 
@@ -374,3 +377,54 @@ def test_recipes_name_their_task():
         recipe_from({"task": {"name": "adding", "level": "word"}, "phases": {"train": {"updates": 1}}})
     with pytest.raises(ValueError, match=r"model\.embedding"):
         recipe_from({"task": {"name": "adding"}, "model": {"embedding": 3}, "phases": {"train": {"updates": 1}}})
+
+
+def compressing(**model):
+    return {
+        "task": {"name": "adding", "steps": 8, "valid": 32, "test": 32},
+        "model": {"hidden": [12, 8], "norm": "batch", **model},
+        "training": {"batch_size": 8, "evaluate_every": 10, "threads": 1},
+        "phases": {
+            "train": {"updates": 10},
+            "compress": {"updates": 20, "compress": {"keep": 0.5, "steps": 15}},
+            "tune": {"updates": 10},
+        },
+    }
+
+
+@pytest.mark.parametrize("cell", ["IndRNN", "DuRNN", "LSTM"])
+def test_a_compress_phase_cuts_batch_norms_and_leaves_a_model_of_the_recipe(cell, tmp_path):
+    result = train(recipe_from(compressing(cell=cell)), tmp_path / "run")
+    model, task, _ = RunFolder(tmp_path / "run").load()
+    assert model.layer_sizes() == (6, 4) and len(model.norms[0].running_mean) == 6
+    assert task.evaluate(model, "test") == result["test"]
+    pack_run(tmp_path / "run", tmp_path / "model.crnn", "float32")
+    engine = Engine(tmp_path / "model.crnn")
+    assert task.evaluate_engine(engine, "test") == pytest.approx(result["test"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"hidden": [8, 8], "residual": True}, r"layers\.\d.*add"),
+        ({"cell": "DuRNN", "cell_options": {"short_size": 6}}, r"layers\.0.*shape"),
+        ({"hidden_weight": {"kind": "Kronecker", "out_block": 4, "in_block": 4}}, "a multiple of out_block=4"),
+        ({"hidden_weight": {"kind": "Kronecker", "out_block": 2, "in_block": 2}}, r"layers\.0.*in place of None"),
+    ],
+)
+def test_a_compress_phase_that_could_not_be_saved_is_refused_before_the_training(model, words, tmp_path):
+    with pytest.raises(ValueError, match=rf"^phases\.compress\.compress: got .*{words}.*, wanted"):
+        train(recipe_from(compressing(**model)), tmp_path / "run")
+    assert not (tmp_path / "run" / "phases").exists()
+
+
+def test_the_rehearsal_of_a_compress_phase_draws_no_random_numbers():
+    recipe = recipe_from(compressing())
+    task = build_task(recipe)
+    model = task.build_model(recipe.model)
+    state, weights = get_random_state(), {n: t.clone() for n, t in model.state_dict().items()}
+    compress = recipe.phases["compress"].compress
+    assert compress is not None
+    check_shrinks(model, task, asdict(recipe.model), compress, "compress")
+    assert torch.equal(torch.get_rng_state(), state["torch"])
+    assert all(torch.equal(t, weights[n]) for n, t in model.state_dict().items())

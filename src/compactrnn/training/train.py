@@ -25,6 +25,7 @@ from .phase import PhaseRun
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
 from .recipe import PhaseOptions, Recipe, recipe_from
+from .rehearsal import check_shrinks
 from .run_folder import RunFolder, build_task, load_phase, save_phase
 
 SOLVED = 5  # as many batches of training in a row without a mistake, as Martin and Cundy (2018) have it
@@ -75,6 +76,9 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """All phases that are not done yet; returns the result."""
         first, saved = self._restore()
+        for name, phase in list(self.recipe.phases.items())[first:]:
+            if phase.compress is not None:
+                check_shrinks(self.model, self.task, self.model_options, phase.compress, name)
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
                 if number and (saved is None or saved["run"] is None):

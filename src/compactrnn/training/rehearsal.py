@@ -1,0 +1,52 @@
+"""Whether what a compress phase leaves can be made again from the recipe, found out before the training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .._errors import UnsupportedModelError, invalid
+from ..tasks.base import AbstractModel, AbstractTask
+from .recipe import CompressOptions
+
+
+def check_shrinks(
+    model: AbstractModel, task: AbstractTask, model_options: Mapping[str, Any], compress: CompressOptions, phase: str
+) -> None:
+    """Shrink a copy of `model` as the phase might, and build the result from `model_options` with its sizes.
+
+    Raises:
+        ValueError: the two are not alike: the run could be trained, but not saved in a form that can be loaded.
+        UnsupportedModelError: the model cannot be followed.
+    """
+    from ..compress import GroupLasso
+
+    pruner = GroupLasso(copy.deepcopy(model), task.example_inputs(), strength=0.0)
+    for number, group in enumerate(pruner.groups):
+        # a penalty leaves of each set what it likes, so no two of them may have to be alike
+        kept = group.count - 1 - number if compress.keep is None else round(compress.keep * group.count)
+        group.fade_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
+    small = pruner.shrink()
+    assert isinstance(small, AbstractModel)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            again = task.build_model(task.model_options(**{**model_options, "hidden": small.layer_sizes()}))
+        except (ValueError, UnsupportedModelError) as error:
+            raise _refusal(phase, str(error)) from error
+    wanted, got = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (again, small))
+    if odd := [name for name in {**got, **wanted} if got.get(name) != wanted.get(name)]:
+        name = odd[0]
+        reason = next((f", as {g.name} is read by {g.reason}" for g in pruner.groups if g.reason), "")
+        raise _refusal(phase, f"{name}: shape {got.get(name)} in place of {wanted.get(name)}{reason}")
+
+
+def _refusal(phase: str, got: str) -> ValueError:
+    return invalid(
+        f"phases.{phase}.compress",
+        got=f"a model that would not be one of the recipe ({got})",
+        wanted="one that other sizes in model.hidden describe",
+        hint="leave out residual sums, a second size within a cell, and weights that cannot lose single rows",
+    )
