@@ -1,11 +1,12 @@
 """Loops over time that are faster than calling `step` again and again.
 
-`trace` makes a graph of `values` from a cell's step, `gradient` derives its gradient, `program` lays both out for
-native/loop, which `native` runs; `linear` is for steps that are linear in their state; `choose` says which one runs.
+`trace` makes a graph of `values` from a cell's step, operation by operation (`forms`); `gradient` derives its gradient;
+`program` lays both out for native/loop, which `native` runs; `linear` is for steps that are linear in their state,
+`packed` for sequences of several lengths; `plain` is the reference; `choose` says which one runs.
 """
 
 from .choose import LoopReport as LoopReport
 from .choose import loop_report as loop_report
 from .choose import run_cell as run_cell
-from .choose import run_packed as run_packed
 from .choose import time_loop as time_loop
+from .packed import run_packed as run_packed

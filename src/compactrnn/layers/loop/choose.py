@@ -21,7 +21,7 @@ from ..._errors import invalid
 from ...cells.base import AbstractCell
 from .linear import LinearLoop
 from .native import NativeLoop
-from .plain import packed_loop, plain_loop
+from .plain import plain_loop
 from .trace import NotTraceable, Step, trace_step
 from .values import ordered
 
@@ -119,8 +119,8 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
 
 def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Outputs (time, batch, n) and last states, from projections and initial states, by the loop of choice."""
-    projected = _as_states(projected, states)
-    found, wanted = _choose(cell, projected, states)
+    projected = as_states(projected, states)
+    found, wanted = own_loops(cell, projected, states)
     if found is None:
         return plain_loop(cell, projected, states)
     narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
@@ -129,34 +129,13 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
     return output, after
 
 
-def run_packed(
-    cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, states: tuple[Tensor, ...], reverse: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same for a packed batch: projections and outputs (sum of lengths, n), `batch_sizes[t]` of them at time t.
-
-    Sequences are laid side by side, each from its own start (or end), and what was computed beyond their ends is left.
-    """
-    projected = _as_states(projected, states)
-    found, _ = _choose(cell, projected, states)
-    if found is None:
-        return packed_loop(cell, projected, batch_sizes.tolist(), states, reverse)
-    time, row = (torch.arange(n) for n in (len(batch_sizes), states[0].shape[0]))
-    lengths = (batch_sizes[:, None] > row).sum(0)
-    there = time[:, None] < lengths
-    place = (lengths - 1 - time[:, None] if reverse else time[:, None].expand_as(there)) * len(row) + row
-    place, last = place[there], (lengths - 1) * len(row) + row
-    padded = projected.new_zeros(there.numel(), projected.shape[-1]).index_copy(0, place, projected)
-    (output, *stacks), _ = found.run("states", cell, padded.view(*there.shape, -1), states)
-    return output.flatten(0, 1)[place], tuple(stack.flatten(0, 1)[last] for stack in stacks)
-
-
-def _as_states(projected: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+def as_states(projected: Tensor, states: tuple[Tensor, ...]) -> Tensor:
     """Projections in the type of the states, which automatic casting makes another one."""
     casts = torch.is_autocast_enabled(projected.device.type)
     return projected.to(states[0].dtype) if casts else projected
 
 
-def _choose(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[_Found | None, Kind]:
+def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[_Found | None, Kind]:
     """The cell's own loops, unless it must run in the plain one; and which kind is wanted."""
     wanted = _wanted.get()
     if wanted == "plain" or (wanted == "auto" and (len(projected) < 2 or not _is_plain([projected, *states]))):

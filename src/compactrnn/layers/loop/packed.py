@@ -1,0 +1,61 @@
+"""Sequences of several lengths, packed into one batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...cells.base import AbstractCell
+from .choose import as_states, own_loops
+
+States = tuple[Tensor, ...]
+
+
+def run_packed(
+    cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    """Outputs and last states by the loop of choice; projections and outputs (sum of lengths, n), as a batch is packed.
+
+    `batch_sizes[t]` of them are at time t, the longest sequences first.
+
+    Sequences are laid side by side, each from its own start (or end), and what was computed beyond their ends is left.
+    """
+    projected = as_states(projected, states)
+    found, _ = own_loops(cell, projected, states)
+    if found is None:
+        return _plain_loop(cell, projected, batch_sizes.tolist(), states, reverse)
+    time, row = (torch.arange(n) for n in (len(batch_sizes), states[0].shape[0]))
+    lengths = (batch_sizes[:, None] > row).sum(0)
+    there = time[:, None] < lengths
+    place = (lengths - 1 - time[:, None] if reverse else time[:, None].expand_as(there)) * len(row) + row
+    place, last = place[there], (lengths - 1) * len(row) + row
+    padded = projected.new_zeros(there.numel(), projected.shape[-1]).index_copy(0, place, projected)
+    (output, *stacks), _ = found.run("states", cell, padded.view(*there.shape, -1), states)
+    return output.flatten(0, 1)[place], tuple(stack.flatten(0, 1)[last] for stack in stacks)
+
+
+def _plain_loop(
+    cell: AbstractCell, projected: Tensor, counts: list[int], states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    """The plain loop over a packed batch.
+
+    Sequences are sorted by length: `counts[t]` of them still run at time t. A sequence that is over keeps its states;
+    read backwards, it joins late.
+    """
+    pieces = list(projected.split(counts))
+    outputs: list[Tensor] = []
+    finished: list[States] = []
+    waiting = states
+    running = tuple(s[:0] for s in states) if reverse else states
+    for t in reversed(range(len(pieces))) if reverse else range(len(pieces)):
+        n, now = counts[t], len(running[0])
+        if n > now:
+            running = tuple(torch.cat([r, w[now:n]]) for r, w in zip(running, waiting, strict=True))
+        elif n < now:
+            finished.append(tuple(s[n:] for s in running))
+            running = tuple(s[:n] for s in running)
+        y, running = cell.step(pieces[t], running)
+        outputs.append(y)
+    if reverse:
+        outputs.reverse()
+    return torch.cat(outputs), tuple(torch.cat(parts) for parts in zip(running, *reversed(finished), strict=True))
