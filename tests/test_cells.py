@@ -4,10 +4,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.testing import assert_close
 
 import compactrnn as cr
-from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
+from compactrnn.cells import (
+    GILR,
+    GRU,
+    LSTM,
+    MGU,
+    DuRNN,
+    Elman,
+    IndRNN,
+    MinGRU,
+    StateSpec,
+    UnitSet,
+    check_declaration,
+)
 from compactrnn.testing import CellContract
 
 CELLS = [
@@ -395,3 +408,40 @@ def test_constraints_leave_a_graph_alone_that_is_still_to_go_backward(cell):
         for parameter in layer.parameters():
             parameter.mul_(5)
     (layer(torch.randn(6, 2, 3))[0].sum() + layer(torch.randn(6, 2, 3))[0].sum()).backward()
+
+
+READ, WRITTEN = ("forget", "candidate"), ("input", "input_bias", "forget", "candidate")
+
+
+@pytest.mark.parametrize(
+    "states, units, message",
+    [
+        (StateSpec("h"), None, "states: got StateSpec"),
+        (None, (UnitSet("x", WRITTEN, READ, output=True),), "units of the state 'h': got 'h', wanted one of"),
+        (None, (UnitSet("h", WRITTEN, READ),), "no set with output=True"),
+        (None, (UnitSet("h", "input", READ, output=True),), "written_by: got 'input', wanted a tuple of names"),
+        (None, (UnitSet("h", (*WRITTEN, "candidat"), READ, output=True),), "got 'candidat', wanted the name of"),
+        (None, (UnitSet("h", (*WRITTEN, "scale"), READ, output=True),), "'scale': got Parameter, wanted a weight"),
+        (None, (UnitSet("h", ("input_bias",), READ, output=True),), "wanted a weight among them"),
+        (None, (UnitSet("h", (*WRITTEN, "odd"), READ, output=True),), "'odd': got 5 numbers, wanted 6 per gate"),
+        (None, (UnitSet("h", WRITTEN, (*READ, "input"), output=True),), "'input': got 4 columns, wanted 6"),
+        (None, (UnitSet("h", WRITTEN[:-1], READ, output=True),), "no unit of the 6 rows of 'candidate'"),
+        (None, (UnitSet("h", WRITTEN, READ[:-1], output=True),), "no reader of the 6 columns of 'candidate'"),
+    ],
+)
+def test_a_declaration_that_does_not_fit_the_cell(states, units, message):
+    cell = MGU(4, 6)
+    cell.scale, cell.odd = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(5))
+    cell.states, cell.units = states or cell.states, units or cell.units
+    with pytest.raises(ValueError, match=message):
+        check_declaration(cell)
+
+
+def test_a_matrix_of_too_many_rows_is_no_set_of_gates():
+    class Wide(MGU):
+        def __init__(self, input_size, hidden_size):
+            super().__init__(input_size, hidden_size)
+            self.forget = cr.Dense().build(2 * hidden_size, hidden_size)
+
+    with pytest.raises(ValueError, match=r"'forget': got 12 rows per gate, wanted 6 .*gates=gates"):
+        cr.Recurrent(Wide, 4, 6)

@@ -296,8 +296,10 @@ UNTRACEABLE = {
     "softmax": lambda c, p, h: h.softmax(-1) + p.chunk(2, 1)[0],
     "rand_like": lambda c, p, h: h + torch.rand_like(h),
     "random numbers": lambda c, p, h: F.dropout(h, 0.5, True) + p.chunk(2, 1)[0],
+    "register_buffer": lambda c, p, h: h * torch.tensor(0.5) + p.chunk(2, 1)[0],
     "draws random numbers": lambda c, p, h: h + torch.rand(7) + p.chunk(2, 1)[0],
-    "DataDependent": lambda c, p, h: (h if h.sum() > 0 else -h) + p.chunk(2, 1)[0],
+    "Python code asks for numbers": lambda c, p, h: (h if h.sum() > 0 else -h) + p.chunk(2, 1)[0],
+    "a number out of a tensor": lambda c, p, h: h * c.alpha.item() + p.chunk(2, 1)[0],
     "cumsum": lambda c, p, h: h.cumsum(0) + p.chunk(2, 1)[0],
     "mul_": lambda c, p, h: h.mul_(0.5) + p.chunk(2, 1)[0],
     "t makes": lambda c, p, h: (h @ h.t()) @ h + p.chunk(2, 1)[0],
@@ -320,6 +322,22 @@ def test_what_cannot_be_traced_stays_in_the_plain_loop_and_says_why(reason):
             layer(x)
     with pytest.raises(ValueError, match="time_loop: got 'native'"), cr.time_loop("native"):
         layer(x)
+
+
+@pytest.mark.parametrize(
+    "result, message",
+    [
+        (lambda h: h, "got something else, wanted two results"),
+        (lambda h: (h, h), "wanted two results, the output and a tuple of states"),
+        (lambda h: (h, (h, h)), "got 2 new states, wanted 1, as `states` declares: h"),
+        (lambda h: (h, (h[:, :3],)), r"step, h: got \(2, 3\), wanted \(2, 7\)"),
+        (lambda h: (torch.cat([h, h], 1), (h,)), r"step, output: got \(2, 14\), wanted \(2, 7\)"),
+    ],
+)
+def test_a_step_that_gives_what_is_not_declared(result, message, monkeypatch):
+    monkeypatch.setattr(Wide, "step", lambda self, projected, states: result(states[0]))
+    with pytest.raises(ValueError, match=message):
+        cr.Recurrent(Wide, 3, 7, function=None)(torch.randn(4, 5, 3))
 
 
 def test_a_changed_option_is_traced_anew():

@@ -39,7 +39,7 @@ def check_declaration(cell: AbstractCell) -> None:
                 f"{name}: units of the state {state.name!r}", got=repr(state.units), wanted=f"one of {[*sets]}"
             )
     if not cell.output_units():
-        raise invalid(f"{name}.units", got="no set with output=True", wanted="one at least, that the output is made of")
+        raise invalid(f"{name}.units", got="no set with output=True", wanted="one, that the output is made of")
     for units in cell.units:
         _check_units(cell, units)
     _check_weights(cell)

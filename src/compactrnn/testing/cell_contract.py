@@ -99,7 +99,8 @@ class CellContract:
             _zero_columns(cell, units, k)
             before = _others(cell, units, k, x)
             _change_rows(cell, units, k)
-            assert_close(_others(cell, units, k, x), before, rtol=0, atol=1e-12)
+            missing = f"another unit still sees one of {units.name!r}: read_by or written_by leaves something out"
+            assert_close(_others(cell, units, k, x), before, rtol=0, atol=1e-12, msg=missing)
 
     def test_declared_writers_are_all(self, make_cell: Callable[..., AbstractCell]):
         """With its rows at those of another unit, a unit does the same as that one."""
@@ -118,7 +119,10 @@ class CellContract:
             values += [ys[..., _places(cell, units)]] if units.output else []
             assert values
             for value in values:
-                assert_close(value[..., 1], value[..., 0])
+                missing = (
+                    f"the rows of a unit of {units.name!r} do not say all that it does: written_by leaves some out"
+                )
+                assert_close(value[..., 1], value[..., 0], msg=missing)
 
     def test_select_is_exact_where_readers_are_zero(self, make_cell: Callable[..., AbstractCell]):
         """The cut cell gives the kept entries of the outputs and states; its declared sizes are its true ones."""

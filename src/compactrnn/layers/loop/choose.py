@@ -228,7 +228,29 @@ def _trace(cell: AbstractCell) -> Step:
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in cell.parameters()):
         raise NotTraceable(f"{type(cell).__name__}: parameters that are not float32 on the CPU")
     projected, states = _sample(cell, 1, 2)
+    _check_results(cell, projected[0], states)
     return trace_step(cell, projected[0], states)
+
+
+def _check_results(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> None:
+    """Refuse what the plain loop could run, but not rightly: other sizes, or h for (h,), of which a row is taken."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        result = cell.step(projected, tuple(s.clone() for s in states))
+    what = f"{type(cell).__name__}.step"
+    names = ", ".join(s.name for s in cell.states)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
+        raise invalid(
+            what, got="something else", wanted=f"two results, the output and a tuple of states: y, ({names},)"
+        )
+    y, after = result
+    if len(after) != len(states):
+        raise invalid(what, got=f"{len(after)} new states", wanted=f"{len(states)}, as `states` declares: {names}")
+    rows = len(projected)
+    wanted = [("output", cell.output_size), *zip((s.name for s in cell.states), cell.state_sizes(), strict=True)]
+    for tensor, (name, size) in zip((y, *after), wanted, strict=True):
+        if tensor.shape != (rows, size):
+            shape = tuple(tensor.shape)
+            raise invalid(f"{what}, {name}", got=shape, wanted=f"{(rows, size)}, a row each and the size in `units`")
 
 
 def _check(cell: AbstractCell, found: _Found, kind: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
 
 from ...cells.base import AbstractCell
@@ -86,6 +87,10 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
             traced = make_fx(run, tracing_mode="fake", pre_dispatch=True)(
                 [p.detach() for p in parts.values()], wide, *narrow
             )
+    except GuardOnDataDependentSymNode as error:
+        raise NotTraceable(
+            f"{class_name}.step: its Python code asks for numbers ({type(error).__name__}); torch.where chooses without"
+        ) from error
     except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
         raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     return _Reader(traced, list(parts), len(states), batch, class_name).read()
@@ -157,7 +162,9 @@ class _Reader:
         steady = dict.fromkeys(self.parts)
         for node in self.traced.graph.nodes:
             if node.op == "get_attr":
-                raise NotTraceable(f"{self.cell}.step: a tensor that is neither a parameter nor a buffer")
+                raise NotTraceable(
+                    f"{self.cell}.step: a tensor that is neither a parameter nor a buffer; register_buffer in __init__"
+                )
             if node.op != "call_function":
                 continue
             if not any(n in self.values for n in node.all_input_nodes):
@@ -236,11 +243,9 @@ class _Reader:
                 raise NotTraceable(f"{self.cell}.step: arrays of {found.width} and of {width} columns are combined")
             return found
         value = argument.meta["val"]
-        if (
-            not isinstance(value, Tensor)
-            or value.numel() not in (1, width)
-            or value.shape[-1:] not in ((), (1,), (width,))
-        ):
+        if not isinstance(value, Tensor):
+            raise NotTraceable(f"{self.cell}.step: a number out of a tensor (item(), float()); leave it a tensor")
+        if value.numel() not in (1, width) or value.shape[-1:] not in ((), (1,), (width,)):
             raise NotTraceable(f"{self.cell}.step: {_shape(value)} is combined with (batch, {width})")
         if not value.dtype.is_floating_point:
             raise NotTraceable(f"{self.cell}.step: {value.dtype} is combined with (batch, {width})")
