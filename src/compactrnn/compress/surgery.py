@@ -126,7 +126,7 @@ def shrink(model: nn.Module, traced: Trace, groups: list[Group], units: Units, e
         names = ", ".join(sorted({g.leaf.name for g in groups if g.leaf.key in keys}))
         raise UnsupportedModelError(
             f"{type(model).__name__}: no smaller model gives the same outputs; its code depends on the sizes of {names}"
-            f" ({reasons[-1]})"
+            f", or the units that a cell declares are not independent; CellContract shows it ({reasons[-1]})"
         )
     return found
 

@@ -110,7 +110,7 @@ def _check_options(cell_class: type[AbstractCell], options: dict[str, Any]) -> N
     parameters = inspect.signature(cell_class).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known = [p.name for p in parameters][2:]  # after the two sizes
     for name, value in options.items():
         if name not in known:
             raise invalid(f"options of {cell_class.__name__}", got=f"{name}={value!r}", wanted=", ".join(known))
