@@ -302,6 +302,7 @@ UNTRACEABLE = {
     "a number out of a tensor": lambda c, p, h: h * c.alpha.item() + p.chunk(2, 1)[0],
     "cumsum": lambda c, p, h: h.cumsum(0) + p.chunk(2, 1)[0],
     "mul_": lambda c, p, h: h.mul_(0.5) + p.chunk(2, 1)[0],
+    "no value of the step": lambda c, p, h: c.hidden(torch.ones_like(h)) + h,
     "t makes": lambda c, p, h: (h @ h.t()) @ h + p.chunk(2, 1)[0],
     "switches gradients off": without_gradient,
     "other numbers or gradients": lambda c, p, h: Rounded.apply(h + p.chunk(2, 1)[0]),

@@ -149,8 +149,8 @@ class Program:
         for number, value in enumerate(self.sums):
             here = self._place(value)
             self.operations.append(_Operation("sum", value.width, here, (here,), total=number))
-        kept = [r if self._computed(r.value) else self._set_aside(r) for r in late]
-        for root, place in zip(late, [self._place(r.value) if isinstance(r, Root) else r for r in kept], strict=True):
+        sources = [self._place(r.value) if self._computed(r.value) else self._set_aside(r) for r in late]
+        for root, place in zip(late, sources, strict=True):
             self.operations.append(_Operation("copy", root.width, root.place, (place,)))
 
     def _set_aside(self, root: Root) -> Place:

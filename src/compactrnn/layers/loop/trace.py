@@ -290,7 +290,7 @@ class _Reader:
 
     def product(self, x: Any, matrix: Any, transposed: bool, width: int) -> Value:
         """`x W^T` (transposed: `x W`)."""
-        if x not in self.values:
+        if x not in self.values or self.values[x].op == "number":
             raise NotTraceable(f"{self.cell}.step: a product with no value of the step on the left")
         return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
 
