@@ -234,11 +234,11 @@ def test_entries_stay_below_rho_over_the_size():
 
 def test_the_penalty_is_what_the_norm_exceeds_rho_by_squared():
     torch.manual_seed(0)
-    cell = DuRNN(3, 12, constraint="penalty", rho=0.5).double()
+    cell = DuRNN(3, 12, constraint="penalty", rho=0.5, penalty_weight=3).double()
     for _ in range(60):
         penalty = cell.penalty()
     matrix = cell.hidden.weight.detach().clone().requires_grad_()
-    wanted = (torch.linalg.matrix_norm(matrix, 2) - 0.5).clamp(min=0).square()
+    wanted = 3 * (torch.linalg.matrix_norm(matrix, 2) - 0.5).clamp(min=0).square()
     assert_close(penalty, wanted)
     penalty.backward()
     wanted.backward()
@@ -248,6 +248,7 @@ def test_the_penalty_is_what_the_norm_exceeds_rho_by_squared():
     assert torch.equal(cell.hidden.weight, before)
     cell.hidden.from_dense_(before * 0.01)
     assert cell.penalty() == 0
+    assert DuRNN(3, 12).penalty() is None
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -360,7 +361,7 @@ def test_a_cut_durnn_goes_on_within_its_bounds():
         (lambda: DuRNN(4, 4, constraint="norm"), "constraint: got 'norm'"),
         (lambda: DuRNN(4, 4, short_size=0), "short_size: got 0, wanted a positive int"),
         (lambda: DuRNN(4, 4, short_size=5, parts="short"), "short_size: got 5, wanted hidden_size=4"),
-        (lambda: DuRNN(4, 4).penalty(), "constraint='spectral', wanted DuRNN.*constraint='penalty'"),
+        (lambda: DuRNN(4, 4, penalty_weight=0), "penalty_weight: got 0, wanted a number above 0"),
         (lambda: DuRNN(4, 4, hidden_weight=cr.Kronecker(2, 2)), "hidden_weight: got Kronecker.*Dense or LowRank"),
         (
             lambda: DuRNN(4, 4, hidden_weight=cr.LowRank(rank=2), constraint="entries"),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from compactrnn import Engine, ModelFileError
+from compactrnn.cells import DuRNN
 from compactrnn.tasks.sequence_model import SequenceModel
 from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
 from compactrnn.training.distill import distillation_loss
@@ -401,6 +402,23 @@ def test_a_compress_phase_cuts_batch_norms_and_leaves_a_model_of_the_recipe(cell
     pack_run(tmp_path / "run", tmp_path / "model.crnn", "float32")
     engine = Engine(tmp_path / "model.crnn")
     assert task.evaluate_engine(engine, "test") == pytest.approx(result["test"], rel=1e-4)
+
+
+def test_what_a_cell_wants_in_the_loss_is_trained(tmp_path):
+    def norm(constraint):
+        options = {"constraint": constraint, "rho": 0.1, "penalty_weight": 10.0}
+        recipe = {
+            "task": {"name": "adding", "steps": 8, "valid": 32, "test": 32},
+            "model": {"cell": "DuRNN", "hidden": [12], "cell_options": options},
+            "training": {"batch_size": 8, "evaluate_every": 200, "threads": 1},
+            "phases": {"train": {"updates": 200, "optimizer": {"learning_rate": 1e-2}}},
+        }
+        train(recipe_from(recipe), tmp_path / constraint)
+        model, _, _ = RunFolder(tmp_path / constraint).load()
+        (cell,) = (m for m in model.modules() if isinstance(m, DuRNN))
+        return torch.linalg.matrix_norm(cell.hidden.weight, 2).item()
+
+    assert norm("penalty") < 0.2 < 0.5 < norm("none")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ class AbstractCell(nn.Module, ABC):
         and packed without the constraint. Most cells have none.
         """
 
+    def penalty(self) -> Tensor | None:
+        """What the cell wants added to the loss in training, such as for a bound that is asked for and not enforced."""
+        return None
+
     def active_units(self) -> tuple[UnitSet, ...]:
         """The unit sets that this instance has (an LSTM with projection has one more)."""
         return self.units

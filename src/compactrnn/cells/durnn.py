@@ -30,8 +30,8 @@ class DuRNN(AbstractCell):
     - `constraint="spectral"`: R is scaled down to the norm `rho`, found by the power method, whose vector is kept from
       call to call. Needs a `hidden_weight` that can be scaled exactly (Dense, LowRank).
     - "entries": `|R_ij| <= rho / short_size`. Needs a dense `hidden_weight`.
-    - "penalty": nothing is done to R; add `cell.penalty()`, `max(0, ||R|| - rho)^2`, to the loss:
-      `loss = task_loss + weight * sum(cell.penalty() for row in rnn.cells for cell in row)`.
+    - "penalty": nothing is done to R; `cell.penalty()`, `penalty_weight * max(0, ||R|| - rho)^2`, belongs to the loss,
+      where recipes put it by themselves.
     - None: R is free.
 
     For ablations: `selection=False` leaves the gate out (`e = We s' + be`); `parts="short"` leaves s alone, which is
@@ -70,6 +70,7 @@ class DuRNN(AbstractCell):
         nonlinearity: str = "tanh",
         constraint: str | None = "spectral",
         rho: float = 0.9,
+        penalty_weight: float = 1.0,
         output: str = "long",
         steps: int | None = None,
         magnitude: float = 5.0,
@@ -82,7 +83,10 @@ class DuRNN(AbstractCell):
         _check_choice("output", output, "long", "both")
         if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho <= 1:
             raise invalid("rho", got=repr(rho), wanted="a number above 0 and at most 1")
+        if isinstance(penalty_weight, bool) or not isinstance(penalty_weight, int | float) or not penalty_weight > 0:
+            raise invalid("penalty_weight", got=repr(penalty_weight), wanted="a number above 0")
         self.nonlinearity, self.constraint, self.rho = nonlinearity, constraint, float(rho)
+        self.penalty_weight = float(penalty_weight)
         self.independent = IndependentWeights(steps, magnitude, recurrent_init)
         if parts == "short" and short_size not in (None, hidden_size):
             raise invalid("short_size", got=short_size, wanted=f"hidden_size={hidden_size} with parts='short'")
@@ -183,14 +187,14 @@ class DuRNN(AbstractCell):
                 self.hidden.scale_(out=factor.expand(self.hidden.rows))
                 self._bounded = self._versions()
 
-    def penalty(self) -> Tensor:
-        """`max(0, ||R||_2 - rho)^2`, for the loss, with `constraint="penalty"`."""
+    def penalty(self) -> Tensor | None:
+        """`penalty_weight * max(0, ||R||_2 - rho)^2` with `constraint="penalty"`, else None."""
         if self.hidden is None or self.constraint != "penalty":
-            raise invalid("penalty", got=f"constraint={self.constraint!r}", wanted="DuRNN(..., constraint='penalty')")
+            return None
         self._follow_direction_()
         assert self.direction is not None
         norm = (self.hidden.dense() @ self.direction.clone()).norm()
-        return torch.relu(norm - self.rho).square()
+        return self.penalty_weight * torch.relu(norm - self.rho).square()
 
     @torch.no_grad()
     def _follow_direction_(self, iterations: int = _ITERATIONS) -> Tensor:

@@ -28,6 +28,7 @@ class ForgetBias:
 
     value: float | str = 1.0
     steps: int | None = None
+    bias: bool = True  # whether the gate has one
 
     def __post_init__(self):
         number = isinstance(self.value, int | float) and not isinstance(self.value, bool) and math.isfinite(self.value)
@@ -37,6 +38,8 @@ class ForgetBias:
             raise invalid("steps", got=self.steps, wanted="None", hint="steps belong to forget_bias='chrono'")
         if not number and (not isinstance(self.steps, int) or self.steps < 3):
             raise invalid("steps", got=self.steps, wanted="an int of at least 3 with forget_bias='chrono'")
+        if not self.bias and self.value != 1.0:
+            raise invalid("forget_bias", got=repr(self.value), wanted="none with bias=False")
 
     @torch.no_grad()
     def draw_(self, bias: Tensor) -> None:

@@ -51,9 +51,7 @@ class GILR(AbstractCell):
         if nonlinearity not in _FUNCTIONS:
             raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'elu', 'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
-        self.forget_bias = ForgetBias(forget_bias, steps)
-        if not bias and self.forget_bias != ForgetBias():
-            raise invalid("forget_bias", got=repr(forget_bias), wanted="none with bias=False")
+        self.forget_bias = ForgetBias(forget_bias, steps, bias)
         self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # forget, candidate
         self.input_bias = new_bias(2 * hidden_size, bias)
         self.reset_parameters()

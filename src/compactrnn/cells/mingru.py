@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .base import AbstractCell, StateSpec, UnitSet, new_bias
@@ -45,9 +44,7 @@ class MinGRU(AbstractCell):
         steps: int | None = None,
     ):
         super().__init__(input_size, hidden_size)
-        self.forget_bias = ForgetBias(forget_bias, steps)
-        if not bias and self.forget_bias != ForgetBias():
-            raise invalid("forget_bias", got=repr(forget_bias), wanted="none with bias=False")
+        self.forget_bias = ForgetBias(forget_bias, steps, bias)
         self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # update, candidate
         self.input_bias = new_bias(2 * hidden_size, bias)
         self.reset_parameters()

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from ..cells.base import AbstractCell
 from ..tasks.base import AbstractModel, AbstractTask
 from .average import WeightAverage
 from .distill import distillation_loss
@@ -80,6 +81,9 @@ class PhaseRun:
             loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted, temperature)
         if self.training.loss_reduction == "sum_steps":
             loss = loss * self.training.steps
+        for cell in self.model.modules():
+            if isinstance(cell, AbstractCell) and (penalty := cell.penalty()) is not None:
+                loss = loss + penalty
         if self.pruner is not None:
             loss = loss + self.pruner.penalty()
         self.optimizer.zero_grad()
