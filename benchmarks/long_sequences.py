@@ -3,8 +3,8 @@
     compactrnn train recipes/adding-durnn.toml --out runs/adding-durnn
     python benchmarks/long_sequences.py runs/adding-durnn
 
-A run takes the place of an earlier one with the same recipe. Without a run only the page is written anew; on the page
-only what stands between the markers changes.
+A run takes the place of an earlier one with the same recipe. Without a run only the page and its pictures are written
+anew; on the page only what stands between the markers changes.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compactrnn.report.insert import insert
+from compactrnn.report.plot import curves_plot
 from compactrnn.training.recipe import load_recipe
 from compactrnn.training.run_folder import RunFolder
 
@@ -25,6 +26,7 @@ POINTS = 40
 KEPT = ("metric", "test", "test_accuracy", "valid", "seed", "updates", "parameters", "recurrent_parameters", "seconds",
         "cpu_seconds", "solved", "ended_by", "threads", "machine", "recipe")  # fmt: skip
 TASKS = ("adding", "first_symbol", "mnist")
+UNITS = {"mse": "mean squared error", "error": "error in percent"}
 
 
 def row_of(run: Path) -> dict[str, Any]:
@@ -106,6 +108,16 @@ def quality(row: dict[str, Any]) -> str:
     return f"{row['metric'].upper()} {row['test']:.2g}"
 
 
+def solved(row: dict[str, Any]) -> str:
+    """When the task was solved, phases of shorter sequences included."""
+    if "solved" not in row:
+        return ""
+    at = row["solved"]
+    phases = list(row["recipe"]["phases"])
+    updates = at["update"] + sum(row["updates"][name] for name in phases[: phases.index(at["phase"])])
+    return f"{updates:,} updates, {at['cpu_seconds'] / 60:.1f} CPU minutes"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """All results, task by task, as Markdown."""
     lines = [
@@ -113,8 +125,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        solved = row.get("solved")
-        spent = f"{solved['update']:,} updates, {solved['cpu_seconds'] / 60:.1f} CPU minutes" if solved else ""
+        spent = solved(row)
         ended = f", ended by {row['ended_by']}" if "ended_by" in row else ""
         cells = [task_label(row), label(row), f"{row['parameters']:,}", quality(row),
                  f"{row['updates']['total']:,}{ended}", f"{row['cpu_seconds'] / 60:.1f}", spent]  # fmt: skip
@@ -128,7 +139,23 @@ def section(rows: list[dict[str, Any]]) -> str:
         return ""
     machines = sorted({_machine(row) for row in rows})
     commands = "\n".join(dict.fromkeys(row["command"] for row in rows))
-    return f"\n{table(rows)}\n\n{' '.join(machines)}\n\n```\n{commands}\n```\n\n"
+    shown = "".join(f"![Validation against CPU time: {task}]({path.name})\n\n" for path, task in pictured(rows).items())
+    return f"\n{table(rows)}\n\n{' '.join(machines)}\n\n{shown}```\n{commands}\n```\n\n"
+
+
+def pictured(rows: list[dict[str, Any]]) -> dict[Path, str]:
+    """The tasks of which several models are compared, by the file of their picture."""
+    tasks = [task_label(row) for row in rows]
+    compared = dict.fromkeys(task for task in tasks if tasks.count(task) > 1)
+    return {PAGE.with_name(re.sub(r"[^a-z0-9]+", "-", task.lower()) + ".svg"): task for task in compared}
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """The text of an SVG: what validation gave, and how much CPU time had gone by."""
+    curves = {label(row): ([point["cpu_seconds"] / 60 for point in row["history"]],
+                           [point["valid"] for point in row["history"]]) for row in rows}  # fmt: skip
+    y_label = f"validation, {UNITS[rows[0]['metric']]}"
+    return curves_plot(curves, x_label="CPU minutes", y_label=y_label, log_y=True)
 
 
 def _machine(row: dict[str, Any]) -> str:
@@ -156,6 +183,8 @@ def main(runs: list[str]) -> None:
     if new:
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    for path, task in pictured(rows).items():
+        path.write_text(picture([row for row in rows if task_label(row) == task]), encoding="utf-8")
     print(table(rows))
 
 

@@ -20,6 +20,7 @@ spec.loader.exec_module(bench)
 def test_the_page_shows_the_committed_results():
     text = bench.PAGE.read_text()
     assert bench.filled(text, bench.load()) == text, "run: python benchmarks/long_sequences.py"
+    assert all(path.exists() for path in bench.pictured(bench.load()))
 
 
 def test_committed_rows_are_made_by_their_commands():
@@ -52,6 +53,9 @@ def test_a_run_becomes_a_row_of_the_table(tmp_path):
     assert min(point["valid"] for point in row["history"]) == pytest.approx(row["valid"], abs=1e-5)
     (_, _, line) = bench.table([row]).splitlines()
     assert line.startswith("| adding, T = 8 | DuRNN 6, steps=8, parts=long | ") and "MSE" in line
+    other = {**row, "command": row["command"].replace("parts=long", "parts=short")}
+    assert bench.pictured([row]) == {} and list(bench.pictured([row, other]).values()) == ["adding, T = 8"]
+    assert all(f"<!-- DuRNN 6, steps=8, parts={part} -->" in bench.picture([row, other]) for part in ("long", "short"))
     page = "a\n<!-- results: begin x -->\nold\n<!-- results: end -->\nb\n"
     assert row["command"] in bench.filled(page, [row])
     assert bench.filled(bench.filled(page, [row]), []) == page.replace("old\n", "")

@@ -39,7 +39,9 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     return _svg(figure)
 
 
-def curves_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str) -> str:
+def curves_plot(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str, log_y: bool = False
+) -> str:
     """The text of an SVG with one line per name: `{name: (x, y)}`."""
     from matplotlib.figure import Figure
 
@@ -47,8 +49,9 @@ def curves_plot(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *
     axes = figure.subplots()
     for name, (x, y) in curves.items():
         axes.plot(x, y, marker=".", label=name)
+    axes.set_yscale("log" if log_y else "linear")
     axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_ylabel(f"{y_label} (log scale)" if log_y else y_label)
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -124,7 +124,8 @@ class PhaseRun:
             self.model.settle(self.task.batch(i)[0].to(device) for i in range(min(SETTLING, self.per_epoch)))
             metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
             weights = self.model.state_dict()
-            if metric < self.best and self.pruner is None:
+            # of equal ones the last: it has been trained longer
+            if metric <= self.best and self.pruner is None:
                 self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         self.rate.observe(metric)
         if metric < self.best:
