@@ -216,9 +216,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch.export warns about torch
-            program = torch.export.export(model, inputs, strict=False).run_decompositions({})
+        program = export(model, inputs)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -230,6 +228,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         for leaf in leaves:
             leaf.module.__class__ = classes[leaf.key]
     return read_export(program, {leaf.key: leaf for leaf in leaves}, model)
+
+
+@torch.no_grad()
+def export(module: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """What `module` does with `inputs`, in basic ATen operations."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch.export warns about torch
+        return torch.export.export(module, inputs, strict=False).run_decompositions({})
 
 
 def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], model: nn.Module) -> Trace:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..graph.trace import Trace, read_export
+from ..graph.trace import Trace, export, read_export
 from ..weights.base import AbstractWeight
 from .builder import Builder, Value
 from .visitor import Visitor
@@ -69,7 +69,7 @@ def _export(cell: AbstractCell, x: Value, states: list[Value], steps: int) -> tu
     like = next(cell.parameters(), torch.zeros(()))
     arguments = tuple(torch.zeros(steps, v.width, dtype=like.dtype) for v in (x, *states))
     try:
-        program = torch.export.export(_Step(cell), arguments, strict=False).run_decompositions({})
+        program = export(_Step(cell), arguments)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedModelError(f"{type(cell).__name__}.step: torch.export cannot follow it ({reason})") from error
