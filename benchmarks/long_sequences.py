@@ -3,8 +3,8 @@
     compactrnn train recipes/adding-durnn.toml --out runs/adding-durnn
     python benchmarks/long_sequences.py runs/adding-durnn
 
-A run takes the place of an earlier one with the same recipe. Without a run only the page and its pictures are written
-anew; on the page only what stands between the markers changes.
+A run takes the place of an earlier one with the same recipe. The commands, the page and its pictures are written anew
+each time; on the page only what stands between the markers changes.
 """
 
 import json
@@ -37,8 +37,8 @@ def row_of(run: Path) -> dict[str, Any]:
     result = json.loads(folder.result.read_text(encoding="utf-8"))
     if result["recipe"]["task"]["name"] not in TASKS:
         raise SystemExit(f"{run}: got the task {result['recipe']['task']['name']}, wanted one of {', '.join(TASKS)}")
-    row = {"command": command_of(result["recipe"]), **{name: result[name] for name in KEPT if name in result}}
-    return {**row, "history": thinned(folder.history(), result["metric"])}
+    row = {name: result[name] for name in KEPT if name in result}
+    return {"command": command_of(row["recipe"]), **row, "history": thinned(folder.history(), result["metric"])}
 
 
 def thinned(history: list[dict[str, Any]], metric: str) -> list[dict[str, float]]:
@@ -176,16 +176,14 @@ def load() -> list[dict[str, Any]]:
 
 
 def main(runs: list[str]) -> None:
-    new = [row_of(Path(run)) for run in runs]
-    commands = [row["command"] for row in new]
-    rows = [row for row in load() if row["command"] not in commands] + new
-    rows.sort(key=lambda row: (TASKS.index(row["recipe"]["task"]["name"]), task_label(row), row["command"]))
-    if new:
-        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
-    for path, task in pictured(rows).items():
-        path.write_text(picture([row for row in rows if task_label(row) == task]), encoding="utf-8")
-    print(table(rows))
+    rows = {json.dumps(row["recipe"], sort_keys=True): row for row in [*load(), *(row_of(Path(run)) for run in runs)]}
+    found = [{**row, "command": command_of(row["recipe"])} for row in rows.values()]
+    found.sort(key=lambda row: (TASKS.index(row["recipe"]["task"]["name"]), task_label(row), row["command"]))
+    RESULTS.write_text(json.dumps({"rows": found}, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+    for path, task in pictured(found).items():
+        path.write_text(picture([row for row in found if task_label(row) == task]), encoding="utf-8")
+    print(table(found))
 
 
 if __name__ == "__main__":
