@@ -121,14 +121,14 @@ def solved(row: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """All results, task by task, as Markdown."""
     lines = [
-        "| task | model | parameters | test | updates | CPU minutes | solved after |",
-        "|---|---|---|---|---|---|---|",
+        "| task | model | parameters | test | updates | threads | CPU minutes | solved after |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        spent = solved(row)
         ended = f", ended by {row['ended_by']}" if "ended_by" in row else ""
-        cells = [task_label(row), label(row), f"{row['parameters']:,}", quality(row),
-                 f"{row['updates']['total']:,}{ended}", f"{row['cpu_seconds'] / 60:.1f}", spent]  # fmt: skip
+        updates, minutes = f"{row['updates']['total']:,}{ended}", f"{row['cpu_seconds'] / 60:.1f}"
+        cells = [task_label(row), label(row), f"{row['parameters']:,}", quality(row), updates, str(row["threads"]), minutes,
+                 solved(row)]  # fmt: skip
         lines.append("| " + " | ".join(cells).replace("  ", " ") + " |")
     return "\n".join(lines)
 
@@ -137,10 +137,9 @@ def section(rows: list[dict[str, Any]]) -> str:
     """What stands between the markers."""
     if not rows:
         return ""
-    machines = sorted({_machine(row) for row in rows})
     commands = "\n".join(dict.fromkeys(row["command"] for row in rows))
     shown = "".join(f"![Validation against CPU time: {task}]({path.name})\n\n" for path, task in pictured(rows).items())
-    return f"\n{table(rows)}\n\n{' '.join(machines)}\n\n{shown}```\n{commands}\n```\n\n"
+    return f"\n{table(rows)}\n\n{_machine(rows)}\n\n{shown}```\n{commands}\n```\n\n"
 
 
 def pictured(rows: list[dict[str, Any]]) -> dict[Path, str]:
@@ -158,11 +157,13 @@ def picture(rows: list[dict[str, Any]]) -> str:
     return curves_plot(curves, x_label="CPU minutes", y_label=y_label, log_y=True)
 
 
-def _machine(row: dict[str, Any]) -> str:
-    machine = row["machine"]
-    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items() if name != "onnxruntime")
-    threads = f"{row['threads']} thread" + "s" * (row["threads"] > 1)
-    return f"{machine['processor']}, {threads}; {versions}; commit {str(machine['commit'])[:12]}."
+def _machine(rows: list[dict[str, Any]]) -> str:
+    """Where and of what state of the code; the results file has it for each row."""
+    versions = dict.fromkeys((name, text) for row in rows for name, text in row["machine"]["versions"].items())
+    parts = [*dict.fromkeys(row["machine"]["processor"] for row in rows)]
+    parts += [f"{name} {text}" for name, text in versions if name != "onnxruntime"]
+    commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
+    return f"{', '.join(parts)}; commit {', '.join(commits)}."
 
 
 def filled(page: str, rows: list[dict[str, Any]]) -> str:
