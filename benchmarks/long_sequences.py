@@ -126,9 +126,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         ended = f", ended by {row['ended_by']}" if "ended_by" in row else ""
-        updates, minutes = f"{row['updates']['total']:,}{ended}", f"{row['cpu_seconds'] / 60:.1f}"
-        cells = [task_label(row), label(row), f"{row['parameters']:,}", quality(row), updates, str(row["threads"]), minutes,
-                 solved(row)]  # fmt: skip
+        what = [task_label(row), label(row), f"{row['parameters']:,}", quality(row)]
+        spent = [f"{row['updates']['total']:,}{ended}", str(row["threads"]), f"{row['cpu_seconds'] / 60:.1f}"]
+        cells = [*what, *spent, solved(row)]
         lines.append("| " + " | ".join(cells).replace("  ", " ") + " |")
     return "\n".join(lines)
 
