@@ -95,6 +95,10 @@ class Recurrence(AbstractCell):
     def state_sizes(self):
         return (self.hidden_size,)
 
+    @property
+    def output_size(self):
+        return self.hidden_size
+
     def project(self, x):
         return x
 
