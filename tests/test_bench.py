@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from compactrnn.report.bench import PEERS, race, roofline, run
 from compactrnn.report.bench.base import AbstractContender, Form, Refused
 from compactrnn.report.bench.run import enter, measure, peer_forms
 from compactrnn.report.bench.subjects import subject
+from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -168,9 +168,7 @@ def test_mistakes_end_in_a_sentence(arguments, words):
 
 
 def test_the_performance_page_shows_the_committed_figures():
-    spec = importlib.util.spec_from_file_location("performance_page", ROOT / "benchmarks" / "performance_page.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+    page = benchmark("performance_page")
     text = page.PAGE.read_text(encoding="utf-8")
     report = json.loads(page.FIGURES.read_text(encoding="utf-8")) if page.FIGURES.exists() else None
     assert page.filled(text, report, page.tables) == text, "run: python benchmarks/performance_page.py"

@@ -1,6 +1,5 @@
 """The committed results on long sequences, and the page about them."""
 
-import importlib.util
 import json
 import shlex
 from pathlib import Path
@@ -9,12 +8,10 @@ import pytest
 
 from compactrnn.training.recipe import load_recipe
 from compactrnn.training.train import train
+from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("long_sequences", ROOT / "benchmarks" / "long_sequences.py")
-assert spec is not None and spec.loader is not None
-bench = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bench)
+bench = benchmark("long_sequences")
 
 
 def test_the_page_shows_the_committed_results():

@@ -1,0 +1,27 @@
+"""The races behind published figures still start; what they measure here says nothing."""
+
+import pytest
+
+from compactrnn.cells import DuRNN
+from scripts import benchmark
+
+
+def test_linear_scan():
+    row = benchmark("linear_scan").race(16, 4, seconds=0)
+    assert {"C loop", "native loop", "Python loop", "floor"} <= row["ratio_to_ours"].keys()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # a contender of the race
+@pytest.mark.parametrize("loop", ["native loop", "Python loop"])
+def test_time_loop(loop, monkeypatch):
+    script = benchmark("time_loop")
+    monkeypatch.setattr(script, "STEPS", 8)
+    row = script.race("DuRNN", loop, batch=1, turns=2)
+    assert "error" not in row and row["ratio_to_lstm"] > 0
+
+
+def test_native_step():
+    assert benchmark("native_step").row_of(DuRNN, rounds=2)["ratio"].keys() == {
+        "torch cell / float32",
+        "torch cell / int8",
+    }
