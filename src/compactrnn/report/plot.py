@@ -49,7 +49,10 @@ def curves_plot(
     axes = figure.subplots()
     for name, (x, y) in curves.items():
         axes.plot(x, y, marker=".", label=name)
-    axes.set_yscale("log" if log_y else "linear")
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "25" else "")
     axes.set_xlabel(x_label)
     axes.set_ylabel(f"{y_label} (log scale)" if log_y else y_label)
     axes.grid(True, alpha=0.3)

@@ -84,7 +84,7 @@ class AbstractTask(ABC):
         return {}
 
     def solved(self, outputs: Tensor, targets: Tensor) -> bool:
-        """Whether every answer of a batch is right; never, for a task that has no right answers."""
+        """Whether all of a batch is answered rightly; never, for a task that is not said to be solved at some point."""
         return False
 
     @abstractmethod
