@@ -71,6 +71,9 @@ STREAMING = {
     "smallest": lambda m, x, h: h.view(h.shape[0], -1, 2, 4).argmin(2, keepdim=True),
     "largest and where": lambda m, x, h: torch.cat([v.float() for v in m.head(h).max(-1, keepdim=True)], -1),
     "three largest and where": lambda m, x, h: torch.cat([v.float() for v in m.head(h).topk(3)], -1),
+    "interpolation by a number": lambda m, x, h: torch.lerp(h, -h, 0.3) + torch.lerp(h, torch.tensor(0.5), 0.3),
+    "between numbers": lambda m, x, h: torch.lerp(torch.tensor([0.1] * 8), torch.tensor(2.0), h),
+    "maximum with numbers": lambda m, x, h: torch.maximum(h, torch.tensor([[0.1], [-0.1]])[:, 0].repeat(4)),
     "interpolation": lambda m, x, h: torch.lerp(h[..., :4], h[..., 4:], torch.sigmoid(h[..., :4])),
 }
 OFFLINE = {

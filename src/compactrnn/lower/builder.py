@@ -63,6 +63,12 @@ class Builder:
         """A buffer that is never written."""
         return self.buffer(values.size, "constant", values)
 
+    def known(self, constant: Value, position: int) -> float:
+        """One entry of a constant."""
+        init = self.program.buffers[constant.ref.buffer].init
+        assert init is not None
+        return float(init[constant.ref.offset + position])
+
     def tensor(self, values: np.ndarray, block: int = 4) -> int:
         """A stored array, shared if the same one was stored before."""
         for number, stored in enumerate(self.program.tensors):
@@ -80,6 +86,8 @@ class Builder:
     def place(self, reads: Sequence[Value], because: str = "") -> str:
         """Make the current segment one in which `reads` are known together; returns the kind of what comes of them."""
         reads = [v for v in reads if v.kind != CONSTANT]
+        if not reads:
+            return STEP if self._ops[-1][0] == "forward" else ONCE
         if any(v.kind == STEP for v in reads):
             if any(v.kind != STEP and v.segment == self.segment for v in reads):
                 self.close(because or "a value of the whole sequence is used at every step")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
@@ -93,6 +94,8 @@ def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref]) 
     rows = replace(x, shape=(steps, x.width), time=0)
     held = [Value(ref, (steps, builder.program.buffers[ref.buffer].width), 0, STEP, builder.segment) for ref in states]
     y, *after = lower_step(builder, cell, rows, held)
+    if builder.segment != x.segment:
+        raise UnsupportedModelError(f"{type(cell).__name__}.step: rows of the batch do not stay apart")
     y = _apart(builder, y, states)
     after = [_apart(builder, s, states) for s in after]
     for ref, value in zip(states, after, strict=True):

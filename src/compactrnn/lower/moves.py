@@ -175,8 +175,11 @@ class Mover:
         if len(sources) == 1 and _is_run(plan[:, 1]):
             source, start = sources[0], int(plan[0, 1])
             return replace(source, ref=Ref(source.ref.buffer, source.ref.offset + start), shape=shape, time=time)
-        kind = build.place(sources, where)
         bounded = all(s.bounded for s in sources)
+        if all(s.kind == CONSTANT for s in sources):
+            numbers = [build.known(sources[n], i) for n, i in plan.tolist()]
+            return Value(build.constant(np.array(numbers)), shape, time, CONSTANT, 0, bounded)
+        kind = build.place(sources, where)
         width = len(plan)
         dst = build.buffer(width)
         runs = _runs(plan)
