@@ -83,11 +83,6 @@ def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bia
     return visitor.rearrange(y, lambda t: t.transpose(1, 2), time, node)
 
 
-@handles("weight")
-def _weight(visitor: Visitor, node: torch.fx.Node, key: int, x: Value) -> Value:
-    return _products(visitor, node, x, cells.factors(visitor.weights[key]), None)
-
-
 @handles("embedding")
 def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Value | None:
     if not isinstance(table, Tensor) or not isinstance(token, Value) or token.width != 1:

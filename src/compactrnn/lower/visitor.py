@@ -13,7 +13,6 @@ from .._errors import UnsupportedModelError
 from ..graph.trace import Trace, operation
 from ..graph.units import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..runtime.program import Ref
-from ..weights.base import AbstractWeight
 from .builder import Builder, Value
 from .moves import Moved, Mover
 
@@ -63,12 +62,10 @@ class Visitor:
         builder: Builder,
         small: tuple[Trace, tuple[Tensor, ...]],
         large: tuple[Trace, tuple[Tensor, ...]],
-        weights: dict[int, AbstractWeight] | None = None,
     ):
         self.builder = builder
         self.mover = Mover(builder)
         self.trace = small[0]
-        self.weights = weights or {}
         other = large[0]
         if [str(n.target) for n in self.trace.nodes] != [str(n.target) for n in other.nodes]:
             raise UnsupportedModelError(

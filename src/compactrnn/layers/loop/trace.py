@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,34 +16,13 @@ from torch.fx.node import map_arg
 
 from ...cells.base import AbstractCell
 from ...weights.base import AbstractWeight
+from ...weights.stand_in import with_products
 from .forms import FORMS
 from .values import Graph, Value
 
 
 class NotTraceable(Exception):
     """Why a step stays with the plain loop."""
-
-
-class _Product(nn.Module):
-    """Stands in for a weight while its cell is traced: its factors are inputs of the step."""
-
-    def __init__(self, weight: AbstractWeight):
-        super().__init__()
-        self.out_features, self.in_features = weight.out_features, weight.in_features
-        self.gates, self.rows = weight.gates, weight.rows
-        for i, factor in enumerate(weight.factors()):
-            self.register_buffer(f"factor{i}", factor)
-
-    def factors(self) -> tuple[Tensor, ...]:
-        return tuple(self.buffers())
-
-    def dense(self) -> Tensor:
-        return functools.reduce(torch.matmul, self.factors())
-
-    def forward(self, x: Tensor) -> Tensor:
-        for factor in reversed(self.factors()):
-            x = nn.functional.linear(x, factor)
-        return x
 
 
 @dataclass
@@ -75,7 +52,7 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
     batch = 3
     wide = projected.new_zeros(batch, projected.shape[-1])
     narrow = [s.new_zeros(batch, s.shape[-1]) for s in states]
-    twin = _twin(cell)
+    twin = _Step(with_products(cell))
 
     def run(given: list[Tensor], projected: Tensor, *states: Tensor) -> list[Tensor]:
         y, after = functional_call(twin, dict(zip(parts, given, strict=True)), (projected, states))
@@ -123,20 +100,6 @@ class _Step(nn.Module):
 
     def forward(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.cell.step(projected, states)
-
-
-def _twin(cell: AbstractCell) -> nn.Module:
-    """The cell's step, on the same parameters, with weights as products of their factors."""
-
-    def replaced(module: nn.Module) -> nn.Module:
-        if isinstance(module, AbstractWeight):
-            return _Product(module)
-        twin = copy.copy(module)
-        twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
-        return twin
-
-    with torch.no_grad():
-        return _Step(replaced(cell))  # pyright: ignore
 
 
 class _Reader:
