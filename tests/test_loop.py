@@ -7,17 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import compactrnn as cr
-from compactrnn.cells import GILR, GRU, LSTM, MGU, AbstractCell, DuRNN, Elman, IndRNN, MinGRU, StateSpec, UnitSet
-from compactrnn.cells.base import new_bias
+from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
 from compactrnn.layers.loop import run_cell
 from compactrnn.runtime import _native
-from compactrnn.weights import DENSE, Kronecker, LowRank
+from compactrnn.weights import Kronecker, LowRank
+from steps import STEPS, Wide
 
 CELLS = [
     partial(LSTM),
@@ -184,69 +183,10 @@ def test_an_output_may_be_changed_in_place():
         output.relu_().sum().backward()
 
 
-class Wide(AbstractCell):
-    """A state and an output with every operation that a step may have."""
-
-    def __init__(self, input_size, hidden_size, *, function, input_weight=DENSE, hidden_weight=DENSE):
-        super().__init__(input_size, hidden_size)
-        self.function = function
-        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)
-        self.hidden = hidden_weight.build(hidden_size, hidden_size)
-        self.scale = new_bias(hidden_size, True)
-        self.alpha = nn.Parameter(torch.tensor(0.3))
-        self.states = (StateSpec("h"),)
-        self.units = (UnitSet("h", written_by=("input", "hidden", "scale"), read_by=("hidden",), output=True),)
-        self.reset_parameters()
-
-    def step(self, projected, states):
-        h = self.function(self, projected, states[0])
-        return h, (h,)
-
-
-FUNCTIONS = {
-    "relu": lambda c, p, h: torch.relu(p[:, : len(h[0])] + c.hidden(h)),
-    "narrow": lambda c, p, h: p.narrow(1, 2, h.shape[1]) * h,
-    "split": lambda c, p, h: p.split(h.shape[1], dim=-1)[1] - h * c.scale,
-    "cat": lambda c, p, h: torch.cat([h[:, 1:], p[:, :1]], dim=1) * 0.5,
-    "several": lambda c, p, h: torch.cat([h, p], 1)[:, 2 : 2 + h.shape[1]].tanh(),
-    "rsub": lambda c, p, h: 1 - 0.5 * h + p[:, : h.shape[1]] / 3,
-    "alpha": lambda c, p, h: torch.add(p.chunk(2, 1)[0], h, alpha=0.25).sub(c.alpha),
-    "division": lambda c, p, h: p.chunk(2, 1)[0] / (1 + h.square()),
-    "by a vector": lambda c, p, h: c.scale.exp() * h + p.chunk(2, 1)[1],
-    "lerp": lambda c, p, h: torch.lerp(h, p.chunk(2, 1)[0], torch.sigmoid(p.chunk(2, 1)[1])),
-    "lerp by a number": lambda c, p, h: torch.lerp(h, p.chunk(2, 1)[0], 0.25),
-    "clamp": lambda c, p, h: torch.clamp(h + p.chunk(2, 1)[0], -0.5, 0.7),
-    "hardtanh": lambda c, p, h: F.hardtanh(h + p.chunk(2, 1)[0]),
-    "hardsigmoid": lambda c, p, h: F.hardsigmoid(h + p.chunk(2, 1)[0]),
-    "elu": lambda c, p, h: F.elu(h + p.chunk(2, 1)[0], 0.7),
-    "leaky": lambda c, p, h: F.leaky_relu(h + p.chunk(2, 1)[0], 0.2),
-    "silu": lambda c, p, h: F.silu(h + p.chunk(2, 1)[0]),
-    "softplus": lambda c, p, h: F.softplus(h + p.chunk(2, 1)[0]) - 0.5,
-    "relu6": lambda c, p, h: F.relu6(h + p.chunk(2, 1)[0]),
-    "abs": lambda c, p, h: (h + p.chunk(2, 1)[0]).abs() - 0.2,
-    "norms": lambda c, p, h: h * torch.rsqrt(1 + h * h) + p.chunk(2, 1)[0].pow(3) * 0.1,
-    "exp": lambda c, p, h: torch.exp(-(h + p.chunk(2, 1)[0]).square()),
-    "log": lambda c, p, h: torch.log(1.5 + torch.sqrt(0.1 + h.square())) * p.chunk(2, 1)[0],
-    "reciprocal": lambda c, p, h: torch.reciprocal(2 + h.sigmoid()) * p.chunk(2, 1)[0],
-    "maximum": lambda c, p, h: torch.maximum(h * c.alpha, p.chunk(2, 1)[0]),
-    "minimum": lambda c, p, h: torch.minimum(h, p.chunk(2, 1)[0]) * 0.9,
-    "where": lambda c, p, h: torch.where(h > p.chunk(2, 1)[0], h * 0.5, p.chunk(2, 1)[1]),
-    "where not": lambda c, p, h: torch.where(h <= 0.1, h - 0.5, 0.3) + p.chunk(2, 1)[1],
-    "addcmul": lambda c, p, h: torch.addcmul(p.chunk(2, 1)[0], h, c.hidden(h), value=0.3),
-    "matmul": lambda c, p, h: torch.tanh(p.chunk(2, 1)[0] + h @ c.hidden.dense() * 0.5),
-    "addmm": lambda c, p, h: torch.tanh(torch.addmm(c.scale, h, c.hidden.dense().t()) + p.chunk(2, 1)[0]),
-    "twice": lambda c, p, h: torch.tanh(c.hidden(torch.tanh(c.hidden(h))) + p.chunk(2, 1)[0]),
-    "of the input": lambda c, p, h: c.hidden(p.chunk(2, 1)[0]) + 0.5 * h,
-    "constant": lambda c, p, h: torch.zeros_like(h) + p.chunk(2, 1)[0],
-    "not of the state": lambda c, p, h: p.chunk(2, 1)[0],
-    "the state": lambda c, p, h: h,
-}
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", STEPS)
 def test_every_operation_and_its_gradient(name):
     torch.manual_seed(0)
-    layer = cr.Recurrent(Wide, 3, 7, function=FUNCTIONS[name])
+    layer = cr.Recurrent(Wide, 3, 7, function=STEPS[name])
     report = cr.loop_report(layer)[0]
     assert "native" in report.kinds, report.reason
     x, states = torch.randn(6, 5, 3), initial(layer, 5)
@@ -259,10 +199,10 @@ LINEAR = """by a vector, lerp, lerp by a number, rsub, alpha, split, narrow, the
 not of the state"""
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", STEPS)
 def test_only_what_is_linear_in_the_state_is_scanned(name):
     linear = name in LINEAR.replace("\n", " ").split(", ")
-    assert ("scan" in kinds_of(cr.Recurrent(Wide, 3, 7, function=FUNCTIONS[name]))) == linear
+    assert ("scan" in kinds_of(cr.Recurrent(Wide, 3, 7, function=STEPS[name]))) == linear
 
 
 class Counting:

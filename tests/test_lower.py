@@ -16,6 +16,7 @@ from compactrnn.runtime.file import write
 from compactrnn.runtime.pack import quantize
 from compactrnn.testing import RuntimeContract
 from shapes import SHAPES, Convolved, Tagger, example
+from steps import STEPS, Wide
 
 
 def engine_of(model, x, weights="float32"):
@@ -72,6 +73,8 @@ STREAMING = {
     "largest and where": lambda m, x, h: torch.cat([v.float() for v in m.head(h).max(-1, keepdim=True)], -1),
     "three largest and where": lambda m, x, h: torch.cat([v.float() for v in m.head(h).topk(3)], -1),
     "interpolation by a number": lambda m, x, h: torch.lerp(h, -h, 0.3) + torch.lerp(h, torch.tensor(0.5), 0.3),
+    "where": lambda m, x, h: torch.where(h > 0.1, 2 * h, torch.where(x[..., :1] <= x[..., 1:2], -h, 0.5)),
+    "compared": lambda m, x, h: (h < -0.05).float() + (h >= h).float() * h + torch.where(0 > h, torch.tensor(2.0), h),
     "between numbers": lambda m, x, h: torch.lerp(torch.tensor([0.1] * 8), torch.tensor(2.0), h),
     "maximum with numbers": lambda m, x, h: torch.maximum(h, torch.tensor([[0.1], [-0.1]])[:, 0].repeat(4)),
     "interpolation": lambda m, x, h: torch.lerp(h[..., :4], h[..., 4:], torch.sigmoid(h[..., :4])),
@@ -206,6 +209,22 @@ def test_any_cell_packs_from_its_step(make_layer):
     np.testing.assert_allclose(cr.Engine(write(program)).run(x), want, rtol=1e-4, atol=1e-5)
     got = cr.Engine(write(quantize(program, "int8"))).run(x)
     assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_operation_of_the_native_loop_packs(name):
+    torch.manual_seed(0)
+    layer, x = cr.Recurrent(Wide, 6, 7, batch_first=True, function=STEPS[name]), torch.randn(2, 9, 6)
+    engine = engine_of(layer, x)
+    want = wanted(layer, x)
+    np.testing.assert_allclose(engine.run(x[0].numpy()), want, rtol=1e-4, atol=1e-5)
+    stream = engine.stream()
+    assert np.array_equal(np.stack([stream.step(row) for row in x[0].numpy()]), engine.run(x[0].numpy()))
+
+
+def test_a_step_that_mixes_the_rows_of_a_batch_is_refused():
+    layer = cr.Recurrent(Wide, 6, 7, function=lambda c, p, h: p.chunk(2, 1)[0] + c.hidden(h - h.mean(0)))
+    refused(layer, torch.randn(9, 2, 6), "Wide.step", "batch")
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])

@@ -1,5 +1,5 @@
 /* A loop over time for training: one step, as a list of operations on (rows, width) arrays of float32, run for every
- * time step forwards or backwards. layers/native_loop.py writes the list; nothing here knows what a cell is.
+ * time step forwards or backwards. layers/loop/native.py writes the list; nothing here knows what a cell is.
  *
  * Rows (the sequences of a batch) do not depend on each other, so threads share them out and never wait. A thread takes
  * LOOP_TILE rows at a time through the whole list, which keeps what it makes on the way in the first-level cache. */
@@ -28,6 +28,7 @@ enum { LOOP_TILE = 8 };
     X(SQRT, 1, v_sqrt(a)) \
     X(EXP, 1, cr_exp(a)) \
     X(LOG, 1, cr_log(a)) \
+    X(ERF, 1, cr_erf(a)) \
     X(SIGMOID, 1, cr_sigmoid(a)) \
     X(TANH, 1, cr_tanh(a)) \
     X(RELU, 1, cr_max(a, v_splat(0.0f))) \

@@ -1,4 +1,4 @@
-// The Python face of the loop: layers/native_loop.py has laid out every array and gives addresses; the arrays are its
+// The Python face of the loop: layers/loop/native.py has laid out every array and gives addresses; the arrays are its
 // own and outlive the call.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>

@@ -184,6 +184,35 @@ def _lerp(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, weight: Any) ->
     return _binary(build, Binary.ADD, a, _binary(build, Binary.MUL, w, _binary(build, Binary.SUB, b, a)))
 
 
+@handles("addcmul")
+def _addcmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, c: Any, *, value: float = 1) -> Value:
+    """a + value b c."""
+    build = visitor.builder
+    a, b, c = (visitor.spread(v, node) for v in (a, b, c))
+    return _binary(build, Binary.ADD, a, scale(build, _binary(build, Binary.MUL, b, c), float(value)))
+
+
+@handles("gt", "lt", "ge", "le")
+def _compared(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
+    """1 where it holds, 0 where not: the difference, made so large that it is beyond 1 unless it is zero."""
+    name, build = node.target._schema.name.split("::")[1], visitor.builder  # pyright: ignore
+    a, b = visitor.spread(a, node), visitor.spread(b, node)
+    if name in ("lt", "ge"):
+        a, b = b, a
+    apart = scale(build, scale(build, _binary(build, Binary.SUB, a, b), FLOAT_MAX), FLOAT_MAX)
+    above = clamp(build, apart, 0, 1)
+    return above if name in ("gt", "lt") else scale(build, above, -1.0, 1.0)
+
+
+@handles("where")
+def _where(visitor: Visitor, node: torch.fx.Node, condition: Value, a: Any, b: Any) -> Value:
+    """`condition a + (1 - condition) b`: what is not chosen must be finite."""
+    build = visitor.builder
+    condition, a, b = (visitor.spread(v, node) for v in (condition, a, b))
+    chosen = _binary(build, Binary.MUL, condition, a)
+    return _binary(build, Binary.ADD, chosen, _binary(build, Binary.MUL, scale(build, condition, -1.0, 1.0), b))
+
+
 def _binary(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
     """The result takes its shape from the operand that changes with time."""
     value = b.binary(fn, x, y)

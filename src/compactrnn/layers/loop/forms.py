@@ -6,6 +6,7 @@ A form takes the reader of a traced graph, the node, the width of its result and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -100,8 +101,23 @@ def _softplus(g: Graph, x: Value, beta: float = 1, threshold: float = 20) -> Val
     return g.apply("div", g.apply("sub", g.apply("relu", x), tail), g.number(beta))
 
 
+def _gelu(g: Graph, x: Value, approximate: str = "none") -> Value:
+    half = g.apply("mul", x, g.number(0.5))
+    if approximate == "tanh":
+        cubic = g.apply("mul", _power(g, x, 3), g.number(0.044715))
+        phi = g.apply("tanh", g.apply("mul", g.apply("add", x, cubic), g.number(math.sqrt(2 / math.pi))))
+    else:
+        phi = g.apply("erf", g.apply("mul", x, g.number(math.sqrt(0.5))))
+    return g.apply("mul", half, g.apply("add", phi, g.number(1)))
+
+
+def _hardsigmoid(g: Graph, x: Value) -> Value:
+    return g.apply("div", _clamp(g, g.apply("add", x, g.number(3)), 0.0, 6.0), g.number(6))
+
+
 def _power(g: Graph, x: Value, exponent: Any) -> Value:
     known = {1: lambda: x, 2: lambda: g.apply("mul", x, x), 0.5: lambda: g.apply("sqrt", x)}
+    known |= {4: lambda: _power(g, _power(g, x, 2), 2), -0.5: lambda: _power(g, _power(g, x, 0.5), -1)}
     known |= {3: lambda: g.apply("mul", x, g.apply("mul", x, x)), -1: lambda: g.apply("div", g.number(1), x)}
     if exponent not in known:
         raise TypeError(f"the exponent {exponent}")
@@ -172,7 +188,7 @@ def _filled(number: float | None) -> Form:
     return form
 
 
-_UNARY = ("neg", "abs", "sqrt", "exp", "log", "sigmoid", "tanh", "relu")
+_UNARY = ("neg", "abs", "sqrt", "exp", "log", "erf", "sigmoid", "tanh", "relu")
 FORMS: dict[str, Form] = {
     **{name: _plain(name, 1) for name in _UNARY},
     **{name: _plain(name, 2) for name in ("mul", "div", "maximum", "minimum")},
@@ -195,10 +211,14 @@ FORMS: dict[str, Form] = {
     "elu": _composed(_elu),
     "leaky_relu": _composed(_leaky),
     "softplus": _composed(_softplus),
+    "celu": _composed(lambda g, x, alpha=1.0: _elu(g, x, alpha, 1, 1 / alpha)),
+    "selu": _composed(lambda g, x: _elu(g, x, 1.6732632423543772, 1.0507009873554805)),
+    "log_sigmoid": _composed(lambda g, x: g.apply("neg", _softplus(g, g.apply("neg", x)))),
+    "mish": _composed(lambda g, x: g.apply("mul", x, g.apply("tanh", _softplus(g, x)))),
     "silu": _composed(lambda g, x: g.apply("mul", x, g.apply("sigmoid", x))),
-    "hardsigmoid": _composed(
-        lambda g, x: g.apply("div", _clamp(g, g.apply("add", x, g.number(3)), 0.0, 6.0), g.number(6))
-    ),
+    "gelu": _composed(_gelu),
+    "hardsigmoid": _composed(_hardsigmoid),
+    "hardswish": _composed(lambda g, x: g.apply("mul", x, _hardsigmoid(g, x))),
     "addcmul": _composed(
         lambda g, a, b, c, value=1: g.apply("add", a, g.apply("mul", g.apply("mul", b, c), g.number(value)))
     ),

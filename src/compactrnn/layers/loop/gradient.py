@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -103,6 +104,12 @@ def _larger(g: Graph, v: Value, d: Value) -> tuple[Value, Value]:
     return first, second
 
 
+def _bell(g: Graph, x: Value) -> Value:
+    """The slope of erf, 2 / sqrt(pi) exp(-x^2)."""
+    fallen = g.apply("exp", g.apply("neg", g.apply("mul", x, x)))
+    return g.apply("mul", fallen, g.number(2 / math.sqrt(math.pi)))
+
+
 RULES: dict[str, Rule] = {
     "copy": lambda g, v, d: (d,),
     "add": lambda g, v, d: (d, d),
@@ -114,6 +121,7 @@ RULES: dict[str, Rule] = {
     "sqrt": lambda g, v, d: (g.apply("div", g.apply("mul", d, g.number(0.5)), v),),
     "exp": lambda g, v, d: (g.apply("mul", d, v),),
     "log": lambda g, v, d: (g.apply("div", d, v.args[0]),),
+    "erf": lambda g, v, d: (g.apply("mul", d, _bell(g, v.args[0])),),
     "sigmoid": lambda g, v, d: (g.apply("sigmoid_grad", d, v),),
     "tanh": lambda g, v, d: (g.apply("tanh_grad", d, v),),
     "relu": lambda g, v, d: (g.apply("where", v, d, g.number(0)),),

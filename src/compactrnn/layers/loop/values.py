@@ -33,6 +33,7 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "sqrt": torch.sqrt,
     "exp": torch.exp,
     "log": torch.log,
+    "erf": torch.erf,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
