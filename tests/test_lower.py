@@ -222,6 +222,7 @@ def test_every_operation_of_the_native_loop_packs(name):
     assert np.array_equal(np.stack([stream.step(row) for row in x[0].numpy()]), engine.run(x[0].numpy()))
 
 
+@pytest.mark.filterwarnings("ignore:Wide.step")  # it has no native loop either
 def test_a_step_that_mixes_the_rows_of_a_batch_is_refused():
     layer = cr.Recurrent(Wide, 6, 7, function=lambda c, p, h: p.chunk(2, 1)[0] + c.hidden(h - h.mean(0)))
     refused(layer, torch.randn(9, 2, 6), "Wide.step", "batch")
