@@ -57,7 +57,7 @@ def curves_plot(
     axes.set_ylabel(f"{y_label} (log scale)" if log_y else y_label)
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)  # no place within is sure to be free
     return _svg(figure)
 
 
