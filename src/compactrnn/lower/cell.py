@@ -95,7 +95,9 @@ def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref]) 
     held = [Value(ref, (steps, builder.program.buffers[ref.buffer].width), 0, STEP, builder.segment) for ref in states]
     y, *after = lower_step(builder, cell, rows, held)
     if builder.segment != x.segment:
-        raise UnsupportedModelError(f"{type(cell).__name__}.step: rows of the batch do not stay apart")
+        raise UnsupportedModelError(
+            f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
+        )
     y = _apart(builder, y, states)
     after = [_apart(builder, s, states) for s in after]
     for ref, value in zip(states, after, strict=True):
