@@ -36,6 +36,10 @@ CR_INLINE cr_m v_less(cr_v p, cr_v q)
 {
     return CR_PAIR(cr_m, _mm256_cmp_ps(p.a, q.a, _CMP_LT_OQ), _mm256_cmp_ps(p.b, q.b, _CMP_LT_OQ));
 }
+CR_INLINE cr_m v_equal(cr_v p, cr_v q)
+{
+    return CR_PAIR(cr_m, _mm256_cmp_ps(p.a, q.a, _CMP_EQ_OQ), _mm256_cmp_ps(p.b, q.b, _CMP_EQ_OQ));
+}
 CR_INLINE cr_m v_is_nan(cr_v x)
 {
     return CR_PAIR(cr_m, _mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));

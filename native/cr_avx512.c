@@ -45,6 +45,7 @@ CR_INLINE cr_v v_sqrt(cr_v x) { return _mm512_sqrt_ps(x); }
 CR_INLINE cr_v v_over(cr_v a, cr_v b) { return _mm512_max_ps(a, b); }
 CR_INLINE cr_v v_under(cr_v a, cr_v b) { return _mm512_min_ps(a, b); }
 CR_INLINE cr_m v_less(cr_v a, cr_v b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+CR_INLINE cr_m v_equal(cr_v a, cr_v b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 CR_INLINE cr_m v_is_nan(cr_v x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 CR_INLINE cr_v v_select(cr_m which, cr_v a, cr_v b) { return _mm512_mask_blend_ps(which, b, a); }
 CR_INLINE cr_w v_bits(cr_v x) { return _mm512_castps_si512(x); }

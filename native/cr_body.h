@@ -170,6 +170,11 @@ static void cr_unary(unsigned fn, float *dst, const float *a, size_t n, float p0
     }
 }
 
+CR_INLINE cr_v cr_truth(cr_m x)
+{
+    return v_select(x, v_splat(1.0f), v_splat(0.0f));
+}
+
 CR_INLINE cr_v cr_apply_binary(unsigned fn, cr_v a, cr_v b)
 {
     switch (fn) {
@@ -178,6 +183,10 @@ CR_INLINE cr_v cr_apply_binary(unsigned fn, cr_v a, cr_v b)
     case CR_MUL: return v_mul(a, b);
     case CR_DIV: return v_div(a, b);
     case CR_MAX: return cr_max(a, b);
+    case CR_EQUAL: return cr_truth(v_equal(a, b));
+    case CR_NOT_EQUAL: return v_select(v_equal(a, b), v_splat(0.0f), v_splat(1.0f));
+    case CR_LESS: return cr_truth(v_less(a, b));
+    case CR_LESS_EQUAL: return v_select(v_equal(a, b), v_splat(1.0f), cr_truth(v_less(a, b)));
     default: return cr_min(a, b);
     }
 }
@@ -210,7 +219,19 @@ static void cr_binary(unsigned fn, float *dst, const float *a, const float *b, s
     case CR_MUL: cr_map_binary(CR_MUL, dst, a, b, n, k); break;
     case CR_DIV: cr_map_binary(CR_DIV, dst, a, b, n, k); break;
     case CR_MAX: cr_map_binary(CR_MAX, dst, a, b, n, k); break;
+    case CR_EQUAL: cr_map_binary(CR_EQUAL, dst, a, b, n, k); break;
+    case CR_NOT_EQUAL: cr_map_binary(CR_NOT_EQUAL, dst, a, b, n, k); break;
+    case CR_LESS: cr_map_binary(CR_LESS, dst, a, b, n, k); break;
+    case CR_LESS_EQUAL: cr_map_binary(CR_LESS_EQUAL, dst, a, b, n, k); break;
     default: cr_map_binary(CR_MIN, dst, a, b, n, k);
+    }
+}
+
+static void cr_select(float *dst, const float *which, const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i += LANES) {
+        cr_m no = v_equal(v_load_some(which + i, n - i, 0.0f), v_splat(0.0f));
+        v_store_some(dst + i, v_select(no, v_load_some(b + i, n - i, 0.0f), v_load_some(a + i, n - i, 0.0f)), n - i);
     }
 }
 
@@ -261,6 +282,7 @@ const cr_kernels CR_TABLE = {
     .quantize = cr_quantize,
     .unary = cr_unary,
     .binary = cr_binary,
+    .select = cr_select,
     .reduce = cr_reduce,
     .softmax = cr_softmax,
     .log_softmax = cr_log_softmax,

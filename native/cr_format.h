@@ -1,4 +1,5 @@
-/* The model file, version 2: the specification of the format, in C.
+/* The model file, version 3: the specification of the format, in C. A file of another version is refused: pack the model
+ * again.
  *
  * Little-endian. A 64-byte header, then eight sections in this order, then nothing:
  *
@@ -21,7 +22,7 @@
 #include <stdint.h>
 
 #define CR_MAGIC "\x89" "CRNN\r\n\x1a"
-#define CR_VERSION 2u
+#define CR_VERSION 3u
 #define CR_KNOWN_FEATURES 0u          /* a feature bit that the reader does not know is an error */
 #define CR_LINE 64u                   /* bytes: the alignment of everything */
 #define CR_LANES 16u                  /* rows of a panel, units of a block of gates */
@@ -141,20 +142,26 @@ enum cr_code {
                                          dst[n] = (1 - z) n + z d[n]. b may be absent: zeros. p0 as in AFFINE */
     CR_FLIP = 12,                     /* dst[n] at t = a at T-1-t; a is an input, or a sequence of an earlier segment */
     CR_TOP = 13,                      /* the n largest of a[k], largest first: dst[n] = them, or their positions */
-    CR_CODE_COUNT = 14
+    CR_SELECT = 14,                   /* dst[i] = c[i] != 0 ? a[i] : b[i]: the number not taken has no effect, even a NaN */
+    CR_DELAY = 15,                    /* a delay line, the state dst[k], k a multiple of n: dst[n .. k) = what was dst[0 .. k-n),
+                                         then dst[0 .. n) = a[n]: a of d steps ago stands at dst[d*n] */
+    CR_CODE_COUNT = 16
 };
 
 enum cr_unary {
     CR_COPY, CR_SCALE_SHIFT, CR_ABS, CR_CLAMP, CR_RECIPROCAL, CR_SQRT, CR_EXP, CR_LOG, CR_ERF, CR_TANH, CR_SIGMOID,
     CR_UNARY_COUNT
 };
-enum cr_binary { CR_ADD, CR_SUB, CR_MUL, CR_DIV, CR_MAX, CR_MIN, CR_BINARY_COUNT };
+/* The comparisons give 1 or 0, as IEEE 754 has it: of a NaN only "not equal" is true. */
+enum cr_binary {
+    CR_ADD, CR_SUB, CR_MUL, CR_DIV, CR_MAX, CR_MIN, CR_EQUAL, CR_NOT_EQUAL, CR_LESS, CR_LESS_EQUAL, CR_BINARY_COUNT
+};
 enum cr_reduce { CR_SUM, CR_REDUCE_MAX, CR_REDUCE_MIN, CR_ARGMAX, CR_REDUCE_COUNT }; /* of equal ones the first */
 enum cr_top { CR_TOP_VALUES, CR_TOP_POSITIONS, CR_TOP_COUNT };
 
 /* Fields that the code does not use are zero, absent operands and tensors CR_NONE with offset 0. An operand is the same
- * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, d of GRU, the groups of
- * SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
+ * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, a, b and c of SELECT, d of
+ * GRU, the groups of SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
 typedef struct {
     uint16_t code;
     uint16_t fn;

@@ -11,8 +11,8 @@
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
  *   then j+4, j+2, j+1. Maximum and minimum go the same way, starting from -infinity or infinity.
  * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost.
- * - Quantising: x * (1 / scale), clamped to [-127, 127], rounded to nearest even, NaN becomes 0. The scale is p0, or
- *   absmax / 127 where absmax skips NaN and takes infinity as the largest float; absmax < 1e-30 gives all zeros.
+ * - Quantising: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
+ *   absmax < 1e-30 gives all zeros. A NaN or infinity anywhere in x makes the scale a NaN, and with it every result.
  * - ARGMAX and TOP: of equal numbers the first counts, and NaN counts as the largest.
  *
  * Kernels trust their arguments: cr_load.c has verified them. Operands need no alignment, matrices lie at lines. */
@@ -67,6 +67,8 @@ typedef struct cr_kernels {
     /* element-wise: dst may be a, or b where k = n; enum cr_unary, enum cr_binary */
     void (*unary)(unsigned fn, float *dst, const float *a, size_t n, float p0, float p1);
     void (*binary)(unsigned fn, float *dst, const float *a, const float *b, size_t n, size_t k);
+    /* which[i] != 0 ? a[i] : b[i]; dst may be any of them */
+    void (*select)(float *dst, const float *which, const float *a, const float *b, size_t n);
     /* within groups of k: n results, or n numbers in all; dst may be a but in reduce */
     void (*reduce)(unsigned fn, float *dst, const float *a, size_t n, size_t k);
     void (*softmax)(float *dst, const float *a, size_t n, size_t k);

@@ -15,7 +15,7 @@ static const char *const error_text[CR_ERROR_COUNT] = {
     [CR_ERROR_ALIGNMENT] = "the file does not start at a multiple of 64 in memory",
     [CR_ERROR_TRUNCATED] = "the file is shorter or longer than its header says",
     [CR_ERROR_MAGIC] = "not a compactrnn model file",
-    [CR_ERROR_VERSION] = "the file has a format version that this library does not read",
+    [CR_ERROR_VERSION] = "the file has another format version than this library reads (3): pack the model again",
     [CR_ERROR_FEATURE] = "the file needs a feature that this library does not have",
     [CR_ERROR_CHECKSUM] = "the checksum does not match: the file is damaged",
     [CR_ERROR_LIMIT] = "a count or a size is beyond the limits of the format",
@@ -373,6 +373,12 @@ static int cr_is_apart(cr_ref p, uint64_t p_width, cr_ref q, uint64_t q_width)
     return p.buffer != q.buffer || p.offset + p_width <= q.offset || q.offset + q_width <= p.offset;
 }
 
+/* How many numbers an op writes at dst. */
+static uint64_t cr_written(const cr_op *op)
+{
+    return op->code == CR_DELAY ? op->k : op->n;
+}
+
 /* How an operand may lie to dst: apart only, or also in the same place. */
 enum cr_relation { CR_APART, CR_SAME };
 
@@ -381,7 +387,7 @@ static int cr_check_operand(const cr_model *model, uint32_t segment, const cr_op
 {
     int code = cr_check_read(model, segment, ref, width);
     if (code) return code;
-    if (cr_is_apart(op->dst, op->n, ref, width)) return CR_OK;
+    if (cr_is_apart(op->dst, cr_written(op), ref, width)) return CR_OK;
     if (relation == CR_SAME && width == op->n && ref.buffer == op->dst.buffer && ref.offset == op->dst.offset)
         return CR_OK;
     return CR_ERROR_OVERLAP;
@@ -420,6 +426,8 @@ static const cr_signature signatures[CR_CODE_COUNT] = {
     [CR_GRU] = {.k = 1, .b = 1, .c = 1, .d = 1, .p0 = 1, .tensor = 1},
     [CR_FLIP] = {.k = 0},
     [CR_TOP] = {.k = 1, .functions = CR_TOP_COUNT},
+    [CR_SELECT] = {.b = 1, .c = 1},
+    [CR_DELAY] = {.k = 1},
 };
 
 static int cr_check_signature(const cr_model *model, const cr_op *op)
@@ -451,7 +459,7 @@ static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
 {
     int code;
     if ((code = cr_check_signature(model, op))) return code;
-    if ((code = cr_check_write(model, segment, op->dst, op->n))) return code;
+    if ((code = cr_check_write(model, segment, op->dst, cr_written(op)))) return code;
     const cr_tensor *tensor = op->tensor == CR_NONE ? NULL : &model->tensors[op->tensor];
     uint64_t n = op->n, k = op->k, padded = (n + CR_LANES - 1) / CR_LANES * CR_LANES;
     switch (op->code) {
@@ -504,6 +512,14 @@ static int cr_check_op(cr_model *model, uint32_t segment, const cr_op *op)
             return code;
         if ((code = cr_check_operand(model, segment, op, op->c, k, CR_APART))) return code;
         return cr_check_operand(model, segment, op, op->d, n, CR_SAME);
+    case CR_SELECT:
+        if ((code = cr_check_operand(model, segment, op, op->a, n, CR_SAME))) return code;
+        if ((code = cr_check_operand(model, segment, op, op->b, n, CR_SAME))) return code;
+        return cr_check_operand(model, segment, op, op->c, n, CR_SAME);
+    case CR_DELAY:
+        if (k % n) return CR_ERROR_SHAPE;
+        if (model->buffers[op->dst.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
+        return cr_check_operand(model, segment, op, op->a, n, CR_APART);
     case CR_FLIP: {
         if ((code = cr_check_operand(model, segment, op, op->a, n, CR_APART))) return code;
         const cr_buffer *buffer = &model->buffers[op->a.buffer];

@@ -155,6 +155,12 @@ static void cr_run_top(const cr_op *op, float *dst, const float *a)
     for (size_t i = 0; i < count && op->fn == CR_TOP_VALUES; i++) dst[i] = a[(size_t)dst[i]];
 }
 
+static void cr_run_delay(const cr_op *op, float *dst, const float *a)
+{
+    memmove(dst + op->n, dst, sizeof(float) * (op->k - op->n));
+    memcpy(dst, a, sizeof(float) * op->n);
+}
+
 static void cr_run_op(const cr_run_state *run, const cr_op *op)
 {
     const cr_kernels *kernels = run->model->kernels;
@@ -172,6 +178,8 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_LAYER_NORM: kernels->layer_norm(dst, cr_floats(run, op->a), n, k, op->p0); break;
     case CR_LSTM:
     case CR_GRU: cr_run_cell(run, op, dst); break;
+    case CR_SELECT: kernels->select(dst, cr_floats(run, op->c), cr_floats(run, op->a), cr_floats(run, op->b), n); break;
+    case CR_DELAY: cr_run_delay(op, dst, cr_floats(run, op->a)); break;
     case CR_FLIP: cr_run_flip(run, op, dst); break;
     case CR_TOP: cr_run_top(op, dst, cr_floats(run, op->a)); break;
     }

@@ -47,6 +47,7 @@ CR_INLINE uint32x4_t cr_unordered(float32x4_t x) { return vmvnq_u32(vceqq_f32(x,
 CR_INLINE cr_v v_over(cr_v p, cr_v q) { return CR_EACH2(cr_v, cr_over, p, q); }
 CR_INLINE cr_v v_under(cr_v p, cr_v q) { return CR_EACH2(cr_v, cr_under, p, q); }
 CR_INLINE cr_m v_less(cr_v p, cr_v q) { return CR_EACH2(cr_m, vcltq_f32, p, q); }
+CR_INLINE cr_m v_equal(cr_v p, cr_v q) { return CR_EACH2(cr_m, vceqq_f32, p, q); }
 CR_INLINE cr_m v_is_nan(cr_v x) { return CR_EACH1(cr_m, cr_unordered, x); }
 CR_INLINE cr_v v_select(cr_m which, cr_v p, cr_v q)
 {

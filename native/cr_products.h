@@ -6,13 +6,11 @@ static void cr_quantize(void *to, const float *x, float scale, size_t k)
     int32_t *sums = (int32_t *)(void *)((char *)to + CR_QUANTIZED_SUMS(k));
     if (scale == 0) {
         cr_v largest = v_splat(0.0f);
-        for (size_t i = 0; i < k; i += LANES)
-            largest = v_over(v_under(v_splat(3.40282347e38f), cr_abs(v_load_some(x + i, k - i, 0.0f))), largest);
+        for (size_t i = 0; i < k; i += LANES) largest = v_over(cr_abs(v_load_some(x + i, k - i, 0.0f)), largest);
         scale = cr_fold_lanes(CR_FOLD_MAX, largest) / 127.0f;
         scale = scale < 1e-30f / 127.0f ? 0.0f : scale;
     }
-    memcpy(to, &scale, sizeof scale);
-    cr_v inverse = v_splat(scale == 0 ? 0.0f : 1.0f / scale);
+    cr_v inverse = v_splat(scale == 0 ? 0.0f : 1.0f / scale), zero = v_splat(0.0f), strange = zero;
     for (size_t i = 0; i < k;) {
         cr_w sum = w_splat(0);
         for (size_t end = i + CR_GROUP; i < end; i += LANES) {
@@ -20,14 +18,17 @@ static void cr_quantize(void *to, const float *x, float scale, size_t k)
                 memset(numbers + i, 0, LANES);
                 continue;
             }
-            cr_v s = v_mul(v_load_some(x + i, k - i, 0.0f), inverse);
-            s = cr_clamp(v_select(v_is_nan(s), v_splat(0.0f), s), -127.0f, 127.0f);
+            cr_v in = v_load_some(x + i, k - i, 0.0f);
+            cr_v s = v_under(v_over(v_mul(in, inverse), v_splat(-127.0f)), v_splat(127.0f)); /* never a NaN */
+            strange = v_add(strange, v_mul(in, zero)); /* 0, or a NaN from a NaN or infinity on */
             cr_w whole = v_to_whole(v_sub(v_add(s, v_splat(12582912.0f)), v_splat(12582912.0f)));
             w_store_i8(numbers + i, whole);
             sum = w_add(sum, whole);
         }
         *sums++ = w_sum(sum);
     }
+    scale += cr_fold_lanes(CR_FOLD_SUM, strange);
+    memcpy(to, &scale, sizeof scale);
 }
 
 CR_INLINE float cr_scale_of(const void *quantized)

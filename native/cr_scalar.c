@@ -33,7 +33,8 @@ typedef cr_w cr_h;
 #define CR_WRAP_MINUS(p, q) ((cr_i4)((cr_u4)(p) - (cr_u4)(q)))
 #define CR_AND(p, q) ((p) & (q))
 #define CR_XOR(p, q) ((p) ^ (q))
-#define CR_LESS(p, q) ((cr_i4)((p) < (q)))
+#define CR_BELOW(p, q) ((cr_i4)((p) < (q)))
+#define CR_SAME(p, q) ((cr_i4)((p) == (q)))
 #define CR_NOT_SELF(p) ((cr_i4)((p) != (p)))
 #define CR_AS_FLOAT(p) ((cr_f4)(p))
 #define CR_AS_WHOLE(p) ((cr_i4)(p))
@@ -67,7 +68,8 @@ CR_INLINE cr_v v_div(cr_v p, cr_v q) { return CR_EACH2(cr_v, CR_OVER, p, q); }
 CR_INLINE cr_v v_sqrt(cr_v x) { return CR_EACH1(cr_v, cr_root, x); }
 CR_INLINE cr_v v_over(cr_v p, cr_v q) { return CR_EACH2(cr_v, cr_greater, p, q); }
 CR_INLINE cr_v v_under(cr_v p, cr_v q) { return CR_EACH2(cr_v, cr_smaller, p, q); }
-CR_INLINE cr_m v_less(cr_v p, cr_v q) { return CR_EACH2(cr_m, CR_LESS, p, q); }
+CR_INLINE cr_m v_less(cr_v p, cr_v q) { return CR_EACH2(cr_m, CR_BELOW, p, q); }
+CR_INLINE cr_m v_equal(cr_v p, cr_v q) { return CR_EACH2(cr_m, CR_SAME, p, q); }
 CR_INLINE cr_m v_is_nan(cr_v x) { return CR_EACH1(cr_m, CR_NOT_SELF, x); }
 CR_INLINE cr_v v_select(cr_m which, cr_v p, cr_v q)
 {

@@ -158,8 +158,9 @@ def test_truncations_with_good_checksums_are_refused():
 
 NAN, INF = float("nan"), float("inf")
 MALICIOUS = [
-    ("header", 0, "version", 1, "format version"),
-    ("header", 0, "version", 3, "format version"),
+    ("header", 0, "version", 1, "another format version"),
+    ("header", 0, "version", 2, "pack the model again"),
+    ("header", 0, "version", 4, "another format version"),
     ("header", 0, "features", 1, "feature"),
     ("header", 0, "buffers", 0xFFFFFFFF, "limits"),
     ("header", 0, "ops", 65537, "limits"),
@@ -195,7 +196,7 @@ MALICIOUS = [
     ("tensors", 1, "type", lay.Type.MATRIX_I4, "not where"),
     ("tensors", 0, "type", lay.Type.TABLE_F16, "not where"),
     ("ops", 0, "code", 0, "unknown"),
-    ("ops", 0, "code", 14, "unknown"),
+    ("ops", 0, "code", 16, "unknown"),
     ("ops", 0, "tensor", 4, "outside its buffer"),
     ("ops", 0, "tensor", lay.NONE, "outside its buffer"),
     ("ops", 0, "tensor", 2, "contradict"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .program import Code, Op, Program, Ref
-from .tidy import output_width, reads
+from .tidy import output_width, reads, writes
 
 
 def check_defined(program: Program) -> None:
@@ -24,7 +24,8 @@ def check_defined(program: Program) -> None:
                         f"program: operation {number}, {op.code.name}, reads {width} numbers at {tuple(ref)}, "
                         f"a {kinds[ref.buffer]} buffer, before all of them are written"
                     )
-            defined[op.dst.buffer][op.dst.offset : op.dst.offset + op.n] = True
+            for ref, width in writes(op):
+                defined[ref.buffer][ref.offset : ref.offset + width] = True
             number += 1
     for output in program.outputs:
         ref, width = output.ref, output_width(output)

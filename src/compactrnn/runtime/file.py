@@ -152,11 +152,12 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 
 def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int, Type]]) -> tuple:
     uses_k = {Code.AFFINE, Code.GATHER, Code.BINARY, Code.REDUCE, Code.SOFTMAX, Code.LOG_SOFTMAX, Code.LAYER_NORM}
-    uses_k |= {Code.LSTM, Code.GRU, Code.TOP}
+    uses_k |= {Code.LSTM, Code.GRU, Code.TOP, Code.DELAY}
     tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
     p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] != Type.MATRIX_F32)
     both = op.code == Code.UNARY and op.fn in (Unary.AFFINE, Unary.CLAMP)
-    has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU)
+    has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT)
+    has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT)
     k = (op.k or op.n) if op.code == Code.BINARY else op.k
     return (
         int(op.code),
@@ -167,7 +168,7 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
         tuple(op.dst),
         tuple(op.a or _ABSENT),
         tuple(op.b or _ABSENT) if has_b else tuple(_ABSENT),
-        tuple(op.c or _ABSENT) if op.code in (Code.LSTM, Code.GRU) else tuple(_ABSENT),
+        tuple(op.c or _ABSENT) if has_c else tuple(_ABSENT),
         op.p0 if p0 or both else 0.0,
         op.p1 if both else 0.0,
         tuple(op.d or _ABSENT) if op.code == Code.GRU else tuple(_ABSENT),

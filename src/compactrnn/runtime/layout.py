@@ -9,7 +9,7 @@ import numpy as np
 from .gates import LANES
 
 MAGIC = b"\x89CRNN\r\n\x1a"
-VERSION = 2
+VERSION = 3
 LINE = 64
 GROUP = 64  # columns of an int4 matrix that share a scale
 NONE = 0xFFFFFFFF

@@ -12,7 +12,7 @@ from .choose import CACHES, choose
 from .hoist import hoist
 from .program import Code, Op, Program, Tensor
 from .rounding import quantize_groups, quantize_rows
-from .tidy import output_width, overlap, reads, tidy
+from .tidy import output_width, overlap, reads, tidy, writes
 
 WEIGHTS = ("float32", "int8", "int4", "auto")
 _FILE_GROWTH = 1.25  # how much larger a file may get for a smaller hot set
@@ -89,7 +89,7 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
         return []
     if any(overlap(op.dst, op.n, o.ref, output_width(o)) for o in program.outputs):
         return []
-    written = [o for o in program.ops if overlap(op.dst, op.n, o.dst, o.n)]
+    written = [o for o in program.ops if any(overlap(op.dst, op.n, *place) for place in writes(o))]
     readers = [o for o in program.ops if any(overlap(op.dst, op.n, ref, width) for ref, width in reads(o))]
     if len(written) != 1:
         return []

@@ -12,8 +12,9 @@ Buffers hold `width` float32 numbers:
 - `input`: one row per step, given by the caller (a token input has width 1 and holds the token's number);
 - `sequence`: one row per step, written by one segment, kept for later forward segments.
 
-An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. Every operation writes
-`n` numbers at `dst`; operands may be the same place as `dst` where the operation is element-wise, else not overlap.
+An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. Every operation but `DELAY`
+writes `n` numbers at `dst`; operands may be the same place as `dst` where the operation is element-wise, else not
+overlap.
 Gates lie as `gates.gate_rows` puts them: P is n rounded up to a multiple of 16.
 """
 
@@ -42,6 +43,8 @@ class Code(IntEnum):
     GRU = 11  # r, z, n = a[3P] + U c[k]; dst[n] = (1 - z) tanh(a_n + r (b[n] + U_n c)) + z d[n]; b may be absent
     FLIP = 12  # dst[n] at t = a at T-1-t; a is a sequence or input buffer, in a later segment than its writer
     TOP = 13  # dst[n] = the n largest of a[k], or their positions; fn: Top. Of equal ones the first; NaN is largest
+    SELECT = 14  # dst[i] = c[i] != 0 ? a[i] : b[i]; the number not taken has no effect, even a NaN
+    DELAY = 15  # a line of k numbers, the state at dst: dst[n..k) = old dst[0..k-n), then dst[0..n) = a[n]; n divides k
 
 
 GATES = {Code.AFFINE: 1, Code.LSTM: 4, Code.GRU: 3}  # of operations with a matrix: its rows for each of n
@@ -72,6 +75,10 @@ class Binary(IntEnum):
     DIV = 3
     MAX = 4
     MIN = 5
+    EQUAL = 6  # the comparisons give 1 or 0; of a NaN only NOT_EQUAL is true
+    NOT_EQUAL = 7
+    LESS = 8
+    LESS_EQUAL = 9
 
 
 class Reduce(IntEnum):

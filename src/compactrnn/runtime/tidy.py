@@ -25,14 +25,16 @@ def reads(op: Op) -> list[tuple[Ref, int]]:
         Code.LSTM: (4 * p, op.n, op.k, 0),
         Code.GRU: (3 * p, op.n, op.k, op.n),
         Code.TOP: (op.k, 0, 0, 0),
+        Code.SELECT: (op.n, op.n, op.n, 0),
     }.get(op.code, (op.n, 0, 0, 0))
-    places = zip((op.a, op.b, op.c, op.d), widths, strict=True)
-    return [(ref, width) for ref, width in places if ref is not None and width]
+    places = [(ref, width) for ref, width in zip((op.a, op.b, op.c, op.d), widths, strict=True) if ref and width]
+    return [*places, (op.dst, op.k - op.n)] if op.code == Code.DELAY and op.k > op.n else places
 
 
 def writes(op: Op) -> list[tuple[Ref, int]]:
     """What an operation writes: places and widths."""
-    return [(op.dst, op.n)] + ([(op.b, op.n)] if op.code == Code.LSTM and op.b is not None else [])
+    width = op.k if op.code == Code.DELAY else op.n
+    return [(op.dst, width)] + ([(op.b, op.n)] if op.code == Code.LSTM and op.b is not None else [])
 
 
 def overlap(p: Ref, p_width: int, q: Ref, q_width: int) -> bool:

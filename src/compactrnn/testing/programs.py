@@ -194,7 +194,7 @@ class _Writer:
 
     def _op_binary(self) -> None:
         ref, n = self._any()
-        fn = Binary(int(self.rng.integers(len(Binary))))
+        fn = Binary(int(self.rng.integers(Binary.EQUAL)))
         k = self._group(n)
         other, _ = self._any(k)
         if fn == Binary.DIV:
@@ -203,6 +203,21 @@ class _Writer:
         if fn == Binary.MUL:
             other = self._new(Code.UNARY, k, a=other, fn=Unary.TANH)
         self._new(Code.BINARY, n, k, a=ref, b=other, fn=fn)
+
+    def _op_compare(self) -> None:
+        ref, n = self._any_given()
+        other, width = self._any_given()
+        fn = int(self.rng.integers(Binary.EQUAL, len(Binary)))
+        k = max(k for k in range(1, width + 1) if n % k == 0)
+        truth = self._new(Code.BINARY, n, k, a=ref, b=other, fn=fn)
+        self._new(Code.SELECT, n, a=self._any(n)[0], b=self._any(n)[0], c=truth)
+
+    def _op_delay(self) -> None:
+        ref, n = self._any()
+        width = n * int(self.rng.integers(1, 5))
+        line = self._buffer(width, "state", self._some(width))
+        self._add(Code.DELAY, line, n, width, a=ref)
+        self.pool.append((line, width))
 
     def _op_reduce(self) -> None:
         ref, width = self._any()
