@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import warnings
 import weakref
@@ -18,6 +17,7 @@ from .._errors import UnsupportedModelError, invalid
 from ..cells.base import AbstractCell
 from ..layers import cells_of, is_recurrent
 from ..layers.loop.trace import operation as operation
+from .copy import copy_module
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 _keys = itertools.count()
@@ -200,7 +200,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = as_inputs(example_inputs)
-    model = copy.deepcopy(model).eval()
+    model = copy_module(model).eval()
     alone = is_recurrent(model)
     if alone:
         model = _Alone(model)
