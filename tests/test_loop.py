@@ -12,37 +12,12 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 
 import compactrnn as cr
+from cell_table import CELLS, name_of
 from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
 from compactrnn.layers.loop import run_cell
 from compactrnn.runtime import _native
-from compactrnn.weights import Kronecker, LowRank
+from compactrnn.weights import LowRank
 from steps import STEPS, Wide
-
-CELLS = [
-    partial(LSTM),
-    partial(LSTM, proj_size=3),
-    partial(GRU),
-    partial(GRU, bias=False),
-    partial(Elman),
-    partial(Elman, nonlinearity="relu"),
-    partial(MGU),
-    partial(MGU, hidden_weight=LowRank(rank=2)),
-    partial(MGU, hidden_weight=Kronecker(out_block=2, in_block=2)),
-    partial(IndRNN),
-    partial(IndRNN, nonlinearity="tanh"),
-    partial(DuRNN, short_size=5),
-    partial(DuRNN, output="both"),
-    partial(DuRNN, selection=False, nonlinearity="relu"),
-    partial(DuRNN, parts="short"),
-    partial(DuRNN, parts="long"),
-    partial(GILR),
-    partial(GILR, nonlinearity="tanh"),
-    partial(MinGRU),
-]
-
-
-def name_of(make):
-    return make.func.__name__ + str(make.keywords)
 
 
 def results(layer, x, states, kind):

@@ -81,7 +81,8 @@ class AbstractCell(nn.Module, ABC):
             if isinstance(child, AbstractWeight):
                 child.reset_parameters(bound)
         for parameter in self.parameters(recurse=False):
-            nn.init.uniform_(parameter, -bound, bound)
+            if not parameter.is_meta:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def constrain_(self) -> None:
         """Put parameters back within their bounds, in place; layers in training call it before every sequence.

@@ -42,7 +42,10 @@ def bind(module: Any, suffix: str) -> AbstractCell:
         delattr(cell, name)
         if isinstance(part, Tensor) and part.dim() == 2:
             part = DenseWeight.of(part, 1 if name == "projection" else gates)
-        setattr(cell, name, part)
+        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):  # given by torch.func.functional_call
+            cell.register_buffer(name, part)
+        else:
+            setattr(cell, name, part)
     return cell
 
 

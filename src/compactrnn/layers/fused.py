@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
+from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bind
 from .cudnn import Contiguous, flatten_
+from .loop import wants_plain_loop
+from .ordinary import is_batched_or_dual
 from .scan import scan_layer
-from .sequence import StateForm, Steps, run_stack, sizes_per_layer
+from .sequence import StateForm, Steps, check_dtype, run_stack, sizes_per_layer
 
 
 class AbstractFused(nn.RNNBase):
@@ -111,7 +114,12 @@ class AbstractFused(nn.RNNBase):
         With a list of hidden sizes each state is a tuple of (N, size of the layer), one for each layer and direction
         in torch's order, instead of one tensor (num_layers * directions, N, hidden_size).
         """
-        if self._as_torch:
+        if casts_in_vain(self):
+            return without_casts(self, input, hx)
+        if self._as_torch and not _needs_cells():
+            for state in hx if isinstance(hx, tuple) else () if hx is None else (hx,):
+                if isinstance(state, Tensor):
+                    check_dtype(self, "initial state", state)
             return super().forward(input, hx)
         sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
         outputs = [p or n for p, n in zip(projection_per_layer(self.proj_size, sizes), sizes, strict=True)]
@@ -124,15 +132,11 @@ class AbstractFused(nn.RNNBase):
         return run_stack(self, form, input, hx, self._run_layer)
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        if self._wider_than_torchs(number):
+        if self._wider_than_torchs(number) or _needs_cells():
             suffixes = ("", "_reverse") if self.bidirectional else ("",)
             return scan_layer([bind(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
         matrices = [w.dense() if isinstance(w, AbstractWeight) else w for w in weights]
-        if matrices[0].dtype != steps.data.dtype and not torch.is_autocast_enabled(steps.data.device.type):
-            raise invalid(
-                "input dtype", got=steps.data.dtype, wanted=str(matrices[0].dtype), hint="convert one of them"
-            )
         if matrices[0].is_cuda and any(isinstance(w, AbstractWeight) for w in weights):
             matrices = Contiguous.apply(self._cudnn_arguments(number), *matrices)
         operator = getattr(torch._VF, self.mode.lower())  # pyright: ignore
@@ -207,6 +211,11 @@ class AbstractFused(nn.RNNBase):
         """Shown by `print(module)`."""
         specs = [f"{n}={s}" for n in ("input_weight", "hidden_weight") if (s := getattr(self, n)) != DENSE]
         return ", ".join([super().extra_repr(), *specs])
+
+
+def _needs_cells() -> bool:
+    """Whether to run step by step: `time_loop("plain")`, or derivatives and batches that torch's operators lack."""
+    return wants_plain_loop() or is_batched_or_dual()
 
 
 def _new(spec: WeightSpec, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight | nn.Parameter:

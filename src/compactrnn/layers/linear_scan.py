@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import invalid
 from . import _linear_scan  # pyright: ignore[reportAttributeAccessIssue]
+from .ordinary import why_not_native
 
 
 def linear_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
@@ -37,7 +38,7 @@ def linear_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = Fa
     decay = _checked(decay, x, initial)
     if x.numel() == 0:
         return x.new_empty(x.shape)
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if not why_not_native([decay, x, initial]):
         return _LinearScan.apply(decay.contiguous(), x.contiguous(), initial.contiguous(), reverse)  # pyright: ignore
     if not reverse:
         return _scan_in_torch(decay, x, initial)
@@ -68,7 +69,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         decay, initial, h = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or why_not_native([dh]):
             return *_differentiable_gradients(decay, initial, h, dh, ctx.reverse), None
         dh = dh.contiguous()
         ddecay = torch.zeros_like(decay) if decay.dim() == 2 else torch.empty_like(decay)
@@ -122,8 +123,9 @@ def _scan_in_torch(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:
     chunks = -(-steps // length)
     full = chunks * length - steps
     decay = decay.expand_as(x)
-    factors = torch.cat([decay, decay.new_ones(full, *decay.shape[1:])]).unflatten(0, (chunks, length)).unbind(1)
-    terms = torch.cat([x, x.new_zeros(full, *x.shape[1:])]).unflatten(0, (chunks, length)).unbind(1)
+    shape = (chunks, length, *x.shape[1:])
+    factors = torch.cat([decay, decay.new_ones(full, *decay.shape[1:])]).reshape(shape).unbind(1)
+    terms = torch.cat([x, x.new_zeros(full, *x.shape[1:])]).reshape(shape).unbind(1)
     local, product = torch.zeros_like(terms[0]), torch.ones_like(terms[0])
     for a, b in zip(factors, terms, strict=True):
         local, product = a * local + b, a * product
@@ -136,7 +138,7 @@ def _scan_in_torch(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:
     for a, b in zip(factors, terms, strict=True):
         h = a * h + b
         states.append(h)
-    return torch.stack(states, 1).flatten(0, 1)[:steps]
+    return torch.stack(states, 1).reshape(chunks * length, *x.shape[1:])[:steps]
 
 
 def _checked(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from ..cells.base import AbstractCell
 from ..cells.declaration import check_declaration
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
+from .autocast import casts_in_vain, without_casts
 from .scan import scan_layer
 from .sequence import StateForm, check_dropout, run_stack, sizes_per_layer
 
@@ -83,6 +84,8 @@ class Recurrent(nn.Module):
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Outputs of the last layer at every step, and the last states of all layers."""
+        if casts_in_vain(self):
+            return without_casts(self, input, hx)
         rows = self.rows()
         form = StateForm(
             sizes=tuple(zip(*(row[0].state_sizes() for row in rows), strict=True)),

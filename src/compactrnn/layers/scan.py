@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cells.base import AbstractCell
 from .loop import run_cell, run_packed
@@ -28,13 +28,26 @@ def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tenso
 def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:
     """Outputs, in the form of `steps.data`, and last states of one cell; the input product is hoisted out of the loop.
 
-    The plain loop is the reference; where a faster one exists, that one runs (see `compactrnn.time_loop`).
+    The plain loop is the reference; where a faster one exists, that one runs (see `compactrnn.time_loop`). Under
+    `torch.autocast` the input product is cast; states and outputs keep the type of the parameters, and on the CPU the
+    loop runs in it.
     """
-    if cell.training and torch.is_grad_enabled():
+    # tensors given in place of parameters, by torch.func.functional_call, are not ours to write to
+    if cell.training and torch.is_grad_enabled() and all(isinstance(p, nn.Parameter) for p in cell.parameters()):
         cell.constrain_()
-    projected = cell.project(steps.data)
-    if steps.batch_sizes is not None:
-        return run_packed(cell, projected, steps.batch_sizes, states, reverse)
+    projected, device = cell.project(steps.data), steps.data.device.type
+    if not torch.is_autocast_enabled(device):
+        return _run(cell, projected, steps.batch_sizes, states, reverse)
+    own = cell.input.factors()[0].dtype
+    with torch.autocast(device, enabled=device != "cpu"):
+        return _run(cell, projected.to(own), steps.batch_sizes, tuple(s.to(own) for s in states), reverse)
+
+
+def _run(
+    cell: AbstractCell, projected: Tensor, batch_sizes: Tensor | None, states: States, reverse: bool
+) -> tuple[Tensor, States]:
+    if batch_sizes is not None:
+        return run_packed(cell, projected, batch_sizes, states, reverse)
     if not reverse:
         return run_cell(cell, projected, states)
     output, after = run_cell(cell, projected.flip(0), states)

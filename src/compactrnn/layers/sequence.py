@@ -111,7 +111,10 @@ def run_stack(
         raise invalid(f"{type(layer).__name__} input size", got=steps.data.shape[-1], wanted=str(layer.input_size))
     if len(steps.data) == 0:
         raise invalid(f"{type(layer).__name__} input", got="a sequence of no steps", wanted="at least one step")
+    check_dtype(layer, "input", steps.data)
     states = form.split(hx, steps.batch, batched, order, steps.data)
+    for state in (s for kinds in states for s in kinds):
+        check_dtype(layer, "initial state", state)
     after = []
     for i in range(layer.num_layers):
         data, new = run_layer(i, steps, states[i])
@@ -125,6 +128,15 @@ def run_stack(
         output = steps.data.transpose(0, 1) if batch_axis == 0 else steps.data
         output = output if batched else output.squeeze(1)
     return output, form.join(after, batched, back)
+
+
+def check_dtype(layer: Any, what: str, tensor: Tensor) -> None:
+    """Refuse a type that the parameters do not have, unless automatic casting takes care of it."""
+    own = next(layer.parameters()).dtype
+    if tensor.dtype != own and not torch.is_autocast_enabled(tensor.device.type):
+        hint = f"convert it, {what.split()[-1]}.to({own})"
+        hint += f", or the layer, .to({tensor.dtype})" if tensor.is_floating_point() else ""
+        raise invalid(f"{type(layer).__name__} {what} dtype", got=tensor.dtype, wanted=str(own), hint=hint)
 
 
 def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[list[int], int]:

@@ -6,11 +6,15 @@ import copy
 import inspect
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from ..cells import AbstractCell, UnitSet, check_declaration
+from ..layers import scan, time_loop
+from ..layers.loop import Kind
+from ..layers.sequence import Steps
 from ..weights import AbstractWeight, LowRank
 
 STEPS, BATCH = 5, 3
@@ -76,7 +80,7 @@ class CellContract:
         assert_close(after, states)
 
     def test_gradients_are_finite_differences(self, make_cell: Callable[..., AbstractCell]):
-        """Gradients of the inputs, the states and every parameter, over two steps."""
+        """First and second derivatives by the inputs, the states and every parameter, over two steps."""
         cell = self._cell(make_cell)
         names = [n for n, _ in cell.named_parameters()]
 
@@ -90,6 +94,40 @@ class CellContract:
         parameters = [p.detach().clone().requires_grad_() for p in cell.parameters()]
         states = [s[:2].clone().requires_grad_() for s in _random_states(cell)]
         assert torch.autograd.gradcheck(run, (x, *parameters, *states))
+        assert torch.autograd.gradgradcheck(run, (x, *parameters, *states), fast_mode=True)
+
+    @pytest.mark.filterwarnings("ignore:.*plain loop over time")  # a cell need not have a faster one
+    def test_layers_differentiate_twice(self, make_cell: Callable[..., AbstractCell]):
+        """Gradients of gradients, in the loop over time that a layer chooses, are those of the steps."""
+        cell = self._cell(make_cell)
+
+        def penalty(cell: AbstractCell, x: Tensor, kind: Kind) -> tuple[Tensor, ...]:
+            with time_loop(kind):
+                output, _ = _scan(cell, x.requires_grad_())
+            (first,) = torch.autograd.grad(output.sin().sum(), x, create_graph=True)
+            return torch.autograd.grad(
+                first.square().sum(), list(cell.parameters()), allow_unused=True, materialize_grads=True
+            )
+
+        x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
+        wanted = penalty(cell, x, "plain")
+        got = penalty(cell.float(), x.detach().float(), "auto")
+        assert_close([g.double() for g in got], list(wanted), rtol=5e-3, atol=1e-4)
+
+    @pytest.mark.filterwarnings("ignore:.*plain loop over time")
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+    def test_first_call_without_gradients(self, make_cell: Callable[..., AbstractCell], mode: type, training: bool):
+        """A layer may first run where no gradients are recorded, and be trained later."""
+        cell = self._cell(make_cell).float().train(training)
+        x = torch.randn(STEPS, BATCH, 4)
+        with mode():
+            first, _ = _scan(cell, x)
+        output, _ = _scan(cell, x)
+        assert_close(output.detach(), first.clone(), rtol=1e-4, atol=1e-5)
+        output.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in cell.parameters())
+        assert any(p.grad is not None for p in cell.parameters())
 
     def test_declared_readers_are_all(self, make_cell: Callable[..., AbstractCell]):
         """With the columns of its readers at zero, a unit's own rows can be anything: no other unit notices."""
@@ -210,6 +248,11 @@ class _Steps(torch.nn.Module):
 
 def _random_states(cell: AbstractCell) -> tuple[Tensor, ...]:
     return tuple(s + torch.rand_like(s) for s in cell.initial_states(BATCH))
+
+
+def _scan(cell: AbstractCell, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As layers run it."""
+    return scan(cell, Steps(x, None, x.shape[1]), cell.initial_states(x.shape[1], x))
 
 
 def _run(cell: AbstractCell, x: Tensor, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -53,6 +53,8 @@ class DenseWeight(AbstractWeight):
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw from U(-bound, bound), bound = in_features ** -0.5 unless given, as torch's layers do."""
+        if self.weight.is_meta:
+            return
         limit = float(self.in_features**-0.5 if bound is None else bound)
         nn.init.uniform_(self.weight, -limit, limit)
 

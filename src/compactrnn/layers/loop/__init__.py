@@ -5,8 +5,10 @@
 `packed` for sequences of several lengths; `plain` is the reference; `choose` says which one runs.
 """
 
+from .choose import Kind as Kind
 from .choose import LoopReport as LoopReport
 from .choose import loop_report as loop_report
 from .choose import run_cell as run_cell
 from .choose import time_loop as time_loop
+from .choose import wants_plain_loop as wants_plain_loop
 from .packed import run_packed as run_packed

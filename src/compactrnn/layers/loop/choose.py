@@ -13,12 +13,10 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..._errors import invalid
 from ...cells.base import AbstractCell
+from ..ordinary import why_not_native
 from .linear import LinearLoop
 from .native import NativeLoop
 from .plain import plain_loop
@@ -74,8 +72,7 @@ class _Found:
             self.loops[kind] = NativeLoop(
                 replace(step, outputs=[*step.outputs, *step.after], widths=[*step.widths, *widths])
             )
-        with torch.autocast("cpu", enabled=False):
-            return self.loops[kind].run(projected, states, *self.step.prepare(cell))
+        return self.loops[kind].run(projected, states, *self.step.prepare(cell))
 
 
 _found: weakref.WeakKeyDictionary[AbstractCell, _Found] = weakref.WeakKeyDictionary()
@@ -119,7 +116,6 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
 
 def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Outputs (time, batch, n) and last states, from projections and initial states, by the loop of choice."""
-    projected = as_states(projected, states)
     found, wanted = own_loops(cell, projected, states)
     if found is None:
         return plain_loop(cell, projected, states)
@@ -129,21 +125,24 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
     return output, after
 
 
-def as_states(projected: Tensor, states: tuple[Tensor, ...]) -> Tensor:
-    """Projections in the type of the states, which automatic casting makes another one."""
-    casts = torch.is_autocast_enabled(projected.device.type)
-    return projected.to(states[0].dtype) if casts else projected
-
-
 def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[_Found | None, Kind]:
     """The cell's own loops, unless it must run in the plain one; and which kind is wanted."""
     wanted = _wanted.get()
-    if wanted == "plain" or (wanted == "auto" and (len(projected) < 2 or not _is_plain([projected, *states]))):
+    if wanted == "plain" or (wanted == "auto" and len(projected) < 2):
         return None, wanted
-    found = _find(cell)
-    if wanted not in ("auto", *found.report.kinds):
-        kinds = f"one of {('plain', *found.report.kinds)} for {found.report.cell}"
-        raise invalid("time_loop", got=repr(wanted), wanted=kinds, hint=found.report.reason)
+    reason = why_not_native([projected, *states])
+    if wanted == "auto" and reason:
+        return None, wanted
+    found = None if reason else _find(cell)
+    if wanted != "auto" and (found is None or wanted not in found.report.kinds):
+        kinds = ("plain", *(found.report.kinds if found else ()))
+        raise invalid(
+            "time_loop",
+            got=repr(wanted),
+            wanted=f"one of {kinds} for {type(cell).__name__}",
+            hint=found.report.reason if found else reason,
+        )
+    assert found is not None
     if found.step is not None:
         return found, wanted
     warnings.warn(
@@ -154,14 +153,9 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
     return None, wanted
 
 
-def _is_plain(tensors: list[Tensor]) -> bool:
-    """Whether these are ordinary tensors of numbers that the native loop reads, and nothing looks on."""
-    if torch.compiler.is_compiling() or _get_current_dispatch_mode_stack() or forward_ad._current_level >= 0:
-        return False
-    if _functorch.maybe_current_level() is not None:
-        return False
-    ordinary = (Tensor, nn.Parameter)
-    return all(type(t) in ordinary and t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+def wants_plain_loop() -> bool:
+    """Whether `time_loop("plain")` is in force."""
+    return _wanted.get() == "plain"
 
 
 def _find(cell: AbstractCell) -> _Found:
@@ -192,7 +186,8 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
     loops: dict[str, Loop] = {}
     reason, step = "", None
     try:
-        with torch.autocast("cpu", enabled=False):
+        # ordinary numbers and gradients, whatever the call is made under
+        with torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.device("cpu"):
             step = _trace(cell)
             loops["native"] = NativeLoop(step)
             if linear := LinearLoop.of(step):
@@ -217,10 +212,10 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
 def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Projections and states, drawn without touching torch's random numbers."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(steps * rows, cell.input_size, generator=generator)
+    x = torch.randn(steps * rows, cell.input_size, generator=generator, dtype=torch.float32)
     with torch.no_grad():
         projected = cell.project(x).float().unflatten(0, (steps, rows))
-    states = tuple(torch.randn(rows, n, generator=generator) for n in cell.state_sizes())
+    states = tuple(torch.randn(rows, n, generator=generator, dtype=torch.float32) for n in cell.state_sizes())
     return projected, states
 
 
@@ -256,13 +251,16 @@ def _check_results(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, 
 def _check(cell: AbstractCell, found: _Found, kind: str) -> None:
     """Compare results and gradients with the plain loop: a step may do what its graph cannot show."""
     projected, states = _sample(cell, 5, 2)
-    given = [t.requires_grad_() for t in (projected, *states)]
-    given += [p for p in cell.parameters() if p.requires_grad]
+    parameters = list(cell.parameters())
+    given = [t.requires_grad_() for t in (projected, *states)] + [p for p in parameters if p.requires_grad]
+    differentiable = not any(p.is_inference() for p in parameters)  # those made in torch.inference_mode never are
 
     def results(run: Any) -> list[Tensor | None]:
-        with torch.enable_grad():
+        with torch.set_grad_enabled(differentiable):
             output, after = run(projected, states)
             outputs = [output, *after]
+            if not differentiable:
+                return outputs
             generator = torch.Generator().manual_seed(1)
             total = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs)
             grads = torch.autograd.grad(total, given, allow_unused=True)  # pyright: ignore

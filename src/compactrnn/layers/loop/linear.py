@@ -42,7 +42,7 @@ class LinearLoop:
             known[after] = linear_scan(before[2 * i], before[2 * i + 1], states[i])
             if any(v not in step.after for v in step.outputs):
                 known[state] = torch.cat([states[i][None], known[after][:-1]])
-        outputs = [evaluate(v, known, projected, matrices) for v in step.outputs]
+        outputs = evaluate(step.outputs, known, projected, matrices)
         return outputs, tuple(known[after][-1] for after in step.after)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..ordinary import why_not_native
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .gradient import differentiate
 from .program import Buffer, Place, Program, Root
 from .trace import Step
-from .values import Value, ordered
+from .values import Value, evaluate, ordered
 
 # Cheap enough to be computed again on the way back rather than kept for every step.
 CHEAP = frozenset("add sub mul neg abs relu where greater maximum minimum copy slice cat".split())
@@ -94,7 +95,8 @@ class NativeLoop:
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Outputs (time, batch, n) and last states."""
         recording = torch.is_grad_enabled()
-        results = _Loop.apply(self, recording, projected, *states, *vectors, *matrices)
+        vectors = [v.contiguous() for v in vectors]
+        results = _Loop.apply(self, recording, _columns_together(projected), *states, *vectors, *matrices)
         count = len(self.step.outputs)
         return list(results[:count]), tuple(results[count:])  # pyright: ignore
 
@@ -133,33 +135,39 @@ class _Loop(torch.autograd.Function):
     def forward(ctx: Any, loop: NativeLoop, recording: bool, projected: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         count, many = len(loop.step.states), len(loop.step.vectors)
         states, vectors, matrices = rest[:count], rest[count : count + many], list(rest[count + many :])
-        projected = _columns_together(projected)
 
         def stack(width: int, more: int = 0) -> Tensor:
             return projected.new_empty(projected.shape[0] + more, projected.shape[1], width)
 
-        buffers = {"projected": projected} | {f"vector{i}": v.contiguous() for i, v in enumerate(vectors)}
+        buffers = {"projected": projected} | {f"vector{i}": v for i, v in enumerate(vectors)}
         for i, state in enumerate(states):
             buffers[f"state{i}"] = stack(state.shape[-1], 1)
             buffers[f"state{i}"][0] = state
         buffers |= {name: stack(width) for name, width in loop.outputs if name not in buffers}
         if recording:
             buffers |= {name: stack(value.width) for name, value in loop.kept.items()}
+            # the caller may overwrite a state that has no gradient; its copy stays
+            states = [s if ctx.needs_input_grad[3 + i] else buffers[f"state{i}"][0] for i, s in enumerate(states)]
             ctx.loop, ctx.names = loop, list(buffers)
-            ctx.save_for_backward(*buffers.values(), *matrices)
+            ctx.save_for_backward(*buffers.values(), *states, *matrices)
             ctx.set_materialize_grads(False)
         _call(loop.recording if recording else loop.forward, buffers, matrices, [], False)
         outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name, _ in loop.outputs]
         return *outputs, *(buffers[f"state{i}"][-1].clone() for i in range(count))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         loop: NativeLoop = ctx.loop
         grad_states = grads[len(loop.step.outputs) :]
         saved = ctx.saved_tensors
-        buffers, matrices = dict(zip(ctx.names, saved, strict=False)), list(saved[len(ctx.names) :])
+        names, count, many = len(ctx.names), len(loop.step.states), len(loop.step.vectors)
+        buffers = dict(zip(ctx.names, saved, strict=False))
+        states, matrices = saved[names : names + count], list(saved[names + count :])
         projected = buffers["projected"]
+        if torch.is_grad_enabled() or why_not_native(g for g in grads if g is not None):
+            vectors = [buffers[f"vector{i}"] for i in range(many)]
+            inputs = [projected, *states, *vectors, *matrices]
+            return None, None, *_recomputed(loop.step, inputs, ctx.needs_input_grad[2:], grads)
         steps, rows = projected.shape[:2]
         for i, (grad, width) in enumerate(zip(grads, loop.step.widths, strict=False)):
             nothing = projected.new_zeros(1, 1, width).expand(steps, rows, -1)
@@ -184,3 +192,30 @@ class _Loop(torch.autograd.Function):
             *(sums.get(v.key) for v in loop.step.vectors),  # pyright: ignore
             *(products.get(i) for i in range(len(matrices))),
         )
+
+
+def _recomputed(
+    step: Step, inputs: list[Tensor], needed: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of `inputs` that are `needed`, by torch, so that they can be differentiated again or be batched."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views: what one input was computed from must not pass its gradient on to another
+        given = [t.view_as(t) if need else t for t, need in zip(inputs, needed, strict=True)]
+        count, many = len(step.states), len(step.vectors)
+        projected, states, rest = given[0], given[1 : 1 + count], given[1 + count :]
+        fixed = dict(zip(step.vectors, rest[:many], strict=True))
+        rows, widths = projected.shape[1], [*step.widths, *(s.width for s in step.states)]
+        outputs: list[list[Tensor]] = []
+        for x in projected.unbind(0):
+            known = {step.projected: x, **dict(zip(step.states, states, strict=True)), **fixed}
+            found = evaluate([*step.outputs, *step.after], known, projected, rest[many:])
+            found = [v.expand(rows, n) for v, n in zip(found, widths, strict=True)]
+            outputs.append(found[: len(step.outputs)])
+            states = found[len(step.outputs) :]
+        results = [*map(torch.stack, zip(*outputs, strict=True)), *states]
+        pairs = [(y, g) for y, g in zip(results, grads, strict=True) if g is not None and y.requires_grad]
+        wanted = [t for t, need in zip(given, needed, strict=True) if need]
+        ys, gs = zip(*pairs, strict=True) if pairs else ((), ())
+        found = iter(torch.autograd.grad(ys, wanted, gs, create_graph=again, allow_unused=True) if pairs else ())
+    return [next(found, None) if need else None for need in needed]

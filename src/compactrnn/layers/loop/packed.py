@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...cells.base import AbstractCell
-from .choose import as_states, own_loops
+from .choose import own_loops
 
 States = tuple[Tensor, ...]
 
@@ -20,7 +20,6 @@ def run_packed(
 
     Sequences are laid side by side, each from its own start (or end), and what was computed beyond their ends is left.
     """
-    projected = as_states(projected, states)
     found, _ = own_loops(cell, projected, states)
     if found is None:
         return _plain_loop(cell, projected, batch_sizes.tolist(), states, reverse)

@@ -148,10 +148,12 @@ def ordered(roots: Iterable[Value], known: Callable[[Value], bool] = lambda valu
     return list(seen)
 
 
-def evaluate(value: Value, known: Mapping[Value, Tensor], like: Tensor, matrices: Sequence[Tensor] = ()) -> Tensor:
-    """The value by torch, for one step or many: `known` has the inputs, (..., width); numbers become as `like`."""
+def evaluate(
+    values: Sequence[Value], known: Mapping[Value, Tensor], like: Tensor, matrices: Sequence[Tensor] = ()
+) -> list[Tensor]:
+    """The values by torch, for one step or many: `known` has the inputs, (..., width); numbers become as `like`."""
     results = dict(known)
-    for v in ordered([value], lambda v: v in results):
+    for v in ordered(values, lambda v: v in results):
         if v in results:
             continue
         args = [results[a] for a in v.args]
@@ -167,4 +169,4 @@ def evaluate(value: Value, known: Mapping[Value, Tensor], like: Tensor, matrices
             results[v] = args[0] @ (matrices[number] if transposed else matrices[number].mT)
         else:
             results[v] = MEANING[v.op](*args)
-    return results[value]
+    return [results[v] for v in values]

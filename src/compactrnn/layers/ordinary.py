@@ -1,0 +1,35 @@
+"""When native code may read the numbers of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def why_not_native(tensors: Iterable[Tensor]) -> str:
+    """Why native code must not read these tensors; empty if it may: float32 on the CPU, and nothing looks on."""
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode_stack():
+        return "torch.compile, torch.export and dispatch modes see torch's operations only"
+    if forward_ad._current_level >= 0 or _functorch.maybe_current_level() is not None:
+        return "torch.func and forward-mode derivatives see torch's operations only"
+    for t in tensors:
+        if _functorch.is_legacy_batchedtensor(t):
+            return "a batch of gradients sees torch's operations only"
+        if type(t) not in (Tensor, nn.Parameter):
+            return f"a {type(t).__name__} is not an ordinary tensor"
+        if t.device.type != "cpu" or t.dtype != torch.float32:
+            return f"the native loop is for float32 on the CPU, and one of its tensors is {t.dtype} on {t.device}"
+    return ""
+
+
+def is_batched_or_dual() -> bool:
+    """Whether `torch.func.vmap` or a forward-mode derivative (`torch.func.jvp`) is under way."""
+    if forward_ad._current_level >= 0:
+        return True
+    levels = _functorch.get_interpreter_stack() if _functorch.maybe_current_level() is not None else None
+    return any(level.key() in (_functorch.TransformType.Vmap, _functorch.TransformType.Jvp) for level in levels or ())

@@ -1,0 +1,32 @@
+"""Every cell, in its variants."""
+
+from functools import partial
+
+from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
+from compactrnn.weights import Kronecker, LowRank
+
+CELLS = [
+    partial(LSTM),
+    partial(LSTM, proj_size=3),
+    partial(GRU),
+    partial(GRU, bias=False),
+    partial(Elman),
+    partial(Elman, nonlinearity="relu"),
+    partial(MGU),
+    partial(MGU, hidden_weight=LowRank(rank=2)),
+    partial(MGU, hidden_weight=Kronecker(out_block=2, in_block=2)),
+    partial(IndRNN),
+    partial(IndRNN, nonlinearity="tanh"),
+    partial(DuRNN, short_size=5),
+    partial(DuRNN, output="both"),
+    partial(DuRNN, selection=False, nonlinearity="relu"),
+    partial(DuRNN, parts="short"),
+    partial(DuRNN, parts="long"),
+    partial(GILR),
+    partial(GILR, nonlinearity="tanh"),
+    partial(MinGRU),
+]
+
+
+def name_of(make):
+    return make.func.__name__ + str(make.keywords)
