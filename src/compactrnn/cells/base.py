@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
-from ..weights.base import AbstractWeight
+from ..weights.base import AbstractWeight, take
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,13 @@ class AbstractCell(nn.Module, ABC):
                 if out is not None or inp is not None:
                     setattr(self, name, weight.select_(out=out, inp=inp))
             elif out is not None:
-                setattr(self, name, nn.Parameter(weight.detach()[out].clone(), requires_grad=weight.requires_grad))
+                setattr(
+                    self, name, nn.Parameter(take(weight.detach(), 0, out).clone(), requires_grad=weight.requires_grad)
+                )
         for name, kept in keep.items():
             for buffer in sets[name].buffers:
                 if (values := getattr(self, buffer)) is not None:
-                    setattr(self, buffer, values[kept].clone())
+                    setattr(self, buffer, take(values, 0, kept).clone())
         self.input_size = self.input_size if inputs is None else len(inputs)
         self.hidden_size = self.state_sizes()[-1]
         return self

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._errors import invalid
-from ..graph.trace import as_inputs, trace
+from ..graph.trace import as_inputs, beside, trace
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
@@ -101,7 +101,7 @@ class GroupLasso:
                 wanted="decay in [0, 1), threshold >= 0, loss_steps >= 1, minimum >= 1",
             )
         self.model = model
-        self.example_inputs = as_inputs(example_inputs)
+        self.example_inputs = beside(model, as_inputs(example_inputs))
         self.keep, self.steps, self.decay, self.minimum = keep, steps or 0, decay, minimum
         self.strength = None if strength is None else strength / loss_steps
         self.threshold = threshold
@@ -110,13 +110,13 @@ class GroupLasso:
         self._units = find_units(self._trace, self.example_inputs)
         self.groups = find_groups(model, self._trace, self._units)
         self.count = 0
-        self._out = [torch.zeros(g.count, dtype=torch.bool) for g in self.groups]
+        self._out = [torch.zeros(g.count, dtype=torch.bool, device=g.device) for g in self.groups]
 
     def penalty(self) -> Tensor:
         """`strength * sum of norms` as a scalar to add to the loss; zero under a size schedule."""
         if not self.strength:
-            return torch.zeros(())
-        norms = [(g.squares() + 1e-8).sqrt().sum() for g in self.groups]
+            return torch.zeros((), device=self.groups[0].device)
+        norms = [(g.squares() + 1e-8).sqrt().sum().to(self.groups[0].device) for g in self.groups]
         return self.strength * torch.stack(norms).sum()
 
     @torch.no_grad()
@@ -126,14 +126,13 @@ class GroupLasso:
         if self.strength is not None:
             for part in {id(p.weight): p for g in self.groups for p in (*g.writers, *g.readers)}.values():
                 for tensor in part.weight.parameters() if isinstance(part.weight, nn.Module) else (part.weight,):
-                    tensor.copy_(nn.functional.hardshrink(tensor, self.threshold))
+                    tensor.mul_(tensor.abs() > self.threshold)
             return
         if self.count <= self.steps:
             self._out = self._rank()
         factor = self.decay if self.count < self.steps else 0.0
         for group, out in zip(self.groups, self._out, strict=True):
-            if out.any():
-                group.fade_(torch.where(out, factor, 1.0))
+            group.fade_(torch.where(out.to(group.device), factor, 1.0))
 
     def fraction(self) -> float:
         """The fraction of units that the schedule leaves in peace at this step."""
@@ -145,9 +144,8 @@ class GroupLasso:
         ranked = []
         for group in self.groups:
             spared = max(round(self.fraction() * group.count), self.minimum)
-            out = torch.ones(group.count, dtype=torch.bool)
-            out[group.importance().argsort(descending=True, stable=True)[:spared]] = False
-            ranked.append(out)
+            order = group.importance().argsort(descending=True, stable=True)
+            ranked.append(order.argsort() >= spared)
         return ranked
 
     def report(self) -> PruneReport:

@@ -23,24 +23,41 @@ class Part:
     axis: int
     units: Tensor
 
+    def tensors(self) -> list[Tensor]:
+        """The parameters (or tensors) that the matrix is made of."""
+        return list(self.weight.parameters()) if isinstance(self.weight, AbstractWeight) else [self.weight]
+
+    def units_on(self, device: torch.device) -> Tensor:
+        """`units` where the weight is now: a model may be moved after its groups were found."""
+        if self.units.device != device:
+            self.units = self.units.to(device)
+        return self.units
+
     def matrix(self) -> Tensor:
         """The matrix (or kernel) itself."""
         return self.weight.dense() if isinstance(self.weight, AbstractWeight) else self.weight
 
     def squares(self, count: int) -> Tensor:
         """Sum of squares per unit, (count,)."""
-        sums = self.matrix().square()
+        matrix = self.matrix()
+        sums = (matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix).square()
         if others := [d for d in range(sums.dim()) if d != self.axis]:
             sums = sums.sum(others)
-        valid = self.units >= 0
-        if valid.all() and len(self.units) == count and torch.equal(self.units, torch.arange(count)):
-            return sums
-        return sums.new_zeros(count).index_add(0, self.units[valid], sums[valid])
+        return self.sum_by_unit(sums, count)
+
+    def sum_by_unit(self, sums: Tensor, count: int) -> Tensor:
+        """What each slice adds to its unit, (count,)."""
+        # the slices of no unit are added to a place of their own, which is then left out
+        places = self.units_on(sums.device) % (count + 1)
+        return sums.new_zeros(count + 1).index_add(0, places, sums).narrow(0, 0, count)
 
     @torch.no_grad()
     def scale_(self, factors: Tensor) -> None:
         """Multiply the slices of unit k by `factors[k]` in place."""
-        padded = torch.cat([factors, factors.new_ones(1)])[self.units]
+        like = self.tensors()[0]
+        factors = factors.to(like)
+        places = self.units_on(like.device) % (len(factors) + 1)
+        padded = torch.cat([factors, factors.new_ones(1)]).index_select(0, places)
         if isinstance(self.weight, AbstractWeight):
             self.weight.scale_(out=padded) if self.axis == 0 else self.weight.scale_(inp=padded)
         else:
@@ -73,26 +90,42 @@ class Group:
         """How many units."""
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layer's own weights are."""
+        return self.writers[0].tensors()[0].device
+
     def squares(self) -> Tensor:
         """Sum of squares of each unit's group: rows of its writers and columns of its readers, without biases."""
-        return torch.stack([p.squares(self.count) for p in (*self.writers, *self.readers)]).sum(0)
+        return self._sum(self.writers + self.readers)
 
     @torch.no_grad()
     def importance(self) -> Tensor:
         """Norm of each unit's readers; of its whole group where those are not all known."""
-        heard = sum((p.squares(self.count) for p in self.readers), torch.zeros(self.count))
-        return torch.where(self.escaped, self.squares(), heard).sqrt()
+        heard = self._sum(self.readers)
+        if not self.escapes:
+            return heard.sqrt()
+        return torch.where(self.escaped.to(self.device), self.squares(), heard).sqrt()
 
     @torch.no_grad()
     def fade_(self, factors: Tensor) -> None:
-        """Multiply what makes unit k felt by `factors[k]`: its readers; where those are not all known, its writers."""
-        plain = torch.where(self.escaped, 1.0, factors)
+        """Scale the outgoing weights of unit k by `factors[k]`; where not all are known, its incoming ones."""
+        escaped = self.escaped.to(factors.device)
         for part in self.readers:
-            part.scale_(plain)
-        if self.escaped.any():
-            inward = torch.where(self.escaped, factors, 1.0)
+            part.scale_(torch.where(escaped, 1.0, factors))
+        if self.escapes:
             for part in (*self.writers, *self.biases):
-                part.scale_(inward)
+                part.scale_(torch.where(escaped, factors, 1.0))
+
+    @property
+    def escapes(self) -> bool:
+        """Whether the readers of any unit are not all known."""
+        return True in self.escaped.tolist()
+
+    def _sum(self, parts: list[Part]) -> Tensor:
+        """Sum of squares per unit over `parts`, which may be on several devices."""
+        sums = [p.squares(self.count).to(self.device) for p in parts]
+        return torch.stack(sums).sum(0) if sums else torch.zeros(self.count, device=self.device)
 
 
 def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:

@@ -33,12 +33,13 @@ class Scattered(nn.Module):
         self.hidden_size = wide.hidden_size
         self.num_layers, self.batch_first = layer.num_layers, layer.batch_first
         self.bidirectional = layer.bidirectional
+        device = next(layer.parameters()).device
         for i, row in enumerate(kept):
             for s, index in enumerate(row):
                 places = torch.full((widths[i][s],), len(index))
                 places[index] = torch.arange(len(index))
-                self.register_buffer(f"kept_{i}_{s}", index)
-                self.register_buffer(f"places_{i}_{s}", places)
+                self.register_buffer(f"kept_{i}_{s}", index.to(device))
+                self.register_buffer(f"places_{i}_{s}", places.to(device))
         self._outputs = [f"{len(kept) - 1}_{s}" for s in outputs] * (2 if layer.bidirectional else 1)
         self._sizes = [len(kept[-1][s]) for s in outputs] * (2 if layer.bidirectional else 1)
         self._single = len(kept[0]) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..graph.trace import Trace
+from ..graph.trace import Trace, beside
 from ..graph.units import Units
 from ..layers import cells_of, convert_, narrow_
 from ..weights.base import AbstractWeight
@@ -32,10 +32,9 @@ def find_dead(groups: list[Group]) -> dict[str, Tensor]:
     while True:
         before = {name: mask.clone() for name, mask in dead.items()}
         for group in groups:
-            outgoing = sum(
-                (_live_squares(p, rows_of, dead, group.count) for p in group.readers), torch.zeros(group.count)
-            )
-            incoming = sum((p.squares(group.count) for p in (*group.writers, *group.biases)), torch.zeros(group.count))
+            none = torch.zeros(group.count)
+            outgoing = sum((_live_squares(p, rows_of, dead, group.count).cpu() for p in group.readers), none)
+            incoming = sum((p.squares(group.count).cpu() for p in (*group.writers, *group.biases)), none)
             silent = (incoming == 0) & (group.escaped | ~group.shifted) & _rests_at_zero(group)
             dead[group.name] = ((outgoing == 0) & ~group.escaped) | silent
             if dead[group.name].all():
@@ -49,10 +48,9 @@ def _live_squares(part: Part, rows_of: dict, dead: dict[str, Tensor], count: int
     if id(part.weight) not in rows_of or not isinstance(part.weight, AbstractWeight):
         return part.squares(count)
     owner, rows = rows_of[id(part.weight)]
-    live = ~dead[owner.name][rows.units]
-    sums = part.matrix()[live].square().sum(0)
-    valid = part.units >= 0
-    return sums.new_zeros(count).index_add(0, part.units[valid], sums[valid])
+    matrix = part.matrix()
+    live = ~dead[owner.name].to(matrix.device)[rows.units_on(matrix.device)]
+    return part.sum_by_unit(matrix[live].square().sum(0), count)
 
 
 def _rests_at_zero(group: Group) -> bool:
@@ -190,9 +188,11 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
 def _same(model: nn.Module, small: nn.Module, traced: Trace, example_inputs: tuple[Tensor, ...]) -> bool:
     """Compare outputs in float64; in float32, less closely, where the model's code insists on it."""
 
+    inputs = beside(model, example_inputs)
+
     def run(module: nn.Module, dtype: torch.dtype) -> Any:
         module = copy.deepcopy(module).eval().to(dtype)
-        return module(*(x.to(dtype) if x.is_floating_point() else x for x in example_inputs))
+        return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
 
     def agree(dtype: torch.dtype, tolerance: float) -> bool:
         states = iter(traced.state_outputs())

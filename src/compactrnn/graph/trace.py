@@ -193,13 +193,19 @@ def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
     return tuple(values)
 
 
+def beside(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`inputs` on the device of `model`; as they are if it is spread over several."""
+    devices = list({tensor.device for tensor in (*model.parameters(), *model.buffers())})
+    return tuple(x.to(device=devices[0]) for x in inputs) if len(devices) == 1 else inputs
+
+
 def trace(model: nn.Module, example_inputs: Any) -> Trace:
     """Export a copy of `model` (in eval mode) on `example_inputs`; the model itself is not touched.
 
     Raises:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
-    inputs = as_inputs(example_inputs)
+    inputs = beside(model, as_inputs(example_inputs))
     model = copy_module(model).eval()
     alone = is_recurrent(model)
     if alone:

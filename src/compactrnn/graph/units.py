@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .trace import Leaf, Trace, operation
 
@@ -243,8 +243,9 @@ class _Labeller:
         return None if kept is None else kept.expand(shaped.shape).clone()
 
     def _move(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
-        if operation(node) in INDEXED:  # indices are taken as they are, not as labels
-            args = (args[0], *self.values_of(node)[1:])
+        if operation(node) in INDEXED:  # indices are taken as they are, not as labels; labels are on the CPU
+            indices = tree_map_only(Tensor, lambda index: index.cpu(), self.values_of(node)[1:])
+            args = (args[0], *indices)
         return node.target(*args, **kwargs)  # pyright: ignore
 
     def _elementwise(self, operands: list[Tensor], shaped: Tensor, node: torch.fx.Node, additive: bool) -> Tensor:

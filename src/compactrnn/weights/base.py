@@ -104,9 +104,7 @@ class AbstractWeight(nn.Module, ABC):
         """
         from .dense import DenseWeight
 
-        matrix = self.dense().detach()
-        matrix = matrix if out is None else matrix[out]
-        matrix = matrix if inp is None else matrix[:, inp]
+        matrix = take(take(self.dense().detach(), 0, out), 1, inp)
         trainable = any(p.requires_grad for p in self.parameters())
         return DenseWeight.of(nn.Parameter(matrix.clone(), requires_grad=trainable), gates=self.gates)
 
@@ -136,3 +134,8 @@ class AbstractWeight(nn.Module, ABC):
     def _check_matrix(self, matrix: Tensor) -> None:
         if tuple(matrix.shape) != (self.out_features, self.in_features):
             raise invalid("matrix shape", got=tuple(matrix.shape), wanted=f"({self.out_features}, {self.in_features})")
+
+
+def take(x: Tensor, axis: int, index: Tensor | None) -> Tensor:
+    """The entries `index` along `axis`; all of them for None."""
+    return x if index is None else x.index_select(axis, index.to(x.device))

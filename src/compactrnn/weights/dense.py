@@ -69,7 +69,7 @@ class DenseWeight(AbstractWeight):
         """Exact."""
         with torch.no_grad():
             if out is not None:
-                self.weight.mul_(out[:, None])
+                self.weight.mul_(out.unsqueeze(-1))
             if inp is not None:
                 self.weight.mul_(inp)
         return self

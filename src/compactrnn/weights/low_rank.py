@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
-from .base import AbstractWeight, WeightSpec
+from .base import AbstractWeight, WeightSpec, take
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,8 +95,7 @@ class LowRankWeight(AbstractWeight):
 
     def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
         """Cut the rows of Z and the columns of P; a dense matrix where that is now the smaller one."""
-        left = self.left if out is None else self.left[out]
-        right = self.right if inp is None else self.right[:, inp]
+        left, right = take(self.left, 0, out), take(self.right, 1, inp)
         if self.rank > min(left.shape[0], right.shape[1]):
             return super().select_(out, inp)
         self._set_factors(left.detach(), right.detach())

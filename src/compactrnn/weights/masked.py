@@ -30,7 +30,7 @@ class MaskedWeight(AbstractWeight):
 
     def dense(self) -> Tensor:
         """W."""
-        return self.inner.dense() * self.columns_kept * self.rows_kept[:, None]
+        return self.inner.dense() * self.columns_kept * self.rows_kept.unsqueeze(-1)
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw V anew."""
