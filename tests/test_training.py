@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from compactrnn import Engine, ModelFileError
+from compactrnn._files import write_atomically
 from compactrnn.cells import DuRNN
 from compactrnn.tasks.sequence_model import SequenceModel
-from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights, write_atomically
+from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.pack_run import pack_run
@@ -138,10 +139,12 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     save_tree(tmp_path / "a", {"x": torch.ones(100)})
     (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-20])
     save_weights(tmp_path / "c", {"x": torch.ones(2)})
-    for name in ("b", "c", "missing"):
-        with pytest.raises(ModelFileError, match="checkpoint: got"):
+    for name, words in (("b", "not a whole safetensors file"), ("c", "not a checkpoint")):
+        with pytest.raises(ModelFileError, match=rf"/{name}: {words}"):
             load_tree(tmp_path / name)
-    with pytest.raises(ModelFileError, match="weights: got"):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        load_tree(tmp_path / "missing")
+    with pytest.raises(ModelFileError, match="not a whole"):
         load_weights(tmp_path / "b")
 
 

@@ -1,14 +1,19 @@
 """`compactrnn bench`."""
 
 import json as json_module
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .._errors import invalid
+from .._files import check_writable, write_json
+from .._text import printable, sentence
 from ..report.bench import PEERS, WEIGHTS
 from .errors import INTERRUPTED
+
+MOST_STEPS = 1_000_000  # a call
 
 
 def bench(
@@ -20,7 +25,7 @@ def bench(
     ] = None,
     steps: Annotated[str, typer.Option(help="Steps a call.")] = "1,32",
     weights: Annotated[str, typer.Option(help="Ours: some of int8, int4, float32, auto.")] = "int8,int4,float32",
-    rounds: Annotated[int, typer.Option(help="How often each contender has its turn.", min=3)] = 15,
+    rounds: Annotated[int, typer.Option(help="How often each contender has its turn.", min=3, max=10_000)] = 15,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file; - for standard output.")] = None,
 ) -> None:
     """Measure microseconds a call, ours and others', each in its known forms, in one process, on one thread and core.
@@ -51,9 +56,16 @@ def bench(
     """
     rivals: list[str] = [*PEERS] if against is None else _some_of("--against", against, PEERS)
     kinds = _some_of("--weights", weights, WEIGHTS)
-    if not all(text.isdecimal() and int(text) for text in steps.split(",")):
+    if not kinds:
+        raise invalid("--weights", got="none", wanted=f"some of {', '.join(WEIGHTS)}")
+    if not all(re.fullmatch("0*[1-9][0-9]*", text) for text in steps.split(",")):
         raise invalid("--steps", got=repr(steps), wanted="whole numbers with commas, such as 1,32")
+    if any(len(text.lstrip("0")) > len(str(MOST_STEPS)) or int(text) > MOST_STEPS for text in steps.split(",")):
+        raise invalid("--steps", got=steps, wanted=f"at most {MOST_STEPS:,} a call")
     counts = [int(text) for text in steps.split(",")]
+    if json is not None and str(json) != "-":
+        json.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(json, "--json")
     if against and (files := [name for name in models or () if name.endswith(".crnn")]):
         raise invalid(
             "model", got=f"{files[0]} with --against", wanted="a run folder or sizes: a .crnn file has no float model"
@@ -63,12 +75,10 @@ def bench(
 
     if json is not None:
         content = {**describe(rows, rounds), **({} if whole else {"interrupted": True})}
-        text = json_module.dumps(content, indent=1)
         if str(json) == "-":
-            typer.echo(text)
+            typer.echo(json_module.dumps(content, indent=1))
         else:
-            json.parent.mkdir(parents=True, exist_ok=True)
-            json.write_text(text + "\n", encoding="utf-8")
+            write_json(json, content)
     if str(json) != "-":
         from rich.console import Console
 
@@ -85,6 +95,7 @@ def _measure(
 ) -> tuple[list[Any], bool]:
     """The rows, and whether they are all that was asked for."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from ..report.bench.run import measure
@@ -96,7 +107,8 @@ def _measure(
         line = bar.add_task("", total=len(names) * len(counts))
 
         def show(done: float, description: str | None = None) -> None:
-            bar.update(line, completed=done, description=description, refresh=True)
+            shown = None if description is None else escape(printable(description))
+            bar.update(line, completed=done, description=shown, refresh=True)
 
         try:
             for done, name in enumerate(names):
@@ -106,7 +118,7 @@ def _measure(
                 except ValueError as error:
                     if models or not name.startswith("demo:"):
                         raise
-                    bar.console.print(f"left out: {error}", markup=False, highlight=False)
+                    bar.console.print(sentence(f"left out: {error}"), markup=False, highlight=False)
                     continue
                 for number, count in enumerate(counts, done * len(counts)):
                     show(number, description=f"{name}, {count} a call")

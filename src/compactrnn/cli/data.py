@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .errors import reported
-from .output import JsonFlag, print_json, print_table
+from .output import JsonFlag, print_json, print_line, print_table
 
 app = typer.Typer(help="Where data is looked for, and what may be downloaded.", no_args_is_help=True)
 
@@ -43,4 +43,5 @@ def get(name: Annotated[str, typer.Argument(help="A name from: compactrnn data l
     if json:
         print_json({"name": name, "paths": paths})
     else:
-        typer.echo("\n".join(paths) or f"{name} comes with the package")
+        for line in paths or [f"{name} comes with the package"]:
+            print_line(line)

@@ -8,32 +8,50 @@ from typing import Any
 
 import typer
 
+from .._text import sentence
+
 FAILURE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, with its errors as sentences; COMPACTRNN_TRACEBACK=1 shows where they come from."""
+    """The command, with its errors as sentences; COMPACTRNN_DEBUG=1 shows where they come from."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except (ImportError, FloatingPointError, ChildProcessError) as error:
-            _end(error, FAILURE)
-        except (ValueError, OSError) as error:
-            _end(error, BAD_INPUT)
-        except KeyboardInterrupt as error:
-            _end(error, INTERRUPTED, "interrupted; a run that had begun goes on with --resume")
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get("COMPACTRNN_DEBUG"):
+                raise
+            if isinstance(error, BrokenPipeError):  # who reads has had enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(FAILURE) from None
+            code, text = _verdict(error)
+            print(f"compactrnn: {sentence(text)}", file=sys.stderr)
+            raise typer.Exit(code) from None
 
     return run
 
 
-def _end(error: BaseException, code: int, sentence: str | None = None) -> None:
-    if os.environ.get("COMPACTRNN_TRACEBACK"):
-        raise error
-    if sentence is None:
-        sentence = str(error)
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            sentence = f"this command needs {error.name}; run: pip install 'compactrnn[torch]'"
-    print(f"compactrnn: {sentence}", file=sys.stderr)
-    raise typer.Exit(code) from None
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and sentence."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; a run that had begun goes on with --resume"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return FAILURE, f"this command needs {error.name}; run: pip install 'compactrnn[torch]'"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    ):
+        return FAILURE, f"not enough memory ({error}); make the model, the batch or the number of steps smaller"
+    if isinstance(error, (ImportError, FloatingPointError, ChildProcessError)):
+        return FAILURE, str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return BAD_INPUT, f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, (ValueError, OSError)):
+        return BAD_INPUT, str(error)
+    what = f"{type(error).__name__}: {error}"
+    return FAILURE, f"internal error, a bug of compactrnn ({what}); COMPACTRNN_DEBUG=1 shows the traceback"

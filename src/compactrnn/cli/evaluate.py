@@ -1,5 +1,6 @@
 """`compactrnn eval`."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,8 @@ def evaluate(
         compactrnn eval tiny.crnn --data alice --json
     """
     record = _run_folder(model, data, part) if model.is_dir() else _packed(model, data, part)
+    if not math.isfinite(record["value"]):
+        raise FloatingPointError(f"{model}: got {record['value']} as {record['metric']}, wanted a finite value")
     if json:
         print_json(record)
     else:
@@ -40,17 +43,22 @@ def _packed(path: Path, data: str | None, part: str) -> dict[str, Any]:
 
     engine = Engine(path)
     task = engine.metadata.get("task")
-    if isinstance(task, dict) and task.get("name") not in (None, "language_model"):
+    if isinstance(task, dict) and task.get("name", "language_model") != "language_model":
         return _packed_sequences(engine, task, data, part)
     return _packed_text(engine, data, part)
 
 
 def _packed_text(engine: Any, data: str | None, part: str) -> dict[str, Any]:
-    from ..data import load_corpus
-    from ..tasks.quality import METRIC, evaluate_engine, language_model_of
+    from ..data import CORPORA, load_corpus
+    from ..tasks.quality import METRIC, check_fits, evaluate_engine, language_model_of, shortened
 
     task, vocabulary = language_model_of(engine.metadata)
-    data = data or str(task.get("data"))
+    check_fits(engine, vocabulary)
+    if data is None:
+        data = task.get("data")
+        if data not in CORPORA:  # a file may not choose what else is read on this machine
+            known, got = " or ".join(CORPORA), f"{shortened(data)} in the file's metadata"
+            raise invalid("data", got=got, wanted=known, hint="name the text: --data PATH")
     tokens = vocabulary.encode(getattr(load_corpus(data), part))
     return {
         "metric": METRIC[task["level"]],
@@ -66,8 +74,9 @@ def _packed_sequences(engine: Any, section: dict[str, Any], data: str | None, pa
     from ..tasks.table import task_of
 
     if data is not None:
-        raise invalid("--data", got=data, wanted=f"none: the task {section['name']} has its own")
+        raise invalid("--data", got=repr(data), wanted=f"none: the task {section['name']} has its own")
     task: Any = task_of(section)
+    task.check_fits(engine)
     value = task.evaluate_engine(engine, part)
     return _record(task, value, part, engine.isa)
 
@@ -77,7 +86,7 @@ def _run_folder(path: Path, data: str | None, part: str) -> dict[str, Any]:
 
     model, task, recipe = RunFolder(path).load(data)
     record = _record(task, task.evaluate(model, part), part, "torch")
-    return {**record, "data": data or recipe.task.data} if hasattr(recipe.task, "data") else record
+    return {**record, "data": recipe.task.data} if hasattr(recipe.task, "data") else record
 
 
 def _record(task: Any, value: float, part: str, runs_on: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`compactrnn info`."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +31,9 @@ def _packed(path: Path) -> dict[str, Any]:
     from ..runtime.engine import Engine
     from ..runtime.file import read
     from ..runtime.inventory import inventory
+    from ..runtime.source import read_source
 
-    engine, content = Engine(path), path.read_bytes()
+    engine, content = Engine(path), read_source(path)[1]
     program = read(content)
     layers = inventory(program)
     numbers = [op.tensor for op in program.ops if op.tensor is not None]
@@ -60,7 +60,7 @@ def _run_folder(path: Path) -> dict[str, Any]:
     layers = [
         {"tensor": n, "shape": " x ".join(map(str, t.shape)), "parameters": t.numel()} for n, t in weights.items()
     ]
-    result = json_module.loads(folder.result.read_text(encoding="utf-8")) if folder.result.exists() else {}
+    result = folder.read_result() if folder.result.exists() else {}
     return {
         "layers": layers,
         "parameters": result.get("parameters", sum(row["parameters"] for row in layers)),

@@ -9,30 +9,43 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from .._text import printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output, and nothing else there.")]
 
 
 def print_json(record: Mapping[str, Any]) -> None:
     """One line."""
-    typer.echo(json.dumps(record))
+    typer.echo(json.dumps(record, allow_nan=False))
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table; numbers stand to the right."""
     rows = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=_shown(title), title_justify="left", title_style="bold")
     for number, name in enumerate(header):
         numeric = bool(rows) and all(isinstance(row[number], (int, float)) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left")
+        table.add_column(_shown(name), justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
+        table.add_row(*(_shown(_text(cell)) for cell in row))
     Console().print(table)
 
 
 def print_record(title: str, record: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
     print_table(title, ("", ""), record.items())
+
+
+def print_line(text: object) -> None:
+    """One line, without what could steer a terminal."""
+    typer.echo(printable(text))
+
+
+def _shown(text: str) -> Text:
+    """Text that is no markup."""
+    return Text(printable(text))
 
 
 def _text(cell: Any) -> str:

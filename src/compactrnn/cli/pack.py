@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from .._errors import invalid
+from .._files import check_writable
 from .output import JsonFlag, print_json, print_record
 
 
@@ -26,6 +27,7 @@ def pack(
 
         compactrnn pack runs/tiny tiny.crnn --weights int8
     """
+    check_writable(out, "model file")
     if not run.is_dir():
         raise invalid("model", got=str(run), wanted="a run folder that train wrote")
     from ..training.pack_run import pack_run

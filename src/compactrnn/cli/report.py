@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_line
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
@@ -19,4 +21,4 @@ def report(
     from ..report.page import write_page
 
     write_page(runs, out)
-    typer.echo(str(out))
+    print_line(out)

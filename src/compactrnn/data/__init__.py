@@ -3,6 +3,7 @@
 from .catalog import DATASETS as DATASETS
 from .catalog import Dataset as Dataset
 from .catalog import fetch as fetch
+from .corpus import CORPORA as CORPORA
 from .corpus import Corpus as Corpus
 from .corpus import load_corpus as load_corpus
 from .folder import data_folder as data_folder

@@ -1,15 +1,16 @@
 """The data sets known by name: their licence, and where they may be had."""
 
 import hashlib
-import os
-import tempfile
-import urllib.error
+import http.client
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from .._errors import invalid
+from .._files import read_file, write_atomically
 from .folder import data_folder
+
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,17 @@ def fetch(name: str) -> list[Path]:
 
 def download(remote: Remote, target: Path) -> Path:
     """Download to `target`, which appears only once its SHA-256 has been found right."""
-    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == remote.sha256:
+    if target.is_file() and hashlib.sha256(read_file(target, "data file", _MAX_BYTES)).hexdigest() == remote.sha256:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        digest = hashlib.sha256()
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(remote.url, timeout=60) as response:
-            while block := response.read(1 << 20):
-                digest.update(block)
-                out.write(block)
-        if digest.hexdigest() != remote.sha256:
-            raise invalid(f"SHA-256 of {remote.url}", got=digest.hexdigest(), wanted=remote.sha256)
-        os.replace(partial, target)
-    except urllib.error.URLError as error:
-        raise invalid("download", got=f"{error.reason} from {remote.url}", wanted="the file") from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        with urllib.request.urlopen(remote.url, timeout=60) as response:
+            content = response.read(_MAX_BYTES + 1)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        got = f"{reason} ({type(error).__name__}) from {remote.url}"
+        raise invalid("download", got=got, wanted="the file") from error
+    if (found := hashlib.sha256(content).hexdigest()) != remote.sha256:
+        raise invalid(f"SHA-256 of {remote.url}", got=found, wanted=remote.sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content, "data file")
     return target

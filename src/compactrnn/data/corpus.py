@@ -1,8 +1,8 @@
 """A text in three parts: to learn from, to choose by, to report on."""
 
+import os
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from .._errors import invalid
 from .folder import data_folder
@@ -31,6 +31,9 @@ class Corpus:
         return cls(name, text[:first], text[first:second], text[second:])
 
 
+CORPORA = ("alice", "ptb")  # known by name; others are paths
+
+
 def load_corpus(name_or_path: str) -> Corpus:
     """The bundled `alice`, the Penn Treebank (`ptb`) in the data folder, or any text file, split in order.
 
@@ -42,7 +45,7 @@ def load_corpus(name_or_path: str) -> Corpus:
             return Corpus.split("alice", read_text(path))
     if name_or_path == "ptb":
         return Corpus("ptb", *(_penn_treebank_part(part) for part in ("train", "valid", "test")))
-    if not Path(name_or_path).is_file():
+    if not name_or_path or not os.path.exists(name_or_path):
         raise invalid("data", got=repr(name_or_path), wanted="alice, ptb, or the path of a text file")
     return Corpus.split(str(name_or_path), read_text(name_or_path))
 

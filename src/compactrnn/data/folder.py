@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from .._errors import invalid
+
 
 def data_folder() -> Path:
     """`$COMPACTRNN_DATA`, or `compactrnn` in the user's cache folder.
@@ -10,8 +12,11 @@ def data_folder() -> Path:
     >>> data_folder().is_absolute()
     True
     """
-    named = os.environ.get("COMPACTRNN_DATA")
-    if named:
-        return Path(named).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache").absolute() / "compactrnn"
+    name = "COMPACTRNN_DATA" if os.environ.get("COMPACTRNN_DATA") else "XDG_CACHE_HOME"
+    given = os.environ.get(name) or "~/.cache"
+    try:
+        folder = Path(given).expanduser().absolute()
+    except RuntimeError as error:
+        got = f"{given}, whose home folder is not known"
+        raise invalid(f"data folder ({name})", got=got, wanted="a folder", hint="set COMPACTRNN_DATA") from error
+    return folder if name == "COMPACTRNN_DATA" else folder / "compactrnn"

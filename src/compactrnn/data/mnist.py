@@ -1,8 +1,7 @@
 """The MNIST digits, from the files that LeCun, Cortes and Burges published."""
 
-import gzip
+import math
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,9 @@ import numpy as np
 
 from .._errors import invalid
 from .folder import data_folder
+from .text import read_unpacked
+
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,18 @@ def load_mnist() -> Mnist:
 
 def read_idx(path: Path) -> np.ndarray:
     """The array of bytes in an IDX file, plain or gzip-compressed: magic 0 0 8 n, n sizes as big-endian int32, data."""
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise invalid("IDX file", got=f"{path} ({error})", wanted="a readable file, plain or .gz") from error
+    raw = read_unpacked(path, "IDX file", _MAX_BYTES)
     axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}i", raw[4:start]) if axes and len(raw) >= start else ()
-    if not shape or len(raw) - start != int(np.prod(shape)):
+    if not shape or min(shape) < 0 or len(raw) - start != math.prod(shape):
         raise invalid("IDX file", got=f"{path}, {len(raw)} bytes", wanted="unsigned bytes of the shape that it names")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 def _images(name: str) -> np.ndarray:
     images = read_idx(_find(name))
-    return images.reshape(len(images), -1)
+    return images.reshape(len(images), int(np.prod(images.shape[1:])))
 
 
 def _labels(name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from .._errors import UnsupportedModelError, invalid
+from .._files import check_writable
 from ..graph.trace import as_inputs
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
@@ -98,6 +99,7 @@ def pack(
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise invalid("metadata", got=str(error), wanted="what JSON can hold") from None
+    check_writable(path, "model file")
     program = lower(model, example_inputs)
     exact = Engine(write(quantize(program, "float32", False)))
     parity = _parity(model, exact, example_inputs)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import html
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .._errors import invalid
+from .._files import check_writable, write_atomically
+from .._text import printable
 from ..training.run_folder import RunFolder
 from .plot import Point, curves_plot, quality_plot
 
@@ -24,13 +28,15 @@ pre { background: #f5f5f5; padding: 1rem; overflow: auto; }
 
 def write_page(runs: Sequence[Path], out: Path) -> None:
     """A table of the runs' results, quality against size, validation over the updates, and each recipe."""
-    results = {str(run): _result(RunFolder(run)) for run in runs}
+    check_writable(out, "report")
+    results = {str(run): RunFolder(run).read_result() for run in runs}
+    names = _names(list(results))
     metrics = sorted({result["metric"] for result in results.values()})
     parts = ["<h1>compactrnn: trained models</h1>"]
     for metric in metrics:
         mine = {run: result for run, result in results.items() if result["metric"] == metric}
         label = metric.replace("_", " ")
-        parts.append(f"<h2>{html.escape(label)}</h2>")
+        parts.append(f"<h2>{_shown(label)}</h2>")
         header = ("run", "test", "validation", "parameters", "recurrent parameters", "updates", "seed", "seconds")
         rows = [
             (run, f"{r['test']:.3f}", f"{r['valid']:.3f}", f"{r['parameters']:,}", f"{r['recurrent_parameters']:,}",
@@ -38,28 +44,36 @@ def write_page(runs: Sequence[Path], out: Path) -> None:
             for run, r in mine.items()
         ]  # fmt: skip
         parts.append(_table(header, rows))
-        points = [Point(Path(run).name, r["parameters"], r["test"]) for run, r in mine.items()]
+        points = [Point(names[run], r["parameters"], r["test"]) for run, r in mine.items()]
         parts.append(_figure(quality_plot(points, size_label="parameters", quality_label=f"test {label}")))
-        curves = {Path(run).name: _curve(RunFolder(Path(run)), metric) for run in mine}
+        curves = {names[run]: _curve(RunFolder(Path(run)), metric) for run in mine}
         parts.append(_figure(curves_plot(curves, x_label="update", y_label=f"validation {label}")))
     for run, result in results.items():
-        parts.append(f"<h2>{html.escape(run)}</h2><details><summary>recipe and machine</summary>")
+        parts.append(f"<h2>{_shown(run)}</h2><details><summary>recipe and machine</summary>")
         shown = json.dumps({"recipe": result["recipe"], "machine": result["machine"]}, indent=2)
         parts.append(f"<pre>{html.escape(shown)}</pre></details>")
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>compactrnn</title><style>{_STYLE}</style>"
-    out.write_text(page + "\n".join(parts) + "</html>\n", encoding="utf-8")
+    write_atomically(out, (page + "\n".join(parts) + "</html>\n").encode(), "report")
 
 
-def _result(folder: RunFolder) -> dict[str, Any]:
-    if not folder.result.exists():
-        raise invalid("run folder", got=f"{folder.path} without result.json", wanted="a finished run")
-    return json.loads(folder.result.read_text(encoding="utf-8"))
+def _names(runs: Sequence[str]) -> dict[str, str]:
+    """What each run is called in the plots: its folder, or the whole path where folders share a name."""
+    short = {run: os.path.basename(os.path.abspath(run)) for run in runs}
+    count = Counter(short.values())
+    return {run: name if count[name] == 1 else run for run, name in short.items()}
+
+
+def _shown(text: object) -> str:
+    return html.escape(printable(text))
 
 
 def _curve(folder: RunFolder, metric: str) -> tuple[list[float], list[float]]:
-    lines = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+    lines = folder.evaluations()
     before, x, last = 0, [], {}
     for line in lines:
+        value = line.get(f"valid_{metric}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise invalid(f"{folder.metrics}: valid_{metric}", got=repr(value), wanted="a number in each line")
         if line["phase"] != last.get("phase", line["phase"]):
             before += last["update"]
         x.append(before + line["update"])
@@ -69,7 +83,7 @@ def _curve(folder: RunFolder, metric: str) -> tuple[list[float], list[float]]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     def line(cells: Sequence[Any], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{_shown(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .._text import printable
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,11 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     axes = figure.subplots()
     for point in points:
         axes.scatter(point.size, point.quality, s=60, zorder=3)
-        axes.annotate(point.name, (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
+        axes.annotate(_plain(point.name), (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
     axes.set_xscale("log")
     axes.margins(0.2)
-    axes.set_xlabel(f"{size_label} (log scale)")
-    axes.set_ylabel(f"{quality_label} (lower is better)")
+    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
+    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
@@ -48,13 +51,13 @@ def curves_plot(
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, (x, y) in curves.items():
-        axes.plot(x, y, marker=".", label=name)
+        axes.plot(x, y, marker=".", label=_plain(name))
     if log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "25" else "")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(f"{y_label} (log scale)" if log_y else y_label)
+    axes.set_xlabel(_plain(x_label))
+    axes.set_ylabel(f"{_plain(y_label)} (log scale)" if log_y else _plain(y_label))
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)  # no place within is sure to be free
@@ -73,12 +76,12 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
     axes.plot(list(ceiling), [rate / 1e9 for rate in ceiling.values()], color="0.4", label="plain read", zorder=1)
     names = list(dict.fromkeys(point.name for group in points.values() for point in group))
     for marker, (name, group) in zip("os^vDx", points.items(), strict=False):
-        axes.scatter([], [], marker=marker, color="0.4", label=name)
+        axes.scatter([], [], marker=marker, color="0.4", label=_plain(name))
         for point in group:
             colour = f"C{names.index(point.name)}"
             axes.scatter(point.size, point.quality / 1e9, marker=marker, color=colour, zorder=3)
     for number, name in enumerate(names):
-        axes.scatter([], [], marker="s", color=f"C{number}", label=name)
+        axes.scatter([], [], marker="s", color=f"C{number}", label=_plain(name))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("bytes that a step reads (log scale)")
@@ -101,12 +104,12 @@ def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str
     for group in groups.values():
         first = place
         for name, value in group.items():
-            label = name if not any(name == text for text in axes.get_legend_handles_labels()[1]) else None
+            label = None if _plain(name) in axes.get_legend_handles_labels()[1] else _plain(name)
             axes.barh(place, value, height=0.9, color=f"C{names.index(name)}", label=label)
             place += 1
         ticks.append((first + place - 1) / 2)
         place += 1
-    axes.set_yticks(ticks, list(groups))
+    axes.set_yticks(ticks, [_plain(group) for group in groups])
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -117,11 +120,18 @@ def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str
     return _svg(figure)
 
 
+def _plain(text: str) -> str:
+    """A name as it is: matplotlib takes `$` for mathematics and leaves labels that begin with `_` out of legends."""
+    text = printable(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
 def _svg(figure: Any) -> str:
     """The same text for the same figure, whenever it is drawn."""
     from matplotlib import rc_context
 
     out = io.StringIO()
-    with rc_context({"svg.hashsalt": "compactrnn"}):
+    with rc_context({"svg.hashsalt": "compactrnn"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that its font lacks
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()

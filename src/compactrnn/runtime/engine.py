@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from .._errors import ModelFileError, UnsupportedModelError, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from .program import Input, Output
 from .records import Records
+from .source import read_source
 
 _STATE_MAGIC = b"CRS1"
 
@@ -25,7 +25,7 @@ class Engine:
     """
 
     def __init__(self, source: str | os.PathLike | bytes | bytearray | memoryview, isa: str | None = None):
-        name, data = _read(source)
+        name, data = read_source(source)
         isa = isa or os.environ.get("CRNN_ISA") or None
         if isa is not None and not _native.has_isa(isa):
             here = " or ".join(repr(name) for name in _native.isas())
@@ -131,12 +131,6 @@ class Stream:
         if state[4:8] != struct.pack("<I", self._engine._checksum):
             raise invalid("state", got="the state of another model", wanted="one of this model")
         self._native.set_state(state[8:])
-
-
-def _read(source) -> tuple[str, bytes]:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "model file", bytes(source)
-    return str(source), Path(source).read_bytes()
 
 
 def _each(inputs: tuple[Input, ...], given) -> tuple:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from .._errors import ModelFileError, invalid
+from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .check import check_defined
@@ -32,8 +31,10 @@ def write(program: Program) -> bytes:
         "metadata": program.metadata,
     }
     metadata = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    if len(metadata) > lay.MAX_METADATA:
-        raise invalid("metadata", got=f"{len(metadata)} bytes of JSON", wanted=f"at most {lay.MAX_METADATA}")
+    try:
+        check_json_size(metadata)
+    except ValueError as error:
+        raise invalid("metadata", got=str(error), wanted="less: every engine parses it") from None
     buffers = np.zeros(len(kinds), lay.BUFFER)
     tensors = np.zeros(len(types), lay.TENSOR)
     ops = np.array([_op_record(op, number, types) for op in program.ops] or np.zeros(0, lay.OP), lay.OP)
@@ -66,24 +67,8 @@ def read(data: bytes) -> Program:
 
 
 def save(data: bytes, path: str | os.PathLike) -> None:
-    """Write a file so that at any moment the old or the whole new one is there: temporary name, fsync, rename."""
-    path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file so that at any moment the old or the whole new one is there; see `write_atomically`."""
+    write_atomically(path, data, "model file")
 
 
 class _Data:
@@ -102,12 +87,6 @@ class _Data:
 
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % lay.LINE)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int) -> bytes:

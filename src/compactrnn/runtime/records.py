@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from .._errors import ModelFileError
+from .._files import parse_json
 from . import layout as lay
 from .layout import Type
 from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
@@ -85,17 +84,15 @@ class Records:
 
 
 def _document(data: bytes) -> dict:
-    def no_constant(name: str):
-        raise ValueError(f"{name} is not JSON")
-
     def once(pairs: list[tuple[str, object]]) -> dict:
-        if len(dict(pairs)) != len(pairs):
+        found = dict(pairs)
+        if len(found) != len(pairs):
             raise ValueError("a key occurs twice")
-        return dict(pairs)
+        return found
 
     try:
-        document = json.loads(data.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data, once)
+    except ValueError as error:
         raise ModelFileError(f"its JSON section cannot be read: {error}") from None
     if not isinstance(document, dict):
         raise ModelFileError("its JSON section is not an object")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import invalid
+from .bounds import Sequences, Steps
 from .sequence import AbstractSequenceTask, generator
 
 UPDATES, PIECE = 1000, 50  # generated data has no end: an epoch is a thousand updates
@@ -20,9 +21,9 @@ UPDATES, PIECE = 1000, 50  # generated data has no end: an epoch is a thousand u
 class AddingData:
     """`steps` is the length T; validation and test parts have `valid` and `test` sequences."""
 
-    steps: int = 100
-    valid: int = 200
-    test: int = 1000
+    steps: Steps = 100
+    valid: Sequences = 200
+    test: Sequences = 1000
     name: Literal["adding"] = "adding"
 
     def __post_init__(self):
@@ -47,7 +48,13 @@ class AddingTask(AbstractSequenceTask):
     data_options = AddingData
     metric = "mse"
     inputs, outputs = 2, 1
+    piece = PIECE
     data: AddingData
+
+    @property
+    def steps(self) -> int:  # pyright: ignore
+        """The length T."""
+        return self.data.steps
 
     def updates_per_epoch(self) -> int:
         """A thousand."""

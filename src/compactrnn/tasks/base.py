@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -54,6 +54,14 @@ class AbstractTask(ABC):
     @abstractmethod
     def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Inputs and targets of update `index` of epoch number `epoch`, batch first."""
+
+    def check_start(self, streams: int) -> None:
+        """Raise `ValueError` if there is too little data to train on or for `evaluate` with so many `streams`."""
+        self.updates_per_epoch()
+
+    def update_bytes(self, layer_sizes: Sequence[int]) -> int:
+        """A lower bound of the memory that an update takes besides the weights."""
+        return 0
 
     @abstractmethod
     def build_model(self, options: Any) -> AbstractModel:

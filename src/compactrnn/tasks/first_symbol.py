@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import invalid
+from .bounds import Sequences, Size, Steps
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
@@ -21,10 +22,10 @@ UPDATES, PIECE_BYTES = 100, 1 << 28
 class FirstSymbolData:
     """`steps` is the length T, `size` the vectors'; validation and test parts have `valid` and `test` sequences."""
 
-    steps: int = 1024
-    size: int = 128
-    valid: int = 32
-    test: int = 128
+    steps: Steps = 1024
+    size: Size = 128
+    valid: Sequences = 32
+    test: Sequences = 128
     name: Literal["first_symbol"] = "first_symbol"
 
     def __post_init__(self):
@@ -58,6 +59,11 @@ class FirstSymbolTask(AbstractClassificationTask):
     def inputs(self) -> int:  # pyright: ignore
         """Size of the vectors."""
         return self.data.size
+
+    @property
+    def steps(self) -> int:  # pyright: ignore
+        """The length T."""
+        return self.data.steps
 
     def updates_per_epoch(self) -> int:
         """A hundred: generated data has no end."""

@@ -16,6 +16,7 @@ from .._errors import invalid
 from ..data import load_corpus
 from ..layers import detach
 from .base import AbstractTask
+from .bounds import Count, Word
 from .quality import METRIC, from_nats
 from .recurrent_lm import LanguageModel, LanguageModelOptions
 from .vocabulary import Vocabulary
@@ -25,9 +26,9 @@ from .vocabulary import Vocabulary
 class LanguageModelData:
     """Which text, as which symbols; `minimum_count` is how often a symbol must occur to be known."""
 
-    data: str = "alice"
+    data: Word = "alice"
     level: Literal["character", "word"] = "character"
-    minimum_count: int = 1
+    minimum_count: Count = 1
     name: Literal["language_model"] = "language_model"
 
 
@@ -70,7 +71,9 @@ class LanguageModelTask(AbstractTask):
         cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
     ) -> Self:
         """The task of a recipe; the vocabulary is that of the run, if there is one, else the training text's."""
-        vocabulary = None if saved is None else saved["vocabulary"]
+        vocabulary = None if saved is None else saved.get("vocabulary")
+        if saved is not None and vocabulary is None:
+            raise invalid("vocabulary", got="none", wanted="the symbols that the run was trained on")
         return cls(data, batch_size=batch_size, steps=steps, shift=seed if shift else None, vocabulary=vocabulary)
 
     @cached_property
@@ -85,6 +88,17 @@ class LanguageModelTask(AbstractTask):
         if symbols <= wanted:
             raise invalid("training part", got=f"{symbols} symbols", wanted=f"more than batch_size * steps = {wanted}")
         return (self.rows.shape[1] - 1 - most) // self.steps
+
+    def check_start(self, streams: int) -> None:
+        """Each part must fill its rows: `batch_size`, `streams` and one."""
+        self.updates_per_epoch()
+        for part, rows in (("valid", streams), ("test", 1)):
+            if (symbols := len(self.parts[part])) <= rows:
+                raise invalid(f"{part} part", got=f"{symbols} symbols", wanted=f"more than the {rows} streams")
+
+    def update_bytes(self, layer_sizes: Sequence[int]) -> int:
+        """What each layer gives, and the logits with their gradient."""
+        return 4 * self.batch_size * self.steps * (sum(layer_sizes) + 2 * len(self.vocabulary))
 
     def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Tokens and the tokens after them, (batch, steps) each."""

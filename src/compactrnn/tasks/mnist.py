@@ -12,10 +12,12 @@ from torch import Tensor
 
 from .._errors import invalid
 from ..data import load_mnist
+from ..data.mnist import Mnist
+from .bounds import Count, LegacySeed
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
-PIECE = 500
+PIECE, PIXELS = 500, 784
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class MnistData:
     """
 
     order: Literal["rows", "permuted"] = "rows"
-    permutation_seed: int = 92916
-    train: int = 55_000
+    permutation_seed: LegacySeed = 92916
+    train: Count = 55_000
     name: Literal["mnist"] = "mnist"
 
     def __post_init__(self):
@@ -54,9 +56,9 @@ class MnistTask(AbstractClassificationTask):
         if batch_size > data.train:
             raise invalid("batch_size", got=batch_size, wanted=f"at most the {data.train} training images")
         images = load_mnist()
-        pixels = images.train[0].shape[1]
-        order = np.random.RandomState(data.permutation_seed).permutation(pixels)
-        order = order if data.order == "permuted" else np.arange(pixels)
+        _check(images)
+        order = np.random.RandomState(data.permutation_seed).permutation(PIXELS)
+        order = order if data.order == "permuted" else np.arange(PIXELS)
         (train, train_labels), (test, test_labels) = images.train, images.test
         self.parts = {
             "train": (train[: data.train, order], train_labels[: data.train]),
@@ -64,6 +66,11 @@ class MnistTask(AbstractClassificationTask):
             "test": (test[:, order], test_labels),
         }
         self._shuffled = (-1, np.arange(0))
+
+    @property
+    def steps(self) -> int:  # pyright: ignore
+        """Pixels."""
+        return PIXELS
 
     def updates_per_epoch(self) -> int:
         """Whole batches; what is left over differs from epoch to epoch."""
@@ -89,3 +96,13 @@ class MnistTask(AbstractClassificationTask):
         images, labels = self.parts[part]
         steps_first = np.ascontiguousarray(images[numbers].T, np.float32) / np.float32(255)
         return torch.from_numpy(steps_first).unsqueeze(-1).transpose(0, 1), torch.from_numpy(labels[numbers])
+
+
+def _check(images: Mnist) -> None:
+    """Whether these are as many digits as they should be, with a label each."""
+    for name, (pictures, labels), least in (("training", images.train, 55_001), ("test", images.test, 1)):
+        if pictures.shape[1:] != (PIXELS,) or len(pictures) < least or labels.shape != pictures.shape[:1]:
+            got = f"{name} files of images {pictures.shape} and labels {labels.shape}"
+            raise invalid("MNIST", got=got, wanted=f"{least:,} images of {PIXELS} pixels or more, and a label each")
+        if labels.max() > 9:
+            raise invalid("MNIST", got=f"label {labels.max()} in the {name} file", wanted="0 to 9")

@@ -19,7 +19,9 @@ def from_nats(nats: float, level: str) -> float:
     >>> from_nats(math.log(2), "character"), from_nats(math.log(2), "word")
     (1.0, 2.0)
     """
-    return nats / math.log(2) if level == "character" else math.exp(nats)
+    if level == "character":
+        return nats / math.log(2)
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -49,6 +51,26 @@ def evaluate_engine(engine: Any, tokens: np.ndarray, level: str, chunk: int = 10
 def language_model_of(metadata: Any) -> tuple[dict[str, Any], Vocabulary]:
     """The task entry and the vocabulary of a packed language model."""
     task, symbols = metadata.get("task"), metadata.get("vocabulary")
-    if not isinstance(task, dict) or task.get("name") != "language_model" or not isinstance(symbols, list):
-        raise invalid("model metadata", got=f"task {task!r}", wanted="a language model and its vocabulary")
-    return task, Vocabulary(symbols, task.get("level", ""))
+    if not isinstance(task, dict) or task.get("name") != "language_model":
+        raise invalid("model metadata", got=f"task {shortened(task)}", wanted="a language model")
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise invalid("model metadata", got=f"vocabulary {shortened(symbols)}", wanted="a list of texts")
+    level = task.get("level")
+    if not isinstance(level, str) or level not in METRIC:
+        raise invalid("model metadata", got=f"level {shortened(level)}", wanted=" or ".join(METRIC))
+    return task, Vocabulary(symbols, level)
+
+
+def check_fits(engine: Any, vocabulary: Vocabulary) -> None:
+    """Raise `ValueError` unless the engine streams tokens of this vocabulary and scores each of its symbols."""
+    size = len(vocabulary)
+    ports = [port.vocabulary for port in engine.inputs], [port.shape for port in engine.outputs]
+    if ports != ([size], [(size,)]) or engine.offline:
+        got = f"inputs of {ports[0]} tokens and outputs of shape {ports[1]}" + (", offline" if engine.offline else "")
+        raise invalid("model", got=got, wanted=f"one token of {size} in, {size} scores out, step by step")
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

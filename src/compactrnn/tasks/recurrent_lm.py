@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import layers, weights
 from .._errors import invalid
 from .base import AbstractModel
+from .bounds import Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,16 @@ class LanguageModelOptions:
     matrices as Glorot and Bengio have it, biases zero; None leaves torch's own.
     """
 
-    embedding: int = 64
-    hidden: tuple[int, ...] = (256, 256)
-    cell: str = "LSTM"
-    dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    output_dropout: float | None = None
-    tie: bool = False
-    init: float | Literal["orthogonal"] | None = None
-    input_weight: Mapping[str, Any] = field(default_factory=dict)
-    hidden_weight: Mapping[str, Any] = field(default_factory=dict)
+    embedding: Size = 64
+    hidden: Layers = (256, 256)
+    cell: Word = "LSTM"
+    dropout: ShareBelow1 = 0.0
+    embedding_dropout: ShareBelow1 = 0.0
+    output_dropout: ShareBelow1 | None = None
+    tie: Flag = False
+    init: Bound | Literal["orthogonal"] | None = None
+    input_weight: Mapping[str, Option] = field(default_factory=dict)
+    hidden_weight: Mapping[str, Option] = field(default_factory=dict)
 
 
 class LanguageModel(AbstractModel):

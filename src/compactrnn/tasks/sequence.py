@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self, get_args
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
+from .._memory import check_memory
 from .base import AbstractTask
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[str, ...] = get_args(Part)
 EXAMPLE_STEPS, CALIBRATION_STEPS = 16, 4096
+MOST_STEPS = 1 << 30  # that a packed model's own words may ask for
 
 
 class AbstractSequenceTask(AbstractTask):
@@ -30,6 +32,7 @@ class AbstractSequenceTask(AbstractTask):
     model_options = SequenceModelOptions
     inputs: int
     outputs: int
+    piece = 1  # sequences at least that `pieces` gives at a time
 
     def __init__(self, data: Any, *, batch_size: int, seed: int = 0):
         self.data, self.batch_size, self.seed = data, check_positive(batch_size, "batch_size"), seed
@@ -40,6 +43,15 @@ class AbstractSequenceTask(AbstractTask):
     ) -> Self:
         """The task of a recipe; `steps` and `shift` are for tasks that cut one long sequence into updates."""
         return cls(data, batch_size=batch_size, seed=seed)
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Of a sequence."""
+
+    def update_bytes(self, layer_sizes: Sequence[int]) -> int:
+        """The inputs, and what each layer gives."""
+        return 4 * max(self.batch_size, self.piece) * self.steps * (self.inputs + sum(layer_sizes))
 
     @abstractmethod
     def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,6 +77,19 @@ class AbstractSequenceTask(AbstractTask):
         value = self._mean(part, lambda inputs: model(inputs.to(device)).float().cpu())
         model.train(training)
         return value
+
+    def check_fits(self, engine: Any) -> None:
+        """Raise `ValueError` unless a packed model reads this task's sequences and gives its answers, in good time."""
+        ports = [(port.vocabulary, port.shape) for port in engine.inputs]
+        answers = [(port.shape, port.final) for port in engine.outputs]
+        if ports != [(0, (self.inputs,))] or answers != [((self.outputs,), True)]:
+            got = f"(vocabulary, shape) {ports} in, (shape, final) {answers} out"
+            wanted = f"{self.inputs} numbers a step in, {self.outputs} out after the last"
+            raise invalid("model", got=got, wanted=wanted + f", as its task {self.data.name} needs")
+        steps = self.steps * max(self.amount(part)["sequences"] for part in PARTS)
+        if steps > MOST_STEPS:
+            raise invalid("task", got=f"{steps:,} steps to evaluate", wanted=f"at most {MOST_STEPS:,}")
+        check_memory(4 * self.piece * self.steps * self.inputs, "the sequences of the task")
 
     def evaluate_engine(self, engine: Any, part: str) -> float:
         """The same for a packed model, which reads one sequence after the other."""

@@ -13,6 +13,7 @@ from .. import cells, layers
 from .._errors import invalid
 from ..cells.base import AbstractCell
 from .base import AbstractModel
+from .bounds import Flag, Layers, Option, ShareBelow1, Word
 from .recurrent_lm import weight_spec
 
 
@@ -25,15 +26,15 @@ class SequenceModelOptions:
     leaves out the same units at every step of a sequence.
     """
 
-    hidden: tuple[int, ...] = (128, 128)
-    cell: str = "LSTM"
+    hidden: Layers = (128, 128)
+    cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
-    residual: bool = False
-    dropout: float = 0.0
-    cell_options: Mapping[str, Any] = field(default_factory=dict)
-    last_cell_options: Mapping[str, Any] = field(default_factory=dict)
-    input_weight: Mapping[str, Any] = field(default_factory=dict)
-    hidden_weight: Mapping[str, Any] = field(default_factory=dict)
+    residual: Flag = False
+    dropout: ShareBelow1 = 0.0
+    cell_options: Mapping[str, Option] = field(default_factory=dict)
+    last_cell_options: Mapping[str, Option] = field(default_factory=dict)
+    input_weight: Mapping[str, Option] = field(default_factory=dict)
+    hidden_weight: Mapping[str, Option] = field(default_factory=dict)
 
 
 class SequenceModel(AbstractModel):
@@ -169,7 +170,7 @@ def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: 
         if fused is not None:
             return fused(inputs, size, **specs, **cell_options)
         return layers.Recurrent(_cell(options.cell), inputs, size, **specs, **cell_options)
-    except TypeError as error:
+    except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError) as error:
         raise invalid(
             "model.cell_options", got=dict(cell_options), wanted=f"options of {options.cell} ({error})"
         ) from error

@@ -11,6 +11,8 @@ from .base import AbstractTask
 from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
+from .quality import shortened
+from .validate import validated
 
 DEFAULT = "language_model"
 
@@ -31,10 +33,8 @@ def task_of(metadata: Mapping[str, Any]) -> AbstractTask:
     known = dict(metadata)
     known.pop("metric", None)
     kind = TASKS.get(str(known.get("name")))
-    try:
-        if kind is None:
-            raise TypeError(f"its name is none of {', '.join(TASKS)}")
-        data = kind.data_options(**known)
-    except TypeError as error:
-        raise invalid("model metadata", got=f"task {dict(metadata)}", wanted=f"one of ours ({error})") from error
+    if kind is None:
+        got = f"task {shortened(known.get('name'))}"
+        raise invalid("model metadata", got=got, wanted=f"one of {', '.join(TASKS)}")
+    data = validated(kind.data_options, known, "model metadata: task")
     return kind.build(data, batch_size=1, steps=1, shift=False, seed=0)

@@ -1,4 +1,4 @@
-"""A nest of plain values and tensors as one file, which is there whole or not at all.
+"""Nested plain values and tensors as one file with a checksum, which is there whole or not at all.
 
 The file is safetensors; its header holds the nest as JSON with the tensors' names in their places. No pickle.
 """
@@ -6,15 +6,17 @@ The file is safetensors; its header holds the nest as JSON with the tensors' nam
 from __future__ import annotations
 
 import json
-import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .._errors import ModelFileError
+from .._files import open_regular, write_atomically
 
 _KEY = "compactrnn"
 
@@ -30,48 +32,69 @@ def save_tree(path: str | Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     plain = json.dumps(_take(tree, "", tensors), sort_keys=True)
-    write_atomically(path, safetensors.torch.save(tensors, {_KEY: plain}))
+    _write(path, tensors, plain)
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read what `save_tree` wrote."""
+    """Read what `save_tree` wrote.
+
+    Raises:
+        ModelFileError: the file is damaged, or of another kind or version.
+        OSError: it cannot be opened.
+    """
+    plain, tensors = _read(path)
+    if plain is None:
+        why = "not a checkpoint with a checksum, as this version of compactrnn writes it"
+        raise ModelFileError(f"{path}: {why}; train again in a new folder")
     try:
-        with safe_open(path, "pt") as file:
-            plain = (file.metadata() or {})[_KEY]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
         return _give(json.loads(plain), tensors)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelFileError(f"checkpoint: got {path} ({error}), wanted a file written by compactrnn train") from error
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a checkpoint of compactrnn train ({error})") from error
 
 
 def save_weights(path: str | Path, state: dict[str, Tensor]) -> None:
-    """Write a state dict as plain safetensors, the same bytes for the same weights."""
-    write_atomically(path, safetensors.torch.save({name: t.detach().cpu().clone() for name, t in state.items()}))
+    """Write a state dict as safetensors, the same bytes for the same weights."""
+    _write(path, {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}, "")
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"weights: got {path} ({error}), wanted a safetensors file") from error
+    """Read a safetensors file; the checksum of one that `save_weights` wrote is verified."""
+    return _read(path)[1]
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Let `path` hold `content`: after a crash at any moment it holds the old bytes or the new ones."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+def _write(path: str | Path, tensors: dict[str, Tensor], plain: str) -> None:
+    # one entry, as safetensors writes several in any order
+    note = json.dumps({"crc32": _checksum(plain, tensors), "tree": plain})
+    write_atomically(path, safetensors.torch.save(tensors, {_KEY: note}), "checkpoint")
+
+
+def _read(path: str | Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The nest, None where there is no checksum, and the tensors."""
+    with open_regular(path, "safetensors file"):
+        pass  # safetensors itself would wait for a FIFO
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with safe_open(path, "pt") as file:
+            note = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a whole safetensors file ({error})") from error
+    try:
+        found = None if note is None else json.loads(note)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its metadata is not JSON ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get("tree"), str):
+        return None, tensors
+    if found.get("crc32") != _checksum(found["tree"], tensors):
+        raise ModelFileError(f"{path}: the checksum does not match: the file is damaged")
+    return found["tree"], tensors
+
+
+def _checksum(plain: str, tensors: dict[str, Tensor]) -> int:
+    total = zlib.crc32(plain.encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
 
 
 def _take(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -96,4 +119,6 @@ def _give(plain: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[value]
     if kind == "dict":
         return {key: _give(inner, tensors) for key, inner in value}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"unknown kind {kind!r}")
     return (list if kind == "list" else tuple)(_give(inner, tensors) for inner in value)

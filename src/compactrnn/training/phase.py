@@ -90,8 +90,9 @@ class PhaseRun:
         self.fabric.backward(loss)
         if (bound := self.options.optimizer.clip_value) is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, clip_val=bound)
+        norm = None
         if (bound := self.options.optimizer.clip) is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=bound)
+            norm = self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=bound, error_if_nonfinite=False)
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.step(self.optimizer)
@@ -99,14 +100,21 @@ class PhaseRun:
             self.average.follow(self.model, self.update)
         self.update += 1
         value = float(plain.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"loss: got {value} at update {self.update}, wanted a finite one; lower the learning rate or set clip"
-            )
+        self._check_finite("loss", value)
+        if (
+            norm is not None and self.training.precision != "16-mixed"
+        ):  # whose scale of the loss falls after such a step
+            self._check_finite("norm of the gradient", float(norm))
         self.solved = self.solved + 1 if self.task.solved(outputs.detach(), targets) else 0
         self.loss_sum += value
         self.loss_count += 1
         return value
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{what}: got {value} at update {self.update}, wanted a finite one; lower the learning rate or set clip"
+            )
 
     @torch.no_grad()
     def _taught(self, index: int, inputs: Any) -> torch.Tensor:
@@ -123,6 +131,7 @@ class PhaseRun:
             device = self.fabric.device
             self.model.settle(self.task.batch(i)[0].to(device) for i in range(min(SETTLING, self.per_epoch)))
             metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
+            self._check_finite(f"validation {self.task.metric}", metric)
             weights = self.model.state_dict()
             # of equal ones the last: it has been trained longer
             if metric <= self.best and self.pruner is None:

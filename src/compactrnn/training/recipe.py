@@ -6,14 +6,30 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 
 from .._errors import invalid
+from .._files import read_file
+from ..tasks.bounds import (
+    Count,
+    CountFrom0,
+    Finite,
+    Flag,
+    Positive,
+    PositiveOrZero,
+    Seed,
+    Share,
+    ShareAbove0,
+    ShareBelow1,
+)
 from ..tasks.table import DEFAULT, TASKS
+from ..tasks.validate import validated
+from .phase_names import PhaseName, check_apart
 
 _STRICT = {"extra": "forbid"}  # pydantic hands it on to the dataclasses within a recipe
+_MAX_BYTES = 1 << 20
 Data = TypeVar("Data")
 Model = TypeVar("Model")
 
@@ -27,12 +43,12 @@ class OptimizerOptions:
     """
 
     name: Literal["AdamW", "SGD"] = "AdamW"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float | None = None
-    clip_value: float | None = None
+    learning_rate: Positive = 1e-3
+    weight_decay: PositiveOrZero = 0.0
+    momentum: ShareBelow1 = 0.0
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.999)
+    clip: Positive | None = None
+    clip_value: Positive | None = None
     decay: Literal["all", "matrices"] = "all"
 
 
@@ -41,33 +57,37 @@ class ScheduleOptions:
     """How the learning rate moves; see `LearningRate`."""
 
     name: Literal["constant", "cosine", "steps", "plateau"] = "constant"
-    warmup: int = 0
-    final: float = 0.0
-    constant_epochs: int = 0
-    factor: float = 0.5
-    patience: int = 1
+    warmup: CountFrom0 = 0
+    final: Share = 0.0
+    constant_epochs: CountFrom0 = 0
+    factor: ShareAbove0 = 0.5
+    patience: CountFrom0 = 1
 
 
 @dataclass(frozen=True)
 class CompressOptions:
     """What `GroupLasso` is given in this phase: `keep` a share of the units in `steps` updates, or a `strength`."""
 
-    keep: float | None = None
-    steps: int | None = None
-    strength: float | None = None
-    loss_steps: int | None = None
-    threshold: float | None = None
-    decay: float | None = None
-    minimum: int | None = None
+    keep: ShareAbove0 | None = None
+    steps: Count | None = None
+    strength: PositiveOrZero | None = None
+    loss_steps: Count | None = None
+    threshold: PositiveOrZero | None = None
+    decay: ShareBelow1 | None = None
+    minimum: Count | None = None
+
+    def __post_init__(self):
+        if (self.keep is None) == (self.strength is None) or (self.keep is None) != (self.steps is None):
+            raise ValueError("give either keep and steps, or strength")
 
 
 @dataclass(frozen=True)
 class DistillOptions:
     """Learn from the model that the phase `teacher` ended with: `(1 - weight) * loss + weight * distillation_loss`."""
 
-    teacher: str
-    weight: float = 0.5
-    temperature: float = 1.0
+    teacher: PhaseName
+    weight: Share = 0.5
+    temperature: Annotated[Positive, Field(ge=1e-2, le=1e3)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,15 +101,15 @@ class PhaseOptions:
     average of the trained ones, each update moving it by `1 - average` (by more at the start).
     """
 
-    updates: int | None = None
-    epochs: int | None = None
-    patience: int | None = None
-    target: float | None = None
+    updates: Count | None = None
+    epochs: Count | None = None
+    patience: Count | None = None
+    target: Finite | None = None
     task: dict[str, Any] = field(default_factory=dict)
-    dropout: float | None = None
-    embedding_dropout: float | None = None
-    output_dropout: float | None = None
-    average: float | None = None
+    dropout: ShareBelow1 | None = None
+    embedding_dropout: ShareBelow1 | None = None
+    output_dropout: ShareBelow1 | None = None
+    average: ShareBelow1 | None = None
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     compress: CompressOptions | None = None
@@ -117,17 +137,17 @@ class TrainingOptions:
     `steps` times smaller, so the same training needs `steps` times the learning rate and a `steps` times smaller clip.
     """
 
-    seed: int = 0
-    batch_size: int = 32
-    steps: int = 64
-    shift: bool = False
+    seed: Seed = 0
+    batch_size: Count = 32
+    steps: Count = 64
+    shift: Flag = False
     loss_reduction: Literal["mean", "sum_steps"] = "mean"
-    evaluate_every: int | None = None
-    validation_streams: int = 1
-    checkpoint_every: int = 200
-    max_seconds: float | None = None
-    max_cpu_seconds: float | None = None
-    threads: int | None = None
+    evaluate_every: Count | None = None
+    validation_streams: Count = 1
+    checkpoint_every: Count = 200
+    max_seconds: Positive | None = None
+    max_cpu_seconds: Positive | None = None
+    threads: Count | None = None
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
@@ -139,7 +159,7 @@ class Recipe(Generic[Data, Model]):
     `task` and `model` are of the classes that the task's entry in `TASKS` names.
     """
 
-    phases: dict[str, PhaseOptions]
+    phases: dict[PhaseName, PhaseOptions]
     task: Data
     model: Model
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -148,6 +168,7 @@ class Recipe(Generic[Data, Model]):
     def __post_init__(self):
         if not self.phases:
             raise ValueError("phases: got none, wanted at least one, such as [phases.train]")
+        check_apart(self.phases)
         earlier: set[str] = set()
         for name, phase in self.phases.items():
             if phase.distill and phase.distill.teacher not in earlier:
@@ -157,11 +178,15 @@ class Recipe(Generic[Data, Model]):
             known = asdict(self.task).keys() - {"name"}  # pyright: ignore
             if unknown := sorted(phase.task.keys() - known):
                 raise ValueError(f"phases.{name}.task: got {unknown[0]!r}, wanted some of {', '.join(sorted(known))}")
+            try:
+                self.task_in(phase)
+            except ValueError as error:
+                raise ValueError(f"phases.{name}: {error}") from None
 
     def task_in(self, phase: PhaseOptions) -> Data:
         """The section `[task]` as it is in a phase."""
         kind: Any = type(self.task)
-        return TypeAdapter(kind).validate_python({**asdict(self.task), **phase.task})  # pyright: ignore
+        return validated(kind, {**asdict(self.task), **phase.task}, "its task")  # pyright: ignore
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `recipe_from` makes the same recipe."""
@@ -169,12 +194,14 @@ class Recipe(Generic[Data, Model]):
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a TOML recipe; `overrides` are `section.key=value` texts, values as in TOML or plain words."""
+    """Read a TOML recipe; `overrides` are `section.key=value` strings, values as in TOML or plain words."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_file(path, "recipe", _MAX_BYTES)
     except OSError as error:
         raise invalid("recipe", got=f"{path} ({error.strerror})", wanted="the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    try:
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise invalid(f"recipe {path}", got=str(error), wanted="TOML") from error
     for override in overrides:
         _set(table, override)
@@ -191,11 +218,7 @@ def recipe_from(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
     ValueError: recipe: phases.train.lerning_rate: unexpected keyword argument, got 1
     """
     given = {"task": {}, "model": {}, **table}
-    try:
-        return TypeAdapter(_recipe_class(given["task"], where)).validate_python(given)
-    except ValidationError as error:
-        problems = [_sentence(problem) for problem in error.errors()]
-        raise ValueError(f"{where}: " + "; ".join(problems)) from None
+    return validated(_recipe_class(given["task"], where), given, where)
 
 
 def _recipe_class(section: Any, where: str) -> Any:
@@ -207,21 +230,13 @@ def _recipe_class(section: Any, where: str) -> Any:
     return generic[kind.data_options, kind.model_options]
 
 
-def _sentence(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(problem["input"], (dict, Recipe)) else f", got {problem['input']!r}"
-    message = message[0].lower() + message[1:]
-    return (f"{key}: " if key else "") + message + got
-
-
 def _set(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise invalid("--set", got=repr(override), wanted="section.key=value, such as training.seed=1")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML: a plain word
         value = text
     *path, last = key.strip().split(".")
     for part in path:

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import invalid
+from .._files import parse_json, read_file, read_json, write_json
 from ..tasks.base import AbstractModel, AbstractTask
 from ..tasks.table import TASKS
-from .checkpoint import load_tree, load_weights, save_tree, write_atomically
+from ..tasks.validate import validated
+from .build import build_model, load_state, model_options
+from .checkpoint import load_tree, load_weights, save_tree
 from .recipe import Recipe, recipe_from
+from .run_records import Config, Evaluation, Phase, Result
+
+_MAX_LINES = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,41 +72,64 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The lines of the metrics, each with its times."""
         times = {(line["phase"], line["update"]): line for line in _lines(self.times)}
-        return [{**line, **times.get((line["phase"], line["update"]), {})} for line in _lines(self.metrics)]
+        return [{**line, **times.get((line["phase"], line["update"]), {})} for line in self.evaluations()]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of the metrics."""
+        return _lines(self.metrics)
 
     def truncate_metrics(self, size: int) -> None:
         """Forget the lines beyond `size` bytes: they will be written again."""
         with open(self.metrics, "ab") as file:
+            if file.tell() < size:
+                raise invalid(str(self.metrics), got=f"{file.tell()} bytes", wanted=f"the {size} of the checkpoint")
             file.truncate(size)
 
-    def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """Write a JSON file at once."""
-        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    def forget_start(self) -> None:
+        """Remove what a run has written that ended before there was anything to go on from."""
+        if not self.config.exists():
+            self.metrics.unlink(missing_ok=True)
+            self.times.unlink(missing_ok=True)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write `config.json`, which makes the folder a run."""
+        write_json(self.config, config)
 
     def read_config(self) -> dict[str, Any]:
         """The content of `config.json`."""
         try:
-            return json.loads(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise invalid("run folder", got=f"{self.path} ({error})", wanted="a folder that train wrote") from error
+            config = read_json(self.config, "run folder")
+        except OSError as error:
+            got = f"{self.path} ({self.config.name}: {error.strerror})"
+            raise invalid("run folder", got=got, wanted="a folder that train wrote") from error
+        validated(Config, config, str(self.config))
+        return config
+
+    def read_result(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        if not self.result.exists():
+            raise invalid("run folder", got=f"{self.path} without result.json", wanted="a finished run")
+        result = read_json(self.result, "result of a run")
+        validated(Result, result, str(self.result))
+        return result
 
     def load(self, data: str | None = None) -> tuple[Any, Any, Recipe]:
         """The trained model, its task with the data it was trained on (or other `data`), its recipe."""
         options, task, recipe = self.open(data)
-        model = task.build_model(options)
-        model.load_state_dict(load_weights(self.model))
+        model = build_model(task, options)
+        load_state(model, load_weights(self.model), str(self.model))
         return model.eval(), task, recipe
 
     def open(self, data: str | None = None) -> tuple[Any, AbstractTask, Recipe]:
         """The model's options, task and recipe of a run that has begun."""
         config = self.read_config()
-        recipe = recipe_from(config["recipe"], str(self.config))
+        recipe = recipe_from(config["recipe"], f"{self.config}: recipe")
         if data is not None:
             if not hasattr(recipe.task, "data"):
                 raise invalid("data", got=repr(data), wanted=f"none: the task {recipe.task.name} has its own")
             recipe = replace(recipe, task=replace(recipe.task, data=data))
         task = build_task(recipe, config)
-        return task.model_options(**config["model"]), task, recipe
+        return model_options(task, config["model"], f"{self.config}: model"), task, recipe
 
 
 def _append(path: Path, record: dict[str, Any]) -> int:
@@ -115,20 +144,29 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects in a file of lines, of which a crash may have torn the last."""
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    whole = read_file(path, "metrics", _MAX_LINES).rpartition(b"\n")[0]
+    lines = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            lines.append(parse_json(line))
+        except ValueError as error:
+            raise invalid(f"{path}, line {number}", got=str(error), wanted="a JSON object") from None
+        validated(Evaluation, lines[-1], f"{path}, line {number}")
+    return lines
 
 
 def save_phase(path: Path, model: AbstractModel, options: dict[str, Any]) -> None:
     """Write a phase's last model."""
+    path.parent.mkdir(exist_ok=True)
     save_tree(path, {"options": options, "model": dict(model.state_dict())})
 
 
 def load_phase(path: Path, task: AbstractTask) -> Any:
     """Read a phase's last model."""
     saved = load_tree(path)
-    model = task.build_model(task.model_options(**saved["options"]))
-    model.load_state_dict(saved["model"])
+    validated(Phase, saved, str(path))
+    model = build_model(task, model_options(task, saved["options"], str(path)))
+    load_state(model, saved["model"], str(path))
     return model
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,17 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from .._errors import invalid
+from .._errors import ModelFileError, invalid
+from .._files import write_json
 from .._machine import describe_machine
-from ..tasks.base import AbstractModel
+from .._memory import check_memory
+from ..tasks.base import AbstractModel, AbstractTask
+from ..tasks.validate import validated
+from .build import build_model, load_state, model_options
 from .checkpoint import load_tree, save_tree, save_weights
 from .clock import Clock
 from .interrupt import stop_flag
+from .lock import locked
 from .memory import keep_freed_memory
 from .phase import PhaseRun
 from .progress import Silent
@@ -27,8 +32,10 @@ from .random_state import get_random_state, seed_everything, set_random_state
 from .recipe import PhaseOptions, Recipe, recipe_from
 from .rehearsal import check_shrinks
 from .run_folder import RunFolder, build_task, load_phase, save_phase
+from .run_records import Checkpoint
 
 SOLVED = 5  # as many batches of training in a row without a mistake, as Martin and Cundy (2018) have it
+THREADS = 4  # for each processor, at most
 _DROPOUTS = ("dropout", "embedding_dropout", "output_dropout")
 
 
@@ -42,17 +49,26 @@ def train(
     """Run `recipe` in folder `out`; returns what its `result.json` holds.
 
     With `resume` the run goes on from its last checkpoint and ends with the same weights, bit for bit, as if it had
-    never stopped. Ctrl-C writes a checkpoint first.
+    never stopped. Ctrl-C writes a checkpoint first. A run that ends before its first checkpoint leaves nothing behind.
+
+    Raises:
+        ValueError: the recipe asks for what is not there or does not fit in memory, another process trains in the
+            folder, or what it holds is damaged or of another recipe.
+        FloatingPointError: the training diverges.
     """
     folder = RunFolder(Path(out))
-    if folder.config.exists():
-        if not resume:
-            raise invalid("run folder", got=f"{out}, which holds a run", wanted="a new folder", hint="or use --resume")
-        _check_same(recipe, folder)
-        if folder.result.exists():
-            return json.loads(folder.result.read_text(encoding="utf-8"))
-    with _process_settings():
-        return Trainer(recipe, folder, progress or Silent()).run()
+    _check_machine(recipe)
+    if (done := _finished(recipe, folder, resume)) is not None:
+        return done
+    with locked(folder.path):
+        if (done := _finished(recipe, folder, resume)) is not None:  # by another process, meanwhile
+            return done
+        try:
+            with _process_settings():
+                return Trainer(recipe, folder, progress or Silent()).run()
+        except BaseException:
+            folder.forget_start()
+            raise
 
 
 class Trainer:
@@ -67,7 +83,16 @@ class Trainer:
         self.task = build_task(recipe)
         self.fabric = _fabric(training.accelerator, training.precision)
         self.model_options: dict[str, Any] = asdict(recipe.model)
-        self.model: AbstractModel = self.task.build_model(recipe.model)
+        on_cpu = training.accelerator == "cpu"
+        copies = max(_numbers_per_weight(phase) for phase in recipe.phases.values()) if on_cpu else 1
+        self.model: AbstractModel = build_model(self.task, recipe.model, copies)
+        for name, phase in recipe.phases.items():
+            _dropout_of(recipe, phase)
+            task = self._task_in(phase)
+            task.check_start(training.validation_streams)
+            if on_cpu:
+                hint = "make training.batch_size or the sequences shorter"
+                check_memory(task.update_bytes(self.model.layer_sizes()), f"an update of phases.{name}", hint)
         self.updates: dict[str, int] = {}
         self.metrics_size = 0
         self.solved: dict[str, Any] | None = None
@@ -92,17 +117,17 @@ class Trainer:
         recipe, training = self.recipe, self.recipe.training
         if threads := training.threads:
             torch.set_num_threads(threads)
-        _set_dropout(self.model, recipe, phase)
+        self.model.set_dropout(**_dropout_of(recipe, phase))
         if saved is not None and saved["run"] is None:
-            set_random_state(saved["random"])  # from before the phase: what is built below draws from it
+            with _fits(self.folder.checkpoint):
+                set_random_state(saved["random"])  # from before the phase: what is built below draws from it
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
-        task = self.task
-        if phase.task:
-            task = build_task(replace(recipe, task=recipe.task_in(phase)), self.task.metadata())
+        task = self._task_in(phase)
         run = PhaseRun(phase, training, task, self.model, self.fabric, teacher)
         if saved is not None and saved["run"] is not None:
-            run.load_state_dict(saved["run"])
-            set_random_state(saved["random"])
+            with _fits(self.folder.checkpoint):
+                run.load_state_dict(saved["run"])
+                set_random_state(saved["random"])
         self.shown.begin(name, run.total, run.update)
         evaluate_every = training.evaluate_every or run.per_epoch
         while not run.finished() and self._limit() is None:
@@ -125,6 +150,11 @@ class Trainer:
         self.updates = {**self.updates, name: run.update}
         save_phase(self.folder.phase(name), self.model, self.model_options)
         self._checkpoint(number + 1, None)
+
+    def _task_in(self, phase: PhaseOptions) -> AbstractTask:
+        if not phase.task:
+            return self.task
+        return build_task(replace(self.recipe, task=self.recipe.task_in(phase)), self.task.metadata())
 
     def _evaluate(self, name: str, run: PhaseRun) -> None:
         place = {"phase": name, "update": run.update}
@@ -152,27 +182,37 @@ class Trainer:
             "ended_by": self.ended_by,
             "clock": self.clock.read(),
         }
+        if not self.folder.config.exists():  # from here on there is something to go on from
+            self._write_config()
         save_tree(self.folder.checkpoint, content)
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Go back to the last checkpoint, if there is one: the phase to run, and what it has to take over."""
         if not self.folder.checkpoint.exists():
-            self._write_config()
             self.folder.truncate_metrics(0)
             return 0, None
-        saved = load_tree(self.folder.checkpoint)
+        where = str(self.folder.checkpoint)
+        saved = load_tree(where)
+        validated(Checkpoint, saved, where)
+        last = saved["phase"] == len(self.recipe.phases)
+        if (
+            saved["phase"] > len(self.recipe.phases)
+            or (saved["run"] is None) == (saved["model"] is None)
+            or (last and saved["run"] is not None)
+        ):
+            raise ModelFileError(f"{where}: phase: got {saved['phase']}, wanted one of the recipe, with its state")
+        self.model = build_model(self.task, model_options(self.task, saved["model_options"], where))
+        if saved["model"] is not None:
+            load_state(self.model, saved["model"], where)
         self.folder.truncate_metrics(saved["metrics_size"])
         self.metrics_size, self.updates = saved["metrics_size"], saved["updates"]
         self.solved, self.ended_by, self.clock = saved["solved"], saved["ended_by"], Clock(saved["clock"])
         self.model_options = saved["model_options"]
-        self.model = self.task.build_model(self.task.model_options(**self.model_options))
-        if saved["model"] is not None:
-            self.model.load_state_dict(saved["model"])
         return saved["phase"], saved
 
     def _write_config(self) -> None:
         config = {"recipe": self.recipe.as_dict(), "model": self.model_options, **self.task.metadata()}
-        self.folder.write_json(self.folder.config, config)
+        self.folder.write_config(config)
 
     def _finish(self) -> dict[str, Any]:
         save_weights(self.folder.model, self.model.state_dict())
@@ -194,12 +234,53 @@ class Trainer:
             "machine": self.machine,
             "recipe": self.recipe.as_dict(),
         }
-        self.folder.write_json(self.folder.result, result)
+        write_json(self.folder.result, result)
         return result
 
 
+def _finished(recipe: Recipe, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The result of a run that is over, None for one that can be started or goes on."""
+    if not folder.config.exists():
+        return None
+    if not resume:
+        raise invalid(
+            "run folder", got=f"{folder.path}, which holds a run", wanted="a new folder", hint="or use --resume"
+        )
+    _check_same(recipe, folder)
+    return folder.read_result() if folder.result.exists() else None
+
+
+def _check_machine(recipe: Recipe) -> None:
+    """Whether this machine has what the recipe names."""
+    training = recipe.training
+    most = THREADS * (os.cpu_count() or 1)
+    if training.threads is not None and training.threads > most:
+        raise invalid("training.threads", got=training.threads, wanted=f"at most {most}, {THREADS} for each processor")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[training.accelerator]:
+        wanted = " or ".join(name for name, there in here.items() if there)
+        raise invalid("training.accelerator", got=f"{training.accelerator}, which this machine lacks", wanted=wanted)
+
+
+def _numbers_per_weight(phase: PhaseOptions) -> int:
+    """Itself and its gradient, and what the optimizer keeps."""
+    kept = {"AdamW": 2, "SGD": 1 if phase.optimizer.momentum else 0}
+    return 2 + kept[phase.optimizer.name]
+
+
+@contextmanager
+def _fits(path: Path) -> Iterator[None]:
+    """What goes wrong within is the fault of a checkpoint."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        raise ModelFileError(
+            f"{path}: does not hold the state of this recipe ({type(error).__name__}: {error})"
+        ) from error
+
+
 def _check_same(recipe: Recipe, folder: RunFolder) -> None:
-    before, now = recipe_from(folder.read_config()["recipe"], str(folder.config)).as_dict(), recipe.as_dict()
+    before, now = recipe_from(folder.read_config()["recipe"], f"{folder.config}: recipe").as_dict(), recipe.as_dict()
     if before != now:
         changed = sorted(key for key in now if before[key] != now[key])
         raise invalid(
@@ -219,13 +300,13 @@ def _fabric(accelerator: str, precision: Any) -> Fabric:
     return fabric
 
 
-def _set_dropout(model: AbstractModel, recipe: Recipe, phase: PhaseOptions) -> None:
+def _dropout_of(recipe: Recipe, phase: PhaseOptions) -> dict[str, Any]:
     """The phase's own probabilities, else the model's."""
     own = {name: value for name in _DROPOUTS if (value := getattr(phase, name)) is not None}
     known = {name: getattr(recipe.model, name) for name in _DROPOUTS if hasattr(recipe.model, name)}
     if unknown := sorted(own.keys() - known.keys()):
         raise invalid(f"phase's {unknown[0]}", got=own[unknown[0]], wanted=f"one of {', '.join(known)} for this model")
-    model.set_dropout(**{**known, **own})
+    return {**known, **own}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..._text import printable
 from .run import Row
 
 _HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x any", "x as fine", "x f32")
@@ -20,7 +21,13 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for (model, steps), group in groupby(rows, key=lambda row: (row.model, row.steps)):
         mine = list(group)
         title = f"{model}, {steps} step{'s' * (steps > 1)} a call: microseconds"
-        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            title=Text(printable(title)),
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for position, name in enumerate(_HEADER):
             table.add_column(Text(name), justify="right" if position else "left", no_wrap=True)
         for row in sorted((row for row in mine if row.hot), key=lambda row: (row.hot or {})["median"]):
@@ -28,7 +35,9 @@ def show(rows: Sequence[Row], console: Console) -> None:
         console.print(table)
         for row in mine:
             if row.note:
-                console.print(f"  {row.contender}: {row.note}", markup=False, highlight=False, soft_wrap=True)
+                console.print(
+                    printable(f"  {row.contender}: {row.note}"), markup=False, highlight=False, soft_wrap=True
+                )
         console.print()
     console.print("roofline: share of the rate of a plain read; x any, x as fine, x f32: times faster than the fastest")
     console.print("peer in any form, with weights of at least as many bits, and in float32")

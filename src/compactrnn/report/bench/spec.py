@@ -9,6 +9,7 @@ from ..._errors import invalid
 
 GRAMMAR = "CELL:[VOCABULARY@]INPUT-HIDDEN[-HIDDEN...], such as lstm:40-128, gru:400-400-400 or lstm:10000@1500-373-315"
 CELLS = ("lstm", "gru")
+MOST_DIGITS, MOST_LAYERS = 9, 1000
 _SIZES = re.compile(r"(?:([1-9]\d*)@)?([1-9]\d*(?:-[1-9]\d*)+)")
 
 
@@ -25,6 +26,17 @@ class Spec:
     hidden: tuple[int, ...]
     vocabulary: int = 0
 
+    def weights(self) -> int:
+        """Numbers in its matrices.
+
+        >>> parse_spec("gru:3-5").weights()
+        120
+        """
+        gates, total, size = {"lstm": 4, "gru": 3}[self.cell], self.vocabulary * self.input_size, self.input_size
+        for hidden in self.hidden:
+            total, size = total + gates * hidden * (size + hidden), hidden
+        return total
+
     def __str__(self) -> str:
         tokens = f"{self.vocabulary}@" if self.vocabulary else ""
         return f"{self.cell}:{tokens}{'-'.join(map(str, (self.input_size, *self.hidden)))}"
@@ -36,5 +48,9 @@ def parse_spec(text: str) -> Spec:
     found = _SIZES.fullmatch(rest)
     if cell not in CELLS or found is None:
         raise invalid("model", got=repr(text), wanted=GRAMMAR)
-    first, *hidden = map(int, found[2].split("-"))
+    sizes = found[2].split("-")
+    if max(map(len, (found[1] or "", *sizes))) > MOST_DIGITS or len(sizes) > MOST_LAYERS:
+        got, wanted = "too large a model", f"sizes of at most {MOST_DIGITS} digits, at most {MOST_LAYERS} of them"
+        raise invalid("model", got=got, wanted=wanted)
+    first, *hidden = map(int, sizes)
     return Spec(cell, first, tuple(hidden), int(found[1] or 0))

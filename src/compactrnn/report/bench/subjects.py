@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._errors import invalid
+from ..._memory import check_memory
 from ...runtime.engine import Engine
+from ...runtime.source import read_source
 from .base import Form
 from .model import PlainModel, random_model
 from .ours import EngineContender
@@ -54,13 +57,14 @@ class Subject:
 
     def inputs(self, steps: int) -> list[np.ndarray]:
         """Calls of `steps` steps: 512 tokens, or as many random numbers as leave the first cache mostly free."""
+        size = 4 * steps * math.prod(self.shape)
+        check_memory(2 * (8 * steps if self.vocabulary else size), f"inputs of {steps:,} steps a call")
         if self.vocabulary:
             count = max(2, 512 // steps)
             tokens = self.symbols
             if tokens is None or len(tokens) < count * steps:
                 tokens = np.random.default_rng(1).integers(0, self.vocabulary, count * steps)
             return list(tokens[: count * steps].reshape(count, steps))
-        size = 4 * steps * int(np.prod(self.shape))
         shape = (min(64, max(2, _INPUT_BYTES // size)), steps, *self.shape)
         return list(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
 
@@ -81,8 +85,7 @@ def subject(name: str, weights: Sequence[str]) -> Subject:
 
 def file_subject(path: Path) -> Subject:
     """A .crnn file, on its own."""
-    data = path.read_bytes()
-    engine = Engine(path)
+    engine, data = Engine(path), read_source(path)[1]
     if len(engine.inputs) != 1:
         raise invalid("model", got=f"{path} with {len(engine.inputs)} inputs", wanted="one input, to make up data for")
     port = engine.inputs[0]
@@ -94,6 +97,8 @@ def spec_subject(spec: Spec, weights: Sequence[str]) -> Subject:
     """Random weights of these sizes."""
     from .torch_model import TorchModel, answers
 
+    # as arrays, as torch's, as ours
+    check_memory(3 * 4 * spec.weights(), f"model {spec}", "give smaller sizes")
     model = random_model(spec)
     module = TorchModel(model)
     one = Subject(str(spec), (), (spec.input_size,), spec.vocabulary, lambda inputs: answers(module, inputs), model)

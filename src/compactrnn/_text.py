@@ -1,0 +1,22 @@
+"""Text from outside, fit to be shown."""
+
+LONGEST = 2000
+
+
+def printable(text: object) -> str:
+    """`text` with control, format and surrogate characters escaped, so that it cannot steer a terminal.
+
+    >>> printable("run\\x1b[2J")
+    'run\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def sentence(text: object) -> str:
+    """One printable line of at most 2,000 characters.
+
+    >>> sentence("two\\n  lines")
+    'two lines'
+    """
+    line = printable(" ".join(str(text).split()))
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."

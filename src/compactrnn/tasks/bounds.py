@@ -1,0 +1,38 @@
+"""Types of settings with their bounds, for pydantic to check."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+MOST = 2**31 - 1
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) <= 2**53):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError("input should be a finite number, a text or true or false")
+
+
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
+CountFrom0 = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+Steps = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Size = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+Sequences = Annotated[int, Field(strict=True, ge=1, le=2**24)]
+LegacySeed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Flag = Annotated[bool, Field(strict=True)]
+Word = Annotated[str, Field(strict=True, max_length=4096)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+PositiveOrZero = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+ShareBelow1 = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
+ShareAbove0 = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+Layers = Annotated[tuple[Size, ...], Field(min_length=1, max_length=1000)]
+Bound = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
+Option = Annotated[Any, AfterValidator(_plain)]  # of a table whose keys another class knows

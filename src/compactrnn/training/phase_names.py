@@ -1,0 +1,34 @@
+"""What a phase may be called: a file and an entry of the results bear its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, StringConstraints
+
+_RESERVED = {"total", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+
+
+def _not_reserved(name: str) -> str:
+    if name.lower() in _RESERVED:
+        raise ValueError("a reserved name")
+    return name
+
+
+PhaseName = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"), AfterValidator(_not_reserved)
+]
+
+
+def check_apart(names: Iterable[str]) -> None:
+    """Raise `ValueError` for names that are one file where case does not count.
+
+    >>> check_apart(["train", "Train"])
+    Traceback (most recent call last):
+    ValueError: phases: got Train and train, wanted names that differ in more than case
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"phases: got {name} and {other}, wanted names that differ in more than case")
