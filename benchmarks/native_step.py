@@ -24,7 +24,7 @@ from compactrnn import cells
 from compactrnn._machine import describe_machine
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
-from compactrnn.runtime.pack import quantize
+from compactrnn.runtime.quantize import quantize
 
 INPUT, SIZE = 40, 128
 BURST = 0.001  # seconds

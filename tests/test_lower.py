@@ -13,7 +13,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
-from compactrnn.runtime.pack import quantize
+from compactrnn.runtime.quantize import quantize
 from compactrnn.testing import RuntimeContract
 from shapes import SHAPES, Convolved, Tagger, example
 from steps import STEPS, Wide

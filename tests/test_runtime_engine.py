@@ -13,7 +13,7 @@ from compactrnn import Engine, UnsupportedModelError
 from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows
-from compactrnn.runtime.pack import quantize
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.testing.programs import random_input, random_program
 

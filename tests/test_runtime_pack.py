@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from compactrnn import Engine
-from compactrnn.runtime import choose
+from compactrnn.runtime import mixed_precision
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, padded
 from compactrnn.runtime.inventory import inventory
-from compactrnn.runtime.pack import quantize
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.rounding import quantize_groups, quantize_rows
 from compactrnn.runtime.tidy import tidy
@@ -219,7 +219,7 @@ def test_automatic_types_follow_the_calibration(monkeypatch):
     program = layers(sizes=(256,))
     options = {"caches": (1,), "calibration": [random_input(program, 20)]}
     assert types(quantize(program, "auto", **options)) == ["int4", "int4", "int8"]
-    monkeypatch.setattr(choose, "MOST_ERROR", 1e-4)
+    monkeypatch.setattr(mixed_precision, "MOST_ERROR", 1e-4)
     assert types(quantize(program, "auto", **options)) == ["int8"] * 3
     assert types(quantize(program, "auto", caches=(1,))) == ["int4", "int4", "int8"]
 

@@ -12,7 +12,7 @@ from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, gate_units, padded
 from compactrnn.runtime.hoist import hoist
-from compactrnn.runtime.pack import quantize
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import (
     GATES,
     Binary,

@@ -188,7 +188,24 @@ def _reduce(
     visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Any:
     """Over features at every step, or over time; over both in turn."""
-    name = str(node.target).split(".")[1]
+    return _reduced(visitor, node, x, dim, str(node.target).split(".")[1])
+
+
+@handles("linalg_vector_norm")
+def _norm(
+    visitor: Visitor, node: torch.fx.Node, x: Value, order: float = 2, dim: Any = None, *rest: Any, **kwargs: Any
+) -> Any:
+    """sqrt(sum x^2), sum |x| or max |x|."""
+    build = visitor.builder
+    if order == 2:
+        return build.unary(Unary.SQRT, _reduced(visitor, node, build.binary(Binary.MUL, x, x), dim, "sum"))
+    if order in (1, float("inf")):
+        return _reduced(visitor, node, build.unary(Unary.ABS, x), dim, "sum" if order == 1 else "amax")
+    return None
+
+
+def _reduced(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any, name: str) -> Value:
+    """`x` reduced over `dim` to the shape of the node's result; `name` is sum, mean, amax or amin."""
     build = visitor.builder
     dims = [dim] if isinstance(dim, int) else list(dim or range(len(x.shape)))
     dims = sorted(d % len(x.shape) for d in dims)

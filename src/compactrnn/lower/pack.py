@@ -18,7 +18,8 @@ from ..graph.trace import as_inputs
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
 from ..runtime.inventory import inventory
-from ..runtime.pack import WEIGHTS, quantize
+from ..runtime.quantize import quantize
+from ..runtime.storage import WEIGHTS
 from .lower import lower, reference
 from .probe import find_axes
 
@@ -65,7 +66,7 @@ def pack(
 
     The float32 program is compared with torch first and refused beyond 1e-4. With "int8" the matrices are stored with
     one scale per row, with "int4" with one per row and 64 columns; "auto" is int8, and int4 for the largest matrices
-    where that makes the model fit a cache (`compactrnn.runtime.choose` has the rules). The error that this brings is
+    where that makes the model fit a cache (`compactrnn.runtime.mixed_precision` has the rules). The error that this brings is
     measured on `calibration` and kept in the file.
 
     Args:

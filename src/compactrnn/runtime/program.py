@@ -115,7 +115,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation; see `Code` for what the fields mean to it."""
+    """One operation; see `Code` for what the fields mean to it.
+
+    `name` says which part of the model its tensor is: "encoder.lstm.weight_ih_l0", "fc".
+    """
 
     code: Code
     dst: Ref
@@ -129,6 +132,7 @@ class Op:
     p0: float = 0.0
     p1: float = 0.0
     d: Ref | None = None
+    name: str = ""
 
     @property
     def refs(self) -> list[Ref]:

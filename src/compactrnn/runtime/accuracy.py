@@ -1,0 +1,144 @@
+"""Keep those products accurate that quantisation hurts most, by what they cost at the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from .equalize import can_center, equalize, rows_read
+from .measure import Measure
+from .program import GATES, Program
+from .storage import store
+
+LIMIT = 0.02  # relative error of the outputs up to which a program is left as it is
+_INT4 = 0.05  # what a matrix in int4 may cost: it is coarse whatever it reads
+_WORK = 2e9  # products of one run over the sequences that are measured with
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do to one product: a type for its matrix, a scale per step for what it reads, scaled columns."""
+
+    type: str
+    per_step: bool = False
+    balance: float | None = None
+    center: bool = False
+
+    def __str__(self) -> str:
+        if self.type == "float32":
+            return "float32"
+        if self.balance is not None:
+            return f"{self.type}, columns scaled from the calibration data"
+        return f"{self.type}, its input scaled at every step" if self.per_step else self.type
+
+
+@dataclass
+class Accuracy:
+    """Errors at the outputs of a float program with one of its tensors quantised, and remedies for the worst.
+
+    `types` are those of the tensors, `fixed` the tensors whose type the caller chose.
+    """
+
+    program: Program
+    types: Mapping[int, str]
+    fixed: set[int]
+    measure: Measure
+    _known: dict[tuple[int, Remedy], float] = field(default_factory=dict)
+    _rows: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def improve(self) -> tuple[Program, dict[int, str], dict[int, str]]:
+        """A program, the types of its tensors and, for each that was changed, the reason.
+
+        Each product may cost its part of `LIMIT`, in int4 5 %. One that costs more gets the first of `_remedies` that
+        brings it there, else the best; larger types only where all together are still beyond the limit without them.
+        If they are even so, the parts are halved, twice at most.
+        """
+        plain = {t: Remedy(kind) for t, kind in self.types.items() if kind != "float32"}
+        chosen, part = dict(plain), LIMIT / max(len(plain), 1) ** 0.5
+        program, types = self._with(chosen)
+        for share, larger in ((1.0, False), (1.0, True), (0.5, True), (0.25, True)):
+            for tensor, remedy in plain.items():
+                budget = max(share * part, _INT4) if remedy.type == "int4" else share * part
+                if tensor not in self.fixed and self._cost(tensor, chosen[tensor]) > budget:
+                    chosen[tensor] = self._remedy(tensor, remedy, budget, larger)
+            program, types = self._with(chosen)
+            if self.measure.difference(store(program, types)).error <= LIMIT:
+                break
+        changed = {t: remedy for t, remedy in chosen.items() if remedy != plain[t]}
+        return program, types, {t: self._reason(t, plain[t], remedy) for t, remedy in changed.items()}
+
+    def shares(self) -> dict[int, float]:
+        """The part that each quantised tensor has in the squared error, as if each were alone."""
+        costs = {t: self._cost(t, Remedy(kind)) ** 2 for t, kind in self.types.items() if kind != "float32"}
+        total = sum(costs.values())
+        return {t: cost / total for t, cost in costs.items()} if 0 < total < np.inf else {}
+
+    @cached_property
+    def _unbounded(self) -> set[int]:
+        """The matrices that read numbers without a known bound."""
+        return {op.tensor for op in self.program.ops if op.code in GATES and op.tensor is not None and not op.p0}
+
+    @cached_property
+    def _matrices(self) -> set[int]:
+        return {op.tensor for op in self.program.ops if op.code in GATES and op.tensor is not None}
+
+    def _remedy(self, tensor: int, plain: Remedy, budget: float, larger: bool) -> Remedy:
+        best, least = plain, 0.9 * self._cost(tensor, plain)
+        for remedy in self._remedies(tensor, plain):
+            if remedy.type != plain.type and not larger:
+                break
+            cost = self._cost(tensor, remedy)
+            if cost <= budget:
+                return remedy
+            if cost < least:
+                best, least = remedy, cost
+        return best
+
+    def _remedies(self, tensor: int, plain: Remedy) -> list[Remedy]:
+        """In the order of their bytes. Only what reads unbounded numbers gets a larger type."""
+        if tensor not in self._matrices:
+            return []
+        unbounded = tensor in self._unbounded
+        kinds = [plain.type] + (["int8"] if plain.type == "int4" and unbounded else [])
+        found = [replace(plain, per_step=True)] if not unbounded else []
+        if np.isfinite(self._read(tensor)).all():
+            centers = (False, True) if can_center(self.program, tensor) else (False,)
+            for kind in kinds:
+                found += [Remedy(kind)] if kind != plain.type else []
+                found += [Remedy(kind, balance=b, center=c) for b in (0.5, 1.0) for c in centers]
+        return found + ([Remedy("float32")] if unbounded else [])
+
+    def _read(self, tensor: int) -> np.ndarray:
+        if tensor not in self._rows:
+            self._rows[tensor] = rows_read(store(self.program), tensor, self.measure.inputs)
+        return self._rows[tensor]
+
+    def _cost(self, tensor: int, remedy: Remedy) -> float:
+        """The error with this tensor alone quantised."""
+        if remedy.type == "float32":
+            return 0.0
+        if (tensor, remedy) not in self._known:
+            program, types = self._with({tensor: remedy})
+            self._known[tensor, remedy] = self.measure.difference(store(program, types)).error
+        return self._known[tensor, remedy]
+
+    def _with(self, remedies: Mapping[int, Remedy]) -> tuple[Program, dict[int, str]]:
+        program = self.program
+        for tensor, remedy in remedies.items():
+            if remedy.balance is not None:
+                program = equalize(program, tensor, self._read(tensor), remedy.balance, remedy.center)
+            elif remedy.per_step:
+                program = program.map_ops(lambda op, t=tensor: replace(op, p0=0.0) if op.tensor == t else op)
+        return program, {t: remedy.type for t, remedy in remedies.items()}
+
+    def _reason(self, tensor: int, plain: Remedy, remedy: Remedy) -> str:
+        before, after = self._cost(tensor, plain), self._cost(tensor, remedy)
+        return f"{remedy}: alone it changes the outputs by {after:.2%}, where plain {plain.type} does by {before:.2%}"
+
+
+def measurable_steps(program: Program) -> int:
+    """How many steps of calibration data to measure each variant of a program on."""
+    return max(1, int(_WORK / max(program.macs_per_step(), 1000)))

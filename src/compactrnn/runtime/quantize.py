@@ -1,0 +1,112 @@
+"""From a float32 program to the one that is stored: token inputs folded into tables, weights quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._errors import invalid
+from .accuracy import LIMIT, Accuracy, measurable_steps
+from .fold import fold_tokens
+from .hoist import hoist
+from .measure import Measure, run
+from .mixed_precision import CACHES, choose
+from .program import Program
+from .storage import WeightTypes, assign, store, type_of
+from .tidy import tidy
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A program as it is stored, and what was measured on the calibration data.
+
+    `reasons` says, by the name of their weights, why products are not stored plainly as was asked; `shares`, where the
+    error is beyond `LIMIT`, what part of the squared error each product causes, the largest first.
+    """
+
+    program: Program
+    error: float = 0.0
+    cosine: float = 1.0
+    reasons: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def quantize(
+    program: Program,
+    weights: str | Mapping[str, str] = "int8",
+    fold: str | bool = "auto",
+    *,
+    calibration: Sequence[Any] = (),
+    caches: Sequence[int] = CACHES,
+) -> Program:
+    """The program with its matrices and tables stored as `weights`, its products in segments of their own (`hoist`).
+
+    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
+    the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
+    the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
+
+    With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
+
+    `fold` replaces an embedding and the matrices that alone read it by tables of their products, bias included,
+    computed in float64: always, never, or ("auto") where the file gets smaller, or, with whole numbers, where a step
+    touches fewer bytes and the file grows by less than a quarter.
+    """
+    return quantize_measured(program, weights, fold, calibration=calibration, caches=caches).program
+
+
+def quantize_measured(
+    program: Program,
+    weights: str | Mapping[str, str] = "int8",
+    fold: str | bool = "auto",
+    *,
+    calibration: Sequence[Any] = (),
+    wanted: Sequence[Sequence[np.ndarray]] | None = None,
+    improve: bool = True,
+    caches: Sequence[int] = CACHES,
+) -> Quantized:
+    """`quantize`, with what was measured.
+
+    `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` nothing but
+    "auto" is chosen by the calibration data.
+    """
+    types = WeightTypes.of(weights)
+    if fold not in ("auto", True, False):
+        raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
+    program = tidy(program)
+    types.check_names(program)
+    if fold:
+        program = tidy(fold_tokens(program, lambda op: type_of(types, op), always=fold is True))
+    program, by_tensor, named = assign(program, types)
+    if not len(calibration):
+        return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))))
+    measure = Measure(calibration, run(hoist(store(program)), calibration) if wanted is None else wanted)
+    by_tensor = choose(program, by_tensor, measure, caches)
+    difference = measure.difference(hoist(store(program, by_tensor)))
+    if difference.error <= LIMIT or all(kind == "float32" for kind in by_tensor.values()):
+        return Quantized(hoist(store(program, by_tensor)), difference.error, difference.cosine)
+    part = measure.hardest(difference, measurable_steps(program))
+    reasons: dict[int, str] = {}
+    if improve:
+        program, by_tensor, reasons = Accuracy(program, by_tensor, named, part).improve()
+        difference = measure.difference(hoist(store(program, by_tensor)))
+    names = _names(program)
+    shares = Accuracy(program, by_tensor, named, part).shares() if difference.error > LIMIT else {}
+    return Quantized(
+        hoist(store(program, by_tensor)),
+        difference.error,
+        difference.cosine,
+        {names[t]: reason for t, reason in reasons.items()},
+        {names[t]: share for t, share in sorted(shares.items(), key=lambda item: -item[1])},
+    )
+
+
+def _names(program: Program) -> dict[int, str]:
+    """What each tensor is called: by its weights, else by the first operation that has it."""
+    names: dict[int, str] = {}
+    for number, op in enumerate(program.ops):
+        if op.tensor is not None:
+            names.setdefault(op.tensor, op.name or f"{number} {op.code.name.lower()}")
+    return names

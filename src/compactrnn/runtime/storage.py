@@ -1,0 +1,132 @@
+"""Which storage type the tensor of each operation gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from .._errors import invalid
+from .program import Code, Op, Program, Tensor
+from .rounding import quantize_groups, quantize_rows
+
+WEIGHTS = ("float32", "int8", "int4", "auto")
+_JOINED = " + "  # between the names of what was folded into one table
+
+
+@dataclass(frozen=True)
+class WeightTypes:
+    """What the argument `weights` asks for: a type for all, or types by name.
+
+    A key is the name of an operation's weights ("encoder.lstm.weight_ih_l0", "fc"), of a module that holds them
+    ("encoder"), or a pattern of names ("*.weight_hh_*"); of several that match the longest counts. "*" is for all
+    others, int8 if it is not given.
+
+    >>> types = WeightTypes.of({"fc": "float32", "*": "int4"})
+    >>> types.find("fc"), types.find("lstm.weight_ih_l0")
+    (('float32', True), ('int4', False))
+    """
+
+    by_key: Mapping[str, str]
+
+    @staticmethod
+    def of(weights: str | Mapping[str, str]) -> WeightTypes:
+        """`weights` as `quantize` takes it; raises `ValueError` for types that there are not."""
+        by_key = dict(weights) if isinstance(weights, Mapping) else {"*": weights}
+        for key, value in by_key.items():
+            if not isinstance(key, str) or not isinstance(value, str) or value not in WEIGHTS:
+                what = "weights" if not isinstance(weights, Mapping) else f"weights[{key!r}]"
+                raise invalid(what, got=repr(value), wanted=f"one of {', '.join(map(repr, WEIGHTS))}")
+        return WeightTypes({"*": "int8", **by_key})
+
+    def find(self, name: str) -> tuple[str, bool]:
+        """The type of the weights called `name`, and whether a key other than "*" names them."""
+        found = [self._of_part(part) for part in name.split(_JOINED)]
+        return max(found, key=lambda f: (f[1], -WEIGHTS.index(f[0])))
+
+    def _of_part(self, name: str) -> tuple[str, bool]:
+        keys = [key for key in self.by_key if _matches(key, name)]
+        key = max(keys, key=lambda k: (k == name, len(k)), default="*")
+        return self.by_key[key], key != "*"
+
+    def check_names(self, program: Program) -> None:
+        """Raise `ValueError` for keys that name no weights of the program."""
+        names = {op.name for op in program.ops if is_stored(program, op) and op.name}
+        for key in self.by_key:
+            if key != "*" and not any(_matches(key, name) for name in names):
+                known = sorted(names)
+                listed = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+                raise invalid(
+                    "weights", got=f"the unknown name {key!r}", wanted=f"some of {listed}, modules of these, or '*'"
+                )
+
+
+def _matches(key: str, name: str) -> bool:
+    return key == name or name.startswith(key + ".") or fnmatchcase(name, key)
+
+
+def join_names(*names: str) -> str:
+    """The name of what was folded into one table.
+
+    >>> join_names("embedding", "lstm.weight_ih_l0")
+    'embedding + lstm.weight_ih_l0'
+    """
+    return _JOINED.join(dict.fromkeys(name for name in names if name))
+
+
+def is_stored(program: Program, op: Op) -> bool:
+    """Whether the operation has a matrix or table of numbers that can be stored in several types."""
+    return op.tensor is not None and op.code != Code.GATHER and program.tensors[op.tensor].values.dtype.kind == "f"
+
+
+def type_of(types: WeightTypes, op: Op) -> str:
+    """The type for an operation's tensor: what is asked for, but tables are never int4."""
+    asked, _ = types.find(op.name)
+    return "int8" if op.code == Code.EMBED and asked != "float32" else asked
+
+
+def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str], set[int]]:
+    """The type of each tensor, and the tensors that the caller named.
+
+    A tensor that several operations share, of several types or as a matrix and as a table, is stored for each.
+    """
+    tensors = list(program.tensors)
+    numbers: dict[tuple[int | None, str, bool], int] = {}
+    asked: dict[int, str] = {}
+    named: set[int] = set()
+
+    def change(op: Op) -> Op:
+        if op.tensor is None or not is_stored(program, op):
+            return op
+        wanted = type_of(types, op)
+        use = op.tensor, wanted, op.code == Code.EMBED
+        if use not in numbers:
+            taken = any(tensor == op.tensor for tensor, *_ in numbers)
+            numbers[use] = len(tensors) if taken else op.tensor
+            if taken:
+                tensors.append(program.tensors[op.tensor])
+        number = numbers[use]
+        asked[number] = wanted
+        if types.find(op.name)[1]:
+            named.add(number)
+        return replace(op, tensor=number)
+
+    return replace(program.map_ops(change), tensors=tensors), asked, named
+
+
+def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
+    """The program with each tensor of `types` stored as it says, other floating point tensors as float32."""
+    types = types or {}
+    tensors = []
+    for i, tensor in enumerate(program.tensors):
+        wanted = types.get(i, "float32")
+        if tensor.values.dtype.kind != "f":
+            tensors.append(tensor)
+        elif wanted == "float32":
+            tensors.append(Tensor(tensor.values.astype(np.float32), block=tensor.block))
+        else:
+            rounded = quantize_groups if wanted == "int4" else quantize_rows
+            tensors.append(rounded(tensor.values, tensor.block))
+    return replace(program, tensors=tensors)
