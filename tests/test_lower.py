@@ -377,9 +377,10 @@ def test_the_report_says_how_each_matrix_is_stored(tmp_path, weights):
     model, x = Tagger(), torch.randint(0, 20, (4, 30))
     path = tmp_path / "tagger.crnn"
     report = cr.pack(model, path, x, weights=weights, calibration=[x])
-    stored = {name.split()[1]: kind for name, kind in report.types.items()}
-    small = "int8" if weights == "auto" else weights
-    assert stored["lstm"] == stored["affine"] == small and stored["embed"] in ("int8", weights)
+    stored, small = dict(report.types), "int8" if weights == "auto" else weights
+    tables = [stored.pop(name) for name in list(stored) if name.startswith("embedding")]
+    assert len(tables) == 1 and tables[0] in ("int8", weights) and set(stored.values()) == {small}
+    assert set(stored) - {"lstm.weight_ih_l0"} == {"lstm.weight_hh_l0", "lstm.weight_ih_l1", "lstm.weight_hh_l1", "head"}
     noted = cr.Engine(path).metadata["pack"]
     assert noted["types"] == report.types and noted["weights"] == weights
 

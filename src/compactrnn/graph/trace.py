@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 
 from .._errors import UnsupportedModelError, invalid
 from ..cells.base import AbstractCell
-from ..layers import cells_of, is_recurrent
+from ..layers import cells_of, is_recurrent, part_name
 from ..layers.loop.trace import operation as operation
 from .copy import copy_module
 
@@ -47,6 +47,11 @@ class Leaf:
         return [
             (i, d, s) for i, row in enumerate(self.cells) for d, cell in enumerate(row) for s in range(len(cell.states))
         ]
+
+    def part_name(self, layer: int, direction: int, part: str) -> str:
+        """What the model calls a part of a cell: "encoder.lstm.weight_ih_l0", "rnn.cells.0.0.hidden"."""
+        own = part_name(self.module, layer, direction, part)
+        return f"{self.name}.{own}" if self.name else own
 
     def widths(self) -> list[int]:
         """Width of the output, then of each flat state."""

@@ -7,6 +7,7 @@ from .convert import convert_ as convert_
 from .convert import from_torch as from_torch
 from .inspect import cells_of as cells_of
 from .inspect import is_recurrent as is_recurrent
+from .inspect import part_name as part_name
 from .linear_scan import linear_scan as linear_scan
 from .loop import loop_report as loop_report
 from .loop import time_loop as time_loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..cells.base import AbstractCell
-from .bind import bind
+from .bind import PARTS, bind
 from .fused import AbstractFused
 from .recurrent import Recurrent
 
@@ -42,3 +42,16 @@ def cells_of(module: nn.Module) -> list[list[AbstractCell]]:
         )
     suffixes = ("", "_reverse") if module.bidirectional else ("",)
     return [[bind(module, f"_l{i}{suffix}") for suffix in suffixes] for i in range(module.num_layers)]  # pyright: ignore
+
+
+def part_name(module: nn.Module, layer: int, direction: int, part: str) -> str:
+    """What a recurrent layer calls a part of one of its cells.
+
+    >>> from torch import nn
+    >>> part_name(nn.LSTM(8, 16, bidirectional=True), 0, 1, "hidden")
+    'weight_hh_l0_reverse'
+    """
+    if isinstance(module, Recurrent):
+        return f"cells.{layer}.{direction}.{part}"
+    name = {own: theirs for theirs, own in PARTS.items()}[part]
+    return f"{name}_l{layer}" + ("_reverse" if direction else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,11 @@ from .pointwise import scale
 from .visitor import Convolution, Visitor, convolves, handles
 
 
-def _products(visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.ndarray], init: Ref | None) -> Value:
-    """`init + F1 F2 ... x` for every vector along the last axis."""
-    build = visitor.builder
+def _products(
+    visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.ndarray], init: Ref | None, weight: int
+) -> Value:
+    """`init + F1 F2 ... x` for every vector along the last axis; `weight` is the number of the node's argument."""
+    build, name = visitor.builder, visitor.weight_name(node, node.args[weight])
     if x.time == len(x.shape) - 1:
         raise UnsupportedModelError(f"{visitor.where(node)}: multiplies along the time axis")
     inner, outer = factors[-1].shape[1], factors[0].shape[0]
@@ -28,7 +31,7 @@ def _products(visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.
     rows = []
     for i in range(count):
         row = replace(x, ref=Ref(x.ref.buffer, x.ref.offset + i * inner), shape=(inner,), time=None)
-        rows.append(build.chain(factors, row, init))
+        rows.append(build.chain(factors, row, init, name))
     shape = (*x.shape[:-1], outer)
     if count == 1:
         return Value(rows[0], shape, x.time, kind, build.segment)
@@ -46,20 +49,20 @@ def _array(x: Tensor) -> np.ndarray:
 def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None) -> Value | None:
     if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
         return None
-    return _products(visitor, node, x, [_array(weight)], None if bias is None else visitor.constant(bias))
+    return _products(visitor, node, x, [_array(weight)], None if bias is None else visitor.constant(bias), 1)
 
 
 @handles("addmm")
 def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Value | None:
     if kwargs or not isinstance(x, Value) or not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
         return None
-    return _products(visitor, node, x, [_array(weight.T)], visitor.constant(bias)) if bias.dim() == 1 else None
+    return _products(visitor, node, x, [_array(weight.T)], visitor.constant(bias), 2) if bias.dim() == 1 else None
 
 
 @handles("matmul", "mm", "mv")
 def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | None:
     if isinstance(a, Value) and isinstance(b, Tensor) and b.dim() == 2:
-        return _products(visitor, node, a, [_array(b.T)], None)
+        return _products(visitor, node, a, [_array(b.T)], None, 1)
     return None
 
 
@@ -79,7 +82,8 @@ def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bia
 
     moved = visitor.mover.move([x, torch.tensor(0.0)], windows, 1, visitor.where(node))
     kernel = _array(weight.flatten(1))
-    y = _products(visitor, node, visitor.settle(moved), [kernel], None if bias is None else visitor.constant(bias))
+    init = None if bias is None else visitor.constant(bias)
+    y = _products(visitor, node, visitor.settle(moved), [kernel], init, 1)
     return visitor.rearrange(y, lambda t: t.transpose(1, 2), time, node)
 
 
@@ -91,7 +95,8 @@ def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *r
     kind = build.place([token])
     vocabulary, n = table.shape
     dst = build.buffer(n)
-    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(_array(table)))
+    name = visitor.weight_name(node, node.args[0])
+    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(_array(table)), name=name)
     inputs = build.program.inputs
     for i, given in enumerate(inputs):
         if given.buffer == token.ref.buffer:
@@ -292,12 +297,13 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states
             " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros"
         )
     flat, after = iter(states), []
-    for row in leaf.cells:
+    for layer, row in enumerate(leaf.cells):
         outputs = []
         for direction, cell in enumerate(row):
             given = [next(flat) for _ in cell.states] if states else None
             source = visitor.mover.flip(x, f"{leaf.name}: bidirectional") if direction else x
-            y, last = cells.lower_cell(build, cell, source, cells.initial_states(cell, given))
+            name = functools.partial(leaf.part_name, layer, direction)
+            y, last = cells.lower_cell(build, cell, source, cells.initial_states(cell, given), name)
             outputs.append(visitor.mover.flip(y, f"{leaf.name}: bidirectional") if direction else y)
             after += last
         x = outputs[0]

@@ -40,6 +40,15 @@ class Value:
         return int(np.prod(self.step_shape, dtype=int))
 
 
+def factor_name(name: str, number: int, count: int) -> str:
+    """What one of the `count` factors of the matrix `name` is called.
+
+    >>> factor_name("fc", 0, 1), factor_name("fc", 1, 2)
+    ('fc', 'fc.factor1')
+    """
+    return f"{name}.factor{number}" if name and count > 1 else name
+
+
 class Builder:
     """Appends operations to the earliest segment in which all that they read is known."""
 
@@ -142,32 +151,40 @@ class Builder:
         bounded = isinstance(b, Value) and a.bounded and b.bounded and fn in (Binary.MUL, Binary.MAX, Binary.MIN)
         return replace(value, bounded=bounded)
 
-    def affine(self, matrix: np.ndarray, x: Value, init: Ref | None, offset: int = 0) -> Ref:
-        """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment."""
+    def affine(self, matrix: np.ndarray, x: Value, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
+        """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment.
+
+        `name` is that of the matrix in the model.
+        """
         n, k = matrix.shape
         dst = self.buffer(n)
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(matrix.astype(np.float32))
-        self.emit(Code.AFFINE, dst, n, k=k, a=Ref(x.ref.buffer, x.ref.offset + offset), b=init, tensor=tensor, p0=scale)
+        a = Ref(x.ref.buffer, x.ref.offset + offset)
+        self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
         return dst
 
-    def inner(self, factors: Sequence[np.ndarray], x: Value) -> Value:
+    def inner(self, factors: Sequence[np.ndarray], x: Value, name: str = "") -> Value:
         """What the first of the factors F1 F2 ... is to be multiplied with: F2 ... x, the last factor first."""
-        for factor in reversed(factors[1:]):
-            x = replace(x, ref=self.affine(factor, x, None), shape=(factor.shape[0],), time=None, bounded=False)
+        for i, factor in reversed(list(enumerate(factors))[1:]):
+            product = self.affine(factor, x, None, name=factor_name(name, i, len(factors)))
+            x = replace(x, ref=product, shape=(factor.shape[0],), time=None, bounded=False)
         return x
 
-    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None) -> Ref:
+    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None, name: str = "") -> Ref:
         """`init + F1 F2 ... x`."""
-        return self.affine(factors[0], self.inner(factors, x), init)
+        return self.affine(factors[0], self.inner(factors, x, name), init, name=factor_name(name, 0, len(factors)))
 
-    def gates(self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Value, **fields) -> Ref:
+    def gates(
+        self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Value, name: str = "", **fields
+    ) -> Ref:
         """An LSTM or GRU of `n` units, its gates `gates` + F1 F2 ... x; returns the place of its output."""
-        x, dst, count = self.inner(factors, x), self.buffer(n), GATES[code]
+        x, dst, count = self.inner(factors, x, name), self.buffer(n), GATES[code]
+        name = factor_name(name, 0, len(factors))
         matrix = gate_rows(factors[0].astype(np.float32), count)
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(matrix, block=count)
-        self.emit(code, dst, n, k=matrix.shape[1], a=gates, c=x.ref, tensor=tensor, p0=scale, **fields)
+        self.emit(code, dst, n, k=matrix.shape[1], a=gates, c=x.ref, tensor=tensor, p0=scale, name=name, **fields)
         return dst
 
     def finish(self) -> Program:

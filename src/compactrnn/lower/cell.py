@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,40 +34,49 @@ def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
     return None if parameter is None else builder.constant(array(parameter))
 
 
-def lower_cell(builder: Builder, cell: AbstractCell, x: Value, initial: list[Tensor]) -> tuple[Value, list[Value]]:
-    """The cell run over `x`, (T, 1, input): its output, (T, 1, output), and its states, (1, size) each."""
+def lower_cell(
+    builder: Builder, cell: AbstractCell, x: Value, initial: list[Tensor], name: Callable[[str], str] = str
+) -> tuple[Value, list[Value]]:
+    """The cell run over `x`, (T, 1, input): its output, (T, 1, output), and its states, (1, size) each.
+
+    `name` gives the name in the model of a part of the cell, such as "hidden".
+    """
     builder.place([x])
     x = replace(x, segment=builder.segment)
     states = [builder.buffer(s.numel(), "state", array(s)) for s in initial]
     small = [bool((s.abs() <= 1).all()) for s in initial]
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
     if fused is not None:
-        output, bounded = fused(builder, cell, x, states, small)
+        output, bounded = fused(builder, cell, x, states, small, name)
         y = Value(output, (x.shape[0], 1, cell.output_size), 0, STEP, builder.segment, bounded)
     else:
-        y = _generic(builder, cell, x, states)
+        y = _generic(builder, cell, x, states, name)
     lasts = [Value(ref, (1, s.numel()), None, "last", builder.segment) for ref, s in zip(states, initial, strict=True)]
     return y, lasts
 
 
-def _lstm(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+def _lstm(
+    builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool], name: Callable[[str], str]
+) -> tuple[Ref, bool]:
     """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
     h, c = states
     own = cell.projection is None
     both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
-    gates = _from_input(builder, cell, x, both, 4)
+    gates = _from_input(builder, cell, x, both, 4, name("input"))
     before = Value(h, (cell.output_size,), None, STEP, builder.segment, small[0] and own)
     n = builder.program.buffers[c.buffer].width
-    out = builder.gates(Code.LSTM, n, gates, factors(cell.hidden), before, b=c)
+    out = builder.gates(Code.LSTM, n, gates, factors(cell.hidden), before, name("hidden"), b=c)
     bounded = True
     if not own:
         cells = Value(out, (n,), None, STEP, builder.segment, True)
-        out, bounded = builder.chain(factors(cell.projection), cells, None), False
+        out, bounded = builder.chain(factors(cell.projection), cells, None, name("projection")), False
     builder.emit(Code.UNARY, h, cell.output_size, a=out, fn=int(Unary.COPY))
     return out, bounded
 
 
-def _gru(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool]) -> tuple[Ref, bool]:
+def _gru(
+    builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[bool], name: Callable[[str], str]
+) -> tuple[Ref, bool]:
     """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
     (h,) = states
     n = cell.output_size
@@ -74,26 +84,27 @@ def _gru(builder: Builder, cell: Any, x: Value, states: list[Ref], small: list[b
     if cell.input_bias is not None:
         to_candidate = cell.hidden_bias[2 * n :]
         to_gates = cell.input_bias + torch.cat([cell.hidden_bias[: 2 * n], torch.zeros_like(to_candidate)])
-    gates = _from_input(builder, cell, x, to_gates, 3)
+    gates = _from_input(builder, cell, x, to_gates, 3, name("input"))
     before = Value(h, (n,), None, STEP, builder.segment, small[0])
-    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, b=bias(builder, to_candidate), d=h)
+    own = bias(builder, to_candidate)
+    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, name("hidden"), b=own, d=h)
     builder.emit(Code.UNARY, h, n, a=out, fn=int(Unary.COPY))
     return out, small[0]
 
 
-def _from_input(builder: Builder, cell: Any, x: Value, both: Tensor | None, gates: int) -> Ref:
+def _from_input(builder: Builder, cell: Any, x: Value, both: Tensor | None, gates: int, name: str) -> Ref:
     """`both` + W x, the gates in the order of the kernels."""
     first, *rest = factors(cell.input)
     init = None if both is None else builder.constant(gate_rows(array(both), gates))
-    return builder.chain([gate_rows(first, gates), *rest], x, init)
+    return builder.chain([gate_rows(first, gates), *rest], x, init, name)
 
 
-def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref]) -> Value:
+def _generic(builder: Builder, cell: AbstractCell, x: Value, states: list[Ref], name: Callable[[str], str]) -> Value:
     """Any cell, from its own `project` and `step`."""
     steps = x.shape[0]
     rows = replace(x, shape=(steps, x.width), time=0)
     held = [Value(ref, (steps, builder.program.buffers[ref.buffer].width), 0, STEP, builder.segment) for ref in states]
-    y, *after = lower_step(builder, cell, rows, held)
+    y, *after = lower_step(builder, cell, rows, held, name)
     if builder.segment != x.segment:
         raise UnsupportedModelError(
             f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..graph.trace import Trace, export, read_export
+from ..weights.base import AbstractWeight
 from ..weights.stand_in import with_products
 from .builder import Builder, Value
 from .visitor import Visitor
@@ -23,10 +26,23 @@ class _Step(nn.Module):
         return (y, *after)
 
 
-def lower_step(builder: Builder, cell: AbstractCell, x: Value, states: list[Value]) -> list[Value]:
-    """Operations of one step: from the input and state rows to the output and new state rows."""
+def lower_step(
+    builder: Builder, cell: AbstractCell, x: Value, states: list[Value], name: Callable[[str], str]
+) -> list[Value]:
+    """Operations of one step: from the input and state rows to the output and new state rows.
+
+    `name` gives the name in the model of a part of the cell.
+    """
+
+    def rename(path: str) -> str:
+        _, part, *rest = path.split(".")
+        weight = getattr(cell, part, None)
+        if isinstance(weight, AbstractWeight) and len(weight.factors()) == 1:
+            rest = []
+        return ".".join([name(part), *rest])
+
     small, large = (_export(cell, x, states, n) for n in (x.shape[0], x.shape[0] + 1))
-    return Visitor(builder, small, large).lower([x, *states])
+    return Visitor(builder, small, large, rename).lower([x, *states])
 
 
 def _export(cell: AbstractCell, x: Value, states: list[Value], steps: int) -> tuple[Trace, tuple[Tensor, ...]]:

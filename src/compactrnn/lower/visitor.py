@@ -62,8 +62,10 @@ class Visitor:
         builder: Builder,
         small: tuple[Trace, tuple[Tensor, ...]],
         large: tuple[Trace, tuple[Tensor, ...]],
+        rename: Callable[[str], str] = str,
     ):
         self.builder = builder
+        self.rename = rename
         self.mover = Mover(builder)
         self.trace = small[0]
         other = large[0]
@@ -85,6 +87,20 @@ class Visitor:
     def where(self, node: torch.fx.Node) -> str:
         """Module and operation, for messages."""
         return f"{self.trace.module_of(node)}: {operation(node)}"
+
+    def weight_name(self, node: torch.fx.Node, weight: Any) -> str:
+        """What the model calls the weights that `node` multiplies with: "encoder.fc"; "" where it has no name.
+
+        `weight` is the node's argument. A module that uses another's parameter gives its own name.
+        """
+        module = self.trace.module_of(node)
+        while isinstance(weight, torch.fx.Node) and weight.op == "call_function" and operation(weight) in MOVES:
+            weight = weight.args[0]
+        stored = {**self.trace.parameters, **self.trace.buffers}.get(getattr(weight, "name", ""), "")
+        path = "" if module == "the model" else module
+        stored = stored.removesuffix(".weight")
+        name = stored if stored and (not path or stored == path or stored.startswith(path + ".")) else path
+        return self.rename(name) if name else ""
 
     def _visit(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         name = operation(node)

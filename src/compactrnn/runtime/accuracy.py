@@ -37,7 +37,7 @@ class Remedy:
 
 @dataclass
 class Accuracy:
-    """Errors at the outputs of a float program with one of its tensors quantised, and remedies for the worst.
+    """Errors at the outputs of a float program with one of its tensors quantized, and remedies for the worst.
 
     `types` are those of the tensors, `fixed` the tensors whose type the caller chose.
     """
@@ -71,10 +71,11 @@ class Accuracy:
         return program, types, {t: self._reason(t, plain[t], remedy) for t, remedy in changed.items()}
 
     def shares(self) -> dict[int, float]:
-        """The part that each quantised tensor has in the squared error, as if each were alone."""
+        """The part that each quantized tensor has in the squared error, as if each were alone, the largest first."""
         costs = {t: self._cost(t, Remedy(kind)) ** 2 for t, kind in self.types.items() if kind != "float32"}
         total = sum(costs.values())
-        return {t: cost / total for t, cost in costs.items()} if 0 < total < np.inf else {}
+        worst = sorted(costs, key=lambda t: -costs[t])
+        return {t: costs[t] / total for t in worst} if 0 < total < np.inf else {}
 
     @cached_property
     def _unbounded(self) -> set[int]:
@@ -117,7 +118,7 @@ class Accuracy:
         return self._rows[tensor]
 
     def _cost(self, tensor: int, remedy: Remedy) -> float:
-        """The error with this tensor alone quantised."""
+        """The error with this tensor alone quantized."""
         if remedy.type == "float32":
             return 0.0
         if (tensor, remedy) not in self._known:

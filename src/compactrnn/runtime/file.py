@@ -30,6 +30,9 @@ def write(program: Program) -> bytes:
         "outputs": [o.name for o in program.outputs],
         "metadata": program.metadata,
     }
+    names = {str(number): op.name for number, op in enumerate(program.ops) if op.name}
+    if names:
+        document["operations"] = names
     metadata = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     try:
         check_json_size(metadata)

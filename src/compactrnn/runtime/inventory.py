@@ -10,7 +10,8 @@ from .program import GATES, Code, Op, Program, Tensor
 
 
 def inventory(program: Program) -> list[dict[str, Any]]:
-    """For each operation that has a tensor: its name, the tensor's shape and type, weights, bytes and products.
+    """For each operation that has a tensor: what it does, the name of the weights, their shape and type, count and
+    bytes, and the products of a step.
 
     A tensor that several operations share is listed with each.
     """
@@ -27,6 +28,7 @@ def inventory(program: Program) -> list[dict[str, Any]]:
         rows.append(
             {
                 "operation": f"{number} {op.code.name.lower()}",
+                "name": op.name,
                 "shape": " x ".join(map(str, shape)),
                 "stored as": type_name(tensor),
                 "parameters": count,
@@ -35,6 +37,20 @@ def inventory(program: Program) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def stored_types(program: Program) -> dict[str, str]:
+    """How weights are stored, by their names; by number and operation where they have no name.
+
+    Where weights are stored twice in different types, as a matrix and as a table, the second name has a number.
+    """
+    types: dict[str, str] = {}
+    for number, op in enumerate(program.ops):
+        if op.tensor is None or op.code == Code.GATHER:
+            continue
+        name, kind = op.name or f"{number} {op.code.name.lower()}", type_name(program.tensors[op.tensor])
+        types[name if types.get(name, kind) == kind else f"{name} ({number})"] = kind
+    return types
 
 
 def type_name(tensor: Tensor) -> str:

@@ -69,8 +69,8 @@ def quantize_measured(
 ) -> Quantized:
     """`quantize`, with what was measured.
 
-    `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` nothing but
-    "auto" is chosen by the calibration data.
+    `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` the data is
+    only measured on.
     """
     types = WeightTypes.of(weights)
     if fold not in ("auto", True, False):
@@ -83,30 +83,31 @@ def quantize_measured(
     if not len(calibration):
         return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))))
     measure = Measure(calibration, run(hoist(store(program)), calibration) if wanted is None else wanted)
-    by_tensor = choose(program, by_tensor, measure, caches)
-    difference = measure.difference(hoist(store(program, by_tensor)))
-    if difference.error <= LIMIT or all(kind == "float32" for kind in by_tensor.values()):
-        return Quantized(hoist(store(program, by_tensor)), difference.error, difference.cosine)
-    part = measure.hardest(difference, measurable_steps(program))
-    reasons: dict[int, str] = {}
-    if improve:
-        program, by_tensor, reasons = Accuracy(program, by_tensor, named, part).improve()
-        difference = measure.difference(hoist(store(program, by_tensor)))
-    names = _names(program)
-    shares = Accuracy(program, by_tensor, named, part).shares() if difference.error > LIMIT else {}
-    return Quantized(
-        hoist(store(program, by_tensor)),
-        difference.error,
-        difference.cosine,
-        {names[t]: reason for t, reason in reasons.items()},
-        {names[t]: share for t, share in sorted(shares.items(), key=lambda item: -item[1])},
-    )
+    by_tensor = choose(program, by_tensor, measure if improve else None, caches)
+    plain = stored = hoist(store(program, by_tensor))
+    difference = measure.difference(plain)
+    reasons: dict[str, str] = {}
+    shares: dict[str, float] = {}
+    if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
+        part = measure.hardest(difference, measurable_steps(program))
+        if improve:
+            better, its_types, its_reasons = Accuracy(program, by_tensor, named, part).improve()
+            stored = hoist(store(better, its_types))
+            improved = measure.difference(stored)
+            if improved.error < difference.error:
+                program, by_tensor, difference = better, its_types, improved
+                reasons = _by_name(program, its_reasons)
+            else:
+                stored = plain
+        if difference.error > LIMIT:
+            shares = _by_name(program, Accuracy(program, by_tensor, named, part).shares())
+    return Quantized(stored, difference.error, difference.cosine, reasons, shares)
 
 
-def _names(program: Program) -> dict[int, str]:
-    """What each tensor is called: by its weights, else by the first operation that has it."""
+def _by_name(program: Program, by_tensor: Mapping[int, Any]) -> dict[str, Any]:
+    """The same by the names of the weights, else by the first operation that has them."""
     names: dict[int, str] = {}
     for number, op in enumerate(program.ops):
         if op.tensor is not None:
             names.setdefault(op.tensor, op.name or f"{number} {op.code.name.lower()}")
-    return names
+    return {names[t]: value for t, value in by_tensor.items()}

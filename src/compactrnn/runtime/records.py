@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .._errors import ModelFileError
@@ -35,6 +37,7 @@ class Records:
         document = _document(take(np.dtype("u1"), int(header["metadata_bytes"])).tobytes())
         self.input_names = _names(document, "inputs", len(self.inputs))
         self.output_names = _names(document, "outputs", len(self.outputs))
+        self.op_names = _op_names(document.get("operations", {}), len(self.ops))
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
             raise ModelFileError("its JSON section has no metadata")
@@ -68,7 +71,7 @@ class Records:
 
     def program(self) -> Program:
         """The whole program."""
-        ops = [_op(record) for record in self.ops]
+        ops = [replace(_op(record), name=self.op_names.get(i, "")) for i, record in enumerate(self.ops)]
         segments = []
         for record in self.segments:
             first, count = int(record["first_op"]), int(record["op_count"])
@@ -104,6 +107,14 @@ def _names(document: dict, key: str, count: int) -> list[str]:
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise ModelFileError(f"its JSON section does not name its {count} {key}")
     return names
+
+
+def _op_names(names: object, count: int) -> dict[int, str]:
+    """The names of operations by their numbers."""
+    numbers = {str(i): i for i in range(count)}
+    if not isinstance(names, dict) or any(k not in numbers or not isinstance(v, str) for k, v in names.items()):
+        raise ModelFileError("its JSON section names operations that there are not")
+    return {numbers[k]: v for k, v in names.items()}
 
 
 def _shape(port: np.void) -> tuple[int, ...]:
