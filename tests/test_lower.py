@@ -380,7 +380,12 @@ def test_the_report_says_how_each_matrix_is_stored(tmp_path, weights):
     stored, small = dict(report.types), "int8" if weights == "auto" else weights
     tables = [stored.pop(name) for name in list(stored) if name.startswith("embedding")]
     assert len(tables) == 1 and tables[0] in ("int8", weights) and set(stored.values()) == {small}
-    assert set(stored) - {"lstm.weight_ih_l0"} == {"lstm.weight_hh_l0", "lstm.weight_ih_l1", "lstm.weight_hh_l1", "head"}
+    assert set(stored) - {"lstm.weight_ih_l0"} == {
+        "lstm.weight_hh_l0",
+        "lstm.weight_ih_l1",
+        "lstm.weight_hh_l1",
+        "head",
+    }
     noted = cr.Engine(path).metadata["pack"]
     assert noted["types"] == report.types and noted["weights"] == weights
 

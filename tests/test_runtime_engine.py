@@ -13,8 +13,8 @@ from compactrnn import Engine, UnsupportedModelError
 from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows
-from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.quantize import quantize
 from compactrnn.testing.programs import random_input, random_program
 
 

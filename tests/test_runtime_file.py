@@ -13,8 +13,8 @@ from compactrnn import Engine, ModelFileError
 from compactrnn.runtime import layout as lay
 from compactrnn.runtime.file import read, save, write
 from compactrnn.runtime.gates import gate_rows
-from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups, quantize_rows
 from compactrnn.testing.programs import random_input, random_program
 

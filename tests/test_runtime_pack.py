@@ -10,8 +10,8 @@ from compactrnn.runtime import mixed_precision
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, padded
 from compactrnn.runtime.inventory import inventory
-from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups, quantize_rows
 from compactrnn.runtime.tidy import tidy
 from compactrnn.testing.programs import random_input, random_program

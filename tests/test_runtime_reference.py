@@ -12,7 +12,6 @@ from compactrnn.runtime import _native
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, gate_units, padded
 from compactrnn.runtime.hoist import hoist
-from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import (
     GATES,
     Binary,
@@ -29,6 +28,7 @@ from compactrnn.runtime.program import (
     Top,
     Unary,
 )
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.tidy import writes
 from compactrnn.testing import RuntimeContract
 from compactrnn.testing.programs import random_input, random_program

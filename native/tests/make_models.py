@@ -8,8 +8,8 @@ import numpy as np
 
 from compactrnn.runtime.file import write
 from compactrnn.runtime.hoist import hoist
-from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
 from compactrnn.testing.programs import random_program
 
