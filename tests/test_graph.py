@@ -63,7 +63,7 @@ def test_values_of_the_graph_are_the_model_s(shape):
 def test_every_unit_is_read_by_its_own_column(read):
     _, units = follow(Head(read))
     assert not units.escaped
-    labels = units.ranges[next(iter(units.ranges))]
+    labels = units.labels[next(iter(units.labels))]
     (reader,) = units.readers
     assert reader.name == "head.weight"
     assert sorted(reader.labels.tolist()) == list(labels)
@@ -87,7 +87,7 @@ def test_vectors_with_an_entry_per_unit_follow_the_units(read, followers):
     _, units = follow(Head(read))
     assert not units.escaped and not units.pinned
     assert {f.name for f in units.followers} == followers
-    labels = units.ranges[next(iter(units.ranges))]
+    labels = units.labels[next(iter(units.labels))]
     assert all(f.axis == 0 and f.labels.tolist() == list(labels) for f in units.followers)
 
 
@@ -119,13 +119,13 @@ def test_a_vector_with_a_use_beside_the_units_is_pinned(read):
 )
 def test_a_unit_that_is_zero_may_be_heard(read, shifted):
     _, units = follow(Head(read))
-    assert units.shifted == (set(units.ranges[next(iter(units.ranges))]) if shifted else set())
+    assert units.shifted == (set(units.labels[next(iter(units.labels))]) if shifted else set())
 
 
 def test_permuted_columns_are_followed():
     order = torch.randperm(16)
     _, units = follow(Head(lambda h, m: h[..., order]))
-    first = units.ranges[next(iter(units.ranges))][0]
+    first = units.labels[next(iter(units.labels))][0]
     assert torch.equal(units.readers[0].labels - first, order)
 
 
@@ -145,7 +145,7 @@ def test_permuted_columns_are_followed():
 )
 def test_what_mixes_units_escapes(read):
     _, units = follow(Head(read))
-    assert units.escaped == set(units.ranges[next(iter(units.ranges))])
+    assert units.escaped == set(units.labels[next(iter(units.labels))])
     assert all(units.reasons.values())
 
 
@@ -158,7 +158,7 @@ def test_units_that_the_caller_sees_escape_but_whole_states_do_not():
 
 def test_both_directions_share_a_unit():
     _, units = follow(Bidirectional())
-    labels = list(next(labels for (_, layer, _), labels in units.ranges.items() if layer == 1))
+    labels = list(next(labels for (_, layer, _), labels in units.labels.items() if layer == 1))
     assert units.readers[0].labels.tolist() == labels * 2
 
 

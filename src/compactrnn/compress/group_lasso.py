@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._errors import invalid
-from ..graph.trace import as_inputs, beside, trace
+from ..graph.follow import follow
+from ..graph.trace import as_inputs, beside
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from . import surgery
+from .dry_run import dry_run
 from .groups import find_groups
 from .optimizer import move_optimizer_
 from .report import PruneReport, report
@@ -106,8 +108,9 @@ class GroupLasso:
         self.strength = None if strength is None else strength / loss_steps
         self.threshold = threshold
         _mask_(model)
-        self._trace = trace(model, self.example_inputs)
+        self._trace = follow(model, self.example_inputs)
         self._units = find_units(self._trace, self.example_inputs)
+        dry_run(model, self._trace, self._units, self.example_inputs)
         self.groups = find_groups(model, self._trace, self._units)
         self.count = 0
         self._out = [torch.zeros(g.count, dtype=torch.bool, device=g.device) for g in self.groups]

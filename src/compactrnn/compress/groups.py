@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.base import AbstractCell
+from ..graph.labels import Units, UnitSetKey
 from ..graph.trace import Leaf, Trace
-from ..graph.units import Units
+from ..graph.units import identity
 from ..layers import cells_of
 from ..weights.base import AbstractWeight
 
@@ -65,25 +67,48 @@ class Part:
 
 
 @dataclass
-class Group:
-    """The units of one unit set of one layer (both directions of it), their writers and their readers."""
+class Member:
+    """A unit set of a layer (both directions of it); its unit i is unit `units[i]` of the group."""
 
     leaf: Leaf
     layer: int
     set_name: str
-    labels: range
+    units: Tensor
+
+    @property
+    def name(self) -> str:
+        """Layer name, layer number and unit set, for messages."""
+        return f"{self.leaf.name or 'model'}[{self.layer}].{self.set_name}"
+
+
+@dataclass
+class Group:
+    """Units that are ranked together, their writers and their readers.
+
+    They are those of one unit set of one layer, and of all sets whose units go only together with them: sets that share
+    parameters, and a decoder's that start from an encoder's.
+    """
+
+    members: list[Member]
+    labels: list[int]
     writers: list[Part] = field(default_factory=list)
     biases: list[Part] = field(default_factory=list)
     readers: list[Part] = field(default_factory=list)
     reader_names: list[str] = field(default_factory=list)
     escaped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     shifted: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    given: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # may be more than zero unwritten
     reason: str = ""
 
     @property
     def name(self) -> str:
-        """Layer name, layer number and unit set, for messages."""
-        return f"{self.leaf.name or 'model'}[{self.layer}].{self.set_name}"
+        """The names of the unit sets."""
+        return " + ".join(member.name for member in self.members)
+
+    @property
+    def leaf(self) -> Leaf:
+        """The (first) layer."""
+        return self.members[0].leaf
 
     @property
     def count(self) -> int:
@@ -109,13 +134,27 @@ class Group:
 
     @torch.no_grad()
     def fade_(self, factors: Tensor) -> None:
-        """Scale the outgoing weights of unit k by `factors[k]`; where not all are known, its incoming ones."""
-        escaped = self.escaped.to(factors.device)
+        """Scale the outgoing weights of unit k by `factors[k]`; where not all are known, its incoming ones.
+
+        A unit that would not be zero without incoming weights, as it starts from a state that is given, has both scaled.
+        """
+        written = self.escaped.to(factors.device)
+        read = ~written | self.given.to(factors.device)
         for part in self.readers:
-            part.scale_(torch.where(escaped, 1.0, factors))
+            part.scale_(torch.where(read, factors, 1.0))
         if self.escapes:
             for part in (*self.writers, *self.biases):
-                part.scale_(torch.where(escaped, factors, 1.0))
+                part.scale_(torch.where(written, factors, 1.0))
+
+    def keys(self) -> set[int]:
+        """The keys of its layers."""
+        return {member.leaf.key for member in self.members}
+
+    def places(self, labels: Tensor) -> Tensor:
+        """Which unit of the group each label is; -1 for none."""
+        table = torch.full((max(0, int(labels.max()), *self.labels) + 1,), -1)
+        table[torch.tensor(self.labels)] = torch.arange(self.count)
+        return table[labels.clamp_min(0)]
 
     @property
     def escapes(self) -> bool:
@@ -129,26 +168,35 @@ class Group:
 
 
 def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
-    """The groups of `model`, over its live parameters; `trace` and `units` come from a copy of it."""
-    groups = {}
-    cells: dict[int, list[list[AbstractCell]]] = {}
-    for key, leaf in trace.leaves.items():
-        cells[key] = cells_of(original(model, leaf))
-        for layer, row in enumerate(cells[key]):
-            for unit_set in row[0].active_units():
-                labels = units.ranges[key, layer, unit_set.name]
-                group = Group(leaf, layer, unit_set.name, labels)
-                group.escaped = torch.tensor([label in units.escaped for label in labels])
-                group.shifted = torch.tensor([label in units.shifted for label in labels])
-                group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
-                for cell in row:
-                    _own_parts(group, cell)
-                groups[key, layer, unit_set.name] = group
-    for group in groups.values():
+    """The groups of `model`, over its live parameters; `trace` and `units` come from a copy of it.
+
+    Layers that no unit can leave (`Units.kept`) are in none, nor is what can go only together with them.
+    """
+    cells = {key: cells_of(original(model, leaf)) for key, leaf in trace.leaves.items()}
+    groups = []
+    for keys in _tied(units):
+        if any(key in units.kept for key, _, _ in keys):
+            continue
+        labels = list(dict.fromkeys(label for key in keys for label in units.labels[key]))
+        place = {label: i for i, label in enumerate(labels)}
+        members = [
+            Member(trace.leaves[k], layer, name, torch.tensor([place[label] for label in units.labels[k, layer, name]]))
+            for k, layer, name in keys
+        ]
+        group = Group(members, labels)
+        at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members)
+        group.escaped = torch.tensor([label in units.escaped for label in labels])
+        group.shifted = torch.tensor([label in units.shifted for label in labels])
+        group.given = torch.tensor([not at_rest or label in units.given for label in labels])
+        group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
+        for member in members:
+            for cell in cells[member.leaf.key][member.layer]:
+                _own_parts(group, member, cell)
         for part, name in _outer_readers(model, group, units, cells):
-            group.readers.append(part)
-            group.reader_names.append(name)
-    return list(groups.values())
+            if _add(group.readers, part):
+                group.reader_names.append(name)
+        groups.append(group)
+    return groups
 
 
 def original(model: nn.Module, leaf: Leaf) -> nn.Module:
@@ -156,42 +204,67 @@ def original(model: nn.Module, leaf: Leaf) -> nn.Module:
     return model if leaf.alone else model.get_submodule(leaf.name)
 
 
-def _own_parts(group: Group, cell: AbstractCell) -> None:
-    unit_set = cell.unit_set(group.set_name)
-    own = torch.arange(group.count)
+def _tied(units: Units) -> list[list[UnitSetKey]]:
+    """The unit sets, those with a common label together."""
+    found: list[list[UnitSetKey]] = []
+    for key, labels in units.labels.items():
+        together = [sets for sets in found if any(not set(labels).isdisjoint(units.labels[k]) for k in sets)]
+        found = [sets for sets in found if sets not in together]
+        found.append([k for sets in together for k in sets] + [key])
+    return sorted(found)
+
+
+def _rests_at_zero(cell: AbstractCell) -> bool:
+    """Whether a cell with nothing written to it stays at zero, as LSTM, GRU and tanh do."""
+    cell = copy.deepcopy(cell)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+        states = cell.initial_states(1)
+        projected = torch.zeros_like(cell.project(states[0].new_zeros(1, cell.input_size)))
+        output, after = cell.step(projected, states)
+    return not any(tensor.any() for tensor in (output, *states, *after))
+
+
+def _add(parts: list[Part], part: Part) -> bool:
+    """Append, unless it is there already: parameters may be shared."""
+    known = any(
+        p.axis == part.axis and identity(p.weight) == identity(part.weight) and torch.equal(p.units, part.units)
+        for p in parts
+    )
+    if not known:
+        parts.append(part)
+    return not known
+
+
+def _own_parts(group: Group, member: Member, cell: AbstractCell) -> None:
+    unit_set = cell.unit_set(member.set_name)
     for name in unit_set.written_by:
         weight = getattr(cell, name, None)
         if isinstance(weight, AbstractWeight):
-            group.writers.append(Part(weight, 0, own.repeat(weight.gates)))
+            _add(group.writers, Part(weight, 0, member.units.repeat(weight.gates)))
         elif weight is not None:
-            group.biases.append(Part(weight, 0, own.repeat(weight.numel() // group.count)))
+            _add(group.biases, Part(weight, 0, member.units.repeat(weight.numel() // len(member.units))))
     for name in unit_set.read_by:
-        group.readers.append(Part(getattr(cell, name), 1, own))
+        _add(group.readers, Part(getattr(cell, name), 1, member.units))
 
 
 def _outer_readers(
     model: nn.Module, group: Group, units: Units, cells: dict[int, list[list[AbstractCell]]]
 ) -> Iterator[tuple[Part, str]]:
     """The next layer of the stack, other recurrent layers, and weights of the model."""
-    first, key = group.labels[0], group.leaf.key
-    row = cells[key][group.layer]
-    outputs = [(u, row[0].unit_count(u)) for u in row[0].output_units()]
-    if group.layer + 1 < len(cells[key]) and group.set_name in {u.name for u, _ in outputs}:
-        parts = [torch.arange(n) if u.name == group.set_name else torch.full((n,), -1) for u, n in outputs]
-        columns = torch.cat(parts).repeat(len(row))
-        yield from _inputs(cells[key][group.layer + 1], columns, f"{group.leaf.name}[{group.layer + 1}]")
-
-    def own(labels: Tensor) -> Tensor:
-        return torch.where((labels >= first) & (labels <= group.labels[-1]), labels - first, -1)
-
+    for member in group.members:
+        rows, leaf = cells[member.leaf.key], member.leaf
+        outputs = rows[member.layer][0].output_units()
+        if member.layer + 1 < len(rows) and member.set_name in {u.name for u in outputs}:
+            labels = [label for u in outputs for label in units.labels[leaf.key, member.layer, u.name]]
+            columns = group.places(torch.tensor(labels * len(rows[member.layer])))
+            yield from _inputs(rows[member.layer + 1], columns, f"{leaf.name}[{member.layer + 1}]")
     for consumer in units.consumers:
-        if (columns := own(consumer.labels)).max() >= 0:
+        if (columns := group.places(consumer.labels)).max() >= 0:
             yield from _inputs(cells[consumer.leaf.key][0], columns, consumer.leaf.name)
-    seen = set()
     for reader in units.readers:
-        columns = own(reader.labels)
-        if columns.max() >= 0 and (reader.name, tuple(columns.tolist())) not in seen:
-            seen.add((reader.name, tuple(columns.tolist())))
+        if (columns := group.places(reader.labels)).max() >= 0:
             yield Part(model.get_parameter(reader.name), reader.axis, columns), reader.name
 
 

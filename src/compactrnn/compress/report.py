@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..layers import cells_of, is_recurrent
+from .dead import find_dead
 from .groups import Group
-from .surgery import find_dead
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,15 @@ def report(model: nn.Module, groups: list[Group], small: nn.Module) -> PruneRepo
     """Compare `model` with `small`, what it shrinks to."""
     dead = find_dead(groups)
     layers = tuple(
-        LayerReport(g.name, g.count, g.count - int(dead[g.name].sum()), tuple(dict.fromkeys(g.reader_names)), g.reason)
+        LayerReport(
+            m.name,
+            len(m.units),
+            len(m.units) - int(dead[g.name][m.units].sum()),
+            tuple(dict.fromkeys(g.reader_names)),
+            g.reason,
+        )
         for g in groups
+        for m in g.members
     )
     before, after = _counts(model), _counts(small)
     return PruneReport(layers, *zip(before, after, strict=True))  # pyright: ignore

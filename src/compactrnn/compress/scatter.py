@@ -2,65 +2,148 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..layers import cells_of
+from .idle import Idle
 
 
 class Scattered(nn.Module):
-    """Runs a narrowed layer and writes its output and states back to their old width, zeros elsewhere.
+    """Runs a narrowed layer and writes its output and states back to their old width.
 
-    Exact where the missing units are zero, or are read by nobody: the code around still sees the old shapes.
+    Exact where the missing units are zero, or are read by nobody, or are idle: nothing is written to them, and so they
+    take a course that needs no weights (`Idle`). The code around still sees the old shapes and the old `hidden_size`.
     States keep the form that the wide layer gave them.
     """
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        kept: list[list[Tensor]],
-        wide: nn.Module,
-        widths: list[list[int]],
-        outputs: list[int],
-    ):
-        """`kept[layer][state]` are the surviving entries of each state of `wide`, of `widths[layer][state]`.
+    idle: Idle | None
 
-        The output of a direction is the states `outputs` of the last layer, one after the other.
+    def __init__(self, layer: nn.Module, kept: list[dict[str, Tensor]], idle: bool = False):
+        """`layer` is still wide; `kept[layer][unit set]` are the units that it will have.
+
+        The others are zeros, or with `idle` units that may start from states that are not zero.
         """
         super().__init__()
+        rows = cells_of(layer)
         self.layer = layer
-        self.hidden_size = wide.hidden_size
-        self.num_layers, self.batch_first = layer.num_layers, layer.batch_first
-        self.bidirectional = layer.bidirectional
-        device = next(layer.parameters()).device
-        for i, row in enumerate(kept):
-            for s, index in enumerate(row):
-                places = torch.full((widths[i][s],), len(index))
-                places[index] = torch.arange(len(index))
-                self.register_buffer(f"kept_{i}_{s}", index.to(device))
-                self.register_buffer(f"places_{i}_{s}", places.to(device))
-        self._outputs = [f"{len(kept) - 1}_{s}" for s in outputs] * (2 if layer.bidirectional else 1)
-        self._sizes = [len(kept[-1][s]) for s in outputs] * (2 if layer.bidirectional else 1)
-        self._single = len(kept[0]) == 1
-        self._directions = 2 if layer.bidirectional else 1
+        self.hidden_size = layer.hidden_size
+        self.proj_size = getattr(layer, "proj_size", 0)
+        removed: list[dict[str, Tensor]] = []
+        for i, row in enumerate(rows):
+            removed.append({})
+            for s, spec in enumerate(row[0].states):
+                width = row[0].state_sizes()[s]
+                index = kept[i].get(spec.units, torch.arange(width)).cpu()
+                gone = torch.ones(width, dtype=torch.bool).index_fill(0, index, False).nonzero().flatten()
+                order = torch.cat([index, gone])
+                removed[i][spec.units] = gone
+                for name, buffer in (("kept", index), ("gone", gone), ("places", order.argsort())):
+                    self.register_buffer(f"{name}_{i}_{s}", buffer)
+        states = [spec.units for spec in rows[-1][0].states]
+        outputs = [states.index(units.name) for units in rows[-1][0].output_units()]
+        self._directions = len(rows[0])
+        self._kinds = len(rows[0][0].states)
+        self._outputs = [f"{len(rows) - 1}_{s}" for s in outputs]
+        self._layers = len(rows)
+        self.idle = Idle(rows, removed) if idle else None
+        self.to(next(layer.parameters()).device)
 
-    def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    def __getattr__(self, name: str) -> Any:
+        """What else the code around asks of a layer: `batch_first`, `flatten_parameters()`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer" or name.startswith("__"):
+                raise
+            return getattr(self.layer, name)
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """As the layer of old: (..., input) -> (..., old width), states of the old widths."""
-        if hx is not None:
-            hx = self._each_state(hx, lambda x, slot: x.index_select(-1, getattr(self, f"kept_{slot}")), self.layer)
+        given = None if hx is None else self._entries(hx)
+        if given is not None:
+            hx = self._joined(self._selected(given, "kept"), self.layer)
         y, states = self.layer(input, hx)
-        parts = zip(y.split(self._sizes, -1), self._outputs, strict=True)
-        wide = torch.cat([self._spread(part, slot) for part, slot in parts], -1)
-        return wide, self._each_state(states, self._spread, self)
+        narrow = self._entries(states)
+        idle_outputs: list[Tensor | None] = [None] * self._directions
+        idle_states: list[list[Tensor | None]] = [[None] * len(kind) for kind in narrow]
+        if self.idle is not None and not (given is None and self.idle.at_rest):
+            start = None if given is None else self._selected(given, "gone")
+            idle_outputs, idle_states = self._idle(input, start)  # pyright: ignore
+        data = y.data if isinstance(y, PackedSequence) else y
+        wide = []
+        for d, part in enumerate(data.chunk(self._directions, -1)):
+            sizes = [len(getattr(self, f"kept_{slot}")) for slot in self._outputs]
+            idle_sizes = [max(1, len(getattr(self, f"gone_{slot}"))) for slot in self._outputs]
+            rest = idle_outputs[d]
+            rests = [None] * len(sizes) if rest is None else rest.split(idle_sizes, -1)
+            parts = zip(part.split(sizes, -1), rests, self._outputs, strict=True)
+            wide += [self._spread(x, r, slot) for x, r, slot in parts]
+        data = torch.cat(wide, -1)
+        after = [
+            [self._spread(x, r, self._slot(i, s)) for i, (x, r) in enumerate(zip(kind, idle_states[s], strict=True))]
+            for s, kind in enumerate(narrow)
+        ]
+        return (y._replace(data=data) if isinstance(y, PackedSequence) else data), self._joined(after, self)
 
-    def _spread(self, x: Tensor, slot: str) -> Tensor:
-        return nn.functional.pad(x, (0, 1)).index_select(-1, getattr(self, f"places_{slot}"))
+    def _slot(self, entry: int, kind: int) -> str:
+        return f"{entry // self._directions}_{kind}"
 
-    def _each_state(self, states: Any, change: Callable[[Tensor, str], Tensor], form: nn.Module) -> Any:
-        """`change` every entry of every state; the result has the form that `form` takes or gives."""
-        kinds = []
-        for s, kind in enumerate([states] if self._single else states):
-            entries = [change(x, f"{i // self._directions}_{s}") for i, x in enumerate(kind)]
-            kinds.append(tuple(entries) if isinstance(form.hidden_size, list | tuple) else torch.stack(entries))
-        return kinds[0] if self._single else tuple(kinds)
+    def _spread(self, x: Tensor, rest: Tensor | None, slot: str) -> Tensor:
+        gone = len(getattr(self, f"gone_{slot}"))
+        rest = x.new_zeros(*x.shape[:-1], gone) if rest is None else rest[..., :gone]
+        return torch.cat([x, rest], -1).index_select(-1, getattr(self, f"places_{slot}"))
+
+    def _entries(self, states: Any) -> list[list[Tensor]]:
+        """`entries[kind][layer and direction]`."""
+        return [list(kind) for kind in ([states] if self._kinds == 1 else states)]
+
+    def _selected(self, entries: list[list[Tensor]], which: str) -> list[list[Tensor]]:
+        return [
+            [x.index_select(-1, getattr(self, f"{which}_{self._slot(i, s)}")) for i, x in enumerate(kind)]
+            for s, kind in enumerate(entries)
+        ]
+
+    def _joined(self, entries: Sequence[list[Tensor]], form: nn.Module) -> Any:
+        """In the form that `form` takes or gives."""
+        kinds = [tuple(e) if isinstance(form.hidden_size, list | tuple) else torch.stack(e) for e in entries]
+        return kinds[0] if self._kinds == 1 else tuple(kinds)
+
+    def _idle(self, input: Any, start: list[list[Tensor]] | None) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Outputs (as the layer lays them out) of each direction, and states, of the units that were cut out."""
+        assert self.idle is not None
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        batched, lengths = packed or x.dim() == 3, None
+        if packed:
+            sizes = input.batch_sizes.tolist()
+            steps, batch = len(sizes), sizes[0]
+            lengths = (input.batch_sizes[:, None] > torch.arange(batch)).sum(0).to(x.device)
+        else:
+            shape = x.shape if batched else (x.shape[0], 1)
+            steps, batch = (shape[1], shape[0]) if batched and self.layer.batch_first else shape[:2]
+
+        def lay(y: Tensor) -> Tensor:
+            if packed:
+                return torch.cat([y[t, :n] for t, n in enumerate(sizes)])
+            return y.squeeze(1) if not batched else y.transpose(0, 1) if self.layer.batch_first else y
+
+        def each(state: Tensor, order: Tensor | None) -> Tensor:
+            return state if order is None else state.index_select(0, order)
+
+        order, back = (input.sorted_indices, input.unsorted_indices) if packed else (None, None)
+        outputs, states = [], [[] for _ in range(self._kinds)]
+        for place in range(self._layers * self._directions):
+            first = None
+            if start is not None:
+                parts = [kind[place] if batched else kind[place].unsqueeze(0) for kind in start]
+                first = tuple(nn.functional.pad(each(p, order), (0, int(p.shape[-1] == 0))) for p in parts)
+            y, last = self.idle.run(place, first, steps, batch, x, lengths)
+            outputs.append(lay(y))
+            for kind, state in zip(states, last, strict=True):
+                kind.append(each(state if batched else state, back) if batched else state.squeeze(0))
+        return outputs[-self._directions :], states

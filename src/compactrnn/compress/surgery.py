@@ -2,72 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..graph.trace import Trace, beside
+from ..graph.copy import copy_module
+from ..graph.trace import Leaf, Trace
 from ..graph.units import Units
 from ..layers import cells_of, convert_, narrow_
-from ..weights.base import AbstractWeight
-from .groups import Group, Part, original
+from .compare import Comparison
+from .dead import find_dead as find_dead
+from .groups import Group, original
 from .scatter import Scattered
-
-
-@torch.no_grad()
-def find_dead(groups: list[Group]) -> dict[str, Tensor]:
-    """Which units of each group can go: (count,) bool by group name.
-
-    A unit is dead when all its outgoing weights are zero and all its readers are known, or when it is written as
-    exactly zero, unless known readers hear something else by then (a norm has shifted it). A reader's rows that belong
-    to dead units do not count. One unit a group always stays.
-    """
-    dead = {g.name: torch.zeros(g.count, dtype=torch.bool) for g in groups}
-    rows_of = {id(p.weight): (g, p) for g in groups for p in g.writers}
-    while True:
-        before = {name: mask.clone() for name, mask in dead.items()}
-        for group in groups:
-            none = torch.zeros(group.count)
-            outgoing = sum((_live_squares(p, rows_of, dead, group.count).cpu() for p in group.readers), none)
-            incoming = sum((p.squares(group.count).cpu() for p in (*group.writers, *group.biases)), none)
-            silent = (incoming == 0) & (group.escaped | ~group.shifted) & _rests_at_zero(group)
-            dead[group.name] = ((outgoing == 0) & ~group.escaped) | silent
-            if dead[group.name].all():
-                dead[group.name][0] = False
-        if all(torch.equal(before[name], mask) for name, mask in dead.items()):
-            return dead
-
-
-def _live_squares(part: Part, rows_of: dict, dead: dict[str, Tensor], count: int) -> Tensor:
-    """Squares of the columns of a reader, leaving out the rows that write dead units."""
-    if id(part.weight) not in rows_of or not isinstance(part.weight, AbstractWeight):
-        return part.squares(count)
-    owner, rows = rows_of[id(part.weight)]
-    matrix = part.matrix()
-    live = ~dead[owner.name].to(matrix.device)[rows.units_on(matrix.device)]
-    return part.sum_by_unit(matrix[live].square().sum(0), count)
-
-
-def _rests_at_zero(group: Group) -> bool:
-    """Whether a cell with nothing written to it stays at zero, as LSTM, GRU and tanh do."""
-    cell = group.leaf.cells[group.layer][0]
-    states = cell.initial_states(1)
-    projected = torch.zeros_like(cell.project(states[0].new_zeros(1, cell.input_size)))
-    idle = copy.deepcopy(cell)
-    for parameter in idle.parameters():
-        parameter.zero_()
-    output, _ = idle.step(projected, states)
-    return bool((output == 0).all())
+from .sharing import share_, shared_parameters
 
 
 @dataclass
 class Plan:
-    """What is cut: dead labels in all, and the layers (leaf keys) whose output keeps its old width."""
+    """What is cut: dead units of each group, and the layers (leaf keys) whose output keeps its old width."""
 
     groups: list[Group]
     units: Units
@@ -77,14 +31,20 @@ class Plan:
     def kept(self, key: int, layer: int) -> dict[str, Tensor]:
         """Surviving units of each unit set of a layer."""
         return {
-            g.set_name: (~self.dead[g.name]).nonzero().flatten()
+            m.set_name: (~self.dead[g.name][m.units]).nonzero().flatten()
             for g in self.groups
-            if (g.leaf.key, g.layer) == (key, layer)
+            for m in g.members
+            if (m.leaf.key, m.layer) == (key, layer)
         }
+
+    def idles(self, key: int) -> bool:
+        """Whether what is cut out of a layer may be more than zero."""
+        groups = [g for g in self.groups if key in g.keys()]
+        return any(bool((self.dead[g.name] & g.escaped & g.given).any()) for g in groups)
 
     def narrowed_labels(self) -> Tensor:
         """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
-        gone = [torch.tensor(g.labels)[self.dead[g.name]] for g in self.groups if g.leaf.key not in self.scattered]
+        gone = [torch.tensor(g.labels)[self.dead[g.name]] for g in self.groups if not self.scattered & g.keys()]
         return torch.cat([torch.zeros(0, dtype=torch.long), *gone])
 
     def cut(self, sets: list[Tensor]) -> Tensor | None:
@@ -93,66 +53,86 @@ class Plan:
         return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
 
 
-def shrink(model: nn.Module, traced: Trace, groups: list[Group], units: Units, example_inputs: tuple[Tensor, ...]):
+def shrink(
+    model: nn.Module, traced: Trace, groups: list[Group], units: Units, example_inputs: tuple[Tensor, ...]
+) -> tuple[nn.Module, Plan]:
     """A smaller model with the same outputs, and the plan that made it.
 
-    Layers are narrowed, with all their readers, as far as the model still runs and gives the same outputs (compared in
-    float64); the others are narrowed inside and keep their old width outside.
+    Layers are narrowed, with all their readers, as far as the model still runs and gives the same outputs; the others
+    are narrowed inside and keep their old width outside. Outputs are compared as `Comparison` says.
     """
     dead = find_dead(groups)
-    keys = {g.leaf.key for g in groups if dead[g.name].any()}
-    forced = {g.leaf.key for g in groups if (dead[g.name] & g.escaped).any()}
-
+    comparison = Comparison(model, traced, example_inputs)
     reasons = []
 
-    def attempt(scattered: set[int]) -> tuple[nn.Module, Plan] | None:
-        plan = Plan(groups, units, dead, scattered)
+    def attempt(clusters: list[set[int]]) -> tuple[nn.Module, Plan] | None:
+        plan = Plan(groups, units, dead, set().union(*clusters))
         try:
             small = apply(plan, model)
-            if _same(model, small, traced, example_inputs):
-                return small, plan
-            reasons.append("other outputs")
-        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-            reasons.append(f"{type(error).__name__}: {error}")
-        return None
+            reasons.append(comparison.difference(small))
+        except UnsupportedModelError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
+            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+        return None if reasons[-1] else (small, plan)
 
+    clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
+    forced = [c for c in clusters if any((dead[g.name] & g.escaped).any() for g in groups if g.keys() & c)]
     found = attempt(forced)
     if found is None:
-        alone = {k for k in keys - forced if attempt(keys - {k}) is not None}
-        found = attempt(keys - alone) or attempt(keys)
+        alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]
+        found = attempt([c for c in clusters if c not in alone]) or attempt(clusters)
     if found is None:
-        names = ", ".join(sorted({g.leaf.name for g in groups if g.leaf.key in keys}))
+        names = ", ".join(sorted({m.leaf.name or "the model" for g in groups for m in g.members}))
         raise UnsupportedModelError(
-            f"{type(model).__name__}: no smaller model gives the same outputs; its code depends on the sizes of {names}"
-            f", or the units that a cell declares are not independent; CellContract shows it ({reasons[-1]})"
+            f"{type(model).__name__}: no smaller model gives the same outputs ({reasons[-1]}): its code depends on the"
+            f" sizes or the weights of {names} in a way that its graph does not show, or the units that a cell declares"
+            " are not independent, which CellContract shows"
         )
     return found
 
 
+def _clusters(groups: list[Group]) -> list[set[int]]:
+    """The layers (leaf keys); those of which units go only together are narrowed or scattered together."""
+    clusters: list[set[int]] = []
+    for group in groups:
+        joined = [c for c in clusters if c & group.keys()]
+        clusters = [c for c in clusters if c not in joined] + [group.keys().union(*joined)]
+    return clusters
+
+
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy of `model` with the dead units of `plan` cut out."""
-    small = convert_(copy.deepcopy(model))
-    leaves = {g.leaf.key: g.leaf for g in plan.groups}
-    for key, leaf in leaves.items():
-        layer = original(small, leaf)
-        cells = cells_of(layer)
-        uses = [c.labels for c in plan.units.consumers if c.leaf.key == key]
-        cut = plan.cut(uses) if uses else None
-        if uses and cut is None:
-            raise ValueError(f"{leaf.name} is used twice, with different columns to cut")
-        old = [list(row[0].state_sizes()) for row in cells]
-        states = [[s.units for s in row[0].states] for row in cells]
-        keep = [plan.kept(key, i) for i in range(len(cells))]
-        inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
-        narrow = narrow_(layer, [[k] * leaf.directions for k in keep], inputs)
-        if key in plan.scattered:
-            kept = [[keep[i][name] for name in row] for i, row in enumerate(states)]
-            outputs = [states[-1].index(u.name) for u in cells[-1][0].output_units()]
-            narrow = Scattered(narrow, kept, layer, old, outputs)
-        small = _replace(small, layer, narrow)
+    small = convert_(copy_module(model))
+    shared = shared_parameters(small)
+    leaves = {m.leaf.key: m.leaf for g in plan.groups for m in g.members} | {
+        c.leaf.key: c.leaf for c in plan.units.consumers
+    }
+    wraps = [(leaf, layer, scattered) for leaf in leaves.values() for layer, scattered in [_cut_layer(small, leaf, plan)]]
     for name in {use.name for use in (*plan.units.readers, *plan.units.followers)}:
         _cut_tensor(small, name, plan)
+    share_(small, shared)
+    for _, layer, scattered in wraps:
+        if scattered is not None:
+            small = _replace(small, layer, scattered)
     return small
+
+
+def _cut_layer(small: nn.Module, leaf: Leaf, plan: Plan) -> tuple[nn.Module, nn.Module | None]:
+    """Cut a layer in place; returns it, and what is to stand in its place if it keeps its width outside."""
+    layer = original(small, leaf)
+    cells = cells_of(layer)
+    uses = [c.labels for c in plan.units.consumers if c.leaf.key == leaf.key]
+    cut = plan.cut(uses) if uses else None
+    if uses and cut is None:
+        raise ValueError(f"{leaf.name} is used twice, with different columns to cut")
+    keep = [plan.kept(leaf.key, i) for i in range(len(cells))]
+    inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
+    scattered = Scattered(layer, keep, plan.idles(leaf.key)) if leaf.key in plan.scattered else None
+    on = next(layer.parameters()).device
+    kept = [[{name: index.to(on) for name, index in k.items()}] * leaf.directions for k in keep]
+    narrow_(layer, kept, inputs if inputs is None else inputs.to(on))
+    return layer, scattered
 
 
 def _cut_tensor(model: nn.Module, name: str, plan: Plan) -> None:
@@ -178,47 +158,8 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     if model is old:
         return new
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+        if parent is not new:
+            for name, child in parent._modules.items():
+                if child is old:
+                    parent._modules[name] = new
     return model
-
-
-@torch.no_grad()
-def _same(model: nn.Module, small: nn.Module, traced: Trace, example_inputs: tuple[Tensor, ...]) -> bool:
-    """Compare outputs in float64; in float32, less closely, where the model's code insists on it."""
-
-    inputs = beside(model, example_inputs)
-
-    def run(module: nn.Module, dtype: torch.dtype) -> Any:
-        module = copy.deepcopy(module).eval().to(dtype)
-        return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
-
-    def agree(dtype: torch.dtype, tolerance: float) -> bool:
-        states = iter(traced.state_outputs())
-        return _agree(run(model, dtype), run(small, dtype), lambda: next(states), tolerance)
-
-    usual = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)  # for what the model's code makes itself: torch.zeros(...)
-        run(model, torch.float64)
-        return agree(torch.float64, 1e-6)  # a structured weight that became dense was rounded to float32
-    except RuntimeError:
-        torch.set_default_dtype(usual)
-        return agree(torch.float32, 1e-5)
-    finally:
-        torch.set_default_dtype(usual)
-
-
-def _agree(old: Any, new: Any, is_state: Callable[[], bool], tolerance: float) -> bool:
-    if isinstance(old, Tensor):
-        if is_state():
-            return True
-        same = isinstance(new, Tensor) and old.shape == new.shape
-        return same and torch.allclose(old, new, rtol=tolerance, atol=tolerance)
-    if isinstance(old, dict):
-        return all(_agree(old[k], new[k], is_state, tolerance) for k in old)
-    if isinstance(old, list | tuple):
-        pairs = zip(old, new, strict=True)
-        return len(old) == len(new) and all(_agree(a, b, is_state, tolerance) for a, b in pairs)
-    return True

@@ -6,18 +6,21 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
+from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import UnsupportedModelError, invalid
 from ..cells.base import AbstractCell
 from ..layers import cells_of, is_recurrent, part_name
-from ..layers.loop.trace import operation as operation
+from .aten import operation as operation
 from .copy import copy_module
+from .packing import followed_batch_sizes
+from .refusals import no_recurrent_layer
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 _keys = itertools.count()
@@ -58,19 +61,21 @@ class Leaf:
         output = sum(cell.output_size for cell in self.cells[-1])
         return [output, *(self.cells[i][d].state_sizes()[s] for i, d, s in self.slots())]
 
-    def run(self, x: Tensor, states: list[Tensor]) -> list[Tensor]:
-        """The layer by its cells, one step at a time."""
+    def run(self, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
+        """The layer by its cells, one step at a time: x is (sum of batch_sizes, input), step t has batch_sizes[t] rows."""
         flat, after = iter(states), []
+        batch = batch_sizes[0]
         for row in self.cells:
             outputs = []
             for d, cell in enumerate(row):
-                state = tuple(next(flat) for _ in cell.states) if states else cell.initial_states(x.shape[1], x)
-                steps = []
-                for projected in cell.project(x).flip(0) if d else cell.project(x):
-                    y, state = cell.step(projected, state)
-                    steps.append(y)
-                y = torch.stack(steps)
-                outputs.append(y.flip(0) if d else y)
+                state = tuple(next(flat) for _ in cell.states) if states else cell.initial_states(batch, x)
+                steps = list(zip(cell.project(x).split(batch_sizes), batch_sizes, strict=True))
+                ys = []
+                for projected, n in reversed(steps) if d else steps:
+                    y, new = cell.step(projected, tuple(s[:n] for s in state))
+                    state = tuple(torch.cat([a, s[n:]]) for a, s in zip(new, state, strict=True))
+                    ys.append(y)
+                outputs.append(torch.cat(ys[::-1] if d else ys))
                 after += state
             x = torch.cat(outputs, -1)
         return [x, *(s.clone() for s in after)]
@@ -78,7 +83,8 @@ class Leaf:
 
 @torch.library.custom_op("compactrnn::recurrent", mutates_args=())
 def _recurrent(key: int, x: Tensor, states: list[Tensor]) -> list[Tensor]:
-    return _LEAVES[key].run(x, states)
+    y, *after = _LEAVES[key].run(x.flatten(0, 1), states, [x.shape[1]] * x.shape[0])
+    return [y.unflatten(0, x.shape[:2]), *after]
 
 
 @_recurrent.register_fake
@@ -87,9 +93,25 @@ def _(key: int, x: Tensor, states: list[Tensor]) -> list[Tensor]:
     return [x.new_empty(x.shape[0], x.shape[1], output), *(x.new_empty(x.shape[1], n) for n in sizes)]
 
 
+@torch.library.custom_op("compactrnn::recurrent_packed", mutates_args=())
+def _recurrent_packed(key: int, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
+    return _LEAVES[key].run(x, states, batch_sizes)
+
+
+@_recurrent_packed.register_fake
+def _(key: int, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
+    output, *sizes = _LEAVES[key].widths()
+    return [x.new_empty(x.shape[0], output), *(x.new_empty(batch_sizes[0], n) for n in sizes)]
+
+
+RECURRENT = frozenset([torch.ops.compactrnn.recurrent.default, torch.ops.compactrnn.recurrent_packed.default])
+
+
 def _leaf_forward(module: nn.Module, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
     """Stands for the layer's own `forward`: its calling convention around the one operation."""
     leaf: Leaf = module._leaf  # pyright: ignore
+    if isinstance(input, PackedSequence) and (batch_sizes := followed_batch_sizes(input)):
+        return _packed_forward(leaf, input, hx, batch_sizes)
     if not isinstance(input, Tensor):
         raise UnsupportedModelError(
             f"{leaf.name or 'the model'}: called with a {type(input).__name__}, wanted a padded tensor;"
@@ -103,6 +125,17 @@ def _leaf_forward(module: nn.Module, input: Tensor, hx: Any = None) -> tuple[Ten
     if batched and module.batch_first:
         y = y.transpose(0, 1)
     return (y if batched else y.squeeze(1)), _join_states(leaf, after, batched)
+
+
+def _packed_forward(leaf: Leaf, input: PackedSequence, hx: Any, batch_sizes: list[int]) -> tuple[PackedSequence, Any]:
+    data, sizes, order, back = input
+    states = _split_states(leaf, hx, True)
+    if order is not None:
+        states = [s.index_select(0, order) for s in states]
+    y, *after = torch.ops.compactrnn.recurrent_packed(leaf.key, data, states, batch_sizes)
+    if back is not None:
+        after = [s.index_select(0, back) for s in after]
+    return PackedSequence(y, sizes, order, back), _join_states(leaf, after, True)  # pyright: ignore
 
 
 def _split_states(leaf: Leaf, hx: Any, batched: bool) -> list[Tensor]:
@@ -134,6 +167,8 @@ class Trace:
     outputs: list[Any]
     leaves: dict[int, Leaf]
     model: nn.Module
+    training: Trace | None = None  # the graph in train mode, on the same leaves
+    unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
 
     def interpret(self, visit: Callable[[torch.fx.Node, tuple, dict], Any], initial: dict[str, Any]) -> dict[str, Any]:
         """Run the nodes in order: `visit(node, args, kwargs)` with node arguments replaced by earlier results."""
@@ -176,9 +211,9 @@ def _state_entries(node: torch.fx.Node) -> list[tuple[str, int, int]]:
     if operation(node) == "stack":
         parts = [_state_entries(part) for part in node.args[0]]  # pyright: ignore
         return [entry for part in parts for entry in part] if all(len(part) == 1 for part in parts) else []
-    if operation(node) == "squeeze":
+    if operation(node) == "squeeze" or (operation(node) == "index_select" and node.args[1] == 0):
         return _state_entries(node.args[0])  # pyright: ignore
-    if operation(node) != "getitem" or node.args[0].target is not torch.ops.compactrnn.recurrent.default:  # pyright: ignore
+    if operation(node) != "getitem" or node.args[0].target not in RECURRENT:  # pyright: ignore
         return []
     call, index = node.args
     return [(call.name, call.args[0], index)] if index > 0 else []  # pyright: ignore
@@ -211,7 +246,12 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = beside(model, as_inputs(example_inputs))
-    model = copy_module(model).eval()
+    model, leaves = find_leaves(copy_module(model).eval())
+    return trace_leaves(model, leaves, inputs)
+
+
+def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
+    """The recurrent layers of `model`, which gets marked, so give a copy; a bare layer gets a parent."""
     alone = is_recurrent(model)
     if alone:
         model = _Alone(model)
@@ -222,7 +262,12 @@ def trace(model: nn.Module, example_inputs: Any) -> Trace:
             module._leaf = leaf  # pyright: ignore
             leaves.append(leaf)
     if not leaves:
-        raise UnsupportedModelError("the model holds no recurrent layer (nn.LSTM, nn.GRU, nn.RNN or their heirs)")
+        raise no_recurrent_layer(model)
+    return model, leaves
+
+
+def trace_leaves(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...]) -> Trace:
+    """Export `model` as it is, in its mode."""
     classes = {leaf.key: type(leaf.module) for leaf in leaves}
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})

@@ -1,0 +1,117 @@
+"""Whether a smaller model gives what the model gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..graph.copy import copy_module
+from ..graph.trace import Trace, beside
+from ..layers import is_recurrent
+from .fixed_random import FixedRandom
+
+
+class Comparison:
+    """The outputs of `model`: on its example and on random inputs, in eval and in train mode, in float64.
+
+    In float32, less closely, where the model's code insists on it. Both models see the same random numbers. What the
+    model itself does not take, such as random lengths in a wrong order, is left out; so is train mode, if it runs in
+    that on other arguments only.
+    """
+
+    def __init__(self, model: nn.Module, trace: Trace, example_inputs: tuple[Tensor, ...]):
+        example = beside(model, example_inputs)
+        self.dtype = _working_dtype(model, example)
+        self.tolerance = 1e-6 if self.dtype == torch.float64 else 1e-5  # what became dense was rounded to float32
+        self.cases: list[tuple[tuple[Tensor, ...], bool, list[bool], Any]] = []
+        for training, graph in ((False, trace), (True, trace.training or trace)):
+            for i, inputs in enumerate((example, *_varied(example))):
+                try:
+                    expected = self._run(model, inputs, training)
+                except Exception:
+                    if i == 0 and not training:
+                        raise
+                    continue
+                self.cases.append((inputs, training, graph.state_outputs(), expected))
+
+    def difference(self, small: nn.Module) -> str:
+        """Where `small` gives something else, in words; empty if it does not."""
+        for i, (inputs, training, states, expected) in enumerate(self.cases):
+            flags = iter(states)
+            if not _agree(expected, self._run(small, inputs, training), lambda: next(flags, False), self.tolerance):
+                which = "the example" if i == 0 else "the example in train mode" if training else "random inputs"
+                return f"other outputs for {which}"
+        return ""
+
+    @torch.no_grad()
+    def _run(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Any:
+        return run(model, inputs, training, self.dtype)
+
+
+@torch.no_grad()
+def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool, dtype: torch.dtype) -> Any:
+    """What a copy of `model` in `dtype` gives for `inputs`, with fixed random numbers and without dropout."""
+    model = copy_module(model).train(training).to(dtype)
+    for module in model.modules():
+        if is_recurrent(module):
+            module.dropout = 0.0  # pyright: ignore
+    inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+    usual, generator = torch.get_default_dtype(), random.getstate()
+    try:
+        torch.set_default_dtype(dtype)  # for what the model's code makes itself: torch.zeros(...)
+        random.seed(0)
+        with torch.random.fork_rng(), FixedRandom(0):
+            torch.manual_seed(0)
+            return model(*inputs)
+    finally:
+        random.setstate(generator)
+        torch.set_default_dtype(usual)
+
+
+def _working_dtype(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.dtype:
+    try:
+        run(model, inputs, False, torch.float64)
+    except RuntimeError:
+        return torch.float32
+    return torch.float64
+
+
+def _varied(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """Random inputs like the example; what is constant there, such as a first state of zeros, is not."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        yield tuple(_random_like(x, generator) for x in inputs)
+
+
+def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    numbers = x.detach().cpu().flatten()
+    if not len(numbers) or x.dtype == torch.bool:
+        return x
+    is_mask = bool(((numbers == 0) | (numbers == 1)).all()) and numbers.min() != numbers.max()
+    if not x.is_floating_point() or is_mask:
+        return numbers[torch.randint(len(numbers), (len(numbers),), generator=generator)].view(x.shape).to(x)
+    spread = numbers.std() if len(numbers) > 1 else numbers.new_zeros(())
+    spread = spread if spread > 0 and spread.isfinite() else numbers.new_ones(())
+    drawn = torch.randn(x.shape, generator=generator) * spread + numbers.mean().nan_to_num()
+    return drawn.to(x)
+
+
+def _agree(old: Any, new: Any, is_state: Callable[[], bool], tolerance: float) -> bool:
+    if isinstance(old, Tensor):
+        if is_state():
+            return True
+        if not isinstance(new, Tensor) or old.shape != new.shape:
+            return False
+        return torch.allclose(old, new.to(old.dtype), rtol=tolerance, atol=tolerance, equal_nan=True)
+    if isinstance(old, dict):
+        return isinstance(new, dict) and all(k in new and _agree(old[k], new[k], is_state, tolerance) for k in old)
+    if isinstance(old, list | tuple):
+        same_kind = isinstance(new, list | tuple) and len(old) == len(new)
+        return same_kind and all(_agree(a, b, is_state, tolerance) for a, b in zip(old, new, strict=True))
+    if hasattr(old, "__dict__") and not callable(old):
+        return _agree(vars(old), vars(new), is_state, tolerance) if type(old) is type(new) else False
+    return True

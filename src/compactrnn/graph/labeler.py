@@ -1,0 +1,294 @@
+"""What every operation of a graph does with the labels of its operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from .aten import (
+    BATCH_NORMS,
+    ENTRYWISE,
+    FRESH,
+    INDEXED,
+    MOVES,
+    ORDERS,
+    PADS,
+    PRODUCTS,
+    REDUCTIONS,
+    SAME,
+    SOFTMAXES,
+    SUMS,
+    WEIGHTED,
+    argument,
+    constant_pad,
+    is_random,
+    operation,
+    pooled_axes,
+)
+from .labels import CONSTANT, DATA, ZERO, Consumer, Follower, Reader, Units, carries, columns, uniform
+from .trace import RECURRENT, Trace
+
+
+class Labeler:
+    """Runs the labels of one graph; what it finds goes into `units`."""
+
+    def __init__(self, trace: Trace, units: Units, values: dict[str, Any], example_inputs: tuple[Tensor, ...]):
+        self.trace, self.units = trace, units
+        self.inputs = dict(zip(trace.inputs, example_inputs, strict=True))
+        self.values = {**trace.constants, **self.inputs, **values}
+        self.stored = {**trace.parameters, **trace.buffers}
+        self.followed: dict[Node, set[Node]] = {}  # by which of its users
+        self.ties: list[tuple[int, int]] = []
+
+    @torch.no_grad()
+    def run(self) -> list[tuple[int, int]]:
+        """Follow all labels; returns the pairs of labels of which one unit starts from the state of the other."""
+        labels = {n: torch.full(t.shape, CONSTANT, dtype=torch.long) for n, t in self.trace.constants.items()}
+        labels |= {n: torch.full(t.shape, DATA, dtype=torch.long) for n, t in self.inputs.items()}
+        results = self.trace.interpret(self._visit, labels)
+        for node, users in self.followed.items():
+            if set(node.users) - users:
+                self._pin_below(node)
+        outputs = [o for o in self.trace.outputs if isinstance(o, Node)]
+        for output, is_state in zip(outputs, self.trace.state_outputs(), strict=True):
+            if not is_state:  # whole states that come beside another output just get smaller
+                self.units.escapes(results[output.name], "the model's output")
+        return self.ties
+
+    def _visit(self, node: Node, args: tuple, kwargs: dict) -> Any:
+        """The labels of the node's result from the labels of its operands."""
+        shaped = self.values[node.name]
+        if node.target in RECURRENT:
+            return self._recurrent(node, args)
+        name = operation(node)
+        if name == "getitem":
+            return args[0][args[1]]
+        operands = _tensors((args, kwargs))
+        if is_random(node):
+            return _filled(shaped, DATA)
+        if not operands or name in FRESH:
+            is_zero = isinstance(shaped, Tensor) and "empty" not in name and not shaped.any()
+            return _filled(shaped, ZERO if is_zero else CONSTANT)
+        if name in MOVES:
+            return self._move(node, args, kwargs)
+        if name in PRODUCTS or name in SUMS:
+            return self._elementwise(operands, shaped, node, additive=name in SUMS)
+        if name in SAME and isinstance(args[0], Tensor) and not any(carries(o) for o in operands[1:]):
+            return self._same(node, args[0].expand(shaped.shape))
+        if name == "native_dropout":
+            return [args[0].clone(), *_filled(shaped[1:], DATA)]
+        if name == "masked_fill" and not carries(args[1]):
+            zeros = not torch.as_tensor(self.values_of(node)[2]).any()
+            return self._elementwise([args[0], torch.tensor(ZERO if zeros else CONSTANT)], shaped, node, additive=True)
+        if name == "where" and len(args) == 3 and not carries(args[0]):
+            chosen = [a if isinstance(a, Tensor) else torch.tensor(CONSTANT if a else ZERO) for a in args[1:]]
+            return self._elementwise(chosen, shaped, node, additive=True)
+        result = None
+        if name in WEIGHTED:
+            result = self._weighted(node, args, shaped, name != "linear")
+        elif name == "embedding" and not carries(args[1]):
+            self._pin(node.args[0])
+            return _filled(shaped, DATA)
+        elif name in ("matmul", "bmm", "mm", "mv"):
+            result = self._matmul(args[0], args[1], shaped)
+        elif name in PADS and constant_pad(args):
+            value = argument(node, "value") or 0
+            return torch.constant_pad_nd(args[0], args[1], CONSTANT if value else ZERO)
+        elif name in BATCH_NORMS:
+            result = self._batch_norm(node, args, shaped)
+        elif name in REDUCTIONS or name in SOFTMAXES or name in ORDERS or pooled_axes(name):
+            result = self._reduce(node, args[0], shaped)
+        return self._unknown(node, operands, shaped) if result is None else result
+
+    def _unknown(self, node: Node, operands: list[Tensor], shaped: Any) -> Any:
+        """What is made of units in a way that is not known is data from then on: the units have escaped."""
+        carried = torch.cat([o.flatten() for o in operands])
+        for a in node.all_input_nodes:
+            self._pin(a)
+        self.units.escapes(carried, self._where(node))
+        return _filled(shaped, DATA if carries(carried) or (carried == DATA).any() else CONSTANT)
+
+    def _where(self, node: Node) -> str:
+        return f"{self.trace.module_of(node)}: {operation(node)}"
+
+    def _pin(self, node: Any) -> None:
+        name = getattr(node, "name", None)
+        if name in self.trace.parameters:
+            self.units.pinned.add(self.trace.parameters[name])
+
+    def _recurrent(self, node: Node, args: tuple) -> list[Tensor]:
+        key, x, states, *_ = args
+        leaf = self.trace.leaves[key]
+        read = columns(x)
+        if read is None:
+            self.units.escapes(x, f"{leaf.name}: its input mixes units")
+            read = torch.full((x.shape[-1],), DATA)
+        self.units.consumers.append(Consumer(leaf, read))
+
+        def own(layer: int, unit_set: str) -> Tensor:
+            return torch.tensor(self.units.labels[key, layer, unit_set])
+
+        slots = [own(i, leaf.cells[i][d].states[s].units) for i, d, s in leaf.slots()]
+        for state, labels in zip(states, slots, strict=False):
+            self._start(state, labels, f"{leaf.name}: read as an initial state")
+        batch = self.values[node.name][1].shape[0]
+        last = torch.cat([own(len(leaf.cells) - 1, u.name) for u in leaf.cells[-1][0].output_units()])
+        return [last.repeat(leaf.directions).expand(*x.shape[:-1], -1).clone(), *(s.expand(batch, -1).clone() for s in slots)]
+
+    def _start(self, state: Tensor, own: Tensor, reason: str) -> None:
+        """Units start from `state`: from zero, from units that are tied to them, or from what is not known."""
+        start = columns(state)
+        if start is None:
+            self.units.escapes(state, reason)
+            start = torch.full_like(own, DATA)
+        self.units.given.update(own[start < 0].tolist())
+        self.units.passed_on.update(own[start > 0].tolist())
+        self.ties += [(a, b) for a, b in zip(start.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
+
+    def _weighted(self, node: Node, args: tuple, shaped: Tensor, convolution: bool) -> Tensor | None:
+        """A weighted sum of columns: note which column of which parameter reads which unit."""
+        x, weight = args[0], self.trace.parameters.get(getattr(node.args[1], "name", ""))
+        if not carries(x) and not carries(args[1]):
+            self._pin(node.args[1])
+            return _filled(shaped, DATA)
+        if weight is None:
+            return None
+        grouped = convolution and self.values_of(node)[0].shape[1] != self.values_of(node)[1].shape[1]
+        read = columns(x.transpose(1, -1) if convolution else x)
+        if read is None or grouped:
+            return None
+        self.units.readers.append(Reader(weight, 1, read))
+        return _filled(shaped, DATA)
+
+    def values_of(self, node: Node) -> tuple:
+        """The true values of a node's arguments."""
+        return map_arg(node.args, lambda n: self.values[n.name])  # pyright: ignore
+
+    def _matmul(self, a: Tensor, b: Tensor, shaped: Tensor) -> Tensor | None:
+        """A sum over time or over heads, with weights that carry no unit, keeps each column's label."""
+        plain_a, plain_b = not carries(a), not carries(b)
+        if plain_a and plain_b:
+            return _filled(shaped, DATA)
+        if plain_a and b.dim() >= 2:
+            kept = uniform(b, (b.dim() - 2,))
+        elif plain_b and a.dim() >= 2:
+            kept = uniform(a, (a.dim() - 1,))
+        else:
+            return None
+        return None if kept is None else kept.expand(shaped.shape).clone()
+
+    def _move(self, node: Node, args: tuple, kwargs: dict) -> Any:
+        if operation(node) in INDEXED:  # indices are taken as they are, not as labels; labels are on the CPU
+            for index in _tensors(args[1:]):
+                self.units.escapes(index, self._where(node))
+            args = (args[0], *tree_map_only(Tensor, lambda index: index.cpu(), self.values_of(node)[1:]))
+        return node.target(*args, **kwargs)  # pyright: ignore
+
+    def _same(self, node: Node, x: Tensor) -> Tensor:
+        """One number from one: the unit stays, but zero may not."""
+        x = x.clone()
+        if (x >= 0).any() and not self._keeps_zero(node):
+            self.units.shifts(x)
+            x[x == ZERO] = CONSTANT
+        return x
+
+    def _elementwise(self, operands: list[Tensor], shaped: Tensor, node: Node, additive: bool) -> Tensor:
+        result = operands[0].expand(shaped.shape).clone()
+        numbers = [a for a in node.args[:2] if isinstance(a, int | float)]
+        if additive and any(numbers) and operation(node) in SUMS:
+            operands = [*operands, torch.tensor(CONSTANT)]
+        for other in operands[1:]:
+            other = other.expand(shaped.shape)
+            unit, low = torch.maximum(result, other), torch.minimum(result, other)
+            clash = (result > 0) & (other > 0) & (result != other)
+            if additive:
+                clash |= (unit > 0) & (low == DATA)
+                self.units.shifts(unit[low == CONSTANT])
+            self.units.escapes(torch.stack([result[clash], other[clash]]), self._where(node))
+            nothing = torch.full_like(low, ZERO) if operation(node) == "mul" else low
+            result = torch.where(unit > 0, unit, torch.where(unit == ZERO, nothing, low))
+            result[clash] = DATA
+        if operation(node) == "div" and any(carries(o) for o in operands[1:]):
+            self.units.shifts(result)
+        self._follow_vectors(node, node.all_input_nodes, result)
+        return result
+
+    def _batch_norm(self, node: Node, args: tuple, shaped: Any) -> Any:
+        """Each channel, axis 1, is scaled and shifted by its entry of every vector."""
+        x, vectors = args[0], [a for a in node.args[1:5] if isinstance(a, Node)]
+        channels = columns(x.transpose(1, -1))
+        if channels is None or any((a != CONSTANT).any() for a in _tensors(args[1:5])):
+            return None
+        self.units.shifts(x)
+        self._follow_vectors(node, vectors, channels)
+        return [x.clone(), *_filled(shaped[1:], DATA)]
+
+    def _follow_vectors(self, user: Node, operands: list[Node], labels: Tensor) -> None:
+        """What is stored with one entry per column, and meets the columns `labels` in `user`, follows them."""
+        met = columns(labels) if carries(labels) else None
+        if met is None:
+            return
+        for node in operands:
+            if self.values[node.name].shape[-1:] != met.shape:
+                continue
+            if name := self.stored.get(node.name):
+                self.units.followers.append(Follower(name, self.values[node.name].dim() - 1, met))
+            elif node.op == "call_function" and operation(node) in ENTRYWISE:
+                self._follow_vectors(node, node.all_input_nodes, met)
+            else:
+                continue
+            self.followed.setdefault(node, set()).add(user)
+
+    def _pin_below(self, node: Node) -> None:
+        """Pin what follows units at one place and is used at another, where the units are not."""
+        if name := self.stored.get(node.name):
+            self.units.pinned.add(name)
+        for below in node.all_input_nodes:
+            self._pin_below(below)
+
+    def _keeps_zero(self, node: Node) -> bool:
+        first, *rest = self.values_of(node)
+        kwargs = map_arg(node.kwargs, lambda n: self.values[n.name])
+        return not node.target(torch.zeros_like(first), *rest, **kwargs).any()  # pyright: ignore
+
+    def _reduce(self, node: Node, x: Tensor, shaped: Any) -> Any:
+        """What is taken along axes on which each unit has only its own numbers is the unit's."""
+        name = operation(node)
+        values = shaped if isinstance(shaped, Tensor) else shaped[0]
+        if pooled := pooled_axes(name):
+            dims = tuple(range(x.dim() - pooled, x.dim()))
+        else:
+            dims = argument(node, "dim", ())
+            dims = (dims,) if isinstance(dims, int) else tuple(dims or range(x.dim()))
+        kept = uniform(x, dims)
+        if kept is None:
+            return None
+        if name in SOFTMAXES or name in ("logsumexp", "logcumsumexp"):
+            self._shift(kept)
+        result = kept.expand(values.shape) if values.dim() == x.dim() else kept.reshape(values.shape)
+        if isinstance(shaped, Tensor):
+            return result.clone()
+        if carries(x) and any(operation(u) == "getitem" and u.args[1] != 0 for u in node.users):
+            self.units.escapes(x, self._where(node))  # the places of the largest say something of the unit
+        return [result.clone(), *_filled(shaped[1:], DATA)]
+
+    def _shift(self, labels: Tensor) -> None:
+        self.units.shifts(labels)
+        labels[labels == ZERO] = CONSTANT
+
+
+def _filled(like: Any, value: int) -> Any:
+    if isinstance(like, Tensor):
+        return torch.full(like.shape, value, dtype=torch.long)
+    if isinstance(like, list | tuple):
+        return [_filled(item, value) for item in like]
+    return like
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]

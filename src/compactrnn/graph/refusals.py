@@ -1,0 +1,42 @@
+"""Why a model cannot be followed, and what its owner can do."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .._errors import UnsupportedModelError
+
+_BASES = (nn.LSTM, nn.GRU, nn.RNN)
+
+
+def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:
+    """The error for a model without a layer that runs over sequences; names what comes nearest to one."""
+    found = [text for name, module in model.named_modules() if (text := _nearest(name, module))]
+    wanted = "nn.LSTM, nn.GRU, nn.RNN or a layer of compactrnn"
+    advice = (
+        "; it is units of such layers that are removed. Use one of them, or write the step as a cell"
+        " (compactrnn.AbstractCell) and run it with compactrnn.Recurrent, see docs/extending.md"
+    )
+    here = "; ".join(found) or "its recurrence, if it has one, is in Python code that is not such a layer"
+    return UnsupportedModelError(f"{type(model).__name__} holds no recurrent layer ({wanted}): {here}{advice}")
+
+
+def _nearest(name: str, module: nn.Module) -> str:
+    where = name or "the model"
+    if isinstance(module, nn.RNNCellBase):
+        kind = type(module).__name__
+        layer = f"nn.{kind.removesuffix('Cell')}"
+        return f"{where} is an nn.{kind}, one step that Python code repeats, which is not followed (use {layer})"
+    base = next((b for b in _BASES if isinstance(module, b)), None)
+    if base is not None:
+        kind = type(module)
+        return (
+            f"{where} ({kind.__name__}) is a subclass of nn.{base.__name__} with a forward of its own, of which nothing"
+            f" is known (put a plain nn.{base.__name__} inside a module of yours)"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{where} is a TorchScript module, which cannot be changed (give the model that it was made from)"
+    if type(module).__module__.startswith("torch.ao.nn") and type(module).__name__ in ("LSTM", "GRU", "RNN"):
+        return f"{where} is quantized (give the float model)"
+    return ""
