@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,8 +41,7 @@ class Comparison:
     def difference(self, small: nn.Module) -> str:
         """Where `small` gives something else, in words; empty if it does not."""
         for i, (inputs, training, states, expected) in enumerate(self.cases):
-            flags = iter(states)
-            if not _agree(expected, self._run(small, inputs, training), lambda: next(flags, False), self.tolerance):
+            if not _agree(expected, self._run(small, inputs, training), iter(states), self.tolerance):
                 which = "the example" if i == 0 else "the example in train mode" if training else "random inputs"
                 return f"other outputs for {which}"
         return ""
@@ -100,9 +99,9 @@ def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(x)
 
 
-def _agree(old: Any, new: Any, is_state: Callable[[], bool], tolerance: float) -> bool:
+def _agree(old: Any, new: Any, is_state: Iterator[bool], tolerance: float) -> bool:
     if isinstance(old, Tensor):
-        if is_state():
+        if next(is_state, False):
             return True
         if not isinstance(new, Tensor) or old.shape != new.shape:
             return False

@@ -29,7 +29,9 @@ def dry_run(
     """
     model = copy_module(model)
     groups = find_groups(model, trace, units)
-    kept = sorted(f"{leaf.name or 'the model'} ({units.kept[key]})" for key, leaf in trace.leaves.items() if key in units.kept)
+    kept = sorted(
+        f"{leaf.name or 'the model'} ({units.kept[key]})" for key, leaf in trace.leaves.items() if key in units.kept
+    )
     if kept and not groups:
         raise UnsupportedModelError(
             f"{type(model).__name__}: no unit can be removed from {'; '.join(kept)}; move that code out of the model, or"

@@ -22,7 +22,7 @@ class FixedRandom(TorchDispatchMode):
         super().__init__()
         self._numbers = random.Random(seed)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
@@ -33,7 +33,10 @@ class FixedRandom(TorchDispatchMode):
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             return result
-        given = {a.name: args[i] if i < len(args) else kwargs.get(a.name, a.default_value) for i, a in enumerate(func._schema.arguments)}
+        given = {
+            a.name: args[i] if i < len(args) else kwargs.get(a.name, a.default_value)
+            for i, a in enumerate(func._schema.arguments)
+        }
         if name == "bernoulli":
             p = given.get("p")
             p = p if p is not None else given["self"]

@@ -65,7 +65,9 @@ class Idle(nn.Module):
         outputs = torch.stack(ys)
         if lengths is None:
             return (outputs.flip(0) if backward else outputs), states[-1]
-        last = tuple(torch.stack(kind)[lengths, torch.arange(batch, device=like.device)] for kind in zip(*states, strict=True))
+        last = tuple(
+            torch.stack(kind)[lengths, torch.arange(batch, device=like.device)] for kind in zip(*states, strict=True)
+        )
         if backward:
             time = (lengths - 1 - torch.arange(steps, device=like.device)[:, None]).clamp_min(0)
             outputs = outputs.gather(0, time[..., None].expand_as(outputs))

@@ -145,5 +145,5 @@ class Scattered(nn.Module):
             y, last = self.idle.run(place, first, steps, batch, x, lengths)
             outputs.append(lay(y))
             for kind, state in zip(states, last, strict=True):
-                kind.append(each(state if batched else state, back) if batched else state.squeeze(0))
+                kind.append(each(state, back) if batched else state.squeeze(0))
         return outputs[-self._directions :], states

@@ -108,7 +108,9 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     leaves = {m.leaf.key: m.leaf for g in plan.groups for m in g.members} | {
         c.leaf.key: c.leaf for c in plan.units.consumers
     }
-    wraps = [(leaf, layer, scattered) for leaf in leaves.values() for layer, scattered in [_cut_layer(small, leaf, plan)]]
+    wraps = [
+        (leaf, layer, scattered) for leaf in leaves.values() for layer, scattered in [_cut_layer(small, leaf, plan)]
+    ]
     for name in {use.name for use in (*plan.units.readers, *plan.units.followers)}:
         _cut_tensor(small, name, plan)
     share_(small, shared)

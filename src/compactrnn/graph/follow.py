@@ -10,52 +10,84 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from .._errors import UnsupportedModelError
+from ..layers import is_recurrent
 from .copy import copy_module
 from .packing import FollowPacking, RecordPacking
 from .trace import Leaf, Trace, as_inputs, beside, find_leaves, trace_leaves
 
 
 def follow(model: nn.Module, example_inputs: Any) -> Trace:
-    """Export a copy of `model` on `example_inputs` in eval mode, and in train mode too if it runs in it.
+    """Export a copy of `model` on `example_inputs` in eval mode, and in train mode too where it does something else.
 
-    Where the training graph cannot be exported, and for methods that `forward` does not call, the trace says which
-    recurrent layers may be used beside the graphs, and how (`Trace.unseen`).
+    Where the model does not run in train mode on these inputs, or that graph cannot be exported, and for methods that
+    `forward` does not call, the trace says which recurrent layers may be used beside the graphs, and how
+    (`Trace.unseen`).
 
     Raises:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = beside(model, as_inputs(example_inputs))
-    twin, leaves = find_leaves(copy_module(model))
-    ran: set[CodeType] = set()
-    traced = _export(twin.eval(), leaves, inputs, ran)
-    traced.model = twin
+    model, leaves = find_leaves(copy_module(model))
     try:
-        traced.training = _export(twin.train(), leaves, inputs, ran)
-    except Exception:  # it may want more arguments, or branch on data: what it reads is not known then
+        seen = Watched(model.eval(), inputs)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run on example_inputs: {type(error).__name__}: {error}"
+        ) from error
+    traced = _export(model, leaves, inputs, seen)
+    ran = seen.code
+    try:
+        training = Watched(model.train(), inputs)
+        ran |= training.code
+        traced.training = None if training.operations == seen.operations else _export(model, leaves, inputs, training)
+    except Exception:  # it may want more arguments, or branch on data: then nobody knows what it reads
         traced.training = None
-    twin.eval()
-    traced.unseen = {**_unread(traced, leaves), **_uncalled(twin, leaves, ran)}
+    model.eval()
+    traced.unseen = {**_unread(traced, leaves), **_uncalled(model, leaves, ran)}
     return traced
 
 
-def _export(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], ran: set[CodeType]) -> Trace:
-    """Run a copy once, to see which code it calls and what it packs, then export."""
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            ran.add(frame.f_code)
-
-    watched = copy_module(model)
-    packing, before = RecordPacking(), sys.getprofile()
-    with torch.no_grad(), torch.random.fork_rng(), packing:
-        sys.setprofile(note)
-        try:
-            watched(*inputs)
-        finally:
-            sys.setprofile(before)
-    with torch.random.fork_rng(), FollowPacking(packing.lengths):
+def _export(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], seen: Watched) -> Trace:
+    with torch.random.fork_rng(), FollowPacking(seen.packing.lengths):
         return trace_leaves(model, leaves, inputs)
+
+
+class Watched(TorchDispatchMode):
+    """One run of a copy of a model: the `operations`, with the parameters that they read, the `code` and the `packing`."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
+        super().__init__()
+        self.operations: list[tuple[Any, ...]] = []
+        self.code: set[CodeType] = set()
+        self.packing = RecordPacking()
+        model, before = copy_module(model), sys.getprofile()
+        for module in model.modules():
+            if is_recurrent(module):
+                module.dropout = 0.0  # pyright: ignore
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        with torch.no_grad(), torch.random.fork_rng(), self.packing, self:
+            sys.setprofile(self._note)
+            try:
+                model(*inputs)
+            finally:
+                sys.setprofile(before)
+
+    def _note(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            self.code.add(frame.f_code)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs or {}))
+        if "rnn" in func.__name__:  # a fused layer, told whether it trains
+            leaves = [x for x in leaves if not isinstance(x, bool)]
+        operands = [(tuple(x.shape), self._names.get(id(x))) if isinstance(x, Tensor) else repr(x) for x in leaves]
+        self.operations.append((func, *operands))
+        return result
 
 
 def _unread(traced: Trace, leaves: list[Leaf]) -> dict[int, str]:
@@ -63,7 +95,9 @@ def _unread(traced: Trace, leaves: list[Leaf]) -> dict[int, str]:
     read = set()
     for graph in (traced, traced.training):
         for node in graph.nodes if graph else ():
-            read |= {id(traced.model.get_parameter(n)) for a in node.all_input_nodes if (n := graph.parameters.get(a.name))}  # pyright: ignore
+            read |= {
+                id(traced.model.get_parameter(n)) for a in node.all_input_nodes if (n := graph.parameters.get(a.name))
+            }  # pyright: ignore
     own = {id(p) for leaf in leaves for p in leaf.module.parameters()}
     unread = {n: p for n, p in traced.model.named_parameters() if id(p) not in read | own}
     found = {}
@@ -84,7 +118,9 @@ def _uncalled(model: nn.Module, leaves: list[Leaf], ran: set[CodeType]) -> dict[
             parent = model.get_submodule(".".join(parts[:i]))
             for function in _methods(type(parent)):
                 if function.__code__ not in ran and _uses(function.__code__, part, parent):
-                    found[leaf.key] = f"{type(parent).__name__}.{function.__name__}, which forward does not call, uses it"
+                    found[leaf.key] = (
+                        f"{type(parent).__name__}.{function.__name__}, which forward does not call, uses it"
+                    )
     return found
 
 

@@ -138,7 +138,10 @@ class Labeler:
             self._start(state, labels, f"{leaf.name}: read as an initial state")
         batch = self.values[node.name][1].shape[0]
         last = torch.cat([own(len(leaf.cells) - 1, u.name) for u in leaf.cells[-1][0].output_units()])
-        return [last.repeat(leaf.directions).expand(*x.shape[:-1], -1).clone(), *(s.expand(batch, -1).clone() for s in slots)]
+        return [
+            last.repeat(leaf.directions).expand(*x.shape[:-1], -1).clone(),
+            *(s.expand(batch, -1).clone() for s in slots),
+        ]
 
     def _start(self, state: Tensor, own: Tensor, reason: str) -> None:
         """Units start from `state`: from zero, from units that are tied to them, or from what is not known."""

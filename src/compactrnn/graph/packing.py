@@ -19,7 +19,7 @@ class RecordPacking(TorchFunctionMode):
         super().__init__()
         self.lengths: list[list[int]] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") == "_pack_padded_sequence":
             self.lengths.append(args[1].tolist())
         return func(*args, **(kwargs or {}))
@@ -36,15 +36,15 @@ class FollowPacking(TorchFunctionMode):
         self._lengths = iter(lengths)
         self._known: list[tuple[Tensor, list[int]]] = []
 
-    def __enter__(self) -> Any:  # noqa: D105
+    def __enter__(self) -> Any:
         _ACTIVE.append(self)
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:  # noqa: D105
+    def __exit__(self, *error: Any) -> None:
         _ACTIVE.remove(self)
         super().__exit__(*error)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name == "_pack_padded_sequence":
             return self._pack(*args, **(kwargs or {}))
