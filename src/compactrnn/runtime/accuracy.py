@@ -15,6 +15,7 @@ from .storage import store
 
 LIMIT = 0.02  # relative error of the outputs up to which a program is left as it is
 _INT4 = 0.05  # what a matrix in int4 may cost: it is coarse whatever it reads
+_FLOAT16 = 6e4  # what half precision can hold, about
 _WORK = 2e9  # products of one run over the sequences that are measured with
 
 
@@ -28,8 +29,8 @@ class Remedy:
     center: bool = False
 
     def __str__(self) -> str:
-        if self.type == "float32":
-            return "float32"
+        if self.type.startswith("float"):
+            return self.type
         if self.balance is not None:
             return f"{self.type}, columns scaled from the calibration data"
         return f"{self.type}, its input scaled at every step" if self.per_step else self.type
@@ -99,9 +100,9 @@ class Accuracy:
         return best
 
     def _remedies(self, tensor: int, plain: Remedy) -> list[Remedy]:
-        """In the order of their bytes. Only what reads unbounded numbers gets a larger type."""
+        """In the order of their bytes. Only tables and what reads unbounded numbers get a larger type."""
         if tensor not in self._matrices:
-            return []
+            return [Remedy("float16" if np.abs(self.program.tensors[tensor].values).max() < _FLOAT16 else "float32")]
         unbounded = tensor in self._unbounded
         kinds = [plain.type] + (["int8"] if plain.type == "int4" and unbounded else [])
         found = [replace(plain, per_step=True)] if not unbounded else []

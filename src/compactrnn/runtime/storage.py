@@ -124,8 +124,8 @@ def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
         wanted = types.get(i, "float32")
         if tensor.values.dtype.kind != "f":
             tensors.append(tensor)
-        elif wanted == "float32":
-            tensors.append(Tensor(tensor.values.astype(np.float32), block=tensor.block))
+        elif wanted.startswith("float"):
+            tensors.append(Tensor(tensor.values.astype(wanted), block=tensor.block))
         else:
             rounded = quantize_groups if wanted == "int4" else quantize_rows
             tensors.append(rounded(tensor.values, tensor.block))
