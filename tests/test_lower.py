@@ -60,6 +60,7 @@ STREAMING = {
     "more functions": lambda m, x, h: F.gelu(h, approximate="tanh") + F.selu(h) + F.mish(h) + torch.exp(h) + h.abs(),
     "limits": lambda m, x, h: h.clamp(-0.1, 0.2) + F.relu6(h * 9) + F.hardsigmoid(h) + torch.maximum(h, h.flip(-1)),
     "roots": lambda m, x, h: (h.abs() + 1).sqrt() + (h * h + 0.1).rsqrt() + torch.log(h.abs() + 1) + F.logsigmoid(h),
+    "normalized": lambda m, x, h: F.normalize(m.head(h), dim=-1) + h.norm(1, -1, True) + h.norm(float("inf"), -1, True),
     "sum over features": lambda m, x, h: h.mean(-1, keepdim=True) + h.sum(-1, keepdim=True) * h.amax(-1, keepdim=True),
     "last step": lambda m, x, h: m.head(h[:, -1]),
     "the step before": lambda m, x, h: h + F.pad(h, (0, 0, 1, 0))[:, :-1],
@@ -80,6 +81,7 @@ STREAMING = {
     "interpolation": lambda m, x, h: torch.lerp(h[..., :4], h[..., 4:], torch.sigmoid(h[..., :4])),
 }
 OFFLINE = {
+    "norm over time": lambda m, x, h: m.head(h.norm(dim=1)),
     "mean over time": lambda m, x, h: m.head(h.mean(1)),
     "sum over time and features": lambda m, x, h: h.sum((1, 2), keepdim=True).view(-1, 1),
     "maximum over time": lambda m, x, h: m.head(h.amax(1)),

@@ -106,7 +106,7 @@ class Accuracy:
         unbounded = tensor in self._unbounded
         kinds = [plain.type] + (["int8"] if plain.type == "int4" and unbounded else [])
         found = [replace(plain, per_step=True)] if not unbounded else []
-        if np.isfinite(self._read(tensor)).all():
+        if len(self._read(tensor)):
             centers = (False, True) if can_center(self.program, tensor) else (False,)
             for kind in kinds:
                 found += [Remedy(kind)] if kind != plain.type else []
@@ -138,7 +138,8 @@ class Accuracy:
 
     def _reason(self, tensor: int, plain: Remedy, remedy: Remedy) -> str:
         before, after = self._cost(tensor, plain), self._cost(tensor, remedy)
-        return f"{remedy}: alone it changes the outputs by {after:.2%}, where plain {plain.type} does by {before:.2%}"
+        found = f"{before:.2%}" if before < np.inf else "an infinite amount"
+        return f"{remedy}: alone it changes the outputs by {after:.2%}, where plain {plain.type} does by {found}"
 
 
 def measurable_steps(program: Program) -> int:

@@ -20,7 +20,7 @@ def source(op: Op) -> Ref:
 
 
 def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.ndarray:
-    """All vectors that the matrix `tensor` is multiplied with on the sequences, (count, columns)."""
+    """The finite vectors that the matrix `tensor` is multiplied with on the sequences, (count, columns)."""
     buffers, outputs, segments = list(program.buffers), [], []
     for segment in program.segments:
         ops = []
@@ -33,7 +33,8 @@ def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.nda
             ops.append(op)
         segments.append(replace(segment, ops=tuple(ops)))
     probe = replace(program, buffers=buffers, segments=segments, outputs=outputs)
-    return np.concatenate([y.reshape(-1, y.shape[-1]) for ys in run(probe, sequences) for y in ys])
+    rows = np.concatenate([y.reshape(-1, y.shape[-1]) for ys in run(probe, sequences) for y in ys])
+    return rows[np.isfinite(rows).all(axis=1)]
 
 
 def can_center(program: Program, tensor: int) -> bool:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-import numpy as np
-
 from .._errors import invalid
 from .program import Code, Op, Program, Tensor
 from .rounding import quantize_groups, quantize_rows
