@@ -29,13 +29,15 @@ enum cr_code_of_error {
     CR_ERROR_LAYOUT,         /* a place that is not the implied one, trailing bytes, non-zero padding or reserved */
     CR_ERROR_ENUM,           /* an unknown kind, type, code or function */
     CR_ERROR_REFERENCE,      /* an operand outside its buffer, or a buffer, tensor or segment that does not exist */
-    CR_ERROR_ACCESS,         /* a write where none is allowed, or a sequence read before it is complete */
+    CR_ERROR_ACCESS,         /* a write where none is allowed, or what a later segment makes is read */
+    CR_ERROR_UNWRITTEN,      /* numbers of a scratch or a sequence that are read before they are written */
     CR_ERROR_OVERLAP,        /* operands that overlap where they must not */
     CR_ERROR_SHAPE,          /* sizes of an op that contradict each other or its tensor */
     CR_ERROR_VALUE,          /* a scale, a parameter, a weight or an index out of range */
     CR_ERROR_ISA,            /* unknown kernels, or ones that this processor lacks */
     CR_ERROR_TOKEN,          /* an input token outside its vocabulary; nothing was run */
     CR_ERROR_OFFLINE,        /* the model needs whole sequences: cr_run_sequence */
+    CR_ERROR_ARITHMETIC,     /* the library was compiled so that it rounds differently */
     CR_ERROR_COUNT
 };
 
@@ -58,6 +60,7 @@ typedef struct cr_model {
     size_t workspace;        /* where the block's work space starts */
     size_t chunk;            /* steps that run together, segment by segment */
     int offline;             /* needs whole sequences */
+    uint32_t fault;          /* after an error in an op: its number; in an output: op_count + its number; else CR_NONE */
 } cr_model;
 
 /* Verify `bytes` bytes at `file` and bind `model` to them; `isa` names the kernels, NULL = the best.
@@ -73,6 +76,9 @@ const char *cr_isa(const cr_model *model);
 /* Bytes of a stream's block, which starts at a multiple of 64, and of the part of it that persists. */
 size_t cr_block_size(const cr_model *model);
 size_t cr_state_size(const cr_model *model);
+
+/* What a step costs, known before anything runs: multiplications of its products, and numbers that other ops handle. */
+uint64_t cr_step_work(const cr_model *model);
 
 /* Whether the model needs whole sequences. */
 int cr_is_offline(const cr_model *model);

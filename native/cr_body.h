@@ -60,7 +60,9 @@ CR_INLINE float cr_fold_numbers(enum cr_fold fold, const float *a, size_t n)
     float lanes[LANES];
     v_store(lanes, best);
     for (size_t i = 0; i < n; i += LANES) best = cr_combine(fold, best, v_load_some(a + i, n - i, lanes[0]));
-    return cr_fold_lanes(fold, best);
+    best = v_splat(cr_fold_lanes(fold, best));
+    v_store(lanes, fold == CR_FOLD_SUM ? best : cr_flush(best));
+    return lanes[0];
 }
 
 static float cr_sum(const float *a, size_t n)
@@ -82,7 +84,7 @@ static float cr_first_largest(const float *a, size_t n)
 {
     float largest = cr_largest(a, n);
     size_t i = 0;
-    while (a[i] != largest && a[i] == a[i]) i++;
+    while (i + 1 < n && !(a[i] >= largest) && a[i] == a[i]) i++;
     return (float)i;
 }
 
@@ -134,7 +136,7 @@ CR_INLINE cr_v cr_apply_unary(unsigned fn, cr_v x, float p0, float p1)
     switch (fn) {
     case CR_SCALE_SHIFT: return cr_horner(x, v_splat(p0), p1);
     case CR_ABS: return cr_abs(x);
-    case CR_CLAMP: return cr_clamp(x, p0, p1);
+    case CR_CLAMP: return cr_flush(cr_clamp(x, p0, p1));
     case CR_RECIPROCAL: return v_div(v_splat(1.0f), x);
     case CR_SQRT: return v_sqrt(x);
     case CR_EXP: return cr_exp(x);
@@ -182,12 +184,12 @@ CR_INLINE cr_v cr_apply_binary(unsigned fn, cr_v a, cr_v b)
     case CR_SUB: return v_sub(a, b);
     case CR_MUL: return v_mul(a, b);
     case CR_DIV: return v_div(a, b);
-    case CR_MAX: return cr_max(a, b);
+    case CR_MAX: return cr_flush(cr_max(a, b));
     case CR_EQUAL: return cr_truth(v_equal(a, b));
     case CR_NOT_EQUAL: return v_select(v_equal(a, b), v_splat(0.0f), v_splat(1.0f));
     case CR_LESS: return cr_truth(v_less(a, b));
     case CR_LESS_EQUAL: return v_select(v_equal(a, b), v_splat(1.0f), cr_truth(v_less(a, b)));
-    default: return cr_min(a, b);
+    default: return cr_flush(cr_min(a, b));
     }
 }
 

@@ -8,6 +8,26 @@
 #ifndef HWCAP_ASIMDDP
 #define HWCAP_ASIMDDP (1 << 20)
 #endif
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+#if defined(__aarch64__)
+/* Products of bytes are optional before Armv8.4: Apple's A11 and A12 do not have them. */
+static int cr_has_dot_products(void)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return 1; /* all of this program needs them */
+#elif defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) && has;
+#else
+    return 0;
+#endif
+}
 #endif
 
 extern const cr_kernels cr_kernels_scalar, cr_kernels_avx2, cr_kernels_avx512, cr_kernels_neon;
@@ -23,12 +43,7 @@ static size_t cr_list_kernels(const cr_kernels *tables[4])
         tables[count++] = &cr_kernels_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables[count++] = &cr_kernels_avx2;
 #elif defined(__aarch64__) && defined(__GNUC__)
-#if defined(__linux__)
-    int has_dot_products = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-#else
-    int has_dot_products = 1; /* every Apple processor of this architecture since the A11 */
-#endif
-    if (has_dot_products) tables[count++] = &cr_kernels_neon;
+    if (cr_has_dot_products()) tables[count++] = &cr_kernels_neon;
 #endif
     tables[count++] = &cr_kernels_scalar;
     return count;

@@ -41,6 +41,7 @@
 #define CR_MAX_COLUMNS 65536u         /* of a matrix */
 #define CR_MAX_ROWS (1u << 24)        /* of a table or matrix: a token is exact in float32 */
 #define CR_MAX_METADATA (16u << 20)
+#define CR_MAX_LOOKS (1u << 28)       /* at ops, to verify that nothing is read before it is written, and at indices */
 #define CR_MAX_BLOCK (256u << 20)     /* bytes of one stream's block, and of one row of all sequences */
 
 typedef struct {
@@ -62,7 +63,7 @@ typedef struct {
 
 enum cr_kind {
     CR_SCRATCH = 0,                   /* valid within a step; read by a later segment: what the last step wrote */
-    CR_STATE = 1,                     /* persists from step to step */
+    CR_STATE = 1,                     /* persists from step to step; the first segment that uses it alone writes it */
     CR_CONSTANT = 2,                  /* in the file, never written */
     CR_INPUT = 3,                     /* the row that the caller gives, never written by an op */
     CR_SEQUENCE = 4,                  /* one row for every step */
@@ -125,7 +126,10 @@ typedef struct {
 
 /* Gates lie in blocks of 16 units: 16 numbers of the first gate, 16 of the second, ..., then the next 16 units. P stands
  * for n rounded up to a multiple of 16: there are 4P or 3P gates, and as many rows in the matrices that make them. What
- * is computed for units beyond n goes nowhere. */
+ * is computed for units beyond n goes nowhere.
+ *
+ * Every number of a scratch or a sequence that an op or an output reads has been written by an op before it, in its own or
+ * an earlier segment. */
 enum cr_code {
     CR_EMBED = 1,                     /* dst[n] = table[token at a] */
     CR_AFFINE = 2,                    /* dst[n] = b[n] (or zeros) + W a[k]; i8, i4: p0 = scale of a, 0 = its absmax / 127 */

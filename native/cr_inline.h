@@ -8,6 +8,7 @@
 /* What is compiled for each instruction set: the kernels of the engine, or those of the loop over time. */
 #ifndef CR_BODY
 #define CR_BODY "cr_body.h"
+#include "cr_numbers.h"
 #endif
 
 /* Compilers keep constants in registers over a loop. Where a sweep needs all of these for its sums, the constants are

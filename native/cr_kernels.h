@@ -10,7 +10,7 @@
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
  *   then j+4, j+2, j+1. Maximum and minimum go the same way, starting from -infinity or infinity.
- * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost.
+ * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost. A subnormal comes out as zero.
  * - Quantising: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
  *   absmax < 1e-30 gives all zeros. A NaN or infinity anywhere in x makes the scale a NaN, and with it every result.
  * - ARGMAX and TOP: of equal numbers the first counts, and NaN counts as the largest.

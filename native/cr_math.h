@@ -135,6 +135,13 @@ CR_INLINE cr_v cr_abs(cr_v x)
     return w_bits(w_and(v_bits(x), w_splat(0x7fffffff)));
 }
 
+/* A subnormal becomes zero, as in arithmetic. Comparing and selecting hand it on, or not, as the machine likes. */
+CR_INLINE cr_v cr_flush(cr_v x)
+{
+    cr_v zero = w_bits(w_and(v_bits(x), w_splat(INT32_MIN)));
+    return v_select(v_less(cr_abs(x), v_splat(1.17549435e-38f)), zero, x);
+}
+
 CR_INLINE cr_v cr_negative(cr_v x)
 {
     return v_sub(v_splat(-0.0f), x);

@@ -3,6 +3,7 @@
 
 #include "cr.h"
 #include "cr_kernels.h"
+#include "cr_numbers.h"
 #include "cr_subnormal.h"
 
 /* Where a run stands: at step t of `steps`; `rows` holds the sequences from step `first` on. */
@@ -138,21 +139,46 @@ static void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
     for (uint32_t i = 0; i < op->n; i++) dst[i] = index[i] < 0 ? 0.0f : a[index[i]];
 }
 
-/* dst holds positions, kept in order; few are wanted, so that most numbers end at the first comparison. */
+/* Whether number i comes before number j among the largest: NaN before all, of equal ones the first. */
+static int cr_comes_first(const float *a, size_t i, size_t j)
+{
+    if (a[i] > a[j]) return 1;
+    if (a[j] > a[i]) return 0;
+    int of_i = a[i] != a[i], of_j = a[j] != a[j];
+    return of_i != of_j ? of_i : i < j;
+}
+
+/* Let the position at `at` sink in a heap of `count` positions, each of which comes after the two below it. */
+static void cr_sink(float *heap, size_t at, size_t count, const float *a)
+{
+    float position = heap[at];
+    for (size_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && cr_comes_first(a, (size_t)heap[child], (size_t)heap[child + 1])) child++;
+        if (!cr_comes_first(a, (size_t)position, (size_t)heap[child])) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = position;
+}
+
+/* dst is a heap of positions with the last of the n largest on top, then sorted. Where few are wanted, most numbers end at
+ * the first comparison. */
 static void cr_run_top(const cr_op *op, float *dst, const float *a)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < op->k; i++) {
-        size_t place = count;
-        for (; place; place--) {
-            float other = a[(size_t)dst[place - 1]];
-            if (!(a[i] > other || (a[i] != a[i] && other == other))) break;
-            if (place < op->n) dst[place] = dst[place - 1];
+    size_t n = op->n;
+    for (size_t i = 0; i < n; i++) dst[i] = (float)i;
+    for (size_t i = n / 2; i; i--) cr_sink(dst, i - 1, n, a);
+    for (size_t i = n; i < op->k; i++)
+        if (cr_comes_first(a, i, (size_t)dst[0])) {
+            dst[0] = (float)i;
+            cr_sink(dst, 0, n, a);
         }
-        if (place < op->n) dst[place] = (float)i;
-        count += count < op->n;
+    for (size_t left = n; left > 1; left--) {
+        float last = dst[0];
+        dst[0] = dst[left - 1];
+        dst[left - 1] = last;
+        cr_sink(dst, 0, left - 1, a);
     }
-    for (size_t i = 0; i < count && op->fn == CR_TOP_VALUES; i++) dst[i] = a[(size_t)dst[i]];
+    for (size_t i = 0; i < n && op->fn == CR_TOP_VALUES; i++) dst[i] = a[(size_t)dst[i]];
 }
 
 static void cr_run_delay(const cr_op *op, float *dst, const float *a)
@@ -303,6 +329,30 @@ size_t cr_port_width(const cr_port *port)
 size_t cr_workspace_size(const cr_model *model, size_t steps)
 {
     return model->row_bytes && steps > SIZE_MAX / model->row_bytes ? SIZE_MAX : steps * model->row_bytes;
+}
+
+/* Of one op. */
+static uint64_t cr_work(const cr_op *op)
+{
+    uint64_t n = op->n, k = op->k, digits = 1;
+    switch (op->code) {
+    case CR_AFFINE:
+    case CR_REDUCE: return n * k;
+    case CR_LSTM: return 4 * n * k;
+    case CR_GRU: return 3 * n * k;
+    case CR_DELAY: return k;
+    case CR_TOP:
+        while (n >> digits) digits++;
+        return k * digits;
+    default: return n;
+    }
+}
+
+uint64_t cr_step_work(const cr_model *model)
+{
+    uint64_t work = 0;
+    for (uint32_t i = 0; i < model->header->op_count; i++) work += cr_work(&model->ops[i]);
+    return work;
 }
 
 size_t cr_block_size(const cr_model *model)

@@ -111,6 +111,17 @@ CR_INLINE void w_store_i8(int8_t *to, cr_w x)
 }
 CR_INLINE int32_t w_sum(cr_w x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
 
+/* sum + the products of four pairs of bytes in each lane. Clang before 16 has vdotq_s32 only where all code may use it. */
+CR_INLINE int32x4_t cr_dot(int32x4_t sum, int8x16_t p, int8x16_t q)
+{
+#if defined(__clang__) && !defined(__ARM_FEATURE_DOTPROD)
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(p), "w"(q));
+    return sum;
+#else
+    return vdotq_s32(sum, p, q);
+#endif
+}
+
 CR_INLINE cr_x i8_splat(const int8_t *x)
 {
     int32_t word;
@@ -119,15 +130,15 @@ CR_INLINE cr_x i8_splat(const int8_t *x)
 }
 CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
 {
-    return (cr_w){vdotq_s32(sum.a, vld1q_s8(line), x), vdotq_s32(sum.b, vld1q_s8(line + 16), x),
-                  vdotq_s32(sum.c, vld1q_s8(line + 32), x), vdotq_s32(sum.d, vld1q_s8(line + 48), x)};
+    return (cr_w){cr_dot(sum.a, vld1q_s8(line), x), cr_dot(sum.b, vld1q_s8(line + 16), x),
+                  cr_dot(sum.c, vld1q_s8(line + 32), x), cr_dot(sum.d, vld1q_s8(line + 48), x)};
 }
 CR_INLINE cr_x i4_splat(const int8_t *x) { return i8_splat(x); }
 CR_INLINE int32x4_t cr_add_halves(int32x4_t sum, const uint8_t *line, cr_x low, cr_x high)
 {
     uint8x16_t both = vld1q_u8(line);
-    sum = vdotq_s32(sum, vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), low);
-    return vdotq_s32(sum, vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), high);
+    sum = cr_dot(sum, vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), low);
+    return cr_dot(sum, vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), high);
 }
 CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
 {

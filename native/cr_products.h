@@ -193,8 +193,8 @@ CR_INLINE size_t cr_block_bytes(unsigned type, const cr_matrix *m, size_t panels
 
 CR_INLINE cr_v cr_init_of(cr_rows init, size_t step, size_t row, size_t left)
 {
-    const float *from = (const float *)(const void *)cr_step_of(init, step) + row;
-    return init.first ? v_load_some(from, left, 0.0f) : v_splat(0.0f);
+    if (!init.first) return v_splat(0.0f);
+    return v_load_some((const float *)(const void *)cr_step_of(init, step) + row, left, 0.0f);
 }
 
 CR_INLINE void cr_affine_tile(unsigned type, cr_rows dst, const cr_matrix *m, cr_block at, size_t first, size_t panels,

@@ -75,7 +75,8 @@ public:
 
 private:
     bool fits(const cr_port &port, int leading, const char *format) const {
-        if (!held_ || buffer_.itemsize != 4 || !buffer_.format || std::strcmp(buffer_.format, format) != 0) return false;
+        if (!held_ || reinterpret_cast<uintptr_t>(buffer_.buf) % 4) return false;
+        if (buffer_.itemsize != 4 || !buffer_.format || std::strcmp(buffer_.format, format) != 0) return false;
         if (buffer_.ndim != leading + static_cast<int>(port.rank)) return false;
         for (uint32_t i = 0; i < port.rank; i++)
             if (buffer_.shape[leading + static_cast<int>(i)] != static_cast<Py_ssize_t>(port.shape[i])) return false;
@@ -102,7 +103,7 @@ struct Model {
         prefer_large_pages(file.get(), view.bytes());
         std::memcpy(file.get(), view.data(), view.bytes());
         int code = cr_open(&model, file.get(), view.bytes(), isa ? isa->c_str() : nullptr);
-        if (code) throw nb::value_error(cr_error(code));
+        if (code) throw nb::value_error((cr_error(code) + fault()).c_str());
         nb::module_ numpy = nb::module_::import_("numpy");
         empty = numpy.attr("empty");
         float32 = numpy.attr("dtype")("float32");
@@ -111,10 +112,16 @@ struct Model {
             for (uint32_t j = 0; j < model.outputs[i].rank; j++) shape.append(model.outputs[i].shape[j]);
             output_shapes.push_back(nb::tuple(shape));
         }
-        uint64_t products = 0;
-        for (uint32_t i = 0; i < model.header->op_count; i++)
-            products += uint64_t{model.ops[i].n} * model.ops[i].k;
-        slow = products > 200000;
+        slow = cr_step_work(&model) > 320000;
+    }
+
+private:
+    // Which operation or output an error is about.
+    std::string fault() const {
+        if (model.fault == CR_NONE) return "";
+        uint32_t count = model.header->op_count;
+        return model.fault < count ? " (operation " + std::to_string(model.fault) + ")"
+                                   : " (output " + std::to_string(model.fault - count) + ")";
     }
 };
 
@@ -157,6 +164,7 @@ private:
         size_t row = 4 * cr_port_width(&port);
         if (!view || view.bytes() % row || view.bytes() / row != steps)
             throw nb::value_error("an array of a wrong size");
+        if (reinterpret_cast<uintptr_t>(view.data()) % 4) throw nb::value_error("an array that is not aligned");
         return view.data();
     }
 };
@@ -203,7 +211,7 @@ public:
                          : given ? nb::borrow(out)
                                  : model_->empty(model_->output_shapes[i], model_->float32);
             views.emplace_back(results[i], PyBUF_WRITABLE | (given ? PyBUF_FORMAT : 0));
-            if (given && (!views.back().fits(core()->outputs[i]) || overlaps(views, header.input_count))) return nb::none();
+            if (given && (!views.back().fits(core()->outputs[i]) || overlaps(views))) return nb::none();
             outputs[i] = static_cast<float *>(views.back().data());
         }
         std::optional<nb::gil_scoped_release> release;
@@ -218,14 +226,14 @@ public:
     }
 
     // Some steps of a model with one input and one output, or None where the input is not in the plain form (a float32
-    // or int32 array of the very shape) or the model has more.
-    nb::object run_plain(nb::handle x) {
+    // or int32 array of the very shape), has more than `most` of them, or the model has more inputs or outputs.
+    nb::object run_plain(nb::handle x, size_t most) {
         Turn turn(busy_);
         const cr_header &header = *core()->header;
         if (header.input_count != 1 || header.output_count != 1) return nb::none();
         View rows(x, PyBUF_FORMAT);
         Py_ssize_t steps = 0;
-        if (!rows.fits_rows(core()->inputs[0], steps)) return nb::none();
+        if (!rows.fits_rows(core()->inputs[0], steps) || static_cast<size_t>(steps) > most) return nb::none();
         nb::object result = model_->empty(nb::make_tuple(steps) + model_->output_shapes[0], model_->float32);
         View written(result, PyBUF_WRITABLE);
         const void *input = rows.data();
@@ -291,11 +299,11 @@ public:
 private:
     const cr_model *core() const { return &model_->model; }
 
-    // Whether the last view shares memory with one of the first `count`, the inputs.
-    static bool overlaps(const std::vector<View> &views, size_t count) {
+    // Whether the last view shares memory with one before it: an input, or another output.
+    static bool overlaps(const std::vector<View> &views) {
         auto start = [](const View &view) { return reinterpret_cast<uintptr_t>(view.data()); };
         const View &last = views.back();
-        for (size_t i = 0; i < count && i + 1 < views.size(); i++)
+        for (size_t i = 0; i + 1 < views.size(); i++)
             if (start(views[i]) < start(last) + last.bytes() && start(last) < start(views[i]) + views[i].bytes()) return true;
         return false;
     }
@@ -337,7 +345,7 @@ NB_MODULE(_native, module) {
     nb::class_<Stream>(module, "Stream")
         .def(nb::init<nb::object>())
         .def("step", &Stream::step, nb::arg("x").none(), nb::arg("out").none())
-        .def("run_plain", &Stream::run_plain, nb::arg("x").none())
+        .def("run_plain", &Stream::run_plain, nb::arg("x").none(), nb::arg("most"))
         .def("run", &Stream::run)
         .def("time", &Stream::time)
         .def("reset", &Stream::reset)

@@ -15,14 +15,16 @@ from compactrnn.runtime.program import (
     Op,
     Output,
     Program,
+    Reduce,
     Ref,
     Segment,
     Tensor,
+    Top,
     Unary,
 )
 from compactrnn.runtime.rounding import quantize_groups, quantize_rows
 
-NAN, INF, TINY = float("nan"), float("inf"), 1e-40
+NAN, INF = float("nan"), float("inf")
 EDGES = np.array([NAN, INF, -INF, 0.0, -0.0, 1.0, -1.0, 3e38, 0.5], np.float32)
 
 
@@ -153,3 +155,61 @@ def test_what_is_not_finite_is_never_lost_in_a_product(quantize, p0, value, at):
 def test_selects_and_delays_that_make_no_sense_are_refused(op, message):
     with pytest.raises(ValueError, match=message):
         program([op], 8, [(Ref(2), 8)], [Buffer(8), Buffer(8, "state")])
+
+
+SUBNORMAL = np.array([1e-40, -1e-40, 1e-45, 0.0, -0.0, 1e-38, -1e-38, 1.2e-38, 1.0, -1.0, NAN, INF], np.float32)
+FLUSHED = np.where(np.abs(SUBNORMAL) < np.float32(1.17549435e-38), np.copysign(np.float32(0), SUBNORMAL), SUBNORMAL)
+
+
+@pytest.mark.parametrize(
+    ("op", "wanted"),
+    [
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(0), b=Ref(2), fn=Binary.MAX), np.maximum(FLUSHED, 0)),
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(0), b=Ref(2), fn=Binary.MIN), np.minimum(FLUSHED, 0)),
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(2), b=Ref(0), fn=Binary.MAX), np.maximum(FLUSHED, 0)),
+        (Op(Code.UNARY, Ref(1), 12, a=Ref(0), fn=Unary.CLAMP, p0=-1.0, p1=1.0), np.clip(FLUSHED, -1, 1)),
+        (Op(Code.UNARY, Ref(1), 12, a=Ref(0), fn=Unary.CLAMP, p0=0.0, p1=INF), np.maximum(FLUSHED, 0)),
+        (Op(Code.REDUCE, Ref(1), 12, 1, a=Ref(0), fn=Reduce.MAX), FLUSHED),
+        (Op(Code.REDUCE, Ref(1), 12, 1, a=Ref(0), fn=Reduce.MIN), FLUSHED),
+        (Op(Code.REDUCE, Ref(1), 2, 5, a=Ref(0), fn=Reduce.MAX), [0, 1]),
+        (Op(Code.REDUCE, Ref(1), 2, 3, a=Ref(0), fn=Reduce.MIN), [0, 0]),
+        (Op(Code.REDUCE, Ref(1), 1, 5, a=Ref(0), fn=Reduce.ARGMAX), [0]),
+        (Op(Code.TOP, Ref(1), 3, 5, a=Ref(0), fn=Top.POSITIONS), [0, 1, 2]),
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(0), b=Ref(2), fn=Binary.EQUAL), FLUSHED == 0),
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(2), b=Ref(0), fn=Binary.LESS), FLUSHED > 0),
+        (Op(Code.BINARY, Ref(1), 12, 12, a=Ref(0), b=Ref(2), fn=Binary.ADD), FLUSHED),
+    ],
+)
+def test_subnormals_are_zeros_on_every_instruction_set(op, wanted):
+    data = program([op], 12, [(Ref(1), op.n)], [Buffer(op.n), Buffer(12, "constant", np.zeros(12, np.float32))])
+    np.testing.assert_array_equal(every_isa(data, SUBNORMAL[None])[0], np.asarray(wanted, np.float32))
+
+
+def top(x, n):
+    order = sorted(range(len(x)), key=lambda i: (not np.isnan(x[i]), 0 if np.isnan(x[i]) else -x[i], i))
+    return np.array(order[:n])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 64, 300])
+def test_the_largest_come_in_order_with_the_first_of_equal_ones_first(k):
+    rng = np.random.default_rng(k)
+    xs = [np.arange(k), -np.arange(k), np.zeros(k), rng.integers(0, 4, k), rng.uniform(-1, 1, k)]
+    xs.append(np.where(rng.random(k) < 0.3, rng.choice([NAN, INF, -INF, 0.0, -0.0], k), rng.integers(-2, 3, k)))
+    xs = np.stack(xs).astype(np.float32)
+    for n in sorted({1, 2, 5, k // 2, k - 1, k} & set(range(1, k + 1))):
+        ops = [Op(Code.TOP, Ref(1 + fn), n, k, a=Ref(0), fn=fn) for fn in Top]
+        engine = Engine(program(ops, k, [(Ref(1 + fn), n) for fn in Top], [Buffer(n), Buffer(n)]))
+        values, positions = engine.run(xs)
+        np.testing.assert_array_equal(positions, np.stack([top(x, n) for x in xs]))
+        np.testing.assert_array_equal(values, np.stack([x[top(x, n)] for x in xs]))
+
+
+def test_all_of_a_million_are_sorted_in_seconds():
+    log2 = 20  # ascending numbers, the worst case of an insertion: 2^40 comparisons, which would take minutes
+    ops = [Op(Code.UNARY, Ref(1), 1, a=Ref(0), fn=Unary.COPY)]
+    for i in range(log2):
+        ops.append(Op(Code.UNARY, Ref(1, 1 << i), 1 << i, a=Ref(1), fn=Unary.AFFINE, p0=1.0, p1=float(1 << i)))
+    ops.append(Op(Code.TOP, Ref(2), 1 << log2, 1 << log2, a=Ref(1), fn=Top.POSITIONS))
+    data = program(ops, 1, [(Ref(2, 0), 1000)], [Buffer(1 << log2), Buffer(1 << log2)])
+    got = Engine(data).stream().step(np.zeros(1, np.float32))
+    np.testing.assert_array_equal(got, np.arange((1 << log2) - 1, (1 << log2) - 1001, -1))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import operator
 import os
 import struct
+import sys
+from itertools import combinations
 
 import numpy as np
 
-from .._errors import ModelFileError, UnsupportedModelError, invalid
+from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from .program import Input, Output
 from .records import Records
 from .source import read_source
+from .tidy import output_width
 
 _STATE_MAGIC = b"CRS1"
+MEMORY_LIMIT = 1 << 30
 
 
 class Engine:
@@ -22,9 +26,20 @@ class Engine:
 
     `source` is a path or the bytes of a model file; `isa` names the kernels (default: the environment variable
     CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
+
+    A small file may ask for much memory. `memory_limit` is the most bytes that one stream, or one call of `run`, may
+    take (default: 1 GiB; None: any number); beyond it they raise `ValueError` before they allocate anything.
+    `stream_bytes` and `workspace_bytes(steps)` say what they take.
     """
 
-    def __init__(self, source: str | os.PathLike | bytes | bytearray | memoryview, isa: str | None = None):
+    def __init__(
+        self,
+        source: str | os.PathLike | bytes | bytearray | memoryview,
+        isa: str | None = None,
+        memory_limit: int | None = MEMORY_LIMIT,
+    ):
+        if memory_limit is not None:
+            check_positive(memory_limit, "memory_limit")
         name, data = read_source(source)
         isa = isa or os.environ.get("CRNN_ISA") or None
         if isa is not None and not _native.has_isa(isa):
@@ -39,10 +54,31 @@ class Engine:
         self.isa: str = self._model.isa
         self.offline: bool = self._model.offline
         self.bytes = len(data)
+        self.memory_limit = memory_limit
+        self.stream_bytes: int = self._model.block_bytes
         self.macs_per_step = records.macs_per_step()
         self.inputs: tuple[Input, ...] = tuple(records.input_list())
         self.outputs: tuple[Output, ...] = tuple(records.output_list())
         self.metadata: dict = dict(records.metadata)
+        self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
+        self._final_bytes = sum(4 * output_width(o) for o in self.outputs if o.final)
+
+    def workspace_bytes(self, steps: int) -> int:
+        """Bytes that `run` takes for `steps` time steps: its stream, what it keeps of each step, and its outputs."""
+        check_positive(steps, "steps")
+        return self._run_bytes(steps) + steps * self._row_bytes + self._final_bytes
+
+    def _run_bytes(self, steps: int) -> int:
+        return self.stream_bytes + self._model.workspace_bytes(steps)
+
+    def _check_memory(self, what: str, size: int) -> None:
+        if self.memory_limit is not None and size > self.memory_limit:
+            raise invalid(
+                what,
+                got=f"{size} bytes of memory to take",
+                wanted=f"at most memory_limit={self.memory_limit}",
+                hint="Engine(..., memory_limit=None) allows any number",
+            )
 
     def stream(self) -> Stream:
         """A new stream, at the initial state."""
@@ -61,6 +97,9 @@ class Engine:
         arrays, steps = _sequences(self.inputs, xs)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", wanted="at least one")
+        if steps:
+            size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps)
+            self._check_memory(f"run of {steps} steps", size)
         rows = _rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
         _check_apart(rows, arrays)
         if steps:
@@ -76,8 +115,12 @@ class Stream:
     """The state of one sequence on its way through an `Engine`; made by `engine.stream()`."""
 
     def __init__(self, engine: Engine):
+        engine._check_memory("stream", engine.stream_bytes)
         self._engine = engine
         self._native = _native.Stream(engine._model)
+        self._row_bytes = sum(4 * output_width(o) for o in engine.outputs)
+        limit = sys.maxsize if engine.memory_limit is None else engine.memory_limit
+        self._most_steps = limit // self._row_bytes  # whose outputs may be allocated
 
     def step(self, x, out=None):
         """Outputs of one time step: `x` is an array of the input's shape, or a token; of several inputs a tuple.
@@ -87,21 +130,22 @@ class Stream:
         y = self._native.step(x, out)
         if y is not None:
             return y
-        values = _one_step(self._engine.inputs, x)
-        if out is not None:
-            rows = _rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
-            _check_apart(rows, values)
-            out = rows[0] if len(rows) == 1 else tuple(rows)
-        return self._native.step(values, out)
+        arrays = _one_step(self._engine.inputs, x)
+        rows = _rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
+        _check_apart(rows, arrays)
+        self._native.run(arrays, rows, 1, False)
+        return rows[0] if len(rows) == 1 else tuple(rows)
 
     def run(self, xs, out=None):
         """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives.
 
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
-        if out is None and (ys := self._native.run_plain(xs)) is not None:
+        if out is None and (ys := self._native.run_plain(xs, self._most_steps)) is not None:
             return ys
         arrays, steps = _sequences(self._engine.inputs, xs)
+        if out is None:
+            self._engine._check_memory(f"run of {steps} steps", steps * self._row_bytes)
         rows = _rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
         _check_apart(rows, arrays)
         self._native.run(arrays, rows, steps, False)
@@ -142,14 +186,11 @@ def _each(inputs: tuple[Input, ...], given) -> tuple:
     return tuple(given)
 
 
-def _one_step(inputs: tuple[Input, ...], x):
-    values = []
-    for port, value in zip(inputs, _each(inputs, x), strict=True):
-        if port.vocabulary:
-            values.append(_token(port, value))
-        else:
-            values.append(_numbers(port, value, port.shape))
-    return values[0] if len(inputs) == 1 else tuple(values)
+def _one_step(inputs: tuple[Input, ...], x) -> list[np.ndarray]:
+    return [
+        np.array(_token(port, value), np.int32) if port.vocabulary else _numbers(port, value, port.shape)
+        for port, value in zip(inputs, _each(inputs, x), strict=True)
+    ]
 
 
 def _sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
@@ -173,20 +214,20 @@ def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> li
         if not isinstance(array, np.ndarray):
             raise TypeError(f"out: got {type(array).__name__} for {port.name!r}, wanted an array")
         if array.dtype != np.float32 or array.shape != shape or not array.flags.carray:
-            got = f"{array.dtype} of shape {array.shape}" + (
-                "" if array.flags.carray else ", not in one writable piece"
-            )
+            flaw = "" if array.flags.carray else ", not aligned, writable and in one piece"
+            got = f"{array.dtype} of shape {array.shape}{flaw}"
             raise invalid(
                 "out", got=got, wanted=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
             )
     return given
 
 
-def _check_apart(rows: list[np.ndarray], inputs) -> None:
-    """Outputs are written before all inputs are read, so they must not lie in the same memory."""
-    inputs = inputs if isinstance(inputs, (list, tuple)) else (inputs,)
-    if any(np.may_share_memory(row, x) for row in rows for x in inputs if isinstance(x, np.ndarray)):
+def _check_apart(rows: list[np.ndarray], inputs: list[np.ndarray]) -> None:
+    """Outputs are written before all inputs are read, so no two may lie in the same memory."""
+    if any(np.may_share_memory(row, x) for row in rows for x in inputs):
         raise invalid("out", got="memory of the input", wanted="memory of its own")
+    if any(np.may_share_memory(p, q) for p, q in combinations(rows, 2)):
+        raise invalid("out", got="memory of another output", wanted="memory of its own")
 
 
 def _token(port: Input, value) -> int:
@@ -212,7 +253,7 @@ def _tokens(port: Input, value) -> np.ndarray:
     wrong = array[(array < 0) | (array >= port.vocabulary)]
     if wrong.size:
         raise invalid(f"input {port.name!r}", got=int(wrong[0]), wanted=f"tokens from 0 to {port.vocabulary - 1}")
-    return np.ascontiguousarray(array, np.int32)
+    return np.require(array, np.int32, ["C", "A"])
 
 
 def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
@@ -225,4 +266,4 @@ def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
         wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
         raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", wanted=wanted)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+        return np.require(array, np.float32, ["C", "A"]).reshape(array.shape)

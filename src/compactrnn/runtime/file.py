@@ -12,7 +12,6 @@ from .._errors import ModelFileError, invalid
 from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
-from .check import check_defined
 from .layout import Type
 from .program import GATES, Code, Op, Program, Ref, Tensor, Unary
 from .records import Records
@@ -56,7 +55,6 @@ def write(program: Program) -> bytes:
         _native.Model(blob)
     except ValueError as error:
         raise ValueError(f"program: cannot be written: {error}") from None
-    check_defined(program)
     return blob
 
 

@@ -1,0 +1,159 @@
+/* Verify the tensors of a file: places, padding, scales, sums. */
+#include <string.h>
+
+#include "cr_load.h"
+
+static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
+{
+    const float *scale = (const float *)(const void *)(model->file + place);
+    for (uint64_t i = 0; i < rows; i++)
+        if (!(scale[i] >= 1e-37f && scale[i] <= 1e37f)) return CR_ERROR_VALUE;
+    return CR_OK;
+}
+
+static int cr_is_zero(const unsigned char *bytes, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i < to; i++)
+        if (bytes[i]) return 0;
+    return 1;
+}
+
+/* Where the lines of panel `panel` start and how far apart they are, in a matrix of `per_panel` lines a panel, of which
+ * every `group` are followed by a line of scales (0: none). */
+typedef struct {
+    const unsigned char *first;
+    uint64_t stride;
+    uint64_t groups;
+    uint64_t in_block;
+} cr_panel;
+
+static cr_panel cr_find_panel(const unsigned char *matrix, const cr_tensor *tensor, uint64_t per_panel, uint64_t panel)
+{
+    uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES, block = panel / tensor->block * tensor->block;
+    uint64_t size = panels - block < tensor->block ? panels - block : tensor->block;
+    uint64_t groups = tensor->type == CR_MATRIX_I4 ? (tensor->columns + CR_GROUP - 1) / CR_GROUP : 0;
+    uint64_t bytes = block * per_panel + block / tensor->block * groups; /* lines before the block */
+    return (cr_panel){matrix + (bytes + panel - block) * CR_LINE, size * CR_LINE, groups, panel - block};
+}
+
+/* Line `line` of a panel: the lines of scales of the groups before it are passed over. */
+static const unsigned char *cr_panel_line(const cr_panel *panel, uint64_t line)
+{
+    uint64_t scales = panel->groups ? line / (CR_GROUP / 8) : 0;
+    return panel->first + line * panel->stride + scales * CR_LINE;
+}
+
+static uint64_t cr_lines_of_panel(const cr_tensor *tensor)
+{
+    uint64_t columns = tensor->columns;
+    return tensor->type == CR_MATRIX_F32 ? columns : tensor->type == CR_MATRIX_I8 ? (columns + 3) / 4 : (columns + 7) / 8;
+}
+
+/* Entries of rows and columns beyond the matrix, within its panels, are zero. A row has 4 bytes of each line. */
+static int cr_check_padding(const unsigned char *matrix, const cr_tensor *tensor)
+{
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    unsigned char zero = tensor->type == CR_MATRIX_I4 ? 0x88 : 0;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        uint64_t rows = tensor->rows - i * CR_LANES;
+        for (uint64_t j = 0; j < lines && rows < CR_LANES; j++)
+            for (uint64_t b = 4 * rows; b < CR_LINE; b++)
+                if (cr_panel_line(&panel, j)[b] != zero) return CR_ERROR_LAYOUT;
+        const unsigned char *last = cr_panel_line(&panel, lines - 1);
+        uint64_t left = tensor->type == CR_MATRIX_I8 ? (tensor->columns + 3) % 4 + 1 : (tensor->columns + 7) % 8 + 1;
+        for (uint64_t b = 0; b < CR_LINE && tensor->type != CR_MATRIX_F32; b++) {
+            if (tensor->type == CR_MATRIX_I8 ? b % 4 >= left && last[b] : b % 4 + 4 >= left && last[b] >> 4 != 8)
+                return CR_ERROR_LAYOUT;
+            if (tensor->type == CR_MATRIX_I4 && b % 4 >= left && (last[b] & 15) != 8) return CR_ERROR_LAYOUT;
+        }
+    }
+    return CR_OK;
+}
+
+/* The sums of rows are what they say. */
+static int cr_check_sums(const cr_model *model, const unsigned char *matrix, const cr_tensor *tensor, uint64_t place)
+{
+    const int32_t *sums = (const int32_t *)(const void *)(model->file + place);
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        int32_t sum[CR_LANES] = {0};
+        for (uint64_t j = 0; j < lines; j++) {
+            const int8_t *line = (const int8_t *)cr_panel_line(&panel, j);
+            for (int r = 0; r < (int)CR_LANES; r++)
+                sum[r] += line[4 * r] + line[4 * r + 1] + line[4 * r + 2] + line[4 * r + 3];
+        }
+        for (uint64_t r = 0; r < CR_LANES && i * CR_LANES + r < tensor->rows; r++)
+            if (sums[i * CR_LANES + r] != sum[r]) return CR_ERROR_VALUE;
+    }
+    return CR_OK;
+}
+
+/* The scales of the groups of each row add up to no more than 32 bits can take; what is padding has none. */
+static int cr_check_group_scales(const unsigned char *matrix, const cr_tensor *tensor)
+{
+    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    for (uint64_t i = 0; i < panels; i++) {
+        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        uint32_t sum[CR_LANES] = {0};
+        uint64_t in_block = panel.stride / CR_LINE;
+        for (uint64_t g = 0; g < panel.groups; g++) {
+            uint64_t end = (g + 1) * (CR_GROUP / 8) < lines ? (g + 1) * (CR_GROUP / 8) : lines;
+            const unsigned char *line = panel.first + end * panel.stride + g * CR_LINE - panel.in_block * CR_LINE;
+            for (uint64_t r = 0; r < CR_LANES; r++) sum[r] += line[16 * panel.in_block + r];
+            if (!cr_is_zero(line, 16 * in_block, CR_LINE)) return CR_ERROR_LAYOUT;
+        }
+        for (uint64_t r = 0; r < CR_LANES; r++)
+            if (sum[r] > (i * CR_LANES + r < tensor->rows ? CR_MAX_GROUP_SCALES : 0)) return CR_ERROR_VALUE;
+    }
+    return CR_OK;
+}
+
+static int cr_check_matrix(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t entries)
+{
+    int code;
+    uint64_t place;
+    const unsigned char *matrix = model->file + entries;
+    if ((code = cr_check_padding(matrix, tensor))) return code;
+    if (tensor->type == CR_MATRIX_F32) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
+    if (tensor->scale != place) return CR_ERROR_LAYOUT;
+    if ((code = cr_check_scales(model, place, tensor->rows))) return code;
+    if (tensor->type == CR_MATRIX_I4) return cr_check_group_scales(matrix, tensor);
+    if (memchr(matrix, 0x80, (size_t)(place - entries))) return CR_ERROR_VALUE;
+    if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
+    return cr_check_sums(model, matrix, tensor, place);
+}
+
+int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor)
+{
+    int code;
+    uint64_t place, bytes = 0, rows = tensor->rows, columns = tensor->columns;
+    uint64_t panels = (rows + CR_LANES - 1) / CR_LANES;
+    if (tensor->type >= CR_TYPE_COUNT) return CR_ERROR_ENUM;
+    if (!rows || !columns || rows > CR_MAX_ROWS || columns > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    int is_matrix = tensor->type <= CR_MATRIX_I4;
+    if (is_matrix ? !tensor->block || tensor->block > CR_MAX_BLOCK_PANELS : tensor->block != 0) return CR_ERROR_LIMIT;
+    if (is_matrix && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
+    switch (tensor->type) {
+    case CR_MATRIX_F32:
+    case CR_MATRIX_I8: bytes = panels * CR_LINE * cr_lines_of_panel(tensor); break;
+    case CR_MATRIX_I4:
+        bytes = panels * CR_LINE * cr_lines_of_panel(tensor) +
+                (panels + tensor->block - 1) / tensor->block * CR_LINE * ((columns + CR_GROUP - 1) / CR_GROUP);
+        break;
+    case CR_TABLE_F32: bytes = rows * columns * 4; break;
+    case CR_TABLE_F16: bytes = rows * columns * 2; break;
+    case CR_TABLE_I8: bytes = rows * columns; break;
+    case CR_INDEX: bytes = rows * 4; break;
+    }
+    if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
+    if ((code = cr_take_section(walk, bytes, &place))) return code;
+    if (tensor->place != place) return CR_ERROR_LAYOUT;
+    if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
+    if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if ((code = cr_take_section(walk, 4 * rows, &place))) return code;
+    if (tensor->scale != place) return CR_ERROR_LAYOUT;
+    return cr_check_scales(model, place, rows);
+}
