@@ -370,7 +370,7 @@ def test_pack_measures_and_refuses(tmp_path):
             cr.pack(model, path, x, calibration=[x], **options)
         assert path.read_bytes() == before
     with pytest.raises(ValueError, match="example_inputs"):
-        cr.pack(model, path, (x, None))
+        cr.pack(model, path, (x, 3))
     assert path.read_bytes() == before
 
 

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .._errors import UnsupportedModelError
-from ..graph.trace import as_inputs, trace
+from ..graph.arguments import positional
+from ..graph.trace import trace
 from ..runtime.program import Input, Output, Program
 from . import blocks, pointwise  # noqa: F401  (they register what can be lowered)
 from .builder import STEP, Builder, Value
-from .probe import find_axes, output_axes, resized
+from .calls import input_names
+from .probe import find_axes, output_axes
+from .refusals import check_layers
 from .visitor import Visitor
 
 _STEPS = 17  # enough to tell a delay of up to 16 steps
@@ -26,21 +29,24 @@ def lower(model: nn.Module, example_inputs: Any) -> Program:
 
     Args:
         model: any nn.Module of recurrent layers and what `UnsupportedModelError` lists; it is not changed.
-        example_inputs: a tensor or tuple of tensors as the model takes them, batch and time axes included.
+        example_inputs: what the model is called with, batch and time axes included: a tensor, a tuple of arguments or
+            a dict of keyword arguments (`compactrnn.graph.arguments.flatten` has the rules).
 
     Raises:
         UnsupportedModelError: the model cannot be followed or lowered; names module and operation.
     """
-    inputs = as_inputs(example_inputs)
-    model = copy.deepcopy(model).cpu().float().eval()
+    check_layers(model)
+    model, inputs = positional(copy.deepcopy(model).cpu().float().eval(), example_inputs)
     inputs = tuple(x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu() for x in inputs)
     axes = find_axes(model, inputs)
-    single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
-    small, large = (resized(single, axes.time, n) for n in (_STEPS, _STEPS + 1))
+    names = input_names(model, len(inputs))
+    single = axes.with_batch(inputs, 1)
+    small, large = (axes.with_steps(single, n) for n in (_STEPS, _STEPS + 1))
     traced = trace(model, small)
     builder = Builder()
     visitor = Visitor(builder, (traced, small), (trace(model, large), large))
-    outputs = visitor.lower([_input(builder, traced.inputs[i], x, axes.time, axes.batch) for i, x in enumerate(small)])
+    places = zip(names, small, axes.times, axes.batches, strict=True)
+    outputs = visitor.lower([_input(builder, *place) for place in places])
     found = output_axes(model, small, axes)
     states = traced.state_outputs()
     names = iter(["output", *(f"output_{i}" for i in range(1, len(outputs)))])
@@ -51,8 +57,6 @@ def lower(model: nn.Module, example_inputs: Any) -> Program:
 
 
 def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Value:
-    if x.dim() <= time:
-        raise UnsupportedModelError(f"input {name}, of shape {tuple(x.shape)}, has no time axis {time}")
     shape = tuple(n for d, n in enumerate(x.shape) if d not in (time, batch))
     width = int(np.prod(shape, dtype=int))
     token = not x.is_floating_point()
@@ -75,10 +79,9 @@ def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, 
 
     Inputs and outputs have time first and no batch axis; states that the stream keeps are left out.
     """
-    inputs = as_inputs(example_inputs)
-    model = copy.deepcopy(model).cpu().float().eval()
+    model, inputs = positional(copy.deepcopy(model).cpu().float().eval(), example_inputs)
     axes = find_axes(model, inputs)
-    single = inputs if axes.batch is None else resized(inputs, axes.batch, 1)
+    single = axes.with_batch(inputs, 1)
     with torch.no_grad():
         flat = tree_leaves(model(*single))
     outputs = []
@@ -87,8 +90,6 @@ def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, 
     ):
         y = y if time is None else y.movedim(time, 0)
         outputs.append(y if batch is None else y.select(batch + (time is not None and time > batch), 0))
-    given = [x if axes.batch is None else x.select(axes.batch, 0) for x in single]
-    time = axes.time - (axes.batch is not None and axes.batch < axes.time)
     states = trace(model, single).state_outputs()
     kept = [y.numpy() for y, is_state in zip(outputs, states, strict=True) if not is_state]
-    return tuple(x.movedim(time, 0).numpy() for x in given), kept
+    return tuple(x.numpy() for x in axes.sequence(single, 0)), kept

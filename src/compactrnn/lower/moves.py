@@ -71,7 +71,7 @@ def read_plan(moved: Tensor, time: int | None, operands: list[Value | Tensor], w
 
     `moved` is the output of the movement run on addresses; returns the atoms and, per entry, (atom number, position).
     """
-    rows = moved.movedim(time, 0).flatten(1) if time is not None else moved.reshape(1, -1)
+    rows = moved.movedim(time, 0).reshape(moved.shape[time], -1) if time is not None else moved.reshape(1, -1)
     steps = rows.shape[0]
     if (whole := _whole(rows, time is not None, operands)) is not None:
         return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
@@ -16,7 +17,7 @@ from torch import nn
 
 from .._errors import UnsupportedModelError, invalid
 from .._files import check_writable
-from ..graph.trace import as_inputs
+from ..graph.arguments import positional
 from ..runtime.accuracy import LIMIT
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
@@ -200,10 +201,7 @@ def _as_given(inputs: tuple[np.ndarray, ...]) -> Any:
 
 def sequences(model: nn.Module, batch: Any) -> Iterable[tuple[np.ndarray, ...]]:
     """The sequences of a batch, time first, without the batch axis, as the engine takes them."""
-    inputs = as_inputs(batch)
+    model, inputs = positional(copy.deepcopy(model), batch)
     axes = find_axes(model, inputs)
-    count = 1 if axes.batch is None else inputs[0].shape[axes.batch]
-    for i in range(count):
-        one = inputs if axes.batch is None else tuple(x.select(axes.batch, i) for x in inputs)
-        time = axes.time - (axes.batch is not None and axes.batch < axes.time)
-        yield tuple(x.detach().cpu().movedim(time, 0).numpy() for x in one)
+    for row in range(axes.rows(inputs)):
+        yield tuple(x.detach().cpu().numpy() for x in axes.sequence(inputs, row))

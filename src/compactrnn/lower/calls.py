@@ -1,0 +1,94 @@
+"""What the recurrent layers of a model get when it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .._errors import UnsupportedModelError
+from ..layers import is_recurrent
+
+Reading = tuple[int | None, ...]  # an axis of each input, or None
+
+
+class Call(NamedTuple):
+    """What one call of a recurrent layer got; no `batch` where its input has no axis for one."""
+
+    layer: str
+    steps: int
+    batch: int | None
+
+
+@torch.no_grad()
+def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
+    """What the recurrent layers get when the model is called."""
+    seen: list[Call] = []
+
+    def note(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = args[0] if args else kwargs["input"]
+        if isinstance(x, PackedSequence):
+            raise UnsupportedModelError(
+                f"{name}: gets a PackedSequence, made from lengths inside forward. An engine runs one sequence of its"
+                f" own length, without padding: let forward call {name} with the padded tensor where no lengths are"
+                " given, and leave the lengths out of example_inputs"
+            )
+        axis = 1 if module.batch_first and x.dim() == 3 else 0
+        seen.append(Call(name, x.shape[axis], x.shape[1 - axis] if x.dim() == 3 else None))
+
+    hooks = [
+        m.register_forward_pre_hook(lambda m, a, k, n=n: note(called(n, m), m, a, k), with_kwargs=True)
+        for n, m in model.named_modules()
+        if is_recurrent(m)
+    ]
+    try:
+        model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def steps_of(found: list[Call], number: int) -> int:
+    """Steps of call `number`, -1 if there is no such call."""
+    return found[number].steps if number < len(found) else -1
+
+
+def resized(inputs: tuple[Tensor, ...], axes: Reading, size: int) -> tuple[Tensor, ...]:
+    """`inputs`, each cut or repeated to `size` along its axis of `axes`."""
+
+    def fit(x: Tensor, axis: int | None) -> Tensor:
+        return x if axis is None else x.index_select(axis, torch.arange(size, device=x.device) % x.shape[axis])
+
+    return tuple(fit(x, axis) for x, axis in zip(inputs, axes, strict=True))
+
+
+def input_names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first `count` arguments of the model's `forward`."""
+    names = []
+    for p in inspect.signature(model.forward).parameters.values():
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            names.append(p.name)
+        elif p.kind is p.VAR_POSITIONAL:
+            names += [f"{p.name}_{i}" for i in range(count - len(names))]
+    return names[:count]
+
+
+def axes_text(reading: Iterable[int | None], names: list[str]) -> str:
+    """The axes in words."""
+    found = [f"axis {a} of {n}" for a, n in zip(reading, names, strict=True) if a is not None]
+    return ", ".join(found) or "missing"
+
+
+def called(name: str, module: nn.Module) -> str:
+    """The name of a layer; of a model that is one, its class."""
+    return name or type(module).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Class and first line of an error."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

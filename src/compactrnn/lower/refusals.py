@@ -1,0 +1,139 @@
+"""Why a model as a whole cannot be packed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..graph.trace import trace
+from ..layers import is_recurrent
+from .calls import Call, Reading, reason, steps_of
+
+_CELLS = {nn.LSTMCell: "nn.LSTM", nn.GRUCell: "nn.GRU", nn.RNNCell: "nn.RNN"}
+_LAYERS = "nn.LSTM, nn.GRU, nn.RNN or a layer of compactrnn"
+
+
+def cells_used(model: nn.Module) -> str:
+    """What to do about the cells that Python code calls step by step; empty if there are none."""
+    found = [(n, type(m)) for n, m in model.named_modules() if isinstance(m, tuple(_CELLS))]
+    if not found:
+        return ""
+    name, kind = found[0]
+    layer = next(layer for cell, layer in _CELLS.items() if issubclass(kind, cell))
+    return (
+        f"{name or 'the model'} is an nn.{kind.__name__}, called once a step by a Python loop: use {layer}, called once"
+        " with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on)"
+    )
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuse what holds no recurrent layer that can be followed."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        name = getattr(model, "original_name", kind)
+        raise UnsupportedModelError(
+            f"{name}: a torch.jit.ScriptModule, which torch.export cannot follow; pack the Python module that it was"
+            " made from (load its weights by load_state_dict)"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {kind}, wanted an nn.Module")
+    if any(is_recurrent(m) for m in model.modules()):
+        return
+    for name, module in model.named_modules():
+        where = f"{kind}: {name or 'the model'} is"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"{where} a torch.jit.ScriptModule, which torch.export cannot follow; put the Python module that it was"
+                " made from in its place"
+            )
+        if isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
+            raise UnsupportedModelError(
+                f"{where} a {type(module).__name__}, a subclass of {type(module).__mro__[1].__name__} with a forward of"
+                f" its own; wanted one whose forward is torch's: call {_LAYERS} in a module around it"
+            )
+        if "quantized" in type(module).__module__ and type(module).__name__ in ("LSTM", "GRU", "LSTMCell", "GRUCell"):
+            raise UnsupportedModelError(
+                f"{where} a quantized {type(module).__name__}; pack the float model: pack quantizes it (weights='int8')"
+            )
+    raise UnsupportedModelError(
+        f"{kind}: no {_LAYERS} in the model; "
+        + (cells_used(model) or "a recurrence written by hand becomes a cell of cr.Recurrent (docs/extending.md)")
+    )
+
+
+def no_time(
+    base: list[Call], tried: dict[Reading, list[Call]], errors: dict[Reading, BaseException], inputs: tuple[Tensor, ...]
+) -> str:
+    """Why no axis is time."""
+    first, shapes = base[0], ", ".join(str(tuple(x.shape)) for x in inputs)
+    states = "An engine keeps the states from step to step: leave initial states out of example_inputs"
+    if any(len(c) != len(base) for c in tried.values()):
+        return (
+            f"calls {first.layer} in a Python loop over time; call it once, with the whole sequence."
+            f" {states}; the layer starts from its own initial state"
+        )
+    moved = [(r, c) for r, c in tried.items() if c[0].steps != first.steps]
+    if moved:
+        return (
+            f"no axis of example_inputs, of shape {shapes}, reaches {first.layer} as its time axis, one step for one"
+            f" step: with an axis of twice the length it gets {moved[0][1][0].steps} steps instead of {first.steps}. An"
+            " engine takes and gives one step for one: move what changes that (a stride, pooling) out of the model"
+        )
+    other = next((i for i in range(1, len(base)) if any(steps_of(c, i) != base[i].steps for c in tried.values())), None)
+    if other is not None:
+        return (
+            f"{first.layer} always runs over {first.steps} steps, and {base[other].layer} over a time axis: two axes"
+            " have recurrent layers, and an engine has one time axis; pack the part with one time axis"
+        )
+    if first.steps == 1:
+        return (
+            f"no axis of example_inputs, of shape {shapes}, reaches {first.layer} as its time axis: it always gets one"
+            " step, so the model is the step and not the sequence. Let forward take a sequence, with a time axis."
+            f" {states}, and let {first.layer} start from its own initial state"
+        )
+    why = f" ({reason(next(iter(errors.values())))})" if errors else ""
+    return (
+        f"no axis of example_inputs, of shape {shapes}, reaches {first.layer} as its time axis: it gets {first.steps}"
+        f" steps, and the model takes no other number{why}"
+    )
+
+
+def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], name: str) -> str:
+    """What to do about an input that is given once, not at every step."""
+    shape = tuple(inputs[names.index(name)].shape)
+    for given, layer in _initial_states(model, inputs, names):
+        if given == name:
+            return (
+                f"{layer}: its initial state comes from input {name}, of shape {shape}, which has no time axis."
+                f" The stream keeps the states: leave {name} out of example_inputs and let the model start from zeros"
+                " or parameters"
+            )
+    return (
+        f"input {name} has no time axis, shape {shape}: an engine takes all its inputs at every step. Repeat it at"
+        " every step before the model, or, if it is always the same, make it a parameter or buffer; lengths can be left"
+        " out: an engine runs one sequence of its own length"
+    )
+
+
+def _initial_states(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str]) -> list[tuple[str, str]]:
+    """(name of the input, layer) where the initial state of a recurrent layer is computed from an input."""
+    try:
+        traced = trace(model, inputs)
+    except UnsupportedModelError:
+        return []
+    found = []
+    for node in traced.nodes:
+        if node.target is not torch.ops.compactrnn.recurrent.default:
+            continue
+        pending = [n for n in node.args[2] if isinstance(n, torch.fx.Node)]  # pyright: ignore
+        above: set[torch.fx.Node] = set()
+        while pending:
+            reached = pending.pop()
+            if reached not in above:
+                above.add(reached)
+                pending += reached.all_input_nodes
+        inputs_above = {n.name for n in above}
+        layer = traced.leaves[node.args[0]].name or type(model).__name__  # pyright: ignore
+        found += [(name, layer) for name, given in zip(names, traced.inputs, strict=True) if given in inputs_above]
+    return found
