@@ -34,8 +34,8 @@ def dry_run(
     )
     if kept and not groups:
         raise UnsupportedModelError(
-            f"{type(model).__name__}: no unit can be removed from {'; '.join(kept)}; move that code out of the model, or"
-            " into forward on the example_inputs"
+            f"{type(model).__name__}: no unit can be removed from {'; '.join(kept)}; move that code out of the model,"
+            " or into forward on the example_inputs"
         )
     generator = torch.Generator().manual_seed(0)
     for group in groups:

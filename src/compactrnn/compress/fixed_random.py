@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class FixedRandom(TorchDispatchMode):
     """While it is entered, each call that draws random numbers gives one number for all of its elements.
 
-    The numbers follow from `seed`. So a model and its narrower copy, which draw the same numbers in other shapes, can be
-    compared; dropout drops nothing.
+    The numbers follow from `seed`. So a model and its narrower copy, which draw the same numbers in other shapes, can
+    be compared; dropout drops nothing.
     """
 
     def __init__(self, seed: int):

@@ -57,7 +57,7 @@ def _export(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], se
 
 
 class Watched(TorchDispatchMode):
-    """One run of a copy of a model: the `operations`, with the parameters that they read, the `code` and the `packing`."""
+    """One run of a copy of a model: the `operations`, with the parameters they read, the `code` and the `packing`."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__()

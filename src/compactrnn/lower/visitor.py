@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
+from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import Trace, operation
-from ..graph.units import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..runtime.program import Ref
 from .builder import Builder, Value
 from .moves import Moved, Mover
