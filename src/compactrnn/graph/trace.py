@@ -62,7 +62,7 @@ class Leaf:
         return [output, *(self.cells[i][d].state_sizes()[s] for i, d, s in self.slots())]
 
     def run(self, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
-        """The layer by its cells, a step at a time: x is (sum of batch_sizes, input), step t has batch_sizes[t] rows."""
+        """The layer by its cells, a step at a time; x: (sum of batch_sizes, input), step t has batch_sizes[t] rows."""
         flat, after = iter(states), []
         batch = batch_sizes[0]
         for row in self.cells:
