@@ -39,8 +39,9 @@ def train(
     from ..training.train import train as run
 
     out = Path("runs") / recipe.stem if out is None else out
+    checked = load_recipe(recipe, set_ or ())
     with Bar() as bar:
-        result = run(load_recipe(recipe, set_ or ()), out, resume=resume, progress=bar)
+        result = run(checked, out, resume=resume, progress=bar)
     if json:
         print_json({"out": str(out), **result})
         return

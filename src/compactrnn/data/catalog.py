@@ -106,7 +106,9 @@ def download(remote: Remote, target: Path) -> Path:
         return target
     try:
         with urllib.request.urlopen(remote.url, timeout=60) as response:
-            content = response.read(_MAX_BYTES + 1)
+            content, missing = response.read(_MAX_BYTES + 1), getattr(response, "length", None)
+            if missing:
+                raise ConnectionError(f"{len(content)} bytes of {len(content) + missing}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         got = f"{reason} ({type(error).__name__}) from {remote.url}"

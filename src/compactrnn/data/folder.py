@@ -17,6 +17,7 @@ def data_folder() -> Path:
     try:
         folder = Path(given).expanduser().absolute()
     except RuntimeError as error:
-        got = f"{given}, whose home folder is not known"
-        raise invalid(f"data folder ({name})", got=got, wanted="a folder", hint="set COMPACTRNN_DATA") from error
+        what = f"data folder, of {name}" if os.environ.get(name) else "data folder"
+        got = f"{given}, a home folder that is not known"
+        raise invalid(what, got=got, wanted="a folder", hint="set COMPACTRNN_DATA") from error
     return folder if name == "COMPACTRNN_DATA" else folder / "compactrnn"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import invalid
-from .bounds import Sequences, Steps
+from .bounds import STRICT, Sequences, Steps
 from .sequence import AbstractSequenceTask, generator
 
 UPDATES, PIECE = 1000, 50  # generated data has no end: an epoch is a thousand updates
@@ -25,6 +25,7 @@ class AddingData:
     valid: Sequences = 200
     test: Sequences = 1000
     name: Literal["adding"] = "adding"
+    __pydantic_config__ = STRICT
 
     def __post_init__(self):
         if self.steps < 2 or self.valid < 1 or self.test < 1:

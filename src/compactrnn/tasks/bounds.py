@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 MOST = 2**31 - 1
+STRICT: Any = {"extra": "forbid"}  # as __pydantic_config__ of a dataclass: no key that it does not have
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import invalid
-from .bounds import Sequences, Size, Steps
+from .bounds import STRICT, Sequences, Size, Steps
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
@@ -27,6 +27,7 @@ class FirstSymbolData:
     valid: Sequences = 32
     test: Sequences = 128
     name: Literal["first_symbol"] = "first_symbol"
+    __pydantic_config__ = STRICT
 
     def __post_init__(self):
         if min(self.steps, self.size, self.valid, self.test) < 1:

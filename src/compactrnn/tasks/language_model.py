@@ -16,7 +16,7 @@ from .._errors import invalid
 from ..data import load_corpus
 from ..layers import detach
 from .base import AbstractTask
-from .bounds import Count, Word
+from .bounds import STRICT, Count, Word
 from .quality import METRIC, from_nats
 from .recurrent_lm import LanguageModel, LanguageModelOptions
 from .vocabulary import Vocabulary
@@ -30,6 +30,7 @@ class LanguageModelData:
     level: Literal["character", "word"] = "character"
     minimum_count: Count = 1
     name: Literal["language_model"] = "language_model"
+    __pydantic_config__ = STRICT
 
 
 class LanguageModelTask(AbstractTask):

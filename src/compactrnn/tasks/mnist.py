@@ -13,7 +13,7 @@ from torch import Tensor
 from .._errors import invalid
 from ..data import load_mnist
 from ..data.mnist import Mnist
-from .bounds import Count, LegacySeed
+from .bounds import STRICT, Count, LegacySeed
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
@@ -31,6 +31,7 @@ class MnistData:
     permutation_seed: LegacySeed = 92916
     train: Count = 55_000
     name: Literal["mnist"] = "mnist"
+    __pydantic_config__ = STRICT
 
     def __post_init__(self):
         if not 1 <= self.train <= 55_000:

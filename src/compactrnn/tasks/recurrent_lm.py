@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import isabstract
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .. import layers, weights
 from .._errors import invalid
 from .base import AbstractModel
-from .bounds import Bound, Flag, Layers, Option, ShareBelow1, Size, Word
+from .bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class LanguageModelOptions:
     init: Bound | Literal["orthogonal"] | None = None
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
+    __pydantic_config__ = STRICT
 
 
 class LanguageModel(AbstractModel):
@@ -101,7 +103,7 @@ def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
     if options.cell not in ("LSTM", "GRU", "RNN"):
         raise invalid("model.cell", got=repr(options.cell), wanted="LSTM, GRU or RNN")
     between = options.dropout if len(sizes) > 1 else 0.0
-    specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
+    specs = weight_specs(options)
     same = len(set(sizes)) == 1
     kind = getattr(layers, options.cell)
     hidden = sizes[0] if same else list(sizes)
@@ -121,6 +123,18 @@ def _orthogonal(recurrent: nn.Module) -> None:
             (nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_)(gate)
 
 
+def weight_specs(options: Any) -> dict[str, weights.WeightSpec]:
+    """Those that a section `[model]` names, as arguments of a layer."""
+    specs = {}
+    for name in ("input_weight", "hidden_weight"):
+        if table := getattr(options, name):
+            try:
+                specs[name] = weight_spec(table)
+            except ValueError as error:
+                raise ValueError(f"model.{name}: {error}") from None
+    return specs
+
+
 def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:
     """The weight specification that a recipe's table names.
 
@@ -130,7 +144,7 @@ def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:
     arguments = dict(table)
     kind = arguments.pop("kind", None)
     found = getattr(weights, str(kind), None)
-    if not (isinstance(found, type) and issubclass(found, weights.WeightSpec)):
+    if not (isinstance(found, type) and issubclass(found, weights.WeightSpec)) or isabstract(found):
         raise invalid("weight kind", got=repr(kind), wanted="the name of a weight of compactrnn, such as LowRank")
     try:
         return found(**arguments)

@@ -13,8 +13,8 @@ from .. import cells, layers
 from .._errors import invalid
 from ..cells.base import AbstractCell
 from .base import AbstractModel
-from .bounds import Flag, Layers, Option, ShareBelow1, Word
-from .recurrent_lm import weight_spec
+from .bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
+from .recurrent_lm import weight_specs
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class SequenceModelOptions:
     last_cell_options: Mapping[str, Option] = field(default_factory=dict)
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
+    __pydantic_config__ = STRICT
 
 
 class SequenceModel(AbstractModel):
@@ -163,7 +164,7 @@ def _drop_units(x: Tensor, probability: float) -> Tensor:
 
 
 def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:
-    specs = {n: weight_spec(t) for n in ("input_weight", "hidden_weight") if (t := getattr(options, n))}
+    specs = weight_specs(options)
     cell_options = {name: None if value == "none" else value for name, value in cell_options.items()}
     fused = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.RNN}.get(options.cell)
     try:

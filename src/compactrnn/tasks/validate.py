@@ -33,7 +33,7 @@ def problems(error: ValidationError) -> str:
 
 def _sentence(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
     given = problem["input"]
     shown = not (isinstance(given, (Mapping, BaseModel)) or is_dataclass(given))
     text = repr(given) if shown else ""

@@ -32,6 +32,12 @@ class WeightAverage:
         for average, parameter in zip(self.weights, model.parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)
 
+    def load(self, weights: list[Tensor]) -> None:
+        """Continue from these."""
+        if [w.shape for w in weights] != [w.shape for w in self.weights]:
+            raise ValueError("the average is of another model's weights")
+        self.weights = weights
+
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """The model with the average as its weights, for a while."""

@@ -18,6 +18,11 @@ from ..tasks.validate import validated
 
 def build_model(task: AbstractTask, options: Any, copies: int = 1) -> Any:
     """The model of `options`; `ValueError` before anything is allocated that would not fit `copies` times."""
+    try:
+        with torch.device("meta"), _Budget(copies):
+            task.build_model(options)
+    except (RuntimeError, NotImplementedError):
+        pass  # a cell that computes with its numbers: its tensors are counted as they come
     with _Budget(copies):
         return task.build_model(options)
 

@@ -41,14 +41,15 @@ class Bar(Silent):
         self.label, self._line = "", None  # the label, if given, is shown instead of the phase
 
     def __enter__(self) -> Bar:
-        self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        if self._line is not None:
+            self._bar.stop()
 
     def begin(self, phase: str, total: int, done: int) -> None:
         """Add a line."""
+        self._bar.start()
         self._line = self._bar.add_task(self.label or phase, total=total, completed=done, loss="", quality="")
 
     def advance(self, done: int, loss: float) -> None:

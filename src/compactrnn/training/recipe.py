@@ -13,6 +13,7 @@ from pydantic import Field
 from .._errors import invalid
 from .._files import read_file
 from ..tasks.bounds import (
+    STRICT,
     Count,
     CountFrom0,
     Finite,
@@ -28,7 +29,6 @@ from ..tasks.table import DEFAULT, TASKS
 from ..tasks.validate import validated
 from .phase_names import PhaseName, check_apart
 
-_STRICT = {"extra": "forbid"}  # pydantic hands it on to the dataclasses within a recipe
 _MAX_BYTES = 1 << 20
 Data = TypeVar("Data")
 Model = TypeVar("Model")
@@ -163,7 +163,7 @@ class Recipe(Generic[Data, Model]):
     task: Data
     model: Model
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT  # pydantic hands it on to the dataclasses within a recipe
 
     def __post_init__(self):
         if not self.phases:

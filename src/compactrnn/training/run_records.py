@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from ..tasks.bounds import CountFrom0, PositiveOrZero
@@ -12,6 +12,16 @@ from ..tasks.bounds import CountFrom0, PositiveOrZero
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def _tensors(nest: Any) -> Any:
+    """None, or tensors in lists and tuples."""
+    if isinstance(nest, (list, tuple)):
+        for inner in nest:
+            _tensors(inner)
+    elif nest is not None and not isinstance(nest, Tensor):
+        raise ValueError("input should be tensors")
+    return nest
 
 
 class Config(_Record):
@@ -61,11 +71,42 @@ class Seconds(_Record):
     cpu_seconds: PositiveOrZero
 
 
+class Rate(_Record):
+    """The state of a learning rate; `best` is infinite before the first evaluation."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    scale: PositiveOrZero
+    best: float
+    waited: CountFrom0
+
+
+class PhaseState(_Record):
+    """What a checkpoint holds of the phase that was running."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    update: CountFrom0
+    model: dict[str, Tensor]
+    best_weights: dict[str, Tensor] | None
+    best: float
+    average: list[Tensor] | None
+    waited: CountFrom0
+    solved: CountFrom0
+    optimizer: dict[str, Any]
+    rate: Rate
+    states: Annotated[Any, AfterValidator(_tensors)]
+    teacher_states: Annotated[Any, AfterValidator(_tensors)]
+    loss_sum: float
+    loss_count: CountFrom0
+    pruner: dict[str, Any] | None
+
+
 class Checkpoint(_Record):
     """The tree in `checkpoint.safetensors`; what lies deeper is checked by those who take it over."""
 
     phase: CountFrom0
-    run: dict[str, Any] | None
+    run: PhaseState | None
     model: dict[str, Tensor] | None
     model_options: dict[str, Any]
     updates: dict[str, CountFrom0]
