@@ -10,6 +10,10 @@ from ._errors import invalid
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+class NotEnoughMemory(ValueError):
+    """Something would need more memory than there is; nothing of it was allocated."""
+
+
 def available_memory() -> int | None:
     """Bytes that this process can still get: of the machine, its control group and its own limit; None if unknown."""
     found = [n for n in (_machine(), _control_group(), _own_limit()) if n is not None]
@@ -21,7 +25,7 @@ def check_memory(needed: int, what: str, hint: str = "", available: int | None =
     available = available_memory() if available is None else available
     if available is not None and needed > available:
         wanted = f"at most the {_gigabytes(available)} that are free"
-        raise invalid(what, got=f"{_gigabytes(needed)} of memory", wanted=wanted, hint=hint)
+        raise NotEnoughMemory(str(invalid(what, got=f"{_gigabytes(needed)} of memory", wanted=wanted, hint=hint)))
 
 
 def _gigabytes(count: int) -> str:

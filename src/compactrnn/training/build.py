@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._errors import ModelFileError
-from .._memory import available_memory, check_memory
+from .._memory import NotEnoughMemory, available_memory, check_memory
 from ..tasks.base import AbstractTask
 from ..tasks.validate import validated
 
@@ -21,8 +21,10 @@ def build_model(task: AbstractTask, options: Any, copies: int = 1) -> Any:
     try:
         with torch.device("meta"), _Budget(copies):
             task.build_model(options)
-    except (RuntimeError, NotImplementedError):
-        pass  # a cell that computes with its numbers: its tensors are counted as they come
+    except NotEnoughMemory:
+        raise
+    except Exception:
+        pass  # a cell that computes with its numbers is counted as its tensors come; other reasons come again
     with _Budget(copies):
         return task.build_model(options)
 
