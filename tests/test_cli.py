@@ -83,6 +83,9 @@ def test_info_counts_what_is_there(trained):
     assert run["parameters"] == record["parameters"] == sum(layer["parameters"] for layer in run["layers"])
     file = call_json("info", folder / "model.crnn")
     assert file["bytes"] == packed["bytes"] and file["macs_per_step"] == sum(layer["MACs"] for layer in file["layers"])
+    assert all(layer["name"] for layer in file["layers"]) and set(packed["types"]) == {
+        layer["name"] for layer in file["layers"]
+    }
     assert "affine" in call("info", folder / "model.crnn").stdout
 
 
@@ -126,6 +129,8 @@ def test_data_commands(monkeypatch, tmp_path):
         (("eval", "{folder}"), "config.json"),
         (("pack", "{folder}/recipe.toml", "{folder}/x.crnn"), "wanted a run folder"),
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int3"), "int3"),
+        (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,nothing=float32"), "unknown name 'nothing'"),
+        (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,int4"), "int8,int4"),
         (("bench", "{folder}/run", "--against", "tensorflow"), ", ".join(PEERS)),
         (("bench", "{folder}/model.crnn", "--against", "torch"), "wanted a run folder"),
         (("bench", "{folder}/model.crnn", "--steps", "1,x"), "whole numbers"),

@@ -1,7 +1,7 @@
 """`compactrnn pack`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,26 +14,43 @@ def pack(
     run: Annotated[Path, typer.Argument(help="A run folder that train wrote.")],
     out: Annotated[Path, typer.Argument(help="The file to write, such as model.crnn.")],
     weights: Annotated[
-        Literal["float32", "int8", "int4", "auto"], typer.Option(help="How numbers are stored.")
+        str, typer.Option(help="How numbers are stored: float32, int8, int4 or auto, or by name: int8,head=float32.")
     ] = "int8",
     json: JsonFlag = False,
 ) -> None:
     """Turn a trained model into one file for the native engine.
 
     The program is checked against torch first; other than float32, the error is measured on validation data. With auto
-    a matrix is int8, or int4 where that makes the model fit a cache; info shows which is which.
+    a matrix is int8, or int4 where that makes the model fit a cache; info shows names, and which is which.
 
     Example:
 
         compactrnn pack runs/tiny tiny.crnn --weights int8
     """
+    types = _weight_types(weights)
     check_writable(out, "model file")
     if not run.is_dir():
         raise invalid("model", got=str(run), wanted="a run folder that train wrote")
     from ..training.pack_run import pack_run
 
-    record = pack_run(run, out, weights)
+    record = pack_run(run, out, types)
     if json:
         print_json(record)
     else:
         print_record(str(out), record)
+
+
+def _weight_types(text: str) -> str | dict[str, str]:
+    """`int8`, or `int8,head=float32` as a dict of types by name, checked.
+
+    >>> _weight_types("int8,head=float32")
+    {'*': 'int8', 'head': 'float32'}
+    """
+    from ..runtime.storage import WeightTypes
+
+    pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+    types = {name or "*": kind for name, kind in pairs}
+    if len(types) < len(pairs):
+        raise invalid("--weights", got=repr(text), wanted="each name once, and one type for all others")
+    WeightTypes.of(types)
+    return types["*"] if list(types) == ["*"] else types

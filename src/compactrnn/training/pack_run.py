@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from ..lower import pack
 from ..tasks.base import AbstractModel, AbstractTask
 from .run_folder import RunFolder
 
+WeightsByName = str | Mapping[str, str]
 
-def pack_run(run: str | Path, out: str | Path, weights: str) -> dict[str, Any]:
+
+def pack_run(run: str | Path, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
     """Pack the model that a run ended with; returns what was measured."""
     model, task, _ = RunFolder(Path(run)).load()
     return pack_model(model, task, out, weights)
 
 
-def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: str) -> dict[str, Any]:
+def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
     """Pack a model, what its task must know as metadata, the error measured on the task's calibration inputs."""
     report = pack(
         model.eval(),
