@@ -4,7 +4,17 @@
  *     int code = cr_open(&model, file, file_bytes, NULL);          // file: 64-byte aligned, kept by the caller
  *     void *block = aligned_alloc(64, cr_block_size(&model));      // one per stream: plain memory, memcpy copies it
  *     cr_reset(&model, block);
- *     code = cr_step(&model, block, inputs, outputs);              // as often as you like */
+ *     code = cr_step(&model, block, inputs, outputs);              // as often as you like
+ *
+ * Numbers: the same file and inputs give the same outputs, bit for bit, on every instruction set, if the library is compiled
+ * with arithmetic as IEEE 754 has it: no -ffast-math, no contraction of a * b + c (-ffp-contract=off), no extended precision
+ * (on 32-bit x86: -msse2 -mfpmath=sse). What a macro tells of that is an error when compiling; the rest is CR_ERROR_ARITHMETIC
+ * from cr_open. Rounding to nearest and the flushing of subnormal numbers to zero are set while the core runs, and restored,
+ * on x86 and 64-bit Arm. Elsewhere (WebAssembly, 32-bit Arm, RISC-V) it runs in the mode that it finds: there rounding to
+ * nearest is the caller's to keep, and results in which subnormal numbers occur (below 1.2e-38) may differ in them.
+ *
+ * Memory: a file may ask for much more than its own size. cr_block_size and cr_workspace_size say how much, and cr_step_work
+ * how long a step takes, before anything is allocated or run: refuse what is beyond your limits. */
 #ifndef CR_H
 #define CR_H
 
@@ -83,11 +93,11 @@ uint64_t cr_step_work(const cr_model *model);
 /* Whether the model needs whole sequences. */
 int cr_is_offline(const cr_model *model);
 
-/* Start anew: states as the file says, everything else zero. */
+/* Reset the stream: states as the file says, everything else zero. */
 void cr_reset(const cr_model *model, void *block);
 
 /* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float, which do
- * not overlap the inputs. Bit for bit the same as so many single steps. A NaN in the outputs is always the same NaN.
+ * not overlap the inputs or each other. Bit for bit the same as so many single steps. A NaN in the outputs is always the same NaN.
  * Returns CR_OK, or CR_ERROR_TOKEN or CR_ERROR_OFFLINE and nothing was run. */
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
 int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);

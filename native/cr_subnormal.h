@@ -8,7 +8,8 @@
 #include <xmmintrin.h>
 #endif
 
-/* Subnormals cost a hundred times a normal operation, so they are flushed while we run. */
+/* Subnormals cost a hundred times a normal operation, so they are flushed while we run, in the one rounding mode that results
+ * are defined for. Machines without such a control, and those whose control is not known here, run as they are: see cr.h. */
 static inline uint64_t cr_flush_subnormals(void)
 {
 #if defined(__SSE2__) || defined(_M_X64)

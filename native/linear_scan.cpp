@@ -10,8 +10,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -21,6 +19,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "parallel.h"
 
 #if defined(__clang__)
 #define SCAN_UNROLL _Pragma("clang loop unroll(full)")
@@ -125,15 +125,6 @@ void prefer_large_pages(float *memory, size_t floats)
 #else
     (void)memory, (void)floats;
 #endif
-}
-
-void in_parallel(ptrdiff_t tasks, const std::function<void(ptrdiff_t)> &task)
-{
-    std::vector<std::thread> others;
-    others.reserve(tasks);
-    for (ptrdiff_t i = 1; i < tasks; i++) others.emplace_back(task, i);
-    task(0);
-    for (std::thread &other : others) other.join();
 }
 
 // Whether the caches cannot hold what is written, and all vectors of it are aligned.

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -185,3 +188,23 @@ def test_wrong_dtypes_are_named():
 
 def test_no_columns():
     assert linear_scan(torch.ones(0), torch.ones(5, 2, 0), torch.ones(2, 0)).shape == (5, 2, 0)
+
+
+def test_works_where_no_thread_can_be_started():
+    """As many threads as asked for, or fewer: here the address space has no room for the stack of one."""
+    script = """
+import importlib.util, resource, sys
+import numpy as np
+spec = importlib.util.spec_from_file_location("_linear_scan", sys.argv[1])
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+decay, x = np.full((5, 64), 0.5, np.float32), np.ones((5, 64), np.float32)
+first, h = np.zeros(64, np.float32), np.empty_like(x)
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 20), now + (1 << 20)))
+native.states(*(a.ctypes.data if i != 1 else a for i, a in enumerate((decay, False, x, first, h))), 5, 64, False, 4)
+print(h[:, 0].tolist())
+"""
+    command = [sys.executable, "-c", script, _linear_scan.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[1.0, 1.5, 1.75, 1.875, 1.9375]"

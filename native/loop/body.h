@@ -24,6 +24,8 @@ CR_INLINE void loop_map(enum loop_code code, int operands, const loop_op *op, fl
                         const float *c, size_t rows)
 {
     cr_v none = v_splat(0.0f);
+    if (operands < 2) b = a; /* what is not read has no address */
+    if (operands < 3) c = a;
     for (size_t r = 0; r < rows; r++) {
         size_t j = 0;
         for (; j + LANES <= op->width; j += LANES)
@@ -35,7 +37,8 @@ CR_INLINE void loop_map(enum loop_code code, int operands, const loop_op *op, fl
                                 operands > 2 ? v_load_some(c + j, n, 0.0f) : none);
             v_store_some(to + j, y, n);
         }
-        to += op->to.row, a += op->a.row, b += op->b.row, c += op->c.row;
+        to += op->to.row, a += op->a.row;
+        b += operands > 1 ? op->b.row : op->a.row, c += operands > 2 ? op->c.row : op->a.row;
     }
 }
 
@@ -126,8 +129,10 @@ static void loop_gather(const loop_op *ops, size_t count)
             }
 }
 
+/* NULL where the operation has no such operand. */
 CR_INLINE float *loop_at(const loop_place *place, size_t t, size_t row)
 {
+    if (!place->base) return NULL;
     return place->base + (ptrdiff_t)t * place->time + (ptrdiff_t)row * place->tile;
 }
 

@@ -9,12 +9,12 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cr_format.h"
 #include "cr_subnormal.h"
 #include "loop.h"
+#include "parallel.h"
 
 namespace nb = nanobind;
 
@@ -87,15 +87,12 @@ public:
         size_t share = (rows + std::max<size_t>(threads, 1) - 1) / std::max<size_t>(threads, 1);
         share = (share + 3) / 4 * 4; // four rows at least share a read of the matrices
         for (size_t first = 0; first < rows; first += share) workers.push_back(worker(first, std::min(first + share, rows)));
-        auto work = [&](Worker &worker) {
+        in_parallel(workers.size(), [&](size_t number) {
+            Worker &worker = workers[number];
             uint64_t before = cr_flush_subnormals();
             run_(worker.ops.data(), worker.ops.size(), steps, backwards, worker.first, worker.end);
             cr_restore_subnormals(before);
-        };
-        std::vector<std::thread> others;
-        for (size_t i = 1; i < workers.size(); i++) others.emplace_back(work, std::ref(workers[i]));
-        if (!workers.empty()) work(workers[0]);
-        for (auto &thread : others) thread.join();
+        });
         for (size_t i = 0; i < table_.shape(0); i++)
             if (row(i)[CODE] == LOOP_SUM)
                 for (auto &worker : workers)

@@ -12,7 +12,7 @@
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
             fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                    \
-            exit(1);                                                                                                   \
+            abort();                                                                                                   \
         }                                                                                                              \
     } while (0)
 
