@@ -110,7 +110,7 @@ class GroupLasso:
         _mask_(model)
         self._trace = follow(model, self.example_inputs)
         self._units = find_units(self._trace, self.example_inputs)
-        dry_run(model, self._trace, self._units, self.example_inputs)
+        self._units = dry_run(model, self._trace, self._units, self.example_inputs)
         self.groups = find_groups(model, self._trace, self._units)
         self.count = 0
         self._out = [torch.zeros(g.count, dtype=torch.bool, device=g.device) for g in self.groups]

@@ -136,7 +136,7 @@ class Group:
     def fade_(self, factors: Tensor) -> None:
         """Scale the outgoing weights of unit k by `factors[k]`; where not all are known, its incoming ones.
 
-        A unit that would not be zero without incoming weights, as it starts from a given state, has both scaled.
+        Both, where a unit without incoming weights may still be more than zero: it starts from a state that is given.
         """
         written = self.escaped.to(factors.device)
         read = ~written | self.given.to(factors.device)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from ..graph.copy import copy_module
 
 
 @torch.no_grad()
@@ -52,7 +53,7 @@ def _cut_slot(
     optimizer: Optimizer, model: nn.Module, slot: str, cut: Callable[[nn.Module], nn.Module]
 ) -> dict[str, Tensor]:
     """One moment of all parameters, cut."""
-    twin = copy.deepcopy(model)
+    twin = copy_module(model)
     for (_, parameter), (_, stand_in) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
         value = optimizer.state.get(parameter, {}).get(slot)
         stand_in.data.copy_(value if value is not None else torch.zeros_like(parameter))

@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 
+class CannotCut(ValueError):
+    """Different columns of one tensor would have to be cut."""
+
+
 def shared_parameters(model: nn.Module) -> list[list[str]]:
     """The names of each parameter that has more than one."""
     names: dict[int, list[str]] = {}
@@ -18,7 +22,7 @@ def share_(model: nn.Module, shared: list[list[str]]) -> None:
     """Make each group of names one parameter again; its copies have been cut one by one.
 
     Raises:
-        ValueError: they have been cut differently.
+        CannotCut: they have been cut differently.
     """
     for names in shared:
         first, *others = dict.fromkeys(found for name in names if (found := _stored(model, name)) is not None)
@@ -26,7 +30,7 @@ def share_(model: nn.Module, shared: list[list[str]]) -> None:
         for name in others:
             other = model.get_parameter(name)
             if other.shape != one.shape or not torch.equal(other.nan_to_num(), one.nan_to_num()):
-                raise ValueError(f"{first} and {name} are one parameter, of which different columns would be cut")
+                raise CannotCut(f"{first} and {name} are one parameter, of which different columns would be cut")
             path, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(path), attribute, one)
 

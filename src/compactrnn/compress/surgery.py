@@ -11,12 +11,12 @@ from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
 from ..graph.trace import Leaf, Trace
 from ..graph.units import Units
-from ..layers import cells_of, convert_, narrow_
+from ..layers import cells_of, narrow_
 from .compare import Comparison
 from .dead import find_dead as find_dead
 from .groups import Group, original
 from .scatter import Scattered
-from .sharing import share_, shared_parameters
+from .sharing import CannotCut, share_, shared_parameters
 
 
 @dataclass
@@ -70,8 +70,8 @@ def shrink(
         try:
             small = apply(plan, model)
             reasons.append(comparison.difference(small))
-        except UnsupportedModelError:
-            raise
+        except CannotCut as error:
+            reasons.append(str(error))
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
         return None if reasons[-1] else (small, plan)
@@ -85,9 +85,8 @@ def shrink(
     if found is None:
         names = ", ".join(sorted({m.leaf.name or "the model" for g in groups for m in g.members}))
         raise UnsupportedModelError(
-            f"{type(model).__name__}: no smaller model gives the same outputs ({reasons[-1]}): its code depends on the"
-            f" sizes or the weights of {names} in a way that its graph does not show, or the units that a cell declares"
-            " are not independent, which CellContract shows"
+            f"{type(model).__name__}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
+            f" {names}; exclude the layer of which the code of the model needs all units"
         )
     return found
 
@@ -103,18 +102,16 @@ def _clusters(groups: list[Group]) -> list[set[int]]:
 
 def apply(plan: Plan, model: nn.Module) -> nn.Module:
     """A copy of `model` with the dead units of `plan` cut out."""
-    small = convert_(copy_module(model))
+    small = copy_module(model)
     shared = shared_parameters(small)
     leaves = {m.leaf.key: m.leaf for g in plan.groups for m in g.members} | {
         c.leaf.key: c.leaf for c in plan.units.consumers
     }
-    wraps = [
-        (leaf, layer, scattered) for leaf in leaves.values() for layer, scattered in [_cut_layer(small, leaf, plan)]
-    ]
+    cut = [_cut_layer(small, leaf, plan) for leaf in leaves.values()]
     for name in {use.name for use in (*plan.units.readers, *plan.units.followers)}:
         _cut_tensor(small, name, plan)
     share_(small, shared)
-    for _, layer, scattered in wraps:
+    for layer, scattered in cut:
         if scattered is not None:
             small = _replace(small, layer, scattered)
     return small
@@ -127,7 +124,7 @@ def _cut_layer(small: nn.Module, leaf: Leaf, plan: Plan) -> tuple[nn.Module, nn.
     uses = [c.labels for c in plan.units.consumers if c.leaf.key == leaf.key]
     cut = plan.cut(uses) if uses else None
     if uses and cut is None:
-        raise ValueError(f"{leaf.name} is used twice, with different columns to cut")
+        raise CannotCut(f"{leaf.name} is used twice, and of its input different columns would be cut")
     keep = [plan.kept(leaf.key, i) for i in range(len(cells))]
     inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
     scattered = Scattered(layer, keep, plan.idles(leaf.key)) if leaf.key in plan.scattered else None
@@ -141,7 +138,7 @@ def _cut_tensor(model: nn.Module, name: str, plan: Plan) -> None:
     uses = [use for use in (*plan.units.readers, *plan.units.followers) if use.name == name]
     cut = plan.cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
     if cut is None or (cut.any() and name in plan.units.pinned):
-        raise ValueError(f"{name} is read in several ways, with different columns to cut")
+        raise CannotCut(f"{name} has several uses, of which different columns would be cut")
     if not cut.any():
         return
     path, _, attribute = name.rpartition(".")

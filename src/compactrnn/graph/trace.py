@@ -62,7 +62,7 @@ class Leaf:
         return [output, *(self.cells[i][d].state_sizes()[s] for i, d, s in self.slots())]
 
     def run(self, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
-        """The layer by its cells, a step at a time; x: (sum of batch_sizes, input), step t has batch_sizes[t] rows."""
+        """The layer by its cells, step by step: x is (sum of batch_sizes, input), batch_sizes[t] rows in step t."""
         flat, after = iter(states), []
         batch = batch_sizes[0]
         for row in self.cells:
@@ -107,7 +107,7 @@ def _(key: int, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list
 RECURRENT = frozenset([torch.ops.compactrnn.recurrent.default, torch.ops.compactrnn.recurrent_packed.default])
 
 
-def _leaf_forward(module: nn.Module, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+def _leaf_forward(module: nn.Module, input: Any, hx: Any = None) -> tuple[Any, Any]:
     """Stands for the layer's own `forward`: its calling convention around the one operation."""
     leaf: Leaf = module._leaf  # pyright: ignore
     if isinstance(input, PackedSequence) and (batch_sizes := followed_batch_sizes(input)):
@@ -169,6 +169,7 @@ class Trace:
     model: nn.Module
     training: Trace | None = None  # the graph in train mode, on the same leaves
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
+    whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
 
     def interpret(self, visit: Callable[[torch.fx.Node, tuple, dict], Any], initial: dict[str, Any]) -> dict[str, Any]:
         """Run the nodes in order: `visit(node, args, kwargs)` with node arguments replaced by earlier results."""
@@ -190,7 +191,7 @@ class Trace:
         entries = [_state_entries(o) for o in outputs]
         returned = {e for found in entries for e in found}
         flags = [bool(found) and self._kind(found[0]) <= returned for found in entries]
-        return flags if not all(flags) else [False] * len(flags)
+        return flags if not all(flags) and not self.whole_states else [False] * len(flags)
 
     def _kind(self, entry: tuple[str, int, int]) -> set[tuple[str, int, int]]:
         """All flat states of the same kind (h, or c) of the same call of a layer."""

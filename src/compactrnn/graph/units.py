@@ -109,7 +109,7 @@ def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:
                     readers[id(trace.model.get_parameter(name))] = graph.module_of(node)  # pyright: ignore
     for key, leaf in trace.leaves.items():
         if key not in run:
-            units.kept[key] = "forward does not run it on these inputs"
+            units.kept[key] = "forward does not run it on example_inputs, so what reads it is not known"
         for name, parameter in leaf.module.named_parameters():
             if id(parameter) in readers:
-                units.kept[key] = f"{readers[id(parameter)]} uses its {name} directly"
+                units.kept[key] = f"{readers[id(parameter)]} computes with its {name} itself, which would change"
