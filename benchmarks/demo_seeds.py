@@ -2,8 +2,8 @@
 
 python benchmarks/demo_seeds.py [--seeds 0 1 2] [--runs runs/seeds] [--out benchmarks/results/demo.json]
 
-Runs `compactrnn demo --seed S` for each seed (about five minutes each; what was done before is not done again), keeps
-every report, and prints the medians as a Markdown table.
+Runs `compactrnn demo --train --seed S` for each seed (about five minutes each; what was done before is not done again),
+keeps every report, and prints the medians as a Markdown table.
 """
 
 import argparse
@@ -18,7 +18,8 @@ def report_of(seed: int, folder: Path) -> dict:
     """One demo, run or read."""
     out = folder / str(seed)
     if not (out / "report.json").exists():
-        subprocess.run([sys.executable, "-m", "compactrnn", "demo", "--seed", str(seed), "--out", str(out)], check=True)
+        command = [sys.executable, "-m", "compactrnn", "demo", "--train", "--seed", str(seed), "--out", str(out)]
+        subprocess.run(command, check=True)
     return json.loads((out / "report.json").read_text(encoding="utf-8"))
 
 

@@ -1,6 +1,6 @@
 """What whole numbers cost: the test quality of trained models on the engine, by how their weights are stored.
 
-    compactrnn demo
+    compactrnn demo --train
     compactrnn train recipes/ptb-small.toml --out runs/ptb-small
     python benchmarks/quality.py runs/demo/runs/compact runs/ptb-small --out benchmarks/results/quality.json
 

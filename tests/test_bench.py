@@ -144,11 +144,10 @@ def test_interrupted_it_keeps_what_was_measured(monkeypatch, tmp_path):
     assert "interrupted" in result.stderr and report["interrupted"] and len(report["rows"]) == 1
 
 
-def test_the_standard_set_goes_on_without_a_demo(monkeypatch, tmp_path):
+def test_the_demos_models_are_at_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compactrnn.report.bench.subjects.STANDARD", ("demo:runs/demo", "gru:4-8"))
-    result = call("--against", "", "--steps", 1, "--weights", "float32", "--rounds", 3)
-    assert "compactrnn demo --out runs/demo" in " ".join(result.stderr.split()) and "gru:4-8" in result.stdout
+    result = call("demo", "--against", "", "--steps", 1, "--weights", "float32", "--rounds", 3)
+    assert "demo: compact, peers dense" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_the_standard_set_goes_on_without_a_demo(monkeypatch, tmp_path):
         (("lstm:4-8", "--weights", "int3"), "wanted some of int8"),
         (("lstm:4-8", "--against", "tensorflow"), ", ".join(PEERS)),
         (("lstm:4-8", "--steps", "0"), "whole numbers"),
-        (("demo:nowhere",), "compactrnn demo --out nowhere"),
+        (("demo:nowhere",), "compactrnn demo --train --out nowhere"),
         (("missing.crnn",), "missing.crnn"),
     ],
 )

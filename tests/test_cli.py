@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 from compactrnn.cli.app import app
 from compactrnn.report.bench import PEERS
-from compactrnn.report.demo import demo_recipe
+from compactrnn.report.demo import demo_recipe, estimated_seconds, run_training
 from compactrnn.report.demo import run as run_demo
+from compactrnn.report.demo.models import SHIPPED
 from compactrnn.report.demo.show import show
 
 RECIPE = """
@@ -204,7 +206,33 @@ def test_ctrl_c_is_code_130_and_resume_finishes(trained, tmp_path):
     assert not (out / "result.json").exists()
 
 
-def test_demo_goes_through_with_a_small_recipe(tmp_path):
+def test_demo_with_the_models_of_the_package(tmp_path):
+    """Evaluated live, the models are as good as their card says, and their files are those of the card."""
+    report = run_demo(tmp_path, rounds=2)
+    card = (SHIPPED / "CARD.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("| bits per character, test part, engine"))
+    stated = dict(zip(("dense", "compact"), map(float, line.split("|")[2:4]), strict=True))
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["dense", "compact"] and rows["compact"]["hidden"] == [122, 122]
+    for name, row in rows.items():
+        assert row["engine_bits_per_character"] == pytest.approx(stated[name], abs=1e-3)
+        assert row["bits_per_character"] == pytest.approx(stated[name], abs=2e-3)
+        assert row["microseconds_per_step"]["torch"] > 0 and (tmp_path / f"{name}.crnn").stat().st_size == row["bytes"]
+        assert hashlib.sha256((SHIPPED / f"{name}.safetensors").read_bytes()).hexdigest() in card
+    assert report["sample"].startswith("Alice ") and "<svg" in (tmp_path / "quality.svg").read_text()
+    assert rows["compact"]["recurrent_parameters"] < 0.25 * rows["dense"]["recurrent_parameters"]
+    console = Console(record=True, width=150)
+    show(report, console)
+    text = console.export_text()
+    assert "compact has 24.7% of the recurrent parameters" in text and "scratch" not in text
+
+
+def test_demo_has_seeds_for_training_only(tmp_path):
+    assert "--train" in call("demo", "--seed", 1, "--out", tmp_path / "new", code=2).stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_demo_trains_with_a_small_recipe(tmp_path):
     out = tmp_path / "demo"
     settings = ["model.hidden=[24, 24]", "model.embedding=8", "training.evaluate_every=20", "training.threads=1"]
     settings += ["training.precision=32-true", "training.checkpoint_every=10"]
@@ -214,7 +242,8 @@ def test_demo_goes_through_with_a_small_recipe(tmp_path):
     ]
     recipe = demo_recipe("compact", [*settings, *own])
     scratch = demo_recipe("from_scratch", settings)
-    report = run_demo(out, recipe, scratch, rounds=2)
+    assert 0 < estimated_seconds(recipe, scratch) < 600
+    report = run_training(out, recipe, scratch, rounds=2)
     rows = {row["name"]: row for row in report["rows"]}
     assert list(rows) == ["dense", "compact", "from_scratch"]
     assert rows["compact"]["updates"] == rows["from_scratch"]["updates"] == 100 and rows["dense"]["updates"] == 40
@@ -233,7 +262,7 @@ def test_demo_goes_through_with_a_small_recipe(tmp_path):
     assert "from scratch" in console.export_text()
     trained = (out / "runs" / "compact" / "model.safetensors").stat().st_mtime_ns
     assert (
-        run_demo(out, recipe, scratch, rounds=2)["rows"][1]["bits_per_character"]
+        run_training(out, recipe, scratch, rounds=2)["rows"][1]["bits_per_character"]
         == rows["compact"]["bits_per_character"]
     )
     assert (out / "runs" / "compact" / "model.safetensors").stat().st_mtime_ns == trained, "nothing is trained twice"

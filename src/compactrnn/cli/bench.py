@@ -38,7 +38,8 @@ def bench(
 
     - a run folder: its language model on its test text;
 
-    - demo:runs/demo: the compact model of `compactrnn demo` against others running the dense one;
+    - demo: the compact model of `compactrnn demo`, against others running the dense one (demo:FOLDER: of a
+      demo that trained there);
 
     - a .crnn file: ours alone.
 
@@ -113,13 +114,7 @@ def _measure(
         try:
             for done, name in enumerate(names):
                 show(done * len(counts), description=name)
-                try:
-                    one = subject(name, kinds)
-                except ValueError as error:
-                    if models or not name.startswith("demo:"):
-                        raise
-                    bar.console.print(sentence(f"left out: {error}"), markup=False, highlight=False)
-                    continue
+                one = subject(name, kinds)
                 for number, count in enumerate(counts, done * len(counts)):
                     show(number, description=f"{name}, {count} a call")
                     rows += measure(one, rivals, count, rounds, lambda part, begun=number: show(begun + part))

@@ -20,7 +20,7 @@ class Silent:
     def begin(self, phase: str, total: int, done: int) -> None:
         """A phase of `total` updates begins, or goes on after `done` of them."""
 
-    def advance(self, done: int, loss: float) -> None:
+    def advance(self, done: int, loss: float | None = None) -> None:
         """`done` updates are behind us; `loss` is the last one's."""
 
     def quality(self, text: str) -> None:
@@ -32,7 +32,7 @@ class Bar(Silent):
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True)
-        columns = ("[bold]{task.description}", "loss {task.fields[loss]}", "{task.fields[quality]}")
+        columns = ("[bold]{task.description}", "{task.fields[loss]}", "{task.fields[quality]}")
         before, loss, quality = (TextColumn(text) for text in columns)
         self._bar = Progress(
             before, BarColumn(), MofNCompleteColumn(), loss, quality, TimeElapsedColumn(), TimeRemainingColumn(),
@@ -52,10 +52,10 @@ class Bar(Silent):
         self._bar.start()
         self._line = self._bar.add_task(self.label or phase, total=total, completed=done, loss="", quality="")
 
-    def advance(self, done: int, loss: float) -> None:
+    def advance(self, done: int, loss: float | None = None) -> None:
         """Move the line on."""
         if self._line is not None:
-            self._bar.update(self._line, completed=done, loss=f"{loss:.3f}")
+            self._bar.update(self._line, completed=done, loss="" if loss is None else f"loss {loss:.3f}")
 
     def quality(self, text: str) -> None:
         """Show a validation result."""

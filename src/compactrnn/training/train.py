@@ -27,6 +27,7 @@ from .interrupt import stop_flag
 from .lock import locked
 from .memory import keep_freed_memory
 from .phase import PhaseRun
+from .precision import precision_here
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
 from .recipe import PhaseOptions, Recipe, recipe_from
@@ -81,7 +82,10 @@ class Trainer:
         training = recipe.training
         seed_everything(training.seed)
         self.task = build_task(recipe)
-        self.fabric = _fabric(training.accelerator, training.precision)
+        # on a resumed run what it began with, also where another processor goes on
+        begun = folder.read_config() if folder.config.exists() else {}
+        self.precision = begun.get("precision") or precision_here(training.accelerator, training.precision)
+        self.fabric = fabric_of(training.accelerator, self.precision)
         self.model_options: dict[str, Any] = asdict(recipe.model)
         on_cpu = training.accelerator == "cpu"
         copies = max(_numbers_per_weight(phase) for phase in recipe.phases.values()) if on_cpu else 1
@@ -211,8 +215,8 @@ class Trainer:
         return saved["phase"], saved
 
     def _write_config(self) -> None:
-        config = {"recipe": self.recipe.as_dict(), "model": self.model_options, **self.task.metadata()}
-        self.folder.write_config(config)
+        kept = {"recipe": self.recipe.as_dict(), "precision": self.precision, "model": self.model_options}
+        self.folder.write_config({**kept, **self.task.metadata()})
 
     def _finish(self) -> dict[str, Any]:
         save_weights(self.folder.model, self.model.state_dict())
@@ -231,6 +235,7 @@ class Trainer:
             **{name: round(spent, 1) for name, spent in self.clock.read().items()},
             **{name: value for name in ("solved", "ended_by") if (value := getattr(self, name)) is not None},
             "threads": torch.get_num_threads(),
+            "precision": self.precision,
             "machine": self.machine,
             "recipe": self.recipe.as_dict(),
         }
@@ -291,7 +296,8 @@ def _check_same(recipe: Recipe, folder: RunFolder) -> None:
         )
 
 
-def _fabric(accelerator: str, precision: Any) -> Fabric:
+def fabric_of(accelerator: str, precision: Any) -> Fabric:
+    """Lightning's devices and number types."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of the precision that was asked for
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning_fabric")

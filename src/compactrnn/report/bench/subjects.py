@@ -32,7 +32,7 @@ STANDARD = (
     "gru:40-128",
     "lstm:40-256-256-256",
     "gru:400-400-400",
-    "demo:runs/demo",
+    "demo",
 )
 Truth = Callable[[np.ndarray], np.ndarray]
 _INPUT_BYTES = 64 << 10
@@ -72,8 +72,8 @@ class Subject:
 def subject(name: str, weights: Sequence[str]) -> Subject:
     """The subject that a word on the command line means."""
     kind, colon, rest = name.partition(":")
-    if colon and kind == "demo":
-        return demo_subject(Path(rest), weights)
+    if kind == "demo" and (rest or not Path(name).exists()):
+        return demo_subject(Path(rest) if rest else None, weights)
     if colon and not Path(name).exists():
         return spec_subject(parse_spec(name), weights)
     if Path(name).is_dir():
@@ -116,19 +116,13 @@ def run_subject(path: Path, weights: Sequence[str]) -> Subject:
     return _with_ours(language_subject(str(path), model, task.parts["test"], model), model, weights)
 
 
-def demo_subject(path: Path, weights: Sequence[str]) -> Subject:
-    """The compact model that `compactrnn demo` made in folder `path`, for us; the dense one, for the peers."""
-    from ...training.run_folder import RunFolder, load_phase
-    from ..demo.models import DENSE
+def demo_subject(path: Path | None, weights: Sequence[str]) -> Subject:
+    """The demo's compact model, for us; its dense one, for the peers: those of the package, or trained in `path`."""
+    from ..demo.models import shipped_models, trained_models
 
-    folder = RunFolder(path / "runs" / "compact")
-    if not folder.model.exists():
-        raise invalid("demo", got=f"{path} without a demo's models", wanted="a folder that compactrnn demo has written",
-                      hint=f"run: compactrnn demo --out {path}")  # fmt: skip
-    compact, task, _ = folder.load()
-    dense = load_phase(folder.phase(DENSE), task)
-    one = language_subject("demo: compact, peers dense", compact, task.parts["test"], dense)
-    return _with_ours(one, compact, weights)
+    task, (dense, compact, *_) = shipped_models() if path is None else trained_models(path)
+    one = language_subject("demo: compact, peers dense", compact.model, task.parts["test"], dense.model)
+    return _with_ours(one, compact.model, weights)
 
 
 def language_subject(name: str, model: LanguageModel, symbols: np.ndarray, others: LanguageModel) -> Subject:

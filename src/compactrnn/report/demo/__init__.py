@@ -1,4 +1,6 @@
-"""The main job, shown: train, learn a compact model, pack, race, report."""
+"""The main job, shown: a compact model against the dense one that it was learnt from."""
 
+from .estimate import estimated_seconds as estimated_seconds
 from .models import demo_recipe as demo_recipe
 from .run import run as run
+from .run import run_training as run_training

@@ -1,19 +1,24 @@
-"""The demo's three models: dense, compact, and the compact sizes from scratch."""
+"""The demo's models: dense, compact, and, where it trains, the compact sizes from scratch."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
+from ..._errors import invalid
 from ...tasks.language_model import LanguageModelTask
 from ...tasks.recurrent_lm import LanguageModel
+from ...training.checkpoint import load_weights
 from ...training.progress import Bar
 from ...training.recipe import PhaseOptions, Recipe, load_recipe
-from ...training.run_folder import RunFolder, load_phase
+from ...training.run_folder import RunFolder, build_task, load_phase
 from ...training.train import train
 
 DENSE = "train"
+SHIPPED = Path(__file__).parent / "shipped"
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,50 @@ class Trained:
     updates: int
 
 
+def shipped_models() -> tuple[LanguageModelTask, list[Trained]]:
+    """The dense and the compact model that come with the package; `shipped/CARD.md` says how they were made."""
+    recipe = demo_recipe("compact", [])
+    task: Any = build_task(recipe)
+    updates = {name: phase.total_updates(0) for name, phase in recipe.phases.items()}
+    return task, [
+        Trained("dense", _shipped("dense", task, recipe), updates[DENSE]),
+        Trained("compact", _shipped("compact", task, recipe), sum(updates.values())),
+    ]
+
+
+def _shipped(name: str, task: LanguageModelTask, recipe: Recipe) -> LanguageModel:
+    weights = load_weights(SHIPPED / f"{name}.safetensors")
+    hidden = (weights[f"recurrent.weight_hh_l{k}"].shape[1] for k in range(len(recipe.model.hidden)))
+    model = task.build_model(replace(recipe.model, hidden=tuple(hidden)))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
 def train_models(out: Path, recipe: Recipe, scratch: Recipe, bar: Bar) -> tuple[LanguageModelTask, list[Trained]]:
     """Train dense, then compact, then the learnt sizes from scratch; what an earlier call did is not done again."""
-    compact_folder, scratch_folder = RunFolder(out / "runs" / "compact"), RunFolder(out / "runs" / "from_scratch")
-    updates = train(recipe, compact_folder.path, resume=True, progress=bar)["updates"]
-    compact, task, _ = compact_folder.load()
+    folder = RunFolder(out / "runs" / "compact")
+    updates = train(recipe, folder.path, resume=True, progress=bar)["updates"]
+    compact, _, _ = folder.load()
     bar.label = "from scratch"
+    scratch_folder = RunFolder(out / "runs" / "from_scratch")
     scratch = _with(scratch, compact.layer_sizes(), updates["total"])
     scratch_updates = train(scratch, scratch_folder.path, resume=True, progress=bar)["updates"]["total"]
     bar.label = ""
+    task, models = trained_models(out)
+    return task, [*models, Trained("from_scratch", scratch_folder.load()[0], scratch_updates)]
+
+
+def trained_models(out: Path) -> tuple[LanguageModelTask, list[Trained]]:
+    """The dense and the compact model that were trained in folder `out`."""
+    folder = RunFolder(out / "runs" / "compact")
+    if not folder.result.exists():
+        wanted, hint = "a folder that a demo has trained in", f"run: compactrnn demo --train --out {out}"
+        raise invalid("demo", got=f"{out} without a demo's models", wanted=wanted, hint=hint)
+    compact, task, _ = folder.load()
+    updates = json.loads(folder.result.read_text(encoding="utf-8"))["updates"]
     return task, [
-        Trained("dense", load_phase(compact_folder.phase(DENSE), task), updates[DENSE]),
+        Trained("dense", load_phase(folder.phase(DENSE), task), updates[DENSE]),
         Trained("compact", compact, updates["total"]),
-        Trained("from_scratch", scratch_folder.load()[0], scratch_updates),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Train the demo's models, pack them, race them, write down what came out."""
+"""Pack the demo's models, evaluate and race them, write down what came out; train them first, if asked to."""
 
 from __future__ import annotations
 
@@ -13,40 +13,52 @@ from ...runtime.engine import Engine
 from ...tasks.generate import generate
 from ...tasks.language_model import LanguageModelTask, one_thread
 from ...tasks.quality import evaluate_engine
+from ...training.checkpoint import write_atomically
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
 from ..bench.run import hot_times
 from ..bench.subjects import engine_form, language_subject
 from ..plot import Point, quality_plot
-from .models import Trained, train_models
+from .models import Trained, shipped_models, train_models
 
 PROMPT = "Alice "
 
 
-def run(out: Path, recipe: Recipe, scratch: Recipe, rounds: int = 9) -> dict[str, Any]:
-    """The whole demo in folder `out`: dense and compact by `recipe`, the same sizes by `scratch`, raced in `rounds`.
+def run(out: Path, rounds: int = 9) -> dict[str, Any]:
+    """Pack, evaluate and race the models that come with the package; returns what `out/report.json` holds."""
+    with one_thread(), Bar() as bar:
+        task, trained = shipped_models()
+        return _report(out, task, trained, 0, rounds, bar)
 
-    Returns what `out/report.json` holds.
-    """
+
+def run_training(out: Path, recipe: Recipe, scratch: Recipe, rounds: int = 9) -> dict[str, Any]:
+    """The same after training: dense and compact by `recipe`, the same sizes by `scratch`, in folder `out`."""
     with one_thread(), Bar() as bar:
         task, trained = train_models(out, recipe, scratch, bar)
-        rows = []
-        bar.begin("pack and race", len(trained), 0)
-        for number, entry in enumerate(trained):
-            rows.append(_row(entry, task, out / f"{entry.name}.crnn", rounds))
-            bar.advance(number + 1, 0.0)
+        return _report(out, task, trained, recipe.training.seed, rounds, bar)
+
+
+def _report(
+    out: Path, task: LanguageModelTask, trained: list[Trained], seed: int, rounds: int, bar: Bar
+) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    bar.begin("pack, evaluate, race", len(trained), 0)
+    for number, entry in enumerate(trained):
+        rows.append(_row(entry, task, out / f"{entry.name}.crnn", rounds))
+        bar.advance(number + 1)
     engine = Engine(out / "compact.crnn")
     report = {
         "machine": describe_machine(),
-        "seed": recipe.training.seed,
+        "seed": seed,
         "rows": rows,
-        "sample": generate(engine, task.vocabulary, PROMPT, 400, 0.7, recipe.training.seed),
+        "sample": generate(engine, task.vocabulary, PROMPT, 400, 0.7, seed),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     points = [Point(row["name"].replace("_", " "), row["bytes"], row["engine_bits_per_character"]) for row in rows]
     plot = quality_plot(points, size_label="bytes of the packed file", quality_label="bits per character")
-    (out / "quality.svg").write_text(plot, encoding="utf-8")
+    write_atomically(out / "quality.svg", plot.encode())
     return report
 
 

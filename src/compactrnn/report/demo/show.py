@@ -40,12 +40,13 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 def sentences(rows: dict[str, dict[str, Any]]) -> list[str]:
     """What the figures say, won or lost."""
-    dense, compact, scratch = rows["dense"], rows["compact"], rows["from_scratch"]
+    dense, compact, scratch = rows["dense"], rows["compact"], rows.get("from_scratch")
+    beside = f", and {_percent(compact, scratch)} those of the same sizes from scratch" if scratch else ""
     share = compact["recurrent_parameters"] / dense["recurrent_parameters"]
     times, own = compact["microseconds_per_step"], dense["microseconds_per_step"]
     found = [
         f"compact has {share:.1%} of the recurrent parameters of dense, its bits per character are "
-        f"{_percent(compact, dense)} dense's, and {_percent(compact, scratch)} those of the same sizes from scratch",
+        f"{_percent(compact, dense)} dense's{beside}",
         f"compact on the engine is {own['torch'] / times['engine']:.1f} times faster than dense in torch's best form",
     ]
     for name, row in (("dense", dense), ("compact", compact)):

@@ -1,0 +1,18 @@
+"""How long training the demo's models will take on this machine."""
+
+from __future__ import annotations
+
+from ...training.estimate import seconds_per_update
+from ...training.recipe import Recipe
+
+
+def estimated_seconds(recipe: Recipe, scratch: Recipe) -> float:
+    """Seconds of all phases, from a few updates of each at the size that it will have."""
+    total, hidden = 0.0, recipe.model.hidden
+    for phase in recipe.phases.values():
+        total += phase.total_updates(0) * seconds_per_update(recipe, phase, hidden)
+        if phase.compress is not None and isinstance(keep := phase.compress.keep, float):
+            hidden = tuple(max(1, round(n * keep)) for n in hidden)
+    (phase,) = scratch.phases.values()
+    updates = sum(phase.total_updates(0) for phase in recipe.phases.values())
+    return total + updates * seconds_per_update(scratch, phase, hidden)

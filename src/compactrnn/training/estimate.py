@@ -1,0 +1,46 @@
+"""How long an update takes on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import torch
+
+from .memory import keep_freed_memory
+from .phase import PhaseRun
+from .precision import precision_here
+from .random_state import get_random_state, set_random_state
+from .recipe import PhaseOptions, Recipe
+from .run_folder import build_task
+from .train import fabric_of
+
+
+def seconds_per_update(recipe: Recipe, phase: PhaseOptions, hidden: tuple[int, ...], updates: int = 10) -> float:
+    """The time of an update of `phase`, by `updates` of them on a fresh model with layers of `hidden` units.
+
+    Its share of the evaluations is among it, a teacher's is not. Random numbers and threads are afterwards as before.
+    """
+    training = recipe.training
+    state, threads = get_random_state(), torch.get_num_threads()
+    try:
+        if training.threads:
+            torch.set_num_threads(training.threads)
+        keep_freed_memory()
+        task = build_task(recipe)
+        model = task.build_model(replace(recipe.model, hidden=hidden))
+        fabric = fabric_of(training.accelerator, precision_here(training.accelerator, training.precision))
+        run = PhaseRun(phase, training, task, model, fabric, None)
+        taken = [_seconds(run.step) for _ in range(updates)]
+        return median(taken) + _seconds(run.evaluate) / (training.evaluate_every or run.per_epoch)
+    finally:
+        torch.set_num_threads(threads)
+        set_random_state(state)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
