@@ -9,7 +9,7 @@ import typer
 
 from .._errors import invalid
 from .._files import check_writable, write_json
-from .._text import printable, sentence
+from .._text import printable
 from ..report.bench import PEERS, WEIGHTS
 from .errors import INTERRUPTED
 
