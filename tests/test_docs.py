@@ -8,8 +8,10 @@ import torch
 
 import compactrnn as cr
 from compactrnn.compress import surgery
+from compactrnn.compress.dry_run import dry_run
 from compactrnn.compress.groups import find_groups
-from compactrnn.graph.trace import as_inputs, trace
+from compactrnn.graph.follow import follow
+from compactrnn.graph.trace import as_inputs
 from compactrnn.graph.units import find_units
 from compactrnn.weights import Dense
 from shapes import Stacked, example
@@ -26,8 +28,10 @@ def run(code):
     names = {
         "as_inputs": as_inputs,
         "cr": cr,
+        "dry_run": dry_run,
         "find_groups": find_groups,
         "find_units": find_units,
+        "follow": follow,
         "Kronecker": cr.Kronecker,
         "MGU": cr.MGU,
         "mgu_reference": None,
@@ -36,7 +40,6 @@ def run(code):
         "REFERENCES": {},
         "surgery": surgery,
         "torch": torch,
-        "trace": trace,
     }
     exec(code, names)
     return names

@@ -185,7 +185,10 @@ class GroupLasso:
 
 def _mask_(model: nn.Module) -> None:
     """Wrap every weight that cannot scale its rows and columns exactly; its parameters stay the same objects."""
+    masked: dict[AbstractWeight, MaskedWeight] = {}  # a weight may be shared
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, AbstractWeight) and type(child).scale_ is AbstractWeight.scale_:
-                parent._modules[name] = MaskedWeight(child)
+                if child not in masked:
+                    masked[child] = MaskedWeight(child)
+                parent._modules[name] = masked[child]

@@ -45,7 +45,8 @@ class Idle(nn.Module):
         for row, sets in zip(rows, removed, strict=True):
             keep = {name: index if len(index) else none for name, index in sets.items()}
             self.cells.extend(_without_weights(copy.deepcopy(cell).select_(keep, none)) for cell in row)
-        self.at_rest = all(_is_zero(self._start(i, 1, torch.zeros(1)), cell) for i, cell in enumerate(self.cells))
+        like = torch.zeros_like(next(rows[0][0].parameters()))
+        self.at_rest = all(_is_zero(self._start(i, 1, like), cell) for i, cell in enumerate(self.cells))
 
     def _start(self, place: int, batch: int, like: Tensor) -> States:
         return self.cells[place].initial_states(batch, like)  # pyright: ignore
@@ -86,5 +87,5 @@ def _without_weights(cell: AbstractCell) -> AbstractCell:
 
 
 def _is_zero(start: States, cell: Any) -> bool:
-    y, after = cell.step(cell.project(torch.zeros(1, 1, device=start[0].device)), start)
+    y, after = cell.step(cell.project(start[0].new_zeros(1, 1)), start)
     return not any(bool(tensor.any()) for tensor in (y, *start, *after))

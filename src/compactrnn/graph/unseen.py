@@ -45,10 +45,13 @@ def uncalled(model: nn.Module, leaves: list[Leaf], ran: set[CodeType]) -> dict[i
 
 
 def _methods(kind: type) -> Iterator[FunctionType]:
+    seen = set()
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] == "torch" or base is object:
             continue
-        for value in vars(base).values():
+        own = {name: value for name, value in vars(base).items() if name not in seen}
+        seen |= own.keys()  # what is overridden can be called by what overrides it only
+        for value in own.values():
             function = getattr(value, "fget", getattr(value, "__func__", value))
             if isinstance(function, FunctionType) and not function.__name__.startswith("__"):
                 yield function
