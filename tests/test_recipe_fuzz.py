@@ -161,6 +161,7 @@ def _without_none(value):
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_train(name, tmp_path):
     table = json.loads(json.dumps(TABLES[name]).replace("TEXT", str(tmp_path / "text.txt")))
+    table["training"] |= {"max_seconds": 600.0, "max_cpu_seconds": 600.0}
     (tmp_path / "text.txt").write_text(TEXT)
     assert train(recipe_from(_without_none(table)), tmp_path / "out")["updates"]["train"] == 2
 

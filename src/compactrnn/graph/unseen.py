@@ -47,7 +47,7 @@ def uncalled(model: nn.Module, leaves: list[Leaf], ran: set[CodeType]) -> dict[i
 def _methods(kind: type) -> Iterator[FunctionType]:
     seen = set()
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] == "torch" or base is object:
+        if base.__module__.partition(".")[0] in ("torch", "compactrnn") or base is object:
             continue
         own = {name: value for name, value in vars(base).items() if name not in seen}
         seen |= own.keys()  # what is overridden can be called by what overrides it only
