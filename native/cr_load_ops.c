@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "cr_load.h"
+#include "cr_numbers.h"
 
 static int cr_is_apart(cr_ref p, uint64_t p_width, cr_ref q, uint64_t q_width)
 {
@@ -59,14 +60,13 @@ static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
     if (first > last) return CR_OK;
     cr_ref from = {a.buffer, a.offset + first};
     int code = cr_check_written(site->model, number, from, last - first + 1, site->looks);
-    for (uint32_t i = 0; code == CR_ERROR_UNWRITTEN && i < tensor->rows; i++) { /* those between are not taken */
-        int one = index[i] < 0 ? CR_OK
-                               : cr_check_written(site->model, number, (cr_ref){a.buffer, a.offset + (uint32_t)index[i]}, 1,
-                                                  site->looks);
-        if (one) return one;
-        if (i + 1 == tensor->rows) code = CR_OK;
+    if (code != CR_ERROR_UNWRITTEN) return code;
+    for (uint32_t i = 0; i < tensor->rows; i++) { /* what lies between them need not be written */
+        if (index[i] < 0) continue;
+        cr_ref one = {a.buffer, a.offset + (uint32_t)index[i]};
+        if ((code = cr_check_written(site->model, number, one, 1, site->looks))) return code;
     }
-    return code;
+    return CR_OK;
 }
 
 /* What an op may use; the rest must be absent. */

@@ -1,48 +1,117 @@
 #!/bin/sh
-# The tests of the core in C. PYTHON: one that has compactrnn.
-#   corrupt   damaged files, under the address and undefined-behaviour sanitizers
-#   threads   one model in many threads, under the thread sanitizer
+# The tests of the core in C, with GCC and with Clang. PYTHON: one that has compactrnn.
+#   golden    the same bits from every compiler and instruction set, Arm's by emulation, and the same as ever
 #   quiet     what must not happen in a step: allocations, system calls, ...
-#   golden    the same bits on every instruction set, Arm's by emulation, and the same as ever
+#   threads   one model in many threads, under the thread sanitizer
+#   corrupt   damaged files, under the address and undefined-behavior sanitizers; CORRUPT_EVERY=1 tries every damage,
+#             otherwise each sixteenth
+#   fuzz      changed files, under the same; FUZZ_SECONDS (60) or FUZZ_RUNS say for how long
+# and the core compiles for WebAssembly. What cannot run here is skipped, with CI=true an error. "run.sh fuzz" only fuzzes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-flags="-std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -I$here/.."
-golden="$here/../../tests/golden"
+root=$here/../..
+golden=$root/tests/golden
+out=${OUT:-$root/build/native-tests}
+jobs=$(nproc 2>/dev/null || echo 2)
+mkdir -p "$out"
 
-build() { # compiler, name, more flags
-    compiler=$1 name=$2
-    shift 2
-    # shellcheck disable=SC2086
-    "$compiler" $flags "$@" "$here/${name%-*}.c" "$here"/../cr_*.c -lm -lpthread -o "$folder/$name"
+make_all() {
+    make --silent -j"$jobs" -f "$here/Makefile" OUT="$out" "$@"
 }
 
-compare() { # name of the program, how to run it
-    name=$1
+have() { # what needs it, the Debian packages that bring it, a command that succeeds where it is there
+    if sh -c "$3" >/dev/null 2>&1; then return 0; fi
+    echo "$1: skipped, for want of the Debian packages $2"
+    if [ "${CI:-}" = true ]; then
+        echo "with CI=true nothing may be skipped"
+        exit 1
+    fi
+    return 1
+}
+
+links() { # a compiler and its flags: whether it makes programs
+    echo "echo '#include <math.h>
+int main(void) { return 0; }' | $* -x c - -o $out/links"
+}
+
+compare() { # a way to compile, how to run what it makes
+    way=$1
     shift
-    "$@" "$folder/$name" "$golden"/*.crnn >"$folder/$name.txt"
-    awk 'NR == FNR { wanted[$1] = $2; next } wanted[$1] != $3 { print "not as ever: " $0; bad = 1 } { n++; isa[$2] = 1 }
-         END { for (i in isa) list = list " " i; print n " checksums as ever:" list; exit bad || !n }' \
-        "$golden/checksums.txt" "$folder/$name.txt"
+    "$@" "$out/$way/golden" "$golden"/*.crnn >"$out/$way/golden.txt"
+    awk -v way="$way" 'NR == FNR { wanted[$1] = $2; next }
+         wanted[$1] != $3 { print "not as ever: " $0; bad = 1 } { n++; isa[$2] = 1 }
+         END { for (i in isa) list = list " " i; print way ": " n " checksums as ever:" list; exit bad || !n }' \
+        "$golden/checksums.txt" "$out/$way/golden.txt"
 }
 
-cc=${CC:-cc}
-build "$cc" corrupt -fsanitize=address,undefined -fno-sanitize-recover=all
-build "$cc" threads -fsanitize=thread
-build "$cc" quiet
-build "$cc" golden
-compare golden
-"$folder/quiet" "$golden"/*.crnn
-"$folder/threads" "$golden"/*.crnn
+fuzz() {
+    models
+    mkdir -p "$out/corpus" "$out/seeds"
+    cp "$out"/models/*.crnn "$out/seeds"
+    find "$golden" -name '*.crnn' -size -33k -exec cp {} "$out/seeds" \;
+    limit=-max_total_time=${FUZZ_SECONDS:-60}
+    if [ -n "${FUZZ_RUNS:-}" ]; then limit=-runs=$FUZZ_RUNS; fi
+    echo "fuzz: $limit, log in $out/fuzz.log"
+    "$out/clang-sanitize/fuzz" "$limit" -timeout=1 -rss_limit_mb=1024 -max_len=16384 -mutate_depth=2 -entropic=0 \
+        -artifact_prefix="$out/" -print_final_stats=1 "$out/corpus" "$out/seeds" >"$out/fuzz.log" 2>&1 || {
+        tail -40 "$out/fuzz.log"
+        exit 1
+    }
+    grep -E ' DONE |number_of_executed|slowest|peak_rss' "$out/fuzz.log"
+}
 
-arm=aarch64-linux-gnu-gcc
-if command -v "$arm" >/dev/null && command -v qemu-aarch64 >/dev/null; then
-    build "$arm" golden-arm -static
-    compare golden-arm qemu-aarch64
-else
-    echo "Arm is skipped: it needs $arm and qemu-aarch64 (Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
+models() {
+    rm -rf "$out/models"
+    "${PYTHON:-python}" "$here/make_models.py" "$out/models"
+}
+
+clang=""
+if have "Clang's tests" "clang libclang-rt-14-dev" "command -v ${CLANG:-clang} && $(links "${CLANG:-clang}" -fsanitize=address)"; then
+    clang=yes
+fi
+if [ "${1:-}" = fuzz ]; then
+    if [ -z "$clang" ]; then exit 1; fi
+    make_all "$out/clang-sanitize/fuzz"
+    fuzz
+    exit
 fi
 
-"${PYTHON:-python}" "$here/make_models.py" "$folder/models"
-"$folder/corrupt" "$folder"/models/*.crnn
+programs="$out/gcc/golden $out/gcc/quiet $out/gcc-threads/threads $out/gcc-sanitize/corrupt"
+ways="gcc"
+if [ "$clang" ]; then
+    programs="$programs $out/clang/golden $out/clang/quiet $out/clang-sanitize/corrupt $out/clang-sanitize/fuzz"
+    ways="$ways clang"
+    if have "WebAssembly" "wasi-libc" "$(links "${CLANG:-clang}" --target=wasm32-wasi -c)"; then
+        programs="$programs $out/clang-wasm/core"
+    fi
+    if have "32-bit x86" "libc6-dev-i386 lib32gcc-12-dev" "$(links "${CLANG:-clang}" -m32) -lm"; then
+        programs="$programs $out/clang-i386/golden"
+        ways="$ways clang-i386"
+    fi
+fi
+arm_packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+arm=""
+if have "Arm" "$arm_packages" "command -v qemu-aarch64 && $(links "${ARM_GCC:-aarch64-linux-gnu-gcc}" -static)"; then
+    arm="gcc-arm"
+    if [ "$clang" ] && have "Arm by Clang" "lld-14 $arm_packages" \
+        "$(links "${CLANG:-clang}" --target=aarch64-linux-gnu -fuse-ld=lld -static)"; then arm="$arm clang-arm"; fi
+    for way in $arm; do programs="$programs $out/$way/golden"; done
+fi
+
+# shellcheck disable=SC2086
+make_all $programs
+for way in $ways; do compare "$way"; done
+for way in $arm; do compare "$way" qemu-aarch64; done
+"$out/gcc/quiet" "$golden"/*.crnn
+if [ "$clang" ]; then "$out/clang/quiet" "$golden"/*.crnn; fi
+"$out/gcc-threads/threads" "$golden"/*.crnn
+models
+"$out/gcc-sanitize/corrupt" "$out"/models/*.crnn >"$out/corrupt-gcc.txt" 2>&1 &
+other=$!
+if [ "$clang" ]; then "$out/clang-sanitize/corrupt" "$out"/models/*.crnn | tail -1; fi
+wait "$other" || {
+    tail -20 "$out/corrupt-gcc.txt"
+    exit 1
+}
+tail -1 "$out/corrupt-gcc.txt"
+if [ "$clang" ]; then fuzz; fi
