@@ -7,7 +7,7 @@ import io
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,6 +202,28 @@ class Trace:
         count = len(self.leaves[key].slots())
         return {(name, key, i) for i in range(1 + (index - 1) % kinds, count + 1, kinds)}
 
+    def state_names(self) -> list[str]:
+        """For all that the model returns: `h_n`, `c_n`, ... where it is the states of a layer, "" where it is not."""
+        entries = [_state_entries(o) if isinstance(o, torch.fx.Node) else [] for o in self.outputs]
+        return [self._state_name(found) if found else "" for found in entries]
+
+    def _state_name(self, entries: list[tuple[str, int, int]]) -> str:
+        """The name of a layer's states of one kind, "" where `entries` are not all of them, in order."""
+        name, key, index = entries[0]
+        leaf = self.leaves[key]
+        kinds = [s.name for s in leaf.cells[0][0].states]
+        kind, count = (index - 1) % len(kinds), len(leaf.slots())
+        if entries != [(name, key, i) for i in range(1 + kind, count + 1, len(kinds))]:
+            return ""
+        called = {str(n.args[0]) for n in self.nodes if n.target is torch.ops.compactrnn.recurrent.default}
+        before = f"{leaf.name}." if len(called) > 1 else ""
+        return f"{before}{kinds[kind]}_n"
+
+    @property
+    def alone(self) -> bool:
+        """Whether the model is a recurrent layer and nothing else."""
+        return any(leaf.alone for leaf in self.leaves.values())
+
     def module_of(self, node: torch.fx.Node) -> str:
         """Where in the model a node comes from, for messages."""
         stack = node.meta.get("nn_module_stack") or {}
@@ -242,15 +264,17 @@ def beside(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.to(device=devices[0]) for x in inputs) if len(devices) == 1 else inputs
 
 
-def trace(model: nn.Module, example_inputs: Any) -> Trace:
+def trace(model: nn.Module, example_inputs: Any, times: Sequence[int | None] | None = None) -> Trace:
     """Export a copy of `model` (in eval mode) on `example_inputs`; the model itself is not touched.
+
+    With `times`, the time axis of each input, the graph holds for any number of steps from 2 on.
 
     Raises:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = beside(model, as_inputs(example_inputs))
     model, leaves = find_leaves(copy_module(model).eval())
-    return trace_leaves(model, leaves, inputs)
+    return trace_leaves(model, leaves, inputs, times)
 
 
 def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
@@ -269,13 +293,15 @@ def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
     return model, leaves
 
 
-def trace_leaves(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...]) -> Trace:
-    """Export `model` as it is, in its mode."""
+def trace_leaves(
+    model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], times: Sequence[int | None] | None = None
+) -> Trace:
+    """Export `model` as it is, in its mode; see `trace`."""
     classes = {leaf.key: type(leaf.module) for leaf in leaves}
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
     try:
-        program = export(model, inputs)
+        program = export(model, inputs, times)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -290,12 +316,32 @@ def trace_leaves(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...
 
 
 @torch.no_grad()
-def export(module: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    """What `module` does with `inputs`, in basic ATen operations."""
+def export(
+    module: nn.Module, inputs: tuple[Any, ...], axes: Sequence[int | None] | None = None
+) -> torch.export.ExportedProgram:
+    """What `module` does with `inputs`, in basic ATen operations; for any size of `axes`, an axis of each input."""
+    shapes, free = torch.export.ShapesCollection(), torch.export.Dim.AUTO
+    for x, axis in zip(inputs, axes or [], strict=False):
+        if axis is not None:
+            shapes[x] = {axis: free}
     # where it fails it prints the whole graph; the error says enough
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # torch.export warns about torch, and of what is no harm here
-        return torch.export.export(module, inputs, strict=False).run_decompositions({})
+        dynamic: Any = shapes if axes else None
+        program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+        if axes and not _any_size(program, axes):
+            raise UnsupportedModelError(
+                f"{type(module).__name__}: its Python code loops over time or depends on the number of steps"
+            )
+        return program.run_decompositions({})
+
+
+def _any_size(program: torch.export.ExportedProgram, axes: Sequence[int | None]) -> bool:
+    """Whether the graph was not fixed to the sizes that it was exported with."""
+    values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
+    given = zip(program.graph_signature.user_inputs, axes, strict=True)
+    sizes = [values[name].shape[axis] for name, axis in given if axis is not None]
+    return all(isinstance(n, torch.SymInt) and n.node.maybe_as_int() is None for n in sizes)
 
 
 def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], model: nn.Module) -> Trace:

@@ -68,22 +68,22 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | No
 
 @convolves
 def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
-    """A window that slides over time, (1, channels, T): a product with the steps in the window."""
+    """A window that slides over time, (1, channels, T): a product with the steps in the window, the latest first."""
     if not isinstance(weight, Tensor) or isinstance(bias, Value) or weight.dim() != 3 or options.groups != 1:
         return None
     if options.stride != 1 or (time := visitor.time_axis(node)) != 2:
         return None
-    taps = torch.arange(weight.shape[2]) * options.dilation
+    taps = torch.arange(weight.shape[2]).flip(0) * options.dilation
 
     def windows(tensors: list[Tensor]) -> Tensor:
         padded = torch.constant_pad_nd(tensors[0], [options.padding, options.padding], int(tensors[1]))
-        starts = torch.arange(padded.shape[2] - int(taps[-1]))
-        return padded[:, :, starts[:, None] + taps].permute(0, 2, 1, 3).flatten(2)
+        starts = torch.arange(padded.shape[2] - int(taps[0]))
+        return padded[:, :, starts[:, None] + taps].permute(0, 2, 3, 1).flatten(2)
 
-    moved = visitor.mover.move([x, torch.tensor(0.0)], windows, 1, visitor.where(node))
-    kernel = _array(weight.flatten(1))
+    moved = visitor.mover.move([x, visitor.mover.edge(0.0)], windows, 1, visitor.where(node))
+    kernel = _array(weight.flip(2).transpose(1, 2).flatten(1))
     init = None if bias is None else visitor.constant(bias)
-    y = _products(visitor, node, visitor.settle(moved), [kernel], init, 1)
+    y = _products(visitor, node, visitor.mover.settle(moved, passing=True), [kernel], init, 1)
     return visitor.rearrange(y, lambda t: t.transpose(1, 2), time, node)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from ..graph.trace import Trace
 from ..runtime.gates import gate_rows
 from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
 
@@ -52,9 +54,13 @@ def factor_name(name: str, number: int, count: int) -> str:
 class Builder:
     """Appends operations to the earliest segment in which all that they read is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, exports: dict[Any, Trace] | None = None) -> None:
         self.program = Program()
+        self.exports = {} if exports is None else exports  # of the steps of cells, by what makes two of them equal
+        self.where = ""  # module and operation that are being lowered
+        self.origins: list[str] = []  # by buffer: what it was made for
         self._ops: list[tuple[str, list[Op]]] = [("forward", [])]
+        self._lines: dict[tuple, Ref] = {}
         self.offline_because = ""
 
     @property
@@ -66,6 +72,7 @@ class Builder:
         """A new buffer."""
         init = None if init is None else np.ascontiguousarray(init, np.float32).reshape(width)
         self.program.buffers.append(Buffer(width, kind, init))
+        self.origins.append(self.where)
         return Ref(len(self.program.buffers) - 1)
 
     def constant(self, values: np.ndarray) -> Ref:
@@ -98,12 +105,7 @@ class Builder:
         if not reads:
             return STEP if self._ops[-1][0] == "forward" else ONCE
         if any(v.kind == STEP for v in reads):
-            if any(v.kind != STEP and v.segment == self.segment for v in reads):
-                self.close(because or "a value of the whole sequence is used at every step")
-            self._open("forward")
-            for value in reads:
-                if value.kind == STEP and value.segment < self.segment:
-                    self._keep(value.ref.buffer)
+            self.every_step(reads, because)
             return STEP
         if all(v.kind == LAST and v.segment == self.segment for v in reads):
             return LAST
@@ -111,6 +113,15 @@ class Builder:
             self.close(because or "a value of the whole sequence is used")
         self._open("once")
         return ONCE
+
+    def every_step(self, reads: Sequence[Value], because: str = "") -> None:
+        """Make the current segment one that runs at every step and in which `reads` are known."""
+        if any(v.kind in (LAST, ONCE) and v.segment == self.segment for v in reads):
+            self.close(because or "a value of the whole sequence is used at every step")
+        self._open("forward")
+        for value in reads:
+            if value.kind == STEP and value.segment < self.segment:
+                self._keep(value.ref.buffer)
 
     def _open(self, kind: str) -> None:
         current, ops = self._ops[-1]
@@ -150,6 +161,29 @@ class Builder:
         value = self.compute(Code.BINARY, reads, a, a=a.ref, b=ref, fn=int(fn), k=period or a.width)
         bounded = isinstance(b, Value) and a.bounded and b.bounded and fn in (Binary.MUL, Binary.MAX, Binary.MIN)
         return replace(value, bounded=bounded)
+
+    def delay_line(self, x: Value, steps: int, start: float = 0.0) -> Value:
+        """`x` now and up to `steps` steps ago, one row after the other; `start` before the first step.
+
+        It holds in the current segment and until the next step. One value has one line, as long as any reader needs.
+        """
+        key, width = (x.ref, x.width, start, self.segment), (steps + 1) * x.width
+        ref = self._lines.get(key) or self.buffer(width, "state", np.full(width, start))
+        if key not in self._lines:
+            self._lines[key] = ref
+            self.emit(Code.DELAY, ref, x.width, k=width, a=x.ref)
+        elif self.program.buffers[ref.buffer].width < width:
+            self.program.buffers[ref.buffer] = Buffer(width, "state", np.full(width, start, np.float32))
+            ops = self._ops[-1][1]
+            at = next(i for i, op in enumerate(ops) if op.code == Code.DELAY and op.dst == ref)
+            ops[at] = replace(ops[at], k=width)
+        width = self.program.buffers[ref.buffer].width
+        return Value(ref, (width,), None, STEP, self.segment, x.bounded and abs(start) <= 1)
+
+    @property
+    def reach(self) -> int:
+        """How many steps back the program looks at most, states of recurrent layers aside."""
+        return sum(op.k // op.n - 1 for _, ops in self._ops for op in ops if op.code == Code.DELAY)
 
     def affine(self, matrix: np.ndarray, x: Value, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
         """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment.

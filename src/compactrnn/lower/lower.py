@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .._errors import UnsupportedModelError
 from ..graph.arguments import positional
-from ..graph.trace import trace
-from ..runtime.program import Input, Output, Program
+from ..graph.copy import copy_module
+from ..graph.trace import Trace, trace
+from ..runtime.program import Code, Input, Output, Program, Unary
 from . import blocks, pointwise  # noqa: F401  (they register what can be lowered)
-from .builder import STEP, Builder, Value
+from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
-from .probe import find_axes, output_axes
+from .outputs import Port, find_ports
+from .plan import UndecidedError
+from .probe import Axes, find_axes
 from .refusals import check_layers
+from .stateless import check_stateless
 from .visitor import Visitor
 
-_STEPS = 17  # enough to tell a delay of up to 16 steps
+_FEWEST, _MOST = 17, 1151  # steps of the sequences on which look-backs are told: 17, 35, 71, ...
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model's program in float32, and what was found out about the model on the way.
+
+    Attributes:
+        program: the operations, batch axis dropped.
+        model: a copy in float32, on the CPU, in eval mode, that takes tensors one by one.
+        example: the tensors of the example, as the copy takes them.
+        axes: the time and batch axes of the inputs.
+        trace: the graph, for any number of steps.
+        ports: what the engine gives of what the model returns.
+        left_out: the names of what the model returns and the engine does not give.
+        reach: no output depends on what was before this many steps, but through the states of recurrent layers.
+    """
+
+    program: Program
+    model: nn.Module
+    example: tuple[Tensor, ...]
+    axes: Axes
+    trace: Trace
+    ports: list[Port]
+    left_out: list[str]
+    reach: int
 
 
 def lower(model: nn.Module, example_inputs: Any) -> Program:
@@ -35,25 +63,68 @@ def lower(model: nn.Module, example_inputs: Any) -> Program:
     Raises:
         UnsupportedModelError: the model cannot be followed or lowered; names module and operation.
     """
+    return lower_model(model, example_inputs).program
+
+
+def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
+    """As `lower`, with all that was found out on the way."""
     check_layers(model)
-    model, inputs = positional(copy.deepcopy(model).cpu().float().eval(), example_inputs)
-    inputs = tuple(x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu() for x in inputs)
+    model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
+    inputs = in_float(inputs)
+    check_stateless(model, inputs)
     axes = find_axes(model, inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    small, large = (axes.with_steps(single, n) for n in (_STEPS, _STEPS + 1))
-    traced = trace(model, small)
-    builder = Builder()
-    visitor = Visitor(builder, (traced, small), (trace(model, large), large))
+    graph = trace(model, axes.with_steps(single, _FEWEST), axes.times)
+    ports, left_out = find_ports(model, graph, axes.with_steps(single, _FEWEST), axes)
+    steps, exports = _FEWEST, {}
+    while True:
+        try:
+            short, long = (_build(graph, axes, names, single, n, ports, exports) for n in (steps, steps + 1))
+            break
+        except UndecidedError:
+            if steps >= _MOST:
+                raise
+            steps = 2 * steps + 1
+    if (where := _difference(short, long)) is not None:
+        raise UnsupportedModelError(
+            f"{where or type(model).__name__}: depends on the length of the sequence, as `x / x.shape[1]` or `x[:, 16]`"
+            " do; an engine does not know how long a sequence will be"
+        )
+    return Lowered(short.finish(), model, inputs, axes, graph, ports, left_out, short.reach)
+
+
+def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Tensors as a float32 model on the CPU takes them."""
+    inputs = tuple(x.detach().cpu() for x in inputs)
+    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+
+
+def _build(
+    graph: Trace,
+    axes: Axes,
+    names: list[str],
+    single: tuple[Tensor, ...],
+    steps: int,
+    ports: list[Port],
+    exports: dict,
+) -> Builder:
+    """The program, as read off a sequence of `steps` steps."""
+    small, large = (axes.with_steps(single, n) for n in (steps, steps + 1))
+    try:
+        values, longer = graph.run(small), graph.run(large)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UnsupportedModelError(
+            f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
+        ) from error
+    builder = Builder(exports)
+    visitor = Visitor(builder, graph, values, longer)
     places = zip(names, small, axes.times, axes.batches, strict=True)
     outputs = visitor.lower([_input(builder, *place) for place in places])
-    found = output_axes(model, small, axes)
-    states = traced.state_outputs()
-    names = iter(["output", *(f"output_{i}" for i in range(1, len(outputs)))])
-    for value, (_, batch), is_state in zip(outputs, found, states, strict=True):
-        if not is_state:
-            builder.program.outputs.append(_output(next(names), value, batch))
-    return builder.finish()
+    for port in ports:
+        builder.program.outputs.append(_output(builder, port, outputs[port.place]))
+    return builder
 
 
 def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Value:
@@ -67,29 +138,31 @@ def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None)
     return Value(ref, tuple(x.shape), time, STEP, 0)
 
 
-def _output(name: str, value: Any, batch: int | None) -> Output:
-    if not isinstance(value, Value):
-        raise UnsupportedModelError(f"{name} does not depend on the input")
-    shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, batch))
-    return Output(name, value.ref, shape, final=value.kind != STEP)
+def _output(builder: Builder, port: Port, value: Value | Tensor) -> Output:
+    if isinstance(value, Tensor):  # a constant
+        ref = builder.constant((value if port.time is None else value.select(port.time, 0)).float().numpy())
+        value = Value(ref, tuple(value.shape), port.time, CONSTANT, 0)
+    if value.time is not None and value.kind != STEP:
+        builder.every_step([value])
+        copy = builder.buffer(value.width)
+        builder.emit(Code.UNARY, copy, value.width, a=value.ref, fn=int(Unary.COPY))
+        value = replace(value, ref=copy)
+    shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, port.batch))
+    return Output(port.name, value.ref, shape, final=value.time is None)
 
 
-def reference(model: nn.Module, example_inputs: Any) -> tuple[tuple[np.ndarray, ...], list[np.ndarray]]:
-    """The first sequence of `example_inputs`, and what torch gives for it, laid out as the engine takes and gives them.
+def _difference(a: Builder, b: Builder) -> str | None:
+    """Where the first difference of two programs comes from; None where they are the same."""
+    for number, (p, q) in enumerate(zip_longest(a.program.buffers, b.program.buffers)):
+        if p is None or q is None or (p.width, p.kind) != (q.width, q.kind) or not _equal(p.init, q.init):
+            return (a.origins if p is not None else b.origins)[number]
+    p, q = a.finish(), b.finish()
+    for x, y in zip_longest(p.ops, q.ops):
+        if x is None or x != y:
+            return a.origins[(x or y).dst.buffer]
+    same = len(p.tensors) == len(q.tensors) and all(map(_equal, *([t.values for t in z.tensors] for z in (p, q))))
+    return None if same and p.outputs == q.outputs else ""
 
-    Inputs and outputs have time first and no batch axis; states that the stream keeps are left out.
-    """
-    model, inputs = positional(copy.deepcopy(model).cpu().float().eval(), example_inputs)
-    axes = find_axes(model, inputs)
-    single = axes.with_batch(inputs, 1)
-    with torch.no_grad():
-        flat = tree_leaves(model(*single))
-    outputs = []
-    for y, (time, batch) in zip(
-        (t for t in flat if isinstance(t, Tensor)), output_axes(model, single, axes), strict=True
-    ):
-        y = y if time is None else y.movedim(time, 0)
-        outputs.append(y if batch is None else y.select(batch + (time is not None and time > batch), 0))
-    states = trace(model, single).state_outputs()
-    kept = [y.numpy() for y, is_state in zip(outputs, states, strict=True) if not is_state]
-    return tuple(x.numpy() for x in axes.sequence(single, 0)), kept
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from .._errors import UnsupportedModelError, invalid
+from .._errors import invalid
 from .._files import check_writable
-from ..graph.arguments import positional
+from ..graph.arguments import flatten
 from ..runtime.accuracy import LIMIT
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
-from .lower import lower, reference
-from .probe import find_axes
-
-PARITY = 1e-4
+from .lower import Lowered, in_float, lower_model
+from .reference import Reference
+from .rows import check_rows
+from .sequences import LARGE
+from .verify import Check, argument, given, verify
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,19 @@ class PackReport:
     Attributes:
         bytes: size of the file.
         macs_per_step: multiply-accumulate operations of the packed program per time step.
-        parity: largest difference of the float32 program from torch, relative to the largest output.
-        error: root mean square error of the packed outputs on the calibration data (else on `example_inputs`),
-            relative to the root mean square of the float outputs.
-        cosine: cosine between packed and float outputs on the same data.
+        parity: largest difference of the float32 program from torch in all `checks` but that on large inputs, where
+            float32 itself keeps fewer digits.
+        error: root mean square error of the packed outputs against torch on the calibration data (else on
+            `example_inputs`), relative to the root mean square of torch's.
+        cosine: cosine between packed outputs and torch's on the same data.
         calibrated: whether `error` and `cosine` come from calibration data.
         types: how weights are stored, by their names in the model ("encoder.lstm.weight_ih_l0", "fc").
         reasons: for weights that calibration data showed to be better stored in another way than was asked for: which
             way, and what it changes.
         shares: where `error` is above 2 %, what part of the squared error the weights cause, the largest first.
+        checks: on what the float32 program was compared with torch, over how many steps, and the largest difference in
+            each, relative to the output's largest value.
+        left_out: the names of what the model returns and the engine does not give.
     """
 
     bytes: int
@@ -58,6 +61,8 @@ class PackReport:
     types: dict[str, str]
     reasons: dict[str, str]
     shares: dict[str, float]
+    checks: tuple[Check, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def pack(
@@ -73,10 +78,19 @@ def pack(
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
 
-    The float32 program is compared with torch first and refused beyond 1e-4. With "int8" the matrices are stored with
-    one scale per row, with "int4" with one per row and 64 columns; "auto" is int8, and int4 for the largest matrices
-    where that makes the model fit a cache (`compactrnn.runtime.mixed_precision` has the rules). The error that this
-    brings is measured on `calibration` and kept in the file.
+    The float32 program is compared with torch first: on the example; on a sequence more than twice as long, and longer
+    than the model looks back; on zeros, on large inputs and on the calibration data. It is refused where an output is
+    off by more than 1e-4 of its largest value, or by 16 times what float32 itself loses in torch against float64, if
+    that is more. A model is also refused where the sequences of a batch depend on each other, or where it keeps
+    something from call to call.
+
+    Every tensor that the model returns is an output of the engine, under the key of its dict or the field of its named
+    tuple; the states of a layer are `h_n` and `c_n`, as if the sequence ended at this step.
+
+    With "int8" the matrices are stored with one scale per row, with "int4" with one per row and 64 columns; "auto" is
+    int8, and int4 for the largest matrices where that makes the model fit a cache
+    (`compactrnn.runtime.mixed_precision` has the rules). The error that this brings is measured against torch on
+    `calibration` and kept in the file.
 
     Where it is above 2 %, the products that cause it are made more accurate: those that read hidden states get a scale
     for every step, those that read unbounded numbers (features, counts, what a ReLU gives) have their columns scaled
@@ -100,9 +114,17 @@ def pack(
         ValueError: bad arguments, names in `weights` that the model does not have, or an error beyond `max_error`.
 
     >>> import tempfile, torch, compactrnn as cr
-    >>> x = torch.randn(1, 9, 8)
-    >>> path = tempfile.mkdtemp() + "/lstm.crnn"
-    >>> report = pack(nn.LSTM(8, 16, batch_first=True), path, x, calibration=[x])
+    >>> class Encoder(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.lstm = nn.LSTM(8, 16, batch_first=True)
+    ...
+    ...     def forward(self, x):
+    ...         return self.lstm(x)[0]
+    >>> path, x = tempfile.mkdtemp() + "/lstm.crnn", torch.randn(1, 9, 8)
+    >>> report = pack(Encoder(), path, x, calibration=[x])
+    >>> [check.what for check in report.checks]
+    ['the example', 'a longer sequence', 'zeros', 'large inputs', 'calibration']
     >>> cr.Engine(path).stream().step(x[0, 0].numpy()).shape
     (16,)
     """
@@ -118,13 +140,20 @@ def pack(
     except (TypeError, ValueError) as error:
         raise invalid("metadata", got=str(error), wanted="what JSON can hold") from None
     check_writable(path, "model file")
-    program = lower(model, example_inputs)
-    exact = Engine(write(quantize(program, "float32", False)))
-    parity = _parity(model, exact, example_inputs)
-    batches = list(calibration) if calibration is not None else []
-    given = [xs for batch in batches for xs in sequences(model, batch)]
-    sequence = [_as_given(xs) for xs in given or sequences(model, example_inputs)]
-    quantized = quantize_measured(program, weights, fold, calibration=sequence, improve=bool(batches))
+    lowered = lower_model(model, example_inputs)
+    check_rows(lowered)
+    batches = [_batch(model, lowered, batch) for batch in calibration or ()]
+    reference = Reference(lowered)
+    checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
+    data = batches or [lowered.example]
+    quantized = quantize_measured(
+        lowered.program,
+        weights,
+        fold,
+        calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
+        wanted=[outputs for batch in data for outputs in reference.run(batch)],
+        improve=bool(batches),
+    )
     packed = quantized.program
     if not math.isfinite(quantized.error):
         raise invalid(
@@ -135,29 +164,45 @@ def pack(
         )
     if max_error is not None and quantized.error > max_error:
         raise invalid("quantization error", got=f"{quantized.error:.4g}", wanted=f"at most max_error={max_error:.4g}")
-    _warn(quantized, weights, bool(batches))
+    _warn(lowered, quantized, weights, bool(batches))
     report = PackReport(
         0,
         packed.macs_per_step(),
         weights if isinstance(weights, str) else dict(weights),
-        parity,
+        max(c.error for c in checks if c.what != LARGE),
         quantized.error,
         quantized.cosine,
         bool(batches),
         stored_types(packed),
         quantized.reasons,
         quantized.shares,
+        tuple(checks),
+        tuple(lowered.left_out),
     )
     notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step")}
     packed.metadata = {**packed.metadata, **(metadata or {}), "pack": notes}
     blob = write(packed)
     Engine(blob)
     save(blob, path)
-    return PackReport(**{**asdict(report), "bytes": len(blob)})
+    return replace(report, bytes=len(blob))
 
 
-def _warn(quantized: Quantized, weights: str | Mapping[str, str], calibrated: bool) -> None:
-    """Warn of a missing measurement, and of a large error by the name of what causes most of it."""
+def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors of a batch of calibration data, which must look like the example's."""
+    tensors, _ = flatten(model, batch)
+    if [t.dim() for t in tensors] != [t.dim() for t in lowered.example]:
+        shapes = [", ".join(str(tuple(t.shape)) for t in ts) for ts in (tensors, lowered.example)]
+        raise invalid(
+            "calibration", got=f"a batch of shape {shapes[0]}", wanted=f"batches like the example's {shapes[1]}"
+        )
+    return in_float(tensors)
+
+
+def _warn(lowered: Lowered, quantized: Quantized, weights: str | Mapping[str, str], calibrated: bool) -> None:
+    """Warn of outputs left out, of a missing measurement, and of a large error by the name of its main cause."""
+    if lowered.left_out:
+        why = "a stream keeps the states of a layer itself" if lowered.trace.alone else "they are no tensors"
+        warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=3)
     if not calibrated and weights != "float32":
         warnings.warn(
             "no calibration data: the quantization error is measured on example_inputs only, which may be noise;"
@@ -169,39 +214,3 @@ def _warn(quantized: Quantized, weights: str | Mapping[str, str], calibrated: bo
         for name, share in list(quantized.shares.items())[:1]:
             message += f"; {name} causes {share:.0%} of it, which weights={{{name!r}: 'float32'}} avoids"
         warnings.warn(message, stacklevel=3)
-
-
-def _parity(model: nn.Module, engine: Engine, example_inputs: Any) -> float:
-    """Largest difference between engine and torch on the example, and on a longer one; refuses beyond `PARITY`."""
-    inputs, wanted = reference(model, example_inputs)
-    worst = 0.0
-    for name, got, want in zip([o.name for o in engine.outputs], _outputs(engine, inputs), wanted, strict=True):
-        if got.shape != want.shape:
-            raise UnsupportedModelError(f"{name}: the program gives shape {got.shape}, torch {want.shape}")
-        difference = np.abs(got - want).max() / max(1.0, np.abs(want).max())
-        worst = max(worst, float(difference))
-        if not difference <= PARITY:
-            raise UnsupportedModelError(
-                f"{name}: the program differs from torch by {difference:.3g}, at most {PARITY} is accepted;"
-                " some operation of the model does not mean the same step by step"
-            )
-    return worst
-
-
-def _outputs(engine: Engine, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-    results = engine.run(_as_given(inputs))
-    return list(results) if isinstance(results, tuple) else [results]
-
-
-def _as_given(inputs: tuple[np.ndarray, ...]) -> Any:
-    """What `Engine.run` takes: one input alone, several as a tuple."""
-    (*rest, last) = inputs
-    return inputs if rest else last
-
-
-def sequences(model: nn.Module, batch: Any) -> Iterable[tuple[np.ndarray, ...]]:
-    """The sequences of a batch, time first, without the batch axis, as the engine takes them."""
-    model, inputs = positional(copy.deepcopy(model), batch)
-    axes = find_axes(model, inputs)
-    for row in range(axes.rows(inputs)):
-        yield tuple(x.detach().cpu().numpy() for x in axes.sequence(inputs, row))

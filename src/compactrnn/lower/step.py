@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import is_dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from ..weights.stand_in import with_products
 from .builder import Builder, Value
 from .visitor import Visitor
 
+_OWN = frozenset(vars(nn.Module())) - {"training"}
+
 
 class _Step(nn.Module):
     def __init__(self, cell: AbstractCell):
         super().__init__()
-        self.cell = cell
+        self.cell = with_products(cell)
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         y, after = self.cell.step(self.cell.project(x), states)
@@ -41,16 +44,49 @@ def lower_step(
             rest = []
         return ".".join([name(part), *rest])
 
-    small, large = (_export(cell, x, states, n) for n in (x.shape[0], x.shape[0] + 1))
-    return Visitor(builder, small, large, rename).lower([x, *states])
-
-
-def _export(cell: AbstractCell, x: Value, states: list[Value], steps: int) -> tuple[Trace, tuple[Tensor, ...]]:
     like = next(cell.parameters(), torch.zeros(()))
-    arguments = tuple(torch.zeros(steps, v.width, dtype=like.dtype) for v in (x, *states))
-    try:
-        program = export(_Step(with_products(cell)), arguments)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UnsupportedModelError(f"{type(cell).__name__}.step: torch.export cannot follow it ({reason})") from error
-    return read_export(program, {}, cell), arguments
+    steps, operands = x.shape[0], [x, *states]
+    small, large = (tuple(torch.zeros(n, v.width, dtype=like.dtype) for v in operands) for n in (steps, steps + 1))
+    trace = _trace(builder.exports, cell, small)
+    return Visitor(builder, trace, trace.run(small), trace.run(large), rename).lower(operands)
+
+
+def _trace(exports: dict[Hashable, Trace], cell: AbstractCell, rows: tuple[Tensor, ...]) -> Trace:
+    """The graph of the step; cells of one class, of the same sizes and options share one export."""
+    step, key = _Step(cell), _options(cell)
+    if key not in exports:
+        try:
+            program = export(step, rows, [0] * len(rows))
+        except UnsupportedModelError:
+            raise UnsupportedModelError(
+                f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
+            ) from None
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UnsupportedModelError(
+                f"{type(cell).__name__}.step: torch.export cannot follow it ({reason})"
+            ) from error
+        exports[key] = read_export(program, {}, cell)
+    trace, tensors = exports[key], dict(_tensors(step))
+    stored = {node: tensors[name].detach() for node, name in {**trace.parameters, **trace.buffers}.items()}
+    return replace(trace, constants={**trace.constants, **stored}, model=cell)
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+
+
+def _options(module: nn.Module) -> Hashable:
+    """What makes two modules compute the same function of their parameters and buffers."""
+    options = tuple((n, _plain(v)) for n, v in sorted(vars(module).items()) if n not in _OWN)
+    tensors = tuple((n, tuple(t.shape), t.dtype) for n, t in _tensors(module))
+    children = tuple((n, c and _options(c)) for n, c in module._modules.items())
+    return type(module), options, tensors, children
+
+
+def _plain(value: object) -> Hashable:
+    """The value of what cannot change, the identity of anything else."""
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    fixed = value is None or isinstance(value, str | int | float | type)
+    return (type(value), value) if fixed or (is_dataclass(value) and value.__hash__) else id(value)

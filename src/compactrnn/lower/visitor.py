@@ -55,34 +55,28 @@ def convolves(function: Callable) -> Callable:
 
 
 class Visitor:
-    """Lowers a graph that was exported twice, with T and T + 1 steps: an axis that has grown is the time axis."""
+    """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time."""
 
     def __init__(
         self,
         builder: Builder,
-        small: tuple[Trace, tuple[Tensor, ...]],
-        large: tuple[Trace, tuple[Tensor, ...]],
+        trace: Trace,
+        values: dict[str, Any],
+        longer: dict[str, Any],
         rename: Callable[[str], str] = str,
     ):
         self.builder = builder
         self.rename = rename
         self.mover = Mover(builder)
-        self.trace = small[0]
-        other = large[0]
-        if [str(n.target) for n in self.trace.nodes] != [str(n.target) for n in other.nodes]:
-            raise UnsupportedModelError(
-                f"{type(self.trace.model).__name__}: its Python code loops over time or depends on the number of steps"
-            )
-        self.values, grown = self.trace.run(small[1]), other.run(large[1])
-        pairs = zip(self.trace.nodes, other.nodes, strict=True)
-        self.axes = {a.name: _grown(self.values[a.name], grown[b.name]) for a, b in pairs}
+        self.trace = trace
+        self.values = values
+        self.axes = {n.name: _grown(values[n.name], longer[n.name]) for n in trace.nodes}
 
     def lower(self, inputs: list[Value]) -> list[Any]:
-        """Operations for all nodes; returns what the outputs are: values or constant tensors."""
+        """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
         initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
         results = self.trace.interpret(self._visit, initial)
-        nodes = [o for o in self.trace.outputs if isinstance(o, torch.fx.Node)]
-        return [self.settle(results[o.name]) for o in nodes]
+        return [self.settle(results[o.name]) if isinstance(o, torch.fx.Node) else o for o in self.trace.outputs]
 
     def where(self, node: torch.fx.Node) -> str:
         """Module and operation, for messages."""
@@ -104,10 +98,13 @@ class Visitor:
 
     def _visit(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         name = operation(node)
+        self.builder.where = self.where(node)
         if name == "getitem":
             return args[0][args[1]]
         if name in FRESH or not any(isinstance(v, Value | Moved) for v in pytree.tree_leaves((args, kwargs))):
-            return self.values[node.name]
+            return self._known(node)
+        if not isinstance(self.values[node.name], Tensor | list | tuple):
+            return self.values[node.name]  # a size
         if name in MOVES:
             return self._move(node, args, kwargs)
         if name in PADS and constant_pad(args):
@@ -125,6 +122,13 @@ class Visitor:
             f"{self.where(node)} cannot be lowered; what can: recurrent layers, linear, embedding, point-wise"
             " functions, layer norm, softmax, sums over features or time, argmax, topk, and moving data"
         )
+
+    def _known(self, node: torch.fx.Node) -> Any:
+        """What does not depend on the input; on the length of the sequence it may."""
+        value = self.values[node.name]
+        if isinstance(value, Tensor) and self.axes[node.name] is not None:
+            self.mover.grows(value)
+        return value
 
     def settle(self, x: Any) -> Any:
         """`x` with its entries in place, if it is a value that was moved."""
@@ -150,11 +154,18 @@ class Visitor:
         return self.mover.move(operands, run, axes, where)
 
     def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> Moved:
-        def run(tensors: list[Tensor]) -> Tensor:
-            return torch.constant_pad_nd(tensors[0], pads, int(tensors[1]))
+        number = float(value if isinstance(value, float | int) else 0)
+        axis = self.axes[node.args[0].name]  # pyright: ignore
+        before = 2 * (len(x.shape) - 1 - axis) if isinstance(axis, int) else len(pads)
+        over_time = [n if i in (before, before + 1) else 0 for i, n in enumerate(pads)]
+        others = [0 if i in (before, before + 1) else n for i, n in enumerate(pads)]
 
-        filling = torch.tensor(float(value if isinstance(value, float | int) else 0))
-        return self.mover.move([x, filling], run, self.axes[node.name], self.where(node))
+        def run(tensors: list[Tensor]) -> Tensor:
+            wider = torch.constant_pad_nd(tensors[0], others, int(tensors[1]))
+            return torch.constant_pad_nd(wider, over_time, int(tensors[2]))
+
+        filling = [torch.tensor(number), self.mover.edge(number)]
+        return self.mover.move([x, *filling], run, self.axes[node.name], self.where(node))
 
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The axis of the node's result that is time; refuses if there is no telling."""

@@ -1,0 +1,65 @@
+"""What a model returns: names, and which axes are time and batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..graph.trace import Trace
+from .probe import Axes, output_axes
+
+
+class Port(NamedTuple):
+    """A tensor that the model returns: its name, its place among all that is returned, its time and batch axis."""
+
+    name: str
+    place: int
+    time: int | None
+    batch: int | None
+
+
+def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes: Axes) -> tuple[list[Port], list[str]]:
+    """What an engine gives of what the model returns for `inputs` of batch 1, and the names of what it leaves out.
+
+    Dict keys and fields of named tuples are names; so are `h_n`, `c_n`, ... for the states after the last step, with
+    the layer's name before them where there are several layers. The states of a model that is one bare layer are left
+    out, for its stream keeps them.
+    """
+    with torch.no_grad():
+        leaves, _ = pytree.tree_flatten_with_path(model(*inputs))
+    states = trace.state_names()
+    tensors = iter(output_axes(model, inputs, axes))
+    ports: list[Port] = []
+    left_out: list[str] = []
+    for place, ((path, leaf), state) in enumerate(zip(leaves, states, strict=True)):
+        if leaf is None:
+            continue
+        name = _unique(_name(path, state), [*(p.name for p in ports), *left_out])
+        port = Port(name, place, *(next(tensors) if isinstance(leaf, Tensor) else (None, None)))
+        if not isinstance(leaf, Tensor) or (trace.alone and state):
+            left_out.append(name)
+        else:
+            ports.append(port)
+    return ports, left_out
+
+
+def _name(path: tuple[Any, ...], state: str) -> str:
+    named = [str(k.key) if isinstance(k, pytree.MappingKey) else k.name for k in path if not _numbered(k)]
+    if state and (not named or _numbered(path[-1])):
+        named.append(state)
+    return ".".join(named) or "output"
+
+
+def _numbered(key: Any) -> bool:
+    return isinstance(key, pytree.SequenceKey)
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    number, unique = 0, name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique

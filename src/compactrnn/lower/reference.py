@@ -1,0 +1,96 @@
+"""What torch gives, laid out as an engine gives it, and how exact it is itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..graph.copy import copy_module
+from .lower import Lowered
+from .outputs import Port
+
+Rows = list[list[np.ndarray]]  # by sequence and output: time first, no batch axis
+
+_ROUNDING = 2.0**-23  # of one float32 number
+
+
+class Reference:
+    """The model in torch, in float32 and, to see what float32 loses, in float64."""
+
+    def __init__(self, lowered: Lowered):
+        self.lowered = lowered
+        self._model = lowered.model
+        self._known: dict[int, tuple[tuple[Tensor, ...], Rows]] = {}
+
+    def run(self, inputs: tuple[Tensor, ...]) -> Rows:
+        """The outputs for every sequence of a batch; computed once for the same batch."""
+        if id(inputs) not in self._known:
+            self._known[id(inputs)] = inputs, self._run(self._model, inputs)
+        return self._known[id(inputs)][1]
+
+    def exact(self, inputs: tuple[Tensor, ...]) -> list[Rows]:
+        """What rounding may make of the outputs: computed in float64, with the weights as they are and rounded.
+
+        Where the model cannot run in float64, float32 with rounded weights alone.
+        """
+        try:
+            return [self._run(m, inputs) for m in self._double]
+        except (RuntimeError, TypeError, ValueError):
+            return [self._run(_rounded(self._model), inputs)]
+
+    @functools.cached_property
+    def _double(self) -> list[nn.Module]:
+        double = copy_module(self._model).double()
+        return [double, _rounded(double)]
+
+    @torch.no_grad()
+    def _run(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Rows:
+        with default_dtype(dtype := dtype_of(model)):
+            leaves = pytree.tree_leaves(model(*in_dtype(inputs, dtype)))
+        rows = range(self.lowered.axes.rows(inputs))
+        return [[_row(leaves[port.place], port, row) for port in self.lowered.ports] for row in rows]
+
+
+def _row(y: Tensor, port: Port, row: int) -> np.ndarray:
+    if port.time is not None:
+        y = y.movedim(port.time, 0)
+    if port.batch is not None:
+        y = y.select(port.batch + (port.time is not None and port.time > port.batch), row)
+    return y.numpy()
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the model's numbers."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def in_dtype(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The inputs, numbers in `dtype`."""
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the model makes itself have the dtype of its weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@torch.no_grad()
+def _rounded(model: nn.Module) -> nn.Module:
+    """A copy whose weights are off by what float32 rounds away."""
+    twin, generator = copy_module(model), torch.Generator().manual_seed(0)
+    for p in twin.parameters():
+        if p.is_floating_point():
+            p *= 1 + _ROUNDING * (2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1)
+    return twin

@@ -1,0 +1,126 @@
+"""A program in float32 against torch: on the example, on made-up sequences and on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .._errors import UnsupportedModelError
+from ..runtime.engine import Engine
+from .lower import Lowered
+from .reference import Reference
+from .sequences import made_up
+
+PARITY = 1e-4
+_LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with torch.
+
+    Attributes:
+        what: the data.
+        steps: the number of time steps of all sequences together.
+        error: largest difference of any output, relative to the output's largest value.
+        skipped: why there was no comparison.
+    """
+
+    what: str
+    steps: int
+    error: float
+    skipped: str = ""
+
+
+def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor, ...]]) -> list[Check]:
+    """Compare `engine`, the float32 program, with torch.
+
+    An error of 1e-4 is accepted, or 16 times what float32 itself has lost in torch up to this step against float64,
+    where that is more.
+
+    Raises:
+        UnsupportedModelError: the outputs differ; says which, from which step on, on what data and by how much.
+    """
+    lowered, example = reference.lowered, reference.lowered.example
+    sizes = [np.abs(_finite(y)).max(initial=0.0) for y in reference.run(lowered.axes.with_batch(example, 1))[0]]
+    checks = [_check("the example", reference, engine, example, sizes)]
+    for what, inputs in made_up(lowered):
+        checks.append(_check(what, reference, engine, inputs, sizes))
+    found = [_check("calibration", reference, engine, inputs, sizes) for inputs in batches]
+    if found:
+        checks.append(Check("calibration", sum(c.steps for c in found), max(c.error for c in found)))
+    return checks
+
+
+def argument(sequence: tuple[np.ndarray, ...]) -> Any:
+    """What `Engine.run` takes: one input alone, several as a tuple."""
+    (*rest, last) = sequence
+    return sequence if rest else last
+
+
+def given(lowered: Lowered, inputs: tuple[Tensor, ...]) -> Iterator[tuple[np.ndarray, ...]]:
+    """The sequences of a batch as the engine takes them."""
+    for row in range(lowered.axes.rows(inputs)):
+        yield tuple(x.numpy() for x in lowered.axes.sequence(inputs, row))
+
+
+def _check(what: str, reference: Reference, engine: Engine, inputs: tuple[Tensor, ...], sizes: list[float]) -> Check:
+    lowered = reference.lowered
+    steps = lowered.axes.steps(inputs) * lowered.axes.rows(inputs)
+    try:
+        wanted = reference.run(inputs)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if what in ("the example", "calibration"):
+            raise
+        return Check(what, steps, 0.0, f"the model refuses it: {str(error).strip().splitlines()[0]}")
+    got = [engine.run(argument(sequence)) for sequence in given(lowered, inputs)]
+    got = [results if isinstance(results, tuple) else (results,) for results in got]
+    worst = 0.0
+    for number, port in enumerate(lowered.ports):
+        ours, theirs = ([row[number] for row in rows] for rows in (got, wanted))
+        if ours[0].shape != theirs[0].shape:
+            raise UnsupportedModelError(
+                f"{port.name}: the program gives shape {ours[0].shape}, torch {theirs[0].shape}"
+            )
+        size = max([sizes[number], *(np.abs(_finite(y)).max(initial=0.0) for y in theirs)]) or 1.0
+        errors = [_errors(a, b, size, port.time) for a, b in zip(ours, theirs, strict=True)]
+        if max(e.max() for e in errors) > PARITY:
+            losses = [
+                np.maximum.reduce([_errors(rows[i][number], theirs[i], size, port.time) for rows in exact])
+                for exact in [reference.exact(inputs)]
+                for i in range(len(theirs))
+            ]
+            _refuse_beyond(port.name, what, errors, losses)
+        worst = max(worst, *(float(_finite(e).max(initial=0.0)) for e in errors))
+    return Check(what, steps, worst)
+
+
+def _errors(got: np.ndarray, want: np.ndarray, size: float, time: int | None) -> np.ndarray:
+    """The largest difference in each step; infinite where one is finite or a number and the other is not."""
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(got - want) / size
+    difference[(got == want) | (np.isnan(got) & np.isnan(want))] = 0.0
+    difference[~np.isfinite(difference)] = np.inf
+    return difference.reshape(len(got) if time is not None else 1, -1).max(1, initial=0.0)
+
+
+def _refuse_beyond(name: str, what: str, errors: list[np.ndarray], losses: list[np.ndarray]) -> None:
+    for error, loss in zip(errors, losses, strict=True):
+        allowed = np.maximum(PARITY, _LOSSES * np.maximum.accumulate(loss))
+        if (wrong := np.flatnonzero(error > allowed)).size:
+            step = int(wrong[0])
+            since = f" from step {step} of {len(error)} on" if len(error) > 1 else ""
+            raise UnsupportedModelError(
+                f"output {name!r}: the program differs from torch{since}, on {what}, by {error[step:].max():.3g}"
+                f" of its largest value; at most {allowed[step]:.3g} is accepted. Some operation of the model does not"
+                " mean the same step by step"
+            )
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
