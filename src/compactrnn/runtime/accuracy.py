@@ -25,13 +25,13 @@ class Remedy:
 
     type: str
     per_step: bool = False
-    balance: float | None = None
+    scaled: bool = False
     center: bool = False
 
     def __str__(self) -> str:
         if self.type.startswith("float"):
             return self.type
-        if self.balance is not None:
+        if self.scaled:
             return f"{self.type}, columns scaled from the calibration data"
         return f"{self.type}, its input scaled at every step" if self.per_step else self.type
 
@@ -110,7 +110,7 @@ class Accuracy:
             centers = (False, True) if can_center(self.program, tensor) else (False,)
             for kind in kinds:
                 found += [Remedy(kind)] if kind != plain.type else []
-                found += [Remedy(kind, balance=b, center=c) for b in (0.5, 1.0) for c in centers]
+                found += [Remedy(kind, scaled=True, center=c) for c in centers]
         return found + ([Remedy("float32")] if unbounded else [])
 
     def _read(self, tensor: int) -> np.ndarray:
@@ -130,8 +130,8 @@ class Accuracy:
     def _with(self, remedies: Mapping[int, Remedy]) -> tuple[Program, dict[int, str]]:
         program = self.program
         for tensor, remedy in remedies.items():
-            if remedy.balance is not None:
-                program = equalize(program, tensor, self._read(tensor), remedy.balance, remedy.center)
+            if remedy.scaled:
+                program = equalize(program, tensor, self._read(tensor), remedy.center)
             elif remedy.per_step:
                 program = program.map_ops(lambda op, t=tensor: replace(op, p0=0.0) if op.tensor == t else op)
         return program, {t: remedy.type for t, remedy in remedies.items()}

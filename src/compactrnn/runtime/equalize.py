@@ -45,18 +45,18 @@ def can_center(program: Program, tensor: int) -> bool:
     )
 
 
-def equalize(program: Program, tensor: int, rows: np.ndarray, balance: float, center: bool) -> Program:
+def equalize(program: Program, tensor: int, rows: np.ndarray, center: bool) -> Program:
     """The same products, `W x + b = (W / r) (r (x - m)) + (b + W m)`, with a scale r for each column.
 
-    With a the root mean square of what a column of W reads and w that of the column, `r = w^(1 - balance) / a^balance`:
-    with a balance of 1 the columns read numbers of one size, with 1/2 numbers as large as their weights. m is the mean
-    with `center`, else zero.
+    With a the root mean square of what a column of W reads and w that of the column, `r = sqrt(w / a)`: each column
+    then reads numbers as large as its weights, so that rounding takes the same part of both. m is the mean with
+    `center`, else zero.
     """
     values = program.tensors[tensor].values.astype(np.float64)
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32) if center else np.zeros(rows.shape[1], np.float32)
     read = _known(np.sqrt(np.square(rows.astype(np.float64) - mean).mean(axis=0)))
     weights = _known(np.sqrt(np.square(values).mean(axis=0)))
-    scale = weights ** (1 - balance) / read**balance
+    scale = np.sqrt(weights / read)
     scale = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
     shift = values @ mean.astype(np.float64)
     tensors = list(program.tensors)
