@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from compactrnn import ModelFileError
+from compactrnn._checkpoint import load_tree, save_tree
 from compactrnn.runtime import file as model_file
-from compactrnn.training.checkpoint import load_tree, save_tree
 from run_folders import RECIPE, change_json, copy_run, invoke, make_run
 
 
@@ -505,7 +505,7 @@ def test_checkpoints_carry_a_checksum(stopped, tmp_path):
     refused("train", stopped / "two.toml", "--out", run, "--resume", words="checkpoint.safetensors")
     tensors = safetensors.torch.load(whole)
     path.write_bytes(safetensors.torch.save(tensors, {"compactrnn": '{"dict": []}'}))  # as before checksums
-    refused("train", stopped / "two.toml", "--out", run, "--resume", words="train again in a new folder")
+    refused("train", stopped / "two.toml", "--out", run, "--resume", words="in a new folder")
 
 
 def hostile(made, path, change):

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import compactrnn as cr
 from compactrnn.compress import surgery
-from compactrnn.compress.groups import Part, find_groups
+from compactrnn.compress.groups import Part
 from shapes import BatchNormed, Bidirectional, Dual, Gated, Normed, Residual, Stacked, Tagger, Twice, example
 
 CUDA = torch.device("cuda", 0)
@@ -47,7 +47,7 @@ def test_steps_and_penalties_on_a_gpu(shape):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     on_fake_gpu(model, mode)
     for pruner in pruners:
-        pruner.groups = find_groups(model, pruner._trace, pruner._units)
+        assert pruner.groups[0].device == CUDA
         with mode, torch.no_grad():
             assert pruner.penalty().device == CUDA
             for _ in range(3):
@@ -84,7 +84,7 @@ def test_layers_on_two_devices():
     pruner = cr.GroupLasso(model, example(model), keep=0.5, steps=2)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     on_fake_gpu(model.lstm, mode)
-    pruner.groups = find_groups(model, pruner._trace, pruner._units)
+    assert {group.device.type for group in pruner.groups} == {"cuda"}
     with mode, torch.no_grad():
         pruner.penalty()
         pruner.step()

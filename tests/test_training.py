@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from compactrnn import Engine, ModelFileError
+from compactrnn._checkpoint import load_tree, load_weights, save_tree, save_weights
 from compactrnn._files import write_atomically
 from compactrnn.cells import DuRNN
 from compactrnn.tasks.sequence_model import SequenceModel
-from compactrnn.training.checkpoint import load_tree, load_weights, save_tree, save_weights
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.pack_run import pack_run

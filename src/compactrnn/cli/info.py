@@ -51,7 +51,7 @@ def _packed(path: Path) -> dict[str, Any]:
 
 
 def _run_folder(path: Path) -> dict[str, Any]:
-    from ..training.checkpoint import load_weights
+    from .._checkpoint import load_weights
     from ..training.run_folder import RunFolder
 
     folder = RunFolder(path)

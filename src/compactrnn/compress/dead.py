@@ -22,9 +22,9 @@ def find_dead(groups: list[Group]) -> dict[str, Tensor]:
     - or it is written by zeros, its known readers are zero, and what the others see of it is made without weights: the
       course of an idle unit from its first state, which `Scattered` goes on giving them.
 
-    One unit of every unit set always stays.
+    One unit of every unit set always stays, and all of what is frozen or excluded.
     """
-    dead = {g.name: torch.ones(g.count, dtype=torch.bool) for g in groups}
+    dead = {g.name: torch.full((g.count,), not g.left_alone) for g in groups}
     written = {g.name: _sum(g.writers + g.biases, g.count) != 0 for g in groups}
     rows: Rows = {identity(p.weight): (g, p) for g in groups for p in g.writers}
     while True:
@@ -38,10 +38,12 @@ def _settled(groups: list[Group], dead: dict[str, Tensor], written: dict[str, Te
     """Spare what has turned out to be read by something that stays; returns whether there was nothing."""
     before = {name: mask.clone() for name, mask in dead.items()}
     for g in groups:
-        read = sum((_live_squares(p, rows, dead, g.count) for p in g.readers), torch.zeros(g.count)) != 0
-        unread = ~read & ~g.escaped
-        silent = ~written[g.name] & ~g.given & (g.escaped | ~g.shifted)
-        idle = ~written[g.name] & ~read & g.escaped
+        changed = [p for p in g.readers if p.inside or not p.frozen]
+        read = sum((_live_squares(p, rows, dead, g.count) for p in changed), torch.zeros(g.count)) != 0
+        by_writers = g.by_writers
+        unread = ~read & ~by_writers
+        silent = ~written[g.name] & ~g.given & (by_writers | ~g.shifted)
+        idle = ~written[g.name] & ~read & by_writers
         dead[g.name] &= unread | silent | idle
     return all(torch.equal(before[name], mask) for name, mask in dead.items())
 

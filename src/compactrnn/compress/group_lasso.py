@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._errors import invalid
+from .._errors import UnsupportedModelError, invalid
 from ..graph.follow import follow
 from ..graph.trace import as_inputs, beside
 from ..graph.units import find_units
+from ..layers import cells_of
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from . import surgery
 from .dry_run import dry_run
-from .groups import find_groups
+from .groups import Group, find_groups, original
 from .optimizer import move_optimizer_
+from .penalty import NormPenalty
 from .report import PruneReport, report
+from .schedule import SizeSchedule
+from .selection import excluded, fractions
+from .wrappers import inner_names, unwrap, without_autocast
 
 
 class GroupLasso:
@@ -32,27 +40,38 @@ class GroupLasso:
       of a group below `threshold` to zero. A strength belongs to a loss reduction: the paper's 2.45e-3 is for a loss
       summed over 35 time steps; with a mean over tokens use `2.45e-3 / 35`, or say `loss_steps=35`.
     - `keep=f, steps=n` (a size schedule): the units of each layer are ranked by the norm of what reads them; the share
-      `f + (1 - f) (1 - t/n)^3` of them is left in peace at step t, and what makes the others felt is multiplied by
+      `f + (1 - f) (1 - t/n)^3` of them is exempt at step t, and the outgoing weights of the others are multiplied by
       `decay` each step. A unit may rank back until step n; from then on the rest stays zero.
 
-    A unit whose readers cannot all be named (its sum with something else is read, or it is an output of the model)
-    is faded by its incoming weights and biases instead, until it is written as exactly zero.
+    A unit whose readers cannot all be named (its sum with something else is read, or it is an output of the model), or
+    are frozen, is faded by its incoming weights and biases instead, until it is written as exactly zero.
+
+    Frozen parameters (`requires_grad=False`) are never changed or cut: a layer with a frozen parameter keeps all of its
+    units, and the layer before a frozen one keeps its width outside. `report()` says so. Flags are read at each call,
+    so that layers may be frozen and unfrozen during the training.
+
+    The model may be wrapped in `torch.compile`, `DataParallel` or `DistributedDataParallel`; `shrink` then returns the
+    smaller inner module. A deep copy of a module that holds its pruner holds a pruner of the copy.
 
     Args:
         model: any module with nn.LSTM, nn.GRU, nn.RNN, `cr.LSTM`, ... `cr.Recurrent` inside; its weights are changed by
             `step`. A weight whose structure cannot lose single rows and columns (a Kronecker product) gets masks
             around it, and becomes dense when it is cut.
         example_inputs: a tensor or tuple of tensors as the model takes them, without initial states.
-        keep: fraction of the units of each layer to keep, in (0, 1]; needs `steps`.
-        steps: length of the size schedule in optimiser steps.
+        keep: fraction of the units of each layer to keep, in (0, 1]; needs `steps`. Or a fraction for each of several
+            modules by name, `{"encoder": 0.25, "decoder.rnn[1]": 0.5}`: the most specific name counts, `""` is the
+            default, and a layer without an entry keeps all of its units.
+        steps: length of the size schedule in optimizer steps.
         strength: weight of the penalty, >= 0; excludes `keep`.
+        exclude: names of modules whose recurrent layers keep all of their units. They are trained, and may lose input
+            columns with the units of the layer before.
         loss_steps: number of time steps that the loss, to which `strength` belongs, is summed over.
         threshold: entries of groups below it become zero after each step (with `strength`).
-        decay: factor per step for what is being driven out (with `keep`).
+        decay: factor per step for what is being pruned (with `keep`).
         minimum: units that every layer keeps at least.
 
     Raises:
-        ValueError: for arguments out of range.
+        ValueError: for arguments out of range, and names that the model does not have.
         UnsupportedModelError: when the model cannot be followed.
 
     Source: W. Wen et al., Learning Intrinsic Sparse Structures within Long Short-Term Memory, ICLR 2018. The size
@@ -80,9 +99,10 @@ class GroupLasso:
         model: nn.Module,
         example_inputs: Any,
         *,
-        keep: float | None = None,
+        keep: float | Mapping[str, float] | None = None,
         steps: int | None = None,
         strength: float | None = None,
+        exclude: Iterable[str] = (),
         loss_steps: int = 1,
         threshold: float = 1e-4,
         decay: float = 0.9,
@@ -92,7 +112,7 @@ class GroupLasso:
             raise invalid(
                 "GroupLasso", got=f"keep={keep}, strength={strength}", wanted="one of keep (with steps) and strength"
             )
-        if keep is not None and (not 0 < keep <= 1 or steps is None or steps < 1):
+        if keep is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise invalid("keep, steps", got=f"{keep}, {steps}", wanted="keep in (0, 1] and steps, a positive int")
         if strength is not None and (not strength >= 0 or steps is not None):
             raise invalid("strength, steps", got=f"{strength}, {steps}", wanted="strength >= 0, and no steps")
@@ -102,85 +122,147 @@ class GroupLasso:
                 got=f"{decay}, {threshold}, {loss_steps}, {minimum}",
                 wanted="decay in [0, 1), threshold >= 0, loss_steps >= 1, minimum >= 1",
             )
-        self.model = model
-        self.example_inputs = beside(model, as_inputs(example_inputs))
-        self.keep, self.steps, self.decay, self.minimum = keep, steps or 0, decay, minimum
-        self.strength = None if strength is None else strength / loss_steps
-        self.threshold = threshold
-        _mask_(model)
-        self._trace = follow(model, self.example_inputs)
-        self._units = find_units(self._trace, self.example_inputs)
-        self._units = dry_run(model, self._trace, self._units, self.example_inputs)
-        self.groups = find_groups(model, self._trace, self._units)
+        self.model = unwrap(model)
+        self.example_inputs = beside(self.model, as_inputs(example_inputs))
         self.count = 0
-        self._out = [torch.zeros(g.count, dtype=torch.bool, device=g.device) for g in self.groups]
+        _mask_(self.model)
+        with without_autocast():
+            self._trace = follow(self.model, self.example_inputs)
+            self._units = find_units(self._trace, self.example_inputs)
+        groups = find_groups(self.model, self._trace, self._units)
+        self._excluded = excluded(inner_names(model, exclude), groups)
+        self._parameters: list[nn.Parameter] = []
+        if keep is None:
+            assert strength is not None
+            self._method = NormPenalty(strength / loss_steps, threshold, minimum)
+        else:
+            assert steps is not None
+            self._method = SizeSchedule(fractions(inner_names(model, keep), groups), steps, decay, minimum)
+        with without_autocast():
+            self._units = dry_run(self.model, self._trace, self._units, self.example_inputs, self._excluded)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The units of each layer with everything attached to them, over the parameters that the model has now."""
+        parameters = list(self.model.parameters())
+        if list(map(id, parameters)) != list(map(id, self._parameters)):
+            _check_sizes(self.model, self._trace.leaves.values())
+            self._groups = find_groups(self.model, self._trace, self._units)
+            self._parameters = parameters
+            for group in self._groups:
+                group.excluded = group.name in self._excluded
+        return self._groups
+
+    @property
+    def _active(self) -> list[Group]:
+        return [group for group in self.groups if not group.left_alone]
 
     def penalty(self) -> Tensor:
         """`strength * sum of norms` as a scalar to add to the loss; zero under a size schedule."""
-        if not self.strength:
-            return torch.zeros((), device=self.groups[0].device)
-        norms = [(g.squares() + 1e-8).sqrt().sum().to(self.groups[0].device) for g in self.groups]
-        return self.strength * torch.stack(norms).sum()
+        with without_autocast():
+            return self._method.penalty(self._active)
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         """Call after each `optimizer.step()`: threshold, or fade what ranks beyond the schedule."""
         self.count += 1
-        if self.strength is not None:
-            for part in {id(p.weight): p for g in self.groups for p in (*g.writers, *g.readers)}.values():
-                for tensor in part.weight.parameters() if isinstance(part.weight, nn.Module) else (part.weight,):
-                    tensor.mul_(tensor.abs() > self.threshold)
-            return
-        if self.count <= self.steps:
-            self._out = self._rank()
-        factor = self.decay if self.count < self.steps else 0.0
-        for group, out in zip(self.groups, self._out, strict=True):
-            group.fade_(torch.where(out.to(group.device), factor, 1.0))
+        with without_autocast():
+            self._method.step_(self._active, self.count)
 
     def fraction(self) -> float:
-        """The fraction of units that the schedule leaves in peace at this step."""
-        assert self.keep is not None
-        return self.keep + (1 - self.keep) * (1 - min(self.count / self.steps, 1)) ** 3
-
-    def _rank(self) -> list[Tensor]:
-        """Which units of each layer rank beyond the schedule. One ranking for all layers would empty the last one."""
-        ranked = []
-        for group in self.groups:
-            spared = max(round(self.fraction() * group.count), self.minimum)
-            order = group.importance().argsort(descending=True, stable=True)
-            ranked.append(order.argsort() >= spared)
-        return ranked
+        """The fraction of all units that is exempt from pruning at this step; 1 under a penalty."""
+        exempt = [(g.count, self._method.fraction(g.name, self.count)) for g in self.groups]
+        return sum(n * share for n, share in exempt) / sum(n for n, _ in exempt)
 
     def report(self) -> PruneReport:
         """What would be left if the model were shrunk now; see `PruneReport`."""
-        return report(self.model, self.groups, self._shrink()[0])
+        return report(self.model, self.groups, self._shrink()[0], self._method.position(self.count))
 
     def shrink(self, optimizer: Optimizer | None = None) -> nn.Module:
         """A new, smaller model with the same outputs; `optimizer`, if given, goes on with it, its moments cut likewise.
 
         Needs no training step. Layers are narrowed where every reader can be cut too, else narrowed inside and their
         output scattered to the old width. Outputs on the example are compared in float64 before it is returned.
+
+        Warns:
+            UserWarning: the schedule has not ended yet, a layer kept more units than it was to keep, or nothing was cut
+                under a penalty.
         """
         small, plan = self._shrink()
+        self._warn_of_more(plan)
         if optimizer is not None:
             move_optimizer_(optimizer, self.model, small, lambda model: surgery.apply(plan, model))
         return small
 
     def _shrink(self) -> tuple[nn.Module, surgery.Plan]:
-        return surgery.shrink(self.model, self._trace, self.groups, self._units, self.example_inputs)
+        with without_autocast():
+            return surgery.shrink(self.model, self._trace, self.groups, self._units, self.example_inputs)
+
+    def _warn_of_more(self, plan: surgery.Plan) -> None:
+        """Say it if more is left than was asked for."""
+        cut = {g.name: int(plan.dead[g.name].sum()) for g in plan.groups}
+        total = f"{sum(cut.values())} of {sum(g.count for g in plan.groups)} units were cut"
+        position = self._method.position(self.count)
+        more = [
+            f"{g.name} keeps {g.count - cut[g.name]} of {g.count} units, not {self._method.wanted(g)}"
+            + (f" ({g.reason})" if g.reason else "")
+            for g in self._active
+            if g.count - cut[g.name] > self._method.wanted(g)
+        ]
+        if not self._active:
+            text = "every layer is frozen or excluded"
+        elif not self._method.ended(self.count):
+            text = "call step() until the schedule has ended"
+        elif isinstance(self._method, SizeSchedule) and more:
+            text = "; ".join(more)
+        elif isinstance(self._method, NormPenalty) and self._method.strength and not any(cut.values()):
+            text = "train longer, or with a larger strength or threshold"
+        else:
+            return
+        warnings.warn(f"shrink() at {position}: {total}; {text}", stacklevel=3)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The schedule's position and the units on their way out, as tensors."""
-        out = {f"out.{g.name}": o.clone() for g, o in zip(self.groups, self._out, strict=True)}
-        return {"count": torch.tensor(self.count), **out}
+        """The position, the units that are being pruned and how many are to be left of each layer, as tensors."""
+        out = self._method.out
+        state = {"count": torch.tensor(self.count), "steps": torch.tensor(self._method.steps)}
+        for group in self.groups:
+            state[f"wanted.{group.name}"] = torch.tensor(self._wanted(group))
+            none = torch.zeros(group.count, dtype=torch.bool)
+            state[f"out.{group.name}"] = out.get(group.name, none).clone()
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict()` of a pruner on the same model."""
-        names = {"count", *(f"out.{g.name}" for g in self.groups)}
-        if names != set(state):
-            raise invalid("pruner state", got=sorted(state), wanted=f"{sorted(names)}")
+        """Continue from `state_dict()` of a pruner with the same settings on the same model.
+
+        Raises:
+            ValueError: it is that of another model, or of other `keep`, `steps` or `exclude`; nothing was changed then.
+        """
+        own = self.state_dict()
+        if set(own) != set(state):
+            raise invalid("pruner state", got=sorted(state), wanted=f"{sorted(own)}")
+        for name in own:
+            fixed = name == "steps" or name.startswith("wanted.")
+            if own[name].shape != state[name].shape or (fixed and not torch.equal(own[name], state[name].cpu())):
+                raise invalid(
+                    f"pruner state, {name}",
+                    got=state[name].tolist() if fixed else f"shape {tuple(state[name].shape)}",
+                    wanted=f"{own[name].tolist()}" if fixed else f"{tuple(own[name].shape)}",
+                    hint="keep, steps, exclude and the model must be those that the state was saved with",
+                )
         self.count = int(state["count"])
-        self._out = [state[f"out.{g.name}"].bool().clone() for g in self.groups]
+        self._method.out = {g.name: state[f"out.{g.name}"].bool().to(g.device).clone() for g in self.groups}
+
+    def _wanted(self, group: Group) -> int:
+        return group.count if group.excluded else self._method.wanted(group)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GroupLasso:
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.model = memo.get(id(self.model), self.model)  # copied on its own, a pruner stays that of its model
+        twin._parameters = []
+        twin._method = copy.copy(self._method)
+        twin._method.out = {name: out.clone() for name, out in self._method.out.items()}
+        return twin
 
 
 def _mask_(model: nn.Module) -> None:
@@ -192,3 +274,17 @@ def _mask_(model: nn.Module) -> None:
                 if child not in masked:
                     masked[child] = MaskedWeight(child)
                 parent._modules[name] = masked[child]
+
+
+def _check_sizes(model: nn.Module, leaves: Iterable[Any]) -> None:
+    """Refuse a model that has been cut, or changed otherwise, since it was traced."""
+    for leaf in leaves:
+        try:
+            sizes = [[cell.state_sizes() for cell in row] for row in cells_of(original(model, leaf))]
+        except (AttributeError, TypeError):
+            sizes = None
+        if sizes != [[cell.state_sizes() for cell in row] for row in leaf.cells]:
+            raise UnsupportedModelError(
+                f"{leaf.name or type(model).__name__}: the layer has other sizes than when this pruner was made;"
+                " make a new GroupLasso for the model that shrink() returned"
+            )

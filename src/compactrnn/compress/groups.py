@@ -19,11 +19,20 @@ from ..weights.base import AbstractWeight
 
 @dataclass
 class Part:
-    """Slices along `axis` of a matrix: slice i belongs to unit `units[i]` of the group, or to none (-1)."""
+    """Slices along `axis` of a matrix: slice i belongs to unit `units[i]` of the group, or to none (-1).
+
+    `inside` says that the matrix belongs to a layer of the group.
+    """
 
     weight: AbstractWeight | nn.Parameter
     axis: int
     units: Tensor
+    inside: bool = False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the optimizer may not change it."""
+        return not all(t.requires_grad for t in self.tensors())
 
     def tensors(self) -> list[Tensor]:
         """The parameters (or tensors) that the matrix is made of."""
@@ -86,7 +95,8 @@ class Group:
     """Units that are ranked together, their writers and their readers.
 
     They are those of one unit set of one layer, and of all sets whose units go only together with them: sets that share
-    parameters, and a decoder's that start from an encoder's.
+    parameters, and a decoder's that start from an encoder's. `followers` scale or shift the units on their way to the
+    readers.
     """
 
     members: list[Member]
@@ -95,10 +105,29 @@ class Group:
     biases: list[Part] = field(default_factory=list)
     readers: list[Part] = field(default_factory=list)
     reader_names: list[str] = field(default_factory=list)
+    followers: list[Part] = field(default_factory=list)
     escaped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     shifted: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     given: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # may be more than zero unwritten
     reason: str = ""
+    excluded: bool = False
+
+    @property
+    def left_alone(self) -> str:
+        """Why no unit of it may be changed or cut; empty if they may."""
+        if self.excluded:
+            return "excluded"
+        own = (*self.writers, *self.biases, *(p for p in self.readers if p.inside))
+        return "frozen" if any(part.frozen for part in own) else ""
+
+    @property
+    def by_writers(self) -> Tensor:
+        """Units that can only be removed by what writes them: not all of their readers are known, or one is frozen."""
+        found = self.escaped
+        for part in (*self.readers, *self.followers):
+            if part.frozen and not part.inside:
+                found = found.index_fill(0, part.units[part.units >= 0].to(found.device), True)
+        return found
 
     @property
     def name(self) -> str:
@@ -126,23 +155,25 @@ class Group:
 
     @torch.no_grad()
     def importance(self) -> Tensor:
-        """Norm of each unit's readers; of its whole group where those are not all known."""
-        heard = self._sum(self.readers)
-        if not self.escapes:
+        """Norm of each unit's readers; of its whole group where it is in `by_writers`."""
+        heard, by_writers = self._sum(self.readers), self.by_writers
+        if True not in by_writers.tolist():
             return heard.sqrt()
-        return torch.where(self.escaped.to(self.device), self.squares(), heard).sqrt()
+        return torch.where(by_writers.to(self.device), self.squares(), heard).sqrt()
 
     @torch.no_grad()
     def fade_(self, factors: Tensor) -> None:
-        """Scale the outgoing weights of unit k by `factors[k]`; where not all are known, its incoming ones.
+        """Scale the outgoing weights of unit k by `factors[k]`, or its incoming ones if it is in `by_writers`.
 
         Both, where a unit without incoming weights may still be more than zero: it starts from a state that is given.
         """
-        written = self.escaped.to(factors.device)
-        read = ~written | self.given.to(factors.device)
+        by_writers = self.by_writers
+        written = by_writers.to(factors.device)
+        unread = (by_writers & ~self.given).to(factors.device)
         for part in self.readers:
-            part.scale_(torch.where(read, factors, 1.0))
-        if self.escapes:
+            if not part.frozen:
+                part.scale_(torch.where(unread, 1.0, factors))
+        if True in by_writers.tolist():
             for part in (*self.writers, *self.biases):
                 part.scale_(torch.where(written, factors, 1.0))
 
@@ -155,11 +186,6 @@ class Group:
         table = torch.full((max(0, int(labels.max()), *self.labels) + 1,), -1)
         table[torch.tensor(self.labels)] = torch.arange(self.count)
         return table[labels.clamp_min(0)]
-
-    @property
-    def escapes(self) -> bool:
-        """Whether the readers of any unit are not all known."""
-        return True in self.escaped.tolist()
 
     def _sum(self, parts: list[Part]) -> Tensor:
         """Sum of squares per unit over `parts`, which may be on several devices."""
@@ -195,6 +221,10 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
         for part, name in _outer_readers(model, group, units, cells):
             if _add(group.readers, part):
                 group.reader_names.append(name)
+        group.followers += _followers(model, group, units)
+        own = {id(p) for m in members for p in original(model, m.leaf).parameters()}
+        for part in group.readers:
+            part.inside = any(id(tensor) in own for tensor in part.tensors())
         groups.append(group)
     return groups
 
@@ -266,6 +296,14 @@ def _outer_readers(
     for reader in units.readers:
         if (columns := group.places(reader.labels)).max() >= 0:
             yield Part(model.get_parameter(reader.name), reader.axis, columns), reader.name
+
+
+def _followers(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
+    """Parameters with an entry for units of the group."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for follower in units.followers:
+        if follower.name in parameters and (places := group.places(follower.labels)).max() >= 0:
+            yield Part(parameters[follower.name], follower.axis, places)
 
 
 def _inputs(row: list[AbstractCell], columns: Tensor, name: str) -> Iterator[tuple[Part, str]]:

@@ -1,67 +1,162 @@
-"""An optimiser that goes on after its model has been cut."""
+"""An optimizer that goes on after its model has been cut."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .._errors import invalid
 from ..graph.copy import copy_module
+
+Cut = Callable[[nn.Module], nn.Module]
 
 
 @torch.no_grad()
-def move_optimizer_(
-    optimizer: Optimizer, model: nn.Module, small: nn.Module, cut: Callable[[nn.Module], nn.Module]
-) -> None:
-    """Point `optimizer` from the parameters of `model` to those of `small`, cutting its state by the same rows.
+def move_optimizer_(optimizer: Optimizer, model: nn.Module, small: nn.Module, cut: Cut) -> None:
+    """Point `optimizer` from the parameters of `model` to those of `small`, cutting its state by the same entries.
 
-    A moment has the shape of its parameter: it is put in the parameter's place in a copy of the model, and the copy is
-    cut as the model was. Parameters that `small` stores in another structure start without state.
+    A state tensor with an entry for each entry, row or column of its parameter loses those that the parameter lost.
+    Parameters that `small` stores in another structure, and those with state of another form (LBFGS keeps its history
+    in vectors over all parameters), start without state; the latter with a warning.
+
+    Raises:
+        ValueError: it holds no parameter of the model, or some outside of `param_groups`; nothing was changed then.
     """
-    old = dict(model.named_parameters())
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    old = dict(model.named_parameters(remove_duplicate=False))
     new = dict(small.named_parameters())
-    renamed = {name: _name_in(name, new) for name in old}
-    slots = {key for p in old.values() for key, v in optimizer.state.get(p, {}).items() if _is_moment(v, p)}
-    cut_slots = {slot: _cut_slot(optimizer, model, slot, cut) for slot in sorted(slots)}
+    _check_parameters(optimizer, {id(p) for p in old.values()})
+    kept = _kept_entries(model, cut, old, new)
+    successors: dict[int, list[nn.Parameter]] = {id(p): [] for p in old.values()}
+    for name, parameter in new.items():
+        successors[id(old[kept[name][0] if name in kept else _nearest(name, old)])].append(parameter)
+    states: dict[Tensor, Any] = {}
+    dropped: set[str] = set()
+    for name, (source, axes) in kept.items():
+        if state := optimizer.state.get(old[source], {}):
+            taken = {key: _take(value, old[source], axes) for key, value in state.items()}
+            unknown = {key for key, value in taken.items() if value is None and state[key] is not None}
+            dropped |= unknown
+            if not unknown:
+                states[new[name]] = taken
     for group in optimizer.param_groups:
-        moved = []
-        for parameter in group["params"]:
-            name = next((n for n, p in old.items() if p is parameter), None)
-            if name is None:
-                moved.append(parameter)
-                continue
-            target = renamed[name]
-            state = optimizer.state.pop(parameter, {})
-            if target is None:
-                continue
-            moved.append(new[target])
-            if state:
-                optimizer.state[new[target]] = {
-                    k: cut_slots[k][target].clone() if k in cut_slots and _is_moment(v, parameter) else v
-                    for k, v in state.items()
-                }
-        group["params"] = moved
+        group["params"][:] = [new for p in group["params"] for new in successors.get(id(p), [p])]
+    for parameter in old.values():
+        optimizer.state.pop(parameter, None)
+    optimizer.state.update(states)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None
+    if dropped:
+        warnings.warn(
+            f"{type(optimizer).__name__}: {', '.join(sorted(dropped))} in its state cannot be cut with the parameters;"
+            " those that have it start again without state",
+            stacklevel=4,
+        )
 
 
-def _is_moment(value: object, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0
+def _kept_entries(
+    model: nn.Module, cut: Cut, old: dict[str, nn.Parameter], new: dict[str, nn.Parameter]
+) -> dict[str, tuple[str, list[Tensor]]]:
+    """For each parameter of the cut model its name in `model`, and the entries that are left along each axis.
+
+    Found by cutting a copy of the model whose parameters hold the numbers of their own entries.
+    """
+    twin = copy_module(model).to("cpu", torch.float64)
+    for parameter in twin.parameters():
+        parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
+    kept = {}
+    for name, places in cut(twin).named_parameters():
+        source = _name_before(name, old)
+        if source is not None and name in new and places.shape == new[name].shape:
+            axes = _axes(places.detach().round().long(), old[source].shape)
+            if axes is not None:
+                kept[name] = (source, axes)
+    return kept
 
 
-def _cut_slot(
-    optimizer: Optimizer, model: nn.Module, slot: str, cut: Callable[[nn.Module], nn.Module]
-) -> dict[str, Tensor]:
-    """One moment of all parameters, cut."""
-    twin = copy_module(model)
-    for (_, parameter), (_, stand_in) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
-        value = optimizer.state.get(parameter, {}).get(slot)
-        stand_in.data.copy_(value if value is not None else torch.zeros_like(parameter))
-    return {name: p.detach() for name, p in cut(twin).named_parameters()}
+def _axes(places: Tensor, shape: torch.Size) -> list[Tensor] | None:
+    """The index along each axis of a tensor of `shape` that selects the entries `places`; None if there is none."""
+    if places.dim() != len(shape) or places.numel() == 0:
+        return None
+    numbers = torch.arange(shape.numel()).view(shape)
+    axes, stride = [], shape.numel()
+    for axis, size in enumerate(shape):
+        stride //= size
+        first = places.movedim(axis, 0).reshape(places.shape[axis], -1)[:, 0]
+        axes.append(first // stride % size)
+    for axis, index in enumerate(axes):
+        numbers = numbers.index_select(axis, index)
+    return axes if torch.equal(numbers, places) else None
 
 
-def _name_in(name: str, names: dict[str, nn.Parameter]) -> str | None:
-    """The parameter's name in the cut model: the same, or within a scattered layer."""
+def _take(value: Any, parameter: Tensor, axes: list[Tensor]) -> Any:
+    """A state of `parameter` for what is left of it; None where its form is unknown."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value if isinstance(value, Tensor | int | float | bool | str) else None
+    if value.dim() == parameter.dim():
+        if not all(n in (1, size) for n, size in zip(value.shape, parameter.shape, strict=True)):
+            return None
+        return _select(value, parameter.shape, axes)
+    # one axis may have been summed over
+    missing = [d for d in range(parameter.dim()) if value.shape == parameter.shape[:d] + parameter.shape[d + 1 :]]
+    found = [_select(value, value.shape, axes[:d] + axes[d + 1 :]) for d in missing]
+    return found[0] if found and all(torch.equal(f, found[0]) for f in found) else None
+
+
+def _select(value: Tensor, shape: torch.Size, axes: list[Tensor]) -> Tensor:
+    """The entries `axes` of a tensor that has the axes of `shape`, or 1 in place of some."""
+    for axis, index in enumerate(axes):
+        if value.shape[axis] == shape[axis]:
+            value = value.index_select(axis, index.to(value.device))
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def _name_before(name: str, old: dict[str, nn.Parameter]) -> str | None:
+    """The parameter's name in the model before: the same, or without the `layer` of a scattered layer."""
     parts = name.split(".")
-    scattered = (".".join([*parts[:i], "layer", *parts[i:]]) for i in reversed(range(len(parts))))
-    return next((n for n in (name, *scattered) if n in names), None)
+    inner = (".".join(parts[:i] + parts[i + 1 :]) for i, part in enumerate(parts) if part == "layer")
+    return next((n for n in (name, *inner) if n in old), None)
+
+
+def _nearest(name: str, old: dict[str, nn.Parameter]) -> str:
+    """The parameter whose place a new one has taken: the one with the longest common beginning of its name."""
+
+    def path(name: str) -> list[str]:
+        return [part for part in name.split(".") if part not in ("layer", "parametrizations")]
+
+    def common(other: str) -> int:
+        pairs = list(zip(path(name), path(other), strict=False))
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+    return max(old, key=common)
+
+
+def _check_parameters(optimizer: Optimizer, old: set[int]) -> None:
+    """Refuse an optimizer that would go on with the old parameters."""
+    groups = [group["params"] for group in optimizer.param_groups]
+    kind = type(optimizer).__name__
+    if not any(id(p) in old for params in groups for p in params):
+        raise invalid(
+            "optimizer",
+            got=f"an {kind} without any parameter of the model",
+            wanted="the one that trains it",
+            hint="pass it to shrink() before it is pointed to other parameters, or call shrink() without it",
+        )
+    for attribute, value in vars(optimizer).items():
+        if attribute in ("param_groups", "state") or any(value is params for params in groups):
+            continue
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        if any(id(item) in old for item in held):
+            raise invalid(
+                f"{kind}.{attribute}",
+                got="parameters of the model outside of param_groups",
+                wanted="an optimizer whose parameters are all in its param_groups",
+                hint="call shrink() without it, and make a new optimizer for the small model",
+            )

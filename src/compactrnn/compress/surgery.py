@@ -40,7 +40,7 @@ class Plan:
     def idles(self, key: int) -> bool:
         """Whether what is cut out of a layer may be more than zero."""
         groups = [g for g in self.groups if key in g.keys()]
-        return any(bool((self.dead[g.name] & g.escaped & g.given).any()) for g in groups)
+        return any(bool((self.dead[g.name] & g.by_writers & g.given).any()) for g in groups)
 
     def narrowed_labels(self) -> Tensor:
         """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
@@ -77,7 +77,7 @@ def shrink(
         return None if reasons[-1] else (small, plan)
 
     clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
-    forced = [c for c in clusters if any((dead[g.name] & g.escaped).any() for g in groups if g.keys() & c)]
+    forced = [c for c in clusters if any((dead[g.name] & g.by_writers).any() for g in groups if g.keys() & c)]
     found = attempt(forced)
     if found is None:
         alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .._checkpoint import load_tree, load_weights, save_tree
 from .._errors import invalid
 from .._files import parse_json, read_file, read_json, write_json
 from ..tasks.base import AbstractModel, AbstractTask
 from ..tasks.table import TASKS
 from ..tasks.validate import validated
 from .build import build_model, load_state, model_options
-from .checkpoint import load_tree, load_weights, save_tree
 from .recipe import Recipe, recipe_from
 from .run_records import Config, Evaluation, Phase, Result
 

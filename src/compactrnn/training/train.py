@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from .._checkpoint import load_tree, save_tree, save_weights
 from .._errors import ModelFileError, invalid
 from .._files import write_json
 from .._machine import describe_machine
@@ -21,7 +22,6 @@ from .._memory import check_memory
 from ..tasks.base import AbstractModel, AbstractTask
 from ..tasks.validate import validated
 from .build import build_model, load_state, model_options
-from .checkpoint import load_tree, save_tree, save_weights
 from .clock import Clock
 from .interrupt import stop_flag
 from .lock import locked

@@ -11,7 +11,7 @@ from typing import Any
 from ..._errors import invalid
 from ...tasks.language_model import LanguageModelTask
 from ...tasks.recurrent_lm import LanguageModel
-from ...training.checkpoint import load_weights
+from ..._checkpoint import load_weights
 from ...training.progress import Bar
 from ...training.recipe import PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, build_task, load_phase

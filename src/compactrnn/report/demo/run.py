@@ -13,7 +13,7 @@ from ...runtime.engine import Engine
 from ...tasks.generate import generate
 from ...tasks.language_model import LanguageModelTask, one_thread
 from ...tasks.quality import evaluate_engine
-from ...training.checkpoint import write_atomically
+from ..._checkpoint import write_atomically
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .._errors import ModelFileError
-from .._files import open_regular, write_atomically
+from ._errors import ModelFileError
+from ._files import open_regular, write_atomically
 
 _KEY = "compactrnn"
 
@@ -44,12 +44,12 @@ def load_tree(path: str | Path) -> Any:
     """
     plain, tensors = _read(path)
     if plain is None:
-        why = "not a checkpoint with a checksum, as this version of compactrnn writes it"
-        raise ModelFileError(f"{path}: {why}; train again in a new folder")
+        why = "no checksum, as this version of compactrnn writes it"
+        raise ModelFileError(f"{path}: {why}; write it again, in a new folder")
     try:
         return _give(json.loads(plain), tensors)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not a checkpoint of compactrnn train ({error})") from error
+        raise ModelFileError(f"{path}: not a checkpoint of compactrnn ({error})") from error
 
 
 def save_weights(path: str | Path, state: dict[str, Tensor]) -> None:
