@@ -128,9 +128,7 @@ def _cut_layer(small: nn.Module, leaf: Leaf, plan: Plan) -> tuple[nn.Module, nn.
     keep = [plan.kept(leaf.key, i) for i in range(len(cells))]
     inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
     scattered = Scattered(layer, keep, plan.idles(leaf.key)) if leaf.key in plan.scattered else None
-    on = next(layer.parameters()).device
-    kept = [[{name: index.to(on) for name, index in k.items()}] * leaf.directions for k in keep]
-    narrow_(layer, kept, inputs if inputs is None else inputs.to(on))
+    narrow_(layer, [[k] * leaf.directions for k in keep], inputs)
     return layer, scattered
 
 
