@@ -1,12 +1,15 @@
-"""The Python that the extending page shows is text of the files that it names, or runs as it stands."""
+"""What the pages show: Python is text of the files that it names, or runs as it stands; commands exist."""
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import compactrnn as cr
+from compactrnn.cli.app import app
 from compactrnn.compress import surgery
 from compactrnn.compress.dry_run import dry_run
 from compactrnn.compress.groups import find_groups
@@ -17,7 +20,13 @@ from compactrnn.weights import Dense
 from shapes import Stacked, example
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```\n", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+
+
+def blocks(page, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks("docs/extending.md")
 NAMED = [found.groups() for block in BLOCKS if (found := re.match(r"# (\S+\.py)\n(.*)", block, re.DOTALL))]
 OTHERS = [block for block in BLOCKS if not re.match(r"# \S+\.py\n", block)]
 WHOLE = ("src/compactrnn/weights/kronecker.py", "src/compactrnn/cells/mgu.py")
@@ -67,3 +76,52 @@ def test_the_compressor_shrinks():
     small = run(code)["Magnitude"](model, x, keep=0.5).shrink()
     assert small.lstm.hidden_size == 8
     torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class MyModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
+def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {
+        "MyModel": MyModel,
+        "batches": [(torch.randn(8, 12, 6), torch.randn(8, 12, 4)) for _ in range(60)],
+        "criterion": nn.functional.mse_loss,
+        "x": np.zeros(6, np.float32),
+        "xs": np.zeros((5, 6), np.float32),
+    }
+    given = dict(names)
+    shrink_and_pack, engine, layers = blocks("README.md")
+    exec(shrink_and_pack, names)
+    assert names["small"].lstm.hidden_size == 8
+    exec(engine, ran := names | {name: given[name] for name in ("x", "xs")})
+    assert ran["y"].shape == (4,) and ran["ys"].shape == (5, 4)
+    exec(layers, names)
+    assert isinstance(names["model"].lstm, cr.LSTM)
+
+
+def test_the_training_page_runs(capsys):
+    for block in blocks("docs/training.md"):
+        exec(block, {"cr": cr, "x": torch.randn(20, 2, 128)})
+    assert "DuRNN" in capsys.readouterr().out
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page):
+    known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    named = re.findall(r"^\s*compactrnn ([a-z]+)", "".join(blocks(page, "")), re.MULTILINE)
+    named += re.findall(r"`compactrnn ([a-z]+)", (ROOT / page).read_text())
+    assert set(named) <= known and (named or page != "README.md")
+    scripts = re.findall(r"python (\w+/\w+\.py)", (ROOT / page).read_text())
+    assert not [script for script in scripts if not (ROOT / script).exists()]

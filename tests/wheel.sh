@@ -19,21 +19,17 @@ python3 -m venv "$work/clean"
 PIP_CONSTRAINT=constraints.txt "$work/clean/bin/python" -m pip install --quiet "$work"/compactrnn-*.whl
 cd "$work"
 "$work/clean/bin/python" - <<'PY'
-import importlib.util, subprocess, sys, time
+import importlib.util, subprocess, sys
 
 assert importlib.util.find_spec("torch") is None
-start = time.process_time()
-import compactrnn
 from compactrnn import Engine
-elapsed = time.process_time() - start
 import numpy as np
 
-assert elapsed < 0.5, f"importing took {elapsed:.2f} s of CPU time"
 case = np.load("case.npz")
 stream = Engine("model.crnn").stream()
 steps = np.stack([stream.step(x) for x in case["x"]])
 assert np.abs(steps - case["y"]).max() < 0.05, np.abs(steps - case["y"]).max()
 bare = subprocess.run([sys.executable, "-m", "compactrnn", "info", "model.crnn"], capture_output=True, text=True)
 assert bare.returncode != 0 and "pip install" in bare.stderr and "Traceback" not in bare.stderr, bare.stderr
-print(f"wheel without torch: 1 passed, 0 failed; import {elapsed * 1e3:.0f} ms")
+print("wheel without torch: 1 passed, 0 failed")
 PY

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def stop_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second acts as ever.
+    """An event that the first Ctrl-C or SIGTERM sets; the second acts as ever. What is ignored (nohup) stays ignored.
 
     >>> with stop_flag() as stop:
     ...     stop.is_set()
@@ -21,7 +21,8 @@ def stop_flag() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def ask(number: int, frame: Any) -> None:
         stop.set()
