@@ -94,6 +94,8 @@ SETTINGS = [
     ("phases.train.optimizer.clip_value=nan", "optimizer.clip_value"),
     ("phases.train.optimizer.clip_value=-1.0", "optimizer.clip_value"),
     ("phases.train.optimizer.learning_rate=inf", "optimizer.learning_rate"),
+    ("phases.train.optimizer.learning_rate=1e300", "optimizer.learning_rate"),
+    ("phases.train.optimizer.clip_value=1e300", "optimizer.clip_value"),
     ("phases.train.optimizer.learning_rate=-1", "optimizer.learning_rate"),
     ("phases.train.optimizer.learning_rate='fast'", "optimizer.learning_rate"),
     ("phases.train.optimizer.momentum=-1", "optimizer.momentum"),
@@ -158,10 +160,9 @@ def test_names_of_phases(made, tmp_path, name, words):
     [
         (["optimizer={name='SGD', learning_rate=1e38}"], "lower the learning rate", 1),
         (["optimizer={name='SGD', learning_rate=1e38, clip=1.0}"], "lower the learning rate", 1),
-        (["optimizer={name='AdamW', learning_rate=1e300}"], "lower the learning rate", 1),
         (["optimizer={name='AdamW', learning_rate=1e38, clip=1.0}", "updates=1"], "lower the learning rate", 1),
-        (["optimizer={weight_decay=1e308}"], "lower the learning rate", 1),
-        (["compress={strength=1e308}"], "lower the learning rate", 1),
+        (["optimizer={weight_decay=1e38}"], "lower the learning rate", 1),
+        (["compress={strength=1e38}"], "lower the learning rate", 1),
     ],
 )
 def test_divergence_is_named_and_claims_no_folder(made, tmp_path, settings, words, code):

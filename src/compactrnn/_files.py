@@ -102,7 +102,7 @@ def check_writable(path: str | os.PathLike, what: str) -> Path:
     """
     target = Path(os.path.realpath(path))
     try:
-        _check_regular(os.stat(target), path, what)
+        _check_regular(os.stat(path), path, what)
     except FileNotFoundError:
         if not target.name or os.fspath(path).endswith(os.sep):
             raise invalid(what, got=repr(os.fspath(path)), wanted="the name of a file") from None

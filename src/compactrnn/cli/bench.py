@@ -104,7 +104,8 @@ def _measure(
 
     names, rows = list(models or STANDARD), []
     # drawn between turns only: a thread that draws would take its time from what is measured
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bar:
         line = bar.add_task("", total=len(names) * len(counts))
 
         def show(done: float, description: str | None = None) -> None:

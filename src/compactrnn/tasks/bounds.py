@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 MOST = 2**31 - 1
+LARGEST = 3e38  # numbers of training are float32
 STRICT: Any = {"extra": "forbid"}  # as __pydantic_config__ of a dataclass: no key that it does not have
 
 
@@ -28,12 +29,12 @@ LegacySeed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Flag = Annotated[bool, Field(strict=True)]
 Word = Annotated[str, Field(strict=True, max_length=4096)]
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-PositiveOrZero = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST, allow_inf_nan=False)]
+PositiveOrZero = Annotated[float, Field(strict=True, ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 ShareBelow1 = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
 ShareAbove0 = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
-Layers = Annotated[tuple[Size, ...], Field(min_length=1, max_length=1000)]
+Layers = Annotated[tuple[Size, ...], Field(max_length=1000)]
 Bound = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 Option = Annotated[Any, AfterValidator(_plain)]  # of a table whose keys another class knows
