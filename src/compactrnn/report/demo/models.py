@@ -8,10 +8,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from ..._checkpoint import load_weights
 from ..._errors import invalid
 from ...tasks.language_model import LanguageModelTask
 from ...tasks.recurrent_lm import LanguageModel
-from ..._checkpoint import load_weights
 from ...training.progress import Bar
 from ...training.recipe import PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, build_task, load_phase

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..._checkpoint import write_atomically
 from ..._machine import describe_machine
 from ...runtime.engine import Engine
 from ...tasks.generate import generate
 from ...tasks.language_model import LanguageModelTask, one_thread
 from ...tasks.quality import evaluate_engine
-from ..._checkpoint import write_atomically
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
