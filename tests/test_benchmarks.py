@@ -25,3 +25,11 @@ def test_native_step():
         "torch cell / float32",
         "torch cell / int8",
     }
+
+
+def test_int8_inputs():
+    script = benchmark("int8_inputs")
+    case = ("tagger", script.gru, script.mixed_units, "scaled", "int8")
+    row = script.row_of(case, seeds=1)
+    assert row["plain error"] > 0.1 > 0.04 > row["error"] and row["scaled"] == ["rnn.weight_ih_l0"]
+    assert "rnn.weight_ih_l0" in script.page([row])

@@ -101,6 +101,11 @@ def test_features_of_different_sizes_do_not_destroy_int8(name):
     assert compare(run(program, sequences(data)), run(plain, sequences(data))).error > 0.1
     assert better.error <= 0.02 and better.cosine > 0.9997 and not better.shares
     assert compare(run(program, sequences(unseen)), run(better.program, sequences(unseen))).error <= 0.04
+    engine = cr.Engine(write(better.program))
+    if not engine.offline:
+        xs = unseen[0].numpy()
+        stream, whole = engine.stream(), engine.run(xs)
+        assert np.array_equal(np.concatenate([stream.run(xs[:7]), stream.run(xs[7:])]), whole)
     name = "rnn.cells.0.0.input" if isinstance(rnn, cr.Recurrent) else "rnn.weight_ih_l0"
     assert name in better.reasons and "where plain int8 does by" in better.reasons[name]
     assert len(write(better.program)) < 1.15 * len(write(plain))

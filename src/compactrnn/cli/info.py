@@ -22,9 +22,11 @@ def info(
     if json:
         print_json(record)
         return
-    layers = record.pop("layers")
+    layers, reasons = record.pop("layers"), record.pop("reasons", {})
     print_table(str(model), tuple(layers[0]) if layers else ("layer",), [tuple(row.values()) for row in layers])
     print_record("all of it", {k: v if isinstance(v, (int, float)) else str(v) for k, v in record.items()})
+    if reasons:
+        print_record("why not plainly", {k: str(v) for k, v in reasons.items()})
 
 
 def _packed(path: Path) -> dict[str, Any]:
@@ -47,7 +49,14 @@ def _packed(path: Path) -> dict[str, Any]:
         "offline": program.offline,
         "isa": engine.isa,
         "task": engine.metadata.get("task"),
+        "reasons": _reasons(engine.metadata.get("pack")),
     }
+
+
+def _reasons(notes: Any) -> dict[str, Any]:
+    """Why weights are not stored plainly as was asked for, by their names, if the file says so."""
+    reasons = notes.get("reasons") if isinstance(notes, dict) else None
+    return dict(reasons) if isinstance(reasons, dict) else {}
 
 
 def _run_folder(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
     table = Table(title=_shown(title), title_justify="left", title_style="bold")
     for number, name in enumerate(header):
         numeric = bool(rows) and all(isinstance(row[number], (int, float)) for row in rows)
-        table.add_column(_shown(name), justify="right" if numeric else "left")
+        table.add_column(_shown(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(_text(cell)) for cell in row))
     Console().print(table)
