@@ -223,6 +223,7 @@ def test_a_warning_names_the_worst_product(tmp_path):
     with pytest.warns(UserWarning, match=r"by \d+\.\d%.*; rnn.weight_ih_l0 causes \d+%"):
         report = cr.pack(model, path, data[:1], calibration=[data], weights=fixed)
     assert report.error > 0.2 and report.shares["rnn.weight_ih_l0"] > 0.9 and sum(report.shares.values()) <= 1.001
+    assert not report.reasons  # nothing else is worth a change
     assert report.weights == fixed and cr.Engine(path).metadata["pack"]["weights"] == fixed
     with pytest.warns(UserWarning) as caught:
         cr.pack(model, path, data[:1])

@@ -104,7 +104,7 @@ def pack(
         weights: "float32", "int8", "int4" or "auto", or a dict of types by name: `{"fc": "float32", "*": "int4"}`. A
             name is that of a module, of its weights ("lstm.weight_ih_l0"), or a pattern; "*" is for all others, int8
             if it is left out. What is named is stored so whatever the calibration data shows.
-        calibration: batches like `example_inputs`, real data, to measure the quantisation error on.
+        calibration: batches like `example_inputs`, real data, to measure the quantization error on and to choose by.
         max_error: refuse to write beyond this relative error (`PackReport.error`).
         fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
         metadata: JSON for `Engine.metadata` (task, vocabulary, labels, ...).

@@ -1,4 +1,4 @@
-"""Keep those products accurate that quantisation hurts most, by what they cost at the outputs."""
+"""Keep those products accurate that quantization hurts most, by what they cost at the outputs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .storage import store
 
 LIMIT = 0.02  # relative error of the outputs up to which a program is left as it is
 _INT4 = 0.05  # what a matrix in int4 may cost: it is coarse whatever it reads
+_NEGLIGIBLE = (0.02, 0.05)  # part of the squared error that no remedy, and no larger type, is taken for
+_WORTH = 0.95  # of the error before: what more remedies must bring it to
 _FLOAT16 = 6e4  # what half precision can hold, about
 _WORK = 2e9  # products of one run over the sequences that are measured with
 
@@ -53,23 +55,30 @@ class Accuracy:
     def improve(self) -> tuple[Program, dict[int, str], dict[int, str]]:
         """A program, the types of its tensors and, for each that was changed, the reason.
 
-        Each product may cost its part of `LIMIT`, in int4 5 %. One that costs more gets the first of `_remedies` that
-        brings it there, else the best; larger types only where all together are still beyond the limit without them.
-        If they are even so, the parts are halved, twice at most.
+        Each product may cost its part of `LIMIT`, in int4 5 %. One that costs more, and is not a negligible part of the
+        error, gets the first of `_remedies` that brings it there, else the best; larger types only where all together
+        are still beyond the limit without them. If they are even so, the parts are halved, twice at most.
         """
         plain = {t: Remedy(kind) for t, kind in self.types.items() if kind != "float32"}
         chosen, part = dict(plain), LIMIT / max(len(plain), 1) ** 0.5
-        program, types = self._with(chosen)
+        error = self._error(chosen)
         for share, larger in ((1.0, False), (1.0, True), (0.5, True), (0.25, True)):
-            for tensor, remedy in plain.items():
-                budget = max(share * part, _INT4) if remedy.type == "int4" else share * part
-                if tensor not in self.fixed and self._cost(tensor, chosen[tensor]) > budget:
-                    chosen[tensor] = self._remedy(tensor, remedy, budget, larger)
-            program, types = self._with(chosen)
-            if self.measure.difference(store(program, types)).error <= LIMIT:
+            trial = dict(chosen)
+            for tensor in set(plain) - self.fixed:
+                budget = max(share * part, _INT4) if plain[tensor].type == "int4" else share * part
+                negligible = (_NEGLIGIBLE[larger] ** 0.5) * error if error < np.inf else 0.0
+                if self._cost(tensor, chosen[tensor]) > max(budget, negligible):
+                    trial[tensor] = self._remedy(tensor, plain[tensor], budget, larger)
+            if trial != chosen and (found := self._error(trial)) < _WORTH * error:
+                chosen, error = trial, found
+            if error <= LIMIT:
                 break
+        program, types = self._with(chosen)
         changed = {t: remedy for t, remedy in chosen.items() if remedy != plain[t]}
         return program, types, {t: self._reason(t, plain[t], remedy) for t, remedy in changed.items()}
+
+    def _error(self, remedies: Mapping[int, Remedy]) -> float:
+        return self.measure.difference(store(*self._with(remedies))).error
 
     def shares(self) -> dict[int, float]:
         """The part that each quantized tensor has in the squared error, as if each were alone, the largest first."""
@@ -123,8 +132,7 @@ class Accuracy:
         if remedy.type == "float32":
             return 0.0
         if (tensor, remedy) not in self._known:
-            program, types = self._with({tensor: remedy})
-            self._known[tensor, remedy] = self.measure.difference(store(program, types)).error
+            self._known[tensor, remedy] = self._error({tensor: remedy})
         return self._known[tensor, remedy]
 
     def _with(self, remedies: Mapping[int, Remedy]) -> tuple[Program, dict[int, str]]:
