@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
     from .compress import GroupLasso as GroupLasso
+    from .compress import load as load
+    from .compress import save as save
     from .layers import GRU as GRU
     from .layers import LSTM as LSTM
     from .layers import RNN as RNN
@@ -55,8 +57,10 @@ _HOME = {
     "checkpointed": "layers",
     "convert_": "layers",
     "from_torch": "layers",
+    "load": "compress",
     "loop_report": "layers",
     "pack": "lower",
+    "save": "compress",
     "time_loop": "layers",
     "linear_scan": "layers",
     "truncated": "layers",

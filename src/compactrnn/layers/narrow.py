@@ -76,3 +76,15 @@ def _kept_outputs(
 
 def _one_or_list(sizes: list[int], before: object) -> int | list[int]:
     return sizes if isinstance(before, list) or len(set(sizes)) > 1 else sizes[0]
+
+
+def put_tensor_(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer of `module`, and the sizes that it keeps of it."""
+    before = getattr(module, name).shape
+    setattr(module, name, tensor)
+    if isinstance(module, nn.RNNBase | AbstractCell):
+        return
+    for axis, sizes in ((0, ("num_features",)), (1, ("in_features", "in_channels", "embedding_dim"))):
+        for size in sizes:
+            if len(before) > axis and getattr(module, size, None) == before[axis]:
+                setattr(module, size, tensor.shape[axis])

@@ -1,0 +1,197 @@
+"""The sizes and forms that shrinking has given to the layers of a model, as plain values, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import invalid
+from ..cells.base import AbstractCell
+from ..layers import cells_of, convert_, is_recurrent, narrow_, part_name
+from ..layers.fused import AbstractFused
+from ..layers.recurrent import Recurrent
+from ..weights import Dense, Kronecker, LowRank
+from ..weights.base import AbstractWeight
+from ..weights.masked import MaskedWeight
+from .scatter import Scattered
+
+SPECS = {spec.__name__: spec for spec in (Dense, Kronecker, LowRank)}
+
+
+def describe(model: nn.Module) -> list[dict[str, Any]]:
+    """Every recurrent layer of `model`: where it stands, what keeps its width outside, sizes and forms of weights."""
+    found = []
+    for path, layer in model.named_modules():
+        if not is_recurrent(layer):
+            continue
+        cells = cells_of(layer)
+        wraps = _wraps(model, path)
+        found.append(
+            {
+                "path": ".".join(path.split(".")[: len(path.split(".")) - len(wraps)]),
+                "scattered": [wrap.idle is not None for wrap in wraps],
+                "kind": _kind(layer),
+                "converted": isinstance(layer, AbstractFused),
+                "inputs": cells[0][0].input_size,
+                "hidden_size": layer.hidden_size,
+                "proj_size": getattr(layer, "proj_size", 0),
+                "units": [[_counts(cell) for cell in row] for row in cells],
+                "weights": [[_forms(cell) for cell in row] for row in cells],
+            }
+        )
+    return found
+
+
+def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, Tensor]) -> nn.Module:
+    """Give the recurrent layers of `model`, as its code built it, the sizes and forms in `layers`."""
+    for stored in layers:
+        path = stored["path"]
+        where = path or type(model).__name__
+        try:
+            layer = model.get_submodule(path)
+        except AttributeError:
+            layer = None
+        if layer is None or not is_recurrent(layer) or _kind(layer) != stored["kind"]:
+            got = "no such module" if layer is None else _kind(layer) if is_recurrent(layer) else type(layer).__name__
+            raise invalid(where, got=got, wanted=f"a recurrent layer as it was saved, {stored['kind']}")
+        if stored["converted"]:
+            convert_(layer)
+        outer: list[Scattered] = []
+        for number, idle in enumerate(stored["scattered"]):
+            prefix = ".".join([*([path] if path else []), *["layer"] * number])
+            kept = _kept(cells_of(layer), tensors, prefix, where)
+            outer.append(Scattered(layer, kept, idle))
+            narrow_(layer, [[sets] * len(row) for sets, row in zip(kept, cells_of(layer), strict=True)])
+        _resize(layer, stored, where)
+        _restructure(layer, stored["weights"], where)
+        inner: nn.Module = layer
+        for wrap in reversed(outer):
+            wrap.layer = inner
+            inner = wrap
+        model = _put(model, path, inner)
+    return model
+
+
+def _wraps(model: nn.Module, path: str) -> list[Scattered]:
+    """What stands around the layer at `path` to keep its old width, outermost first."""
+    wraps: list[Scattered] = []
+    while path.split(".")[-1] == "layer":
+        path = path.rpartition(".")[0]
+        parent = model.get_submodule(path)
+        if not isinstance(parent, Scattered):
+            break
+        wraps.insert(0, parent)
+    return wraps
+
+
+def _kind(layer: nn.Module) -> str:
+    if isinstance(layer, Recurrent):
+        return f"Recurrent of {layer.cell_class.__name__}"
+    return next(kind.__name__ for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, kind))
+
+
+def _counts(cell: AbstractCell) -> dict[str, int]:
+    return {units.name: cell.unit_count(units) for units in cell.active_units()}
+
+
+def _weights(cell: AbstractCell) -> dict[str, AbstractWeight]:
+    return {name: w for name in cell.weight_names() if isinstance(w := getattr(cell, name), AbstractWeight)}
+
+
+def _forms(cell: AbstractCell) -> dict[str, dict[str, Any]]:
+    return {name: _form(weight) for name, weight in _weights(cell).items()}
+
+
+def _form(weight: AbstractWeight) -> dict[str, Any]:
+    masked = isinstance(weight, MaskedWeight)
+    spec = weight.inner.spec if isinstance(weight, MaskedWeight) else weight.spec
+    known = type(spec).__name__ in SPECS
+    return {"spec": type(spec).__name__, "options": asdict(spec) if known else {}, "masked": masked}
+
+
+def _kept(
+    cells: list[list[AbstractCell]], tensors: dict[str, Tensor], prefix: str, where: str
+) -> list[dict[str, Tensor]]:
+    kept: list[dict[str, Tensor]] = []
+    for i, row in enumerate(cells):
+        sizes = row[0].state_sizes()
+        sets: dict[str, Tensor] = {}
+        for s, state in enumerate(row[0].states):
+            name = f"{prefix}.kept_{i}_{s}" if prefix else f"kept_{i}_{s}"
+            index, places = tensors.get(name), tensors.get(name.replace("kept_", "places_"))
+            if index is None or places is None or len(places) != sizes[s]:
+                got = "no index of its units" if index is None or places is None else f"{len(places)} units"
+                raise invalid(where, got=f"{got} in the folder", wanted=f"{sizes[s]} units, as the class builds it")
+            sets[state.units] = index
+        kept.append(sets)
+    return kept
+
+
+def _resize(layer: nn.Module, stored: dict[str, Any], where: str) -> None:
+    cells = cells_of(layer)
+    have, units = [[_counts(cell) for cell in row] for row in cells], stored["units"]
+    if [len(row) for row in have] != [len(row) for row in units] or any(
+        a.keys() != b.keys() for p, q in zip(have, units, strict=True) for a, b in zip(p, q, strict=True)
+    ):
+        raise invalid(where, got=f"units {have}", wanted=f"layers and directions as they were saved, {units}")
+    inputs = cells[0][0].input_size
+    larger = any(b[n] > a[n] for p, q in zip(have, units, strict=True) for a, b in zip(p, q, strict=True) for n in a)
+    if larger or stored["inputs"] > inputs:
+        raise invalid(
+            where,
+            got=f"a layer of {have} units and {inputs} inputs, as the class builds it",
+            wanted=f"at least {units} and {stored['inputs']}, as they were saved",
+        )
+    if have != units or stored["inputs"] != inputs:
+        keep = [[{name: torch.arange(n) for name, n in sets.items()} for sets in row] for row in units]
+        narrow_(layer, keep, torch.arange(stored["inputs"]))
+    # one size for all layers, or a list even if all are the same
+    for name in ("hidden_size", "proj_size")[: 2 if isinstance(layer, nn.RNNBase) else 1]:
+        if _list(stored[name], len(units)) != _list(getattr(layer, name), len(units)):
+            raise invalid(f"{where}.{name}", got=stored[name], wanted=f"{getattr(layer, name)}, by its units")
+        setattr(layer, name, stored[name])
+
+
+def _list(sizes: int | list[int], count: int) -> list[int]:
+    return list(sizes) if isinstance(sizes, list | tuple) else [sizes] * count
+
+
+def _restructure(layer: nn.Module, forms: list[list[dict[str, dict[str, Any]]]], where: str) -> None:
+    """Give every weight the form in which it was saved."""
+    for i, row in enumerate(cells_of(layer)):
+        for d, cell in enumerate(row):
+            for name, weight in _weights(cell).items():
+                wanted = forms[i][d][name]
+                if _form(weight) == wanted:
+                    continue
+                if wanted["spec"] not in SPECS and _form(weight) | {"masked": wanted["masked"]} != wanted:
+                    raise invalid(
+                        f"{where}, {part_name(layer, i, d, name)}",
+                        got=repr(weight.spec),
+                        wanted=f"a weight as it was saved, {wanted['spec']}",
+                    )
+                plain = weight.inner if isinstance(weight, MaskedWeight) else weight
+                if _form(plain) | {"masked": wanted["masked"]} != wanted:
+                    spec = SPECS[wanted["spec"]](**wanted["options"])
+                    plain = spec.build(weight.out_features, weight.in_features, weight.gates)
+                _put_weight(layer, i, d, name, MaskedWeight(plain) if wanted["masked"] else plain)
+    if isinstance(layer, AbstractFused):
+        layer.refresh()
+
+
+def _put_weight(layer: nn.Module, number: int, direction: int, name: str, weight: AbstractWeight) -> None:
+    if isinstance(layer, AbstractFused):
+        layer.put(part_name(layer, number, direction, name), weight)
+    else:
+        setattr(cells_of(layer)[number][direction], name, weight)
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    if not path:
+        return module
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = module
+    return model
