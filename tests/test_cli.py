@@ -265,7 +265,7 @@ def test_demo_has_seeds_for_training_only(tmp_path):
 def test_demo_trains_with_a_small_recipe(tmp_path):
     out = tmp_path / "demo"
     settings = ["model.hidden=[24, 24]", "model.embedding=8", "training.evaluate_every=20", "training.threads=1"]
-    settings += ["training.precision=32-true", "training.checkpoint_every=10"]
+    settings += ["training.precision=32-true", "training.checkpoint_every=10", "training.validation_streams=64"]
     phases = {"train": 40, "compress": 30, "tune": 30}
     own = [f"phases.{name}.updates={updates}" for name, updates in phases.items()] + [
         "phases.compress.compress.steps=25"

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 import compactrnn as cr
 from cell_table import CELLS, name_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, in jvp
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, in jvp too
 
 FUSED = {
     "LSTM": lambda: cr.LSTM(3, 5),
@@ -105,6 +106,34 @@ def test_learning_to_learn_with_one_layer_used_twice():
             return torch.autograd.grad(loss(fast), list(parameters.values()))
 
     assert_close(run("auto"), run("plain"), rtol=1e-3, atol=1e-6)
+
+
+def test_second_derivatives_of_checkpoints_that_are_the_first_call():
+    """The check of a cell's loop must not be taken for a part of the checkpoint."""
+    x = torch.randn(8, 2, 3)
+
+    def run(kind):
+        torch.manual_seed(0)
+        layer, given = cr.Recurrent(cr.MGU, 3, 4), x.clone().requires_grad_()
+        with cr.time_loop(kind):
+            output, _ = cr.checkpointed(layer, given, every=3)
+        (first,) = torch.autograd.grad(output.sin().sum(), given, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [*layer.parameters()])
+
+    assert_close(run("auto"), run("plain"), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of checks of shapes
+def test_what_records_operations_sees_torchs():
+    layer, x = cr.Recurrent(cr.MGU, 3, 4).eval(), torch.randn(4, 2, 3)
+    wanted = layer(x)[0]
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert not [node for node in traced.inlined_graph.nodes() if node.kind() == "prim::PythonOp"]
+    assert_close(traced(x)[0], wanted)
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, torch.ones_like(x)))[0]).tangent
+    (_, jvp) = torch.autograd.functional.jvp(lambda x: layer(x)[0], x, torch.ones_like(x))
+    assert_close(slope, jvp)
 
 
 def test_only_what_is_asked_for():

@@ -278,6 +278,22 @@ def test_bfloat16_trains(table, tmp_path):
     assert load_weights(tmp_path / "run" / "model.safetensors")["output.weight"].dtype == torch.float32
 
 
+def test_without_products_in_bfloat16_the_same_recipe_trains_in_float32(table, tmp_path, monkeypatch):
+    def trained(precision, name):
+        table["training"]["precision"] = precision
+        result = train(recipe_from(table), tmp_path / name)
+        return result["precision"], load_weights(tmp_path / name / "model.safetensors")
+
+    wanted = trained("32-true", "float32")
+    monkeypatch.setattr("compactrnn.training.precision.multiplies_in_bfloat16", lambda: False)
+    precision, weights = trained("bf16-mixed", "emulated")
+    assert precision == wanted[0] == "32-true"
+    assert all(torch.equal(weights[name], tensor) for name, tensor in wanted[1].items())
+    monkeypatch.setattr("compactrnn.training.precision.multiplies_in_bfloat16", lambda: True)
+    assert trained("bf16-mixed", "native")[0] == "bf16-mixed"
+    assert json.loads((tmp_path / "emulated" / "config.json").read_text())["precision"] == "32-true"
+
+
 def test_only_matrices_decay_if_asked():
     model = nn.LSTM(3, 4)
     for parameter in model.parameters():

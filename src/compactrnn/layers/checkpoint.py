@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from .._errors import check_positive, invalid
+from .loop import time_loop, wanted_loop
 
 Layer = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
@@ -38,8 +39,14 @@ def checkpointed(layer: Layer, input: Tensor, states: Any = None, *, every: int 
     Source: Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost", 2016.
     """
     axis, outputs = _time_axis("checkpointed", layer, input), []
+    kind = wanted_loop()
+
+    def run(piece: Tensor, states: Any) -> tuple[Tensor, Any]:
+        with time_loop(kind):  # what is computed again runs as it ran first
+            return layer(piece, states)
+
     for piece in input.split(check_positive(every, "every"), axis):
-        output, states = checkpoint(layer, piece, states, use_reentrant=False)  # pyright: ignore
+        output, states = checkpoint(run, piece, states, use_reentrant=False)  # pyright: ignore
         outputs.append(output)
     return torch.cat(outputs, axis), states
 

@@ -16,7 +16,7 @@ from ..weights.dense import DENSE, DenseWeight
 from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bind
 from .cudnn import Contiguous, flatten_
-from .loop import wants_plain_loop
+from .loop import wanted_loop
 from .ordinary import is_batched_or_dual
 from .scan import scan_layer
 from .sequence import StateForm, Steps, check_dtype, run_stack, sizes_per_layer
@@ -215,7 +215,7 @@ class AbstractFused(nn.RNNBase):
 
 def _needs_cells() -> bool:
     """Whether to run step by step: `time_loop("plain")`, or derivatives and batches that torch's operators lack."""
-    return wants_plain_loop() or is_batched_or_dual()
+    return wanted_loop() == "plain" or is_batched_or_dual()
 
 
 def _new(spec: WeightSpec, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight | nn.Parameter:

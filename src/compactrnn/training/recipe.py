@@ -132,6 +132,8 @@ class TrainingOptions:
     `max_seconds` on the wall or `max_cpu_seconds` of processors, evaluations included, the phase ends with what it has,
     and those after it are left out.
 
+    "bf16-mixed" is "32-true" on a processor that does not multiply in bfloat16: there torch would emulate it, slowly.
+
     `loss_reduction = "sum_steps"` sums the loss over the `steps` of an update and averages over the batch only, as
     Zaremba et al. do: learning rate and clipping of their paper hold as they stand. With "mean" the gradient is
     `steps` times smaller, so the same training needs `steps` times the learning rate and a `steps` times smaller clip.

@@ -10,5 +10,5 @@ from .choose import LoopReport as LoopReport
 from .choose import loop_report as loop_report
 from .choose import run_cell as run_cell
 from .choose import time_loop as time_loop
-from .choose import wants_plain_loop as wants_plain_loop
+from .choose import wanted_loop as wanted_loop
 from .packed import run_packed as run_packed

@@ -83,7 +83,8 @@ def time_loop(kind: Kind) -> Iterator[None]:
     """Run cells in one kind of loop over time from here on, for comparisons.
 
     - "auto": the fastest that the cell, the sequence and the machine allow; the default
-    - "plain": `step` after `step` in Python, the reference
+    - "plain": `step` after `step` in Python, the reference; `cr.LSTM`, `cr.GRU` and `cr.RNN`, too, run so in place of
+      torch's fused operators
     - "native": the step as a short list of native operations; float32 on the CPU
     - "scan": all times at once, for cells that are linear in their state (GILR, MinGRU)
 
@@ -153,9 +154,9 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
     return None, wanted
 
 
-def wants_plain_loop() -> bool:
-    """Whether `time_loop("plain")` is in force."""
-    return _wanted.get() == "plain"
+def wanted_loop() -> Kind:
+    """What `time_loop` is set to."""
+    return _wanted.get()
 
 
 def _find(cell: AbstractCell) -> _Found:
@@ -186,8 +187,7 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
     loops: dict[str, Loop] = {}
     reason, step = "", None
     try:
-        # ordinary numbers and gradients, whatever the call is made under
-        with torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.device("cpu"):
+        with _ordinary_numbers():
             step = _trace(cell)
             loops["native"] = NativeLoop(step)
             if linear := LinearLoop.of(step):
@@ -207,6 +207,18 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
         seconds=time.perf_counter() - began,
     )
     return _Found(signature, step, loops, report)
+
+
+@contextmanager
+def _ordinary_numbers() -> Iterator[None]:
+    """Numbers, gradients and what is kept for them as ever, whatever the call is made under."""
+    with (
+        torch.autocast("cpu", enabled=False),
+        torch.inference_mode(False),
+        torch.device("cpu"),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),  # in place of a checkpoint's
+    ):
+        yield
 
 
 def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -70,7 +69,7 @@ def trained_models(out: Path) -> tuple[LanguageModelTask, list[Trained]]:
         wanted, hint = "a folder that a demo has trained in", f"run: compactrnn demo --train --out {out}"
         raise invalid("demo", got=f"{out} without a demo's models", wanted=wanted, hint=hint)
     compact, task, _ = folder.load()
-    updates = json.loads(folder.result.read_text(encoding="utf-8"))["updates"]
+    updates = folder.read_result()["updates"]
     return task, [
         Trained("dense", load_phase(folder.phase(DENSE), task), updates[DENSE]),
         Trained("compact", compact, updates["total"]),
