@@ -15,6 +15,7 @@ import compactrnn as cr
 from compactrnn import cells
 from compactrnn.layers import cells_of, is_recurrent
 from compactrnn.layers.cudnn import Contiguous
+from compactrnn.layers.loop import choose
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -407,3 +408,25 @@ def test_on_a_gpu_weights_are_laid_out_for_cudnn(make):
         on_gpu = layer(x)[0]
         on_gpu.sum().backward()
     assert_close(layer.cpu()(x.cpu())[0], on_gpu.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_that_runs_by_cells_is_traced_once_for_its_parameters(monkeypatch):
+    traced = []
+    look = choose._look
+    monkeypatch.setattr(choose, "_look", lambda cell, signature: traced.append(cell) or look(cell, signature))
+    layer, x = cr.LSTM(4, [6, 5], proj_size=[7, 5]), torch.randn(5, 2, 4)
+    first, _ = layer(x)
+    layer.eval()(x)
+    assert len(traced) == 2
+    with torch.no_grad():
+        layer.bias_hh_l0.add_(1)
+    assert not torch.equal(layer(x)[0], first) and len(traced) == 2
+    layer.bias_hh_l0 = nn.Parameter(torch.zeros(24))
+    changed, _ = layer(x)
+    with cr.time_loop("plain"):
+        assert_close(changed, layer(x)[0])
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.bias_hh_l0.add_(1)
+    assert_close(layer(x)[0], changed)
+    assert not torch.equal(twin(x)[0], changed)

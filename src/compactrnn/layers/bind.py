@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -46,6 +47,24 @@ def bind(module: Any, suffix: str) -> AbstractCell:
             cell.register_buffer(name, part)
         else:
             setattr(cell, name, part)
+    return cell
+
+
+_bound: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[list[Any], AbstractCell]]] = weakref.WeakKeyDictionary()
+
+
+def bound_cell(module: Any, suffix: str) -> AbstractCell:
+    """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects, to be run only.
+
+    A cell's loop over time is traced once, so a layer that is run by cells needs the same ones every time.
+    """
+    parts = [_part(module, name + suffix) for name in PARTS if _has(module, name)]
+    before, cell = _bound.setdefault(module, {}).get(suffix, ([], None))
+    if cell is not None and len(before) == len(parts) and all(a is b for a, b in zip(before, parts, strict=True)):
+        return cell
+    cell = bind(module, suffix)
+    if all(isinstance(part, nn.Module | nn.Parameter) for part in parts):  # not those of torch.func.functional_call
+        _bound[module][suffix] = parts, cell
     return cell
 
 

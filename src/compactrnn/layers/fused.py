@@ -14,7 +14,7 @@ from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
 from .autocast import casts_in_vain, without_casts
-from .bind import GATES, bind
+from .bind import GATES, bound_cell
 from .cudnn import Contiguous, flatten_
 from .loop import wanted_loop
 from .ordinary import is_batched_or_dual
@@ -134,7 +134,7 @@ class AbstractFused(nn.RNNBase):
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         if self._wider_than_torchs(number) or _needs_cells():
             suffixes = ("", "_reverse") if self.bidirectional else ("",)
-            return scan_layer([bind(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
+            return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
         matrices = [w.dense() if isinstance(w, AbstractWeight) else w for w in weights]
         if matrices[0].is_cuda and any(isinstance(w, AbstractWeight) for w in weights):

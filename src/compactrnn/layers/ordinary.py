@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 def why_not_native(tensors: Iterable[Tensor]) -> str:
     """Why native code must not read these tensors; empty if it may: float32 on the CPU, and nothing looks on."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode_stack():
+    recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if recorded or _get_current_dispatch_mode_stack():
         return "torch.compile, torch.export, torch.jit.trace and dispatch modes see torch's operations only"
     if forward_ad._current_level >= 0 or _functorch.maybe_current_level() is not None:
         return "torch.func and forward-mode derivatives see torch's operations only"
