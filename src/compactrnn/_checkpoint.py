@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ._errors import ModelFileError
-from ._files import open_regular, write_atomically
+from ._files import check_json_size, open_regular, write_atomically
 
 _KEY = "compactrnn"
 
@@ -65,6 +65,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def _write(path: str | Path, tensors: dict[str, Tensor], plain: str) -> None:
     # one entry, as safetensors writes several in any order
     note = json.dumps({"crc32": _checksum(plain, tensors), "tree": plain})
+    check_json_size(note.encode())
     write_atomically(path, safetensors.torch.save(tensors, {_KEY: note}), "checkpoint")
 
 
@@ -79,6 +80,7 @@ def _read(path: str | Path) -> tuple[str | None, dict[str, Tensor]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path}: not a whole safetensors file ({error})") from error
     try:
+        check_json_size((note or "").encode())
         found = None if note is None else json.loads(note)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: its metadata is not JSON ({error})") from None

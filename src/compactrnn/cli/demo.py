@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .._errors import invalid
-from .output import JsonFlag, print_json
+from .output import JsonFlag, print_json, print_line
 
 
 def demo(
@@ -43,7 +43,7 @@ def demo(
         recipe, scratch = (demo_recipe(name, [f"training.seed={seed}"]) for name in ("compact", "from_scratch"))
         minutes = estimated_seconds(recipe, scratch) / 60
         done = f"; what {out} holds of it is not done again" if (out / "runs").exists() else ""
-        typer.echo(f"training takes about {max(1, round(minutes))} minutes on this machine{done}", err=True)
+        print_line(f"training takes about {max(1, round(minutes))} minutes on this machine{done}", err=True)
         report = run_training(out, recipe, scratch)
     else:
         report = run(out)
@@ -52,6 +52,7 @@ def demo(
         return
     show(report, Console())
     names = ", ".join(f"{row['name']}.crnn" for row in report["rows"])
-    typer.echo(f"\nwritten to {out}: {names}, report.json, quality.svg")
+    typer.echo()
+    print_line(f"written to {out}: {names}, report.json, quality.svg")
     if not train:
         typer.echo("these models came with the package; to train them here: compactrnn demo --train --out FOLDER")

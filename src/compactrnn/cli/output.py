@@ -15,6 +15,8 @@ from .._text import printable
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output, and nothing else there.")]
 
+_LONGEST = 500  # characters of a cell
+
 
 def print_json(record: Mapping[str, Any]) -> None:
     """One line."""
@@ -38,14 +40,14 @@ def print_record(title: str, record: Mapping[str, Any]) -> None:
     print_table(title, ("", ""), record.items())
 
 
-def print_line(text: object) -> None:
+def print_line(text: object, err: bool = False) -> None:
     """One line, without what could steer a terminal."""
-    typer.echo(printable(text))
+    typer.echo(printable(text), err=err)
 
 
 def _shown(text: str) -> Text:
-    """Text that is no markup."""
-    return Text(printable(text))
+    """Text that is no markup; the beginning of what is very long."""
+    return Text(printable(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."))
 
 
 def _text(cell: Any) -> str:

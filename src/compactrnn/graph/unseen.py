@@ -48,7 +48,7 @@ def _methods(kind: type) -> Iterator[FunctionType]:
     seen = set()
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] in ("torch", "compactrnn") or base is object:
-            continue
+            continue  # their methods read sizes
         own = {name: value for name, value in vars(base).items() if name not in seen}
         seen |= own.keys()  # what is overridden can be called by what overrides it only
         for value in own.values():

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._checkpoint import load_tree, load_weights, save_tree
 from .._errors import invalid
-from .._files import parse_json, read_file, read_json, write_json
+from .._files import check_json_size, check_writable, parse_json, read_file, read_json, write_json
 from ..tasks.base import AbstractModel, AbstractTask
 from ..tasks.table import TASKS
 from ..tasks.validate import validated
@@ -79,17 +79,30 @@ class RunFolder:
         return _lines(self.metrics)
 
     def truncate_metrics(self, size: int) -> None:
-        """Forget the lines beyond `size` bytes: they will be written again."""
+        """Forget the lines beyond `size` bytes: they will be written again; and a torn line of the times."""
+        check_writable(self.metrics, "metrics")
+        check_writable(self.times, "times")
+        whole = read_file(self.times, "times", _MAX_LINES).rfind(b"\n") + 1 if self.times.exists() else 0
         with open(self.metrics, "ab") as file:
             if file.tell() < size:
                 raise invalid(str(self.metrics), got=f"{file.tell()} bytes", wanted=f"the {size} of the checkpoint")
             file.truncate(size)
+        with open(self.times, "ab") as file:
+            file.truncate(whole if size else 0)
 
     def forget_start(self) -> None:
         """Remove what a run has written that ended before there was anything to go on from."""
         if not self.config.exists():
             self.metrics.unlink(missing_ok=True)
             self.times.unlink(missing_ok=True)
+
+    def check_config(self, config: dict[str, Any]) -> None:
+        """Raise `ValueError` for a configuration that would be too large to be read again."""
+        try:
+            check_json_size(json.dumps(config, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+        except ValueError as error:
+            hint = "raise task.minimum_count, if it is the vocabulary"
+            raise invalid(str(self.config), got=str(error), wanted="less", hint=hint) from None
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write `config.json`, which makes the folder a run."""

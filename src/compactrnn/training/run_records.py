@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 from torch import Tensor
@@ -31,6 +31,7 @@ class Config(_Record):
     model: dict[str, Any]
     task: dict[str, Any]
     vocabulary: list[str] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
 
 
 class Result(_Record):

@@ -90,6 +90,7 @@ class Trainer:
         on_cpu = training.accelerator == "cpu"
         copies = max(_numbers_per_weight(phase) for phase in recipe.phases.values()) if on_cpu else 1
         self.model: AbstractModel = build_model(self.task, recipe.model, copies)
+        self.folder.check_config(self._config())
         for name, phase in recipe.phases.items():
             _dropout_of(recipe, phase)
             task = self._task_in(phase)
@@ -187,7 +188,7 @@ class Trainer:
             "clock": self.clock.read(),
         }
         if not self.folder.config.exists():  # from here on there is something to go on from
-            self._write_config()
+            self.folder.write_config(self._config())
         save_tree(self.folder.checkpoint, content)
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
@@ -214,13 +215,13 @@ class Trainer:
         self.model_options = saved["model_options"]
         return saved["phase"], saved
 
-    def _write_config(self) -> None:
+    def _config(self) -> dict[str, Any]:
         kept = {"recipe": self.recipe.as_dict(), "precision": self.precision, "model": self.model_options}
-        self.folder.write_config({**kept, **self.task.metadata()})
+        return {**kept, **self.task.metadata()}
 
     def _finish(self) -> dict[str, Any]:
         save_weights(self.folder.model, self.model.state_dict())
-        self._write_config()
+        self.folder.write_config(self._config())
         streams = self.recipe.training.validation_streams
         test = self.task.evaluate(self.model, "test")
         result = {

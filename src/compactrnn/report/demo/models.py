@@ -70,6 +70,8 @@ def trained_models(out: Path) -> tuple[LanguageModelTask, list[Trained]]:
         raise invalid("demo", got=f"{out} without a demo's models", wanted=wanted, hint=hint)
     compact, task, _ = folder.load()
     updates = folder.read_result()["updates"]
+    if DENSE not in updates:
+        raise invalid(str(folder.result), got=f"updates of {', '.join(updates)}", wanted=f"those of phase {DENSE}")
     return task, [
         Trained("dense", load_phase(folder.phase(DENSE), task), updates[DENSE]),
         Trained("compact", compact, updates["total"]),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..._checkpoint import write_atomically
+from ..._files import write_atomically, write_json
 from ..._machine import describe_machine
 from ...runtime.engine import Engine
 from ...tasks.generate import generate
@@ -55,10 +54,10 @@ def _report(
         "rows": rows,
         "sample": generate(engine, task.vocabulary, PROMPT, 400, 0.7, seed),
     }
-    write_atomically(out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_json(out / "report.json", report)
     points = [Point(row["name"].replace("_", " "), row["bytes"], row["engine_bits_per_character"]) for row in rows]
     plot = quality_plot(points, size_label="bytes of the packed file", quality_label="bits per character")
-    write_atomically(out / "quality.svg", plot.encode())
+    write_atomically(out / "quality.svg", plot.encode(), "plot")
     return report
 
 
