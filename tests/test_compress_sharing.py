@@ -123,8 +123,8 @@ def test_what_is_shared_stays_shared_and_in_the_optimizer(make):
     assert all(left == units / 2 for left, units in kept(pruner).values())
     assert size(small) < size(model)
     model, small = (m.double() for m in (model, small))
-    for inputs in (x, torch.randn(2, 3, 6)):
-        old, new = (m(inputs.double()) for m in (model, small))
+    for other in (x, torch.randn(2, 3, 6)):
+        old, new = (m(other.double()) for m in (model, small))
         torch.testing.assert_close(new, old, rtol=1e-6, atol=1e-6)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.copy import copy_module
+from ..graph.seeded import seeded
 from ..graph.trace import Trace, beside
 from ..layers import is_recurrent
 from .fixed_random import FixedRandom
@@ -25,30 +26,31 @@ class Comparison:
 
     def __init__(self, model: nn.Module, trace: Trace, example_inputs: tuple[Tensor, ...]):
         example = beside(model, example_inputs)
-        self.dtype = _working_dtype(model, example)
-        self.tolerance = 1e-6 if self.dtype == torch.float64 else 1e-5  # what became dense was rounded to float32
         self.cases: list[tuple[tuple[Tensor, ...], bool, list[bool], Any]] = []
-        for training, graph in ((False, trace), (True, trace.training or trace)):
-            for i, inputs in enumerate((example, *_varied(example))):
-                try:
-                    expected = self._run(model, inputs, training)
-                except Exception:
-                    if i == 0 and not training:
-                        raise
-                    continue
-                self.cases.append((inputs, training, graph.state_outputs(), expected))
+        try:
+            self.dtype, self.tolerance = torch.float64, 1e-6  # what became dense was rounded to float32
+            self._add(model, example, False, trace)
+        except RuntimeError:
+            self.dtype, self.tolerance = torch.float32, 1e-5
+            self._add(model, example, False, trace)
+        varied = _varied(example)
+        further = [(varied, False, trace)]
+        if not trace.trains_alike:
+            further += [(varied, True, trace.training or trace), (example, True, trace.training or trace)]
+        for inputs, training, graph in further:
+            with contextlib.suppress(Exception):
+                self._add(model, inputs, training, graph)
+
+    def _add(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool, graph: Trace) -> None:
+        expected = run(model, inputs, training, self.dtype)
+        self.cases.append((inputs, training, graph.state_outputs(), expected))
 
     def difference(self, small: nn.Module) -> str:
         """Where `small` gives something else, in words; empty if it does not."""
         for i, (inputs, training, states, expected) in enumerate(self.cases):
-            if not _agree(expected, self._run(small, inputs, training), iter(states), self.tolerance):
-                which = "the example" if i == 0 else "the example in train mode" if training else "random inputs"
-                return f"other outputs for {which}"
+            if not _agree(expected, run(small, inputs, training, self.dtype), iter(states), self.tolerance):
+                return f"other outputs for {'random inputs' if i else 'the example'}{' in train mode' * training}"
         return ""
-
-    @torch.no_grad()
-    def _run(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Any:
-        return run(model, inputs, training, self.dtype)
 
 
 @torch.no_grad()
@@ -59,31 +61,19 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool, dtype: tor
         if is_recurrent(module):
             module.dropout = 0.0  # pyright: ignore
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
-    usual, generator = torch.get_default_dtype(), random.getstate()
+    usual = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)  # for what the model's code makes itself: torch.zeros(...)
-        random.seed(0)
-        with torch.random.fork_rng(), FixedRandom(0):
-            torch.manual_seed(0)
+        with seeded(), FixedRandom(0):
             return model(*inputs)
     finally:
-        random.setstate(generator)
         torch.set_default_dtype(usual)
 
 
-def _working_dtype(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.dtype:
-    try:
-        run(model, inputs, False, torch.float64)
-    except RuntimeError:
-        return torch.float32
-    return torch.float64
-
-
-def _varied(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+def _varied(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Random inputs like the example; what is constant there, such as a first state of zeros, is not."""
     generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        yield tuple(_random_like(x, generator) for x in inputs)
+    return tuple(_random_like(x, generator) for x in inputs)
 
 
 def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 from ..layers import cells_of
 from .idle import Idle
 
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+
 
 class Scattered(nn.Module):
     """Runs a narrowed layer and writes its output and states back to their old width.
@@ -50,6 +52,9 @@ class Scattered(nn.Module):
         self._kinds = len(rows[0][0].states)
         self._outputs = [f"{len(rows) - 1}_{s}" for s in outputs]
         self._layers = len(rows)
+        for hooks in _HOOKS:  # they see what they saw
+            setattr(self, hooks, getattr(layer, hooks))
+            setattr(layer, hooks, type(getattr(layer, hooks))())
         self.idle = Idle(rows, removed) if idle else None
         self.to(next(layer.parameters()).device)
 

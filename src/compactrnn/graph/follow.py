@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import CodeType, FrameType
 from typing import Any
 
@@ -15,8 +16,9 @@ from .._errors import UnsupportedModelError
 from ..layers import is_recurrent
 from .copy import copy_module
 from .packing import FollowPacking, RecordPacking
+from .seeded import seeded
 from .trace import Leaf, Trace, as_inputs, beside, find_leaves, trace_leaves
-from .unseen import uncalled, unread
+from .unseen import stored, uncalled, unread
 
 
 def follow(model: nn.Module, example_inputs: Any) -> Trace:
@@ -38,20 +40,22 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
             f"{type(model).__name__} does not run on example_inputs: {type(error).__name__}: {error}"
         ) from error
     traced = _export(model, leaves, inputs, seen)
-    ran = seen.code
+    ran, kept = seen.code, dict(seen.kept)
     try:
         training = Watched(model.train(), inputs)
         ran |= training.code
-        traced.training = None if training.operations == seen.operations else _export(model, leaves, inputs, training)
+        kept |= training.kept
+        traced.trains_alike = training.operations == seen.operations
+        traced.training = None if traced.trains_alike else _export(model, leaves, inputs, training)
     except Exception:  # it may want more arguments, or branch on data: then nobody knows what it reads
         traced.training = None
     model.eval()
-    traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran)}
+    traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran), **stored(leaves, kept)}
     return traced
 
 
 def _export(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], seen: Watched) -> Trace:
-    with torch.random.fork_rng(), FollowPacking(seen.packing.lengths):
+    with seeded(), FollowPacking(seen.packing.lengths):
         return trace_leaves(model, leaves, inputs)
 
 
@@ -63,17 +67,26 @@ class Watched(TorchDispatchMode):
         self.operations: list[tuple[Any, ...]] = []
         self.code: set[CodeType] = set()
         self.packing = RecordPacking()
-        model, before = copy_module(model), sys.getprofile()
+        model = copy_module(model)
         for module in model.modules():
             if is_recurrent(module):
                 module.dropout = 0.0  # pyright: ignore
         self._names = {id(p): name for name, p in model.named_parameters()}
-        with torch.no_grad(), torch.random.fork_rng(), self.packing, self:
+        before = _tensor_attributes(model)
+        if sys.getprofile() is None:
+            self._run(model, inputs)
+        else:  # somebody profiles this thread
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(self._run, model, inputs).result()
+        self.kept = {name: x.shape for name, x in _tensor_attributes(model).items() if x is not before.get(name)}
+
+    def _run(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        with torch.no_grad(), seeded(), self.packing, self:
             sys.setprofile(self._note)
             try:
                 model(*inputs)
             finally:
-                sys.setprofile(before)
+                sys.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
@@ -87,3 +100,15 @@ class Watched(TorchDispatchMode):
         operands = [(tuple(x.shape), self._names.get(id(x))) if isinstance(x, Tensor) else repr(x) for x in leaves]
         self.operations.append((func, *operands))
         return result
+
+
+def _tensor_attributes(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules hold beside parameters and buffers, by name."""
+    return {
+        f"{path}.{name}" if path else name: x
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        for x in tree_leaves(value)
+        if isinstance(x, Tensor)
+    }

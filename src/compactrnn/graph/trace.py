@@ -170,6 +170,7 @@ class Trace:
     leaves: dict[int, Leaf]
     model: nn.Module
     training: Trace | None = None  # the graph in train mode, on the same leaves
+    trains_alike: bool = False  # whether train mode does nothing else
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
     whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
 

@@ -9,6 +9,7 @@ from ..weights.base import AbstractWeight
 from .labeler import Labeler
 from .labels import Units as Units
 from .labels import UnitSetKey
+from .seeded import seeded
 from .trace import Trace
 
 
@@ -19,7 +20,8 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
     """
     same = _shared(trace)
     graphs = [graph for graph in (trace, trace.training) if graph is not None]
-    values = [graph.run(example_inputs) for graph in graphs]
+    with seeded():
+        values = [graph.run(example_inputs) for graph in graphs]
     while True:
         units = Units(labels=same.labels())
         ties = []

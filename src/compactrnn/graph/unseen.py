@@ -6,6 +6,7 @@ import dis
 from collections.abc import Iterator
 from types import CodeType, FunctionType
 
+import torch
 from torch import nn
 
 from .trace import Leaf, Trace
@@ -22,10 +23,23 @@ def unread(traced: Trace, leaves: list[Leaf]) -> dict[int, str]:
     unread = {n: p for n, p in traced.model.named_parameters() if id(p) not in read | own}
     found = {}
     for leaf in leaves:
-        width = sum(cell.output_size for cell in leaf.cells[-1][:1])
+        width = leaf.cells[-1][0].output_size
         name = next((n for n, p in unread.items() if any(size % width == 0 for size in p.shape)), None)
         if name is not None:
             found[leaf.key] = f"{name}, which forward does not use, may read it"
+    return found
+
+
+def stored(leaves: list[Leaf], kept: dict[str, torch.Size]) -> dict[int, str]:
+    """Layers whose output `forward` may keep on a module, where others find it."""
+    found = {}
+    for leaf in leaves:
+        width = leaf.cells[-1][0].output_size
+        name = next((n for n, shape in kept.items() if any(size % width == 0 for size in shape)), None)
+        if name is not None:
+            found[leaf.key] = f"forward keeps {name} on the module, which others may read"
+        elif leaf.module._forward_hooks:
+            found[leaf.key] = "a hook sees it"
     return found
 
 

@@ -1,0 +1,373 @@
+"""What forward shows, in eval and in training, what it does not show, and refusals before the training."""
+
+import random
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import compactrnn as cr
+from cutting import assert_same, cut, kept, silence, size
+
+
+class Tagger(nn.Module):
+    """What the others vary."""
+
+    def __init__(self, layer=nn.LSTM, **options):
+        super().__init__()
+        self.rnn, self.out = layer(6, 16, batch_first=True, **options), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0])
+
+
+def batch():
+    return torch.randn(4, 7, 6)
+
+
+class Auxiliary(Tagger):
+    """A second head in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux = nn.Linear(16, 2)
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return (self.out(h), self.aux(h.mean(1))) if self.training else self.out(h)
+
+
+class Branching(Auxiliary):
+    """Its training graph depends on data, which torch.export does not follow."""
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return (self.out(h), self.aux(h)) if self.training and h.sum().item() < 1e9 else self.out(h)
+
+
+class Targets(Auxiliary):
+    """In training it wants more arguments."""
+
+    def forward(self, x, target=None):
+        h = self.rnn(x)[0]
+        return (self.aux(h) - target).square().mean() if self.training else self.out(h)
+
+
+@pytest.mark.parametrize("make", [Auxiliary, Branching, Targets])
+def test_heads_that_run_in_training_only_go_on(make):
+    torch.manual_seed(0)
+    model, x = make(), batch()
+    _, small = cut(model, x)
+    assert_same(model, small, (batch(),), modes=(False,))
+    more = (batch(), torch.randn(4, 7, 2)) if make is Targets else (batch(),)
+    assert_same(model, small, more, modes=(True,))
+    assert size(small) < size(model)
+
+
+def test_a_head_that_training_shows_is_cut():
+    _, small = cut(Auxiliary(), batch())
+    assert small.aux.in_features == small.rnn.hidden_size < 16
+
+
+class Methods(Tagger):
+    """Methods beside forward that use the layer, and some that do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes = nn.Linear(16, 2)
+
+    def encode(self, x):
+        return self.rnn(x)[1][0][-1].mean(-1)
+
+    def classify(self, x):
+        return self.classes(self.rnn(x)[1][0][-1])
+
+    def each(self, x):
+        return [layer(x)[0].sum(-1) for layer in [self.rnn]]
+
+
+def test_methods_that_forward_does_not_call_stay_exact():
+    torch.manual_seed(0)
+    model, x = Methods().double(), batch().double()
+    pruner, small = cut(model, x)
+    for name in ("forward", "encode", "classify"):
+        torch.testing.assert_close(getattr(small, name)(x), getattr(model, name)(x), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(small.each(x)[0], model.each(x)[0], rtol=1e-7, atol=1e-7)
+    assert "Methods.each, which forward does not call, uses it" in str(pruner.report())
+
+
+def test_methods_that_only_ask_for_sizes_are_no_use():
+    class Sized(Tagger):
+        def zeros(self, batch):
+            return torch.zeros(self.rnn.num_layers, batch, self.rnn.hidden_size)
+
+        def flatten(self):
+            self.rnn.flatten_parameters()
+            return sum(p.numel() for p in self.rnn.parameters())
+
+    _, small = cut(Sized(), batch())
+    assert isinstance(small.rnn, nn.LSTM)
+
+
+def test_a_parameter_that_forward_does_not_use_may_read_the_layer():
+    class Other(Tagger):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.ModuleDict({"later": nn.Linear(32, 2)})
+
+    torch.manual_seed(0)
+    model, x = Other(), batch()
+    pruner, small = cut(model, x)
+    assert "heads.later.weight" in str(pruner.report()) and size(small) < size(model)
+    twice = [torch.cat([m.rnn(x)[0]] * 2, -1) for m in (model, small)]
+    torch.testing.assert_close(small.heads["later"](twice[1]), model.heads["later"](twice[0]))
+
+
+def test_what_is_kept_on_the_module_and_what_hooks_see_is_whole():
+    class Keeps(Tagger):
+        def forward(self, x):
+            self.features = self.rnn(x)[0]
+            return self.out(self.features)
+
+    torch.manual_seed(0)
+    x, seen = batch(), []
+    model = Keeps()
+    _, small = cut(model, x)
+    model(x), small(x)
+    torch.testing.assert_close(small.features, model.features)
+    model = Tagger()
+    model.rnn.register_forward_hook(lambda module, args, result: seen.append(result[0].detach()))
+    _, small = cut(model, x)
+    seen.clear()
+    model(x), small(x)
+    torch.testing.assert_close(seen[1], seen[0])
+
+
+class Unused(nn.Module):
+    """A decoder that another method runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc, self.dec = nn.GRU(6, 16, batch_first=True), nn.GRU(6, 16, batch_first=True)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.enc(x)[0])
+
+    def decode(self, x):
+        return self.dec(x, self.enc(x)[1])[0]
+
+
+def test_a_layer_that_forward_does_not_run_keeps_its_units():
+    torch.manual_seed(0)
+    model, x = Unused(), batch()
+    with pytest.warns(UserWarning, match=r"all units stay in dec \(dec: forward does not run it"):
+        _, small = cut(model, x)
+    torch.testing.assert_close(small.decode(x), model.decode(x))
+    assert size(small) < size(model) and small.dec.hidden_size == 16
+
+
+class Regularized(Tagger):
+    """Its second output is made of the layer's weights."""
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0]), self.rnn.weight_hh_l0.square().sum()
+
+
+def test_weights_that_are_used_directly_are_named():
+    with pytest.raises(cr.UnsupportedModelError, match="rnn: the model computes with its weight_hh_l0 itself"):
+        cr.GroupLasso(Regularized(), batch(), strength=0.0)
+
+
+class Dropped(nn.Module):
+    """Random numbers of the layers' width in training: dropout within, between and after layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.LSTM(6, 16, 2, batch_first=True, dropout=0.3)
+        self.two, self.norm = nn.GRU(16, 16, batch_first=True), nn.BatchNorm1d(16)
+        self.drop, self.out = nn.Dropout(0.3), nn.Linear(16, 3)
+
+    def locked(self, x):
+        mask = x.new_empty(len(x), 1, x.shape[2]).bernoulli_(0.5)
+        return x * mask / 0.5 if self.training else x
+
+    def forward(self, x):
+        h = self.two(self.locked(self.one(x)[0]))[0]
+        return self.out(self.drop(self.norm(h.transpose(1, 2)).transpose(1, 2)))
+
+
+class Noisy(Tagger):
+    """Noise on every unit, in eval too."""
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        return self.out(functional.dropout(h, 0.2, True) + 0.1 * torch.randn_like(h))
+
+
+class Prenet(Tagger):
+    """Dropout that stays on, before the layer."""
+
+    def forward(self, x):
+        return super().forward(functional.dropout(x, 0.5, True))
+
+
+@pytest.mark.parametrize("make", [Dropped, Noisy, Prenet])
+def test_random_forward_passes_are_compared_with_the_same_numbers(make):
+    torch.manual_seed(0)
+    model, x = make(), batch()
+    before, python = torch.random.get_rng_state(), random.getstate()
+    pruner, small = cut(model, x)
+    assert torch.equal(torch.random.get_rng_state(), before) and random.getstate() == python
+    assert_same(model, small, (batch(),))
+    assert all(left < units for left, units in kept(pruner).values())
+
+
+class Pooled(Tagger):
+    """Largest and mean values over time, in every way in which it is written."""
+
+    def __init__(self):
+        super().__init__(bidirectional=True)
+        self.out = nn.Linear(32 * 6, 3)
+
+    def forward(self, x):
+        h = self.rnn(x)[0]
+        t = h.transpose(1, 2)
+        pooled = [
+            h.max(1)[0],
+            h.amax(1),
+            functional.max_pool1d(t, t.shape[2]).squeeze(2),
+            functional.adaptive_max_pool1d(t, 1)[..., 0],
+            functional.adaptive_avg_pool1d(functional.avg_pool1d(t, 2), 1)[..., 0],
+            h.topk(2, 1).values.sum(1),
+        ]
+        return self.out(torch.cat(pooled, -1))
+
+
+class Masked(Tagger):
+    """Padding is hidden before the largest value is taken."""
+
+    def forward(self, x, mask):
+        return self.out(self.rnn(x)[0].masked_fill(~mask[..., None], float("-inf")).max(1).values)
+
+
+@pytest.mark.parametrize("make", [Pooled, Masked])
+@pytest.mark.parametrize("silent", ["read", "written"])
+def test_the_largest_over_time_of_units_that_are_zero_is_zero(make, silent):
+    torch.manual_seed(0)
+    mask = torch.arange(7) < torch.tensor([7, 1, 3, 5])[:, None]
+    model, inputs = make(), (batch(), mask)[: 1 + (make is Masked)]
+    pruner = cr.GroupLasso(model, inputs, strength=0.0)
+    (group,) = pruner.groups
+    assert not group.escapes
+    factors = (torch.arange(16) % 2).float()
+    for part in group.readers if silent == "read" else (*group.writers, *group.biases):
+        part.scale_(factors)
+    small = pruner.shrink()
+    assert_same(model, small, inputs, (batch(), *inputs[1:]))
+    assert kept(pruner)["rnn[0].h"][0] == (16 if silent == "written" and make is Masked else 8)
+
+
+def test_where_the_largest_stood_says_something_of_a_unit():
+    class Places(Tagger):
+        def forward(self, x):
+            return self.out(self.rnn(x)[0].max(1)[1].float())
+
+    pruner = cr.GroupLasso(Places(), batch(), strength=0.0)
+    assert pruner.groups[0].escapes
+
+
+class Renamed(nn.LSTM):
+    """Nothing of its own."""
+
+
+class Own(nn.LSTM):
+    """A forward of its own."""
+
+    def forward(self, input, hx=None):
+        return super().forward(2 * input, hx)
+
+
+def test_subclasses_of_torch_s_layers():
+    model, x = Tagger(Renamed), batch()
+    _, small = cut(model, x)
+    assert_same(model, small, (x,))
+    assert small.rnn.hidden_size < 16
+    model = nn.Sequential()
+    model.add_module("own", Own(6, 16, batch_first=True))
+    with pytest.raises(cr.UnsupportedModelError, match=r"own \(Own\) is a subclass of nn\.LSTM with a forward"):
+        cr.GroupLasso(model, x, strength=0.0)
+
+    class Mixed(Tagger):
+        def __init__(self):
+            super().__init__()
+            self.own = Own(6, 6, batch_first=True)
+
+        def forward(self, x):
+            return super().forward(self.own(x)[0])
+
+    model = Mixed()
+    _, small = cut(model, x)
+    assert_same(model, small, (x,))
+    assert type(small.own) is Own and small.rnn.hidden_size < 16
+
+
+class CellLoop(nn.Module):
+    """A cell in a Python loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleDict({"cell": nn.LSTMCell(6, 8)})
+
+    def forward(self, x):
+        h = c = x.new_zeros(len(x), 8)
+        for t in range(x.shape[1]):
+            h, c = self.steps["cell"](x[:, t], (h, c))
+        return h
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_models_without_a_layer_are_refused_with_what_they_hold():
+    with pytest.raises(cr.UnsupportedModelError, match=r"steps\.cell is an nn\.LSTMCell.*use nn\.LSTM\).*Recurrent"):
+        cr.GroupLasso(CellLoop(), batch(), strength=0.0)
+    with pytest.raises(cr.UnsupportedModelError, match=r"TorchScript module.*give the model"):
+        cr.GroupLasso(torch.jit.trace(nn.LSTM(6, 16, batch_first=True), batch()), batch(), strength=0.0)
+    with pytest.raises(cr.UnsupportedModelError, match=r"in Python code that is not such a layer.*AbstractCell"):
+        cr.GroupLasso(nn.Conv1d(7, 3, 1), batch(), strength=0.0)
+
+
+def test_a_model_that_does_not_run_on_the_example_is_named():
+    with pytest.raises(cr.UnsupportedModelError, match=r"Tagger does not run on example_inputs: RuntimeError.*6"):
+        cr.GroupLasso(Tagger(), torch.randn(4, 7, 5), strength=0.0)
+
+
+def test_a_refusal_comes_before_the_training():
+    """The code of the model looks at the values of units, so that no smaller one does the same."""
+
+    class Sized(Tagger):
+        def forward(self, x):
+            return super().forward(x) * self.out.in_features * (self.rnn.weight_ih_l0.shape[0] / 64)
+
+    with pytest.raises(cr.UnsupportedModelError, match="no smaller model gives the same outputs"):
+        cr.GroupLasso(Sized(), batch(), strength=0.0)
+
+
+def test_the_dry_run_leaves_the_model_alone():
+    model, x = Dropped(), batch()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner = cr.GroupLasso(model, x, keep=0.5, steps=3)
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(left == units for left, units in kept(pruner).values())
+
+
+def test_a_profiler_may_be_at_work():
+    import cProfile
+
+    with cProfile.Profile():
+        pruner = cr.GroupLasso(Methods(), batch(), strength=0.0)
+    silence(pruner)
+    assert size(pruner.shrink()) < size(Methods())
