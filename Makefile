@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint native-test python-test wheel-test install clean
+.PHONY: demo test lint native-test python-test wheel-test fuzz install clean
 
 demo: $(INSTALLED)
 	$(BIN)/compactrnn demo
@@ -26,6 +26,10 @@ lint: $(INSTALLED)
 
 native-test: $(INSTALLED)
 	PYTHON=$(BIN)/python native/tests/run.sh
+
+# For as long as you like: FUZZ_SECONDS (600) or FUZZ_RUNS; what was found stays in build/native-tests/corpus.
+fuzz: $(INSTALLED)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} PYTHON=$(BIN)/python native/tests/run.sh fuzz
 
 python-test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses 2

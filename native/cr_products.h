@@ -27,8 +27,9 @@ static void cr_quantize(void *to, const float *x, float scale, size_t k)
         }
         *sums++ = w_sum(sum);
     }
-    scale += cr_fold_lanes(CR_FOLD_SUM, strange);
-    memcpy(to, &scale, sizeof scale);
+    static const uint32_t not_a_number = 0x7fc00000;
+    int any_strange = w_sum(w_and(v_bits(strange), w_splat(0x00400000))) != 0; /* set in each NaN that was computed */
+    memcpy(to, any_strange ? (const void *)&not_a_number : (const void *)&scale, sizeof scale);
 }
 
 CR_INLINE float cr_scale_of(const void *quantized)

@@ -3,6 +3,7 @@
  *
  *     fuzz [options of libFuzzer] FOLDER... */
 #include <sanitizer/allocator_interface.h>
+#include <time.h>
 
 #include "model.h"
 
@@ -12,6 +13,7 @@ enum {
     STEPS = 3,
     MOST_BYTES = 1 << 20, /* a file may announce more; then it is opened, but not run */
     MOST_WORK = 1 << 20,
+    MOST_SECONDS = 1,
     LITTLE_WORK = 1 << 14 /* up to here it runs in every way */
 };
 
@@ -122,7 +124,15 @@ static void use(run *r)
     free_run(r);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* Seconds of this processor's time, so that nothing else that runs matters. */
+static double processor_time(void)
+{
+    struct timespec now;
+    WANT(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) == 0);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void try_file(const uint8_t *data, size_t size)
 {
     run r = {.steps = 0};
     unsigned char *file = allocate(size);
@@ -133,5 +143,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     WANT(code >= 0 && code < CR_ERROR_COUNT && *cr_error(code));
     if (!code && cr_step_work(&r.model) <= MOST_WORK && announced_bytes(&r.model) <= MOST_BYTES) use(&r);
     free(file);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    double start = processor_time();
+    try_file(data, size);
+    if (processor_time() - start > MOST_SECONDS) {
+        fprintf(stderr, "an input took %g seconds\n", processor_time() - start);
+        abort();
+    }
     return 0;
 }

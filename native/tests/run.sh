@@ -6,7 +6,7 @@
 #   corrupt   damaged files, under the address and undefined-behavior sanitizers; CORRUPT_EVERY=1 tries every damage,
 #             otherwise each sixteenth
 #   fuzz      changed files, under the same; FUZZ_SECONDS (60) or FUZZ_RUNS say for how long
-# and the core compiles for WebAssembly. What cannot run here is skipped, with CI=true an error. "run.sh fuzz" only fuzzes.
+# and the core compiles for WebAssembly, and refuses to be compiled so that it would round differently. What cannot run here is skipped, with CI=true an error. "run.sh fuzz" only fuzzes.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
@@ -52,7 +52,7 @@ fuzz() {
     limit=-max_total_time=${FUZZ_SECONDS:-60}
     if [ -n "${FUZZ_RUNS:-}" ]; then limit=-runs=$FUZZ_RUNS; fi
     echo "fuzz: $limit, log in $out/fuzz.log"
-    "$out/clang-sanitize/fuzz" "$limit" -timeout=1 -rss_limit_mb=1024 -max_len=16384 -mutate_depth=2 -entropic=0 \
+    "$out/clang-sanitize/fuzz" "$limit" -timeout=60 -rss_limit_mb=1024 -max_len=16384 -mutate_depth=2 -entropic=0 \
         -artifact_prefix="$out/" -print_final_stats=1 "$out/corpus" "$out/seeds" >"$out/fuzz.log" 2>&1 || {
         tail -40 "$out/fuzz.log"
         exit 1
@@ -98,8 +98,33 @@ if have "Arm" "$arm_packages" "command -v qemu-aarch64 && $(links "${ARM_GCC:-aa
     for way in $arm; do programs="$programs $out/$way/golden"; done
 fi
 
+# Builds that would compute other numbers: refused by the compiler where a macro tells, else by cr_open.
+not_compiled() {
+    if "$@" -std=c11 -fsyntax-only -I"$here/.." "$here"/../cr_*.c 2>"$out/refused.txt"; then
+        echo "not refused: $*"
+        exit 1
+    fi
+    grep -q '#error' "$out/refused.txt" && echo "refused: $*"
+}
+not_opened() {
+    "$@" -std=c11 -D_GNU_SOURCE -I"$here/.." "$here/golden.c" "$here"/../cr_*.c -lm -o "$out/refused"
+    if "$out/refused" "$golden"/mgu-int8.crnn 2>"$out/refused.txt"; then
+        echo "not refused: $*"
+        exit 1
+    fi
+    grep -q 'cr_open' "$out/refused.txt" && echo "refused: $*"
+}
+
 # shellcheck disable=SC2086
 make_all $programs
+not_compiled "${GCC:-gcc}" -ffast-math
+case $ways in *i386*)
+    not_compiled "${CLANG:-clang}" -m32 -mno-sse
+    if grep -qw fma /proc/cpuinfo; then
+        not_opened "${CLANG:-clang}" -m32 -msse2 -mfpmath=sse -mfma -ffp-contract=fast -O1
+    fi
+    ;;
+esac
 for way in $ways; do compare "$way"; done
 for way in $arm; do compare "$way" qemu-aarch64; done
 "$out/gcc/quiet" "$golden"/*.crnn
