@@ -164,12 +164,12 @@ def pack(
         )
     if max_error is not None and quantized.error > max_error:
         raise invalid("quantization error", got=f"{quantized.error:.4g}", wanted=f"at most max_error={max_error:.4g}")
-    _warn(lowered, quantized, weights, bool(batches))
+    _warn(lowered, checks, quantized, weights, bool(batches))
     report = PackReport(
         0,
         packed.macs_per_step(),
         weights if isinstance(weights, str) else dict(weights),
-        max(c.error for c in checks if c.what != LARGE),
+        max(c.error or 0.0 for c in checks if c.what != LARGE),
         quantized.error,
         quantized.cosine,
         bool(batches),
@@ -198,11 +198,16 @@ def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor
     return in_float(tensors)
 
 
-def _warn(lowered: Lowered, quantized: Quantized, weights: str | Mapping[str, str], calibrated: bool) -> None:
-    """Warn of outputs left out, of a missing measurement, and of a large error by the name of its main cause."""
+def _warn(
+    lowered: Lowered, checks: list[Check], quantized: Quantized, weights: str | Mapping[str, str], calibrated: bool
+) -> None:
+    """Warn of outputs left out, of missing measurements, and of a large error by the name of its main cause."""
     if lowered.left_out:
         why = "a stream keeps the states of a layer itself" if lowered.trace.alone else "they are no tensors"
         warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=3)
+    for check in checks:
+        if check.skipped:
+            warnings.warn(f"not compared with torch on {check.what}: {check.skipped}", stacklevel=3)
     if not calibrated and weights != "float32":
         warnings.warn(
             "no calibration data: the quantization error is measured on example_inputs only, which may be noise;"

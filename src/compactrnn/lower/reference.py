@@ -51,10 +51,17 @@ class Reference:
 
     @torch.no_grad()
     def _run(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Rows:
+        rows = self.lowered.axes.rows(inputs)
+        if rows > 1 and any(port.batch is None for port in self.lowered.ports):
+            batches = self.lowered.axes.batches
+            alone = (
+                tuple(x if b is None else x.narrow(b, i, 1) for x, b in zip(inputs, batches, strict=True))
+                for i in range(rows)
+            )
+            return [row for one in alone for row in self._run(model, one)]
         with default_dtype(dtype := dtype_of(model)):
             leaves = pytree.tree_leaves(model(*in_dtype(inputs, dtype)))
-        rows = range(self.lowered.axes.rows(inputs))
-        return [[_row(leaves[port.place], port, row) for port in self.lowered.ports] for row in rows]
+        return [[_row(leaves[port.place], port, row) for port in self.lowered.ports] for row in range(rows)]
 
 
 def _row(y: Tensor, port: Port, row: int) -> np.ndarray:

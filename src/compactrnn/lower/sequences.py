@@ -13,14 +13,12 @@ LARGE = "large inputs"
 _TIMES = 1000.0
 
 
-def made_up(lowered: Lowered) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
-    """What they are, and the inputs, of batch 1: longer than twice the example and than any look-back; zeros; large."""
-    steps = lowered.axes.steps(lowered.example)
-    longer = shuffled(lowered, 2 * max(steps, lowered.reach) + 3, 1)
+def made_up(lowered: Lowered, steps: int) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    """Inputs of batch 1 that a model may meet, and what they are."""
+    varied = shuffled(lowered, steps, 1)
     tokens = [i.vocabulary for i in lowered.program.inputs]
-    yield "a longer sequence", longer
-    yield "zeros", tuple(torch.zeros_like(x) for x in longer)
-    large = zip(longer, tokens, strict=True)
+    yield "zeros", tuple(torch.zeros_like(x) for x in varied)
+    large = zip(varied, tokens, strict=True)
     yield LARGE, tuple(x * _TIMES if x.is_floating_point() else _highest(x, n) for x, n in large)
 
 

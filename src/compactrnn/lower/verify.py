@@ -13,7 +13,7 @@ from .._errors import UnsupportedModelError
 from ..runtime.engine import Engine
 from .lower import Lowered
 from .reference import Reference
-from .sequences import made_up
+from .sequences import made_up, shuffled
 
 PARITY = 1e-4
 _LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
@@ -26,13 +26,13 @@ class Check:
     Attributes:
         what: the data.
         steps: the number of time steps of all sequences together.
-        error: largest difference of any output, relative to the output's largest value.
+        error: largest difference of any output, relative to the output's largest value; None without comparison.
         skipped: why there was no comparison.
     """
 
     what: str
     steps: int
-    error: float
+    error: float | None
     skipped: str = ""
 
 
@@ -48,11 +48,14 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     lowered, example = reference.lowered, reference.lowered.example
     sizes = [np.abs(_finite(y)).max(initial=0.0) for y in reference.run(lowered.axes.with_batch(example, 1))[0]]
     checks = [_check("the example", reference, engine, example, sizes)]
-    for what, inputs in made_up(lowered):
+    steps = lowered.axes.steps(example)
+    longer = 2 * max(steps, lowered.reach) + 3
+    checks.append(_check("a longer sequence", reference, engine, shuffled(lowered, longer, 1), sizes))
+    for what, inputs in made_up(lowered, steps if checks[-1].skipped else longer):
         checks.append(_check(what, reference, engine, inputs, sizes))
     found = [_check("calibration", reference, engine, inputs, sizes) for inputs in batches]
     if found:
-        checks.append(Check("calibration", sum(c.steps for c in found), max(c.error for c in found)))
+        checks.append(Check("calibration", sum(c.steps for c in found), max(c.error or 0.0 for c in found)))
     return checks
 
 
@@ -76,7 +79,7 @@ def _check(what: str, reference: Reference, engine: Engine, inputs: tuple[Tensor
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         if what in ("the example", "calibration"):
             raise
-        return Check(what, steps, 0.0, f"the model refuses it: {str(error).strip().splitlines()[0]}")
+        return Check(what, steps, None, f"the model refuses it: {str(error).strip().splitlines()[0]}")
     got = [engine.run(argument(sequence)) for sequence in given(lowered, inputs)]
     got = [results if isinstance(results, tuple) else (results,) for results in got]
     worst = 0.0

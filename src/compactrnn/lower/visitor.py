@@ -70,7 +70,7 @@ class Visitor:
         self.mover = Mover(builder)
         self.trace = trace
         self.values = values
-        self.axes = {n.name: _grown(values[n.name], longer[n.name]) for n in trace.nodes}
+        self.axes = {name: _grown(value, longer[name]) for name, value in values.items()}
 
     def lower(self, inputs: list[Value]) -> list[Any]:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
