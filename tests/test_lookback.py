@@ -158,6 +158,6 @@ def test_what_depends_on_the_sequence_as_a_whole_is_refused(name):
 
 def test_what_depends_on_the_length_by_a_condition_is_refused(tmp_path):
     model = Looks(lambda x: x if x.shape[1] < 30 else 2 * x)
-    with pytest.raises(cr.UnsupportedModelError, match="'output'.*from step 0 of 37 on, on a longer sequence"):
+    with pytest.raises(cr.UnsupportedModelError, match=r"'output'.*from step 0 of 37 on, on a longer sequence"):
         cr.pack(model, tmp_path / "m.crnn", torch.randn(1, 17, 3), weights="float32")
     assert not list(tmp_path.iterdir())

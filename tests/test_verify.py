@@ -180,7 +180,7 @@ def test_bands_that_share_a_layer_are_refused(tmp_path):
             rows = x.unflatten(-1, (3, 2)).transpose(1, 2).flatten(0, 1)
             return self.head(self.gru(rows)[0].unflatten(0, (-1, 3)).transpose(1, 2).flatten(2))
 
-    refused(tmp_path, Bands(), torch.randn(4, 11, 6), "gru")
+    refused(tmp_path, Bands(), torch.randn(4, 11, 6), "gru: runs over 3 rows of each sequence")
 
 
 class Keeps(nn.Module):

@@ -291,6 +291,11 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states
     leaf, build = visitor.trace.leaves[key], visitor.builder
     if x.kind != STEP or x.time != 0:
         raise UnsupportedModelError(f"{leaf.name}: its input does not change from step to step")
+    if x.shape[1] != 1:
+        raise UnsupportedModelError(
+            f"{leaf.name}: runs over {x.shape[1]} rows of each sequence, as a layer that bands or agents share does; an"
+            " engine runs one: give the rows as sequences of their own, or a layer to each"
+        )
     if any(isinstance(s, Value) for s in states):
         raise UnsupportedModelError(
             f"{leaf.name}: its initial state is computed from input data; wanted zeros or parameters."
