@@ -22,6 +22,16 @@ _ABSENT = Ref(lay.NONE, 0)
 
 def write(program: Program) -> bytes:
     """The bytes of a model file; verified by the native core, so that what is written can be read."""
+    blob = encode(program)
+    try:
+        _native.Model(blob)
+    except ValueError as error:
+        raise ValueError(f"program: cannot be written: {error}") from None
+    return blob
+
+
+def encode(program: Program) -> bytes:
+    """As `write`, but not verified: for an `Engine` that is opened at once, which verifies all that it opens."""
     types, number = _stored_tensors(program)
     kinds = [b.kind for b in program.buffers]
     document = {
@@ -50,12 +60,7 @@ def write(program: Program) -> bytes:
     for record, (index, kind) in zip(tensors, types, strict=True):
         _place_tensor(record, program.tensors[index], kind, data)
     body = b"".join([*(_padded(part.tobytes()) for part in head), _padded(metadata), *data.parts])
-    blob = _header(body, head, len(metadata)) + body
-    try:
-        _native.Model(blob)
-    except ValueError as error:
-        raise ValueError(f"program: cannot be written: {error}") from None
-    return blob
+    return _header(body, head, len(metadata)) + body
 
 
 def read(data: bytes) -> Program:

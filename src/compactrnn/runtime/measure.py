@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .engine import Engine
-from .file import write
+from .file import encode
+from .hoist import hoist
 from .program import Program
 
 _TINY = np.finfo(np.float64).tiny
@@ -74,8 +75,8 @@ class Measure:
 
 
 def run(program: Program, inputs: Sequence[Any]) -> list[list[np.ndarray]]:
-    """The outputs for each sequence."""
-    engine = Engine(write(program))
+    """The outputs of the program for each sequence."""
+    engine = Engine(encode(hoist(program)))
     results = (engine.run(xs) for xs in inputs)
     return [list(y) if isinstance(y, tuple) else [y] for y in results]
 

@@ -82,7 +82,7 @@ def quantize_measured(
     program, by_tensor, named = assign(program, types)
     if not len(calibration):
         return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))))
-    measure = Measure(calibration, run(hoist(store(program)), calibration) if wanted is None else wanted)
+    measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
     by_tensor = choose(program, by_tensor, measure if improve else None, caches)
     plain = stored = hoist(store(program, by_tensor))
     difference = measure.difference(plain)

@@ -123,7 +123,7 @@ def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
         if tensor.values.dtype.kind != "f":
             tensors.append(tensor)
         elif wanted.startswith("float"):
-            tensors.append(Tensor(tensor.values.astype(wanted), block=tensor.block))
+            tensors.append(Tensor(tensor.values.astype(wanted, copy=False), block=tensor.block))
         else:
             rounded = quantize_groups if wanted == "int4" else quantize_rows
             tensors.append(rounded(tensor.values, tensor.block))
