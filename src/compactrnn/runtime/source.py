@@ -51,6 +51,8 @@ def _check_start(start: bytes, size: int, name: str) -> None:
         raise ModelFileError(f"{name}: the file is shorter or longer than its header says")
     header = np.frombuffer(start, lay.HEADER, 1)[0]
     if int(header["version"]) != lay.VERSION:
-        raise ModelFileError(f"{name}: the file has a format version that this library does not read")
+        raise ModelFileError(
+            f"{name}: the file has another format version than this library reads: pack the model again"
+        )
     if int(header["file_bytes"]) != size:
         raise ModelFileError(f"{name}: the file is shorter or longer than its header says")
