@@ -89,9 +89,10 @@ def load(folder: str | os.PathLike, model: M | Callable[[], M]) -> M:
     tree = _checkpoint.load_tree(path)
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
         raise ModelFileError(f"{path}: not a model that compactrnn.save wrote, or one of another version")
-    built = copy_module(model) if isinstance(model, nn.Module) else model()
+    built = model if isinstance(model, nn.Module) else model()
     if not isinstance(built, nn.Module):
         raise invalid("model", got=f"a {type(built).__name__}", wanted="an nn.Module, or a class of one")
+    built = copy_module(built)
     try:
         return _filled(built, tree)
     except (KeyError, TypeError, IndexError) as error:

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._errors import UnsupportedModelError, invalid
+from .._errors import invalid
 from ..graph.follow import follow
 from ..graph.trace import as_inputs, beside
 from ..graph.units import find_units
-from ..layers import cells_of
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from . import surgery
 from .dry_run import dry_run
-from .groups import Group, find_groups, original
+from .groups import Group, check_sizes, find_groups
 from .optimizer import move_optimizer_
 from .penalty import NormPenalty
 from .report import PruneReport, report
@@ -146,7 +145,8 @@ class GroupLasso:
         """The units of each layer with everything attached to them, over the parameters that the model has now."""
         parameters = list(self.model.parameters())
         if list(map(id, parameters)) != list(map(id, self._parameters)):
-            _check_sizes(self.model, self._trace.leaves.values())
+            for leaf in self._trace.leaves.values():
+                check_sizes(self.model, leaf)
             self._groups = find_groups(self.model, self._trace, self._units)
             self._parameters = parameters
             for group in self._groups:
@@ -274,17 +274,3 @@ def _mask_(model: nn.Module) -> None:
                 if child not in masked:
                     masked[child] = MaskedWeight(child)
                 parent._modules[name] = masked[child]
-
-
-def _check_sizes(model: nn.Module, leaves: Iterable[Any]) -> None:
-    """Refuse a model that has been cut, or changed otherwise, since it was traced."""
-    for leaf in leaves:
-        try:
-            sizes = [[cell.state_sizes() for cell in row] for row in cells_of(original(model, leaf))]
-        except (AttributeError, TypeError):
-            sizes = None
-        if sizes != [[cell.state_sizes() for cell in row] for row in leaf.cells]:
-            raise UnsupportedModelError(
-                f"{leaf.name or type(model).__name__}: the layer has other sizes than when this pruner was made;"
-                " make a new GroupLasso for the model that shrink() returned"
-            )

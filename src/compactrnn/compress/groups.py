@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..graph.labels import Units, UnitSetKey
 from ..graph.trace import Leaf, Trace
 from ..graph.units import identity
-from ..layers import cells_of
+from ..layers import part_name
 from ..weights.base import AbstractWeight
+from .computed import Computed, Stored, shape_of, stored
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Part:
     `inside` says that the matrix belongs to a layer of the group.
     """
 
-    weight: AbstractWeight | nn.Parameter
+    weight: Stored
     axis: int
     units: Tensor
     inside: bool = False
@@ -36,7 +38,7 @@ class Part:
 
     def tensors(self) -> list[Tensor]:
         """The parameters (or tensors) that the matrix is made of."""
-        return list(self.weight.parameters()) if isinstance(self.weight, AbstractWeight) else [self.weight]
+        return [self.weight] if isinstance(self.weight, Tensor) else list(self.weight.parameters())
 
     def units_on(self, device: torch.device) -> Tensor:
         """`units` where the weight is now: a model may be moved after its groups were found."""
@@ -46,6 +48,8 @@ class Part:
 
     def matrix(self) -> Tensor:
         """The matrix (or kernel) itself."""
+        if isinstance(self.weight, Computed):
+            return self.weight.value()
         return self.weight.dense() if isinstance(self.weight, AbstractWeight) else self.weight
 
     def squares(self, count: int) -> Tensor:
@@ -71,8 +75,20 @@ class Part:
         padded = torch.cat([factors, factors.new_ones(1)]).index_select(0, places)
         if isinstance(self.weight, AbstractWeight):
             self.weight.scale_(out=padded) if self.axis == 0 else self.weight.scale_(inp=padded)
+        elif isinstance(self.weight, Computed):
+            self.weight.scale_(self.axis, padded)
         else:
             self.weight.mul_(padded.view([-1 if d == self.axis else 1 for d in range(self.weight.dim())]))
+
+    @torch.no_grad()
+    def threshold_(self, threshold: float) -> None:
+        """Set to zero every entry below `threshold`; of what is computed, the slices that are below it as a whole."""
+        if not isinstance(self.weight, Computed):
+            for tensor in self.tensors():
+                tensor.mul_(tensor.abs() > threshold)
+            return
+        largest = self.matrix().abs().movedim(self.axis, 0).flatten(1).amax(1)
+        self.weight.scale_(self.axis, (largest > threshold).to(largest))
 
 
 @dataclass
@@ -198,7 +214,6 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
 
     Layers that no unit can leave (`Units.kept`) are in none, nor is what can go only together with them.
     """
-    cells = {key: cells_of(original(model, leaf)) for key, leaf in trace.leaves.items()}
     groups = []
     for keys in _tied(units):
         if any(key in units.kept for key, _, _ in keys):
@@ -216,9 +231,9 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
         group.given = torch.tensor([not at_rest or label in units.given for label in labels])
         group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
         for member in members:
-            for cell in cells[member.leaf.key][member.layer]:
-                _own_parts(group, member, cell)
-        for part, name in _outer_readers(model, group, units, cells):
+            for direction in range(member.leaf.directions):
+                _own_parts(model, group, member, direction)
+        for part, name in _outer_readers(model, group, units, trace.leaves):
             if _add(group.readers, part):
                 group.reader_names.append(name)
         group.followers += _followers(model, group, units)
@@ -267,35 +282,35 @@ def _add(parts: list[Part], part: Part) -> bool:
     return not known
 
 
-def _own_parts(group: Group, member: Member, cell: AbstractCell) -> None:
+def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -> None:
+    layer, cell = original(model, member.leaf), member.leaf.cells[member.layer][direction]
     unit_set = cell.unit_set(member.set_name)
     for name in unit_set.written_by:
         weight = getattr(cell, name, None)
-        if isinstance(weight, AbstractWeight):
-            _add(group.writers, Part(weight, 0, member.units.repeat(weight.gates)))
-        elif weight is not None:
-            _add(group.biases, Part(weight, 0, member.units.repeat(weight.numel() // len(member.units))))
+        if weight is not None:
+            held = stored(layer, part_name(layer, member.layer, direction, name))
+            matrix = isinstance(weight, AbstractWeight)
+            gates = weight.gates if matrix else weight.numel() // len(member.units)
+            _add(group.writers if matrix else group.biases, Part(held, 0, member.units.repeat(gates)))
     for name in unit_set.read_by:
-        _add(group.readers, Part(getattr(cell, name), 1, member.units))
+        _add(group.readers, Part(stored(layer, part_name(layer, member.layer, direction, name)), 1, member.units))
 
 
-def _outer_readers(
-    model: nn.Module, group: Group, units: Units, cells: dict[int, list[list[AbstractCell]]]
-) -> Iterator[tuple[Part, str]]:
+def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[int, Leaf]) -> Iterator[tuple[Part, str]]:
     """The next layer of the stack, other recurrent layers, and weights of the model."""
     for member in group.members:
-        rows, leaf = cells[member.leaf.key], member.leaf
+        rows, leaf = member.leaf.cells, member.leaf
         outputs = rows[member.layer][0].output_units()
         if member.layer + 1 < len(rows) and member.set_name in {u.name for u in outputs}:
             labels = [label for u in outputs for label in units.labels[leaf.key, member.layer, u.name]]
             columns = group.places(torch.tensor(labels * len(rows[member.layer])))
-            yield from _inputs(rows[member.layer + 1], columns, f"{leaf.name}[{member.layer + 1}]")
+            yield from _inputs(model, leaf, member.layer + 1, columns, f"{leaf.name}[{member.layer + 1}]")
     for consumer in units.consumers:
         if (columns := group.places(consumer.labels)).max() >= 0:
-            yield from _inputs(cells[consumer.leaf.key][0], columns, consumer.leaf.name)
+            yield from _inputs(model, leaves[consumer.leaf.key], 0, columns, consumer.leaf.name)
     for reader in units.readers:
         if (columns := group.places(reader.labels)).max() >= 0:
-            yield Part(model.get_parameter(reader.name), reader.axis, columns), reader.name
+            yield Part(stored(model, reader.name), reader.axis, columns), reader.name
 
 
 def _followers(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
@@ -306,7 +321,26 @@ def _followers(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
             yield Part(parameters[follower.name], follower.axis, places)
 
 
-def _inputs(row: list[AbstractCell], columns: Tensor, name: str) -> Iterator[tuple[Part, str]]:
-    for cell in row:
+def _inputs(model: nn.Module, leaf: Leaf, number: int, columns: Tensor, name: str) -> Iterator[tuple[Part, str]]:
+    layer = original(model, leaf)
+    for direction, cell in enumerate(leaf.cells[number]):
         for attribute in cell.reads_input:
-            yield Part(getattr(cell, attribute), 1, columns), f"{name}.{attribute}"
+            yield Part(stored(layer, part_name(layer, number, direction, attribute)), 1, columns), f"{name}.{attribute}"
+
+
+def check_sizes(model: nn.Module, leaf: Leaf) -> None:
+    """Refuse a model of which a layer has been cut, or changed otherwise, since it was traced."""
+    for number, row in enumerate(leaf.cells):
+        for direction, cell in enumerate(row):
+            for name in cell.weight_names():
+                traced = getattr(cell, name)
+                try:
+                    layer = original(model, leaf)
+                    shape = shape_of(stored(layer, part_name(layer, number, direction, name)))
+                except AttributeError:
+                    shape = None
+                if shape != shape_of(traced):
+                    raise UnsupportedModelError(
+                        f"{leaf.name or type(model).__name__}: the layer has other sizes than when this pruner was"
+                        " made; make a new GroupLasso for the model that shrink() returned"
+                    )

@@ -28,8 +28,9 @@ class NormPenalty:
     def step_(self, groups: list[Group], count: int) -> None:
         """Threshold every trainable entry of the groups."""
         parts = {id(p.weight): p for g in groups for p in (*g.writers, *g.readers)}
-        for tensor in (t for part in parts.values() for t in part.tensors() if t.requires_grad):
-            tensor.mul_(tensor.abs() > self.threshold)
+        for part in parts.values():
+            if not part.frozen:
+                part.threshold_(self.threshold)
 
     def fraction(self, name: str, count: int) -> float:
         """No unit is chosen by its rank."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..graph.copy import copy_module
 from ..layers import cells_of, is_recurrent
 from .dead import find_dead
 from .groups import Group
@@ -74,5 +75,6 @@ def report(model: nn.Module, groups: list[Group], small: nn.Module, position: st
 def _counts(model: nn.Module) -> tuple[int, int, int]:
     layers = [m for m in model.modules() if is_recurrent(m)]
     own = {id(p): p.numel() for m in layers for p in m.parameters()}
-    macs = sum(cell.macs() for m in layers for row in cells_of(m) for cell in row)
+    plain = [m for m in copy_module(model).modules() if is_recurrent(m)]
+    macs = sum(cell.macs() for m in plain for row in cells_of(m) for cell in row)
     return sum(p.numel() for p in model.parameters()), sum(own.values()), macs

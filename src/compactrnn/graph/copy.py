@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
+from .plain import plain_
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,7 +20,8 @@ M = TypeVar("M", bound=nn.Module)
 def copy_module(module: M) -> M:
     """A deep copy of `module`, with parameters and buffers of its own.
 
-    Tensors that a forward pass left as attributes, which torch refuses to copy, are copied without their graph.
+    What is computed from other parameters (weight norm and the like) is a plain parameter of the copy. Tensors that a
+    forward pass left as attributes, which torch refuses to copy, are copied without their graph.
     An attribute that Python cannot copy, such as a lock or an open file, is shared with the copy.
 
     Raises:
@@ -32,11 +34,11 @@ def copy_module(module: M) -> M:
     """
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _tensors(module) if t.grad_fn is not None}
     try:
-        return copy.deepcopy(module, dict(memo))
+        return plain_(copy.deepcopy(module, dict(memo)))
     except Exception:
         shared = {id(value): value for value in _attributes(module) if not _copies(value, memo)}
     try:
-        return copy.deepcopy(module, {**memo, **shared})
+        return plain_(copy.deepcopy(module, {**memo, **shared}))
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise UnsupportedModelError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from ..cells.base import AbstractCell
-from ..weights.base import AbstractWeight
 from .labeler import Labeler
 from .labels import Units as Units
 from .labels import UnitSetKey
@@ -89,13 +90,13 @@ def written(cell: AbstractCell, unit_set: str) -> list[tuple[int, ...]]:
     return [identity(part) for part in parts if part is not None]
 
 
-def identity(part: AbstractWeight | Tensor) -> tuple[int, ...]:
+def identity(part: Any) -> tuple[int, ...]:
     """The parameters that a weight (or a bias) consists of, by identity."""
-    tensors = [*part.parameters(), *vars_tensors(part)] if isinstance(part, nn.Module) else [part]
+    tensors = [part] if isinstance(part, Tensor) else [*part.parameters(), *vars_tensors(part)]
     return tuple(id(tensor) for tensor in tensors)
 
 
-def vars_tensors(module: nn.Module) -> list[Tensor]:
+def vars_tensors(module: object) -> list[Tensor]:
     """Tensors that are plain attributes of a module."""
     return [value for value in vars(module).values() if isinstance(value, Tensor)]
 

@@ -1,0 +1,92 @@
+"""A parameter that `torch.nn.utils.parametrize` computes from others, with factors that a pruner sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .._errors import UnsupportedModelError
+from ..graph.plain import computed_by_hook
+from ..weights.base import AbstractWeight
+from ..weights.dense import DenseWeight
+
+
+class Factors(nn.Module):
+    """`W = factors * V`: the last of the parametrizations of a tensor; one factor for each entry along each axis."""
+
+    def __init__(self, like: Tensor):
+        super().__init__()
+        for axis, size in enumerate(like.shape):
+            shape = [size if d == axis else 1 for d in range(like.dim())]
+            self.register_buffer(f"factors_{axis}", like.new_ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor, scaled."""
+        for factors in self.buffers():
+            x = x * factors
+        return x
+
+
+class Computed:
+    """The parametrized tensor `name` of `module`: what is heard is its value, what is trained are the originals."""
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module, self.name = module, name
+        self.chain: Any = module.parametrizations[name]  # pyright: ignore
+        if not isinstance(self.chain[-1], Factors):
+            parametrize.register_parametrization(module, name, Factors(self.value().detach()), unsafe=True)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The originals."""
+        return list(self.chain.parameters())
+
+    def value(self) -> Tensor:
+        """What the module reads; spectral norm's estimate stays as it is."""
+        training = self.chain.training
+        try:
+            return self.chain.eval()()
+        finally:
+            self.chain.train(training)
+
+    def scale_(self, axis: int, factors: Tensor) -> None:
+        """Multiply the slices along `axis`."""
+        own = getattr(self.chain[-1], f"factors_{axis}")
+        own.mul_(factors.view_as(own))
+
+
+Stored = AbstractWeight | nn.Parameter | Computed
+
+
+def stored(module: nn.Module, path: str) -> Stored:
+    """What holds the numbers that `module` has at `path`.
+
+    Raises:
+        UnsupportedModelError: they are computed in a way that cannot be scaled.
+    """
+    parent, _, name = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    if parametrize.is_parametrized(owner, name):
+        return Computed(owner, name)
+    value = getattr(owner, name)
+    if isinstance(value, DenseWeight):
+        return stored(value, "weight")
+    structured = isinstance(value, AbstractWeight) and any(map(parametrize.is_parametrized, value.modules()))
+    if isinstance(value, AbstractWeight | nn.Parameter) and not structured:
+        return value
+    what = "a part of it is parametrized" if structured else "it is not a parameter but computed from others"
+    if computed_by_hook(owner, name):
+        what = "a hook computes it before each call (torch.nn.utils.weight_norm, spectral_norm or prune)"
+    raise UnsupportedModelError(
+        f"{type(owner).__name__}.{path}: {what}; make it a parameter first (remove_weight_norm, remove_spectral_norm,"
+        " prune.remove or parametrize.remove_parametrizations of torch.nn.utils), or use weight_norm, spectral_norm or"
+        " orthogonal of torch.nn.utils.parametrizations, which are followed"
+    )
+
+
+def shape_of(held: Stored) -> tuple[int, ...]:
+    """The shape of the matrix or tensor."""
+    if isinstance(held, AbstractWeight):
+        return held.out_features, held.in_features
+    return tuple((held.value() if isinstance(held, Computed) else held).shape)
