@@ -189,3 +189,49 @@ def test_only_what_runs_as_torchs_layers_is_recurrent():
         cells_of(nn.Linear(4, 6))
     with pytest.raises(TypeError, match="from_torch: got a Linear"):
         cr.from_torch(nn.Linear(4, 6))
+
+
+class WithMethods(nn.LSTM):
+    """Has methods and a property of its own, and torch's forward."""
+
+    factor = 2.0
+
+    def zeros(self, batch):
+        zeros = torch.zeros(self.num_layers, batch, self.hidden_size)
+        return zeros, zeros
+
+    @property
+    def twice(self):
+        return self.factor * self.hidden_size
+
+
+def test_a_subclass_with_methods_of_its_own_keeps_them():
+    layer = WithMethods(4, 6)
+    x = torch.randn(5, 3, 4)
+    wanted = layer(x, layer.zeros(3))[0]
+    assert cr.convert_(layer) is layer
+    assert isinstance(layer, cr.LSTM) and isinstance(layer, WithMethods) and type(layer).__name__ == "WithMethods"
+    assert torch.equal(layer(x, layer.zeros(3))[0], wanted) and layer.twice == 12.0
+    assert type(cr.convert_(WithMethods(4, 6))) is type(layer)
+    assert type(layer.to_torch()) is nn.LSTM
+
+
+@pytest.mark.parametrize("kind", [Renamed, WithMethods])
+def test_subclasses_are_shrunk(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = Renamed(16) if kind is Renamed else WithMethods(16, 16)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            states = self.rnn.zeros(x.shape[1]) if isinstance(self.rnn, WithMethods) else None
+            return self.head(self.rnn(x, states)[0])
+
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(5, 2, 16)
+    pruner = cr.GroupLasso(model, x, keep=0.5, steps=1)
+    pruner.step()
+    small = pruner.shrink()
+    assert small.rnn.hidden_size == 8
+    torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)

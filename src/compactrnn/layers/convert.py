@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TypeVar
 
 from torch import nn
@@ -15,22 +16,28 @@ from .torch_layers import GRU, LSTM, RNN
 Module = TypeVar("Module", bound=nn.Module)
 
 _HEIRS: dict[type, type[AbstractFused]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-_HARMLESS = {"reset_parameters", "extra_repr", "__init__", "__module__", "__qualname__", "__doc__", "__annotations__"}
-_HARMLESS |= {
-    "__constants__",
-    "__jit_unused_properties__",
-    "__firstlineno__",
-    "__static_attributes__",
-    "__parameters__",
+# what torch's own forward calls, and ours would not
+_FORWARD = {
+    "__call__",
+    "forward",
+    "check_input",
+    "check_hidden_size",
+    "check_forward_args",
+    "get_expected_hidden_size",
+    "get_expected_cell_size",
+    "permute_hidden",
 }
+_IGNORED = {*vars(type("Empty", (), {})), "__constants__", "__jit_unused_properties__", "__parameters__"}
+_IGNORED |= {"__firstlineno__", "__static_attributes__", "__qualname__"}
+_UNCHANGED = {"reset_parameters", "extra_repr", "__init__", "__annotations__"}
 
 
 def convert_(model: Module) -> Module:
     """Make every `torch.nn.LSTM`, `GRU` and `RNN` in `model` the heir of this package, in place; returns `model`.
 
     A module stays the same object with the same parameters, hooks, mode and device, only its class changes: what shares
-    or holds it (optimizers too) notices nothing. `nn.LSTMCell` and its kin are left as they are: they hold one step.
-    If one module cannot be converted, none is.
+    or holds it (optimizers too) is unaffected, and a subclass keeps its methods and attributes. `nn.LSTMCell` and
+    similar are left as they are: they hold one step. If one module cannot be converted, none is.
 
     >>> from torch import nn
     >>> model = convert_(nn.Sequential(nn.LSTM(4, 8)))
@@ -38,7 +45,7 @@ def convert_(model: Module) -> Module:
     'compactrnn.layers.torch_layers'
 
     Raises:
-        UnsupportedModelError: a subclass with methods of its own, a parametrised or a quantised layer.
+        UnsupportedModelError: a subclass with a `forward` of its own, a parametrised or a quantised layer.
     """
     found = [(name, module, heir) for name, module in model.named_modules() if (heir := _heir_of(name, module))]
     for _, module, heir in found:
@@ -78,12 +85,18 @@ def _heir_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
                 f"{where} is quantised; convert the float model and pack that with weights='int8'"
             )
         return None
-    if getattr(module, "parametrizations", None) is None:
-        own = {n for c in kind.__mro__[: kind.__mro__.index(base)] for n in vars(c)} - _HARMLESS
-        if own:
-            raise UnsupportedModelError(
-                f"{where} is a subclass of nn.{base.__name__} with its own {', '.join(sorted(own))},"
-                f" which would be lost; use a plain nn.{base.__name__} inside it"
-            )
+    own = {n for c in kind.__mro__[: kind.__mro__.index(base)] for n in vars(c)}
+    if changed := own & _FORWARD:
+        raise UnsupportedModelError(
+            f"{where} is a subclass of nn.{base.__name__} with its own {', '.join(sorted(changed))};"
+            f" use a plain nn.{base.__name__} inside it"
+        )
     cells_of(module)  # refuses what is computed from other parameters
-    return _HEIRS[base]
+    ours = _HEIRS[base]
+    return _joined(kind, ours) if own - _IGNORED - _UNCHANGED else ours
+
+
+@functools.cache
+def _joined(kind: type, ours: type[AbstractFused]) -> type[AbstractFused]:
+    """A subclass of torch's layer with methods of its own, over ours in the place of torch's."""
+    return type(kind.__name__, (kind, ours), {"__module__": kind.__module__, "__doc__": kind.__doc__})
