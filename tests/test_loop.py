@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import compactrnn as cr
 from cell_table import CELLS, name_of
 from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
-from compactrnn.layers.loop import run_cell
+from compactrnn.layers.loop import choose, run_cell
 from compactrnn.runtime import _native
 from compactrnn.weights import LowRank
 from steps import STEPS, Wide
@@ -263,6 +263,17 @@ def test_a_changed_option_is_traced_anew():
     with cr.time_loop("plain"):
         wanted = layer(x)
     assert_close(layer(x), wanted)
+
+
+def test_evaluations_between_updates_trace_nothing_again(monkeypatch):
+    traced = []
+    look = choose._look
+    monkeypatch.setattr(choose, "_look", lambda cell, signature: traced.append(cell.training) or look(cell, signature))
+    layer, x = cr.Recurrent(MGU, 3, 4), torch.randn(4, 2, 3)
+    for _ in range(3):
+        layer.train()(x)
+        layer.eval()(x)
+    assert traced == [True, False]
 
 
 def test_doubles_run_in_the_plain_loop():

@@ -34,16 +34,16 @@ checkpoint_every = 2
 threads = 1
 
 [phases.train]
-updates = 150
+updates = 80
 patience = 50
 optimizer = { learning_rate = 5e-3, clip = 1.0 }
 schedule = { name = "plateau" }
 
 [phases.compress]
-updates = 150
+updates = 80
 dropout = 0.1
 optimizer = { learning_rate = 3e-3, clip = 1.0 }
-compress = { keep = 0.4, steps = 120 }
+compress = { keep = 0.4, steps = 60 }
 
 [phases.tune]
 updates = 200

@@ -75,7 +75,8 @@ class _Found:
         return self.loops[kind].run(projected, states, *self.step.prepare(cell))
 
 
-_found: weakref.WeakKeyDictionary[AbstractCell, _Found] = weakref.WeakKeyDictionary()
+# by whether the cell is in training: an evaluation now and then must not trace it twice
+_found: weakref.WeakKeyDictionary[AbstractCell, dict[bool, _Found]] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
@@ -161,17 +162,18 @@ def wanted_loop() -> Kind:
 
 def _find(cell: AbstractCell) -> _Found:
     signature = _signature(cell)
-    found = _found.get(cell)
+    kept = _found.setdefault(cell, {})
+    found = kept.get(cell.training)
     if found is None or found.signature != signature:
-        found = _found[cell] = _look(cell, signature)
+        found = kept[cell.training] = _look(cell, signature)
     return found
 
 
 def _signature(cell: AbstractCell) -> Any:
     """What a step may depend on besides numbers in tensors: if it changes, the step is traced anew."""
-    parts: list[Any] = [cell.training]
+    parts: list[Any] = []
     for module in cell.modules():
-        parts.append(type(module))
+        parts.append((type(module), module.training))
         for name, value in vars(module).items():
             if not name.startswith("_") and name != "training":
                 parts.append((name, value if isinstance(value, int | float | str | bool | None | tuple) else id(value)))
