@@ -11,8 +11,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from compactrnn._checkpoint import save_weights
 from compactrnn.report.demo.models import DENSE, SHIPPED
-from compactrnn.training.checkpoint import save_weights
 from compactrnn.training.run_folder import RunFolder, load_phase
 
 CARD = """# The demo's models

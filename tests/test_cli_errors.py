@@ -107,6 +107,7 @@ SETTINGS = [
     ("phases.train.schedule.final=nan", "schedule.final"),
     ("phases.train.compress.keep=0", "compress.keep"),
     ("phases.train.compress={keep=0.5}", "keep and steps"),
+    ("phases.train.compress={keep=0.5, steps=21}", "at most the 20 updates"),
     ("phases.train.compress={strength=nan}", "compress.strength"),
     ("phases.train.compress={keep=0.5, strength=1.0, steps=3}", "keep and steps"),
     ("phases.train.distill={teacher='train'}", "teacher"),

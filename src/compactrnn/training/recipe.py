@@ -118,6 +118,9 @@ class PhaseOptions:
     def __post_init__(self):
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("give either updates or epochs")
+        cut = self.compress and self.compress.steps
+        if cut and self.updates is not None and cut > self.updates:
+            raise ValueError(f"compress.steps: got {cut}, wanted at most the {self.updates} updates of the phase")
 
     def total_updates(self, per_epoch: int) -> int:
         """How many updates at most."""
