@@ -52,7 +52,8 @@ def _try(
     generator = torch.Generator().manual_seed(0)
     for group in groups:
         silent = torch.rand(group.count, generator=generator) < 0.3
-        if group.name not in excluded:
+        group.excluded = group.name in excluded
+        if not group.left_alone:
             group.fade_((~silent).float())
     shrink(model, trace, groups, units, example_inputs)
 
