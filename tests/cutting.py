@@ -5,6 +5,7 @@ from torch.utils._pytree import tree_leaves
 
 import compactrnn as cr
 from compactrnn.compress.compare import run
+from compactrnn.graph.example import Example
 
 
 def silence(pruner, share=0.5, seed=0):
@@ -22,7 +23,11 @@ def cut(model, inputs, share=0.5):
 
 
 def outputs(model, inputs, training=False):
-    return [t for t in tree_leaves(run(model, inputs, training, torch.float64)) if isinstance(t, torch.Tensor)]
+    return [
+        t
+        for t in tree_leaves(run(model, Example.of(model, inputs), training, torch.float64))
+        if isinstance(t, torch.Tensor)
+    ]
 
 
 def assert_same(model, small, *batches, modes=(False, True)):

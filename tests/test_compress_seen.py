@@ -371,3 +371,42 @@ def test_a_profiler_may_be_at_work():
         pruner = cr.GroupLasso(Methods(), batch(), strength=0.0)
     silence(pruner)
     assert size(pruner.shrink()) < size(Methods())
+
+
+class Called(nn.Module):
+    """Takes its arguments by name, and more than tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(6, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x, lengths, scale=1.0, state=None, extra=None):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed, state)[0], batch_first=True)
+        return {"y": self.out(y) * scale + (0 if extra is None else extra["bias"])}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (torch.randn(4, 7, 6), [7, 3, 2, 5]),
+        (torch.randn(4, 7, 6), torch.tensor([7, 3, 2, 5]), 2.0, None),
+        {"lengths": [7, 3, 2, 5], "x": torch.randn(4, 7, 6), "extra": {"bias": torch.randn(3)}},
+        (torch.randn(4, 7, 6), [1, 3, 2, 5], 2.0, (torch.zeros(1, 4, 16), torch.zeros(1, 4, 16))),
+    ],
+    ids=["list", "numbers", "keywords", "states"],
+)
+def test_examples_may_hold_numbers_lists_none_and_keywords(given):
+    torch.manual_seed(0)
+    model = Called()
+    _, small = cut(model, given)
+    assert_same(model, small, given)
+    assert size(small) < size(model)
+
+
+def test_what_cannot_be_an_argument_is_refused():
+    packed = nn.utils.rnn.pack_padded_sequence(batch(), [7, 3, 2, 1], batch_first=True)
+    with pytest.raises(ValueError, match=r"got a PackedSequence.*pack them within forward"):
+        cr.GroupLasso(Tagger(), packed, strength=0.0)
+    with pytest.raises(ValueError, match=r"got a ndarray"):
+        cr.GroupLasso(Tagger(), batch().numpy(), strength=0.0)

@@ -14,7 +14,6 @@ from compactrnn.compress import surgery
 from compactrnn.compress.dry_run import dry_run
 from compactrnn.compress.groups import find_groups
 from compactrnn.graph.follow import follow
-from compactrnn.graph.trace import as_inputs
 from compactrnn.graph.units import find_units
 from compactrnn.weights import Dense
 from shapes import Stacked, example
@@ -35,7 +34,6 @@ WHOLE = ("src/compactrnn/weights/kronecker.py", "src/compactrnn/cells/mgu.py")
 def run(code):
     """The names that a block defines."""
     names = {
-        "as_inputs": as_inputs,
         "cr": cr,
         "dry_run": dry_run,
         "find_groups": find_groups,

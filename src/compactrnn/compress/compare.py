@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.copy import copy_module
+from ..graph.example import Example
 from ..graph.seeded import seeded
 from ..graph.trace import Trace, beside
 from ..layers import is_recurrent
@@ -25,15 +26,15 @@ class Comparison:
     """
 
     def __init__(self, model: nn.Module, trace: Trace, example_inputs: tuple[Tensor, ...]):
-        example = beside(model, example_inputs)
-        self.cases: list[tuple[tuple[Tensor, ...], bool, list[bool], Any]] = []
+        example = trace.example.with_tensors(beside(model, example_inputs))
+        self.cases: list[tuple[Example, bool, list[bool], Any]] = []
         try:
             self.dtype, self.tolerance = torch.float64, 1e-6  # what became dense was rounded to float32
             self._add(model, example, False, trace)
         except RuntimeError:
             self.dtype, self.tolerance = torch.float32, 1e-5
             self._add(model, example, False, trace)
-        varied = _varied(example)
+        varied = example.with_tensors(_varied(example.tensors))
         further = [(varied, False, trace)]
         if not trace.trains_alike:
             further += [(varied, True, trace.training or trace), (example, True, trace.training or trace)]
@@ -41,7 +42,7 @@ class Comparison:
             with contextlib.suppress(Exception):
                 self._add(model, inputs, training, graph)
 
-    def _add(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool, graph: Trace) -> None:
+    def _add(self, model: nn.Module, inputs: Example, training: bool, graph: Trace) -> None:
         expected = run(model, inputs, training, self.dtype)
         self.cases.append((inputs, training, graph.state_outputs(), expected))
 
@@ -54,18 +55,18 @@ class Comparison:
 
 
 @torch.no_grad()
-def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool, dtype: torch.dtype) -> Any:
+def run(model: nn.Module, inputs: Example, training: bool, dtype: torch.dtype) -> Any:
     """What a copy of `model` in `dtype` gives for `inputs`, with fixed random numbers and without dropout."""
     model = copy_module(model).train(training).to(dtype)
     for module in model.modules():
         if is_recurrent(module):
             module.dropout = 0.0  # pyright: ignore
-    inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+    inputs = inputs.with_tensors([x.to(dtype) if x.is_floating_point() else x for x in inputs.tensors])
     usual = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)  # for what the model's code makes itself: torch.zeros(...)
         with seeded(), FixedRandom(0):
-            return model(*inputs)
+            return inputs.call(model)
     finally:
         torch.set_default_dtype(usual)
 

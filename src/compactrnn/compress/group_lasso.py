@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from .._errors import invalid
 from ..graph.follow import follow
-from ..graph.trace import as_inputs, beside
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
@@ -56,7 +55,8 @@ class GroupLasso:
         model: any module with nn.LSTM, nn.GRU, nn.RNN, `cr.LSTM`, ... `cr.Recurrent` inside; its weights are changed by
             `step`. A weight whose structure cannot lose single rows and columns (a Kronecker product) gets masks
             around it, and becomes dense when it is cut.
-        example_inputs: a tensor or tuple of tensors as the model takes them, without initial states.
+        example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments;
+            initial states and lengths too, where it takes them.
         keep: fraction of the units of each layer to keep, in (0, 1]; needs `steps`. Or a fraction for each of several
             modules by name, `{"encoder": 0.25, "decoder.rnn[1]": 0.5}`: the most specific name counts, `""` is the
             default, and a layer without an entry keeps all of its units.
@@ -122,11 +122,11 @@ class GroupLasso:
                 wanted="decay in [0, 1), threshold >= 0, loss_steps >= 1, minimum >= 1",
             )
         self.model = unwrap(model)
-        self.example_inputs = beside(self.model, as_inputs(example_inputs))
         self.count = 0
         _mask_(self.model)
         with without_autocast():
-            self._trace = follow(self.model, self.example_inputs)
+            self._trace = follow(self.model, example_inputs)
+            self.example_inputs = self._trace.example.tensors
             self._units = find_units(self._trace, self.example_inputs)
         groups = find_groups(self.model, self._trace, self._units)
         self._excluded = excluded(inner_names(model, exclude), groups)

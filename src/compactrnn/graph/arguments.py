@@ -29,7 +29,7 @@ def flatten(model: nn.Module, example_inputs: Any) -> tuple[tuple[Tensor, ...], 
     Raises:
         ValueError: anything else is among the arguments.
     """
-    found = [(name, leaf) for name, leaf in _named(*_arguments(model, example_inputs), model) if _is_input(name, leaf)]
+    found = [(name, leaf) for name, leaf in _named(*arguments(model, example_inputs), model) if _is_input(name, leaf)]
     names = [re.sub(r"\W", "_", name) for name, _ in found]
     repeated = {n for n in names if names.count(n) > 1}
     names = [f"{n}_{i}" if n in repeated or not n.isidentifier() else n for i, n in enumerate(names)]
@@ -45,7 +45,7 @@ def positional(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[
     plain tensors: give a copy.
     """
     tensors, names = flatten(model, example_inputs)
-    args, kwargs = _arguments(model, example_inputs)
+    args, kwargs = arguments(model, example_inputs)
     if len(tensors) > 1 and is_recurrent(model):
         raise UnsupportedModelError(
             f"{type(model).__name__}: {names[1]} is its initial state, and the stream keeps the states: leave it out of"
@@ -57,8 +57,8 @@ def positional(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[
 
     def forward(self: nn.Module, *given: Tensor) -> Any:
         rest = iter(given)
-        filled = [_filled(a, rest) for a in args]
-        return kind.forward(self, *filled, **{name: _filled(a, rest) for name, a in kwargs.items()})
+        first = [filled(a, rest) for a in args]
+        return kind.forward(self, *first, **{name: filled(a, rest) for name, a in kwargs.items()})
 
     parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in ("self", *names)]
     forward.__signature__ = inspect.Signature(parameters)  # pyright: ignore
@@ -66,7 +66,7 @@ def positional(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[
     return model, tensors
 
 
-def _arguments(model: nn.Module, given: Any) -> tuple[list[Any], dict[str, Any]]:
+def arguments(model: nn.Module, given: Any) -> tuple[list[Any], dict[str, Any]]:
     """Positional and keyword arguments."""
     if isinstance(given, PackedSequence):
         return [given], {}
@@ -126,13 +126,13 @@ def _is_input(name: str, leaf: Any) -> bool:
     raise invalid(f"example_inputs: {name}", got=f"a {type(leaf).__name__}", wanted=_ACCEPTED, hint=hint)
 
 
-def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
+def filled(value: Any, tensors: Iterator[Tensor]) -> Any:
     """`value` with its tensors replaced by the next of `tensors`."""
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, dict):
-        return {k: _filled(v, tensors) for k, v in value.items()}
+        return {k: filled(v, tensors) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_filled(v, tensors) for v in value]
+        parts = [filled(v, tensors) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from .._errors import UnsupportedModelError
 from ..layers import is_recurrent
 from .copy import copy_module
+from .example import Example
 from .packing import FollowPacking, RecordPacking
 from .seeded import seeded
-from .trace import Leaf, Trace, as_inputs, beside, find_leaves, trace_leaves
+from .trace import Leaf, Trace, beside, find_leaves, trace_leaves
 from .unseen import stored, uncalled, unread
 
 
@@ -31,22 +32,23 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     Raises:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
-    inputs = beside(model, as_inputs(example_inputs))
+    example = Example.of(model, example_inputs)
+    example = example.with_tensors(beside(model, example.tensors))
     model, leaves = find_leaves(copy_module(model))
     try:
-        seen = Watched(model.eval(), inputs)
+        seen = Watched(model.eval(), example)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run on example_inputs: {type(error).__name__}: {error}"
         ) from error
-    traced = _export(model, leaves, inputs, seen)
+    traced = _export(model, leaves, example, seen)
     ran, kept = seen.code, dict(seen.kept)
     try:
-        training = Watched(model.train(), inputs)
+        training = Watched(model.train(), example)
         ran |= training.code
         kept |= training.kept
         traced.trains_alike = training.operations == seen.operations
-        traced.training = None if traced.trains_alike else _export(model, leaves, inputs, training)
+        traced.training = None if traced.trains_alike else _export(model, leaves, example, training)
     except Exception:  # it may want more arguments, or branch on data: then nobody knows what it reads
         traced.training = None
     model.eval()
@@ -54,15 +56,15 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     return traced
 
 
-def _export(model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], seen: Watched) -> Trace:
+def _export(model: nn.Module, leaves: list[Leaf], example: Example, seen: Watched) -> Trace:
     with seeded(), FollowPacking(seen.packing.lengths):
-        return trace_leaves(model, leaves, inputs)
+        return trace_leaves(model, leaves, example)
 
 
 class Watched(TorchDispatchMode):
     """One run of a copy of a model: its `operations`, with the parameters that they read, its `code`, its `packing`."""
 
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]):
+    def __init__(self, model: nn.Module, example: Example):
         super().__init__()
         self.operations: list[tuple[Any, ...]] = []
         self.code: set[CodeType] = set()
@@ -74,17 +76,17 @@ class Watched(TorchDispatchMode):
         self._names = {id(p): name for name, p in model.named_parameters()}
         before = _tensor_attributes(model)
         if sys.getprofile() is None:
-            self._run(model, inputs)
+            self._run(model, example)
         else:  # somebody profiles this thread
             with ThreadPoolExecutor(1) as threads:
-                threads.submit(self._run, model, inputs).result()
+                threads.submit(self._run, model, example).result()
         self.kept = {name: x.shape for name, x in _tensor_attributes(model).items() if x is not before.get(name)}
 
-    def _run(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _run(self, model: nn.Module, example: Example) -> None:
         with torch.no_grad(), seeded(), self.packing, self:
             sys.setprofile(self._note)
             try:
-                model(*inputs)
+                example.call(model)
             finally:
                 sys.setprofile(None)
 

@@ -8,7 +8,7 @@ import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..cells.base import AbstractCell
 from ..layers import cells_of, is_recurrent, part_name
 from .aten import operation as operation
 from .copy import copy_module
+from .example import Example
 from .packing import followed_batch_sizes
 from .refusals import no_recurrent_layer
 
@@ -170,6 +171,7 @@ class Trace:
     leaves: dict[int, Leaf]
     model: nn.Module
     training: Trace | None = None  # the graph in train mode, on the same leaves
+    example: Example = field(default_factory=lambda: Example((), {}))  # of which the inputs are the tensors
     trains_alike: bool = False  # whether train mode does nothing else
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
     whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
@@ -275,7 +277,7 @@ def trace(model: nn.Module, example_inputs: Any, times: Sequence[int | None] | N
     """
     inputs = beside(model, as_inputs(example_inputs))
     model, leaves = find_leaves(copy_module(model).eval())
-    return trace_leaves(model, leaves, inputs, times)
+    return trace_leaves(model, leaves, Example(inputs, {}), times)
 
 
 def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
@@ -295,14 +297,14 @@ def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
 
 
 def trace_leaves(
-    model: nn.Module, leaves: list[Leaf], inputs: tuple[Tensor, ...], times: Sequence[int | None] | None = None
+    model: nn.Module, leaves: list[Leaf], example: Example, times: Sequence[int | None] | None = None
 ) -> Trace:
     """Export `model` as it is, in its mode; see `trace`."""
     classes = {leaf.key: type(leaf.module) for leaf in leaves}
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
     try:
-        program = export(model, inputs, times)
+        program = export(model, example.args, times, example.kwargs)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -313,12 +315,15 @@ def trace_leaves(
     finally:
         for leaf in leaves:
             leaf.module.__class__ = classes[leaf.key]
-    return read_export(program, {leaf.key: leaf for leaf in leaves}, model)
+    return replace(read_export(program, {leaf.key: leaf for leaf in leaves}, model), example=example)
 
 
 @torch.no_grad()
 def export(
-    module: nn.Module, inputs: tuple[Any, ...], axes: Sequence[int | None] | None = None
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    axes: Sequence[int | None] | None = None,
+    keywords: dict[str, Any] | None = None,
 ) -> torch.export.ExportedProgram:
     """What `module` does with `inputs`, in basic ATen operations; for any size of `axes`, an axis of each input."""
     shapes, free = torch.export.ShapesCollection(), torch.export.Dim.AUTO
@@ -329,7 +334,7 @@ def export(
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # torch.export warns about torch, and of what is no harm here
         dynamic: Any = shapes if axes else None
-        program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+        program = torch.export.export(module, inputs, keywords, dynamic_shapes=dynamic, strict=False)
         if axes and not _any_size(program, axes):
             raise UnsupportedModelError(
                 f"{type(module).__name__}: its Python code loops over time or depends on the number of steps"
@@ -354,13 +359,14 @@ def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], 
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
+    placed = {n.name for n in program.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)}
     results = next(n for n in program.graph.nodes if n.op == "output").args[0]
     return Trace(
         nodes=[n for n in program.graph.nodes if n.op == "call_function"],
         constants={node: stored[name].detach() for node, name in named.items()},
         parameters=dict(signature.inputs_to_parameters),
         buffers=dict(signature.inputs_to_buffers),
-        inputs=[str(name) for name in signature.user_inputs],
+        inputs=[str(name) for name in signature.user_inputs if name in placed],
         outputs=list(results[len(results) - len(signature.user_outputs) :]),
         leaves=leaves,
         model=model,
@@ -374,5 +380,5 @@ class _Alone(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, *args: Tensor) -> Any:
-        return self.layer(*args)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **kwargs)
