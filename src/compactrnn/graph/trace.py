@@ -267,17 +267,23 @@ def beside(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.to(device=devices[0]) for x in inputs) if len(devices) == 1 else inputs
 
 
-def trace(model: nn.Module, example_inputs: Any, times: Sequence[int | None] | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    times: Sequence[int | None] | None = None,
+    table: dict[Any, Callable] | None = None,
+) -> Trace:
     """Export a copy of `model` (in eval mode) on `example_inputs`; the model itself is not touched.
 
     With `times`, the time axis of each input, the graph holds for any number of steps from 2 on.
+    Operations that are keys of `table` are replaced by what its functions do.
 
     Raises:
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = beside(model, as_inputs(example_inputs))
     model, leaves = find_leaves(copy_module(model).eval())
-    return trace_leaves(model, leaves, Example(inputs, {}), times)
+    return trace_leaves(model, leaves, Example(inputs, {}), times, table)
 
 
 def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
@@ -297,14 +303,18 @@ def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
 
 
 def trace_leaves(
-    model: nn.Module, leaves: list[Leaf], example: Example, times: Sequence[int | None] | None = None
+    model: nn.Module,
+    leaves: list[Leaf],
+    example: Example,
+    times: Sequence[int | None] | None = None,
+    table: dict[Any, Callable] | None = None,
 ) -> Trace:
     """Export `model` as it is, in its mode; see `trace`."""
     classes = {leaf.key: type(leaf.module) for leaf in leaves}
     for leaf in leaves:
         leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": _leaf_forward})
     try:
-        program = export(model, example.args, times, example.kwargs)
+        program = export(model, example.args, times, table, example.kwargs)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -323,9 +333,13 @@ def export(
     module: nn.Module,
     inputs: tuple[Any, ...],
     axes: Sequence[int | None] | None = None,
+    table: dict[Any, Callable] | None = None,
     keywords: dict[str, Any] | None = None,
 ) -> torch.export.ExportedProgram:
-    """What `module` does with `inputs`, in basic ATen operations; for any size of `axes`, an axis of each input."""
+    """What `module` does with `inputs`, in basic ATen operations; for any size of `axes`, an axis of each input.
+
+    Operations that are keys of `table` are replaced by what its functions do.
+    """
     shapes, free = torch.export.ShapesCollection(), torch.export.Dim.AUTO
     for x, axis in zip(inputs, axes or [], strict=False):
         if axis is not None:
@@ -339,7 +353,7 @@ def export(
             raise UnsupportedModelError(
                 f"{type(module).__name__}: its Python code loops over time or depends on the number of steps"
             )
-        return program.run_decompositions({})
+        return program.run_decompositions(table or {})
 
 
 def _any_size(program: torch.export.ExportedProgram, axes: Sequence[int | None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +12,13 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
-from ..runtime.program import Binary, Code, Reduce, Ref, Top, Unary
+from ..runtime.program import Binary, Code, Ref, Unary
 from . import cell as cells
-from .builder import LAST, STEP, Value
-from .pointwise import scale
+from .builder import STEP, Value
 from .visitor import Convolution, Visitor, convolves, handles
 
 
-def _products(
+def products(
     visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.ndarray], init: Ref | None, weight: int
 ) -> Value:
     """`init + F1 F2 ... x` for every vector along the last axis; `weight` is the number of the node's argument."""
@@ -41,7 +41,8 @@ def _products(
     return Value(dst, shape, x.time, kind, build.segment)
 
 
-def _array(x: Tensor) -> np.ndarray:
+def array(x: Tensor) -> np.ndarray:
+    """A parameter as float32."""
     return x.detach().float().cpu().numpy()
 
 
@@ -49,21 +50,7 @@ def _array(x: Tensor) -> np.ndarray:
 def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None) -> Value | None:
     if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
         return None
-    return _products(visitor, node, x, [_array(weight)], None if bias is None else visitor.constant(bias), 1)
-
-
-@handles("addmm")
-def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Value | None:
-    if kwargs or not isinstance(x, Value) or not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
-        return None
-    return _products(visitor, node, x, [_array(weight.T)], visitor.constant(bias), 2) if bias.dim() == 1 else None
-
-
-@handles("matmul", "mm", "mv")
-def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | None:
-    if isinstance(a, Value) and isinstance(b, Tensor) and b.dim() == 2:
-        return _products(visitor, node, a, [_array(b.T)], None, 1)
-    return None
+    return products(visitor, node, x, [array(weight)], None if bias is None else visitor.constant(bias), 1)
 
 
 @convolves
@@ -81,9 +68,9 @@ def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bia
         return padded[:, :, starts[:, None] + taps].permute(0, 2, 3, 1).flatten(2)
 
     moved = visitor.mover.move([x, visitor.mover.edge(0.0)], windows, 1, visitor.where(node))
-    kernel = _array(weight.flip(2).transpose(1, 2).flatten(1))
+    kernel = array(weight.flip(2).transpose(1, 2).flatten(1))
     init = None if bias is None else visitor.constant(bias)
-    y = _products(visitor, node, visitor.mover.settle(moved, passing=True), [kernel], init, 1)
+    y = products(visitor, node, visitor.mover.settle(moved, passing=True), [kernel], init, 1)
     return visitor.rearrange(y, lambda t: t.transpose(1, 2), time, node)
 
 
@@ -96,65 +83,31 @@ def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *r
     vocabulary, n = table.shape
     dst = build.buffer(n)
     name = visitor.weight_name(node, node.args[0])
-    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(_array(table)), name=name)
+    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(array(table)), name=name)
     inputs = build.program.inputs
     for i, given in enumerate(inputs):
         if given.buffer == token.ref.buffer:
-            inputs[i] = replace(given, vocabulary=min(given.vocabulary or vocabulary, vocabulary))
+            if math.prod(given.shape) != 1:
+                raise UnsupportedModelError(
+                    f"{visitor.where(node)}: a token is one of {math.prod(given.shape)} numbers a step of input"
+                    f" {given.name}; give every token an input of its own"
+                )
+            inputs[i] = replace(given, shape=(), vocabulary=min(given.vocabulary or vocabulary, vocabulary))
     return Value(dst, (*token.shape, n), token.time, kind, build.segment)
+
+
+@handles("index")
+def _looked_up(visitor: Visitor, node: torch.fx.Node, table: Any, indices: list[Any]) -> Value | None:
+    """A row of a constant table, by a position that was computed."""
+    if not isinstance(table, Tensor) or len(indices) != 1:
+        return None
+    found = _embedding(visitor, node, table.reshape(table.shape[0], -1), indices[0])
+    return found and replace(found, shape=tuple(visitor.values[node.name].shape))
 
 
 @handles("one_hot")
 def _one_hot(visitor: Visitor, node: torch.fx.Node, token: Value, classes: int = -1) -> Value | None:
     return _embedding(visitor, node, torch.eye(classes), token) if classes > 0 else None
-
-
-def _last(visitor: Visitor, node: torch.fx.Node, x: Value, dims: list[int]) -> tuple[Value, int]:
-    """`x` with the feature axes `dims` moved last, and how many entries they hold together."""
-    order = [d for d in range(len(x.shape)) if d not in dims] + dims
-    k = int(np.prod([x.shape[d] for d in dims], dtype=int))
-    if order == list(range(len(x.shape))):
-        return x, k
-    time = None if x.time is None else order.index(x.time)
-    return visitor.rearrange(x, lambda t: t.permute(order), time, node), k
-
-
-@handles("softmax", "_softmax", "log_softmax", "_log_softmax")
-def _softmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, *rest: Any, **kwargs: Any) -> Value:
-    build, dim = visitor.builder, dim % len(x.shape)
-    log = "log" in str(node.target)
-    if dim == x.time:
-        return _softmax_over_time(visitor, node, x, log)
-    rows, k = _last(visitor, node, x, [dim])
-    y = build.compute(Code.LOG_SOFTMAX if log else Code.SOFTMAX, [rows], rows, a=rows.ref, k=k)
-    order = [d for d in range(len(x.shape)) if d != dim] + [dim]
-    if order == sorted(order):
-        return replace(y, bounded=not log)
-    back = [order.index(d) for d in range(len(order))]
-    return visitor.rearrange(y, lambda t: t.permute(back), x.time, node)
-
-
-def _softmax_over_time(visitor: Visitor, node: torch.fx.Node, x: Value, log: bool) -> Value:
-    """exp(x - m) / sum over time of exp(x - m), m the maximum over time."""
-    build = visitor.builder
-    peak = _over_time(visitor, node, x, Binary.MAX, -3.0e38)
-    shifted = build.binary(Binary.SUB, x, replace(peak, shape=x.shape, time=x.time))
-    powers = build.unary(Unary.EXP, shifted)
-    total = replace(_over_time(visitor, node, powers, Binary.ADD, 0.0), shape=x.shape, time=x.time)
-    if log:
-        return build.binary(Binary.SUB, shifted, build.unary(Unary.LOG, total))
-    return replace(build.binary(Binary.DIV, powers, total), bounded=True)
-
-
-def _over_time(visitor: Visitor, node: torch.fx.Node, x: Value, fn: Binary, start: float) -> Value:
-    """A running sum, maximum or minimum whose last value is the result."""
-    build = visitor.builder
-    build.place([x])
-    state = build.buffer(x.width, "state", np.full(x.width, start))
-    build.emit(Code.BINARY, state, x.width, a=state, b=x.ref, fn=int(fn), k=x.width)
-    value = Value(state, x.step_shape, None, LAST, build.segment)
-    build.close(visitor.where(node))
-    return build.unary(Unary.COPY, value)
 
 
 @handles("layer_norm")
@@ -188,109 +141,14 @@ def _batch_norm(
     return [visitor.builder.binary(Binary.ADD, visitor.builder.binary(Binary.MUL, x, wide(slope)), wide(shift))]
 
 
-@handles("sum", "mean", "amax", "amin")
-def _reduce(
-    visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any
-) -> Any:
-    """Over features at every step, or over time; over both in turn."""
-    return _reduced(visitor, node, x, dim, str(node.target).split(".")[1])
-
-
-@handles("linalg_vector_norm")
-def _norm(
-    visitor: Visitor, node: torch.fx.Node, x: Value, order: float = 2, dim: Any = None, *rest: Any, **kwargs: Any
-) -> Any:
-    """sqrt(sum x^2), sum |x| or max |x|."""
-    build = visitor.builder
-    if order == 2:
-        return build.unary(Unary.SQRT, _reduced(visitor, node, build.binary(Binary.MUL, x, x), dim, "sum"))
-    if order in (1, float("inf")):
-        return _reduced(visitor, node, build.unary(Unary.ABS, x), dim, "sum" if order == 1 else "amax")
-    return None
-
-
-def _reduced(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any, name: str) -> Value:
-    """`x` reduced over `dim` to the shape of the node's result; `name` is sum, mean, amax or amin."""
-    build = visitor.builder
-    dims = [dim] if isinstance(dim, int) else list(dim or range(len(x.shape)))
-    dims = sorted(d % len(x.shape) for d in dims)
-    fn = {"sum": Reduce.SUM, "mean": Reduce.SUM, "amax": Reduce.MAX, "amin": Reduce.MIN}[name]
-    y, steps = x, 0
-    features = [d for d in dims if d != x.time]
-    if features:
-        rows, k = _last(visitor, node, x, features)
-        y = build.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=int(fn))
-        y = replace(y, shape=rows.shape[: len(rows.shape) - len(features)])
-        y = scale(build, y, 1 / k) if name == "mean" else y
-    if x.time in dims:
-        steps = 1
-        start = {Reduce.SUM: 0.0, Reduce.MAX: -3.0e38, Reduce.MIN: 3.0e38}[fn]
-        counter = _count(visitor, y) if name == "mean" else None
-        over = {Reduce.SUM: Binary.ADD, Reduce.MAX: Binary.MAX, Reduce.MIN: Binary.MIN}[fn]
-        y = _over_time(visitor, node, y, over, start)
-        if counter is not None:
-            build.place([y])
-            dst = build.buffer(y.width)
-            build.emit(Code.BINARY, dst, y.width, a=y.ref, b=counter, fn=int(Binary.DIV), k=1)
-            y = replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
-    kept = tuple(self for self in visitor.values[node.name].shape)
-    return replace(y, shape=kept, time=None if steps else visitor.time_axis(node))
-
-
-def _largest(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, fn: Reduce) -> Value:
-    """The largest along the feature axis `dim` at every step, or its position."""
-    build, axes = visitor.builder, visitor.axes[node.name]
-    rows, k = _last(visitor, node, x, [dim])
-    y = build.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=int(fn))
-    result = visitor.values[node.name]
-    several = isinstance(result, list | tuple)
-    shape = tuple((result[0] if several else result).shape)
-    return replace(y, shape=shape, time=axes[0] if several else visitor.time_axis(node))
-
-
-@handles("argmax", "argmin")
-def _argmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value | None:
-    if not isinstance(dim, int) or dim % len(x.shape) == x.time:
-        return None
-    signed = scale(visitor.builder, x, -1.0) if "argmin" in str(node.target) else x
-    return _largest(visitor, node, signed, dim % len(x.shape), Reduce.ARGMAX)
-
-
-@handles("max")
-def _max(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> list[Value] | None:
-    """The largest along an axis, and their positions."""
-    if not isinstance(dim, int) or dim % len(x.shape) == x.time:
-        return None
-    return [_largest(visitor, node, x, dim % len(x.shape), fn) for fn in (Reduce.MAX, Reduce.ARGMAX)]
-
-
-@handles("topk")
-def _topk(
-    visitor: Visitor, node: torch.fx.Node, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> list[Value] | None:
-    """The largest of a step's numbers, largest first, and their positions."""
-    axis = dim % len(x.shape)
-    if not largest or not sorted or axis == x.time or x.shape[axis] != x.width:
-        return None
-    build, (time, _) = visitor.builder, visitor.axes[node.name]
-    found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]
-    return [replace(y, shape=tuple(visitor.values[node.name][0].shape), time=time) for y in found]
-
-
-def _count(visitor: Visitor, like: Value) -> Ref:
-    """A buffer that counts the steps so far."""
-    build = visitor.builder
-    build.place([like])
-    state = build.buffer(1, "state", np.zeros(1))
-    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.AFFINE), p0=1.0, p1=1.0)
-    return state
-
-
 @handles("recurrent")
 def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states: list[Any]) -> list[Value]:
     leaf, build = visitor.trace.leaves[key], visitor.builder
     if x.kind != STEP or x.time != 0:
-        raise UnsupportedModelError(f"{leaf.name}: its input does not change from step to step")
+        raise UnsupportedModelError(
+            f"{leaf.name}: its input does not change from step to step: it is the same for the whole sequence, or time"
+            " is another of its axes; pack the layers that run along time alone"
+        )
     if x.shape[1] != 1:
         raise UnsupportedModelError(
             f"{leaf.name}: runs over {x.shape[1]} rows of each sequence, as a layer that bands or agents share does; an"

@@ -14,9 +14,10 @@ from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Code, Input, Output, Program, Unary
-from . import blocks, pointwise  # noqa: F401  (they register what can be lowered)
+from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
 from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
+from .decompose import decompositions
 from .outputs import Port, find_ports
 from .plan import UndecidedError
 from .probe import Axes, find_axes
@@ -75,7 +76,7 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     axes = find_axes(model, inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    graph = trace(model, axes.with_steps(single, _FEWEST), axes.times)
+    graph = trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
     ports, left_out = find_ports(model, graph, axes.with_steps(single, _FEWEST), axes)
     steps, exports = _FEWEST, {}
     while True:
@@ -130,11 +131,8 @@ def _build(
 def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Value:
     shape = tuple(n for d, n in enumerate(x.shape) if d not in (time, batch))
     width = int(np.prod(shape, dtype=int))
-    token = not x.is_floating_point()
-    if token and width != 1:
-        raise UnsupportedModelError(f"input {name}: {width} tokens a step, wanted one")
     ref = builder.buffer(width, "input")
-    builder.program.inputs.append(Input(name, ref.buffer, () if token else shape, 0))
+    builder.program.inputs.append(Input(name, ref.buffer, shape, 0))
     return Value(ref, tuple(x.shape), time, STEP, 0)
 
 

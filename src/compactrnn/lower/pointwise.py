@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from ..runtime.program import Binary, Unary
+from ..runtime.program import Binary, Code, Unary
 from .builder import Builder, Value
 from .visitor import Visitor, handles
 
@@ -66,16 +69,77 @@ def leaky_relu(b: Builder, x: Value, slope: float = 0.01) -> Value:
 
 
 def power(b: Builder, x: Value, exponent: float) -> Value | None:
-    """x^exponent for a few exponents."""
-    if exponent == 1:
-        return x
-    if exponent in (2, 3, 4):
-        square = b.binary(Binary.MUL, x, x)
-        return square if exponent == 2 else b.binary(Binary.MUL, square, x if exponent == 3 else square)
+    """x^exponent; of a negative x only for whole exponents, else NaN."""
+    if exponent == 0:
+        return b.binary(Binary.MAX, b.binary(Binary.EQUAL, x, x), b.binary(Binary.NOT_EQUAL, x, x))
     if exponent in (0.5, -0.5):
         root = b.unary(Unary.SQRT, x)
         return root if exponent > 0 else b.unary(Unary.RECIPROCAL, root)
-    return b.unary(Unary.RECIPROCAL, x) if exponent == -1 else None
+    if exponent != int(exponent):
+        return b.unary(Unary.EXP, scale(b, b.unary(Unary.LOG, x), float(exponent)))
+    if exponent < 0:
+        above = power(b, x, -exponent)
+        return above and b.unary(Unary.RECIPROCAL, above)
+    if exponent > 64:
+        return None
+    half = x if exponent <= 3 else power(b, x, exponent // 2)
+    if half is None or exponent == 1:
+        return half
+    square = b.binary(Binary.MUL, half, half)
+    return b.binary(Binary.MUL, square, x) if exponent % 2 else square
+
+
+def both_powers(b: Builder, x: Value) -> tuple[Value, Value]:
+    """exp(x) and exp(-x)."""
+    return b.unary(Unary.EXP, x), b.unary(Unary.EXP, scale(b, x, -1.0))
+
+
+def select(b: Builder, condition: Value, x: Value, y: Value) -> Value:
+    """`x` where `condition` holds, else `y`; what is not taken has no effect."""
+    like = next((v for v in (condition, x, y) if v.time is not None), x)
+    value = b.compute(Code.SELECT, [condition, x, y], like, a=x.ref, b=y.ref, c=condition.ref)
+    return replace(value, bounded=x.bounded and y.bounded)
+
+
+def compare(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
+    """1 where it holds, else 0."""
+    return replace(combine(b, fn, x, y), bounded=True)
+
+
+def against(b: Builder, fn: Binary, x: Value, n: float) -> Value:
+    """`x` compared with a number."""
+    return replace(b.binary(fn, x, b.constant(np.array([n])), period=1), bounded=True)
+
+
+def rounded(b: Builder, x: Value, decimals: int = 0) -> Value:
+    """To the nearest whole number, of two the even one: float32 keeps no fraction beyond 2^23."""
+    if decimals:
+        return scale(b, rounded(b, scale(b, x, 10.0**decimals)), 10.0**-decimals)
+    size = b.unary(Unary.ABS, x)
+    near = scale(b, scale(b, size, 1.0, 2.0**23), 1.0, -(2.0**23))
+    near = select(b, against(b, Binary.LESS, x, 0), scale(b, near, -1.0), near)
+    return select(b, against(b, Binary.LESS, size, 2.0**23), near, x)
+
+
+def floor(b: Builder, x: Value) -> Value:
+    """The largest whole number that is not larger."""
+    near = rounded(b, x)
+    return select(b, compare(b, Binary.LESS, x, near), scale(b, near, 1.0, -1.0), near)
+
+
+def ceil(b: Builder, x: Value) -> Value:
+    """The smallest whole number that is not smaller."""
+    return scale(b, floor(b, scale(b, x, -1.0)), -1.0)
+
+
+def trunc(b: Builder, x: Value) -> Value:
+    """Without its fraction."""
+    return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
+
+
+def sign(b: Builder, x: Value) -> Value:
+    """1, 0 or -1; of a NaN 0."""
+    return b.binary(Binary.SUB, against(b, Binary.LESS, scale(b, x, -1.0), 0), against(b, Binary.LESS, x, 0))
 
 
 FUNCTIONS = {
@@ -99,6 +163,20 @@ FUNCTIONS = {
     "erf": lambda b, x: b.unary(Unary.ERF, x, bounded=True),
     "square": lambda b, x: b.binary(Binary.MUL, x, x),
     "pow": power,
+    "round": rounded,
+    "floor": floor,
+    "ceil": ceil,
+    "trunc": trunc,
+    "sign": sign,
+    "exp2": lambda b, x: b.unary(Unary.EXP, scale(b, x, math.log(2))),
+    "log2": lambda b, x: scale(b, b.unary(Unary.LOG, x), 1 / math.log(2)),
+    "log10": lambda b, x: scale(b, b.unary(Unary.LOG, x), 1 / math.log(10)),
+    "erfc": lambda b, x: scale(b, b.unary(Unary.ERF, x), -1.0, 1.0),
+    "sinh": lambda b, x: scale(b, b.binary(Binary.SUB, *both_powers(b, x)), 0.5),
+    "cosh": lambda b, x: scale(b, b.binary(Binary.ADD, *both_powers(b, x)), 0.5),
+    "isnan": lambda b, x: compare(b, Binary.NOT_EQUAL, x, x),
+    "isinf": lambda b, x: against(b, Binary.EQUAL, b.unary(Unary.ABS, x), math.inf),
+    "logical_not": lambda b, x: against(b, Binary.EQUAL, x, 0),
     "silu": lambda b, x: b.binary(Binary.MUL, x, sigmoid(b, x)),
     "mish": lambda b, x: b.binary(Binary.MUL, x, tanh(b, softplus(b, x))),
     "gelu": gelu,
@@ -115,8 +193,11 @@ FUNCTIONS = {
 
 def _handler(name: str):
     def lower(visitor: Visitor, node: torch.fx.Node, x: Any, *args: Any, **kwargs: Any) -> Value | None:
+        args, kwargs = pytree.tree_map_only(Tensor, lambda v: v if number(v) is None else number(v), (args, kwargs))
         numbers = all(isinstance(v, int | float | str) or v is None for v in (*args, *kwargs.values()))
-        return FUNCTIONS[name](visitor.builder, x, *args, **kwargs) if isinstance(x, Value) and numbers else None
+        if not isinstance(x, Value) or not numbers:
+            return None
+        return FUNCTIONS[name](visitor.builder, x, *args, **kwargs)
 
     return lower
 
@@ -125,18 +206,7 @@ for _name in FUNCTIONS:
     handles(_name)(_handler(_name))
 
 
-@handles("to", "_to_copy", "type_as")
-def _cast(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value | None:
-    return x if visitor.values[node.name].is_floating_point() else None
-
-
-@handles("_assert_tensor_metadata")
-def _assert(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """What torch.export notes before a cast; nobody reads it."""
-    return x
-
-
-def _number(x: Any) -> float | None:
+def number(x: Any) -> float | None:
     """`x` if it is one constant number."""
     if isinstance(x, Tensor) and x.numel() == 1:
         return float(x)
@@ -145,35 +215,40 @@ def _number(x: Any) -> float | None:
 
 @handles("add", "sub", "rsub")
 def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float = 1, **kwargs: Any) -> Value:
-    """`a + alpha b` and its kin."""
+    """`a + alpha b` and its kin; of truth values, whether any is true."""
     build, name = visitor.builder, node.target._schema.name  # pyright: ignore
     if name.endswith("rsub"):
         a, b = b, a
+    if visitor.values[node.name].dtype == torch.bool:
+        return combine(build, Binary.MAX, visitor.spread(a, node), visitor.spread(b, node))
     sign = -alpha if "sub" in name else alpha
-    if (number := _number(b)) is not None:
-        return scale(build, visitor.spread(a, node), 1.0, sign * number)
-    if (number := _number(a)) is not None:
-        return scale(build, visitor.spread(b, node), float(sign), number)
+    if (n := number(b)) is not None:
+        return scale(build, visitor.spread(a, node), 1.0, sign * n)
+    if (n := number(a)) is not None:
+        return scale(build, visitor.spread(b, node), float(sign), n)
     a, b = visitor.spread(a, node), visitor.spread(b, node)
     if abs(sign) != 1:
         b, sign = scale(build, b, float(sign)), 1
-    return _binary(build, Binary.ADD if sign > 0 else Binary.SUB, a, b)
+    return combine(build, Binary.ADD if sign > 0 else Binary.SUB, a, b)
 
 
 @handles("mul", "div", "maximum", "minimum")
 def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: Any) -> Value | None:
     """`a b`, `a / b`, max and min."""
-    if kwargs.get("rounding_mode"):
-        return None
+    build, rounding = visitor.builder, kwargs.get("rounding_mode")
     name = node.target._schema.name.split("::")[1]  # pyright: ignore
+    for x, other in ((a, b), (b, a)) if name == "mul" else ():
+        if (n := number(other)) is not None:
+            return scale(build, visitor.spread(x, node), n)
+    if name == "div" and rounding is None:
+        above, below = number(a), number(b)
+        if below is not None and below and math.frexp(below)[0] in (0.5, -0.5):  # a power of two divides exactly
+            return scale(build, visitor.spread(a, node), 1 / below)
+        if above == 1:
+            return build.unary(Unary.RECIPROCAL, visitor.spread(b, node))
     fn = {"mul": Binary.MUL, "div": Binary.DIV, "maximum": Binary.MAX, "minimum": Binary.MIN}[name]
-    for x, y, first in ((b, a, False), (a, b, True)):
-        if (number := _number(x)) is not None and fn in (Binary.MUL, Binary.DIV) and (number or fn is Binary.MUL):
-            value = visitor.spread(y, node)
-            if fn is Binary.DIV and first:
-                return scale(visitor.builder, visitor.builder.unary(Unary.RECIPROCAL, value), number)
-            return scale(visitor.builder, value, number if fn is Binary.MUL else 1 / number)
-    return _binary(visitor.builder, fn, visitor.spread(a, node), visitor.spread(b, node))
+    y = combine(build, fn, visitor.spread(a, node), visitor.spread(b, node))
+    return y if rounding is None else {"floor": floor, "trunc": trunc}[rounding](build, y)
 
 
 @handles("lerp")
@@ -181,7 +256,7 @@ def _lerp(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, weight: Any) ->
     """a + weight (b - a)."""
     build = visitor.builder
     a, b, w = (visitor.spread(v, node) for v in (a, b, weight))
-    return _binary(build, Binary.ADD, a, _binary(build, Binary.MUL, w, _binary(build, Binary.SUB, b, a)))
+    return combine(build, Binary.ADD, a, combine(build, Binary.MUL, w, combine(build, Binary.SUB, b, a)))
 
 
 @handles("addcmul")
@@ -189,33 +264,10 @@ def _addcmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, c: Any, *, v
     """a + value b c."""
     build = visitor.builder
     a, b, c = (visitor.spread(v, node) for v in (a, b, c))
-    return _binary(build, Binary.ADD, a, scale(build, _binary(build, Binary.MUL, b, c), float(value)))
+    return combine(build, Binary.ADD, a, scale(build, combine(build, Binary.MUL, b, c), float(value)))
 
 
-@handles("gt", "lt", "ge", "le")
-def _compared(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
-    """1 where it holds, 0 where not: the difference, made so large that it is beyond 1 unless it is zero."""
-    name, build = node.target._schema.name.split("::")[1], visitor.builder  # pyright: ignore
-    a, b = visitor.spread(a, node), visitor.spread(b, node)
-    if name in ("lt", "ge"):
-        a, b = b, a
-    apart = scale(build, scale(build, _binary(build, Binary.SUB, a, b), FLOAT_MAX), FLOAT_MAX)
-    above = clamp(build, apart, 0, 1)
-    return above if name in ("gt", "lt") else scale(build, above, -1.0, 1.0)
-
-
-@handles("where")
-def _where(visitor: Visitor, node: torch.fx.Node, condition: Value, a: Any, b: Any) -> Value:
-    """`condition a + (1 - condition) b`: what is not chosen must be finite."""
-    build = visitor.builder
-    condition, a, b = (visitor.spread(v, node) for v in (condition, a, b))
-    chosen = _binary(build, Binary.MUL, condition, a)
-    return _binary(build, Binary.ADD, chosen, _binary(build, Binary.MUL, scale(build, condition, -1.0, 1.0), b))
-
-
-def _binary(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
+def combine(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
     """The result takes its shape from the operand that changes with time."""
     value = b.binary(fn, x, y)
-    return (
-        value if x.time is not None or y.time is None else Value(value.ref, y.shape, y.time, value.kind, value.segment)
-    )
+    return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)

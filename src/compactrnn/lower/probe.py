@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
+from ..graph.copy import copy_module
 from ..layers import is_recurrent
 from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized, steps_of
 from .refusals import check_layers, no_time, no_time_axis
@@ -59,7 +59,7 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...]) -> Axes:
         UnsupportedModelError: there is no such axis, or more than one reading; says which layer is in the way.
     """
     check_layers(model)
-    model = copy.deepcopy(model).eval()
+    model = copy_module(model).eval()
     names, kind = input_names(model, len(inputs)), type(model).__name__
     try:
         base = calls(model, inputs)

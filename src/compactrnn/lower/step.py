@@ -14,6 +14,7 @@ from ..graph.trace import Trace, export, read_export
 from ..weights.base import AbstractWeight
 from ..weights.stand_in import with_products
 from .builder import Builder, Value
+from .decompose import decompositions
 from .visitor import Visitor
 
 _OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -56,7 +57,7 @@ def _trace(exports: dict[Hashable, Trace], cell: AbstractCell, rows: tuple[Tenso
     step, key = _Step(cell), _options(cell)
     if key not in exports:
         try:
-            program = export(step, rows, [0] * len(rows))
+            program = export(step, rows, [0] * len(rows), decompositions())
         except UnsupportedModelError:
             raise UnsupportedModelError(
                 f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"

@@ -16,6 +16,9 @@ from ..runtime.program import Ref
 from .builder import Builder, Value
 from .moves import Moved, Mover
 
+WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
+_INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
+
 HANDLERS: dict[str, Callable] = {}
 UNSETTLED: dict[str, Callable] = {}
 
@@ -28,6 +31,17 @@ def handles(*names: str) -> Callable:
         return function
 
     return register
+
+
+def known_operations() -> frozenset[str]:
+    """The names of all operations that a `Visitor` has a form for."""
+    return frozenset({"getitem", *HANDLERS, *UNSETTLED, *MOVES, *WRITES, *PADS, *FRESH})
+
+
+def catalog() -> str:
+    """What can be lowered, in words."""
+    named = {n.strip("_") for n in {*HANDLERS, *UNSETTLED} - _INNER}
+    return f"recurrent layers, {', '.join(sorted(named))}, moving data, and what torch.export breaks down into these"
 
 
 class Convolution(NamedTuple):
@@ -99,16 +113,20 @@ class Visitor:
     def _visit(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         name = operation(node)
         self.builder.where = self.where(node)
+        if not node.users:
+            return None
         if name == "getitem":
             return args[0][args[1]]
         if name in FRESH or not any(isinstance(v, Value | Moved) for v in pytree.tree_leaves((args, kwargs))):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
-        if name in MOVES:
+        if name in MOVES | WRITES and self._only_moves(name, args, kwargs):
             return self._move(node, args, kwargs)
-        if name in PADS and constant_pad(args):
-            return self._pad(node, args[0], args[1], args[-1] if len(args) > 2 else None)
+        if name in PADS:
+            if constant_pad(args):
+                return self._pad(node, args[0], args[1], args[-1] if len(args) > 2 else None)
+            return self._move(node, args, kwargs)
         if name in UNSETTLED:
             result = UNSETTLED[name](self, node, *args, **kwargs)
             if result is not None:
@@ -118,10 +136,15 @@ class Visitor:
             result = HANDLERS[name](self, node, *args, **kwargs)
             if result is not None:
                 return result
-        raise UnsupportedModelError(
-            f"{self.where(node)} cannot be lowered; what can: recurrent layers, linear, embedding, point-wise"
-            " functions, layer norm, softmax, sums over features or time, argmax, topk, and moving data"
-        )
+        why = self._why(node, args)
+        raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
+
+    def _why(self, node: torch.fx.Node, args: tuple) -> str:
+        """What is known of the reason."""
+        if operation(node) not in known_operations():
+            return ""
+        shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Value | Moved | Tensor)]
+        return f" with these arguments (of shape {', '.join(shapes)})"
 
     def _known(self, node: torch.fx.Node) -> Any:
         """What does not depend on the input; on the length of the sequence it may."""
@@ -134,6 +157,14 @@ class Visitor:
         """`x` with its entries in place, if it is a value that was moved."""
         return self.mover.settle(x) if isinstance(x, Moved) else x
 
+    @staticmethod
+    def _only_moves(name: str, args: tuple, kwargs: dict) -> bool:
+        """Whether an operation of a name that moves entries does so here: by fixed indices, and not by their bits."""
+        leaves = pytree.tree_leaves((args[1:], kwargs))
+        if name in INDEXED and any(isinstance(v, Value | Moved) for v in leaves):
+            return False
+        return name != "view" or not any(isinstance(v, torch.dtype) for v in leaves)
+
     def _move(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         fixed = {i for i, v in enumerate(leaves) if isinstance(v, Tensor)} if operation(node) in INDEXED else set()
@@ -142,10 +173,10 @@ class Visitor:
         def run(tensors: list[Tensor], pick: int | None = None) -> Tensor:
             filled = list(leaves)
             for place, tensor in zip(places, tensors, strict=True):
-                filled[place] = tensor
+                filled[place] = tensor.contiguous().double()  # exact to 2^53, and more operations know it than int64
             a, k = pytree.tree_unflatten(filled, spec)
             result = node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"})  # pyright: ignore
-            return result if pick is None else result[pick]
+            return (result if pick is None else result[pick]).long()
 
         operands = [leaves[i] for i in places]
         axes, where = self.axes[node.name], self.where(node)
@@ -188,6 +219,15 @@ class Visitor:
         x = x if isinstance(x, Value | Tensor) else torch.tensor(float(x))
         moved = self.mover.move([x], lambda t: t[0].expand(shape), self.time_axis(node), self.where(node))
         return self.settle(moved)
+
+    def piece(self, x: Value, axis: int, place: int, node: torch.fx.Node) -> Value:
+        """Entry `place` along a feature axis, which stays, of length one."""
+        return self.rearrange(x, lambda t: t.narrow(axis, place, 1), x.time, node)
+
+    def join(self, parts: list[Value], axis: int, node: torch.fx.Node) -> Value:
+        """Values side by side along a feature axis."""
+        time = next((p.time for p in parts if p.time is not None), None)
+        return self.settle(self.mover.move(list(parts), lambda t: torch.cat(t, axis), time, self.where(node)))
 
     def constant(self, x: Tensor) -> Ref:
         """A parameter or constant as a buffer."""

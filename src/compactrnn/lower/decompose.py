@@ -1,0 +1,226 @@
+"""Operations in terms of others: torch's own decompositions, and some of ours that keep to what an engine has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .visitor import known_operations
+
+aten = torch.ops.aten
+OURS: dict[str, Callable] = {}
+
+
+def rewrites(*names: str) -> Callable[[Callable], Callable]:
+    """Register a function of tensors that does what the ATen operations of these names (`name.overload`) do."""
+
+    def register(function: Callable) -> Callable:
+        OURS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@cache
+def decompositions() -> dict[Any, Callable]:
+    """For `run_decompositions`: every operation that `Visitor` has no form for, as others."""
+    known = known_operations()
+    table = {op: f for op, f in torch.export.default_decompositions().items() if _name(op) not in known}
+    for name, function in OURS.items():
+        packet, overload = name.split(".")
+        table[getattr(getattr(aten, packet), overload)] = function
+    return table
+
+
+def _name(op: Any) -> str:
+    return op._schema.name.split("::")[1]
+
+
+def _all(x: Tensor, dim: Any) -> list[int]:
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.dim()))
+    return [d % x.dim() for d in dims]
+
+
+@rewrites("var.correction")
+def _var(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
+    """The mean of (x - mean)^2, times n / (n - correction)."""
+    dims = _all(x, dim)
+    y = (x - x.mean(dims, keepdim=True)).square().mean(dims, keepdim=keepdim)
+    less = 1 if correction is None else correction
+    if not less:
+        return y
+    n: Any = math.prod(x.shape[d] for d in dims)
+    if isinstance(n, torch.SymInt):  # the number of steps, which an engine counts
+        n = ((x == x) | (x != x)).to(x.dtype).sum(dims, keepdim=keepdim)
+    return y * (n / (n - less))
+
+
+@rewrites("var.dim")
+def _var_dim(x: Tensor, dim: Any, unbiased: bool = True, keepdim: bool = False) -> Tensor:
+    return _var(x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
+@rewrites("var_mean.correction")
+def _var_mean(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _var(x, dim, correction=correction, keepdim=keepdim), x.mean(_all(x, dim), keepdim=keepdim)
+
+
+@rewrites("std.correction")
+def _std(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
+    return _var(x, dim, correction=correction, keepdim=keepdim).sqrt()
+
+
+@rewrites("std_mean.correction")
+def _std_mean(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _std(x, dim, correction=correction, keepdim=keepdim), x.mean(_all(x, dim), keepdim=keepdim)
+
+
+@rewrites("linalg_vector_norm.default")
+def _vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    dims = _all(x, dim)
+    if ord == 2:
+        return x.square().sum(dims, keepdim=keepdim).sqrt()
+    if ord == 1:
+        return x.abs().sum(dims, keepdim=keepdim)
+    if ord == math.inf:
+        return x.abs().amax(dims, keepdim=keepdim)
+    return NotImplemented
+
+
+def _normalized(x: Tensor, groups: int, eps: float) -> Tensor:
+    """Axis 1 in groups, each brought to mean 0 and variance 1 over itself and all axes after it."""
+    y = x.unflatten(1, (groups, -1))
+    dims = list(range(2, y.dim()))
+    y = y - y.mean(dims, keepdim=True)
+    return (y * (y.square().mean(dims, keepdim=True) + eps).rsqrt()).flatten(1, 2)
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+@rewrites("group_norm.default")
+def _group_norm(
+    x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
+) -> Tensor:
+    return _scaled(_normalized(x, groups, eps), weight, bias)
+
+
+@rewrites("instance_norm.default")
+def _instance_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, use_input: bool, momentum: float, eps: float, cudnn: bool
+) -> Tensor:
+    if use_input:
+        return _scaled(_normalized(x, x.shape[1], eps), weight, bias)
+    slope = (var + eps).rsqrt()
+    return _scaled(_scaled(x, slope, -mean * slope), weight, bias)
+
+
+@rewrites("bilinear.default")
+def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+    """a W_k b for each k."""
+    return F.linear((a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2), weight.flatten(1), bias)
+
+
+@rewrites("max.dim")
+def _max(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return x.amax(dim, keepdim=keepdim), x.argmax(dim, keepdim=keepdim)
+
+
+@rewrites("min.dim")
+def _min(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return x.amin(dim, keepdim=keepdim), x.argmin(dim, keepdim=keepdim)
+
+
+@rewrites("max.default")
+def _max_of_all(x: Tensor) -> Tensor:
+    return x.amax()
+
+
+@rewrites("min.default")
+def _min_of_all(x: Tensor) -> Tensor:
+    return x.amin()
+
+
+@rewrites("conv1d.default")
+def _grouped_convolution(
+    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
+    """One convolution for each group; of one channel a group, a weighted sum of the taps."""
+    if groups == 1:
+        return NotImplemented
+    if weight.shape[0] == groups == x.shape[1] and _flat(stride)[0] == 1:
+        windows = _windows(x, weight.shape[2], 1, padding, dilation, 0.0)
+        if windows is None:
+            return NotImplemented
+        y = (windows * weight.view(groups, 1, -1)).sum(-1)
+        return y if bias is None else y + bias.view(-1, 1)
+    parts = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
+    y = torch.cat([F.conv1d(p, w, None, stride, padding, dilation) for p, w in parts], 1)
+    return y if bias is None else y + bias.view(-1, 1)
+
+
+def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, filling: float) -> Tensor | None:
+    """The windows of a pooling, along a new last axis."""
+    size, stride, padding, dilation = (
+        v[0] if isinstance(v, list | tuple) else v for v in (size, stride, padding, dilation)
+    )
+    if size > 64 or (stride != 1 and isinstance(x.shape[-1], torch.SymInt)):
+        return None
+    x = F.pad(x, (padding, padding), value=filling) if padding else x
+    end = x.shape[-1] - dilation * (size - 1)
+    return torch.stack([x[..., i * dilation : end + i * dilation : stride] for i in range(size)], -1)
+
+
+@rewrites("max_pool1d.default")
+def _max_pool(
+    x: Tensor, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Any:
+    if not any(_flat(padding)) and _flat(size)[0] == x.shape[-1] and _flat(dilation)[0] == 1:
+        return x.amax(-1, keepdim=True)
+    windows = _windows(x, size, stride or size, padding, dilation, -math.inf)
+    return NotImplemented if windows is None or ceil_mode else windows.amax(-1)
+
+
+@rewrites("avg_pool1d.default")
+def _avg_pool(
+    x: Tensor, size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+) -> Any:
+    if not any(_flat(padding)) and _flat(size)[0] == x.shape[-1]:
+        return x.mean(-1, keepdim=True)
+    windows = (
+        _windows(x, size, stride or size, padding, 1, 0.0) if count_include_pad or not any(_flat(padding)) else None
+    )
+    return NotImplemented if windows is None else windows.mean(-1)
+
+
+@rewrites("adaptive_max_pool1d.default")
+def _adaptive_max_pool(x: Tensor, size: Any) -> Any:
+    return (x.amax(-1, keepdim=True), x.argmax(-1, keepdim=True)) if _flat(size) == [1] else NotImplemented
+
+
+@rewrites("adaptive_avg_pool1d.default")
+def _adaptive_avg_pool(x: Tensor, size: Any) -> Any:
+    return x.mean(-1, keepdim=True) if _flat(size) == [1] else NotImplemented
+
+
+def _flat(x: Any) -> list:
+    return list(x) if isinstance(x, list | tuple) else [x]
+
+
+@rewrites("logsumexp.default")
+def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """peak + log sum exp(x - peak), where the peak is finite."""
+    dims = _all(x, dim)
+    peak = x.amax(dims, keepdim=True)
+    peak = torch.where(peak.abs() == math.inf, 0.0, peak)
+    total = (x - peak).exp().sum(dims, keepdim=True).log() + peak
+    return total if keepdim else total.sum(dims)
