@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from .visitor import known_operations
 
@@ -180,6 +181,20 @@ def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, fil
     return torch.stack([x[..., i * dilation : end + i * dilation : stride] for i in range(size)], -1)
 
 
+class WholeLength(TorchFunctionMode):
+    """Writes a pooling over all of time, `F.max_pool1d(x, x.shape[-1])`, as a reduction; export would fix its length."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """`func`, unless it is such a pooling."""
+        kwargs = kwargs or {}
+        reduce = {"max_pool1d": torch.amax, "avg_pool1d": torch.mean}.get(getattr(func, "__name__", ""))
+        if reduce is not None and len(args) > 1:
+            size, padding = _flat(args[1])[0], [*args[3:4], kwargs.get("padding", 0)][0]
+            if isinstance(size, torch.SymInt) and size == args[0].shape[-1] and not any(_flat(padding)):
+                return reduce(args[0], -1, keepdim=True)
+        return func(*args, **kwargs)
+
+
 @rewrites("max_pool1d.default")
 def _max_pool(
     x: Tensor, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
@@ -194,11 +209,12 @@ def _max_pool(
 def _avg_pool(
     x: Tensor, size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
 ) -> Any:
-    if not any(_flat(padding)) and _flat(size)[0] == x.shape[-1]:
+    padded = any(_flat(padding))
+    if not padded and _flat(size)[0] == x.shape[-1]:
         return x.mean(-1, keepdim=True)
-    windows = (
-        _windows(x, size, stride or size, padding, 1, 0.0) if count_include_pad or not any(_flat(padding)) else None
-    )
+    if ceil_mode or (padded and not count_include_pad):
+        return NotImplemented
+    windows = _windows(x, size, stride or size, padding, 1, 0.0)
     return NotImplemented if windows is None else windows.mean(-1)
 
 

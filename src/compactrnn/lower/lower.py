@@ -17,7 +17,7 @@ from ..runtime.program import Code, Input, Output, Program, Unary
 from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
 from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
-from .decompose import decompositions
+from .decompose import WholeLength, decompositions
 from .outputs import Port, find_ports
 from .plan import UndecidedError
 from .probe import Axes, find_axes
@@ -76,7 +76,8 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     axes = find_axes(model, inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    graph = trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
+    with WholeLength():
+        graph = trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
     ports, left_out = find_ports(model, graph, axes.with_steps(single, _FEWEST), axes)
     steps, exports = _FEWEST, {}
     while True:

@@ -36,14 +36,18 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
     """With a constant matrix, with one for each of a batch, or of two values; `a` is the node's argument `first`."""
     if isinstance(b, Tensor) and b.dim() == 2:
         return products(visitor, node, a, [array(b.T)], None, first + 1)
-    if isinstance(a, Tensor) and a.dim() == 2 and len(b.shape) > 1 and b.time != len(b.shape) - 2:
+    if (
+        isinstance(a, Tensor)
+        and isinstance(b, Value)
+        and a.dim() == 2
+        and len(b.shape) > 1
+        and b.time != len(b.shape) - 2
+    ):
         y = products(visitor, node, _turned(visitor, b, node), [array(a)], None, first)
         return _turned(visitor, y, node)
     if isinstance(a, Value) and isinstance(b, Tensor) and b.dim() == len(a.shape) == 3 and a.time != 0:
-        parts = [
-            products(visitor, node, visitor.piece(a, 0, i, node), [array(m.T)], None, first + 1)
-            for i, m in enumerate(b)
-        ]
+        rows = [visitor.piece(a, 0, i, node) for i in range(len(b))]
+        parts = [products(visitor, node, x, [array(m.T)], None, first + 1) for x, m in zip(rows, b, strict=True)]
         return visitor.join(parts, 0, node)
     return _of_two(visitor, node, a, b)
 
