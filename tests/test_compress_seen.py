@@ -84,6 +84,9 @@ class Methods(Tagger):
     def classify(self, x):
         return self.classes(self.rnn(x)[1][0][-1])
 
+    def step(self, x, state):
+        return self.out(self.rnn(x, state)[0])
+
     def each(self, x):
         return [layer(x)[0].sum(-1) for layer in [self.rnn]]
 
@@ -95,6 +98,8 @@ def test_methods_that_forward_does_not_call_stay_exact():
     for name in ("forward", "encode", "classify"):
         torch.testing.assert_close(getattr(small, name)(x), getattr(model, name)(x), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(small.each(x)[0], model.each(x)[0], rtol=1e-7, atol=1e-7)
+    for state in (None, (torch.randn(1, 4, 16).double(), torch.randn(1, 4, 16).double())):
+        torch.testing.assert_close(small.step(x, state), model.step(x, state), rtol=1e-7, atol=1e-7)
     assert "Methods.each, which forward does not call, uses it" in str(pruner.report())
 
 

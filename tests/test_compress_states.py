@@ -240,7 +240,11 @@ class Carried(nn.Module):
 def test_a_state_that_the_module_keeps_is_carried_on():
     torch.manual_seed(0)
     model, x = Carried(), torch.randn(4, 7, 6)
-    _, small = cut(model, x)
+    pruner = cr.GroupLasso(model, x, strength=0.0)
+    model(x)
+    silence(pruner)  # units that are silent from now on have a state from before
+    small = pruner.shrink()
+    assert size(small) < size(model)
     for _ in range(3):
         x = torch.randn(4, 7, 6)
         torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
@@ -282,3 +286,33 @@ def test_states_handed_back_are_whole_where_they_have_their_old_width():
         (y, state), (z, other) = model(x, state), small(x, state)
         torch.testing.assert_close(z, y, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(other, state, rtol=1e-4, atol=1e-5)
+
+
+class Optional(Given):
+    """A state may be given."""
+
+    def forward(self, x, state=None):
+        e = self.emb(x)
+        y, state = self.rnn(e, state)
+        return self.out(e + y if self.residual else y), state
+
+
+def test_a_state_that_the_example_leaves_out_may_be_anything_too():
+    torch.manual_seed(0)
+    model = Optional()
+    _, small = cut(model, tokens(4, 7))
+    assert_same(model, small, (tokens(4, 7),), (tokens(4, 7), torch.randn(1, 4, 16)))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_state_that_is_handed_back_can_be_handed_in_again(residual):
+    """Without the sum the layer is narrower, and so are its states."""
+    torch.manual_seed(0)
+    model = Optional(residual=residual)
+    _, small = cut(model, tokens(4, 7))
+    state = other = None
+    for _ in range(3):
+        x = tokens(4, 7)
+        (y, state), (z, other) = model(x, state), small(x, other)
+        torch.testing.assert_close(z, y, rtol=1e-4, atol=1e-5)
+    assert (other.shape == state.shape) is residual

@@ -27,6 +27,7 @@ from .refusals import no_recurrent_layer
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 _keys = itertools.count()
+_LEFT_OUT: Any = object()
 
 
 class Leaf:
@@ -41,6 +42,7 @@ class Leaf:
         self.alone = alone
         self.module = module
         self.cells: list[list[AbstractCell]] = cells_of(module)
+        self.takes_state = False  # whether it is called with a state that was None, and may be another time
         _LEAVES[self.key] = self
 
     @property
@@ -110,9 +112,11 @@ def _(key: int, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list
 RECURRENT = frozenset([torch.ops.compactrnn.recurrent.default, torch.ops.compactrnn.recurrent_packed.default])
 
 
-def _leaf_forward(module: nn.Module, input: Any, hx: Any = None) -> tuple[Any, Any]:
+def _leaf_forward(module: nn.Module, input: Any, hx: Any = _LEFT_OUT) -> tuple[Any, Any]:
     """Stands for the layer's own `forward`: its calling convention around the one operation."""
     leaf: Leaf = module._leaf  # pyright: ignore
+    leaf.takes_state |= hx is None
+    hx = None if hx is _LEFT_OUT else hx
     if isinstance(input, PackedSequence) and (batch_sizes := followed_batch_sizes(input)):
         return _packed_forward(leaf, input, hx, batch_sizes)
     if not isinstance(input, Tensor):

@@ -31,9 +31,13 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
         if not same.join(ties):
             break
     units.given |= units.passed_on & units.shifted
+    for leaf in trace.leaves.values():
+        if leaf.takes_state:
+            units.given.update(units.labels_of(leaf.key).tolist())
     _keep_what_is_read_otherwise(trace, units)
     for key, reason in trace.unseen.items():
         units.escapes(units.labels_of(key), reason)
+        units.given.update(units.labels_of(key).tolist())  # what is not seen may start it from any state
     return units
 
 
