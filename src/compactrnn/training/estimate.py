@@ -18,7 +18,7 @@ from .run_folder import build_task
 from .train import fabric_of
 
 
-def seconds_per_update(recipe: Recipe, phase: PhaseOptions, hidden: tuple[int, ...], updates: int = 10) -> float:
+def seconds_per_update(recipe: Recipe, phase: PhaseOptions, hidden: tuple[int, ...], updates: int = 6) -> float:
     """The time of an update of `phase`, by `updates` of them on a fresh model with layers of `hidden` units.
 
     Its share of the evaluations is among it, a teacher's is not. Random numbers and threads are afterwards as before.
