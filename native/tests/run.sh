@@ -57,7 +57,7 @@ fuzz() {
         tail -40 "$out/fuzz.log"
         exit 1
     }
-    grep -E ' DONE |number_of_executed|slowest|peak_rss' "$out/fuzz.log"
+    grep -E 'DONE|number_of_executed|slowest|peak_rss' "$out/fuzz.log"
 }
 
 models() {
