@@ -77,7 +77,7 @@ class Mover:
     def move(self, operands: list, run: Callable[[list[Tensor]], Tensor], time: int | str | None, where: str) -> Moved:
         """The result of `run(operands)`, an operation that only moves entries; `time` is the result's time axis."""
         flat: list[Value | Tensor] = []
-        moved = run([addresses(o, flat) for o in operands])
+        moved = run([addresses(o, flat).contiguous() for o in operands])
         return Moved(flat, moved, time, where)
 
     def settle(self, moved: Moved, passing: bool = False) -> Value:
