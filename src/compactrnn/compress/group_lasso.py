@@ -45,8 +45,8 @@ class GroupLasso:
     are frozen, is faded by its incoming weights and biases instead, until it is written as exactly zero.
 
     Units that go only together are ranked as one: those whose weights are one parameter, and those of which one starts
-    from the state of the other, as a decoder's from an encoder's. What a method that `forward` does not call, a hook, or
-    an attribute that `forward` sets may show of a layer stays as it was: the layer keeps its width outside.
+    from the state of the other, as a decoder's from an encoder's. What a method that `forward` does not call, a hook,
+    or an attribute that `forward` sets may show of a layer stays as it was: the layer keeps its width outside.
 
     Frozen parameters (`requires_grad=False`) are never changed or cut: a layer with a frozen parameter keeps all of its
     units, and the layer before a frozen one keeps its width outside. `report()` says so. Flags are read at each call,
@@ -186,8 +186,8 @@ class GroupLasso:
         """A new, smaller model with the same outputs; `optimizer`, if given, goes on with it, its moments cut likewise.
 
         Needs no training step. Layers are narrowed where every reader can be cut too, else narrowed inside and their
-        output scattered to the old width. Outputs on the example and on random inputs and states are compared in float64,
-        in eval and in train mode, before it is returned.
+        output scattered to the old width. Outputs on the example and on random inputs and states, in eval and in train
+        mode, are compared in float64 before it is returned.
 
         Warns:
             UserWarning: the schedule has not ended yet, a layer kept more units than it was to keep, or nothing was cut
