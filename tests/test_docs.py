@@ -106,6 +106,14 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert isinstance(names["model"].lstm, cr.LSTM)
 
 
+def test_the_pruning_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"cr": cr, "nn": nn, "torch": torch}
+    for code in blocks("docs/pruning.md"):
+        exec(code, names)
+
+
 def test_the_training_page_runs(capsys):
     for block in blocks("docs/training.md"):
         exec(block, {"cr": cr, "x": torch.randn(20, 2, 128)})
