@@ -21,7 +21,7 @@ make_all() {
 
 have() { # what needs it, the Debian packages that bring it, a command that succeeds where it is there
     if sh -c "$3" >/dev/null 2>&1; then return 0; fi
-    echo "$1: skipped, for want of the Debian packages $2"
+    echo "$1: skipped, it needs the Debian packages $2"
     if [ "${CI:-}" = true ]; then
         echo "with CI=true nothing may be skipped"
         exit 1
