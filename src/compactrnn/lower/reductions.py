@@ -78,19 +78,6 @@ def _any(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepd
     return reduced(visitor, node, against(visitor.builder, Binary.NOT_EQUAL, x, 0), dim, "amax")
 
 
-@handles("linalg_vector_norm")
-def _norm(
-    visitor: Visitor, node: torch.fx.Node, x: Value, order: float = 2, dim: Any = None, *rest: Any, **kwargs: Any
-) -> Any:
-    """sqrt(sum x^2), sum |x| or max |x|."""
-    build = visitor.builder
-    if order == 2:
-        return build.unary(Unary.SQRT, reduced(visitor, node, build.binary(Binary.MUL, x, x), dim, "sum"))
-    if order in (1, float("inf")):
-        return reduced(visitor, node, build.unary(Unary.ABS, x), dim, "sum" if order == 1 else "amax")
-    return None
-
-
 def reduced(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any, name: str) -> Value:
     """`x` reduced over `dim` to the shape of the node's result; `name` is sum, mean, amax or amin."""
     build = visitor.builder
