@@ -34,7 +34,7 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     """
     example = Example.of(model, example_inputs)
     example = example.with_tensors(beside(model, example.tensors))
-    model, leaves = find_leaves(copy_module(model))
+    model, leaves = find_leaves(model)
     try:
         seen = Watched(model.eval(), example)
     except Exception as error:

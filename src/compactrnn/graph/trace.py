@@ -286,12 +286,15 @@ def trace(
         UnsupportedModelError: the model cannot be followed; the message says where.
     """
     inputs = beside(model, as_inputs(example_inputs))
-    model, leaves = find_leaves(copy_module(model).eval())
-    return trace_leaves(model, leaves, Example(inputs, {}), times, table)
+    model, leaves = find_leaves(model)
+    return trace_leaves(model.eval(), leaves, Example(inputs, {}), times, table)
 
 
 def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
-    """The recurrent layers of `model`, which gets marked, so give a copy; a bare layer gets a parent."""
+    """A copy of `model`, in which a bare layer has a parent, and its recurrent layers, which are marked."""
+    if not any(is_recurrent(module) for module in model.modules()):
+        raise no_recurrent_layer(model)
+    model = copy_module(model)
     alone = is_recurrent(model)
     if alone:
         model = _Alone(model)
@@ -301,8 +304,6 @@ def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
             leaf = Leaf(name, module, alone)
             module._leaf = leaf  # pyright: ignore
             leaves.append(leaf)
-    if not leaves:
-        raise no_recurrent_layer(model)
     return model, leaves
 
 
