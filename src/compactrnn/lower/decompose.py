@@ -182,7 +182,7 @@ def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, fil
 
 
 class WholeLength(TorchFunctionMode):
-    """Writes a pooling over all of time, `F.max_pool1d(x, x.shape[-1])`, as a reduction; export would fix its length."""
+    """Writes pooling over all of time, `F.max_pool1d(x, x.shape[-1])`, as a reduction; export would fix its length."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         """`func`, unless it is such a pooling."""
