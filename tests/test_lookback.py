@@ -161,3 +161,32 @@ def test_what_depends_on_the_length_by_a_condition_is_refused(tmp_path):
     with pytest.raises(cr.UnsupportedModelError, match=r"'output'.*from step 0 of 37 on, on a longer sequence"):
         cr.pack(model, tmp_path / "m.crnn", torch.randn(1, 17, 3), weights="float32")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slice_longer_than_the_shortest_export_is_a_delay():
+    def difference(x):
+        return torch.cat([x, x - torch.cat([torch.zeros_like(x[:, :20]), x[:, :-20]], 1)], -1)
+
+    assert lines(check(Looks(difference, 6), 20, example=50)) == [21]
+
+
+@pytest.mark.parametrize(
+    "position", [lambda n: torch.arange(n) * 0.1, lambda n: torch.linspace(0, 1, 2000)[:n]], ids=["made", "a table"]
+)
+def test_positions_are_refused_as_such(position):
+    model = Looks(lambda x: x + position(x.shape[1])[None, :, None])
+    with pytest.raises(cr.UnsupportedModelError, match="other constants at every step"):
+        lower(model, torch.randn(1, 9, 3))
+
+
+@pytest.mark.parametrize(
+    ("look", "reason"),
+    [
+        (lambda x: x if x.mean() > 0 else -x, "depends on values of tensors"),
+        (lambda x: x * float(x.abs().max()), "depends on values of tensors"),
+        (lambda x: torch.from_numpy(x.numpy() * 2), "into NumPy"),
+    ],
+)
+def test_code_that_reads_values_is_refused_in_words_about_the_code(look, reason):
+    with pytest.raises(cr.UnsupportedModelError, match=reason):
+        lower(Looks(look), torch.rand(1, 9, 3))

@@ -89,3 +89,10 @@ def test_the_states_of_a_bare_layer_are_named_in_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="not among the engine's outputs: h_n, c_n"):
         report = cr.pack(nn.LSTM(6, 8), tmp_path / "m.crnn", torch.randn(11, 1, 6), weights="float32")
     assert report.left_out == ("h_n", "c_n") and len(cr.Engine(tmp_path / "m.crnn").outputs) == 1
+
+
+@pytest.mark.parametrize(("both", "names"), [(False, ["output"]), (True, ["output", "h_n", "c_n"])])
+def test_a_bare_layer_leaves_out_the_states_that_its_stream_keeps(tmp_path, both, names):
+    layer, x = nn.LSTM(4, 5, batch_first=True, bidirectional=both).eval(), torch.randn(2, 7, 4)
+    cr.pack(layer, tmp_path / "m.crnn", x, weights="float32")
+    assert [o.name for o in cr.Engine(tmp_path / "m.crnn").outputs] == names

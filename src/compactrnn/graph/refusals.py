@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from .._errors import UnsupportedModelError
 
@@ -20,6 +21,21 @@ def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:
     )
     here = "; ".join(found) or "its recurrence, if it has one, is in Python code that is not such a layer"
     return UnsupportedModelError(f"{type(model).__name__} holds no recurrent layer ({wanted}): {here}{advice}")
+
+
+def not_exported(what: str, error: Exception) -> UnsupportedModelError:
+    """The error for code that torch.export fails on, in words about the code."""
+    reason = str(error).strip().split("\n")[0]
+    if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in reason:
+        return UnsupportedModelError(
+            f"{what}: its Python code depends on values of tensors, as `if x.mean() > 0`, `float(x)` or `x.item()` do;"
+            " what runs must be the same for all inputs: use torch.where, and keep such numbers as tensors"
+        )
+    if ".numpy()" in reason:
+        return UnsupportedModelError(
+            f"{what}: takes numbers out of tensors into NumPy, where they cannot be followed; use torch operations"
+        )
+    return UnsupportedModelError(f"{what}: torch.export cannot follow it ({type(error).__name__}: {reason})")
 
 
 def _nearest(name: str, module: nn.Module) -> str:

@@ -23,7 +23,7 @@ from .aten import operation as operation
 from .copy import copy_module
 from .example import Example
 from .packing import followed_batch_sizes
-from .refusals import no_recurrent_layer
+from .refusals import no_recurrent_layer, not_exported
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 _keys = itertools.count()
@@ -323,10 +323,7 @@ def trace_leaves(
     except UnsupportedModelError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: torch.export cannot follow it ({type(error).__name__}: {reason})"
-        ) from error
+        raise not_exported(type(model).__name__, error) from error
     finally:
         for leaf in leaves:
             leaf.module.__class__ = classes[leaf.key]

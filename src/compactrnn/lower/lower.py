@@ -76,23 +76,25 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     axes = find_axes(model, inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    with WholeLength():
-        graph = trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
+    graph = _graph(model, axes, single)
     ports, left_out = find_ports(model, graph, axes.with_steps(single, _FEWEST), axes)
     steps, exports = _FEWEST, {}
     while True:
         try:
-            short, long = (_build(graph, axes, names, single, n, ports, exports) for n in (steps, steps + 1))
-            break
+            # the second length is no multiple of the first, and long enough for what shows in neither 17 nor 18 steps
+            short, long = (_build(graph, axes, names, single, n, ports, exports) for n in (steps, 3 * steps + 2))
+            where = _difference(short, long)
+            if where is None:
+                break
+            if 8 * steps > _MOST:
+                raise UnsupportedModelError(
+                    f"{where or type(model).__name__}: depends on the length of the sequence, as `x / x.shape[1]` or"
+                    " `x[:, 16]` do; an engine does not know how long a sequence will be"
+                )
         except UndecidedError:
             if steps >= _MOST:
                 raise
-            steps = 2 * steps + 1
-    if (where := _difference(short, long)) is not None:
-        raise UnsupportedModelError(
-            f"{where or type(model).__name__}: depends on the length of the sequence, as `x / x.shape[1]` or `x[:, 16]`"
-            " do; an engine does not know how long a sequence will be"
-        )
+        steps = 2 * steps + 1
     return Lowered(short.finish(), model, inputs, axes, graph, ports, left_out, short.reach)
 
 
@@ -100,6 +102,19 @@ def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Tensors as a float32 model on the CPU takes them."""
     inputs = tuple(x.detach().cpu() for x in inputs)
     return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+
+
+def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
+    """The graph for any number of steps.
+
+    It is exported on many steps, which cost nothing there: on few, a slice such as `x[:, :20]` would be all of them. A
+    model that takes only so many, as a table of positions is long, is exported on few.
+    """
+    with WholeLength():
+        try:
+            return trace(model, axes.with_steps(single, _MOST), axes.times, decompositions())
+        except UnsupportedModelError:
+            return trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
 
 
 def _build(

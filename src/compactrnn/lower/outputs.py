@@ -26,8 +26,9 @@ def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes:
 
     Dict keys and fields of named tuples are names; so are `h_n`, `c_n`, ... for the states after the last step, with
     the layer's name before them where there are several layers. The states of a model that is one bare layer are left
-    out, for its stream keeps them.
+    out where its stream keeps them; a bidirectional layer has no stream.
     """
+    kept = trace.alone and all(leaf.directions == 1 for leaf in trace.leaves.values())
     with torch.no_grad():
         leaves, _ = pytree.tree_flatten_with_path(model(*inputs))
     states = trace.state_names()
@@ -39,7 +40,7 @@ def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes:
             continue
         name = _unique(_name(path, state), [*(p.name for p in ports), *left_out])
         port = Port(name, place, *(next(tensors) if isinstance(leaf, Tensor) else (None, None)))
-        if not isinstance(leaf, Tensor) or (trace.alone and state):
+        if not isinstance(leaf, Tensor) or (kept and state):
             left_out.append(name)
         else:
             ports.append(port)

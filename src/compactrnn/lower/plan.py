@@ -111,6 +111,11 @@ def read_plan(moved: Tensor, time: int | None, operands: Operands, where: str) -
         relation[mask] = kind
     if bool((relation < 0).any()):
         wrong = int((relation < 0).nonzero()[0])
+        if timed and bool(constant[:, wrong].all()):
+            raise UnsupportedModelError(
+                f"{where}: takes other constants at every step, as a table of positions does; an engine does not count"
+                " steps: give what depends on the position as an input"
+            )
         raise UnsupportedModelError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}")
     before = torch.where(relation == Relation.NUMBER, values[0], torch.where(whole, 0.0, first))
     return Plan(source, position, relation, torch.where(relation == Relation.STEP, delay, 0), before)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
+from ..graph.refusals import not_exported
 from ..graph.trace import Trace, export, read_export
 from ..weights.base import AbstractWeight
 from ..weights.stand_in import with_products
@@ -63,10 +64,7 @@ def _trace(exports: dict[Hashable, Trace], cell: AbstractCell, rows: tuple[Tenso
                 f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
             ) from None
         except Exception as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UnsupportedModelError(
-                f"{type(cell).__name__}.step: torch.export cannot follow it ({reason})"
-            ) from error
+            raise not_exported(f"{type(cell).__name__}.step", error) from error
         exports[key] = read_export(program, {}, cell)
     trace, tensors = exports[key], dict(_tensors(step))
     stored = {node: tensors[name].detach() for node, name in {**trace.parameters, **trace.buffers}.items()}

@@ -258,7 +258,7 @@ def _tokens(port: Input, value) -> np.ndarray:
 
 def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "bfiu":
         got = f"an array of {array.dtype}" if isinstance(value, (np.ndarray, list, tuple)) else type(value).__name__
         raise TypeError(f"input {port.name!r}: got {got}, wanted an array of float32")
     fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
