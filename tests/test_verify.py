@@ -151,12 +151,18 @@ def test_a_model_of_limited_length_packs_with_a_warning(tmp_path):
     assert skipped == ["a longer sequence"] and report.checks[1].error is None
 
 
+def attended(h):
+    """Every sequence looks at all sequences of the batch."""
+    weights = torch.einsum("btf,ctf->btc", h, h).softmax(-1)
+    return torch.einsum("btc,ctf->btf", weights, h)
+
+
 POOLED = {
     "by their mean": (lambda m, x, h: m.head(h - h.mean(0)), "before head"),
     "by their maximum": (lambda m, x, h: torch.cat([h, h.amax(0, keepdim=True).expand_as(h)], -1), "Reads"),
     "by their order": (lambda m, x, h: h + h.flip(0), "Reads"),
     "by a softmax": (lambda m, x, h: torch.softmax(h, 0), "Reads"),
-    "by attention": (lambda m, x, h: torch.einsum("btf,ctf->btc", h, h).softmax(-1).sum(-1, keepdim=True) * h, "Reads"),
+    "by attention": (lambda m, x, h: attended(h), "Reads"),
 }
 
 
