@@ -6,7 +6,9 @@
 #   corrupt   damaged files, under the address and undefined-behavior sanitizers; CORRUPT_EVERY=1 tries every damage,
 #             otherwise each sixteenth
 #   fuzz      changed files, under the same; FUZZ_SECONDS (60) or FUZZ_RUNS say for how long
-# and the core compiles for WebAssembly, and refuses to be compiled so that it would round differently. What cannot run here is skipped, with CI=true an error. "run.sh fuzz" only fuzzes.
+# and the core compiles for WebAssembly, and refuses to be compiled so that it would round differently. What cannot run here
+# is skipped, with CI=true an error. "run.sh fuzz" only fuzzes; "run.sh coverage" reports the lines of the core that the
+# inputs found so far go through.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
@@ -65,9 +67,20 @@ models() {
     "${PYTHON:-python}" "$here/make_models.py" "$out/models"
 }
 
+coverage() { # of the inputs in some folders
+    make_all "$out/clang-coverage/fuzz"
+    LLVM_PROFILE_FILE=$out/coverage.raw "$out/clang-coverage/fuzz" -runs=0 "$@" 2>/dev/null
+    llvm-profdata-14 merge -o "$out/coverage" "$out/coverage.raw"
+    llvm-cov-14 report "$out/clang-coverage/fuzz" -instr-profile="$out/coverage" "$here"/../cr_*.c "$here"/../cr_*.h
+}
+
 clang=""
 if have "Clang's tests" "clang libclang-rt-14-dev" "command -v ${CLANG:-clang} && $(links "${CLANG:-clang}" -fsanitize=address)"; then
     clang=yes
+fi
+if [ "${1:-}" = coverage ]; then
+    coverage "$out/corpus" "$out/seeds"
+    exit
 fi
 if [ "${1:-}" = fuzz ]; then
     if [ -z "$clang" ]; then exit 1; fi
