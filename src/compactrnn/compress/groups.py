@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..graph.labels import Units, UnitSetKey
-from ..graph.trace import Leaf, Trace
+from ..graph.leaf import Leaf
+from ..graph.trace import Trace
 from ..graph.units import identity
 from ..layers import part_name
 from ..weights.base import AbstractWeight

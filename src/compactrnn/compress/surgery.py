@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
-from ..graph.trace import Leaf, Trace
+from ..graph.leaf import Leaf
+from ..graph.trace import Trace
 from ..graph.units import Units
 from ..layers import cells_of, narrow_
 from .compare import Comparison

@@ -16,9 +16,10 @@ from .._errors import UnsupportedModelError
 from ..layers import is_recurrent
 from .copy import copy_module
 from .example import Example
+from .leaf import Leaf
 from .packing import FollowPacking, RecordPacking
 from .seeded import seeded
-from .trace import Leaf, Trace, beside, find_leaves, trace_leaves
+from .trace import Trace, beside, find_leaves, trace_leaves
 from .unseen import stored, uncalled, unread
 
 

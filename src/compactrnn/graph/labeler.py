@@ -31,7 +31,8 @@ from .aten import (
     pooled_axes,
 )
 from .labels import CONSTANT, DATA, ZERO, Consumer, Follower, Reader, Units, carries, columns, uniform
-from .trace import RECURRENT, Trace
+from .leaf import RECURRENT
+from .trace import Trace
 
 
 class Labeler:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .trace import Leaf
+from .leaf import Leaf
 
 ZERO, CONSTANT, DATA = 0, -1, -2
 

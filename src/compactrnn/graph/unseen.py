@@ -9,7 +9,8 @@ from types import CodeType, FunctionType
 import torch
 from torch import nn
 
-from .trace import Leaf, Trace
+from .leaf import Leaf
+from .trace import Trace
 
 
 def unread(traced: Trace, leaves: list[Leaf]) -> dict[int, str]:
