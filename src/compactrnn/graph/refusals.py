@@ -19,7 +19,9 @@ def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:
         "; it is units of such layers that are removed. Use one of them, or write the step as a cell"
         " (compactrnn.AbstractCell) and run it with compactrnn.Recurrent, see docs/extending.md"
     )
-    here = "; ".join(found) or "its recurrence, if it has one, is in Python code that is not such a layer"
+    held = [f"{n} ({type(m).__name__})" for n, m in model.named_modules() if n and not any(m.children())]
+    code = f"its recurrence, if it has one, is code around {', '.join(held[:5]) or 'operations'}, not such a layer"
+    here = "; ".join(found) or code
     return UnsupportedModelError(f"{type(model).__name__} holds no recurrent layer ({wanted}): {here}{advice}")
 
 
