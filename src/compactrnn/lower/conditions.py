@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..runtime.program import Binary, Unary
-from .builder import Builder, Value
-from .pointwise import FUNCTIONS, against, combine, compare, floor, scale, select, trunc
+from .builder import Value
+from .pointwise import FUNCTIONS, against, compare, floor_divide, rest, scale, select, trunc
 from .visitor import Visitor, handles
 
 _COMPARISONS = {
@@ -63,19 +63,11 @@ def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
     build = visitor.builder
     a, b = visitor.spread(a, node), visitor.spread(b, node)
     if _name(node) == "floor_divide":
-        return floor(build, combine(build, Binary.DIV, a, b))
+        return floor_divide(build, a, b)
     if _name(node) == "remainder":
-        return _rest(build, a, b)
-    rest = _rest(build, *(build.unary(Unary.ABS, v) for v in (a, b)))
-    return select(build, against(build, Binary.LESS, a, 0), scale(build, rest, -1.0), rest)
-
-
-def _rest(build: Builder, a: Value, b: Value) -> Value:
-    """a - b floor(a / b), and b more where rounding has made that fall below."""
-    whole = floor(build, combine(build, Binary.DIV, a, b))
-    rest = combine(build, Binary.SUB, a, combine(build, Binary.MUL, whole, b))
-    below = against(build, Binary.LESS, combine(build, Binary.MUL, rest, b), 0)
-    return select(build, below, combine(build, Binary.ADD, rest, b), rest)
+        return rest(build, a, b)
+    left = rest(build, *(build.unary(Unary.ABS, v) for v in (a, b)))
+    return select(build, against(build, Binary.LESS, a, 0), scale(build, left, -1.0), left)
 
 
 @handles("pow")

@@ -31,7 +31,7 @@ def rewrites(*names: str) -> Callable[[Callable], Callable]:
 @cache
 def decompositions() -> dict[Any, Callable]:
     """For `run_decompositions`: every operation that `Visitor` has no form for, as others."""
-    known = known_operations()
+    known = known_operations() | {"conv2d", "conv3d"}  # named in refusals as the model names them
     table = {op: f for op, f in torch.export.default_decompositions().items() if _name(op) not in known}
     for name, function in OURS.items():
         packet, overload = name.split(".")
@@ -181,41 +181,45 @@ def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, fil
     return torch.stack([x[..., i * dilation : end + i * dilation : stride] for i in range(size)], -1)
 
 
-class WholeLength(TorchFunctionMode):
-    """Writes pooling over all of time, `F.max_pool1d(x, x.shape[-1])`, as a reduction; export would fix its length."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        """`func`, unless it is such a pooling."""
-        kwargs = kwargs or {}
-        reduce = {"max_pool1d": torch.amax, "avg_pool1d": torch.mean}.get(getattr(func, "__name__", ""))
-        if reduce is not None and len(args) > 1:
-            size, padding = _flat(args[1])[0], [*args[3:4], kwargs.get("padding", 0)][0]
-            if isinstance(size, torch.SymInt) and size == args[0].shape[-1] and not any(_flat(padding)):
-                return reduce(args[0], -1, keepdim=True)
-        return func(*args, **kwargs)
-
-
 @rewrites("max_pool1d.default")
 def _max_pool(
-    x: Tensor, size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    x: Tensor, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Any:
-    if not any(_flat(padding)) and _flat(size)[0] == x.shape[-1] and _flat(dilation)[0] == 1:
+    if not any(_flat(padding)) and _flat(kernel_size)[0] == x.shape[-1] and _flat(dilation)[0] == 1:
         return x.amax(-1, keepdim=True)
-    windows = _windows(x, size, stride or size, padding, dilation, -math.inf)
+    windows = _windows(x, kernel_size, stride or kernel_size, padding, dilation, -math.inf)
     return NotImplemented if windows is None or ceil_mode else windows.amax(-1)
 
 
 @rewrites("avg_pool1d.default")
 def _avg_pool(
-    x: Tensor, size: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Any:
     padded = any(_flat(padding))
-    if not padded and _flat(size)[0] == x.shape[-1]:
+    if not padded and _flat(kernel_size)[0] == x.shape[-1]:
         return x.mean(-1, keepdim=True)
     if ceil_mode or (padded and not count_include_pad):
         return NotImplemented
-    windows = _windows(x, size, stride or size, padding, 1, 0.0)
+    windows = _windows(x, kernel_size, stride or kernel_size, padding, 1, 0.0)
     return NotImplemented if windows is None else windows.mean(-1)
+
+
+class Pooling(TorchFunctionMode):
+    """Writes poolings as reductions while a model is exported, which would fix the length of the sequence for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """`func`, unless it is such a pooling."""
+        kwargs = kwargs or {}
+        ours = {"max_pool1d": _max_pool, "avg_pool1d": _avg_pool}.get(getattr(func, "__name__", ""))
+        if ours is None or kwargs.get("return_indices") or "input" in kwargs:
+            return func(*args, **kwargs)
+        y = ours(*args, **{k: v for k, v in kwargs.items() if k != "return_indices"})
+        return func(*args, **kwargs) if y is NotImplemented else y
 
 
 @rewrites("adaptive_max_pool1d.default")

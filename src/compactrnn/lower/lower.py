@@ -17,7 +17,7 @@ from ..runtime.program import Code, Input, Output, Program, Unary
 from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
 from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
-from .decompose import WholeLength, decompositions
+from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports
 from .plan import UndecidedError
 from .probe import Axes, find_axes
@@ -72,8 +72,8 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     check_layers(model)
     model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
     inputs = in_float(inputs)
-    check_stateless(model, inputs)
     axes = find_axes(model, inputs)
+    check_stateless(model, inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
     graph = _graph(model, axes, single)
@@ -110,7 +110,7 @@ def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
     It is exported on many steps, which cost nothing there: on few, a slice such as `x[:, :20]` would be all of them. A
     model that takes only so many, as a table of positions is long, is exported on few.
     """
-    with WholeLength():
+    with Pooling():
         try:
             return trace(model, axes.with_steps(single, _MOST), axes.times, decompositions())
         except UnsupportedModelError:

@@ -15,8 +15,6 @@ from ..runtime.program import Binary, Code, Unary
 from .builder import Builder, Value
 from .visitor import Visitor, handles
 
-FLOAT_MAX = 3.4028234663852886e38
-
 
 def scale(b: Builder, x: Value, factor: float, shift: float = 0.0) -> Value:
     """`factor x + shift`."""
@@ -25,7 +23,7 @@ def scale(b: Builder, x: Value, factor: float, shift: float = 0.0) -> Value:
 
 def clamp(b: Builder, x: Value, low: float | None, high: float | None) -> Value:
     """`x` limited to [low, high]."""
-    low, high = -FLOAT_MAX if low is None else float(low), FLOAT_MAX if high is None else float(high)
+    low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     return b.unary(Unary.CLAMP, x, low, high, bounded=x.bounded or (low >= -1 and high <= 1))
 
 
@@ -135,6 +133,19 @@ def ceil(b: Builder, x: Value) -> Value:
 def trunc(b: Builder, x: Value) -> Value:
     """Without its fraction."""
     return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
+
+
+def rest(b: Builder, x: Value, y: Value) -> Value:
+    """x - y floor(x / y), and y more where rounding has made that fall below."""
+    whole = floor(b, combine(b, Binary.DIV, x, y))
+    left = combine(b, Binary.SUB, x, combine(b, Binary.MUL, whole, y))
+    below = against(b, Binary.LESS, combine(b, Binary.MUL, left, y), 0)
+    return select(b, below, combine(b, Binary.ADD, left, y), left)
+
+
+def floor_divide(b: Builder, x: Value, y: Value) -> Value:
+    """The quotient rounded down; of an infinite x NaN, as in torch."""
+    return rounded(b, combine(b, Binary.DIV, combine(b, Binary.SUB, x, rest(b, x, y)), y))
 
 
 def sign(b: Builder, x: Value) -> Value:
@@ -247,8 +258,10 @@ def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: An
         if above == 1:
             return build.unary(Unary.RECIPROCAL, visitor.spread(b, node))
     fn = {"mul": Binary.MUL, "div": Binary.DIV, "maximum": Binary.MAX, "minimum": Binary.MIN}[name]
-    y = combine(build, fn, visitor.spread(a, node), visitor.spread(b, node))
-    return y if rounding is None else {"floor": floor, "trunc": trunc}[rounding](build, y)
+    a, b = visitor.spread(a, node), visitor.spread(b, node)
+    if rounding == "floor":
+        return floor_divide(build, a, b)
+    return trunc(build, combine(build, fn, a, b)) if rounding else combine(build, fn, a, b)
 
 
 @handles("lerp")

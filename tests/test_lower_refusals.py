@@ -1,0 +1,296 @@
+"""A model that cannot be packed is refused at once, by name, for its true reason, with what to do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import rnn
+
+import compactrnn as cr
+from compactrnn.lower import lower
+from compactrnn.lower.calls import called
+from compactrnn.lower.probe import find_axes
+
+F = nn.functional
+
+
+class Uses(nn.Module):
+    """A model of `layers` whose forward is `function(self, ...)`."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x, z=None, w=None):
+        return self.function(self, *(v for v in (x, z, w) if v is not None))
+
+
+class Own(nn.GRU):
+    """A subclass that does something of its own."""
+
+    def forward(self, input, hx=None):
+        return super().forward(input * 2, hx)
+
+
+def gru(size=4, **options):
+    return nn.GRU(size, 8, batch_first=True, **options)
+
+
+def loop(m, x):
+    states, outputs = None, []
+    for t in range(x.shape[1]):
+        states = m.cell(x[:, t], states)
+        outputs.append(states)
+    return torch.stack(outputs, 1)
+
+
+def layer_in_a_loop(m, x):
+    state, outputs = None, []
+    for t in range(x.shape[1]):
+        y, state = m.g(x[:, t : t + 1], state)
+        outputs.append(y)
+    return torch.cat(outputs, 1)
+
+
+def by_hand(m, x):
+    h = x.new_zeros(x.shape[0], 8)
+    for t in range(x.shape[1]):
+        h = torch.tanh(m.fc(torch.cat([x[:, t], h], -1)))
+    return h
+
+
+def dual(m, x):
+    b, t, f, c = x.shape
+    y = m.intra(x.reshape(b * t, f, c))[0].reshape(b, t, f, 8)
+    return m.inter(y.transpose(1, 2).reshape(b * f, t, 8))[0]
+
+
+def packed(m, x, lengths):
+    return m.g(rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[1]
+
+
+def uses(function, size=4, **layers):
+    """A maker of such a model, with a GRU `g` over `size` features."""
+    return lambda: Uses(function, **{"g": gru(size), **layers})
+
+
+def repeated(m, x, z):
+    return m.g(torch.cat([x, z.unsqueeze(1).expand(-1, x.shape[1], -1)], -1))[0]
+
+
+def attends(m, x):
+    return m.a(*3 * [m.g(x)[0]])[0]
+
+
+r, of = torch.randn, torch.randint
+REFUSED = {
+    "cell in a loop": (lambda: Uses(loop, cell=nn.GRUCell(4, 8)), r(2, 9, 4), "cell is an nn.GRUCell", "use nn.GRU"),
+    "layer in a loop": (
+        lambda: Uses(layer_in_a_loop, g=gru()),
+        r(2, 9, 4),
+        "calls g in a Python loop",
+        "whole sequence",
+    ),
+    "by hand": (lambda: Uses(by_hand, fc=nn.Linear(12, 8)), r(2, 9, 4), "no nn.LSTM", "cr.Recurrent"),
+    "script": (lambda: torch.jit.script(nn.GRU(4, 8)), r(9, 2, 4), "ScriptModule", "Python module"),
+    "script inside": (
+        lambda: Uses(lambda m, x: m.g(x)[0], g=torch.jit.script(gru())),
+        r(2, 9, 4),
+        "g is a torch.jit",
+        "Python",
+    ),
+    "own forward": (lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)), r(9, 2, 4), "g is a Own", "forward is torch's"),
+    "unused": (uses(lambda m, x: 2 * x), r(2, 9, 4), "does not call", "(g)"),
+    "two recurrent axes": (
+        lambda: Uses(dual, intra=gru(), inter=gru(8)),
+        r(1, 12, 10, 4),
+        "intra runs along axis 2 of x",
+        "inter along axis 1",
+    ),
+    "first axis fixed": (
+        lambda: Uses(lambda m, x: dual(m, m.n(x)), n=nn.LayerNorm([10, 4]), intra=gru(), inter=gru(8)),
+        r(1, 12, 10, 4),
+        "intra always runs over 10 steps, and inter over a time axis",
+    ),
+    "rows of two axes": (
+        uses(lambda m, x: m.g(x.transpose(1, 2).flatten(0, 1))[0]),
+        r(2, 9, 5, 4),
+        "more than one axis",
+    ),
+    "state given": (
+        uses(lambda m, x, h: m.g(x, h)[0]),
+        (r(2, 9, 4), r(1, 2, 8)),
+        "initial state",
+        "input z",
+    ),
+    "states of one step": (
+        lambda: Uses(lambda m, x, h, c: m.g(x, (h, c))[0], g=nn.LSTM(4, 8)),
+        (r(1, 1, 4), r(1, 1, 8), r(1, 1, 8)),
+        "initial state",
+        "input z",
+        "leave z out",
+    ),
+    "state computed": (
+        lambda: Uses(lambda m, x, z: m.g(x, m.e(z).unsqueeze(0))[0], g=gru(), e=nn.Linear(3, 8)),
+        (r(2, 9, 4), r(2, 3)),
+        "initial state",
+        "input z",
+    ),
+    "bare layer with a state": (lambda: nn.GRU(4, 8), (r(9, 2, 4), r(1, 2, 8)), "initial state", "hx"),
+    "bare layer with states": (lambda: nn.LSTM(4, 8), (r(9, 2, 4), (r(1, 2, 8), r(1, 2, 8))), "initial state", "hx"),
+    "time inside": (
+        uses(lambda m, x: m.g(x.unsqueeze(1))[0]),
+        r(1, 4),
+        "always gets one step",
+        "initial state",
+    ),
+    "once a sequence": (
+        uses(repeated, 7),
+        (r(2, 9, 4), r(2, 3)),
+        "input z has no time axis",
+        "Repeat it",
+    ),
+    "once a sequence, as wide as long": (
+        uses(repeated, 7),
+        (r(2, 3, 4), r(2, 3)),
+        "input z has no time axis",
+        "Repeat it",
+    ),
+    "lengths": (
+        uses(lambda m, x, n: m.g(x)[0] * (torch.arange(x.shape[1]) < n[:, None]).unsqueeze(-1)),
+        (r(2, 9, 4), torch.tensor([9, 5])),
+        "input z has no time axis",
+        "lengths can be left out",
+    ),
+    "packed inside": (
+        lambda: Uses(packed, g=gru()),
+        (r(2, 9, 4), torch.tensor([9, 5])),
+        "made from lengths",
+        "leave the lengths",
+    ),
+    "fixed batch": (
+        uses(lambda m, x: m.g(x)[0].view(8, -1, 2, 4)),
+        r(8, 9, 4),
+        "batch of 8",
+        "x.shape[0]",
+    ),
+    "fixed length": (uses(lambda m, x: m.g(x.view(-1, 9, 4))[0]), r(2, 9, 4), "takes no other number"),
+    "fewer steps": (
+        uses(lambda m, x: m.g(x[:, ::2])[0]),
+        r(2, 9, 4),
+        "one step for one step",
+        "stride",
+    ),
+    "wrong width": (lambda: gru(), r(2, 9, 5), "fails on example_inputs", "Expected 4"),
+    "two-dimensional convolution": (
+        lambda: Uses(
+            lambda m, x: m.g(m.c(F.pad(x[:, None], (0, 0, 1, 0)))[:, 0])[0], g=gru(), c=nn.Conv2d(1, 1, (2, 1))
+        ),
+        r(2, 9, 4),
+        "c: conv2d",
+    ),
+    "attention over time": (
+        lambda: Uses(
+            lambda m, x: m.a(m.g(x)[0], m.g(x)[0], m.g(x)[0])[0],
+            g=gru(),
+            a=nn.MultiheadAttention(8, 2, batch_first=True),
+        ),
+        r(2, 9, 4),
+        "a: ",
+        "every time step with every other",
+    ),
+    "sorting": (
+        uses(lambda m, x: m.g(x)[0].sort(-1)[0]),
+        r(2, 9, 4),
+        "sort cannot be lowered",
+        "prelu"[1:],
+    ),
+    "bits": (uses(lambda m, x: m.g(x)[0].view(torch.int32)), r(2, 9, 4), "view", "cannot be lowered"),
+    "roll over time": (uses(lambda m, x: m.g(x.roll(1, 1))[0]), r(2, 9, 4), "mixes time steps"),
+    "several tokens": (
+        lambda: Uses(lambda m, x: m.g(m.e(x).flatten(2))[0], g=gru(6), e=nn.Embedding(9, 2)),
+        torch.randint(0, 9, (2, 9, 3)),
+        "e: embedding",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_reason(name):
+    make, example, *words = REFUSED[name]
+    with pytest.raises(cr.UnsupportedModelError) as caught:
+        lower(make().eval(), example)
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert ("PackedSequence" in str(caught.value)) == (name == "packed inside")
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ((r(2, 9, 4), 3.0), ("float", "default of forward")),
+        (r(2, 9, 4).numpy(), ("ndarray", "from_numpy")),
+        (rnn.pack_sequence([r(9, 4)]), ("PackedSequence", "padded tensor")),
+        ((None,), ("no tensor",)),
+    ],
+)
+def test_arguments_that_are_no_tensors(example, words):
+    with pytest.raises(ValueError, match="example_inputs") as caught:
+        lower(Uses(lambda m, x, *rest: m.g(x)[0], g=gru()), example)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_what_can_be_lowered_is_listed_from_what_is_registered():
+    with pytest.raises(cr.UnsupportedModelError) as caught:
+        lower(Uses(lambda m, x: m.g(x)[0].sort(-1)[0], g=gru()), r(1, 9, 4))
+    listed = str(caught.value).split("what can: ")[1].split(", ")
+    for name in (
+        "conv1d",
+        "where",
+        "eq",
+        "cumsum",
+        "linear",
+        "embedding",
+        "layer_norm",
+        "amax",
+        "floor",
+        "isnan",
+        "bmm",
+    ):
+        assert name in listed
+    assert "sort" not in listed and not [n for n in listed if n.startswith("_")]
+
+
+READINGS = {
+    "batch first": (lambda m, x: m.g(x)[0], gru(), r(2, 9, 4), ((1,), (0,))),
+    "time first": (lambda m, x: m.g(x)[0], nn.GRU(4, 8), r(9, 2, 4), ((0,), (1,))),
+    "square": (lambda m, x: m.g(x)[0], gru(), r(4, 4, 4), ((1,), (0,))),
+    "one step": (lambda m, x: m.g(x)[0], gru(), r(1, 1, 4), ((1,), (0,))),
+    "one step, time first": (lambda m, x: m.g(x)[0], nn.GRU(4, 8), r(1, 1, 4), ((0,), (1,))),
+    "unbatched": (lambda m, x: m.g(x)[0], gru(), r(9, 4), ((0,), (None,))),
+    "one number a step": (lambda m, x: m.g(x.unsqueeze(-1))[0], gru(1), r(3, 9), ((1,), (0,))),
+    "one number a step, unbatched": (lambda m, x: m.g(x.unsqueeze(-1))[0], gru(1), r(9), ((0,), (None,))),
+    "channels first": (lambda m, x, z: m.g(x.mT + z.unsqueeze(-1))[0], gru(), (r(2, 4, 9), r(2, 9)), ((2, 1), (0, 0))),
+    "mask, square": (lambda m, x, z: m.g(x)[0] * z.unsqueeze(-1), gru(), (r(4, 4, 4), r(4, 4)), ((1, 1), (0, 0))),
+    "mask of one step": (lambda m, x, z: m.g(x)[0] * z.unsqueeze(-1), gru(), (r(1, 1, 4), r(1, 1)), ((1, 1), (0, 0))),
+    "mask of another order": (
+        lambda m, x, z: m.g(x)[0] * z.T.unsqueeze(-1),
+        nn.GRU(4, 8),
+        (r(9, 2, 4), r(2, 9)),
+        ((0, 1), (1, 0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_axes_of_every_input(name):
+    function, layer, example, (times, batches) = READINGS[name]
+    inputs = example if isinstance(example, tuple) else (example,)
+    axes = find_axes(Uses(function, g=layer), inputs)
+    assert (axes.times, axes.batches) == (times, batches)
+
+
+def test_a_bare_layer_is_called_by_its_class():
+    assert called("", nn.GRU(4, 8)) == "GRU" and called("a.b", nn.GRU(4, 8)) == "a.b"
