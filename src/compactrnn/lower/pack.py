@@ -100,7 +100,9 @@ def pack(
     Args:
         model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ...; taken in eval mode.
         path: the file to write; replaced only when all checks have passed.
-        example_inputs: a tensor or tuple of tensors as the model takes them, batch and time axes included.
+        example_inputs: what the model is called with, batch and time axes included: a tensor, a tuple of arguments, or
+            a dict. A dict whose keys are parameters of `forward` is its keyword arguments, any other its one argument.
+            Arguments are tensors, None, bools, strings, or tuples and dicts of these; only tensors become inputs.
         weights: "float32", "int8", "int4" or "auto", or a dict of types by name: `{"fc": "float32", "*": "int4"}`. A
             name is that of a module, of its weights ("lstm.weight_ih_l0"), or a pattern; "*" is for all others, int8
             if it is left out. What is named is stored so whatever the calibration data shows.
