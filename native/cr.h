@@ -8,7 +8,7 @@
  *
  * Numbers: the same file and inputs give the same outputs, bit for bit, on every instruction set, if the library is compiled
  * with arithmetic as IEEE 754 has it: no -ffast-math, no contraction of a * b + c (-ffp-contract=off), no extended precision
- * (on 32-bit x86: -msse2 -mfpmath=sse). What a macro tells of that is an error when compiling; the rest is CR_ERROR_ARITHMETIC
+ * (on 32-bit x86: -msse2 -mfpmath=sse). What a macro shows of that is an error when compiling; the rest is CR_ERROR_ARITHMETIC
  * from cr_open. Rounding to nearest and the flushing of subnormal numbers to zero are set while the core runs, and restored,
  * on x86 and 64-bit Arm. Elsewhere (WebAssembly, 32-bit Arm, RISC-V) it runs in the mode that it finds: there rounding to
  * nearest is the caller's to keep, and results in which subnormal numbers occur (below 1.2e-38) may differ in them.

@@ -24,7 +24,7 @@
 #define CR_NOINLINE static __attribute__((noinline))
 #define CR_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
-#define CR_INLINE static inline __attribute__((always_inline)) /* loops are compiled anew for each constant argument */
+#define CR_INLINE static inline __attribute__((always_inline)) /* loops are compiled again for each constant argument */
 #define CR_NOINLINE static __attribute__((noinline))
 #define CR_UNROLL _Pragma("GCC unroll 16")
 #else

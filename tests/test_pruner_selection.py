@@ -235,3 +235,11 @@ def test_training_resumes_in_the_middle_of_the_schedule():
         other.step()
     a, b = pruner.shrink().state_dict(), other.shrink().state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_refused_model_is_left_as_it_was():
+    layer = cr.LSTM(4, 16, hidden_weight=cr.Kronecker(out_block=4, in_block=4), batch_first=True)
+    before = [type(m) for m in layer.modules()]
+    with pytest.raises(ValueError, match="nowhere"):
+        cr.GroupLasso(layer, torch.randn(2, 5, 4), keep=0.5, steps=3, exclude=["nowhere"])
+    assert [type(m) for m in layer.modules()] == before

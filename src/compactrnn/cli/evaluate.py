@@ -21,7 +21,7 @@ def evaluate(
     """Measure the quality of a model; lower is better.
 
     A .crnn file runs on the native engine, a run folder in torch. A text is one continuous stream: the state
-    is carried from its first symbol to its last. Of a task of many sequences, each starts anew.
+    is carried from its first symbol to its last. Of a task of many sequences, each starts from the initial state.
 
     Examples:
 

@@ -127,22 +127,27 @@ class GroupLasso:
             )
         self.model = unwrap(model)
         self.count = 0
-        _mask_(self.model)
-        with without_autocast():
-            self._trace = follow(self.model, example_inputs)
-            self.example_inputs = self._trace.example.tensors
-            self._units = find_units(self._trace, self.example_inputs)
-        groups = find_groups(self.model, self._trace, self._units)
-        self._excluded = excluded(inner_names(model, exclude), groups)
-        self._parameters: list[nn.Parameter] = []
-        if keep is None:
-            assert strength is not None
-            self._method = NormPenalty(strength / loss_steps, threshold, minimum)
-        else:
-            assert steps is not None
-            self._method = SizeSchedule(fractions(inner_names(model, keep), groups), steps, decay, minimum)
-        with without_autocast():
-            self._units = dry_run(self.model, self._trace, self._units, self.example_inputs, self._excluded)
+        plain = _mask_(self.model)
+        try:
+            with without_autocast():
+                self._trace = follow(self.model, example_inputs)
+                self.example_inputs = self._trace.example.tensors
+                self._units = find_units(self._trace, self.example_inputs)
+            groups = find_groups(self.model, self._trace, self._units)
+            self._excluded = excluded(inner_names(model, exclude), groups)
+            self._parameters: list[nn.Parameter] = []
+            if keep is None:
+                assert strength is not None
+                self._method = NormPenalty(strength / loss_steps, threshold, minimum)
+            else:
+                assert steps is not None
+                self._method = SizeSchedule(fractions(inner_names(model, keep), groups), steps, decay, minimum)
+            with without_autocast():
+                self._units = dry_run(self.model, self._trace, self._units, self.example_inputs, self._excluded)
+        except BaseException:  # the model is left as it was given
+            for parent, name, weight in plain:
+                parent._modules[name] = weight
+            raise
 
     @property
     def groups(self) -> list[Group]:
@@ -270,12 +275,16 @@ class GroupLasso:
         return twin
 
 
-def _mask_(model: nn.Module) -> None:
-    """Wrap every weight that cannot scale its rows and columns exactly; its parameters stay the same objects."""
+def _mask_(model: nn.Module) -> list[tuple[nn.Module, str, AbstractWeight]]:
+    """Wrap every weight that cannot scale its rows and columns exactly; its parameters stay the same objects.
+
+    Returns the weights that were wrapped: parent, name, weight.
+    """
     masked: dict[AbstractWeight, MaskedWeight] = {}  # a weight may be shared
+    plain = []
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, AbstractWeight) and type(child).scale_ is AbstractWeight.scale_:
-                if child not in masked:
-                    masked[child] = MaskedWeight(child)
-                parent._modules[name] = masked[child]
+                plain.append((parent, name, child))
+                parent._modules[name] = masked.setdefault(child, MaskedWeight(child))
+    return plain

@@ -25,7 +25,7 @@ PARTS = {
 
 
 def bind(module: Any, suffix: str) -> AbstractCell:
-    """The cell on the parameters of `module`, torch's layer or its heir, whose names end in `suffix`: `_l0_reverse`."""
+    """The cell on the parameters of `module`, torch's or a subclass, whose names end in `suffix`: `_l0_reverse`."""
     gates = GATES[module.mode]
     parts = {own: _part(module, name + suffix) for name, own in PARTS.items() if _has(module, name)}
     rows, columns = p.shape if isinstance(p := parts["input"], Tensor) else (p.out_features, p.in_features)

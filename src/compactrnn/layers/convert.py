@@ -33,7 +33,7 @@ _UNCHANGED = {"reset_parameters", "extra_repr", "__init__", "__annotations__"}
 
 
 def convert_(model: Module) -> Module:
-    """Make every `torch.nn.LSTM`, `GRU` and `RNN` in `model` the heir of this package, in place; returns `model`.
+    """Make every `torch.nn.LSTM`, `GRU` and `RNN` in `model` the subclass from this package, in place; returns `model`.
 
     A module stays the same object with the same parameters, hooks, mode and device, only its class changes: what shares
     or holds it (optimizers too) is unaffected, and a subclass keeps its methods and attributes. `nn.LSTMCell` and
@@ -45,16 +45,18 @@ def convert_(model: Module) -> Module:
     'compactrnn.layers.torch_layers'
 
     Raises:
-        UnsupportedModelError: a subclass with a `forward` of its own, a parametrised or a quantised layer.
+        UnsupportedModelError: a subclass with a `forward` of its own, a parametrized or a quantized layer.
     """
-    found = [(name, module, heir) for name, module in model.named_modules() if (heir := _heir_of(name, module))]
-    for _, module, heir in found:
-        module.__class__ = heir  # pyright: ignore
+    found = [
+        (name, module, subclass) for name, module in model.named_modules() if (subclass := _subclass_of(name, module))
+    ]
+    for _, module, subclass in found:
+        module.__class__ = subclass  # pyright: ignore
     return model
 
 
 def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
-    """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as the heir of this package; `to_torch` is the way back.
+    """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as the subclass from this package; `to_torch` is the way back.
 
     >>> import torch
     >>> from torch import nn
@@ -67,13 +69,13 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
     Raises:
         UnsupportedModelError: what cannot be carried over; see `convert_`.
     """
-    _heir_of("", module)
+    _subclass_of("", module)
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise TypeError(f"from_torch: got a {type(module).__name__}, wanted an nn.LSTM, nn.GRU or nn.RNN")
     return convert_(copy.deepcopy(module))  # pyright: ignore
 
 
-def _heir_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
+def _subclass_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
     kind = type(module)
     where = f"{name or 'the module'} ({kind.__name__})"
     if isinstance(module, AbstractFused):

@@ -13,7 +13,7 @@ _FORWARDS = {nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward, AbstractFused.forw
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether `module` is a recurrent layer: `torch.nn.LSTM`, `GRU`, `RNN`, an heir that runs as they do, or ours.
+    """Whether `module` is a recurrent layer: `torch.nn.LSTM`, `GRU`, `RNN`, a subclass that runs as they do, or ours.
 
     A subclass with a `forward` of its own is not: nobody knows what it does.
     """
