@@ -33,3 +33,9 @@ def test_int8_inputs():
     row = script.row_of(case, seeds=1)
     assert row["plain error"] > 0.1 > 0.04 > row["error"] and row["scaled"] == ["rnn.weight_ih_l0"]
     assert "rnn.weight_ih_l0" in script.page([row])
+
+
+def test_look_back():
+    row = benchmark("look_back").measure(5, rounds=2)
+    assert row["difference_from_torch"] < 1e-5
+    assert row["operations"]["line"] < row["operations"]["shared"] < row["operations"]["apart"]

@@ -178,7 +178,7 @@ def test_metadata_of_a_packed_model_names_the_task():
         assert kind.data_options().name == name
     with pytest.raises(ValueError, match="model metadata: got task"):
         task_of({"name": "chess"})
-    with pytest.raises(ValueError, match="model metadata: got task"):
+    with pytest.raises(ValueError, match="model metadata: task: speed"):
         task_of({"name": "adding", "speed": 3})
 
 
