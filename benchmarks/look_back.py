@@ -4,8 +4,9 @@ python benchmarks/look_back.py [--rounds 200] [--out benchmarks/results/look_bac
 
 The model is Conv1d(4 -> 8, k taps, causal) and GRU(8), batch 1, float32. `pack` keeps the inputs of all taps in one
 delay line. The chains are the same program with the line written out as states: one chain for each tap, as long as its
-delay (`apart`), or one chain that all taps read (`shared`). All three give the same numbers, which is checked, and alternate
-in one process on one core; a figure is the median over the rounds of the time of a step over that of the chains apart.
+delay (`apart`), or one chain that all taps read (`shared`). All three give the same numbers, which is checked, and they
+alternate in one process on one core. A figure is the median over the rounds of the time of a step over that of the
+chains apart.
 """
 
 import argparse

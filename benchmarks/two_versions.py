@@ -1,11 +1,12 @@
 """Does a change cost speed? The standard set on two installed versions of compactrnn, alternating in one run.
 
-python benchmarks/two_versions.py BEFORE_PYTHON [--rounds 15] [--out benchmarks/results/two_versions.json]
+python benchmarks/two_versions.py BEFORE_PYTHON [--rounds 5] [--starts 4] [--out benchmarks/results/two_versions.json]
 
 `BEFORE_PYTHON` is the interpreter of an environment in which the other version is installed, for example of a git
 worktree of an earlier commit. Each version packs the same models (same seeds, same random weights) in its own file
 format and keeps its streams open in a process of its own; all processes share one core, and only one runs at a time.
-In a round, each version in alternating order has a turn of about 30 ms on each model. A figure is the median over the
+In a round, each version in alternating order has a turn of about 30 ms on each model. Where the memory of a process
+happens to lie moves its times by some percent, so both are started several times. A figure is the median over all
 rounds of this version's time a call over the other's (1: the same speed), with its quartiles.
 """
 
@@ -95,6 +96,20 @@ def worker() -> None:
         print(json.dumps({"seconds": seconds, "isa": engines[name, weights][0].isa}), flush=True)
 
 
+def _start(python: str) -> subprocess.Popen:
+    """A worker of the version that `python` has."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [python, __file__, "--worker"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _turn(process: subprocess.Popen, case: tuple[str, str, int]) -> dict:
+    """What a worker answers to a case."""
+    assert process.stdin and process.stdout
+    print(*case, file=process.stdin, flush=True)
+    return json.loads(process.stdout.readline())
+
+
 def main() -> None:
     """Race the two versions and write down the ratios."""
     import numpy as np
@@ -103,52 +118,36 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", help="Python interpreter with the other version installed")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--models", default=",".join(MODELS), help="some of the standard set, with commas")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/two_versions.json"))
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    sides = {
-        side: subprocess.Popen(
-            [python, __file__, "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for side, python in (("before", options.before), ("now", sys.executable))
-    }
-
-    def turn(side: str, case: tuple[str, str, int]) -> dict:
-        process = sides[side]
-        assert process.stdin and process.stdout
-        print(*case, file=process.stdin, flush=True)
-        return json.loads(process.stdout.readline())
-
     cases = [(name, weights, steps) for name in options.models.split(",") for weights in WEIGHTS for steps in STEPS]
+    isas: dict[tuple, str] = {}
+    ratios: dict[tuple, list[float]] = {case: [] for case in cases}
+    for start in range(options.starts):
+        sides = {"before": _start(options.before), "now": _start(sys.executable)}
+        for case in cases:
+            isas[case] = [_turn(process, case)["isa"] for process in sides.values()][-1]  # packs and warms up
+            for number in range(options.rounds):
+                order = list(sides) if (start + number) % 2 else list(reversed(sides))
+                seconds = {side: _turn(sides[side], case)["seconds"] for side in order}
+                ratios[case].append(seconds["now"] / seconds["before"])
+        for process in sides.values():
+            assert process.stdin
+            process.stdin.close()
+            process.wait()
+        print(f"start {start + 1} of {options.starts}", file=sys.stderr)
     rows = []
     for case in cases:
-        taken: dict[str, list[float]] = {"before": [], "now": []}
-        isas = {side: turn(side, case)["isa"] for side in sides}  # packs and warms up
-        for number in range(options.rounds):
-            for side in list(sides) if number % 2 else reversed(sides):
-                taken[side].append(turn(side, case)["seconds"])
-        ratios = np.divide(taken["now"], taken["before"])
-        lower, median, upper = (round(float(q), 3) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
-        rows.append(
-            {
-                "model": case[0],
-                "weights": case[1],
-                "steps": case[2],
-                "isa": isas["now"],
-                "now_over_before": {"median": median, "lower_quartile": lower, "upper_quartile": upper},
-            }
-        )
-        print(
-            f"{case[0]:26} {case[1]:8} {case[2]:3} steps a call: {median:.3f} ({lower:.3f} to {upper:.3f})", flush=True
-        )
-    for process in sides.values():
-        assert process.stdin
-        process.stdin.close()
-        process.wait()
+        lower, median, upper = (round(float(q), 3) for q in np.quantile(ratios[case], [0.25, 0.5, 0.75]))
+        found = {"median": median, "lower_quartile": lower, "upper_quartile": upper}
+        name, weights, steps = case
+        rows.append({"model": name, "weights": weights, "steps": steps, "isa": isas[case], "now_over_before": found})
+        print(f"{name:26} {weights:8} {steps:3} steps a call: {median:.3f} ({lower:.3f} to {upper:.3f})")
     medians = [row["now_over_before"]["median"] for row in rows]
     root = Path(options.before).absolute().parent.parent.parent
     before = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -158,6 +157,7 @@ def main() -> None:
         "machine": describe_machine(),
         "commit_before": before.stdout.strip() or None,
         "rounds": options.rounds,
+        "starts": options.starts,
         "now_over_before": summary,
         "rows": rows,
     }
