@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_configure() -> None:
-    """Under CI all of it must be there."""
+    """Under CI all of it must be there; tests that are interrupted begin as in a shell in the foreground."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is inherited as ignored
     if CI and _MISSING:
         raise pytest.UsageError(
             f"CI: {', '.join(sorted(set(_MISSING.values())))} not installed; pip install '.[bench]'"
