@@ -1,6 +1,8 @@
 """All that a model returns is given, by its own name."""
 
 import contextlib
+import dataclasses
+from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
@@ -98,3 +100,55 @@ def test_a_bare_layer_leaves_out_the_states_that_its_stream_keeps(tmp_path, both
     with contextlib.nullcontext() if both else pytest.warns(UserWarning, match="h_n, c_n"):
         cr.pack(layer, tmp_path / "m.crnn", x, weights="float32")
     assert [o.name for o in cr.Engine(tmp_path / "m.crnn").outputs] == names
+
+
+@dataclasses.dataclass
+class Result:
+    frames: torch.Tensor
+    rest: dict
+
+
+class Keyed(OrderedDict):
+    """A mapping of a class of its own, as some libraries return."""
+
+
+RESULTS = {
+    "a dataclass": (lambda m, x: Result(m.one(x)[0], {"last": m.one(x)[0][:, -1]}), ["frames", "rest.last"]),
+    "a mapping": (lambda m, x: Keyed(logits=m.head(m.one(x)[0])), ["logits"]),
+    "a mapping in a tuple": (lambda m, x: (m.one(x)[0], Keyed(logits=m.head(m.one(x)[0]))), ["output", "logits"]),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_named_parts_of_objects_are_outputs(tmp_path, name):
+    read, names = RESULTS[name]
+    model, x = Returns(read).eval(), torch.randn(3, 11, 6)
+    cr.pack(model, tmp_path / "m.crnn", x, weights="float32")
+    engine = cr.Engine(tmp_path / "m.crnn")
+    assert [o.name for o in engine.outputs] == names
+    got = engine.run(x[0].numpy())
+    got = got if isinstance(got, tuple) else (got,)
+    with torch.no_grad():
+        result = read(model, x[:1])
+    wanted = {
+        "a dataclass": lambda: (result.frames, result.rest["last"]),
+        "a mapping": lambda: (result["logits"],),
+        "a mapping in a tuple": lambda: (result[0], result[1]["logits"]),
+    }[name]()
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b[0].numpy(), atol=1e-5)
+
+
+class Opaque:
+    def __init__(self, y):
+        self.y = y
+
+
+@pytest.mark.parametrize(
+    ("read", "what"),
+    [(lambda m, x: Opaque(m.one(x)[0]), "a Opaque"), (lambda m, x: (m.one(x)[0], Opaque(x)), "a Opaque"),
+     (lambda m, x: (m.one(x)[0].shape[1], None), "no tensor")],
+)  # fmt: skip
+def test_what_holds_no_tensor_that_can_be_found_is_refused(tmp_path, read, what):
+    with pytest.raises(cr.UnsupportedModelError, match=f"returns {what}; an engine gives tensors"):
+        cr.pack(Returns(read), tmp_path / "m.crnn", torch.randn(1, 7, 6))

@@ -246,3 +246,10 @@ def test_models_of_other_precision_pack(tmp_path, dtype):
     got = cr.Engine(tmp_path / "m.crnn").run(x[0].float().numpy())
     assert model.head.weight.dtype == dtype
     np.testing.assert_allclose(got, model.float()(x.float())[0].detach().numpy(), atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [lambda x: x.abs().max(), lambda x: x.abs().amax(0, keepdim=True)])
+def test_a_scale_of_the_whole_batch_is_found_in_any_row(tmp_path, scale):
+    model = Reads(lambda m, x, h: m.gru(x / scale(x))[0])
+    with pytest.raises(cr.UnsupportedModelError, match="the sequences of a batch depend on each other"):
+        cr.pack(model, tmp_path / "m.crnn", torch.randn(4, 11, 6), weights="float32")

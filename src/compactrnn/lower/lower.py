@@ -18,7 +18,7 @@ from . import blocks, conditions, pointwise, products, reductions  # noqa: F401 
 from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
 from .decompose import Pooling, decompositions
-from .outputs import Port, find_ports
+from .outputs import Port, find_ports, with_plain_outputs
 from .plan import UndecidedError
 from .probe import Axes, find_axes
 from .refusals import check_layers
@@ -72,6 +72,7 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     check_layers(model)
     model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
     inputs = in_float(inputs)
+    model = with_plain_outputs(model, inputs)
     check_stateless(model, inputs)
     axes = find_axes(model, inputs)
     names = input_names(model, len(inputs))

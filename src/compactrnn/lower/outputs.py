@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._errors import UnsupportedModelError
+from ..graph.copy import copy_module
 from ..graph.trace import Trace
 from .probe import Axes, output_axes
 
@@ -19,6 +24,56 @@ class Port(NamedTuple):
     place: int
     time: int | None
     batch: int | None
+
+
+def with_plain_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """`model`, changed such that it returns dicts where it returned dataclasses or mappings of other classes.
+
+    Raises:
+        UnsupportedModelError: it returns no tensor, or something in which tensors cannot be found.
+    """
+    try:
+        with torch.no_grad():
+            result = copy_module(model)(*inputs)
+    except Exception:  # another says it better
+        return model
+    leaves = pytree.tree_leaves(_plain(result))
+    unknown = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor | bool | int | float | str | None)]
+    if unknown or not any(isinstance(leaf, Tensor) for leaf in leaves):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: returns {f'a {unknown[0]}' if unknown else 'no tensor'}; an engine gives tensors,"
+            " alone or in tuples, lists, dicts, named tuples or dataclasses"
+        )
+    if _is_plain(result):
+        return model
+    kind = type(model)
+
+    def forward(self: nn.Module, *given: Tensor) -> Any:
+        return _plain(kind.forward(self, *given))
+
+    forward.__signature__ = inspect.signature(kind.forward)  # pyright: ignore
+    model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    return model
+
+
+def _is_plain(result: Any) -> bool:
+    return not any(_fields(leaf) is not None for leaf in pytree.tree_leaves(result))
+
+
+def _plain(result: Any) -> Any:
+    fields = _fields(result)
+    if fields is not None:
+        return {name: _plain(value) for name, value in fields.items()}
+    return pytree.tree_map(lambda leaf: leaf if _fields(leaf) is None else _plain(leaf), result)
+
+
+def _fields(leaf: Any) -> dict[str, Any] | None:
+    """The named parts of an object that torch does not take apart."""
+    if type(leaf) in pytree.SUPPORTED_NODES or isinstance(leaf, type | nn.Module):
+        return None
+    if dataclasses.is_dataclass(leaf):
+        return {f.name: getattr(leaf, f.name) for f in dataclasses.fields(leaf)}
+    return dict(leaf) if isinstance(leaf, Mapping) else None
 
 
 def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes: Axes) -> tuple[list[Port], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,12 +30,11 @@ def check_rows(lowered: Lowered) -> None:
     if axes.one or all(axis is None for axis in axes.batches):
         return
     batch = shuffled(lowered, axes.steps(lowered.example), _ROWS)
-    alone = tuple(x if b is None else x.narrow(b, 0, 1) for x, b in zip(batch, axes.batches, strict=True))
-    where = _differs(lowered.model, batch, alone)
+    where = _differs(lowered.model, batch, axes.batches)
     if where is None:
         return
     with contextlib.suppress(RuntimeError, TypeError, ValueError):
-        if _differs(copy_module(lowered.model).double(), *(in_dtype(x, torch.float64) for x in (batch, alone))) is None:
+        if _differs(copy_module(lowered.model).double(), in_dtype(batch, torch.float64), axes.batches) is None:
             return  # it was rounding
     raise UnsupportedModelError(
         f"{where}: the sequences of a batch depend on each other: one alone gives another result than within the batch."
@@ -42,13 +42,16 @@ def check_rows(lowered: Lowered) -> None:
     )
 
 
-def _differs(model: nn.Module, batch: tuple[Tensor, ...], alone: tuple[Tensor, ...]) -> str | None:
-    """Where the first row of `batch` first differs from `alone`; None if the model returns the same."""
-    together, apart = _calls(model, batch), _calls(model, alone)
-    if all(map(_agree, together[-1][1], apart[-1][1])):
-        return None
-    calls = zip(together, apart, strict=False)
-    return next((name for (name, a), (_, b) in calls if not all(map(_agree, a, b))), type(model).__name__)
+def _differs(model: nn.Module, batch: tuple[Tensor, ...], axes: Sequence[int | None]) -> str | None:
+    """Where a row of `batch` first differs from the same row alone; None if the model returns the same for all."""
+    together = _calls(model, batch)
+    for row in range(_ROWS):
+        alone = tuple(x if b is None else x.narrow(b, row, 1) for x, b in zip(batch, axes, strict=True))
+        apart = _calls(model, alone)
+        if not _all_agree(together[-1][1], apart[-1][1], row):
+            calls = zip(together, apart, strict=False)
+            return next((name for (name, a), (_, b) in calls if not _all_agree(a, b, row)), type(model).__name__)
+    return None
 
 
 @torch.no_grad()
@@ -74,13 +77,17 @@ def _leaves(tree: Any) -> list[Any]:
     return [t.clone() if isinstance(t, Tensor) else t for t in pytree.tree_leaves(tree)]
 
 
-def _agree(together: Any, alone: Any) -> bool:
-    """Whether the first row of a batch is the same as alone."""
+def _all_agree(together: list[Any], alone: list[Any], row: int) -> bool:
+    return all(_agree(a, b, row) for a, b in zip(together, alone, strict=False))
+
+
+def _agree(together: Any, alone: Any, number: int) -> bool:
+    """Whether this row of a batch is the same as alone."""
     if not isinstance(together, Tensor) or not isinstance(alone, Tensor) or together.dim() != alone.dim():
         return True
     axes = [d for d in range(alone.dim()) if (together.shape[d], alone.shape[d]) == (_ROWS, 1)]
     if together.shape != alone.shape and len(axes) != 1:
         return True
-    row = together.narrow(axes[0], 0, 1) if axes else together
+    row = together.narrow(axes[0], number, 1) if axes else together
     size = alone.double().abs().nan_to_num(0.0, 0.0, 0.0).amax().clamp(min=1e-30) if alone.numel() else 1.0
     return torch.allclose(row.double(), alone.double(), rtol=0.0, atol=float(_CLOSE * size), equal_nan=True)
