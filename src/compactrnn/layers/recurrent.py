@@ -96,7 +96,7 @@ class Recurrent(nn.Module):
         return run_stack(self, form, input, hx, lambda number, steps, states: scan_layer(rows[number], steps, states))
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Re-initialize all parameters."""
         for row in self.rows():
             for cell in row:
                 cell.reset_parameters()

@@ -226,7 +226,7 @@ def number(x: Any) -> float | None:
 
 @handles("add", "sub", "rsub")
 def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float = 1, **kwargs: Any) -> Value:
-    """`a + alpha b` and its kin; of truth values, whether any is true."""
+    """`a + alpha b` and the like; of truth values, whether any is true."""
     build, name = visitor.builder, node.target._schema.name  # pyright: ignore
     if name.endswith("rsub"):
         a, b = b, a

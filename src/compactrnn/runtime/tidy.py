@@ -1,4 +1,4 @@
-"""Drop what a program computes for nobody, and what nobody uses."""
+"""Dead-code elimination: drop operations, buffers and tensors that no output depends on."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class RuntimeContract:
         assert all(_same(a, b) for a, b in zip(first, _outputs(engine.run(xs)), strict=True))
 
     def test_reset_copy_and_state_bytes(self, program: Program):
-        """A stream starts anew after `reset`; a copy, and one that loads its state, go on as it does."""
+        """A stream starts again after `reset`; a copy, and one that loads its state, go on as it does."""
         engine = self._streaming(program)
         xs = random_input(program, self.steps)
         first, then = _cut(engine, xs, slice(0, 3)), _cut(engine, xs, slice(3, self.steps))

@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 def keep_freed_memory() -> None:
     """Let glibc hand freed blocks of up to 32 MB out again, instead of giving their pages back to the kernel.
 
-    The activations of a batch are such blocks; their pages would be cleared anew in every update, a sixth of the time
+    The activations of a batch are such blocks; their pages would be cleared again in every update, a sixth of the time
     of an update of IndRNN on MNIST. Elsewhere nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -33,7 +33,7 @@ class MaskedWeight(AbstractWeight):
         return self.inner.dense() * self.columns_kept * self.rows_kept.unsqueeze(-1)
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Draw V anew."""
+        """Re-initialize V."""
         self.inner.reset_parameters(bound)
 
     @torch.no_grad()

@@ -170,7 +170,7 @@ def _find(cell: AbstractCell) -> _Found:
 
 
 def _signature(cell: AbstractCell) -> Any:
-    """What a step may depend on besides numbers in tensors: if it changes, the step is traced anew."""
+    """What a step may depend on besides numbers in tensors: if it changes, the step is traced again."""
     parts: list[Any] = []
     for module in cell.modules():
         parts.append((type(module), module.training))
