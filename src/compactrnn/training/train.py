@@ -299,7 +299,7 @@ def _check_same(recipe: Recipe, folder: RunFolder) -> None:
 
 def fabric_of(accelerator: str, precision: Any) -> Fabric:
     """Lightning's devices and number types."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of the precision that was asked for
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it names the precision that was asked for
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning_fabric")
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
