@@ -33,10 +33,10 @@ def row_of(run: Path) -> dict[str, Any]:
     """A finished run: its result, the command that makes it again, and its history at `POINTS` places at most."""
     folder = RunFolder(run)
     if not folder.result.exists():
-        raise SystemExit(f"{run}: got no result.json, wanted a finished run")
+        raise SystemExit(f"{run}: expected a finished run, got no result.json")
     result = json.loads(folder.result.read_text(encoding="utf-8"))
     if result["recipe"]["task"]["name"] not in TASKS:
-        raise SystemExit(f"{run}: got the task {result['recipe']['task']['name']}, wanted one of {', '.join(TASKS)}")
+        raise SystemExit(f"{run}: expected one of {', '.join(TASKS)}, got the task {result['recipe']['task']['name']}")
     row = {name: result[name] for name in KEPT if name in result}
     return {"command": command_of(row["recipe"]), **row, "history": thinned(folder.history(), result["metric"])}
 
@@ -67,7 +67,7 @@ def command_of(recipe: dict[str, Any]) -> str:
             call = f"compactrnn train recipes/{path.name}{sets}"
             nearest = min(nearest or (len(other), call), (len(other), call))
     if nearest is None:
-        raise SystemExit("recipe: got one that no file in recipes/ leads to, wanted one that --set can reach")
+        raise SystemExit("recipe: expected one that --set can reach, got one that no file in recipes/ leads to")
     return nearest[1]
 
 

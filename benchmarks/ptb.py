@@ -13,7 +13,7 @@ from pathlib import Path
 run = Path(sys.argv[1])
 result = json.loads((run / "result.json").read_text(encoding="utf-8"))
 if result["metric"] != "perplexity" or result["recipe"]["task"]["data"] != "ptb":
-    raise SystemExit(f"{run}: got a run on {result['recipe']['task']['data']}, wanted one on ptb")
+    raise SystemExit(f"{run}: expected one on ptb, got a run on {result['recipe']['task']['data']}")
 curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 result["epochs"] = [
     {key: line[key] for key in ("update", "learning_rate", "loss", "valid_perplexity")} for line in curve

@@ -154,7 +154,7 @@ def test_the_demos_models_are_at_hand(tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         *(((text,), "CELL:[VOCABULARY@]INPUT-HIDDEN") for text in ("lstm:40", "rnn:4-8", "gru:4-0", "lstm:@4-8", "x")),
-        (("lstm:4-8", "--weights", "int3"), "wanted some of int8"),
+        (("lstm:4-8", "--weights", "int3"), "expected some of int8"),
         (("lstm:4-8", "--against", "tensorflow"), ", ".join(PEERS)),
         (("lstm:4-8", "--steps", "0"), "whole numbers"),
         (("demo:nowhere",), "compactrnn demo --train --out nowhere"),

@@ -66,9 +66,9 @@ def test_structured_and_equal_sizes_go_back_as_dense():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: cr.LSTM(4, [6, 5]).to_torch(), r"hidden_size: got \[6, 5\], wanted one size"),
-        (lambda: cr.LSTM(4, [6, 6], proj_size=[3, 2]).to_torch(), r"proj_size: got \[3, 2\]"),
-        (lambda: cr.LSTM(4, [3, 3], proj_size=3).to_torch(), "proj_size: got 3, wanted less than hidden_size=3"),
+        (lambda: cr.LSTM(4, [6, 5]).to_torch(), r"hidden_size: expected one size.*, got \[6, 5\]"),
+        (lambda: cr.LSTM(4, [6, 6], proj_size=[3, 2]).to_torch(), r"proj_size: .*got \[3, 2\]"),
+        (lambda: cr.LSTM(4, [3, 3], proj_size=3).to_torch(), "proj_size: expected less than hidden_size=3.*, got 3"),
     ],
 )
 def test_what_torch_has_not_does_not_go_back(make, message):
@@ -185,9 +185,9 @@ def test_only_what_runs_as_torchs_layers_is_recurrent():
     assert all(is_recurrent(m) for m in (nn.LSTM(4, 6), nn.GRU(4, 6), nn.RNN(4, 6), cr.LSTM(4, [6]), Renamed(4)))
     assert is_recurrent(cr.Recurrent(cr.MGU, 4, 6))
     assert not any(is_recurrent(m) for m in (nn.Linear(4, 6), nn.LSTMCell(4, 6), Residual(4, 4)))
-    with pytest.raises(TypeError, match="cells_of: got a Linear"):
+    with pytest.raises(TypeError, match=r"cells_of: .*got a Linear"):
         cells_of(nn.Linear(4, 6))
-    with pytest.raises(TypeError, match="from_torch: got a Linear"):
+    with pytest.raises(TypeError, match=r"from_torch: .*got a Linear"):
         cr.from_torch(nn.Linear(4, 6))
 
 

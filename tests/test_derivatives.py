@@ -203,7 +203,7 @@ def test_function_transforms_of_the_parameters(name):
 
 def test_a_fast_loop_that_cannot_run_is_refused():
     layer, x = cr.Recurrent(cr.MGU, 3, 4), torch.randn(4, 2, 3)
-    with cr.time_loop("native"), pytest.raises(ValueError, match=r"got 'native', wanted .*'plain'.*torch\.func"):
+    with cr.time_loop("native"), pytest.raises(ValueError, match=r"expected .*'plain'.*, got 'native'.*torch\.func"):
         torch.func.grad(lambda x: layer(x)[0].sum())(x)
     with cr.time_loop("native"), pytest.raises(ValueError, match=r"'plain'.*float32 on the CPU.*torch\.float64"):
         layer.double()(x.double())

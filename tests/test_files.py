@@ -138,7 +138,7 @@ def test_engines_take_bytes_of_any_kind_and_regular_files_alone(tmp_path):
     for source, words in ((tmp_path / "fifo", "a FIFO"), (tmp_path, "a folder"), ("/dev/zero", "a device")):
         with pytest.raises(ModelFileError, match=words):
             Engine(source)
-    with pytest.raises(TypeError, match="source: got int"):
+    with pytest.raises(TypeError, match=r"source: .*got int"):
         Engine(3)  # a descriptor, for open()
 
 
@@ -173,7 +173,7 @@ def test_metadata_asks_for_little_memory(monkeypatch, name):
 @pytest.mark.parametrize("size", [MAX_JSON_BYTES, MAX_JSON_VALUES])
 def test_metadata_beyond_the_limits_is_neither_written_nor_read(monkeypatch, size):
     many = "x" * size if size == MAX_JSON_BYTES else [0] * size
-    with pytest.raises(ValueError, match="metadata: got"):
+    with pytest.raises(ValueError, match="metadata: expected"):
         write(tanh({"a": many}))
     monkeypatch.setattr("compactrnn.runtime.file.check_json_size", lambda _: None)
     monkeypatch.setattr("compactrnn.runtime.file._native.Model", lambda _: None)
@@ -296,7 +296,7 @@ def test_downloads_that_fail(server, tmp_path, answer, words):
 
 def test_no_network(server, monkeypatch):
     server.server_close()
-    assert "download: got" in invoke("data", "get", "tiny").stderr
+    assert "download: expected" in invoke("data", "get", "tiny").stderr
     monkeypatch.setenv("http_proxy", "nonsense://[x")
     result = invoke("data", "get", "tiny")
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1

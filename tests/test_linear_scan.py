@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from compactrnn.layers import _linear_scan
-from compactrnn.layers.linear_scan import _scan_in_torch, linear_scan
+from compactrnn.layers.linear_recurrence import _scan_in_torch, linear_scan
 
 
 def loop(decay, x, initial, reverse=False):
@@ -168,10 +168,10 @@ def test_other_dtypes(dtype):
 @pytest.mark.parametrize(
     "decay, x, initial, message",
     [
-        ((3,), (4, 3), (4, 3), r"x: got shape \(4, 3\), wanted \(T, B, n\)"),
+        ((3,), (4, 3), (4, 3), r"x: expected \(T, B, n\).*, got shape \(4, 3\)"),
         ((3,), (0, 2, 3), (2, 3), "at least one step"),
-        ((3,), (5, 2, 3), (3,), r"initial: got shape \(3,\), wanted \(2, 3\)"),
-        ((4, 2, 3), (5, 2, 3), (2, 3), r"decay: got shape \(4, 2, 3\), wanted \(5, 2, 3\), or \(2, 3\) or \(3,\)"),
+        ((3,), (5, 2, 3), (3,), r"initial: expected \(2, 3\).*, got shape \(3,\)"),
+        ((4, 2, 3), (5, 2, 3), (2, 3), r"decay: expected \(5, 2, 3\), or \(2, 3\) or \(3,\).*, got shape \(4, 2, 3\)"),
     ],
 )
 def test_wrong_shapes_are_named(decay, x, initial, message):
@@ -180,7 +180,7 @@ def test_wrong_shapes_are_named(decay, x, initial, message):
 
 
 def test_wrong_dtypes_are_named():
-    with pytest.raises(ValueError, match=r"decay: got torch.float64 on cpu, wanted torch.float32 on cpu, as x"):
+    with pytest.raises(ValueError, match=r"decay: expected torch.float32 on cpu, as x.*, got torch.float64 on cpu"):
         linear_scan(torch.ones(3).double(), torch.ones(2, 1, 3), torch.ones(1, 3))
     with pytest.raises(ValueError, match="floating-point"):
         linear_scan(torch.ones(3, dtype=int), torch.ones(2, 1, 3, dtype=int), torch.ones(1, 3, dtype=int))

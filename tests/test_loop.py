@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import compactrnn as cr
 from cell_table import CELLS, name_of
 from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
-from compactrnn.layers.loop import choose, run_cell
+from compactrnn.layers.loop import run_cell, select
 from compactrnn.runtime import _native
 from compactrnn.weights import LowRank
 from steps import STEPS, Wide
@@ -236,18 +236,18 @@ def test_what_cannot_be_traced_stays_in_the_plain_loop_and_says_why(reason):
         warnings.simplefilter("error")
         with cr.time_loop("plain"):
             layer(x)
-    with pytest.raises(ValueError, match="time_loop: got 'native'"), cr.time_loop("native"):
+    with pytest.raises(ValueError, match=r"time_loop: .*got 'native'"), cr.time_loop("native"):
         layer(x)
 
 
 @pytest.mark.parametrize(
     "result, message",
     [
-        (lambda h: h, "got something else, wanted two results"),
-        (lambda h: (h, h), "wanted two results, the output and a tuple of states"),
-        (lambda h: (h, (h, h)), "got 2 new states, wanted 1, as `states` declares: h"),
-        (lambda h: (h, (h[:, :3],)), r"step, h: got \(2, 3\), wanted \(2, 7\)"),
-        (lambda h: (torch.cat([h, h], 1), (h,)), r"step, output: got \(2, 14\), wanted \(2, 7\)"),
+        (lambda h: h, "expected two results.*, got something else"),
+        (lambda h: (h, h), "expected two results, the output and a tuple of states"),
+        (lambda h: (h, (h, h)), "expected 1, as `states` declares: h.*, got 2 new states"),
+        (lambda h: (h, (h[:, :3],)), r"step, h: expected \(2, 7\).*, got \(2, 3\)"),
+        (lambda h: (torch.cat([h, h], 1), (h,)), r"step, output: expected \(2, 7\).*, got \(2, 14\)"),
     ],
 )
 def test_a_step_that_gives_what_is_not_declared(result, message, monkeypatch):
@@ -267,8 +267,8 @@ def test_a_changed_option_is_traced_anew():
 
 def test_evaluations_between_updates_trace_nothing_again(monkeypatch):
     traced = []
-    look = choose._look
-    monkeypatch.setattr(choose, "_look", lambda cell, signature: traced.append(cell.training) or look(cell, signature))
+    look = select._look
+    monkeypatch.setattr(select, "_look", lambda cell, signature: traced.append(cell.training) or look(cell, signature))
     layer, x = cr.Recurrent(MGU, 3, 4), torch.randn(4, 2, 3)
     for _ in range(3):
         layer.train()(x)
@@ -296,7 +296,7 @@ def test_functional_transforms_and_compilation_see_the_plain_loop():
 
 
 def test_a_kind_of_loop_that_does_not_exist():
-    with pytest.raises(ValueError, match="kind: got 'fast'"), cr.time_loop("fast"):
+    with pytest.raises(ValueError, match=r"kind: .*got 'fast'"), cr.time_loop("fast"):
         pass
 
 

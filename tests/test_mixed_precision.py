@@ -323,11 +323,11 @@ def test_of_what_is_folded_together_the_more_precise_type_counts():
     ("weights", "message"),
     [
         ({"encoder": "int8"}, r"unknown name 'encoder'.*'fc', 'rnn.weight_hh_l0', 'rnn.weight_ih_l0'"),
-        ({"fc": "int3"}, r"weights\['fc'\]: got 'int3'"),
-        ({"fc": 8}, r"weights\['fc'\]: got 8"),
+        ({"fc": "int3"}, r"weights\['fc'\]: .*got 'int3'"),
+        ({"fc": 8}, r"weights\['fc'\]: .*got 8"),
         ({3: "int8"}, "weights"),
-        ("int3", "weights: got 'int3'"),
-        (None, "weights: got None"),
+        ("int3", r"weights: .*got 'int3'"),
+        (None, r"weights: .*got None"),
     ],
 )
 def test_wrong_weights_are_refused(tmp_path, weights, message):

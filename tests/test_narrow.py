@@ -133,5 +133,5 @@ def test_a_list_of_sizes_stays_a_list():
 
 def test_directions_must_keep_the_same_number():
     layer = nn.GRU(4, 6, bidirectional=True)
-    with pytest.raises(ValueError, match="wanted the same size in both directions"):
+    with pytest.raises(ValueError, match="expected the same size in both directions"):
         narrow_(layer, [[{"h": torch.arange(3)}, {"h": torch.arange(2)}]])

@@ -187,16 +187,19 @@ def test_the_instance_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (Tagger, "holds a Structured.*Tagger is another: rnn: got no such module"),
-        (lambda: Structured(hidden=4), r"rnn: got a layer of .*'h': 4.*at least .*'h': \d+"),
-        (lambda: Structured(layers=2), "rnn: got units .*layers and directions as they were saved"),
-        (lambda: Structured(both=True), "rnn: got units"),
-        (lambda: Structured(custom=True), "rnn: got Recurrent of MGU, wanted a recurrent layer as it was saved, LSTM"),
-        (lambda: Structured(outputs=5), r"head.weight: got shape \(5, 16\), wanted \(4, \d+\), or more columns"),
+        (Tagger, r"holds a Structured.*Tagger is another: rnn: .*got no such module"),
+        (lambda: Structured(hidden=4), r"rnn: .*got a layer of .*'h': 4.*at least .*'h': \d+"),
+        (lambda: Structured(layers=2), r"rnn: .*got units .*layers and directions as they were saved"),
+        (lambda: Structured(both=True), r"rnn: .*got units"),
+        (
+            lambda: Structured(custom=True),
+            "rnn: expected a recurrent layer as it was saved, LSTM.*, got Recurrent of MGU",
+        ),
+        (lambda: Structured(outputs=5), r"head.weight: expected \(4, \d+\), or more columns.*, got shape \(5, 16\)"),
         (lambda: Structured(outputs=3), "head.weight"),
         (lambda: nn.Sequential(nn.Linear(2, 2)), "Sequential is another"),
         (lambda: with_more("extra"), "got extra.weight, which was not saved"),
-        (lambda: 3, "model: got a int"),
+        (lambda: 3, r"model: .*got a int"),
     ],
 )
 def test_other_classes_and_sizes_are_refused(make, words, tmp_path):
@@ -213,7 +216,7 @@ def with_more(name):
 
 def test_a_tensor_that_the_class_lacks_is_named(tmp_path):
     cr.save(with_more("extra"), tmp_path)
-    with pytest.raises(ValueError, match=r"Structured: got no extra.weight, wanted every tensor that was saved"):
+    with pytest.raises(ValueError, match=r"Structured: expected every tensor that was saved.*, got no extra.weight"):
         cr.load(tmp_path, Structured)
 
 

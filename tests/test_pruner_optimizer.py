@@ -199,7 +199,7 @@ def test_lists_of_parameters_beside_the_groups_are_refused():
 
 def test_the_optimizer_of_another_model_is_refused():
     _, pruner, _ = trained(MAKERS["Adam"])
-    with pytest.raises(ValueError, match="optimizer: got an Adam without any parameter"):
+    with pytest.raises(ValueError, match=r"optimizer: .*got an Adam without any parameter"):
         pruner.shrink(torch.optim.Adam(Tagger().parameters()))
 
 

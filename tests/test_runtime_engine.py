@@ -114,7 +114,7 @@ def test_describes_itself(token_engine):
 def test_isa_by_name(monkeypatch):
     data = write(two_layers())
     assert Engine(data, isa="scalar").isa == "scalar"
-    with pytest.raises(ValueError, match=r"isa: got 'mmx', wanted .* 'scalar'"):
+    with pytest.raises(ValueError, match=r"isa: expected .* 'scalar'.*, got 'mmx'"):
         Engine(data, isa="mmx")
     monkeypatch.setenv("CRNN_ISA", "avx1024")
     with pytest.raises(ValueError, match="avx1024"):
@@ -174,12 +174,12 @@ def test_a_mask_is_taken_as_numbers(engine):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.zeros(23, np.float32), ValueError, r"'x': got shape \(23,\), wanted \(24,\)"),
+        (np.zeros(23, np.float32), ValueError, r"'x': expected \(24,\).*, got shape \(23,\)"),
         (np.zeros((1, 24), np.float32), ValueError, r"got shape \(1, 24\)"),
         (np.float32(1), ValueError, r"got shape \(\)"),
         (np.zeros(24, complex), TypeError, "complex128"),
         (["a"] * 24, TypeError, "<U1"),
-        (None, TypeError, "got NoneType, wanted an array of float32"),
+        (None, TypeError, "expected an array of float32.*, got NoneType"),
     ],
 )
 def test_wrong_numbers_change_nothing(engine, x, error, message):
@@ -194,9 +194,9 @@ def test_wrong_numbers_change_nothing(engine, x, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (-1, ValueError, "got -1, wanted a token from 0 to 12"),
+        (-1, ValueError, "expected a token from 0 to 12.*, got -1"),
         (13, ValueError, "got 13"),
-        (2**70, ValueError, "wanted a token"),
+        (2**70, ValueError, "expected a token"),
         (1.0, TypeError, "float"),
         (True, TypeError, "bool"),
         (np.True_, TypeError, "bool"),
@@ -224,7 +224,7 @@ def test_wrong_sequences_change_nothing(engine, token_engine):
             token_engine.run(xs)
     assert stream.state_bytes() == before
     for xs in (np.zeros(24, np.float32), np.zeros((2, 23), np.float32)):
-        with pytest.raises(ValueError, match="wanted \\(time, 24\\)"):
+        with pytest.raises(ValueError, match="expected \\(time, 24\\)"):
             engine.run(xs)
 
 
@@ -278,13 +278,13 @@ def test_results_where_the_caller_wants_them(engine):
     state = stream.state_bytes()
     wide = np.zeros((6, 22), np.float32)
     for wrong in (out[:5], out.astype(np.float64), wide[:, ::2]):
-        with pytest.raises(ValueError, match=r"out: got float.* wanted float32 of shape \(6, 11\)"):
+        with pytest.raises(ValueError, match=r"out: expected float32 of shape \(6, 11\).*, got float.*"):
             stream.run(xs, out=wrong)
-        with pytest.raises(ValueError, match=r"out: got float.* wanted float32 of shape \(11,\)"):
+        with pytest.raises(ValueError, match=r"out: expected float32 of shape \(11,\).*, got float.*"):
             stream.step(xs[0], out=wrong[0, :5])
-    with pytest.raises(TypeError, match="out: got list"):
+    with pytest.raises(TypeError, match=r"out: .*got list"):
         stream.run(xs, out=out.tolist())
-    with pytest.raises(ValueError, match="out: got memory of the input"):
+    with pytest.raises(ValueError, match=r"out: .*got memory of the input"):
         stream.step(xs[0], out=xs[0, :11])
     assert stream.state_bytes() == state
     stream.reset()
@@ -390,7 +390,7 @@ def test_subnormals_neither_slow_nor_leak(engine):
     stream = engine.stream()
     stream.step(np.full(24, 1e-42, np.float32))
     assert np.float32(1e-38) / np.float32(100) > 0  # the caller's arithmetic still has subnormals
-    product = Op(Code.UNARY, Ref(1), 1, a=Ref(0), fn=Unary.AFFINE, p0=1.0)
+    product = Op(Code.UNARY, Ref(1), 1, a=Ref(0), fn=Unary.SCALE_SHIFT, p0=1.0)
     flush = Program(
         [Buffer(1, "input"), Buffer(1)],
         [],

@@ -332,7 +332,7 @@ def test_int4_matrices_are_checked():
     with pytest.raises(ValueError, match="from -8 to 7"):
         write(int4_tensor(program, values=tensor.values - 1))
     for wrong in (full[:, :1], full[:5], full.astype(np.int8)):
-        with pytest.raises(ValueError, match=r"group_scale: got .* wanted uint8 of shape \(128, 2\)"):
+        with pytest.raises(ValueError, match=r"group_scale: expected uint8 of shape \(128, 2\).*, got .*"):
             write(int4_tensor(program, group_scale=wrong))
     with pytest.raises(ValueError, match="scale of a quantised tensor"):
         write(int4_tensor(program, scale=None))
@@ -341,7 +341,7 @@ def test_int4_matrices_are_checked():
     with pytest.raises(ValueError, match="out of range"):
         write(int4_tensor(wide, group_scale=heavy))
     table = replace(small_program(), tensors=[replace(tensor, block=4), *small_program().tensors[1:]])
-    with pytest.raises(ValueError, match="tensor of EMBED: got int4"):
+    with pytest.raises(ValueError, match=r"tensor of EMBED: .*got int4"):
         write(table)
 
 

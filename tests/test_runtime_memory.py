@@ -137,7 +137,7 @@ def test_what_a_run_takes_is_known_and_limited_before_it_takes_it():
     engine = Engine(data)
     for steps in (1, 7, 1000):
         assert engine.workspace_bytes(steps) == engine.stream_bytes + 60 * 4 * WIDE * steps + 4
-    with pytest.raises(ValueError, match=r"run of 8 steps: got \d+ bytes .* wanted at most memory_limit="):
+    with pytest.raises(ValueError, match=r"run of 8 steps: expected at most memory_limit=.*, got \d+ bytes .*"):
         engine.run(np.zeros((8, 1), np.float32))
     xs = np.zeros((2, 1), np.float32)
     need = Engine(greedy(1)).workspace_bytes(2)
@@ -159,10 +159,10 @@ def test_what_a_stream_takes_is_known_and_limited_before_it_takes_it():
     data = write(Program(buffers, [], [Segment("forward", ops)], [Input("x", 0, (1,))], [Output("y", Ref(1), (1000,))]))
     size = Engine(data).stream_bytes
     assert 4 * WIDE < size < 4 * WIDE + 1000
-    with pytest.raises(ValueError, match=f"stream: got {size} bytes of memory to take"):
+    with pytest.raises(ValueError, match=rf"stream: .*got {size} bytes of memory to take"):
         Engine(data, memory_limit=size - 1).stream()
     stream = Engine(data, memory_limit=size).stream()
-    with pytest.raises(ValueError, match=r"run of 1100 steps: got 4400000 bytes"):
+    with pytest.raises(ValueError, match=r"run of 1100 steps: .*got 4400000 bytes"):
         stream.run(np.zeros((1100, 1), np.float32))
     assert stream.run(np.ones((3, 1), np.float32)).shape == (3, 1000)
     out = np.zeros((1100, 1000), np.float32)

@@ -208,7 +208,7 @@ def test_all_of_a_million_are_sorted_in_seconds():
     log2 = 20  # ascending numbers, the worst case of an insertion: 2^40 comparisons, which would take minutes
     ops = [Op(Code.UNARY, Ref(1), 1, a=Ref(0), fn=Unary.COPY)]
     for i in range(log2):
-        ops.append(Op(Code.UNARY, Ref(1, 1 << i), 1 << i, a=Ref(1), fn=Unary.AFFINE, p0=1.0, p1=float(1 << i)))
+        ops.append(Op(Code.UNARY, Ref(1, 1 << i), 1 << i, a=Ref(1), fn=Unary.SCALE_SHIFT, p0=1.0, p1=float(1 << i)))
     ops.append(Op(Code.TOP, Ref(2), 1 << log2, 1 << log2, a=Ref(1), fn=Top.POSITIONS))
     data = program(ops, 1, [(Ref(2, 0), 1000)], [Buffer(1 << log2), Buffer(1 << log2)])
     got = Engine(data).stream().step(np.zeros(1, np.float32))

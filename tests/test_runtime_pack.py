@@ -245,7 +245,7 @@ def test_int8_is_close_and_small():
 
 @pytest.mark.parametrize("arguments", [{"weights": "int3"}, {"fold": "always"}])
 def test_wrong_options(arguments):
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))}: got"):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}: expected"):
         quantize(token_program(), **arguments)
 
 

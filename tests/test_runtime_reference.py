@@ -53,7 +53,7 @@ def layer_norm(x, epsilon):
 
 UNARY = {
     Unary.COPY: lambda x, p, q: x,
-    Unary.AFFINE: lambda x, p, q: p * x + q,
+    Unary.SCALE_SHIFT: lambda x, p, q: p * x + q,
     Unary.ABS: lambda x, p, q: np.abs(x),
     Unary.CLAMP: lambda x, p, q: np.clip(x, p, q),
     Unary.RECIPROCAL: lambda x, p, q: 1 / x,

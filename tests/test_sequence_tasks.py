@@ -73,7 +73,7 @@ def test_the_baseline_of_adding_is_a_sixth():
     inputs, _ = task.batch(0)
     halves = inputs[..., 1].unflatten(1, (2, 10)).sum(-1)
     assert torch.equal(halves, torch.ones(8, 2))
-    with pytest.raises(ValueError, match="adding: got steps 1"):
+    with pytest.raises(ValueError, match=r"adding: .*got steps 1"):
         AddingData(steps=1)
 
 
@@ -132,9 +132,9 @@ def test_dropout_leaves_out_the_same_units_at_every_step():
 
 def test_model_options():
     for options, words in (
-        ({"cell": "Transformer"}, "model.cell: got 'Transformer'"),
-        ({"cell": "MGU", "cell_options": {"speed": 3}}, "options of MGU: got speed=3"),
-        ({"cell": "LSTM", "cell_options": {"speed": 3}}, "wanted options of LSTM"),
+        ({"cell": "Transformer"}, r"model.cell: .*got 'Transformer'"),
+        ({"cell": "MGU", "cell_options": {"speed": 3}}, r"options of MGU: .*got speed=3"),
+        ({"cell": "LSTM", "cell_options": {"speed": 3}}, "expected options of LSTM"),
         ({"hidden": ()}, "model.hidden"),
         ({"hidden": (3, 4), "residual": True}, "model.residual"),
     ):
@@ -176,7 +176,7 @@ def test_a_packed_model_streams_and_is_evaluated_like_torch(make, weights, tmp_p
 def test_metadata_of_a_packed_model_names_the_task():
     for name, kind in TASKS.items():
         assert kind.data_options().name == name
-    with pytest.raises(ValueError, match="model metadata: got task"):
+    with pytest.raises(ValueError, match=r"model metadata: .*got task"):
         task_of({"name": "chess"})
     with pytest.raises(ValueError, match="model metadata: task: speed"):
         task_of({"name": "adding", "speed": 3})

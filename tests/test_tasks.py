@@ -53,7 +53,7 @@ def test_vocabulary_comes_from_the_training_text_and_reads_the_rest_as_unknown()
     known = Vocabulary.of("x <unk>\n", "word")
     assert known.symbols == ("<eos>", "<unk>", "x")
     assert known.decode([2, 0, 2]) == "x\nx"
-    with pytest.raises(ValueError, match="level: got 'syllable'"):
+    with pytest.raises(ValueError, match=r"level: .*got 'syllable'"):
         Vocabulary.of("a", "syllable")
 
 
@@ -107,7 +107,7 @@ def test_metadata_brings_the_vocabulary_back(text):
     task = task_of(text)
     entry, vocabulary = language_model_of(task.metadata())
     assert vocabulary.symbols == task.vocabulary.symbols and entry["metric"] == "bits_per_character"
-    with pytest.raises(ValueError, match="wanted a language model"):
+    with pytest.raises(ValueError, match="expected a language model"):
         language_model_of({"labels": ["yes", "no"]})
 
 
@@ -132,9 +132,9 @@ def test_model_options():
     assert model.recurrent_parameters() == 2 * (4 * 8 * 16 + 2 * 4 * 8)
     with pytest.raises(ValueError, match=r"model\.tie"):
         LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(6,), tie=True))
-    with pytest.raises(ValueError, match=r"model\.cell: got 'Transformer'"):
+    with pytest.raises(ValueError, match=r"model\.cell: .*got 'Transformer'"):
         LanguageModel(11, LanguageModelOptions(cell="Transformer"))
-    with pytest.raises(ValueError, match="weight kind: got 'Magic'"):
+    with pytest.raises(ValueError, match=r"weight kind: .*got 'Magic'"):
         weight_spec({"kind": "Magic"})
 
 

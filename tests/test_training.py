@@ -80,10 +80,10 @@ def test_recipe_errors_name_file_and_key(tmp_path):
     with pytest.raises(ValueError, match=r"phases\.train: give either updates or epochs"):
         load_recipe(path)
     path.write_text("[phases.train]\nupdates = 5\ndistill = { teacher = 'dense' }\n")
-    with pytest.raises(ValueError, match=r"phases\.train\.distill\.teacher: got 'dense'"):
+    with pytest.raises(ValueError, match=r"phases\.train\.distill\.teacher: .*got 'dense'"):
         load_recipe(path)
     path.write_text("[phases")
-    with pytest.raises(ValueError, match="wanted TOML"):
+    with pytest.raises(ValueError, match="expected TOML"):
         load_recipe(path)
 
 
@@ -207,7 +207,7 @@ def test_sum_over_steps_is_the_mean_with_a_larger_rate(table, tmp_path):
 
 def test_divergence_is_reported(table, tmp_path):
     table["phases"]["train"]["optimizer"] = {"name": "SGD", "learning_rate": 1e38}
-    with pytest.raises(FloatingPointError, match=r"loss: got (nan|inf) at update"):
+    with pytest.raises(FloatingPointError, match=r"loss: .*got (nan|inf) at update"):
         train(recipe_from(table), tmp_path / "run")
 
 
@@ -329,7 +329,7 @@ def test_a_task_of_sequences_is_solved_and_its_history_kept(tmp_path):
     assert seconds == sorted(seconds) and 0 < seconds[0] and seconds[-1] <= result["cpu_seconds"] + 0.1
     model, task, _ = folder.load()
     assert task.evaluate(model, "test") == result["test"]
-    with pytest.raises(ValueError, match="data: got 'alice', wanted none"):
+    with pytest.raises(ValueError, match=r"data: expected none.*, got 'alice'"):
         folder.load("alice")
 
 
@@ -370,7 +370,7 @@ def test_limits_of_time_end_a_run_with_what_it_has(table, tmp_path):
 
 def test_dropout_that_a_model_does_not_have_is_refused(tmp_path):
     table = {**SEQUENCES, "phases": {"train": {"updates": 2, "output_dropout": 0.1}}}
-    with pytest.raises(ValueError, match=r"phase's output_dropout: got 0\.1, wanted one of dropout"):
+    with pytest.raises(ValueError, match=r"phase's output_dropout: expected one of dropout.*, got 0\.1"):
         train(recipe_from(table), tmp_path / "run")
 
 
@@ -382,7 +382,7 @@ def test_a_phase_may_have_shorter_sequences(tmp_path):
     history = RunFolder(tmp_path / "run").history()
     assert {line["phase"] for line in history} == {"short", "train"}
     for wrong, words in (
-        ({"speed": 3}, r"short\.task: got 'speed', wanted some of size, steps"),
+        ({"speed": 3}, r"short\.task: expected some of size, steps.*, got 'speed'"),
         ({"steps": 0}, "steps"),
     ):
         table["phases"]["short"] = {**phase, "task": wrong}
@@ -391,7 +391,7 @@ def test_a_phase_may_have_shorter_sequences(tmp_path):
 
 
 def test_recipes_name_their_task():
-    with pytest.raises(ValueError, match=r"task\.name: got 'chess', wanted one of adding"):
+    with pytest.raises(ValueError, match=r"task\.name: expected one of adding.*, got 'chess'"):
         recipe_from({"task": {"name": "chess"}, "phases": {"train": {"updates": 1}}})
     with pytest.raises(ValueError, match=r"task\.level"):
         recipe_from({"task": {"name": "adding", "level": "word"}, "phases": {"train": {"updates": 1}}})
@@ -450,7 +450,7 @@ def test_what_a_cell_wants_in_the_loss_is_trained(tmp_path):
     ],
 )
 def test_a_compress_phase_that_could_not_be_saved_is_refused_before_the_training(model, words, tmp_path):
-    with pytest.raises(ValueError, match=rf"^phases\.compress\.compress: got .*{words}.*, wanted"):
+    with pytest.raises(ValueError, match=rf"^phases\.compress\.compress: expected .*{words}"):
         train(recipe_from(compressing(**model)), tmp_path / "run")
     assert not (tmp_path / "run" / "phases").exists()
 

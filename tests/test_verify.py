@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
-from compactrnn.lower.lower import lower_model
+from compactrnn.lower.lowering import lower_model
 from compactrnn.lower.reference import Reference
 from compactrnn.lower.verify import verify
 from compactrnn.runtime.file import write

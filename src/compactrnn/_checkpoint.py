@@ -110,7 +110,7 @@ def _take(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {kind: [_take(value, f"{name}/{number}", tensors) for number, value in enumerate(tree)]}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
-    raise TypeError(f"checkpoint entry {name}: got {type(tree).__name__}, wanted a plain value or a tensor")
+    raise TypeError(f"checkpoint entry {name}: expected a plain value or a tensor, got {type(tree).__name__}")
 
 
 def _give(plain: Any, tensors: dict[str, Tensor]) -> Any:

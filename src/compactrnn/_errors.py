@@ -1,4 +1,4 @@
-"""Every error says what is wrong, what was got, what was wanted and how to mend it."""
+"""Every error says what is wrong, what was expected, what was given and how to fix it."""
 
 
 class ModelFileError(ValueError):
@@ -9,20 +9,20 @@ class UnsupportedModelError(ValueError):
     """A model cannot be followed; the message names the module and the operation."""
 
 
-def invalid(what: str, *, got: object, wanted: str, hint: str = "") -> ValueError:
+def invalid(what: str, *, got: object, expected: str, hint: str = "") -> ValueError:
     """A `ValueError` with the four facts in one sentence.
 
-    >>> raise invalid("hidden_size", got=-3, wanted="a positive int")
+    >>> raise invalid("hidden_size", got=-3, expected="a positive int")
     Traceback (most recent call last):
-    ValueError: hidden_size: got -3, wanted a positive int
+    ValueError: hidden_size: expected a positive int, got -3
     """
-    return ValueError(f"{what}: got {got}, wanted {wanted}" + (f"; {hint}" if hint else ""))
+    return ValueError(f"{what}: expected {expected}, got {got}" + (f"; {hint}" if hint else ""))
 
 
 def check_positive(value: object, what: str) -> int:
     """Return `value` if it is a positive int (not a bool), else raise `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise invalid(what, got=repr(value), wanted="a positive int")
+        raise invalid(what, got=repr(value), expected="a positive int")
     return value
 
 
@@ -30,7 +30,7 @@ def check_divides(total: int, part: int, total_name: str, part_name: str) -> int
     """Return `total // part` if `part` divides `total`, else raise `ValueError`."""
     check_positive(part, part_name)
     if total % part:
-        raise invalid(total_name, got=total, wanted=f"a multiple of {part_name}={part}")
+        raise invalid(total_name, got=total, expected=f"a multiple of {part_name}={part}")
     return total // part
 
 

@@ -40,7 +40,7 @@ def open_regular(path: str | os.PathLike, what: str) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _FLAGS)
     except ValueError as error:
         if "\0" in os.fspath(path):
-            raise invalid(what, got=repr(path), wanted="a path without zero bytes") from error
+            raise invalid(what, got=repr(path), expected="a path without zero bytes") from error
         raise
     file = os.fdopen(descriptor, "rb")
     try:
@@ -57,7 +57,7 @@ def read_file(path: str | os.PathLike, what: str, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
-        raise invalid(what, got=f"{path} of {max(size, len(data)):,} bytes", wanted=f"at most {limit:,}")
+        raise invalid(what, got=f"{path} of {max(size, len(data)):,} bytes", expected=f"at most {limit:,}")
     return data
 
 
@@ -67,7 +67,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     try:
         return parse_json(data)
     except ValueError as error:
-        raise invalid(what, got=f"{path} ({error})", wanted="JSON") from None
+        raise invalid(what, got=f"{path} ({error})", expected="JSON") from None
 
 
 def parse_json(data: bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -105,9 +105,9 @@ def check_writable(path: str | os.PathLike, what: str) -> Path:
         _check_regular(os.stat(path), path, what)
     except FileNotFoundError:
         if not target.name or os.fspath(path).endswith(os.sep):
-            raise invalid(what, got=repr(os.fspath(path)), wanted="the name of a file") from None
+            raise invalid(what, got=repr(os.fspath(path)), expected="the name of a file") from None
     if not target.parent.is_dir():
-        raise invalid(what, got=str(path), wanted="a file in a folder that exists", hint=f"mkdir -p {target.parent}")
+        raise invalid(what, got=str(path), expected="a file in a folder that exists", hint=f"mkdir -p {target.parent}")
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
     return target
@@ -147,7 +147,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 def _check_regular(status: os.stat_result, path: str | os.PathLike, what: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for matches, name in _KINDS if matches(status.st_mode)), "no file")
-        raise invalid(what, got=f"{path}, {kind}", wanted="a regular file")
+        raise invalid(what, got=f"{path}, {kind}", expected="a regular file")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ def check_memory(needed: int, what: str, hint: str = "", available: int | None =
     available = available_memory() if available is None else available
     if available is not None and needed > available:
         wanted = f"at most the {_gigabytes(available)} that are free"
-        raise NotEnoughMemory(str(invalid(what, got=f"{_gigabytes(needed)} of memory", wanted=wanted, hint=hint)))
+        raise NotEnoughMemory(str(invalid(what, got=f"{_gigabytes(needed)} of memory", expected=wanted, hint=hint)))
 
 
 def _gigabytes(count: int) -> str:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, take
 
+States = tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class StateSpec:
@@ -137,7 +139,7 @@ class AbstractCell(nn.Module, ABC):
         counts = {name: self.unit_count(u) for name, u in sets.items()}
         for name, index in keep.items():
             if name not in sets:
-                raise invalid("unit set", got=repr(name), wanted=f"one of {sorted(sets)}")
+                raise invalid("unit set", got=repr(name), expected=f"one of {sorted(sets)}")
             _check_index(index, counts[name], f"units kept of {name!r}")
         if inputs is not None:
             _check_index(inputs, self.input_size, "input columns kept")
@@ -187,6 +189,8 @@ def new_bias(size: int, bias: bool) -> nn.Parameter | None:
 
 def _check_index(index: Tensor, count: int, what: str) -> None:
     if index.dtype != torch.long or index.dim() != 1 or len(index) == 0:
-        raise invalid(what, got=f"{index.dtype} of shape {tuple(index.shape)}", wanted="at least one index, torch.long")
+        raise invalid(
+            what, got=f"{index.dtype} of shape {tuple(index.shape)}", expected="at least one index, torch.long"
+        )
     if int(index.min()) < 0 or int(index.max()) >= count:
-        raise invalid(what, got=f"indices {int(index.min())} to {int(index.max())}", wanted=f"0 to {count - 1}")
+        raise invalid(what, got=f"indices {int(index.min())} to {int(index.max())}", expected=f"0 to {count - 1}")

@@ -23,23 +23,23 @@ def check_declaration(cell: AbstractCell) -> None:
     >>> cell.units = (UnitSet("h", written_by=("input", "forget", "candidate"), read_by=("forget",), output=True),)
     >>> check_declaration(cell)
     Traceback (most recent call last):
-    ValueError: MGU.units: got no reader of the 16 columns of 'candidate', wanted it in the read_by of a UnitSet, ...
+    ValueError: MGU.units: expected it in the read_by of a UnitSet, ..., got no reader of the 16 columns of 'candidate'
     """
     name = type(cell).__name__
     for field, kind in (("states", StateSpec), ("units", UnitSet)):
         found = getattr(cell, field, None)
         if not (isinstance(found, tuple) and found and all(isinstance(f, kind) for f in found)):
             raise invalid(
-                f"{name}.{field}", got=repr(found), wanted=f"a tuple of {kind.__name__}: ({kind.__name__}(...),)"
+                f"{name}.{field}", got=repr(found), expected=f"a tuple of {kind.__name__}: ({kind.__name__}(...),)"
             )
     sets = {units.name: units for units in cell.units}
     for state in cell.states:
         if state.units not in sets:
             raise invalid(
-                f"{name}: units of the state {state.name!r}", got=repr(state.units), wanted=f"one of {[*sets]}"
+                f"{name}: units of the state {state.name!r}", got=repr(state.units), expected=f"one of {[*sets]}"
             )
     if not cell.output_units():
-        raise invalid(f"{name}.units", got="no set with output=True", wanted="one, that the output is made of")
+        raise invalid(f"{name}.units", got="no set with output=True", expected="one, that the output is made of")
     for units in cell.units:
         _check_units(cell, units)
     _check_weights(cell)
@@ -50,34 +50,34 @@ def _check_units(cell: AbstractCell, units: UnitSet) -> None:
     for field in ("written_by", "read_by", "buffers"):
         names = getattr(units, field)
         if not isinstance(names, tuple):
-            raise invalid(f"{where}, {field}", got=repr(names), wanted='a tuple of names: ("hidden",)')
+            raise invalid(f"{where}, {field}", got=repr(names), expected='a tuple of names: ("hidden",)')
         for name in names:
             part = getattr(cell, name, ...)
             if part is ...:
-                raise invalid(f"{where}, {field}", got=repr(name), wanted="the name of an attribute of the cell")
+                raise invalid(f"{where}, {field}", got=repr(name), expected="the name of an attribute of the cell")
             if field != "buffers" and part is not None and not isinstance(part, AbstractWeight):
                 vector = field == "written_by" and isinstance(part, nn.Parameter) and part.dim() == 1
                 if not vector:
                     raise invalid(
                         f"{where}, {field}: {name!r}",
                         got=type(part).__name__,
-                        wanted="a weight made by build()" + (" or a vector" if field == "written_by" else ""),
+                        expected="a weight made by build()" + (" or a vector" if field == "written_by" else ""),
                     )
     written = {n: part for n in units.written_by if (part := getattr(cell, n)) is not None}
     if not any(isinstance(part, AbstractWeight) for part in written.values()):
-        raise invalid(f"{where}, written_by", got=repr(units.written_by), wanted="a weight among them")
+        raise invalid(f"{where}, written_by", got=repr(units.written_by), expected="a weight among them")
     count = cell.unit_count(units)
     for name, part in written.items():
         gates = f"{count} rows per gate, as the first weight has"
         if isinstance(part, AbstractWeight) and part.rows != count:
             hint = "build(gates * size, ..., gates=gates) makes a weight of several gates"
-            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.rows} rows per gate", wanted=gates, hint=hint)
+            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.rows} rows per gate", expected=gates, hint=hint)
         if not isinstance(part, AbstractWeight) and part.numel() % count:
-            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.numel()} numbers", wanted=f"{count} per gate")
+            raise invalid(f"{where}, written_by: {name!r}", got=f"{part.numel()} numbers", expected=f"{count} per gate")
     for name in units.read_by:
         part = getattr(cell, name)
         if part is not None and part.in_features != count:
-            raise invalid(f"{where}, read_by: {name!r}", got=f"{part.in_features} columns", wanted=f"{count}")
+            raise invalid(f"{where}, read_by: {name!r}", got=f"{part.in_features} columns", expected=f"{count}")
 
 
 def _check_weights(cell: AbstractCell) -> None:
@@ -89,7 +89,7 @@ def _check_weights(cell: AbstractCell) -> None:
             continue
         if name not in writes:
             got = f"no unit of the {child.out_features} rows of {name!r}"
-            raise invalid(where, got=got, wanted="it in the written_by of a UnitSet")
+            raise invalid(where, got=got, expected="it in the written_by of a UnitSet")
         if name not in reads and name not in cell.reads_input:
             got = f"no reader of the {child.in_features} columns of {name!r}"
-            raise invalid(where, got=got, wanted="it in the read_by of a UnitSet, or, if it reads x, in reads_input")
+            raise invalid(where, got=got, expected="it in the read_by of a UnitSet, or, if it reads x, in reads_input")

@@ -82,14 +82,14 @@ class DuRNN(AbstractCell):
         _check_choice("constraint", constraint, "spectral", "entries", "penalty", None)
         _check_choice("output", output, "long", "both")
         if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho <= 1:
-            raise invalid("rho", got=repr(rho), wanted="a number above 0 and at most 1")
+            raise invalid("rho", got=repr(rho), expected="a number above 0 and at most 1")
         if isinstance(penalty_weight, bool) or not isinstance(penalty_weight, int | float) or not penalty_weight > 0:
-            raise invalid("penalty_weight", got=repr(penalty_weight), wanted="a number above 0")
+            raise invalid("penalty_weight", got=repr(penalty_weight), expected="a number above 0")
         self.nonlinearity, self.constraint, self.rho = nonlinearity, constraint, float(rho)
         self.penalty_weight = float(penalty_weight)
         self.independent = IndependentWeights(steps, magnitude, recurrent_init)
         if parts == "short" and short_size not in (None, hidden_size):
-            raise invalid("short_size", got=short_size, wanted=f"hidden_size={hidden_size} with parts='short'")
+            raise invalid("short_size", got=short_size, expected=f"hidden_size={hidden_size} with parts='short'")
         has_short, has_long = parts != "long", parts != "short"
         first = hidden_size if parts != "both" or short_size is None else check_positive(short_size, "short_size")
         self.input = input_weight.build(first, input_size)
@@ -220,9 +220,9 @@ class DuRNN(AbstractCell):
             wanted = "a weight that can be scaled exactly, such as Dense or LowRank, with constraint='spectral'"
         else:
             return
-        raise invalid("hidden_weight", got=hidden_weight, wanted=wanted, hint="or use constraint='penalty'")
+        raise invalid("hidden_weight", got=hidden_weight, expected=wanted, hint="or use constraint='penalty'")
 
 
 def _check_choice(name: str, value: object, *choices: str | None) -> None:
     if value not in choices:
-        raise invalid(name, got=repr(value), wanted="one of " + ", ".join(map(repr, choices)))
+        raise invalid(name, got=repr(value), expected="one of " + ", ".join(map(repr, choices)))

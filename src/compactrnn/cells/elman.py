@@ -42,7 +42,7 @@ class Elman(AbstractCell):
     ):
         super().__init__(input_size, hidden_size)
         if nonlinearity not in ("tanh", "relu"):
-            raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'tanh' or 'relu'")
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected="'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
         self.input = input_weight.build(hidden_size, input_size)
         self.hidden = hidden_weight.build(hidden_size, hidden_size)

@@ -33,13 +33,13 @@ class ForgetBias:
     def __post_init__(self):
         number = isinstance(self.value, int | float) and not isinstance(self.value, bool) and math.isfinite(self.value)
         if not number and self.value != "chrono":
-            raise invalid("forget_bias", got=repr(self.value), wanted="a number or 'chrono'")
+            raise invalid("forget_bias", got=repr(self.value), expected="a number or 'chrono'")
         if number and self.steps is not None:
-            raise invalid("steps", got=self.steps, wanted="None", hint="steps belong to forget_bias='chrono'")
+            raise invalid("steps", got=self.steps, expected="None", hint="steps belong to forget_bias='chrono'")
         if not number and (not isinstance(self.steps, int) or self.steps < 3):
-            raise invalid("steps", got=self.steps, wanted="an int of at least 3 with forget_bias='chrono'")
+            raise invalid("steps", got=self.steps, expected="an int of at least 3 with forget_bias='chrono'")
         if not self.bias and self.value != 1.0:
-            raise invalid("forget_bias", got=repr(self.value), wanted="none with bias=False")
+            raise invalid("forget_bias", got=repr(self.value), expected="none with bias=False")
 
     @torch.no_grad()
     def draw_(self, bias: Tensor) -> None:

@@ -49,7 +49,7 @@ class GILR(AbstractCell):
     ):
         super().__init__(input_size, hidden_size)
         if nonlinearity not in _FUNCTIONS:
-            raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'elu', 'tanh' or 'relu'")
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected="'elu', 'tanh' or 'relu'")
         self.nonlinearity = nonlinearity
         self.forget_bias = ForgetBias(forget_bias, steps, bias)
         self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # forget, candidate

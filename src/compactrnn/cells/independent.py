@@ -32,11 +32,11 @@ class IndependentWeights:
         if self.steps is not None:
             check_positive(self.steps, "steps")
         if not _is_number(self.magnitude) or not 0 < self.magnitude < float("inf"):
-            raise invalid("magnitude", got=repr(self.magnitude), wanted="a number above 0")
+            raise invalid("magnitude", got=repr(self.magnitude), expected="a number above 0")
         ends = self.init
         pair = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] <= ends[1]
         if not pair and ends not in ("uniform", "one"):
-            raise invalid("recurrent_init", got=repr(ends), wanted="'uniform', 'one' or (low, high)")
+            raise invalid("recurrent_init", got=repr(ends), expected="'uniform', 'one' or (low, high)")
 
     @property
     def bound(self) -> float:

@@ -51,7 +51,7 @@ class IndRNN(AbstractCell):
     ):
         super().__init__(input_size, hidden_size)
         if nonlinearity not in ("relu", "tanh"):
-            raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'relu' or 'tanh'")
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected="'relu' or 'tanh'")
         self.nonlinearity = nonlinearity
         self.independent = IndependentWeights(steps, magnitude, recurrent_init)
         self.input = input_weight.build(hidden_size, input_size)

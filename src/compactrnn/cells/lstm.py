@@ -48,7 +48,7 @@ class LSTM(AbstractCell):
     ):
         super().__init__(input_size, hidden_size)
         if not isinstance(proj_size, int) or proj_size < 0:
-            raise invalid("proj_size", got=proj_size, wanted="a positive int, or 0 for no projection")
+            raise invalid("proj_size", got=proj_size, expected="a positive int, or 0 for no projection")
         self.input = input_weight.build(4 * hidden_size, input_size, gates=4)
         self.hidden = hidden_weight.build(4 * hidden_size, proj_size or hidden_size, gates=4)
         self.input_bias = new_bias(4 * hidden_size, bias)

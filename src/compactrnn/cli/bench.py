@@ -58,18 +58,18 @@ def bench(
     rivals: list[str] = [*PEERS] if against is None else _some_of("--against", against, PEERS)
     kinds = _some_of("--weights", weights, WEIGHTS)
     if not kinds:
-        raise invalid("--weights", got="none", wanted=f"some of {', '.join(WEIGHTS)}")
+        raise invalid("--weights", got="none", expected=f"some of {', '.join(WEIGHTS)}")
     if not all(re.fullmatch("0*[1-9][0-9]*", text) for text in steps.split(",")):
-        raise invalid("--steps", got=repr(steps), wanted="whole numbers with commas, such as 1,32")
+        raise invalid("--steps", got=repr(steps), expected="whole numbers with commas, such as 1,32")
     if any(len(text.lstrip("0")) > len(str(MOST_STEPS)) or int(text) > MOST_STEPS for text in steps.split(",")):
-        raise invalid("--steps", got=steps, wanted=f"at most {MOST_STEPS:,} a call")
+        raise invalid("--steps", got=steps, expected=f"at most {MOST_STEPS:,} a call")
     counts = [int(text) for text in steps.split(",")]
     if json is not None and str(json) != "-":
         json.parent.mkdir(parents=True, exist_ok=True)
         check_writable(json, "--json")
     if against and (files := [name for name in models or () if name.endswith(".crnn")]):
         raise invalid(
-            "model", got=f"{files[0]} with --against", wanted="a run folder or sizes: a .crnn file has no float model"
+            "model", got=f"{files[0]} with --against", expected="a run folder or sizes: a .crnn file has no float model"
         )
     rows, whole = _measure(models, rivals, kinds, counts, rounds)
     from ..report.bench.run import describe
@@ -127,5 +127,5 @@ def _measure(
 def _some_of(option: str, text: str, known: tuple[str, ...]) -> list[str]:
     names = [name for name in text.split(",") if name]
     if unknown := [name for name in names if name not in known]:
-        raise invalid(option, got=", ".join(unknown), wanted=f"some of {', '.join(known)}, with commas")
+        raise invalid(option, got=", ".join(unknown), expected=f"some of {', '.join(known)}, with commas")
     return names

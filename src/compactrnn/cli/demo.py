@@ -32,7 +32,7 @@ def demo(
     """
     if seed and not train:
         raise invalid(
-            "--seed", got=seed, wanted="no seed without --train", hint="the models of the package are trained"
+            "--seed", got=seed, expected="no seed without --train", hint="the models of the package are trained"
         )
     from rich.console import Console
 

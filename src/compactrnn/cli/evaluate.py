@@ -31,7 +31,7 @@ def evaluate(
     """
     record = _run_folder(model, data, part) if model.is_dir() else _packed(model, data, part)
     if not math.isfinite(record["value"]):
-        raise FloatingPointError(f"{model}: got {record['value']} as {record['metric']}, wanted a finite value")
+        raise FloatingPointError(f"{model}: expected a finite value, got {record['value']} as {record['metric']}")
     if json:
         print_json(record)
     else:
@@ -58,7 +58,7 @@ def _packed_text(engine: Any, data: str | None, part: str) -> dict[str, Any]:
         data = task.get("data")
         if data not in CORPORA:  # a file may not choose what else is read on this machine
             known, got = " or ".join(CORPORA), f"{shortened(data)} in the file's metadata"
-            raise invalid("data", got=got, wanted=known, hint="name the text: --data PATH")
+            raise invalid("data", got=got, expected=known, hint="name the text: --data PATH")
     tokens = vocabulary.encode(getattr(load_corpus(data), part))
     return {
         "metric": METRIC[task["level"]],
@@ -74,7 +74,7 @@ def _packed_sequences(engine: Any, section: dict[str, Any], data: str | None, pa
     from ..tasks.table import task_of
 
     if data is not None:
-        raise invalid("--data", got=repr(data), wanted=f"none: the task {section['name']} has its own")
+        raise invalid("--data", got=repr(data), expected=f"none: the task {section['name']} has its own")
     task: Any = task_of(section)
     task.check_fits(engine)
     value = task.evaluate_engine(engine, part)

@@ -30,7 +30,7 @@ def pack(
     types = _weight_types(weights)
     check_writable(out, "model file")
     if not run.is_dir():
-        raise invalid("model", got=str(run), wanted="a run folder that train wrote")
+        raise invalid("model", got=str(run), expected="a run folder that train wrote")
     from ..training.pack_run import pack_run
 
     record = pack_run(run, out, types)
@@ -51,6 +51,6 @@ def _weight_types(text: str) -> str | dict[str, str]:
     pairs = [part.rpartition("=")[::2] for part in text.split(",")]
     types = {name or "*": kind for name, kind in pairs}
     if len(types) < len(pairs):
-        raise invalid("--weights", got=repr(text), wanted="each name once, and one type for all others")
+        raise invalid("--weights", got=repr(text), expected="each name once, and one type for all others")
     WeightTypes.of(types)
     return types["*"] if list(types) == ["*"] else types

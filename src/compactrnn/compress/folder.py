@@ -47,7 +47,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
             raise invalid(
                 f"{name or 'the model'} ({type(module).__name__})",
                 got="get_extra_state",
-                wanted="parameters and buffers",
+                expected="parameters and buffers",
             )
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -91,7 +91,7 @@ def load(folder: str | os.PathLike, model: M | Callable[[], M]) -> M:
         raise ModelFileError(f"{path}: not a model that compactrnn.save wrote, or one of another version")
     built = model if isinstance(model, nn.Module) else model()
     if not isinstance(built, nn.Module):
-        raise invalid("model", got=f"a {type(built).__name__}", wanted="an nn.Module, or a class of one")
+        raise invalid("model", got=f"a {type(built).__name__}", expected="an nn.Module, or a class of one")
     built = copy_module(built)
     try:
         return _filled(built, tree)
@@ -108,10 +108,10 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
     model = rebuild(model, tree["layers"], wanted)
     have = dict(_tensors(model))
     if missing := [name for name in wanted if name not in have and name not in tree["temporary"]]:
-        raise invalid(f"{type(model).__name__}", got=f"no {min(missing)}", wanted="every tensor that was saved")
+        raise invalid(f"{type(model).__name__}", got=f"no {min(missing)}", expected="every tensor that was saved")
     persistent = model.state_dict(keep_vars=True)
     if more := [name for name in have if name not in wanted and name in persistent]:
-        raise invalid(f"{type(model).__name__}", got=f"{min(more)}, which was not saved", wanted="no other tensors")
+        raise invalid(f"{type(model).__name__}", got=f"{min(more)}, which was not saved", expected="no other tensors")
     filled: dict[str, Tensor] = {}
     for name in wanted:
         if name not in have:
@@ -133,7 +133,7 @@ def _tensor(built: Tensor, saved: Tensor, name: str, trainable: bool) -> Tensor:
     cut = [d for d, (n, m) in enumerate(zip(saved.shape, built.shape, strict=False)) if n != m]
     possible = saved.dim() == built.dim() and all(saved.shape[d] < built.shape[d] and d in (1, last) for d in cut)
     if not possible:
-        raise invalid(name, got=f"shape {tuple(built.shape)}", wanted=f"{tuple(saved.shape)}, or more columns")
+        raise invalid(name, got=f"shape {tuple(built.shape)}", expected=f"{tuple(saved.shape)}, or more columns")
     saved = saved.to(built.device)
     return nn.Parameter(saved, requires_grad=trainable) if isinstance(built, nn.Parameter) else saved
 

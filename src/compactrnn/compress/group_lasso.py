@@ -19,7 +19,7 @@ from ..weights.masked import MaskedWeight
 from . import surgery
 from .dry_run import dry_run
 from .groups import Group, check_sizes, find_groups
-from .optimizer import move_optimizer_
+from .optimizer_state import move_optimizer_
 from .penalty import NormPenalty
 from .report import PruneReport, report
 from .schedule import SizeSchedule
@@ -113,17 +113,17 @@ class GroupLasso:
     ):
         if (keep is None) == (strength is None):
             raise invalid(
-                "GroupLasso", got=f"keep={keep}, strength={strength}", wanted="one of keep (with steps) and strength"
+                "GroupLasso", got=f"keep={keep}, strength={strength}", expected="one of keep (with steps) and strength"
             )
         if keep is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise invalid("keep, steps", got=f"{keep}, {steps}", wanted="keep in (0, 1] and steps, a positive int")
+            raise invalid("keep, steps", got=f"{keep}, {steps}", expected="keep in (0, 1] and steps, a positive int")
         if strength is not None and (not strength >= 0 or steps is not None):
-            raise invalid("strength, steps", got=f"{strength}, {steps}", wanted="strength >= 0, and no steps")
+            raise invalid("strength, steps", got=f"{strength}, {steps}", expected="strength >= 0, and no steps")
         if not 0 <= decay < 1 or not threshold >= 0 or loss_steps < 1 or minimum < 1:
             raise invalid(
                 "decay, threshold, loss_steps, minimum",
                 got=f"{decay}, {threshold}, {loss_steps}, {minimum}",
-                wanted="decay in [0, 1), threshold >= 0, loss_steps >= 1, minimum >= 1",
+                expected="decay in [0, 1), threshold >= 0, loss_steps >= 1, minimum >= 1",
             )
         self.model = unwrap(model)
         self.count = 0
@@ -249,14 +249,14 @@ class GroupLasso:
         """
         own = self.state_dict()
         if set(own) != set(state):
-            raise invalid("pruner state", got=sorted(state), wanted=f"{sorted(own)}")
+            raise invalid("pruner state", got=sorted(state), expected=f"{sorted(own)}")
         for name in own:
             fixed = name == "steps" or name.startswith("wanted.")
             if own[name].shape != state[name].shape or (fixed and not torch.equal(own[name], state[name].cpu())):
                 raise invalid(
                     f"pruner state, {name}",
                     got=state[name].tolist() if fixed else f"shape {tuple(state[name].shape)}",
-                    wanted=f"{own[name].tolist()}" if fixed else f"{tuple(own[name].shape)}",
+                    expected=f"{own[name].tolist()}" if fixed else f"{tuple(own[name].shape)}",
                     hint="keep, steps, exclude and the model must be those that the state was saved with",
                 )
         self.count = int(state["count"])

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cells.base import AbstractCell
-from ..layers.sequence import States
+from ..cells.base import AbstractCell, States
 from ..weights.base import AbstractWeight
 from ..weights.dense import DENSE
 

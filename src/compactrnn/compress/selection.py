@@ -43,13 +43,13 @@ def _fraction(group: Group, values: Mapping[str, float]) -> float:
     entries = {m.name: next((values[name] for name in names_of(m) if name in values), None) for m in group.members}
     found = {name: value for name, value in entries.items() if value is not None}
     if len(set(found.values())) > 1:
-        raise invalid("keep", got=found, wanted="one fraction for these layers: their units go only together")
+        raise invalid("keep", got=found, expected="one fraction for these layers: their units go only together")
     return next(iter(found.values()), 1.0)
 
 
 def _checked(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise invalid(what, got=repr(value), wanted="a fraction in (0, 1]")
+        raise invalid(what, got=repr(value), expected="a fraction in (0, 1]")
     return float(value)
 
 
@@ -58,4 +58,4 @@ def _check_names(what: str, names: Iterable[str], groups: list[Group]) -> None:
     known = dict.fromkeys(name for member in members for name in names_of(member)[1:] if name)
     for name in names:
         if not any(name in names_of(member) for member in members):
-            raise invalid(what, got=repr(name), wanted=f"modules with recurrent layers: {', '.join(known)}")
+            raise invalid(what, got=repr(name), expected=f"modules with recurrent layers: {', '.join(known)}")

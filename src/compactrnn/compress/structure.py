@@ -56,7 +56,7 @@ def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, T
             layer = None
         if layer is None or not is_recurrent(layer) or _kind(layer) != stored["kind"]:
             got = "no such module" if layer is None else _kind(layer) if is_recurrent(layer) else type(layer).__name__
-            raise invalid(where, got=got, wanted=f"a recurrent layer as it was saved, {stored['kind']}")
+            raise invalid(where, got=got, expected=f"a recurrent layer as it was saved, {stored['kind']}")
         if stored["converted"]:
             convert_(layer)
         outer: list[Scattered] = []
@@ -124,7 +124,7 @@ def _kept(
             index, places = tensors.get(name), tensors.get(name.replace("kept_", "places_"))
             if index is None or places is None or len(places) != sizes[s]:
                 got = "no index of its units" if index is None or places is None else f"{len(places)} units"
-                raise invalid(where, got=f"{got} in the folder", wanted=f"{sizes[s]} units, as the class builds it")
+                raise invalid(where, got=f"{got} in the folder", expected=f"{sizes[s]} units, as the class builds it")
             sets[state.units] = index
         kept.append(sets)
     return kept
@@ -136,14 +136,14 @@ def _resize(layer: nn.Module, stored: dict[str, Any], where: str) -> None:
     if [len(row) for row in have] != [len(row) for row in units] or any(
         a.keys() != b.keys() for p, q in zip(have, units, strict=True) for a, b in zip(p, q, strict=True)
     ):
-        raise invalid(where, got=f"units {have}", wanted=f"layers and directions as they were saved, {units}")
+        raise invalid(where, got=f"units {have}", expected=f"layers and directions as they were saved, {units}")
     inputs = cells[0][0].input_size
     larger = any(b[n] > a[n] for p, q in zip(have, units, strict=True) for a, b in zip(p, q, strict=True) for n in a)
     if larger or stored["inputs"] > inputs:
         raise invalid(
             where,
             got=f"a layer of {have} units and {inputs} inputs, as the class builds it",
-            wanted=f"at least {units} and {stored['inputs']}, as they were saved",
+            expected=f"at least {units} and {stored['inputs']}, as they were saved",
         )
     if have != units or stored["inputs"] != inputs:
         keep = [[{name: torch.arange(n) for name, n in sets.items()} for sets in row] for row in units]
@@ -151,7 +151,7 @@ def _resize(layer: nn.Module, stored: dict[str, Any], where: str) -> None:
     # one size for all layers, or a list even if all are the same
     for name in ("hidden_size", "proj_size")[: 2 if isinstance(layer, nn.RNNBase) else 1]:
         if _list(stored[name], len(units)) != _list(getattr(layer, name), len(units)):
-            raise invalid(f"{where}.{name}", got=stored[name], wanted=f"{getattr(layer, name)}, by its units")
+            raise invalid(f"{where}.{name}", got=stored[name], expected=f"{getattr(layer, name)}, by its units")
         setattr(layer, name, stored[name])
 
 
@@ -171,7 +171,7 @@ def _restructure(layer: nn.Module, forms: list[list[dict[str, dict[str, Any]]]],
                     raise invalid(
                         f"{where}, {part_name(layer, i, d, name)}",
                         got=repr(weight.spec),
-                        wanted=f"a weight as it was saved, {wanted['spec']}",
+                        expected=f"a weight as it was saved, {wanted['spec']}",
                     )
                 plain = weight.inner if isinstance(weight, MaskedWeight) else weight
                 if _form(plain) | {"masked": wanted["masked"]} != wanted:

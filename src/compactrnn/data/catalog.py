@@ -84,7 +84,7 @@ DATASETS = {
 def fetch(name: str) -> list[Path]:
     """Put the files of a data set into the data folder, checked; those already there and whole stay as they are."""
     if name not in DATASETS:
-        raise invalid("data set", got=repr(name), wanted=f"one of {', '.join(sorted(DATASETS))}")
+        raise invalid("data set", got=repr(name), expected=f"one of {', '.join(sorted(DATASETS))}")
     dataset = DATASETS[name]
     if dataset.bundled:
         return []
@@ -94,7 +94,7 @@ def fetch(name: str) -> list[Path]:
         raise invalid(
             f"data set {name}",
             got="a licence that forbids downloading it here",
-            wanted=f"the files {', '.join(dataset.paths)} placed in {data_folder()}",
+            expected=f"the files {', '.join(dataset.paths)} placed in {data_folder()}",
             hint=f"licence: {dataset.licence}",
         )
     return [download(remote, data_folder() / remote.path) for remote in dataset.remotes]
@@ -112,9 +112,9 @@ def download(remote: Remote, target: Path) -> Path:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         got = f"{reason} ({type(error).__name__}) from {remote.url}"
-        raise invalid("download", got=got, wanted="the file") from error
+        raise invalid("download", got=got, expected="the file") from error
     if (found := hashlib.sha256(content).hexdigest()) != remote.sha256:
-        raise invalid(f"SHA-256 of {remote.url}", got=found, wanted=remote.sha256)
+        raise invalid(f"SHA-256 of {remote.url}", got=found, expected=remote.sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content, "data file")
     return target

@@ -26,7 +26,7 @@ class Corpus:
         Corpus(name='digits', train='01234567', valid='8', test='9')
         """
         if len(text) < 10:
-            raise invalid(f"text {name}", got=f"{len(text)} characters", wanted="at least 10")
+            raise invalid(f"text {name}", got=f"{len(text)} characters", expected="at least 10")
         first, second = len(text) * 8 // 10, len(text) * 9 // 10
         return cls(name, text[:first], text[first:second], text[second:])
 
@@ -46,7 +46,7 @@ def load_corpus(name_or_path: str) -> Corpus:
     if name_or_path == "ptb":
         return Corpus("ptb", *(_penn_treebank_part(part) for part in ("train", "valid", "test")))
     if not name_or_path or not os.path.exists(name_or_path):
-        raise invalid("data", got=repr(name_or_path), wanted="alice, ptb, or the path of a text file")
+        raise invalid("data", got=repr(name_or_path), expected="alice, ptb, or the path of a text file")
     return Corpus.split(str(name_or_path), read_text(name_or_path))
 
 
@@ -58,6 +58,6 @@ def _penn_treebank_part(part: str) -> str:
     raise invalid(
         "Penn Treebank",
         got=f"no ptb.{part}.txt or ptb.{part}.txt.gz in {folder}",
-        wanted="Mikolov's three files",
+        expected="Mikolov's three files",
         hint="set COMPACTRNN_DATA to the folder that holds ptb/, or see: compactrnn data list",
     )

@@ -19,5 +19,5 @@ def data_folder() -> Path:
     except RuntimeError as error:
         what = f"data folder, of {name}" if os.environ.get(name) else "data folder"
         got = f"{given}, a home folder that is not known"
-        raise invalid(what, got=got, wanted="a folder", hint="set COMPACTRNN_DATA") from error
+        raise invalid(what, got=got, expected="a folder", hint="set COMPACTRNN_DATA") from error
     return folder if name == "COMPACTRNN_DATA" else folder / "compactrnn"

@@ -35,7 +35,7 @@ def read_idx(path: Path) -> np.ndarray:
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}i", raw[4:start]) if axes and len(raw) >= start else ()
     if not shape or min(shape) < 0 or len(raw) - start != math.prod(shape):
-        raise invalid("IDX file", got=f"{path}, {len(raw)} bytes", wanted="unsigned bytes of the shape that it names")
+        raise invalid("IDX file", got=f"{path}, {len(raw)} bytes", expected="unsigned bytes of the shape that it names")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -56,6 +56,6 @@ def _find(name: str) -> Path:
     raise invalid(
         "MNIST",
         got=f"no {name} or {name}.gz in {folder}",
-        wanted="the four IDX files",
+        expected="the four IDX files",
         hint="set COMPACTRNN_DATA to the folder that holds mnist/, or run: compactrnn data get mnist",
     )

@@ -20,9 +20,9 @@ def read_unpacked(path: Path, what: str, limit: int) -> bytes:
                 raw = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         got = f"{path} ({getattr(error, 'strerror', None) or error})"
-        raise invalid(what, got=got, wanted="a readable file, plain or .gz") from error
+        raise invalid(what, got=got, expected="a readable file, plain or .gz") from error
     if len(raw) > limit:
-        raise invalid(what, got=f"{path}, which unpacks to more than {limit:,} bytes", wanted="less")
+        raise invalid(what, got=f"{path}, which unpacks to more than {limit:,} bytes", expected="less")
     return raw
 
 
@@ -36,7 +36,7 @@ def read_text(path: str | Path) -> str:
         raise invalid(
             "text file",
             got=f"{path}, whose byte {error.start} is not UTF-8",
-            wanted="UTF-8 text",
+            expected="UTF-8 text",
             hint=f"convert it, e.g.: iconv -f latin1 -t utf-8 {path.name}",
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

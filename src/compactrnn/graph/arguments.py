@@ -34,7 +34,7 @@ def flatten(model: nn.Module, example_inputs: Any) -> tuple[tuple[Tensor, ...], 
     repeated = {n for n in names if names.count(n) > 1}
     names = [f"{n}_{i}" if n in repeated or not n.isidentifier() else n for i, n in enumerate(names)]
     if not found:
-        raise invalid("example_inputs", got="no tensor", wanted=_ACCEPTED)
+        raise invalid("example_inputs", got="no tensor", expected=_ACCEPTED)
     return tuple(leaf for _, leaf in found), names
 
 
@@ -123,7 +123,7 @@ def _is_input(name: str, leaf: Any) -> bool:
     hint = next((text for kind, text in hints.items() if isinstance(leaf, kind)), "")
     if isinstance(leaf, int | float):
         hint = "a number is no input: make it a default of forward, an attribute of the model, or a tensor"
-    raise invalid(f"example_inputs: {name}", got=f"a {type(leaf).__name__}", wanted=_ACCEPTED, hint=hint)
+    raise invalid(f"example_inputs: {name}", got=f"a {type(leaf).__name__}", expected=_ACCEPTED, hint=hint)
 
 
 def filled(value: Any, tensors: Iterator[Tensor]) -> Any:

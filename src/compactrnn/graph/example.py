@@ -36,7 +36,7 @@ class Example:
             raise invalid(
                 "example_inputs",
                 got="a PackedSequence" if packed else f"a {type(others[0]).__name__}" if others else "no tensor",
-                wanted="a tensor, a tuple of arguments or a dict of keyword arguments, with tensors, numbers and None",
+                expected="a tensor, a tuple of arguments or a dict of keyword arguments: tensors, numbers and None",
                 hint="give padded sequences and their lengths, and pack them within forward" if packed else "",
             )
         return example

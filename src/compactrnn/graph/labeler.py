@@ -30,7 +30,7 @@ from .aten import (
     operation,
     pooled_axes,
 )
-from .labels import CONSTANT, DATA, ZERO, Consumer, Follower, Reader, Units, carries, columns, uniform
+from .labels import CONSTANT, DATA, ZERO, LayerInput, Scaling, Units, Use, carries, columns, uniform
 from .leaf import RECURRENT
 from .trace import Trace
 
@@ -129,7 +129,7 @@ class Labeler:
         if read is None:
             self.units.escapes(x, f"{leaf.name}: its input mixes units")
             read = torch.full((x.shape[-1],), DATA)
-        self.units.consumers.append(Consumer(leaf, read))
+        self.units.consumers.append(LayerInput(leaf, read))
 
         def own(layer: int, unit_set: str) -> Tensor:
             return torch.tensor(self.units.labels[key, layer, unit_set])
@@ -166,7 +166,7 @@ class Labeler:
         read = columns(x.transpose(1, -1) if convolution else x)
         if read is None or grouped:
             return None
-        self.units.readers.append(Reader(weight, 1, read))
+        self.units.readers.append(Use(weight, 1, read))
         return _filled(shaped, DATA)
 
     def values_of(self, node: Node) -> tuple:
@@ -241,7 +241,7 @@ class Labeler:
             if self.values[node.name].shape[-1:] != met.shape:
                 continue
             if name := self.stored.get(node.name):
-                self.units.followers.append(Follower(name, self.values[node.name].dim() - 1, met))
+                self.units.followers.append(Scaling(name, self.values[node.name].dim() - 1, met))
             elif node.op == "call_function" and operation(node) in ENTRYWISE:
                 self._follow_vectors(node, node.all_input_nodes, met)
             else:

@@ -31,7 +31,7 @@ UnitSetKey = tuple[int, int, str]  # leaf, layer, unit set
 
 
 @dataclass
-class Reader:
+class Use:
     """Entry `columns[i]` along `axis` of parameter `name` multiplies the unit labelled `labels[i]` (0: no unit)."""
 
     name: str
@@ -40,7 +40,7 @@ class Reader:
 
 
 @dataclass
-class Follower:
+class Scaling:
     """Entry i along the last axis of parameter or buffer `name` scales or shifts the unit labelled `labels[i]`."""
 
     name: str
@@ -49,7 +49,7 @@ class Follower:
 
 
 @dataclass
-class Consumer:
+class LayerInput:
     """Column j of the input of recurrent layer `leaf` carries the unit labelled `labels[j]`."""
 
     leaf: Leaf
@@ -66,9 +66,9 @@ class Units:
     """
 
     labels: dict[UnitSetKey, list[int]] = field(default_factory=dict)
-    readers: list[Reader] = field(default_factory=list)
-    consumers: list[Consumer] = field(default_factory=list)
-    followers: list[Follower] = field(default_factory=list)
+    readers: list[Use] = field(default_factory=list)
+    consumers: list[LayerInput] = field(default_factory=list)
+    followers: list[Scaling] = field(default_factory=list)
     shifted: set[int] = field(default_factory=set)
     given: set[int] = field(default_factory=set)
     passed_on: set[int] = field(default_factory=set)  # as the first state of a unit of the same label

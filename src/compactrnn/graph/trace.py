@@ -119,7 +119,7 @@ def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
             raise invalid(
                 "example_inputs",
                 got=f"a {type(value).__name__}",
-                wanted="a tensor or a tuple of tensors, as the model takes them",
+                expected="a tensor or a tuple of tensors, as the model takes them",
                 hint="leave initial states out: the model then starts from its own",
             )
     return tuple(values)

@@ -71,7 +71,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
     """
     _subclass_of("", module)
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
-        raise TypeError(f"from_torch: got a {type(module).__name__}, wanted an nn.LSTM, nn.GRU or nn.RNN")
+        raise TypeError(f"from_torch: expected an nn.LSTM, nn.GRU or nn.RNN, got a {type(module).__name__}")
     return convert_(copy.deepcopy(module))  # pyright: ignore
 
 

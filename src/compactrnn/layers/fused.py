@@ -18,7 +18,7 @@ from .bind import GATES, bound_cell
 from .cudnn import Contiguous, flatten_
 from .loop import wanted_loop
 from .ordinary import is_batched_or_dual
-from .scan import scan_layer
+from .run_layer import scan_layer
 from .sequence import StateForm, Steps, check_dtype, run_stack, sizes_per_layer
 
 
@@ -50,7 +50,7 @@ class AbstractFused(nn.RNNBase):
     ) -> None:
         for name, spec in (("input_weight", input_weight), ("hidden_weight", hidden_weight)):
             if not isinstance(spec, WeightSpec):
-                raise invalid(name, got=repr(spec), wanted="a weight, such as Dense() or LowRank(rank=8)")
+                raise invalid(name, got=repr(spec), expected="a weight, such as Dense() or LowRank(rank=8)")
         rest = (bias, batch_first, dropout, bidirectional)
         per_layer = isinstance(hidden_size, list | tuple) or isinstance(proj_size, list | tuple)
         if not per_layer and input_weight == hidden_weight == DENSE:
@@ -192,9 +192,9 @@ class AbstractFused(nn.RNNBase):
         projections = projection_per_layer(self.proj_size, sizes)
         for name, values in (("hidden_size", sizes), ("proj_size", projections)):
             if len(set(values)) > 1:
-                raise invalid(name, got=values, wanted="one size for all layers", hint="torch has no such layer")
+                raise invalid(name, got=values, expected="one size for all layers", hint="torch has no such layer")
         if projections[0] >= sizes[0]:
-            raise invalid("proj_size", got=projections[0], wanted=f"less than hidden_size={sizes[0]}, as in torch")
+            raise invalid("proj_size", got=projections[0], expected=f"less than hidden_size={sizes[0]}, as in torch")
         plain = copy.deepcopy(self)
         for name, child in list(plain.named_children()):
             if isinstance(child, AbstractWeight):
@@ -228,7 +228,7 @@ def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> li
     """The projection of every layer, 0 in all of them for none."""
     projections = list(proj_size) if isinstance(proj_size, list | tuple) else [proj_size] * len(sizes)
     if len(projections) != len(sizes):
-        raise invalid("proj_size", got=proj_size, wanted=f"{len(sizes)} sizes, one for each layer")
+        raise invalid("proj_size", got=proj_size, expected=f"{len(sizes)} sizes, one for each layer")
     if any(projections):
         for projection in projections:
             check_positive(projection, "proj_size")

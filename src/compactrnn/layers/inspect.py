@@ -37,7 +37,7 @@ def cells_of(module: nn.Module) -> list[list[AbstractCell]]:
         return module.rows()
     if not is_recurrent(module):
         raise TypeError(
-            f"cells_of: got a {type(module).__name__}, wanted an nn.LSTM, nn.GRU or nn.RNN whose forward is torch's,"
+            f"cells_of: expected an nn.LSTM, nn.GRU or nn.RNN whose forward is torch's, got a {type(module).__name__}"
             " or a compactrnn layer"
         )
     suffixes = ("", "_reverse") if module.bidirectional else ("",)

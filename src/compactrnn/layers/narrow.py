@@ -34,7 +34,7 @@ def narrow_(
             cell.select_(kept, inputs)
         if any(cell.state_sizes() != row[0].state_sizes() for cell in row):
             sizes = [cell.state_sizes() for cell in row]
-            raise invalid(f"layer {number}", got=f"sizes {sizes}", wanted="the same size in both directions")
+            raise invalid(f"layer {number}", got=f"sizes {sizes}", expected="the same size in both directions")
         inputs = _kept_outputs(row, keep[number], widths)
     if isinstance(layer, Recurrent):
         layer.input_size = cells[0][0].input_size

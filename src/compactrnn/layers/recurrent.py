@@ -16,7 +16,7 @@ from ..cells.declaration import check_declaration
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .autocast import casts_in_vain, without_casts
-from .scan import scan_layer
+from .run_layer import scan_layer
 from .sequence import StateForm, check_dropout, run_stack, sizes_per_layer
 
 
@@ -57,7 +57,7 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         if not (isinstance(cell_class, type) and issubclass(cell_class, AbstractCell)):
-            raise invalid("cell_class", got=repr(cell_class), wanted="a cell class, as in compactrnn.cells")
+            raise invalid("cell_class", got=repr(cell_class), expected="a cell class, as in compactrnn.cells")
         sizes, self.num_layers = sizes_per_layer(hidden_size, num_layers)
         self.cell_class = cell_class
         self.input_size = check_positive(input_size, "input_size")
@@ -116,4 +116,4 @@ def _check_options(cell_class: type[AbstractCell], options: dict[str, Any]) -> N
     known = [p.name for p in parameters][2:]  # after the two sizes
     for name, value in options.items():
         if name not in known:
-            raise invalid(f"options of {cell_class.__name__}", got=f"{name}={value!r}", wanted=", ".join(known))
+            raise invalid(f"options of {cell_class.__name__}", got=f"{name}={value!r}", expected=", ".join(known))

@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import check_positive, invalid
 
-States = tuple[Tensor, ...]
-
 
 @dataclass
 class Steps:
@@ -49,7 +47,7 @@ class StateForm:
             return [[like.new_full((d, batch, sizes[i]), value) for sizes, value in kinds] for i in range(layers)]
         given = [hx] if len(self.sizes) == 1 else hx
         if not isinstance(given, tuple | list) or len(given) != len(self.sizes):
-            raise invalid("initial states", got=type(hx).__name__, wanted=f"a tuple of {len(self.sizes)} states")
+            raise invalid("initial states", got=type(hx).__name__, expected=f"a tuple of {len(self.sizes)} states")
         rows = [self._parts(kind, sizes, batch, batched) for kind, sizes in zip(given, self.sizes, strict=True)]
         if order is not None:
             rows = [[part.index_select(0, order) for part in row] for row in rows]
@@ -59,14 +57,14 @@ class StateForm:
         """One (batch, size) tensor for each layer and direction."""
         wanted = [(batch, n) if batched else (n,) for n in sizes for _ in range(self.directions)]
         if isinstance(kind, Tensor) and len(set(sizes)) > 1:
-            raise invalid("initial state", got="one tensor", wanted=f"a tuple of tensors of shapes {wanted}")
+            raise invalid("initial state", got="one tensor", expected=f"a tuple of tensors of shapes {wanted}")
         parts: list[Tensor] = []
         for part in kind:
             parts.extend(part.unbind(0) if part.dim() > len(wanted[0]) else [part])
         if isinstance(kind, Tensor) and tuple(kind.shape) != (len(wanted), *wanted[0]):
-            raise invalid("initial state shape", got=tuple(kind.shape), wanted=str((len(wanted), *wanted[0])))
+            raise invalid("initial state shape", got=tuple(kind.shape), expected=str((len(wanted), *wanted[0])))
         if [tuple(p.shape) for p in parts] != wanted:
-            raise invalid("initial state shapes", got=[tuple(p.shape) for p in parts], wanted=str(wanted))
+            raise invalid("initial state shapes", got=[tuple(p.shape) for p in parts], expected=str(wanted))
         return parts if batched else [p.unsqueeze(0) for p in parts]
 
     def join(self, states: Sequence[Sequence[Tensor]], batched: bool, order: Tensor | None) -> Any:
@@ -100,7 +98,7 @@ def run_stack(
     else:
         if not isinstance(input, Tensor) or input.dim() not in (2, 3):
             got = f"{input.dim()}D" if isinstance(input, Tensor) else type(input).__name__
-            raise invalid(f"{type(layer).__name__} input", got=got, wanted="a 2D or 3D tensor or a PackedSequence")
+            raise invalid(f"{type(layer).__name__} input", got=got, expected="a 2D or 3D tensor or a PackedSequence")
         order = back = None
         batched = input.dim() == 3
         batch_axis = 0 if layer.batch_first and batched else 1
@@ -108,9 +106,9 @@ def run_stack(
         data = data.transpose(0, 1) if batch_axis == 0 else data
         steps = Steps(data, None, data.shape[1])
     if steps.data.dim() != (2 if packed else 3) or steps.data.shape[-1] != layer.input_size:
-        raise invalid(f"{type(layer).__name__} input size", got=steps.data.shape[-1], wanted=str(layer.input_size))
+        raise invalid(f"{type(layer).__name__} input size", got=steps.data.shape[-1], expected=str(layer.input_size))
     if len(steps.data) == 0:
-        raise invalid(f"{type(layer).__name__} input", got="a sequence of no steps", wanted="at least one step")
+        raise invalid(f"{type(layer).__name__} input", got="a sequence of no steps", expected="at least one step")
     check_dtype(layer, "input", steps.data)
     states = form.split(hx, steps.batch, batched, order, steps.data)
     for state in (s for kinds in states for s in kinds):
@@ -136,7 +134,7 @@ def check_dtype(layer: Any, what: str, tensor: Tensor) -> None:
     if tensor.dtype != own and not torch.is_autocast_enabled(tensor.device.type):
         hint = f"convert it, {what.split()[-1]}.to({own})"
         hint += f", or the layer, .to({tensor.dtype})" if tensor.is_floating_point() else ""
-        raise invalid(f"{type(layer).__name__} {what} dtype", got=tensor.dtype, wanted=str(own), hint=hint)
+        raise invalid(f"{type(layer).__name__} {what} dtype", got=tensor.dtype, expected=str(own), hint=hint)
 
 
 def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[list[int], int]:
@@ -144,7 +142,7 @@ def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[
     check_positive(num_layers, "num_layers")
     if isinstance(hidden_size, list | tuple):
         if not hidden_size or num_layers not in (1, len(hidden_size)):
-            raise invalid("num_layers", got=num_layers, wanted=f"{len(hidden_size)}, one for each of {hidden_size}")
+            raise invalid("num_layers", got=num_layers, expected=f"{len(hidden_size)}, one for each of {hidden_size}")
         return [check_positive(n, "hidden_size") for n in hidden_size], len(hidden_size)
     return [check_positive(hidden_size, "hidden_size")] * num_layers, num_layers  # pyright: ignore
 
@@ -152,7 +150,7 @@ def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[
 def check_dropout(dropout: object, num_layers: int) -> float:
     """`dropout` as a float; the same conditions and warning as in torch."""
     if not isinstance(dropout, Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # pyright: ignore
-        raise invalid("dropout", got=repr(dropout), wanted="a number in range [0, 1], the probability of a zero")
+        raise invalid("dropout", got=repr(dropout), expected="a number in range [0, 1], the probability of a zero")
     if dropout and num_layers == 1:
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "

@@ -112,7 +112,7 @@ class RNN(AbstractFused, nn.RNN):
     ):
         modes = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
         if nonlinearity not in modes:
-            raise invalid("nonlinearity", got=repr(nonlinearity), wanted="'tanh' or 'relu'")
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected="'tanh' or 'relu'")
         rest = (num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
         self._start(modes[nonlinearity], input_size, hidden_size, *rest, input_weight, hidden_weight)
         self.nonlinearity = nonlinearity

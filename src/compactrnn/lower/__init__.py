@@ -1,5 +1,5 @@
 """From a torch model to a program and its file."""
 
-from .lower import lower as lower
-from .pack import PackReport as PackReport
-from .pack import pack as pack
+from .lowering import lower as lower
+from .pack_model import PackReport as PackReport
+from .pack_model import pack as pack

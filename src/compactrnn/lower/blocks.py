@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..emit.builder import STEP, Operand
 from ..runtime.program import Binary, Code, Ref, Unary
 from . import cell as cells
-from .builder import STEP, Value
 from .visitor import Convolution, Visitor, convolves, handles
 
 
 def products(
-    visitor: Visitor, node: torch.fx.Node, x: Value, factors: list[np.ndarray], init: Ref | None, weight: int
-) -> Value:
+    visitor: Visitor, node: torch.fx.Node, x: Operand, factors: list[np.ndarray], init: Ref | None, weight: int
+) -> Operand:
     """`init + F1 F2 ... x` for every vector along the last axis; `weight` is the number of the node's argument."""
     build, name = visitor.builder, visitor.weight_name(node, node.args[weight])
     if x.time == len(x.shape) - 1:
@@ -34,11 +34,11 @@ def products(
         rows.append(build.chain(factors, row, init, name))
     shape = (*x.shape[:-1], outer)
     if count == 1:
-        return Value(rows[0], shape, x.time, kind, build.segment)
+        return Operand(rows[0], shape, x.time, kind, build.segment)
     dst = build.buffer(count * outer)
     for i, row in enumerate(rows):
         build.emit(Code.UNARY, Ref(dst.buffer, i * outer), outer, a=row, fn=int(Unary.COPY))
-    return Value(dst, shape, x.time, kind, build.segment)
+    return Operand(dst, shape, x.time, kind, build.segment)
 
 
 def array(x: Tensor) -> np.ndarray:
@@ -47,8 +47,8 @@ def array(x: Tensor) -> np.ndarray:
 
 
 @handles("linear")
-def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None) -> Value | None:
-    if not isinstance(x, Value) or not isinstance(weight, Tensor) or isinstance(bias, Value):
+def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
+    if not isinstance(x, Operand) or not isinstance(weight, Tensor) or isinstance(bias, Operand):
         return None
     return products(visitor, node, x, [array(weight)], None if bias is None else visitor.constant(bias), 1)
 
@@ -56,7 +56,7 @@ def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: An
 @convolves
 def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
     """A window that slides over time, (1, channels, T): a product with the steps in the window, the latest first."""
-    if not isinstance(weight, Tensor) or isinstance(bias, Value) or weight.dim() != 3 or options.groups != 1:
+    if not isinstance(weight, Tensor) or isinstance(bias, Operand) or weight.dim() != 3 or options.groups != 1:
         return None
     if options.stride != 1 or (time := visitor.time_axis(node)) != 2:
         return None
@@ -75,8 +75,8 @@ def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bia
 
 
 @handles("embedding")
-def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Value | None:
-    if not isinstance(table, Tensor) or not isinstance(token, Value) or token.width != 1:
+def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Operand | None:
+    if not isinstance(table, Tensor) or not isinstance(token, Operand) or token.width != 1:
         return None
     build = visitor.builder
     kind = build.place([token])
@@ -93,11 +93,11 @@ def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *r
                     f" {given.name}; give every token an input of its own"
                 )
             inputs[i] = replace(given, shape=(), vocabulary=min(given.vocabulary or vocabulary, vocabulary))
-    return Value(dst, (*token.shape, n), token.time, kind, build.segment)
+    return Operand(dst, (*token.shape, n), token.time, kind, build.segment)
 
 
 @handles("index")
-def _looked_up(visitor: Visitor, node: torch.fx.Node, table: Any, indices: list[Any]) -> Value | None:
+def _looked_up(visitor: Visitor, node: torch.fx.Node, table: Any, indices: list[Any]) -> Operand | None:
     """A row of a constant table, by a position that was computed."""
     if not isinstance(table, Tensor) or len(indices) != 1:
         return None
@@ -106,13 +106,21 @@ def _looked_up(visitor: Visitor, node: torch.fx.Node, table: Any, indices: list[
 
 
 @handles("one_hot")
-def _one_hot(visitor: Visitor, node: torch.fx.Node, token: Value, classes: int = -1) -> Value | None:
+def _one_hot(visitor: Visitor, node: torch.fx.Node, token: Operand, classes: int = -1) -> Operand | None:
     return _embedding(visitor, node, torch.eye(classes), token) if classes > 0 else None
 
 
 @handles("layer_norm")
-def _layer_norm(visitor: Visitor, node: torch.fx.Node, x: Value, shape: list[int], weight: Any = None, bias: Any = None,
-                eps: float = 1e-5, *rest: Any) -> Value | None:  # fmt: skip
+def _layer_norm(
+    visitor: Visitor,
+    node: torch.fx.Node,
+    x: Operand,
+    shape: list[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *rest: Any,
+) -> Operand | None:
     k = int(np.prod(shape, dtype=int))
     if x.time is not None and x.time >= len(x.shape) - len(shape):
         return None
@@ -124,8 +132,8 @@ def _layer_norm(visitor: Visitor, node: torch.fx.Node, x: Value, shape: list[int
 
 @handles("_native_batch_norm_legit_no_training")
 def _batch_norm(
-    visitor: Visitor, node: torch.fx.Node, x: Value, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any
-) -> list[Value] | None:
+    visitor: Visitor, node: torch.fx.Node, x: Operand, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any
+) -> list[Operand] | None:
     """(x - mean) / sqrt(variance + eps) * weight + bias with the stored statistics of axis 1."""
     if len(x.shape) < 2 or x.time == 1:
         return None
@@ -133,7 +141,7 @@ def _batch_norm(
     shift = (0 if bias is None else bias) - mean * slope
     view = [-1 if d == 1 else 1 for d in range(len(x.shape))]
 
-    def wide(vector: Tensor) -> Value:
+    def wide(vector: Tensor) -> Operand:
         constant = vector.detach().view(view)
         moved = visitor.mover.move([constant], lambda t: t[0].expand(x.shape), x.time, visitor.where(node))
         return visitor.settle(moved)
@@ -142,7 +150,7 @@ def _batch_norm(
 
 
 @handles("recurrent")
-def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states: list[Any]) -> list[Value]:
+def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, states: list[Any]) -> list[Operand]:
     leaf, build = visitor.trace.leaves[key], visitor.builder
     if x.kind != STEP or x.time != 0:
         raise UnsupportedModelError(
@@ -154,7 +162,7 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Value, states
             f"{leaf.name}: runs over {x.shape[1]} rows of each sequence, as a layer that bands or agents share does; an"
             " engine runs one: give the rows as sequences of their own, or a layer to each"
         )
-    if any(isinstance(s, Value) for s in states):
+    if any(isinstance(s, Operand) for s in states):
         raise UnsupportedModelError(
             f"{leaf.name}: its initial state is computed from input data; wanted zeros or parameters."
             " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros"

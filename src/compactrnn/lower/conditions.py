@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..emit.builder import Operand
 from ..runtime.program import Binary, Unary
-from .builder import Value
 from .pointwise import FUNCTIONS, against, compare, floor_divide, rest, scale, select, trunc
 from .visitor import Visitor, handles
 
@@ -23,7 +23,7 @@ _COMPARISONS = {
 
 
 @handles(*_COMPARISONS)
-def _compared(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
+def _compared(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand:
     """1 where it holds, else 0."""
     fn, swapped = _COMPARISONS[_name(node)]
     a, b = visitor.spread(a, node), visitor.spread(b, node)
@@ -31,13 +31,13 @@ def _compared(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
 
 
 @handles("where")
-def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any) -> Value:
+def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any) -> Operand:
     """`a` where the condition holds, else `b`."""
     return select(visitor.builder, *(visitor.spread(v, node) for v in (condition, a, b)))
 
 
 @handles("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
-def _both(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | None:
+def _both(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | None:
     """Truth values combined; of whole numbers only `logical_...`, which takes all but zero for true."""
     logical = "logical" in _name(node)
     if not logical and visitor.values[node.name].dtype != torch.bool:
@@ -50,7 +50,7 @@ def _both(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | None
 
 
 @handles("bitwise_not")
-def _not(visitor: Visitor, node: torch.fx.Node, x: Value) -> Value:
+def _not(visitor: Visitor, node: torch.fx.Node, x: Operand) -> Operand:
     """Not of a truth value; -1 - x of a whole number."""
     if visitor.values[node.name].dtype == torch.bool:
         return scale(visitor.builder, x, -1.0, 1.0)
@@ -58,7 +58,7 @@ def _not(visitor: Visitor, node: torch.fx.Node, x: Value) -> Value:
 
 
 @handles("remainder", "fmod", "floor_divide")
-def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
+def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand:
     """The quotient rounded down; what that leaves, with the sign of `b`; what cutting leaves, with that of `a`."""
     build = visitor.builder
     a, b = visitor.spread(a, node), visitor.spread(b, node)
@@ -71,7 +71,7 @@ def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
 
 
 @handles("pow")
-def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | None:
+def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | None:
     """x^number, number^x."""
     if isinstance(a, int | float) and a > 0:
         return FUNCTIONS["exp"](visitor.builder, scale(visitor.builder, b, math.log(a)))
@@ -81,7 +81,7 @@ def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value | Non
 
 
 @handles("to", "_to_copy", "type_as")
-def _cast(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value | None:
+def _cast(visitor: Visitor, node: torch.fx.Node, x: Operand, *args: Any, **kwargs: Any) -> Operand | None:
     """Of another type: a whole number drops its fraction, a truth value is whether it is not zero."""
     before, after = visitor.values[node.args[0].name].dtype, visitor.values[node.name].dtype  # pyright: ignore
     if after == torch.bool:
@@ -98,7 +98,7 @@ def _copied(visitor: Visitor, node: torch.fx.Node, x: Any, source: Any, *args: A
 
 
 @handles("_assert_tensor_metadata")
-def _assert(visitor: Visitor, node: torch.fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
+def _assert(visitor: Visitor, node: torch.fx.Node, x: Operand, *args: Any, **kwargs: Any) -> Operand:
     """What torch.export notes before a cast; nobody reads it."""
     return x
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
 from ..runtime.program import Code, Ref, Unary
-from .builder import CONSTANT, LAST, STEP, Builder, Value
 from .plan import SHIFT, Operands, Plan, Relation, read_plan
 
 
@@ -19,11 +19,11 @@ from .plan import SHIFT, Operands, Plan, Relation, read_plan
 class Moved:
     """Entries of `operands` in another order, not yet copied: `address` says for each where it lives."""
 
-    operands: list[Value | Tensor]
+    operands: list[Operand | Tensor]
     address: Tensor
     time: int | str | None
     where: str
-    value: Value | None = None
+    value: Operand | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ class Moved:
         return tuple(self.address.shape)
 
 
-def addresses(operand: Value | Moved | Tensor, flat: list[Value | Tensor]) -> Tensor:
+def addresses(operand: Operand | Moved | Tensor, flat: list[Operand | Tensor]) -> Tensor:
     """A tensor of the operand's shape whose entries say where they live: operand in `flat`, step, place in the row."""
     if isinstance(operand, Moved):
         numbers = operand.address // SHIFT - 1
@@ -39,14 +39,14 @@ def addresses(operand: Value | Moved | Tensor, flat: list[Value | Tensor]) -> Te
         return operand.address % SHIFT + (places[numbers] + 1) * SHIFT
     shape = tuple(operand.shape)
     rows = torch.arange(int(np.prod(shape, dtype=int))).view(shape)
-    if isinstance(operand, Value) and operand.time is not None:
+    if isinstance(operand, Operand) and operand.time is not None:
         row = torch.arange(operand.width).view(operand.step_shape).unsqueeze(operand.time)
         step = torch.arange(shape[operand.time]).view([-1 if d == operand.time else 1 for d in range(len(shape))])
         rows = (row + step * operand.width).expand(shape)
     return rows + (_number(operand, flat) + 1) * SHIFT
 
 
-def _number(operand: Value | Tensor, flat: list[Value | Tensor]) -> int:
+def _number(operand: Operand | Tensor, flat: list[Operand | Tensor]) -> int:
     """The place of `operand` in `flat`, where it is put if it is new."""
     for i, other in enumerate(flat):
         if other is operand:
@@ -62,8 +62,8 @@ class Mover:
         self.builder = builder
         self._edges: list[Tensor] = []
         self._grown: list[Tensor] = []
-        self._flipped: dict[tuple, Value] = {}
-        self._rows: dict[str, Value] = {}
+        self._flipped: dict[tuple, Operand] = {}
+        self._rows: dict[str, Operand] = {}
 
     def edge(self, value: float) -> Tensor:
         """A number that fills up a sequence before its first or after its last step."""
@@ -76,11 +76,11 @@ class Mover:
 
     def move(self, operands: list, run: Callable[[list[Tensor]], Tensor], time: int | str | None, where: str) -> Moved:
         """The result of `run(operands)`, an operation that only moves entries; `time` is the result's time axis."""
-        flat: list[Value | Tensor] = []
+        flat: list[Operand | Tensor] = []
         moved = run([addresses(o, flat).contiguous() for o in operands])
         return Moved(flat, moved, time, where)
 
-    def settle(self, moved: Moved, passing: bool = False) -> Value:
+    def settle(self, moved: Moved, passing: bool = False) -> Operand:
         """`moved` as a value: a view if its entries lie side by side, else a copy.
 
         `passing`: it is read by the next operation alone, so it may be a view of a delay line, which has changed by the
@@ -90,7 +90,7 @@ class Mover:
             moved.value = self._settle(moved, passing)
         return moved.value
 
-    def _settle(self, moved: Moved, passing: bool) -> Value:
+    def _settle(self, moved: Moved, passing: bool) -> Operand:
         time, shape, where, build = moved.time, moved.shape, moved.where, self.builder
         if isinstance(time, str):
             raise UnsupportedModelError(f"{where}: folds time into another axis or changes the number of steps")
@@ -98,11 +98,11 @@ class Mover:
         plan = read_plan(moved.address, time, operands, where)
         if bool((plan.relation == Relation.NUMBER).all()):
             small = bool((plan.number.abs() <= 1).all())
-            return Value(build.constant(plan.number.float().numpy()), shape, time, CONSTANT, 0, small)
+            return Operand(build.constant(plan.number.float().numpy()), shape, time, CONSTANT, 0, small)
         parts = self._parts(plan, moved.operands, where)
         delayed = [(mask, base, plan.where(mask)) for mask, base in self._delayed(plan, moved.operands, where)]
         entries = torch.zeros(len(plan.operand), 2, dtype=torch.long)
-        sources: list[Value] = []
+        sources: list[Operand] = []
         for mask, source, positions in parts:
             entries[mask] = torch.stack([torch.full_like(positions, len(sources)), positions], 1)
             sources.append(source)
@@ -119,11 +119,11 @@ class Mover:
         if passing and len(sources) == 1 and _is_run(entries[:, 1]):
             return _view(sources[0], int(entries[0, 1]), shape, time)
         bounded = all(s.bounded for s in sources)
-        return Value(self._copy(entries, sources), shape, time, kind, build.segment, bounded)
+        return Operand(self._copy(entries, sources), shape, time, kind, build.segment, bounded)
 
-    def _parts(self, plan: Plan, operands: list, where: str) -> list[tuple[Tensor, Value, Tensor]]:
+    def _parts(self, plan: Plan, operands: list, where: str) -> list[tuple[Tensor, Operand, Tensor]]:
         """What needs no delay line of this segment: (entries, source, positions in the source)."""
-        parts: list[tuple[Tensor, Value, Tensor]] = []
+        parts: list[tuple[Tensor, Operand, Tensor]] = []
         ahead = plan.steps < 0
         for number in plan.number[ahead].unique().tolist():
             mask = ahead & (plan.number == number)
@@ -137,11 +137,11 @@ class Mover:
         if bool(mask.any()):
             numbers = plan.number[mask].float()
             small = bool((numbers.abs() <= 1).all())
-            source = Value(self.builder.constant(numbers.numpy()), (len(numbers),), None, CONSTANT, 0, small)
+            source = Operand(self.builder.constant(numbers.numpy()), (len(numbers),), None, CONSTANT, 0, small)
             parts.append((mask, source, torch.arange(len(numbers))))
         return parts
 
-    def _source(self, operand: Value, kind: Relation, where: str) -> Value:
+    def _source(self, operand: Operand, kind: Relation, where: str) -> Operand:
         """The row that holds the entries of this relation."""
         if kind in (Relation.ALWAYS, Relation.STEP):
             return operand
@@ -156,7 +156,7 @@ class Mover:
             return flipped
         return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)
 
-    def flip(self, value: Value, where: str) -> Value:
+    def flip(self, value: Operand, where: str) -> Operand:
         """The sequence backwards."""
         build, key = self.builder, (value.ref, value.width)
         if value.kind != STEP:
@@ -175,7 +175,7 @@ class Mover:
         keys = plan.operand * SHIFT + plan.position
         return (plan.relation == Relation.STEP) & (plan.steps >= 0) & torch.isin(keys, keys[plan.steps > 0])
 
-    def _delayed(self, plan: Plan, operands: list, where: str) -> list[tuple[Tensor, Value]]:
+    def _delayed(self, plan: Plan, operands: list, where: str) -> list[tuple[Tensor, Operand]]:
         """The entries that delay lines give, and for each line the row that is delayed."""
         mask = self._on_lines(plan)
         found = []
@@ -187,7 +187,7 @@ class Mover:
             found.append((part, self._row(plan.where(part), operands, where)))
         return found
 
-    def _row(self, plan: Plan, operands: list, where: str) -> Value:
+    def _row(self, plan: Plan, operands: list, where: str) -> Operand:
         """The numbers that the entries of `plan` are or will be in other steps, each once, side by side."""
         operand, position = _distinct(plan)
         numbers = operand.unique().tolist()
@@ -202,7 +202,7 @@ class Mover:
             places = torch.tensor([numbers.index(i) for i in operand.tolist()])
             ref = self._copy(torch.stack([places, position], 1), sources)
             bounded = all(s.bounded for s in sources)
-            self._rows[key] = Value(ref, (len(refs),), None, STEP, self.builder.segment, bounded)
+            self._rows[key] = Operand(ref, (len(refs),), None, STEP, self.builder.segment, bounded)
         return self._rows[key]
 
     def _positions(self, plan: Plan) -> Tensor:
@@ -211,17 +211,17 @@ class Mover:
         order = {k: n for n, k in enumerate((operand * SHIFT + position).tolist())}
         return torch.tensor([order[k] for k in (plan.operand * SHIFT + plan.position).tolist()])
 
-    def _ahead(self, plan: Plan, operands: list, number: float, where: str) -> Value:
+    def _ahead(self, plan: Plan, operands: list, number: float, where: str) -> Operand:
         """Entries of later steps: of earlier steps of the sequence backwards, turned round again."""
         build = self.builder
         row = self.flip(self._row(plan, operands, where), where)
         build.every_step([row])
         line = build.delay_line(row, int(-plan.steps.min()), number)
         entries = torch.stack([torch.zeros_like(plan.steps), self._positions(plan) - plan.steps * row.width], 1)
-        copied = Value(self._copy(entries, [line]), (len(entries),), None, STEP, build.segment, line.bounded)
+        copied = Operand(self._copy(entries, [line]), (len(entries),), None, STEP, build.segment, line.bounded)
         return self.flip(copied, where)
 
-    def _copy(self, entries: Tensor, sources: list[Value]) -> Ref:
+    def _copy(self, entries: Tensor, sources: list[Operand]) -> Ref:
         """A new row, in the current segment, of `entries`: (source, position) each."""
         build, dst = self.builder, self.builder.buffer(len(entries))
         runs = _runs(entries)
@@ -234,7 +234,7 @@ class Mover:
             build.emit(Code.UNARY, at, end - start, a=place, fn=int(Unary.COPY))
         return dst
 
-    def _gather(self, dst: Ref, entries: Tensor, sources: list[Value]) -> None:
+    def _gather(self, dst: Ref, entries: Tensor, sources: list[Operand]) -> None:
         build = self.builder
         widths = [s.width for s in sources]
         if len(sources) == 1:
@@ -248,7 +248,7 @@ class Mover:
         build.emit(Code.GATHER, dst, len(index), k=sum(widths), a=ref, tensor=build.tensor(index))
 
 
-def _view(source: Value, start: int, shape: tuple[int, ...], time: int | None) -> Value:
+def _view(source: Operand, start: int, shape: tuple[int, ...], time: int | None) -> Operand:
     return replace(source, ref=Ref(source.ref.buffer, source.ref.offset + start), shape=shape, time=time)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
-from .builder import Value
+from ..emit.builder import Operand
 
 SHIFT = 1 << 40  # an address is (number of the operand + 1) * SHIFT + place in the operand
 
@@ -52,8 +52,8 @@ class Operands:
     `edges` are fillings beyond the ends of the sequence; `grown` are constants that are as long as the sequence.
     """
 
-    def __init__(self, operands: list[Value | Tensor], edges: set[int], grown: set[int]):
-        timed = [o if isinstance(o, Value) and o.time is not None else None for o in operands]
+    def __init__(self, operands: list[Operand | Tensor], edges: set[int], grown: set[int]):
+        timed = [o if isinstance(o, Operand) and o.time is not None else None for o in operands]
         numbers = [o.detach().flatten().double() if isinstance(o, Tensor) else torch.zeros(1) for o in operands]
         self.width = torch.tensor([0 if v is None else v.width for v in timed])
         self.length = torch.tensor([0 if v is None else v.shape[v.time or 0] for v in timed])

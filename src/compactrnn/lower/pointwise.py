@@ -11,39 +11,39 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..emit.builder import Builder, Operand
 from ..runtime.program import Binary, Code, Unary
-from .builder import Builder, Value
 from .visitor import Visitor, handles
 
 
-def scale(b: Builder, x: Value, factor: float, shift: float = 0.0) -> Value:
+def scale(b: Builder, x: Operand, factor: float, shift: float = 0.0) -> Operand:
     """`factor x + shift`."""
-    return b.unary(Unary.AFFINE, x, factor, shift, bounded=x.bounded and abs(factor) + abs(shift) <= 1)
+    return b.unary(Unary.SCALE_SHIFT, x, factor, shift, bounded=x.bounded and abs(factor) + abs(shift) <= 1)
 
 
-def clamp(b: Builder, x: Value, low: float | None, high: float | None) -> Value:
+def clamp(b: Builder, x: Operand, low: float | None, high: float | None) -> Operand:
     """`x` limited to [low, high]."""
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     return b.unary(Unary.CLAMP, x, low, high, bounded=x.bounded or (low >= -1 and high <= 1))
 
 
-def softplus(b: Builder, x: Value) -> Value:
+def softplus(b: Builder, x: Operand) -> Operand:
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))."""
     tail = scale(b, b.unary(Unary.EXP, scale(b, b.unary(Unary.ABS, x), -1.0)), 1.0, 1.0)
     return b.binary(Binary.ADD, clamp(b, x, 0, None), b.unary(Unary.LOG, tail))
 
 
-def sigmoid(b: Builder, x: Value) -> Value:
+def sigmoid(b: Builder, x: Operand) -> Operand:
     """1 / (1 + exp(-x))."""
     return b.unary(Unary.SIGMOID, x, bounded=True)
 
 
-def tanh(b: Builder, x: Value) -> Value:
+def tanh(b: Builder, x: Operand) -> Operand:
     """tanh(x)."""
     return b.unary(Unary.TANH, x, bounded=True)
 
 
-def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
+def gelu(b: Builder, x: Operand, approximate: str = "none") -> Operand:
     """x Phi(x), exact or by tanh."""
     if approximate == "tanh":
         cubic = b.binary(Binary.MUL, b.binary(Binary.MUL, x, x), x)
@@ -54,19 +54,19 @@ def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
     return b.binary(Binary.MUL, x, phi)
 
 
-def elu(b: Builder, x: Value, alpha: float = 1.0, outer: float = 1.0, inner: float = 1.0) -> Value:
+def elu(b: Builder, x: Operand, alpha: float = 1.0, outer: float = 1.0, inner: float = 1.0) -> Operand:
     """outer * (max(x, 0) + alpha (exp(inner * min(x, 0)) - 1))."""
     negative = b.unary(Unary.EXP, scale(b, clamp(b, x, None, 0), float(inner)))
     negative = scale(b, negative, alpha * outer, -alpha * outer)
     return b.binary(Binary.ADD, scale(b, clamp(b, x, 0, None), float(outer)), negative)
 
 
-def leaky_relu(b: Builder, x: Value, slope: float = 0.01) -> Value:
+def leaky_relu(b: Builder, x: Operand, slope: float = 0.01) -> Operand:
     """max(x, 0) + slope min(x, 0)."""
     return b.binary(Binary.ADD, clamp(b, x, 0, None), scale(b, clamp(b, x, None, 0), float(slope)))
 
 
-def power(b: Builder, x: Value, exponent: float) -> Value | None:
+def power(b: Builder, x: Operand, exponent: float) -> Operand | None:
     """x^exponent; of a negative x only for whole exponents, else NaN."""
     if exponent == 0:
         return b.binary(Binary.MAX, b.binary(Binary.EQUAL, x, x), b.binary(Binary.NOT_EQUAL, x, x))
@@ -87,29 +87,29 @@ def power(b: Builder, x: Value, exponent: float) -> Value | None:
     return b.binary(Binary.MUL, square, x) if exponent % 2 else square
 
 
-def both_powers(b: Builder, x: Value) -> tuple[Value, Value]:
+def both_powers(b: Builder, x: Operand) -> tuple[Operand, Operand]:
     """exp(x) and exp(-x)."""
     return b.unary(Unary.EXP, x), b.unary(Unary.EXP, scale(b, x, -1.0))
 
 
-def select(b: Builder, condition: Value, x: Value, y: Value) -> Value:
+def select(b: Builder, condition: Operand, x: Operand, y: Operand) -> Operand:
     """`x` where `condition` holds, else `y`; what is not taken has no effect."""
     like = next((v for v in (condition, x, y) if v.time is not None), x)
     value = b.compute(Code.SELECT, [condition, x, y], like, a=x.ref, b=y.ref, c=condition.ref)
     return replace(value, bounded=x.bounded and y.bounded)
 
 
-def compare(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
+def compare(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
     """1 where it holds, else 0."""
     return replace(combine(b, fn, x, y), bounded=True)
 
 
-def against(b: Builder, fn: Binary, x: Value, n: float) -> Value:
+def against(b: Builder, fn: Binary, x: Operand, n: float) -> Operand:
     """`x` compared with a number."""
     return replace(b.binary(fn, x, b.constant(np.array([n])), period=1), bounded=True)
 
 
-def rounded(b: Builder, x: Value, decimals: int = 0) -> Value:
+def rounded(b: Builder, x: Operand, decimals: int = 0) -> Operand:
     """To the nearest whole number, of two the even one: float32 keeps no fraction beyond 2^23."""
     if decimals:
         return scale(b, rounded(b, scale(b, x, 10.0**decimals)), 10.0**-decimals)
@@ -119,23 +119,23 @@ def rounded(b: Builder, x: Value, decimals: int = 0) -> Value:
     return select(b, against(b, Binary.LESS, size, 2.0**23), near, x)
 
 
-def floor(b: Builder, x: Value) -> Value:
+def floor(b: Builder, x: Operand) -> Operand:
     """The largest whole number that is not larger."""
     near = rounded(b, x)
     return select(b, compare(b, Binary.LESS, x, near), scale(b, near, 1.0, -1.0), near)
 
 
-def ceil(b: Builder, x: Value) -> Value:
+def ceil(b: Builder, x: Operand) -> Operand:
     """The smallest whole number that is not smaller."""
     return scale(b, floor(b, scale(b, x, -1.0)), -1.0)
 
 
-def trunc(b: Builder, x: Value) -> Value:
+def trunc(b: Builder, x: Operand) -> Operand:
     """Without its fraction."""
     return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
 
 
-def rest(b: Builder, x: Value, y: Value) -> Value:
+def rest(b: Builder, x: Operand, y: Operand) -> Operand:
     """x - y floor(x / y), and y more where rounding has made that fall below."""
     whole = floor(b, combine(b, Binary.DIV, x, y))
     left = combine(b, Binary.SUB, x, combine(b, Binary.MUL, whole, y))
@@ -143,12 +143,12 @@ def rest(b: Builder, x: Value, y: Value) -> Value:
     return select(b, below, combine(b, Binary.ADD, left, y), left)
 
 
-def floor_divide(b: Builder, x: Value, y: Value) -> Value:
+def floor_divide(b: Builder, x: Operand, y: Operand) -> Operand:
     """The quotient rounded down; of an infinite x NaN, as in torch."""
     return rounded(b, combine(b, Binary.DIV, combine(b, Binary.SUB, x, rest(b, x, y)), y))
 
 
-def sign(b: Builder, x: Value) -> Value:
+def sign(b: Builder, x: Operand) -> Operand:
     """1, 0 or -1; of a NaN 0."""
     return b.binary(Binary.SUB, against(b, Binary.LESS, scale(b, x, -1.0), 0), against(b, Binary.LESS, x, 0))
 
@@ -203,10 +203,10 @@ FUNCTIONS = {
 
 
 def _handler(name: str):
-    def lower(visitor: Visitor, node: torch.fx.Node, x: Any, *args: Any, **kwargs: Any) -> Value | None:
+    def lower(visitor: Visitor, node: torch.fx.Node, x: Any, *args: Any, **kwargs: Any) -> Operand | None:
         args, kwargs = pytree.tree_map_only(Tensor, lambda v: v if number(v) is None else number(v), (args, kwargs))
         numbers = all(isinstance(v, int | float | str) or v is None for v in (*args, *kwargs.values()))
-        if not isinstance(x, Value) or not numbers:
+        if not isinstance(x, Operand) or not numbers:
             return None
         return FUNCTIONS[name](visitor.builder, x, *args, **kwargs)
 
@@ -225,7 +225,7 @@ def number(x: Any) -> float | None:
 
 
 @handles("add", "sub", "rsub")
-def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float = 1, **kwargs: Any) -> Value:
+def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float = 1, **kwargs: Any) -> Operand:
     """`a + alpha b` and the like; of truth values, whether any is true."""
     build, name = visitor.builder, node.target._schema.name  # pyright: ignore
     if name.endswith("rsub"):
@@ -244,7 +244,7 @@ def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float 
 
 
 @handles("mul", "div", "maximum", "minimum")
-def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: Any) -> Value | None:
+def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: Any) -> Operand | None:
     """`a b`, `a / b`, max and min."""
     build, rounding = visitor.builder, kwargs.get("rounding_mode")
     name = node.target._schema.name.split("::")[1]  # pyright: ignore
@@ -265,7 +265,7 @@ def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: An
 
 
 @handles("lerp")
-def _lerp(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, weight: Any) -> Value:
+def _lerp(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, weight: Any) -> Operand:
     """a + weight (b - a)."""
     build = visitor.builder
     a, b, w = (visitor.spread(v, node) for v in (a, b, weight))
@@ -273,14 +273,14 @@ def _lerp(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, weight: Any) ->
 
 
 @handles("addcmul")
-def _addcmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, c: Any, *, value: float = 1) -> Value:
+def _addcmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, c: Any, *, value: float = 1) -> Operand:
     """a + value b c."""
     build = visitor.builder
     a, b, c = (visitor.spread(v, node) for v in (a, b, c))
     return combine(build, Binary.ADD, a, scale(build, combine(build, Binary.MUL, b, c), float(value)))
 
 
-def combine(b: Builder, fn: Binary, x: Value, y: Value) -> Value:
+def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
     """The result takes its shape from the operand that changes with time."""
     value = b.binary(fn, x, y)
     return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)

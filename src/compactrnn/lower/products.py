@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..emit.builder import Operand
 from ..runtime.program import Binary
 from .blocks import array, products
-from .builder import Value
 from .pointwise import combine
 from .reductions import reduced
 from .visitor import Visitor, handles
@@ -21,7 +21,7 @@ _LARGEST = 1 << 16  # numbers that a product of two values is laid out in
 
 
 @handles("addmm", "baddbmm")
-def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Value | None:
+def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Operand | None:
     """bias + x W."""
     if kwargs:
         return None
@@ -38,28 +38,28 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
         return products(visitor, node, a, [array(b.T)], None, first + 1)
     if (
         isinstance(a, Tensor)
-        and isinstance(b, Value)
+        and isinstance(b, Operand)
         and a.dim() == 2
         and len(b.shape) > 1
         and b.time != len(b.shape) - 2
     ):
         y = products(visitor, node, _turned(visitor, b, node), [array(a)], None, first)
         return _turned(visitor, y, node)
-    if isinstance(a, Value) and isinstance(b, Tensor) and b.dim() == len(a.shape) == 3 and a.time != 0:
+    if isinstance(a, Operand) and isinstance(b, Tensor) and b.dim() == len(a.shape) == 3 and a.time != 0:
         rows = [visitor.piece(a, 0, i, node) for i in range(len(b))]
         parts = [products(visitor, node, x, [array(m.T)], None, first + 1) for x, m in zip(rows, b, strict=True)]
         return visitor.join(parts, 0, node)
     return _of_two(visitor, node, a, b)
 
 
-def _turned(visitor: Visitor, x: Value, node: torch.fx.Node) -> Value:
+def _turned(visitor: Visitor, x: Operand, node: torch.fx.Node) -> Operand:
     """The last two axes exchanged."""
     last = len(x.shape) - 1
     time = {last: last - 1, last - 1: last}.get(x.time, x.time) if x.time is not None else None
     return visitor.rearrange(x, lambda t: t.mT, time, node)
 
 
-def _of_two(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
+def _of_two(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand:
     """Every product of entries, laid out as (..., n, m, k), then summed over k: features of a step, or time."""
     left = list(a.shape) if len(a.shape) > 1 else [1, *a.shape]
     right = list(b.shape) if len(b.shape) > 1 else [*b.shape, 1]
@@ -92,7 +92,7 @@ def _of_two(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Value:
 
 def _time(visitor: Visitor, x: Any, move: Any, axes: int) -> int | None:
     """Where the time axis of `x` is after `move`."""
-    if not isinstance(x, Value) or x.time is None:
+    if not isinstance(x, Operand) or x.time is None:
         return None
     step = torch.arange(x.shape[x.time]).view([-1 if d == x.time else 1 for d in range(len(x.shape))]).expand(x.shape)
     moved = move(step.contiguous())

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..emit.builder import LAST, Operand
 from ..runtime.program import Binary, Code, Reduce, Ref, Top, Unary
-from .builder import LAST, Value
 from .conditions import against
 from .pointwise import scale
 from .visitor import Visitor, handles
 
 
-def _last(visitor: Visitor, node: torch.fx.Node, x: Value, dims: list[int]) -> tuple[Value, int]:
+def _last(visitor: Visitor, node: torch.fx.Node, x: Operand, dims: list[int]) -> tuple[Operand, int]:
     """`x` with the feature axes `dims` moved last, and how many entries they hold together."""
     order = [d for d in range(len(x.shape)) if d not in dims] + dims
     k = int(np.prod([x.shape[d] for d in dims], dtype=int))
@@ -27,7 +27,7 @@ def _last(visitor: Visitor, node: torch.fx.Node, x: Value, dims: list[int]) -> t
 
 
 @handles("softmax", "_softmax", "log_softmax", "_log_softmax")
-def _softmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, *rest: Any, **kwargs: Any) -> Value:
+def _softmax(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, *rest: Any, **kwargs: Any) -> Operand:
     build, dim = visitor.builder, dim % len(x.shape)
     log = "log" in str(node.target)
     if dim == x.time:
@@ -41,7 +41,7 @@ def _softmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, *rest: A
     return visitor.rearrange(y, lambda t: t.permute(back), x.time, node)
 
 
-def _softmax_over_time(visitor: Visitor, node: torch.fx.Node, x: Value, log: bool) -> Value:
+def _softmax_over_time(visitor: Visitor, node: torch.fx.Node, x: Operand, log: bool) -> Operand:
     """exp(x - m) / sum over time of exp(x - m), m the maximum over time."""
     build = visitor.builder
     peak = _over_time(visitor, node, x, Binary.MAX, -math.inf)
@@ -53,32 +53,32 @@ def _softmax_over_time(visitor: Visitor, node: torch.fx.Node, x: Value, log: boo
     return replace(build.binary(Binary.DIV, powers, total), bounded=True)
 
 
-def _over_time(visitor: Visitor, node: torch.fx.Node, x: Value, fn: Binary, start: float) -> Value:
+def _over_time(visitor: Visitor, node: torch.fx.Node, x: Operand, fn: Binary, start: float) -> Operand:
     """A running sum, maximum or minimum whose last value is the result."""
     build = visitor.builder
     build.place([x])
     state = build.buffer(x.width, "state", np.full(x.width, start))
     build.emit(Code.BINARY, state, x.width, a=state, b=x.ref, fn=int(fn), k=x.width)
-    value = Value(state, x.step_shape, None, LAST, build.segment)
+    value = Operand(state, x.step_shape, None, LAST, build.segment)
     build.close(visitor.where(node))
     return build.unary(Unary.COPY, value)
 
 
 @handles("sum", "mean", "amax", "amin")
 def _reduce(
-    visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False, **kwargs: Any
+    visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Any:
     """Over features at every step, or over time; over both in turn."""
     return reduced(visitor, node, x, dim, str(node.target).split(".")[1])
 
 
 @handles("any")
-def _any(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+def _any(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any = None, keepdim: bool = False) -> Operand:
     """Whether any is not zero."""
     return reduced(visitor, node, against(visitor.builder, Binary.NOT_EQUAL, x, 0), dim, "amax")
 
 
-def reduced(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any, name: str) -> Value:
+def reduced(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any, name: str) -> Operand:
     """`x` reduced over `dim` to the shape of the node's result; `name` is sum, mean, amax or amin."""
     build = visitor.builder
     dims = [dim] if isinstance(dim, int) else list(dim or range(len(x.shape)))
@@ -106,7 +106,7 @@ def reduced(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any, name: str
     return replace(y, shape=kept, time=None if steps else visitor.time_axis(node))
 
 
-def _largest(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, fn: Reduce) -> Value:
+def _largest(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, fn: Reduce) -> Operand:
     """The largest along the feature axis `dim` at every step, or its position."""
     build, axes = visitor.builder, visitor.axes[node.name]
     rows, k = _last(visitor, node, x, [dim])
@@ -118,7 +118,9 @@ def _largest(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, fn: Redu
 
 
 @handles("argmax", "argmin")
-def _argmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value | None:
+def _argmax(
+    visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any = None, keepdim: bool = False
+) -> Operand | None:
     if not isinstance(dim, int) or dim % len(x.shape) == x.time:
         return None
     signed = scale(visitor.builder, x, -1.0) if "argmin" in str(node.target) else x
@@ -127,8 +129,8 @@ def _argmax(visitor: Visitor, node: torch.fx.Node, x: Value, dim: Any = None, ke
 
 @handles("topk")
 def _topk(
-    visitor: Visitor, node: torch.fx.Node, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> list[Value] | None:
+    visitor: Visitor, node: torch.fx.Node, x: Operand, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> list[Operand] | None:
     """The largest of a step's numbers, largest first, and their positions."""
     axis = dim % len(x.shape)
     if not largest or not sorted or axis == x.time or x.shape[axis] != x.width:
@@ -138,12 +140,12 @@ def _topk(
     return [replace(y, shape=tuple(visitor.values[node.name][0].shape), time=time) for y in found]
 
 
-def _count(visitor: Visitor, like: Value) -> Ref:
+def _count(visitor: Visitor, like: Operand) -> Ref:
     """A buffer that counts the steps so far."""
     build = visitor.builder
     build.place([like])
     state = build.buffer(1, "state", np.zeros(1))
-    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.AFFINE), p0=1.0, p1=1.0)
+    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
     return state
 
 
@@ -151,7 +153,7 @@ _RUNNING = {"cumsum": (Binary.ADD, 0.0), "cumprod": (Binary.MUL, 1.0)}
 
 
 @handles(*_RUNNING)
-def _cumulative(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, **kwargs: Any) -> Value | None:
+def _cumulative(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, **kwargs: Any) -> Operand | None:
     """Running sum or product: over time a state, over features one after the other."""
     build, axis = visitor.builder, dim % len(x.shape)
     fn, start = _RUNNING[str(node.target).split(".")[1]]
@@ -171,8 +173,8 @@ def _cumulative(visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, **kwa
 
 @handles("prod")
 def _prod(
-    visitor: Visitor, node: torch.fx.Node, x: Value, dim: int, keepdim: bool = False, **kwargs: Any
-) -> Value | None:
+    visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, keepdim: bool = False, **kwargs: Any
+) -> Operand | None:
     """The product over a feature axis."""
     axis = dim % len(x.shape)
     if axis == x.time or x.shape[axis] > 256:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..graph.copy import copy_module
-from .lower import Lowered
+from .lowering import Lowered
 from .outputs import Port
 
 Rows = list[list[np.ndarray]]  # by sequence and output: time first, no batch axis

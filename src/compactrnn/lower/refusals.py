@@ -37,7 +37,7 @@ def check_layers(model: nn.Module) -> None:
             " made from (load its weights by load_state_dict)"
         )
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {kind}, wanted an nn.Module")
+        raise TypeError(f"model: expected an nn.Module, got {kind}")
     if any(is_recurrent(m) for m in model.modules()):
         return
     for name, module in model.named_modules():

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
-from .lower import Lowered
+from .lowering import Lowered
 from .reference import default_dtype, dtype_of, in_dtype
 from .sequences import shuffled
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .lower import Lowered
+from .lowering import Lowered
 
 LARGE = "large inputs"
 _TIMES = 1000.0

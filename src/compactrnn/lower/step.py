@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
+from ..emit.builder import Builder, Operand
 from ..graph.refusals import not_exported
 from ..graph.trace import Trace, export, read_export
 from ..weights.base import AbstractWeight
 from ..weights.stand_in import with_products
-from .builder import Builder, Value
 from .decompose import decompositions
 from .visitor import Visitor
 
@@ -32,8 +32,8 @@ class _Step(nn.Module):
 
 
 def lower_step(
-    builder: Builder, cell: AbstractCell, x: Value, states: list[Value], name: Callable[[str], str]
-) -> list[Value]:
+    builder: Builder, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> list[Operand]:
     """Operations of one step: from the input and state rows to the output and new state rows.
 
     `name` gives the name in the model of a part of the cell.

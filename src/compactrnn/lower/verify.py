@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..runtime.engine import Engine
-from .lower import Lowered
+from .lowering import Lowered
 from .reference import Reference
 from .sequences import made_up, shuffled
 

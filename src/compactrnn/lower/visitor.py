@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
+from ..emit.builder import Builder, Operand
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import Trace, operation
 from ..runtime.program import Ref
-from .builder import Builder, Value
 from .moves import Moved, Mover
 
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
@@ -24,7 +24,7 @@ UNSETTLED: dict[str, Callable] = {}
 
 
 def handles(*names: str) -> Callable:
-    """Register a function `(visitor, node, *args, **kwargs) -> Value` for operations of these ATen names."""
+    """Register a function `(visitor, node, *args, **kwargs) -> Operand` for operations of these ATen names."""
 
     def register(function: Callable) -> Callable:
         HANDLERS.update(dict.fromkeys(names, function))
@@ -86,7 +86,7 @@ class Visitor:
         self.values = values
         self.axes = {name: _grown(value, longer[name]) for name, value in values.items()}
 
-    def lower(self, inputs: list[Value]) -> list[Any]:
+    def lower(self, inputs: list[Operand]) -> list[Any]:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
         initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
         results = self.trace.interpret(self._visit, initial)
@@ -117,7 +117,7 @@ class Visitor:
             return None
         if name == "getitem":
             return args[0][args[1]]
-        if name in FRESH or not any(isinstance(v, Value | Moved) for v in pytree.tree_leaves((args, kwargs))):
+        if name in FRESH or not any(isinstance(v, Operand | Moved) for v in pytree.tree_leaves((args, kwargs))):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
@@ -143,7 +143,7 @@ class Visitor:
         """What is known of the reason."""
         if operation(node) not in known_operations():
             return ""
-        shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Value | Moved | Tensor)]
+        shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Operand | Moved | Tensor)]
         return f" with these arguments (of shape {', '.join(shapes)})"
 
     def _known(self, node: torch.fx.Node) -> Any:
@@ -161,14 +161,14 @@ class Visitor:
     def _only_moves(name: str, args: tuple, kwargs: dict) -> bool:
         """Whether an operation of a name that moves entries does so here: by fixed indices, and not by their bits."""
         leaves = pytree.tree_leaves((args[1:], kwargs))
-        if name in INDEXED and any(isinstance(v, Value | Moved) for v in leaves):
+        if name in INDEXED and any(isinstance(v, Operand | Moved) for v in leaves):
             return False
         return name != "view" or not any(isinstance(v, torch.dtype) for v in leaves)
 
     def _move(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         fixed = {i for i, v in enumerate(leaves) if isinstance(v, Tensor)} if operation(node) in INDEXED else set()
-        places = [i for i, v in enumerate(leaves) if isinstance(v, Value | Moved | Tensor) and i not in fixed]
+        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | Moved | Tensor) and i not in fixed]
 
         def run(tensors: list[Tensor], pick: int | None = None) -> Tensor:
             filled = list(leaves)
@@ -207,24 +207,24 @@ class Visitor:
             )
         return axis
 
-    def rearrange(self, x: Value, run: Callable[[Tensor], Tensor], time: int | None, node: torch.fx.Node) -> Value:
+    def rearrange(self, x: Operand, run: Callable[[Tensor], Tensor], time: int | None, node: torch.fx.Node) -> Operand:
         """`x` moved by `run`, whose result has time axis `time`."""
         return self.settle(self.mover.move([x], lambda t: run(t[0]), time, self.where(node)))
 
-    def spread(self, x: Any, node: torch.fx.Node) -> Value:
+    def spread(self, x: Any, node: torch.fx.Node) -> Operand:
         """`x`, a value or constant, broadcast to the shape of the node's result."""
         shape = tuple(self.values[node.name].shape)
-        if isinstance(x, Value) and x.shape == shape:
+        if isinstance(x, Operand) and x.shape == shape:
             return x
-        x = x if isinstance(x, Value | Tensor) else torch.tensor(float(x))
+        x = x if isinstance(x, Operand | Tensor) else torch.tensor(float(x))
         moved = self.mover.move([x], lambda t: t[0].expand(shape), self.time_axis(node), self.where(node))
         return self.settle(moved)
 
-    def piece(self, x: Value, axis: int, place: int, node: torch.fx.Node) -> Value:
+    def piece(self, x: Operand, axis: int, place: int, node: torch.fx.Node) -> Operand:
         """Entry `place` along a feature axis, which stays, of length one."""
         return self.rearrange(x, lambda t: t.narrow(axis, place, 1), x.time, node)
 
-    def join(self, parts: list[Value], axis: int, node: torch.fx.Node) -> Value:
+    def join(self, parts: list[Operand], axis: int, node: torch.fx.Node) -> Operand:
         """Values side by side along a feature axis."""
         time = next((p.time for p in parts if p.time is not None), None)
         return self.settle(self.mover.move(list(parts), lambda t: torch.cat(t, axis), time, self.where(node)))

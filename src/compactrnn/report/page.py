@@ -73,7 +73,7 @@ def _curve(folder: RunFolder, metric: str) -> tuple[list[float], list[float]]:
     for line in lines:
         value = line.get(f"valid_{metric}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise invalid(f"{folder.metrics}: valid_{metric}", got=repr(value), wanted="a number in each line")
+            raise invalid(f"{folder.metrics}: valid_{metric}", got=repr(value), expected="a number in each line")
         if line["phase"] != last.get("phase", line["phase"]):
             before += last["update"]
         x.append(before + line["update"])

@@ -44,7 +44,7 @@ class Engine:
         isa = isa or os.environ.get("CRNN_ISA") or None
         if isa is not None and not _native.has_isa(isa):
             here = " or ".join(repr(name) for name in _native.isas())
-            raise invalid("isa", got=repr(isa), wanted=f"kernels that this build and processor have: {here}")
+            raise invalid("isa", got=repr(isa), expected=f"kernels that this build and processor have: {here}")
         try:
             self._model = _native.Model(data, isa)
             records = Records(data)
@@ -76,7 +76,7 @@ class Engine:
             raise invalid(
                 what,
                 got=f"{size} bytes of memory to take",
-                wanted=f"at most memory_limit={self.memory_limit}",
+                expected=f"at most memory_limit={self.memory_limit}",
                 hint="Engine(..., memory_limit=None) allows any number",
             )
 
@@ -96,7 +96,7 @@ class Engine:
         """
         arrays, steps = _sequences(self.inputs, xs)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
-            raise invalid("xs", got="0 time steps", wanted="at least one")
+            raise invalid("xs", got="0 time steps", expected="at least one")
         if steps:
             size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps)
             self._check_memory(f"run of {steps} steps", size)
@@ -169,11 +169,13 @@ class Stream:
         """Continue from what `state_bytes` gave."""
         size = 8 + self._engine._model.state_bytes
         if not isinstance(state, bytes):
-            raise TypeError(f"state: got {type(state).__name__}, wanted bytes")
+            raise TypeError(f"state: expected bytes, got {type(state).__name__}")
         if state[:4] != _STATE_MAGIC or len(state) != size:
-            raise invalid("state", got=f"{len(state)} bytes", wanted=f"the {size} bytes of this model's state_bytes()")
+            raise invalid(
+                "state", got=f"{len(state)} bytes", expected=f"the {size} bytes of this model's state_bytes()"
+            )
         if state[4:8] != struct.pack("<I", self._engine._checksum):
-            raise invalid("state", got="the state of another model", wanted="one of this model")
+            raise invalid("state", got="the state of another model", expected="one of this model")
         self._native.set_state(state[8:])
 
 
@@ -182,7 +184,7 @@ def _each(inputs: tuple[Input, ...], given) -> tuple:
         return (given,)
     if not isinstance(given, (tuple, list)) or len(given) != len(inputs):
         got = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise invalid("input", got=got, wanted=f"a tuple of {len(inputs)}: {', '.join(i.name for i in inputs)}")
+        raise invalid("input", got=got, expected=f"a tuple of {len(inputs)}: {', '.join(i.name for i in inputs)}")
     return tuple(given)
 
 
@@ -199,7 +201,7 @@ def _sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
         arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
     steps = {len(array) for array in arrays}
     if len(steps) > 1:
-        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", wanted="the same number for all")
+        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", expected="the same number for all")
     return arrays, steps.pop() if steps else 0
 
 
@@ -209,15 +211,15 @@ def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> li
         return [np.empty(shape, np.float32) for shape in shapes]
     given = list(out) if len(outputs) > 1 and isinstance(out, (tuple, list)) else [out]
     if len(given) != len(outputs):
-        raise invalid("out", got=f"{len(given)} arrays", wanted=f"a tuple of {len(outputs)} arrays")
+        raise invalid("out", got=f"{len(given)} arrays", expected=f"a tuple of {len(outputs)} arrays")
     for port, array, shape in zip(outputs, given, shapes, strict=True):
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"out: got {type(array).__name__} for {port.name!r}, wanted an array")
+            raise TypeError(f"out: expected an array, got {type(array).__name__} for {port.name!r}")
         if array.dtype != np.float32 or array.shape != shape or not array.flags.carray:
             flaw = "" if array.flags.carray else ", not aligned, writable and in one piece"
             got = f"{array.dtype} of shape {array.shape}{flaw}"
             raise invalid(
-                "out", got=got, wanted=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
+                "out", got=got, expected=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
             )
     return given
 
@@ -225,20 +227,20 @@ def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> li
 def _check_apart(rows: list[np.ndarray], inputs: list[np.ndarray]) -> None:
     """Outputs are written before all inputs are read, so no two may lie in the same memory."""
     if any(np.may_share_memory(row, x) for row in rows for x in inputs):
-        raise invalid("out", got="memory of the input", wanted="memory of its own")
+        raise invalid("out", got="memory of the input", expected="memory of its own")
     if any(np.may_share_memory(p, q) for p, q in combinations(rows, 2)):
-        raise invalid("out", got="memory of another output", wanted="memory of its own")
+        raise invalid("out", got="memory of another output", expected="memory of its own")
 
 
 def _token(port: Input, value) -> int:
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"input {port.name!r}: got a bool, wanted an int token")
+        raise TypeError(f"input {port.name!r}: expected an int token, got a bool")
     try:
         token = operator.index(value)
     except TypeError:
-        raise TypeError(f"input {port.name!r}: got {type(value).__name__}, wanted an int token") from None
+        raise TypeError(f"input {port.name!r}: expected an int token, got {type(value).__name__}") from None
     if not 0 <= token < port.vocabulary:
-        raise invalid(f"input {port.name!r}", got=token, wanted=f"a token from 0 to {port.vocabulary - 1}")
+        raise invalid(f"input {port.name!r}", got=token, expected=f"a token from 0 to {port.vocabulary - 1}")
     return token
 
 
@@ -247,12 +249,12 @@ def _tokens(port: Input, value) -> np.ndarray:
     if array.size == 0 and array.ndim == 1:
         array = array.astype(np.int32)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"input {port.name!r}: got an array of {array.dtype}, wanted int tokens")
+        raise TypeError(f"input {port.name!r}: expected int tokens, got an array of {array.dtype}")
     if array.ndim != 1:
-        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", wanted="(time,) tokens")
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected="(time,) tokens")
     wrong = array[(array < 0) | (array >= port.vocabulary)]
     if wrong.size:
-        raise invalid(f"input {port.name!r}", got=int(wrong[0]), wanted=f"tokens from 0 to {port.vocabulary - 1}")
+        raise invalid(f"input {port.name!r}", got=int(wrong[0]), expected=f"tokens from 0 to {port.vocabulary - 1}")
     return np.require(array, np.int32, ["C", "A"])
 
 
@@ -260,10 +262,10 @@ def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "bfiu":
         got = f"an array of {array.dtype}" if isinstance(value, (np.ndarray, list, tuple)) else type(value).__name__
-        raise TypeError(f"input {port.name!r}: got {got}, wanted an array of float32")
+        raise TypeError(f"input {port.name!r}: expected an array of float32, got {got}")
     fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
     if not fits:
         wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", wanted=wanted)
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected=wanted)
     with np.errstate(over="ignore"):
         return np.require(array, np.float32, ["C", "A"]).reshape(array.shape)

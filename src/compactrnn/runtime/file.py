@@ -46,7 +46,7 @@ def encode(program: Program) -> bytes:
     try:
         check_json_size(metadata)
     except ValueError as error:
-        raise invalid("metadata", got=str(error), wanted="less: every engine parses it") from None
+        raise invalid("metadata", got=str(error), expected="less: every engine parses it") from None
     buffers = np.zeros(len(kinds), lay.BUFFER)
     tensors = np.zeros(len(types), lay.TENSOR)
     ops = np.array([_op_record(op, number, types) for op in program.ops] or np.zeros(0, lay.OP), lay.OP)
@@ -129,7 +129,7 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
         if dtype.char not in types or (tensor.group_scale is not None and use != "matrix"):
             wanted = " or ".join(np.dtype(c).name for c in types)
             got = dtype if tensor.group_scale is None else "int4"
-            raise invalid(f"tensor of {op.code.name}", got=got, wanted=wanted)
+            raise invalid(f"tensor of {op.code.name}", got=got, expected=wanted)
         number[op.tensor, use] = len(stored)
         stored.append((op.tensor, Type.MATRIX_I4 if tensor.group_scale is not None else types[dtype.char]))
     return stored, number
@@ -140,7 +140,7 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
     uses_k |= {Code.LSTM, Code.GRU, Code.TOP, Code.DELAY}
     tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
     p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] != Type.MATRIX_F32)
-    both = op.code == Code.UNARY and op.fn in (Unary.AFFINE, Unary.CLAMP)
+    both = op.code == Code.UNARY and op.fn in (Unary.SCALE_SHIFT, Unary.CLAMP)
     has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT)
     has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT)
     k = (op.k or op.n) if op.code == Code.BINARY else op.k
@@ -181,7 +181,7 @@ def _writers(program: Program) -> dict[int, int]:
 
 def _port_record(record: np.void, name: str, shape: tuple[int, ...]) -> None:
     if len(shape) > lay.MAX_RANK:
-        raise invalid(f"shape of {name!r}", got=shape, wanted=f"at most {lay.MAX_RANK} axes")
+        raise invalid(f"shape of {name!r}", got=shape, expected=f"at most {lay.MAX_RANK} axes")
     record["rank"] = len(shape)
     record["shape"][: len(shape)] = shape
 
@@ -231,12 +231,12 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
         record["kind"], record["width"] = lay.KINDS.index(kinds[i]), buffer.width
         if kinds[i] in ("constant", "state") and buffer.init is not None:
             if np.size(buffer.init) != buffer.width:
-                raise invalid(f"init of buffer {i}", got=np.shape(buffer.init), wanted=f"{buffer.width} numbers")
+                raise invalid(f"init of buffer {i}", got=np.shape(buffer.init), expected=f"{buffer.width} numbers")
             if kinds[i] == "constant" or np.any(buffer.init) or np.signbit(buffer.init).any():
                 record["init"] = data.add(np.ascontiguousarray(buffer.init, np.float32).tobytes())
         if kinds[i] == "constant":
             if buffer.init is None:
-                raise invalid(f"init of buffer {i}", got=None, wanted="the numbers of a constant")
+                raise invalid(f"init of buffer {i}", got=None, expected="the numbers of a constant")
             record["place"] = record["init"]
         if kinds[i] == "sequence":
             record["place"] = row
@@ -251,7 +251,7 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
 def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> None:
     values = tensor.values if kind != Type.INDEX else tensor.values.reshape(-1, 1)
     if values.ndim != 2:
-        raise invalid("tensor", got=f"shape {values.shape}", wanted="a matrix")
+        raise invalid("tensor", got=f"shape {values.shape}", expected="a matrix")
     rows, columns = values.shape
     record["type"], record["rows"], record["columns"] = kind, rows, columns
     if kind in lay.MATRICES:
@@ -263,7 +263,7 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
         record["place"] = data.add(values.tobytes())
     if kind in lay.SCALED:
         if tensor.scale is None or tensor.scale.shape != (rows,):
-            raise invalid("scale of a quantised tensor", got=tensor.scale, wanted=f"{rows} numbers, one per row")
+            raise invalid("scale of a quantised tensor", got=tensor.scale, expected=f"{rows} numbers, one per row")
         record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32).tobytes())
     if kind == Type.MATRIX_I8:
         data.add(values.sum(axis=1, dtype=np.int32).tobytes())
@@ -273,6 +273,6 @@ def _check_int4(tensor: Tensor) -> None:
     values, group_scale = tensor.values, tensor.group_scale
     wanted = (values.shape[0], -(-values.shape[1] // lay.GROUP))
     if group_scale is None or group_scale.dtype != np.uint8 or group_scale.shape != wanted:
-        raise invalid("group_scale", got=getattr(group_scale, "shape", None), wanted=f"uint8 of shape {wanted}")
+        raise invalid("group_scale", got=getattr(group_scale, "shape", None), expected=f"uint8 of shape {wanted}")
     if values.min() < -8 or values.max() > 7:
-        raise invalid("int4 weights", got=f"{values.min()} to {values.max()}", wanted="numbers from -8 to 7")
+        raise invalid("int4 weights", got=f"{values.min()} to {values.max()}", expected="numbers from -8 to 7")

@@ -54,7 +54,7 @@ class Unary(IntEnum):
     """Element-wise functions of one operand."""
 
     COPY = 0
-    AFFINE = 1  # p0 * x + p1
+    SCALE_SHIFT = 1  # p0 * x + p1
     ABS = 2
     CLAMP = 3  # to [p0, p1]
     RECIPROCAL = 4

@@ -74,7 +74,7 @@ def quantize_measured(
     """
     types = WeightTypes.of(weights)
     if fold not in ("auto", True, False):
-        raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
+        raise invalid("fold", got=repr(fold), expected="'auto', True or False")
     program = tidy(program)
     types.check_names(program)
     if fold:

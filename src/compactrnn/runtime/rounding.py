@@ -71,5 +71,5 @@ def _rounded(values: np.ndarray, step: np.ndarray) -> np.ndarray:
 def _finite(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if not np.isfinite(values).all():
-        raise invalid("weights", got="NaN or infinity", wanted="finite numbers")
+        raise invalid("weights", got="NaN or infinity", expected="finite numbers")
     return values

@@ -28,7 +28,7 @@ def read_source(source: Any) -> tuple[str, bytes]:
         _check_start(bytes(view[: lay.LINE]), view.nbytes, "model file")
         return "model file", source if isinstance(source, bytes) else bytes(view)
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"source: got {type(source).__name__}, wanted a path or bytes")
+        raise TypeError(f"source: expected a path or bytes, got {type(source).__name__}")
     name = os.fsdecode(source)
     try:
         file = open_regular(source, "model file")

@@ -36,7 +36,7 @@ class WeightTypes:
         for key, value in by_key.items():
             if not isinstance(key, str) or not isinstance(value, str) or value not in WEIGHTS:
                 what = "weights" if not isinstance(weights, Mapping) else f"weights[{key!r}]"
-                raise invalid(what, got=repr(value), wanted=f"one of {', '.join(map(repr, WEIGHTS))}")
+                raise invalid(what, got=repr(value), expected=f"one of {', '.join(map(repr, WEIGHTS))}")
         return WeightTypes({"*": "int8", **by_key})
 
     def find(self, name: str) -> tuple[str, bool]:
@@ -57,7 +57,7 @@ class WeightTypes:
                 known = sorted(names)
                 listed = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
                 raise invalid(
-                    "weights", got=f"the unknown name {key!r}", wanted=f"some of {listed}, modules of these, or '*'"
+                    "weights", got=f"the unknown name {key!r}", expected=f"some of {listed}, modules of these, or '*'"
                 )
 
 

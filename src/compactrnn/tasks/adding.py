@@ -30,7 +30,7 @@ class AddingData:
     def __post_init__(self):
         if self.steps < 2 or self.valid < 1 or self.test < 1:
             got = f"steps {self.steps}, valid {self.valid}, test {self.test}"
-            raise invalid("adding", got=got, wanted="at least 2 steps and 1 sequence a part")
+            raise invalid("adding", got=got, expected="at least 2 steps and 1 sequence a part")
 
 
 class AddingTask(AbstractSequenceTask):

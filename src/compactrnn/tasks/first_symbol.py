@@ -32,7 +32,7 @@ class FirstSymbolData:
     def __post_init__(self):
         if min(self.steps, self.size, self.valid, self.test) < 1:
             got = f"steps {self.steps}, size {self.size}, valid {self.valid}, test {self.test}"
-            raise invalid("first_symbol", got=got, wanted="positive numbers")
+            raise invalid("first_symbol", got=got, expected="positive numbers")
 
 
 class FirstSymbolTask(AbstractClassificationTask):

@@ -74,7 +74,7 @@ class LanguageModelTask(AbstractTask):
         """The task of a recipe; the vocabulary is that of the run, if there is one, else the training text's."""
         vocabulary = None if saved is None else saved.get("vocabulary")
         if saved is not None and vocabulary is None:
-            raise invalid("vocabulary", got="none", wanted="the symbols that the run was trained on")
+            raise invalid("vocabulary", got="none", expected="the symbols that the run was trained on")
         return cls(data, batch_size=batch_size, steps=steps, shift=seed if shift else None, vocabulary=vocabulary)
 
     @cached_property
@@ -87,7 +87,9 @@ class LanguageModelTask(AbstractTask):
         most = 0 if self.shift is None else self.steps - 1
         symbols, wanted = len(self.parts["train"]), self.batch_size * (self.steps + most)
         if symbols <= wanted:
-            raise invalid("training part", got=f"{symbols} symbols", wanted=f"more than batch_size * steps = {wanted}")
+            raise invalid(
+                "training part", got=f"{symbols} symbols", expected=f"more than batch_size * steps = {wanted}"
+            )
         return (self.rows.shape[1] - 1 - most) // self.steps
 
     def check_start(self, streams: int) -> None:
@@ -95,7 +97,7 @@ class LanguageModelTask(AbstractTask):
         self.updates_per_epoch()
         for part, rows in (("valid", streams), ("test", 1)):
             if (symbols := len(self.parts[part])) <= rows:
-                raise invalid(f"{part} part", got=f"{symbols} symbols", wanted=f"more than the {rows} streams")
+                raise invalid(f"{part} part", got=f"{symbols} symbols", expected=f"more than the {rows} streams")
 
     def update_bytes(self, layer_sizes: Sequence[int]) -> int:
         """What each layer gives, and the logits with their gradient."""
@@ -199,6 +201,6 @@ def in_rows(tokens: np.ndarray, rows: int) -> Tensor:
     """
     length = (len(tokens) - 1) // rows
     if length < 1:
-        raise invalid("text", got=f"{len(tokens)} symbols", wanted=f"more than {rows}")
+        raise invalid("text", got=f"{len(tokens)} symbols", expected=f"more than {rows}")
     starts = torch.arange(rows)[:, None] * length
     return torch.as_tensor(tokens)[starts + torch.arange(length + 1)]

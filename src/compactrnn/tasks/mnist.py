@@ -35,7 +35,7 @@ class MnistData:
 
     def __post_init__(self):
         if not 1 <= self.train <= 55_000:
-            raise invalid("train", got=self.train, wanted="1 to 55000 images")
+            raise invalid("train", got=self.train, expected="1 to 55000 images")
 
 
 class MnistTask(AbstractClassificationTask):
@@ -55,7 +55,7 @@ class MnistTask(AbstractClassificationTask):
     def __init__(self, data: MnistData, *, batch_size: int, seed: int = 0):
         super().__init__(data, batch_size=batch_size, seed=seed)
         if batch_size > data.train:
-            raise invalid("batch_size", got=batch_size, wanted=f"at most the {data.train} training images")
+            raise invalid("batch_size", got=batch_size, expected=f"at most the {data.train} training images")
         images = load_mnist()
         _check(images)
         order = np.random.RandomState(data.permutation_seed).permutation(PIXELS)
@@ -104,6 +104,6 @@ def _check(images: Mnist) -> None:
     for name, (pictures, labels), least in (("training", images.train, 55_001), ("test", images.test, 1)):
         if pictures.shape[1:] != (PIXELS,) or len(pictures) < least or labels.shape != pictures.shape[:1]:
             got = f"{name} files of images {pictures.shape} and labels {labels.shape}"
-            raise invalid("MNIST", got=got, wanted=f"{least:,} images of {PIXELS} pixels or more, and a label each")
+            raise invalid("MNIST", got=got, expected=f"{least:,} images of {PIXELS} pixels or more, and a label each")
         if labels.max() > 9:
-            raise invalid("MNIST", got=f"label {labels.max()} in the {name} file", wanted="0 to 9")
+            raise invalid("MNIST", got=f"label {labels.max()} in the {name} file", expected="0 to 9")

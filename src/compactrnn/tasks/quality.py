@@ -39,7 +39,7 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
 def evaluate_engine(engine: Any, tokens: np.ndarray, level: str, chunk: int = 1024) -> float:
     """The metric of a packed language model over one continuous stream of `tokens`, its state carried throughout."""
     if len(tokens) < 2:
-        raise invalid("text", got=f"{len(tokens)} symbols", wanted="at least 2")
+        raise invalid("text", got=f"{len(tokens)} symbols", expected="at least 2")
     stream, total = engine.stream(), 0.0
     inputs, targets = tokens[:-1], tokens[1:]
     for start in range(0, len(inputs), chunk):
@@ -52,12 +52,12 @@ def language_model_of(metadata: Any) -> tuple[dict[str, Any], Vocabulary]:
     """The task entry and the vocabulary of a packed language model."""
     task, symbols = metadata.get("task"), metadata.get("vocabulary")
     if not isinstance(task, dict) or task.get("name") != "language_model":
-        raise invalid("model metadata", got=f"task {shortened(task)}", wanted="a language model")
+        raise invalid("model metadata", got=f"task {shortened(task)}", expected="a language model")
     if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-        raise invalid("model metadata", got=f"vocabulary {shortened(symbols)}", wanted="a list of texts")
+        raise invalid("model metadata", got=f"vocabulary {shortened(symbols)}", expected="a list of texts")
     level = task.get("level")
     if not isinstance(level, str) or level not in METRIC:
-        raise invalid("model metadata", got=f"level {shortened(level)}", wanted=" or ".join(METRIC))
+        raise invalid("model metadata", got=f"level {shortened(level)}", expected=" or ".join(METRIC))
     return task, Vocabulary(symbols, level)
 
 
@@ -67,7 +67,7 @@ def check_fits(engine: Any, vocabulary: Vocabulary) -> None:
     ports = [port.vocabulary for port in engine.inputs], [port.shape for port in engine.outputs]
     if ports != ([size], [(size,)]) or engine.offline:
         got = f"inputs of {ports[0]} tokens and outputs of shape {ports[1]}" + (", offline" if engine.offline else "")
-        raise invalid("model", got=got, wanted=f"one token of {size} in, {size} scores out, step by step")
+        raise invalid("model", got=got, expected=f"one token of {size} in, {size} scores out, step by step")
 
 
 def shortened(value: Any) -> str:

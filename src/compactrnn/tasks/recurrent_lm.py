@@ -53,7 +53,7 @@ class LanguageModel(AbstractModel):
         super().__init__()
         sizes = list(options.hidden)
         if not sizes:
-            raise invalid("model.hidden", got="no layer", wanted="a size per layer")
+            raise invalid("model.hidden", got="no layer", expected="a size per layer")
         self.embedding = nn.Embedding(vocabulary_size, options.embedding)
         self.embedding_dropout = nn.Dropout(options.embedding_dropout)
         self.recurrent = _recurrent(options, sizes)
@@ -62,7 +62,7 @@ class LanguageModel(AbstractModel):
         if options.tie:
             if sizes[-1] != options.embedding:
                 raise invalid(
-                    "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", wanted="equal sizes"
+                    "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", expected="equal sizes"
                 )
             self.output.weight = self.embedding.weight
         if options.output_dropout is not None:
@@ -101,7 +101,7 @@ class LanguageModel(AbstractModel):
 
 def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
     if options.cell not in ("LSTM", "GRU", "RNN"):
-        raise invalid("model.cell", got=repr(options.cell), wanted="LSTM, GRU or RNN")
+        raise invalid("model.cell", got=repr(options.cell), expected="LSTM, GRU or RNN")
     between = options.dropout if len(sizes) > 1 else 0.0
     specs = weight_specs(options)
     same = len(set(sizes)) == 1
@@ -113,7 +113,7 @@ def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
 def _orthogonal(recurrent: nn.Module) -> None:
     parameters = dict(recurrent.named_parameters())
     if any("." in name for name in parameters):
-        raise invalid("model.init", got="orthogonal with a structured weight", wanted="dense weights for it")
+        raise invalid("model.init", got="orthogonal with a structured weight", expected="dense weights for it")
     for name, parameter in parameters.items():
         if "bias" in name:
             nn.init.zeros_(parameter)
@@ -145,8 +145,8 @@ def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:
     kind = arguments.pop("kind", None)
     found = getattr(weights, str(kind), None)
     if not (isinstance(found, type) and issubclass(found, weights.WeightSpec)) or isabstract(found):
-        raise invalid("weight kind", got=repr(kind), wanted="the name of a weight of compactrnn, such as LowRank")
+        raise invalid("weight kind", got=repr(kind), expected="the name of a weight of compactrnn, such as LowRank")
     try:
         return found(**arguments)
     except TypeError as error:
-        raise invalid(f"weight {kind}", got=str(arguments), wanted=f"its own options ({error})") from error
+        raise invalid(f"weight {kind}", got=str(arguments), expected=f"its own options ({error})") from error

@@ -85,10 +85,10 @@ class AbstractSequenceTask(AbstractTask):
         if ports != [(0, (self.inputs,))] or answers != [((self.outputs,), True)]:
             got = f"(vocabulary, shape) {ports} in, (shape, final) {answers} out"
             wanted = f"{self.inputs} numbers a step in, {self.outputs} out after the last"
-            raise invalid("model", got=got, wanted=wanted + f", as its task {self.data.name} needs")
+            raise invalid("model", got=got, expected=wanted + f", as its task {self.data.name} needs")
         steps = self.steps * max(self.amount(part)["sequences"] for part in PARTS)
         if steps > MOST_STEPS:
-            raise invalid("task", got=f"{steps:,} steps to evaluate", wanted=f"at most {MOST_STEPS:,}")
+            raise invalid("task", got=f"{steps:,} steps to evaluate", expected=f"at most {MOST_STEPS:,}")
         check_memory(4 * self.piece * self.steps * self.inputs, "the sequences of the task")
 
     def evaluate_engine(self, engine: Any, part: str) -> float:
@@ -126,5 +126,5 @@ def generator(seed: int, part: str, *numbers: int) -> np.random.Generator:
     True
     """
     if part not in PARTS:
-        raise invalid("part", got=repr(part), wanted=f"one of {', '.join(PARTS)}")
+        raise invalid("part", got=repr(part), expected=f"one of {', '.join(PARTS)}")
     return np.random.default_rng((PARTS.index(part), seed if part == "train" else 0, *numbers))

@@ -56,9 +56,9 @@ class SequenceModel(AbstractModel):
         super().__init__()
         sizes = list(options.hidden)
         if not sizes:
-            raise invalid("model.hidden", got="no layer", wanted="a size per layer")
+            raise invalid("model.hidden", got="no layer", expected="a size per layer")
         if options.residual and len(set(sizes)) > 1:
-            raise invalid("model.residual", got=f"layers of {sizes} units", wanted="equal sizes")
+            raise invalid("model.residual", got=f"layers of {sizes} units", expected="equal sizes")
         last = len(sizes) - 1
         self.layers = nn.ModuleList(
             _layer(options, width, size, {**options.cell_options, **(options.last_cell_options if n == last else {})})
@@ -173,12 +173,12 @@ def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: 
         return layers.Recurrent(_cell(options.cell), inputs, size, **specs, **cell_options)
     except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError) as error:
         raise invalid(
-            "model.cell_options", got=dict(cell_options), wanted=f"options of {options.cell} ({error})"
+            "model.cell_options", got=dict(cell_options), expected=f"options of {options.cell} ({error})"
         ) from error
 
 
 def _cell(name: str) -> type[AbstractCell]:
     found = getattr(cells, name, None)
     if not (isinstance(found, type) and issubclass(found, AbstractCell)):
-        raise invalid("model.cell", got=repr(name), wanted="the name of a cell of compactrnn, such as LSTM or MGU")
+        raise invalid("model.cell", got=repr(name), expected="the name of a cell of compactrnn, such as LSTM or MGU")
     return found

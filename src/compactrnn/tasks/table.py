@@ -35,6 +35,6 @@ def task_of(metadata: Mapping[str, Any]) -> AbstractTask:
     kind = TASKS.get(str(known.get("name")))
     if kind is None:
         got = f"task {shortened(known.get('name'))}"
-        raise invalid("model metadata", got=got, wanted=f"one of {', '.join(TASKS)}")
+        raise invalid("model metadata", got=got, expected=f"one of {', '.join(TASKS)}")
     data = validated(kind.data_options, known, "model metadata: task")
     return kind.build(data, batch_size=1, steps=1, shift=False, seed=0)

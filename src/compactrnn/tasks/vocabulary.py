@@ -25,13 +25,13 @@ class Vocabulary:
 
     def __init__(self, symbols: Sequence[str], level: str):
         if level not in UNKNOWN:
-            raise invalid("level", got=repr(level), wanted="character or word")
+            raise invalid("level", got=repr(level), expected="character or word")
         self.level = level
         self.symbols = tuple(symbols)
         self._index = {symbol: number for number, symbol in enumerate(self.symbols)}
         if len(self._index) != len(self.symbols) or UNKNOWN[level] not in self._index:
             raise invalid(
-                "vocabulary", got=f"{len(self.symbols)} symbols", wanted="each once, the unknown one among them"
+                "vocabulary", got=f"{len(self.symbols)} symbols", expected="each once, the unknown one among them"
             )
         self.unknown = self._index[UNKNOWN[level]]
 
@@ -39,7 +39,7 @@ class Vocabulary:
     def of(cls, text: str, level: str, minimum_count: int = 1) -> Vocabulary:
         """Those symbols of `text` that occur `minimum_count` times, in code-point order, and the unknown symbol."""
         if level not in UNKNOWN:
-            raise invalid("level", got=repr(level), wanted="character or word")
+            raise invalid("level", got=repr(level), expected="character or word")
         counts = Counter(split_symbols(text, level))
         known = {symbol for symbol, count in counts.items() if count >= minimum_count} | {UNKNOWN[level]}
         return cls(sorted(known), level)

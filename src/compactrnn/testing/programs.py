@@ -183,10 +183,10 @@ class _Writer:
         fn = Unary(int(self.rng.integers(len(Unary))))
         if fn in (Unary.RECIPROCAL, Unary.SQRT, Unary.LOG):  # of numbers from 1/2 on
             ref = self._new(Code.UNARY, n, a=ref, fn=Unary.ABS)
-            self._add(Code.UNARY, ref, n, a=ref, fn=Unary.AFFINE, p0=0.5, p1=0.5)
+            self._add(Code.UNARY, ref, n, a=ref, fn=Unary.SCALE_SHIFT, p0=0.5, p1=0.5)
         if fn == Unary.EXP:
             ref = self._new(Code.UNARY, n, a=ref, fn=Unary.CLAMP, p0=-3.0, p1=1.0)
-        p0, p1 = {Unary.AFFINE: (-0.7, 0.2), Unary.CLAMP: (-0.5, float("inf"))}.get(fn, (0.0, 0.0))
+        p0, p1 = {Unary.SCALE_SHIFT: (-0.7, 0.2), Unary.CLAMP: (-0.5, float("inf"))}.get(fn, (0.0, 0.0))
         if self._kind(ref) == "scratch" and self.rng.random() < 0.3:
             self._add(Code.UNARY, ref, n, a=ref, fn=fn, p0=p0, p1=p1)
         else:
@@ -199,7 +199,7 @@ class _Writer:
         other, _ = self._any(k)
         if fn == Binary.DIV:
             other = self._new(Code.UNARY, k, a=other, fn=Unary.ABS)
-            self._add(Code.UNARY, other, k, a=other, fn=Unary.AFFINE, p0=1.0, p1=1.0)
+            self._add(Code.UNARY, other, k, a=other, fn=Unary.SCALE_SHIFT, p0=1.0, p1=1.0)
         if fn == Binary.MUL:
             other = self._new(Code.UNARY, k, a=other, fn=Unary.TANH)
         self._new(Code.BINARY, n, k, a=ref, b=other, fn=fn)

@@ -45,12 +45,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
             if own.get(name) != given.get(name):
                 got, wanted = given.get(name, "nothing"), own.get(name, "nothing")
                 raise ModelFileError(
-                    f"{where}: {name}: got {got}, wanted {wanted}, by the run's config.json"
+                    f"{where}: {name}: expected {wanted}, by the run's config.json, got {got}"
                 ) from error
         raise ModelFileError(f"{where}: {error}") from error
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
-            raise ModelFileError(f"{where}: {name}: got numbers that are not finite, wanted weights")
+            raise ModelFileError(f"{where}: {name}: expected weights, got numbers that are not finite")
 
 
 class _Budget(TorchDispatchMode):

@@ -68,7 +68,7 @@ def _take(folder: Path) -> int:
             raise invalid(
                 "run folder",
                 got=f"{folder}, which process {holder} is training in",
-                wanted="one that no other process writes to",
+                expected="one that no other process writes to",
                 hint="wait for it, or stop it",
             ) from None
         except BaseException:

@@ -113,7 +113,8 @@ class PhaseRun:
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"{what}: got {value} at update {self.update}, wanted a finite one; lower the learning rate or set clip"
+                f"{what}: expected a finite value, got {value} at update {self.update};"
+                " lower the learning rate or set clip"
             )
 
     @torch.no_grad()

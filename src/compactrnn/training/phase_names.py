@@ -26,9 +26,9 @@ def check_apart(names: Iterable[str]) -> None:
 
     >>> check_apart(["train", "Train"])
     Traceback (most recent call last):
-    ValueError: phases: got Train and train, wanted names that differ in more than case
+    ValueError: phases: expected names that differ in more than case, got Train and train
     """
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.lower(), name)) != name:
-            raise ValueError(f"phases: got {name} and {other}, wanted names that differ in more than case")
+            raise ValueError(f"phases: expected names that differ in more than case, got {name} and {other}")

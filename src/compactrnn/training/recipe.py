@@ -120,7 +120,7 @@ class PhaseOptions:
             raise ValueError("give either updates or epochs")
         cut = self.compress and self.compress.steps
         if cut and self.updates is not None and cut > self.updates:
-            raise ValueError(f"compress.steps: got {cut}, wanted at most the {self.updates} updates of the phase")
+            raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")
 
     def total_updates(self, per_epoch: int) -> int:
         """How many updates at most."""
@@ -172,17 +172,17 @@ class Recipe(Generic[Data, Model]):
 
     def __post_init__(self):
         if not self.phases:
-            raise ValueError("phases: got none, wanted at least one, such as [phases.train]")
+            raise ValueError("phases: expected at least one, such as [phases.train], got none")
         check_apart(self.phases)
         earlier: set[str] = set()
         for name, phase in self.phases.items():
             if phase.distill and phase.distill.teacher not in earlier:
                 wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
-                raise ValueError(f"phases.{name}.distill.teacher: got {phase.distill.teacher!r}, wanted {wanted}")
+                raise ValueError(f"phases.{name}.distill.teacher: expected {wanted}, got {phase.distill.teacher!r}")
             earlier.add(name)
             known = asdict(self.task).keys() - {"name"}  # pyright: ignore
             if unknown := sorted(phase.task.keys() - known):
-                raise ValueError(f"phases.{name}.task: got {unknown[0]!r}, wanted some of {', '.join(sorted(known))}")
+                raise ValueError(f"phases.{name}.task: expected some of {', '.join(sorted(known))}, got {unknown[0]!r}")
             try:
                 self.task_in(phase)
             except ValueError as error:
@@ -203,11 +203,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         data = read_file(path, "recipe", _MAX_BYTES)
     except OSError as error:
-        raise invalid("recipe", got=f"{path} ({error.strerror})", wanted="the path of a TOML file") from error
+        raise invalid("recipe", got=f"{path} ({error.strerror})", expected="the path of a TOML file") from error
     try:
         table = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise invalid(f"recipe {path}", got=str(error), wanted="TOML") from error
+        raise invalid(f"recipe {path}", got=str(error), expected="TOML") from error
     for override in overrides:
         _set(table, override)
     return recipe_from(table, str(path))
@@ -229,7 +229,7 @@ def recipe_from(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def _recipe_class(section: Any, where: str) -> Any:
     name = section.get("name", DEFAULT) if isinstance(section, Mapping) else DEFAULT
     if not isinstance(name, str) or name not in TASKS:
-        raise invalid(f"{where}: task.name", got=repr(name), wanted=f"one of {', '.join(TASKS)}")
+        raise invalid(f"{where}: task.name", got=repr(name), expected=f"one of {', '.join(TASKS)}")
     kind: Any = TASKS[name]
     generic: Any = Recipe
     return generic[kind.data_options, kind.model_options]
@@ -238,7 +238,7 @@ def _recipe_class(section: Any, where: str) -> Any:
 def _set(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise invalid("--set", got=repr(override), wanted="section.key=value, such as training.seed=1")
+        raise invalid("--set", got=repr(override), expected="section.key=value, such as training.seed=1")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # no TOML: a plain word
@@ -247,6 +247,6 @@ def _set(table: dict[str, Any], override: str) -> None:
     for part in path:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise invalid("--set", got=repr(override), wanted=f"{part} to be a section, it is a value")
+            raise invalid("--set", got=repr(override), expected=f"{part} to be a section, it is a value")
         table = inner
     table[last] = value

@@ -47,6 +47,6 @@ def _refusal(phase: str, got: str) -> ValueError:
     return invalid(
         f"phases.{phase}.compress",
         got=f"a model that would not be one of the recipe ({got})",
-        wanted="one that other sizes in model.hidden describe",
+        expected="one that other sizes in model.hidden describe",
         hint="leave out residual sums, a second size within a cell, and weights that cannot lose single rows",
     )

@@ -85,7 +85,7 @@ class RunFolder:
         whole = read_file(self.times, "times", _MAX_LINES).rfind(b"\n") + 1 if self.times.exists() else 0
         with open(self.metrics, "ab") as file:
             if file.tell() < size:
-                raise invalid(str(self.metrics), got=f"{file.tell()} bytes", wanted=f"the {size} of the checkpoint")
+                raise invalid(str(self.metrics), got=f"{file.tell()} bytes", expected=f"the {size} of the checkpoint")
             file.truncate(size)
         with open(self.times, "ab") as file:
             file.truncate(whole if size else 0)
@@ -102,7 +102,7 @@ class RunFolder:
             check_json_size(json.dumps(config, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
         except ValueError as error:
             hint = "raise task.minimum_count, if it is the vocabulary"
-            raise invalid(str(self.config), got=str(error), wanted="less", hint=hint) from None
+            raise invalid(str(self.config), got=str(error), expected="less", hint=hint) from None
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write `config.json`, which makes the folder a run."""
@@ -114,14 +114,14 @@ class RunFolder:
             config = read_json(self.config, "run folder")
         except OSError as error:
             got = f"{self.path} ({self.config.name}: {error.strerror})"
-            raise invalid("run folder", got=got, wanted="a folder that train wrote") from error
+            raise invalid("run folder", got=got, expected="a folder that train wrote") from error
         validated(Config, config, str(self.config))
         return config
 
     def read_result(self) -> dict[str, Any]:
         """The content of `result.json`."""
         if not self.result.exists():
-            raise invalid("run folder", got=f"{self.path} without result.json", wanted="a finished run")
+            raise invalid("run folder", got=f"{self.path} without result.json", expected="a finished run")
         result = read_json(self.result, "result of a run")
         validated(Result, result, str(self.result))
         return result
@@ -139,7 +139,7 @@ class RunFolder:
         recipe = recipe_from(config["recipe"], f"{self.config}: recipe")
         if data is not None:
             if not hasattr(recipe.task, "data"):
-                raise invalid("data", got=repr(data), wanted=f"none: the task {recipe.task.name} has its own")
+                raise invalid("data", got=repr(data), expected=f"none: the task {recipe.task.name} has its own")
             recipe = replace(recipe, task=replace(recipe.task, data=data))
         task = build_task(recipe, config)
         return model_options(task, config["model"], f"{self.config}: model"), task, recipe
@@ -163,7 +163,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         try:
             lines.append(parse_json(line))
         except ValueError as error:
-            raise invalid(f"{path}, line {number}", got=str(error), wanted="a JSON object") from None
+            raise invalid(f"{path}, line {number}", got=str(error), expected="a JSON object") from None
         validated(Evaluation, lines[-1], f"{path}, line {number}")
     return lines
 

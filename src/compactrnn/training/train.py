@@ -205,7 +205,7 @@ class Trainer:
             or (saved["run"] is None) == (saved["model"] is None)
             or (last and saved["run"] is not None)
         ):
-            raise ModelFileError(f"{where}: phase: got {saved['phase']}, wanted one of the recipe, with its state")
+            raise ModelFileError(f"{where}: phase: expected one of the recipe, with its state, got {saved['phase']}")
         self.model = build_model(self.task, model_options(self.task, saved["model_options"], where))
         if saved["model"] is not None:
             load_state(self.model, saved["model"], where)
@@ -250,7 +250,7 @@ def _finished(recipe: Recipe, folder: RunFolder, resume: bool) -> dict[str, Any]
         return None
     if not resume:
         raise invalid(
-            "run folder", got=f"{folder.path}, which holds a run", wanted="a new folder", hint="or use --resume"
+            "run folder", got=f"{folder.path}, which holds a run", expected="a new folder", hint="or use --resume"
         )
     _check_same(recipe, folder)
     return folder.read_result() if folder.result.exists() else None
@@ -261,11 +261,13 @@ def _check_machine(recipe: Recipe) -> None:
     training = recipe.training
     most = THREADS * (os.cpu_count() or 1)
     if training.threads is not None and training.threads > most:
-        raise invalid("training.threads", got=training.threads, wanted=f"at most {most}, {THREADS} for each processor")
+        raise invalid(
+            "training.threads", got=training.threads, expected=f"at most {most}, {THREADS} for each processor"
+        )
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here[training.accelerator]:
         wanted = " or ".join(name for name, there in here.items() if there)
-        raise invalid("training.accelerator", got=f"{training.accelerator}, which this machine lacks", wanted=wanted)
+        raise invalid("training.accelerator", got=f"{training.accelerator}, which this machine lacks", expected=wanted)
 
 
 def _numbers_per_weight(phase: PhaseOptions) -> int:
@@ -292,7 +294,7 @@ def _check_same(recipe: Recipe, folder: RunFolder) -> None:
         raise invalid(
             "--resume",
             got=f"a recipe with another {', '.join(changed)}",
-            wanted=f"that of {folder.config}",
+            expected=f"that of {folder.config}",
             hint="or another folder",
         )
 
@@ -312,7 +314,9 @@ def _dropout_of(recipe: Recipe, phase: PhaseOptions) -> dict[str, Any]:
     own = {name: value for name in _DROPOUTS if (value := getattr(phase, name)) is not None}
     known = {name: getattr(recipe.model, name) for name in _DROPOUTS if hasattr(recipe.model, name)}
     if unknown := sorted(own.keys() - known.keys()):
-        raise invalid(f"phase's {unknown[0]}", got=own[unknown[0]], wanted=f"one of {', '.join(known)} for this model")
+        raise invalid(
+            f"phase's {unknown[0]}", got=own[unknown[0]], expected=f"one of {', '.join(known)} for this model"
+        )
     return {**known, **own}
 
 

@@ -133,7 +133,9 @@ class AbstractWeight(nn.Module, ABC):
 
     def _check_matrix(self, matrix: Tensor) -> None:
         if tuple(matrix.shape) != (self.out_features, self.in_features):
-            raise invalid("matrix shape", got=tuple(matrix.shape), wanted=f"({self.out_features}, {self.in_features})")
+            raise invalid(
+                "matrix shape", got=tuple(matrix.shape), expected=f"({self.out_features}, {self.in_features})"
+            )
 
 
 def take(x: Tensor, axis: int, index: Tensor | None) -> Tensor:

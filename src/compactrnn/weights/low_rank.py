@@ -32,11 +32,11 @@ class LowRank(WeightSpec):
 
     def __post_init__(self):
         if (self.rank is None) == (self.energy is None):
-            raise invalid("LowRank", got=f"rank={self.rank}, energy={self.energy}", wanted="exactly one of the two")
+            raise invalid("LowRank", got=f"rank={self.rank}, energy={self.energy}", expected="exactly one of the two")
         if self.rank is not None:
             check_positive(self.rank, "rank")
         elif not isinstance(self.energy, int | float) or isinstance(self.energy, bool) or not 0 < self.energy <= 1:
-            raise invalid("energy", got=repr(self.energy), wanted="a number above 0 and at most 1")
+            raise invalid("energy", got=repr(self.energy), expected="a number above 0 and at most 1")
 
     def __repr__(self) -> str:
         return f"LowRank(rank={self.rank})" if self.energy is None else f"LowRank(energy={self.energy})"
@@ -59,7 +59,7 @@ class LowRankWeight(AbstractWeight):
             raise invalid(
                 "rank",
                 got=rank,
-                wanted=f"at most {full}, the smaller side of a {out_features} x {in_features} matrix",
+                expected=f"at most {full}, the smaller side of a {out_features} x {in_features} matrix",
                 hint="use Dense() for this matrix",
             )
         self.left = nn.Parameter(torch.empty(out_features, rank))

@@ -5,10 +5,10 @@
 `packed` for sequences of several lengths; `plain` is the reference; `choose` says which one runs.
 """
 
-from .choose import Kind as Kind
-from .choose import LoopReport as LoopReport
-from .choose import loop_report as loop_report
-from .choose import run_cell as run_cell
-from .choose import time_loop as time_loop
-from .choose import wanted_loop as wanted_loop
 from .packed import run_packed as run_packed
+from .select import Kind as Kind
+from .select import LoopReport as LoopReport
+from .select import loop_report as loop_report
+from .select import run_cell as run_cell
+from .select import time_loop as time_loop
+from .select import wanted_loop as wanted_loop

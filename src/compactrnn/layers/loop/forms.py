@@ -16,7 +16,7 @@ from torch.fx import Node
 from .values import Graph, Value
 
 
-class Reader(Protocol):
+class StepReader(Protocol):
     """What forms need of `trace.py`."""
 
     graph: Graph
@@ -35,7 +35,7 @@ Form = Callable[..., Value]
 
 
 def _plain(op: str, count: int) -> Form:
-    def form(r: Reader, node: Node, width: int, *args: Any) -> Value:
+    def form(r: StepReader, node: Node, width: int, *args: Any) -> Value:
         if len(args) != count:
             raise TypeError(f"{len(args)} arguments")
         return r.graph.apply(op, *(r.operand(a, width) for a in args))
@@ -46,7 +46,7 @@ def _plain(op: str, count: int) -> Form:
 def _composed(build: Callable[..., Value]) -> Form:
     """A form from its operands (tensors as values) and other arguments (as they are)."""
 
-    def form(r: Reader, node: Node, width: int, *args: Any, **kwargs: Any) -> Value:
+    def form(r: StepReader, node: Node, width: int, *args: Any, **kwargs: Any) -> Value:
         given = [r.operand(a, width) if isinstance(a, Node) else a for a in args]
         named = {k: r.operand(a, width) if isinstance(a, Node) else a for k, a in kwargs.items()}
         return build(r.graph, *given, **named)
@@ -137,29 +137,29 @@ def _greater(swap: bool, negate: bool) -> Form:
     return _composed(build)
 
 
-def _same(r: Reader, node: Node, width: int, x: Any, *rest: Any, **kwargs: Any) -> Value:
+def _same(r: StepReader, node: Node, width: int, x: Any, *rest: Any, **kwargs: Any) -> Value:
     if x.meta["val"].dtype not in (node.meta["val"].dtype, torch.bool):
         raise TypeError("a change of the type of numbers")
     return r.operand(x, width)
 
 
-def _dropout(r: Reader, node: Node, width: int, x: Any, p: float, train: bool) -> Value:
+def _dropout(r: StepReader, node: Node, width: int, x: Any, p: float, train: bool) -> Value:
     if train and p:
         raise TypeError("random numbers")
     return r.operand(x, width)
 
 
-def _linear(r: Reader, node: Node, width: int, x: Any, weight: Any, bias: Any = None) -> Value:
+def _linear(r: StepReader, node: Node, width: int, x: Any, weight: Any, bias: Any = None) -> Value:
     made = r.product(x, weight, False, width)
     return made if bias is None else r.graph.apply("add", made, r.operand(bias, width))
 
 
-def _addmm(r: Reader, node: Node, width: int, bias: Any, x: Any, weight: Any) -> Value:
+def _addmm(r: StepReader, node: Node, width: int, bias: Any, x: Any, weight: Any) -> Value:
     return r.graph.apply("add", r.product(x, weight, True, width), r.operand(bias, width))
 
 
 def _cut(
-    r: Reader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    r: StepReader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
     source = r.values[x]
     if dim in (0, -2):
@@ -170,11 +170,11 @@ def _cut(
     return r.graph.slice(source, first + source.width if first < 0 else first, width)
 
 
-def _narrow(r: Reader, node: Node, width: int, x: Any, dim: int, start: int, length: int) -> Value:
+def _narrow(r: StepReader, node: Node, width: int, x: Any, dim: int, start: int, length: int) -> Value:
     return _cut(r, node, width, x, dim, start)
 
 
-def _joined(r: Reader, node: Node, width: int, tensors: Any, dim: int = 0) -> Value:
+def _joined(r: StepReader, node: Node, width: int, tensors: Any, dim: int = 0) -> Value:
     if dim not in (1, -1):
         raise TypeError("along the batch")
     sizes = [t.meta["val"].shape[-1] for t in tensors]
@@ -182,7 +182,7 @@ def _joined(r: Reader, node: Node, width: int, tensors: Any, dim: int = 0) -> Va
 
 
 def _filled(number: float | None) -> Form:
-    def form(r: Reader, node: Node, width: int, x: Any, *args: Any, **kwargs: Any) -> Value:
+    def form(r: StepReader, node: Node, width: int, x: Any, *args: Any, **kwargs: Any) -> Value:
         return r.graph.number(args[-1] if number is None else number)
 
     return form

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..linear_scan import linear_scan
+from ..linear_recurrence import linear_scan
 from .native import NativeLoop
-from .trace import Step
+from .trace_step import Step
 from .values import Graph, Value, evaluate, ordered
 
 

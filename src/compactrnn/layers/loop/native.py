@@ -13,8 +13,8 @@ from torch import Tensor
 from ..ordinary import why_not_native
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .gradient import differentiate
-from .program import Buffer, Place, Program, Root
-from .trace import Step
+from .loop_program import LoopBuffer, LoopProgram, Place, Root
+from .trace_step import Step
 from .values import Value, evaluate, ordered
 
 # Cheap enough to be computed again on the way back rather than kept for every step.
@@ -40,7 +40,7 @@ class NativeLoop:
             name = same or f"output{len(self.outputs)}"
             self.outputs.append((name, width))
             roots += [] if same else [Root(value, Place(name), width)]
-        self.forward = Program(roots, inputs)
+        self.forward = LoopProgram(roots, inputs)
 
         above = [step.graph.value("grad", width=n, key=f"output{i}") for i, n in enumerate(step.widths)]
         grads = [step.graph.value("grad", width=s.width, key=i) for i, s in enumerate(step.states)]
@@ -54,7 +54,7 @@ class NativeLoop:
                 self.stacks.setdefault(root.value, root.place)
         self.kept = self._choose_kept(own, [gradient.projected, *gradient.states, *gradient.vectors.values()])
         self.stacks |= {v: Place(name) for name, v in self.kept.items()}
-        self.recording = Program([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
+        self.recording = LoopProgram([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
 
         self.stacks |= {g: Place(f"grad_output{i}") for i, g in enumerate(above)}
         there = {**self.stacks, **{g: Place(f"grad{i}") for i, g in enumerate(grads)}}
@@ -69,7 +69,7 @@ class NativeLoop:
             for i, (g, v) in enumerate(zip(gradient.states, grads, strict=True))
         ]
         self.summed = list(gradient.vectors)
-        self.backward = Program(back, there, gradient.vectors.values())
+        self.backward = LoopProgram(back, there, gradient.vectors.values())
         for value in {v: None for _, *both in self.matrices for v in both}:
             if not self._is_stack(value):
                 self.stacks[value] = self.backward.places[value]
@@ -118,11 +118,11 @@ def _holds(whole: Value, part: Value) -> bool:
 
 
 def _call(
-    program: Program, buffers: dict[str, Tensor], matrices: list[Tensor], totals: list[np.ndarray], backwards: bool
+    program: LoopProgram, buffers: dict[str, Tensor], matrices: list[Tensor], totals: list[np.ndarray], backwards: bool
 ) -> None:
     steps, rows = buffers["projected"].shape[:2]
     numbers = program.number_rows()
-    table = program.table({n: Buffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
+    table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
     _loop.run(table, program.scratch, steps, rows, backwards, torch.get_num_threads(), os.environ.get("CRNN_ISA", ""))
 
 

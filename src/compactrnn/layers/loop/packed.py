@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...cells.base import AbstractCell
-from .choose import own_loops
-
-States = tuple[Tensor, ...]
+from ...cells.base import AbstractCell, States
+from .select import own_loops
 
 
 def run_packed(

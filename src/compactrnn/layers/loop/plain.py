@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...cells.base import AbstractCell
-
-States = tuple[Tensor, ...]
+from ...cells.base import AbstractCell, States
 
 
 def plain_loop(cell: AbstractCell, projected: Tensor, states: States) -> tuple[Tensor, States]:

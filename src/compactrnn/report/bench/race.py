@@ -57,17 +57,17 @@ def distance(got: np.ndarray, wanted: np.ndarray, precision: str) -> float:
     True
     >>> distance(np.array([1.0, 2.0]), np.array([1.0, 1.9]), "float32")
     Traceback (most recent call last):
-    ValueError: wrong answers: 0.053 away from float32, wanted at most 0.001
+    ValueError: wrong answers: 0.053 away from float32, expected at most 0.001
     """
     if got.shape != wanted.shape or not np.isfinite(got).all():
-        raise ValueError(f"wrong answers: got shape {got.shape}, wanted {wanted.shape}, all finite")
+        raise ValueError(f"wrong answers: expected {wanted.shape}, all finite, got shape {got.shape}")
     got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     if precision == "float32":
         found, bound = float(np.abs(got - wanted).max() / np.abs(wanted).max()), 1e-3
     else:
         found, bound = 1 - float((got * wanted).sum() / np.sqrt((got**2).sum() * (wanted**2).sum())), 0.02
     if not found <= bound:
-        raise ValueError(f"wrong answers: {found:.2g} away from float32, wanted at most {bound}")
+        raise ValueError(f"wrong answers: {found:.2g} away from float32, expected at most {bound}")
     return found
 
 

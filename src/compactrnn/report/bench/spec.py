@@ -47,10 +47,10 @@ def parse_spec(text: str) -> Spec:
     cell, _, rest = text.partition(":")
     found = _SIZES.fullmatch(rest)
     if cell not in CELLS or found is None:
-        raise invalid("model", got=repr(text), wanted=GRAMMAR)
+        raise invalid("model", got=repr(text), expected=GRAMMAR)
     sizes = found[2].split("-")
     if max(map(len, (found[1] or "", *sizes))) > MOST_DIGITS or len(sizes) > MOST_LAYERS:
         got, wanted = "too large a model", f"sizes of at most {MOST_DIGITS} digits, at most {MOST_LAYERS} of them"
-        raise invalid("model", got=got, wanted=wanted)
+        raise invalid("model", got=got, expected=wanted)
     first, *hidden = map(int, sizes)
     return Spec(cell, first, tuple(hidden), int(found[1] or 0))

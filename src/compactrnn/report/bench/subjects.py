@@ -79,7 +79,7 @@ def subject(name: str, weights: Sequence[str]) -> Subject:
     if Path(name).is_dir():
         return run_subject(Path(name), weights)
     if not Path(name).exists() and not Path(name).suffix:
-        raise invalid("model", got=repr(name), wanted=f"a .crnn file, a run folder, or {GRAMMAR}")
+        raise invalid("model", got=repr(name), expected=f"a .crnn file, a run folder, or {GRAMMAR}")
     return file_subject(Path(name))
 
 
@@ -87,7 +87,9 @@ def file_subject(path: Path) -> Subject:
     """A .crnn file, on its own."""
     engine, data = Engine(path), read_source(path)[1]
     if len(engine.inputs) != 1:
-        raise invalid("model", got=f"{path} with {len(engine.inputs)} inputs", wanted="one input, to make up data for")
+        raise invalid(
+            "model", got=f"{path} with {len(engine.inputs)} inputs", expected="one input, to make up data for"
+        )
     port = engine.inputs[0]
     form = Form("engine", "as packed", lambda _, steps: EngineContender(engine, data, steps))
     return Subject(str(path), (form,), port.shape, port.vocabulary)
@@ -112,7 +114,7 @@ def run_subject(path: Path, weights: Sequence[str]) -> Subject:
 
     model, task, recipe = RunFolder(path).load()
     if not isinstance(model, LanguageModel):
-        raise invalid("run folder", got=f"{path}, of the task {recipe.task.name}", wanted="one of a language model")
+        raise invalid("run folder", got=f"{path}, of the task {recipe.task.name}", expected="one of a language model")
     return _with_ours(language_subject(str(path), model, task.parts["test"], model), model, weights)
 
 

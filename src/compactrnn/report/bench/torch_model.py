@@ -71,7 +71,9 @@ def plain_model(model: LanguageModel) -> PlainModel:
     weights = recurrent.state_dict()
     count = recurrent.num_layers
     if cell is None or set(weights) != {f"{name}_l{k}" for name in NAMES for k in range(count)}:
-        raise invalid("model", got=repr(recurrent), wanted="LSTM or GRU layers of dense weights, which others can run")
+        raise invalid(
+            "model", got=repr(recurrent), expected="LSTM or GRU layers of dense weights, which others can run"
+        )
     layers = [Layer(cell, *(weights[f"{name}_l{k}"].numpy() for name in NAMES)) for k in range(count)]
     output = (model.output.weight.detach().numpy(), model.output.bias.detach().numpy())
     return PlainModel(tuple(layers), model.embedding.weight.detach().numpy(), output)

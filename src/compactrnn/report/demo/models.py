@@ -67,11 +67,11 @@ def trained_models(out: Path) -> tuple[LanguageModelTask, list[Trained]]:
     folder = RunFolder(out / "runs" / "compact")
     if not folder.result.exists():
         wanted, hint = "a folder that a demo has trained in", f"run: compactrnn demo --train --out {out}"
-        raise invalid("demo", got=f"{out} without a demo's models", wanted=wanted, hint=hint)
+        raise invalid("demo", got=f"{out} without a demo's models", expected=wanted, hint=hint)
     compact, task, _ = folder.load()
     updates = folder.read_result()["updates"]
     if DENSE not in updates:
-        raise invalid(str(folder.result), got=f"updates of {', '.join(updates)}", wanted=f"those of phase {DENSE}")
+        raise invalid(str(folder.result), got=f"updates of {', '.join(updates)}", expected=f"those of phase {DENSE}")
     return task, [
         Trained("dense", load_phase(folder.phase(DENSE), task), updates[DENSE]),
         Trained("compact", compact, updates["total"]),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..cells.base import AbstractCell
+from ..cells.base import AbstractCell, States
 from .loop import run_cell, run_packed
-from .sequence import States, Steps
+from .sequence import Steps
 
 
 def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

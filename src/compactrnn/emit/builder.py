@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..graph.trace import Trace
 from ..runtime.gates import gate_rows
 from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
 
@@ -16,7 +15,7 @@ STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
 
 @dataclass(frozen=True)
-class Value:
+class Operand:
     """Numbers that the program computes, laid out as `shape` without its time axis.
 
     `kind` STEP: one row per time step (`time` is the axis of `shape`); LAST: as if the sequence ended at this step;
@@ -54,7 +53,7 @@ def factor_name(name: str, number: int, count: int) -> str:
 class Builder:
     """Appends operations to the earliest segment in which all that they read is known."""
 
-    def __init__(self, exports: dict[Any, Trace] | None = None) -> None:
+    def __init__(self, exports: dict[Any, Any] | None = None) -> None:
         self.program = Program()
         self.exports = {} if exports is None else exports  # of the steps of cells, by what makes two of them equal
         self.where = ""  # module and operation that are being lowered
@@ -79,7 +78,7 @@ class Builder:
         """A buffer that is never written."""
         return self.buffer(values.size, "constant", values)
 
-    def known(self, constant: Value, position: int) -> float:
+    def known(self, constant: Operand, position: int) -> float:
         """One entry of a constant."""
         init = self.program.buffers[constant.ref.buffer].init
         assert init is not None
@@ -99,7 +98,7 @@ class Builder:
         self.offline_because = self.offline_because or because
         self._ops.append(("forward", []))
 
-    def place(self, reads: Sequence[Value], because: str = "") -> str:
+    def place(self, reads: Sequence[Operand], because: str = "") -> str:
         """Make the current segment one in which `reads` are known together; returns the kind of what comes of them."""
         reads = [v for v in reads if v.kind != CONSTANT]
         if not reads:
@@ -114,7 +113,7 @@ class Builder:
         self._open("once")
         return ONCE
 
-    def every_step(self, reads: Sequence[Value], because: str = "") -> None:
+    def every_step(self, reads: Sequence[Operand], because: str = "") -> None:
         """Make the current segment one that runs at every step and in which `reads` are known."""
         if any(v.kind in (LAST, ONCE) and v.segment == self.segment for v in reads):
             self.close(because or "a value of the whole sequence is used at every step")
@@ -142,27 +141,29 @@ class Builder:
         """Append one operation."""
         self._ops[-1][1].append(Op(code, dst, n, **fields))
 
-    def compute(self, code: Code, reads: Sequence[Value], like: Value, width: int | None = None, **fields) -> Value:
+    def compute(
+        self, code: Code, reads: Sequence[Operand], like: Operand, width: int | None = None, **fields
+    ) -> Operand:
         """Append an operation with a new destination; the result has the shape, time axis and layout of `like`."""
         kind = self.place(reads)
         dst = self.buffer(like.width if width is None else width)
         self.emit(code, dst, like.width if width is None else width, **fields)
         return replace(like, ref=dst, kind=kind, segment=self.segment, bounded=False)
 
-    def unary(self, fn: Unary, x: Value, p0: float = 0.0, p1: float = 0.0, bounded: bool = False) -> Value:
+    def unary(self, fn: Unary, x: Operand, p0: float = 0.0, p1: float = 0.0, bounded: bool = False) -> Operand:
         """`f(x)`, element by element."""
         value = self.compute(Code.UNARY, [x], x, a=x.ref, fn=int(fn), p0=p0, p1=p1)
         return replace(value, bounded=bounded)
 
-    def binary(self, fn: Binary, a: Value, b: Value | Ref, period: int = 0) -> Value:
+    def binary(self, fn: Binary, a: Operand, b: Operand | Ref, period: int = 0) -> Operand:
         """`f(a, b)`, element by element; `b` repeats every `period` entries."""
-        reads = [a, b] if isinstance(b, Value) else [a]
-        ref = b.ref if isinstance(b, Value) else b
+        reads = [a, b] if isinstance(b, Operand) else [a]
+        ref = b.ref if isinstance(b, Operand) else b
         value = self.compute(Code.BINARY, reads, a, a=a.ref, b=ref, fn=int(fn), k=period or a.width)
-        bounded = isinstance(b, Value) and a.bounded and b.bounded and fn in (Binary.MUL, Binary.MAX, Binary.MIN)
+        bounded = isinstance(b, Operand) and a.bounded and b.bounded and fn in (Binary.MUL, Binary.MAX, Binary.MIN)
         return replace(value, bounded=bounded)
 
-    def delay_line(self, x: Value, steps: int, start: float = 0.0) -> Value:
+    def delay_line(self, x: Operand, steps: int, start: float = 0.0) -> Operand:
         """`x` now and up to `steps` steps ago, one row after the other; `start` before the first step.
 
         It holds in the current segment and until the next step. One value has one line, as long as any reader needs.
@@ -178,14 +179,14 @@ class Builder:
             at = next(i for i, op in enumerate(ops) if op.code == Code.DELAY and op.dst == ref)
             ops[at] = replace(ops[at], k=width)
         width = self.program.buffers[ref.buffer].width
-        return Value(ref, (width,), None, STEP, self.segment, x.bounded and abs(start) <= 1)
+        return Operand(ref, (width,), None, STEP, self.segment, x.bounded and abs(start) <= 1)
 
     @property
     def reach(self) -> int:
         """How many steps back the program looks at most, states of recurrent layers aside."""
         return sum(op.k // op.n - 1 for _, ops in self._ops for op in ops if op.code == Code.DELAY)
 
-    def affine(self, matrix: np.ndarray, x: Value, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
+    def affine(self, matrix: np.ndarray, x: Operand, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
         """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment.
 
         `name` is that of the matrix in the model.
@@ -198,19 +199,19 @@ class Builder:
         self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
         return dst
 
-    def inner(self, factors: Sequence[np.ndarray], x: Value, name: str = "") -> Value:
+    def inner(self, factors: Sequence[np.ndarray], x: Operand, name: str = "") -> Operand:
         """What the first of the factors F1 F2 ... is to be multiplied with: F2 ... x, the last factor first."""
         for i, factor in reversed(list(enumerate(factors))[1:]):
             product = self.affine(factor, x, None, name=factor_name(name, i, len(factors)))
             x = replace(x, ref=product, shape=(factor.shape[0],), time=None, bounded=False)
         return x
 
-    def chain(self, factors: Sequence[np.ndarray], x: Value, init: Ref | None, name: str = "") -> Ref:
+    def chain(self, factors: Sequence[np.ndarray], x: Operand, init: Ref | None, name: str = "") -> Ref:
         """`init + F1 F2 ... x`."""
         return self.affine(factors[0], self.inner(factors, x, name), init, name=factor_name(name, 0, len(factors)))
 
     def gates(
-        self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Value, name: str = "", **fields
+        self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Operand, name: str = "", **fields
     ) -> Ref:
         """An LSTM or GRU of `n` units, its gates `gates` + F1 F2 ... x; returns the place of its output."""
         x, dst, count = self.inner(factors, x, name), self.buffer(n), GATES[code]

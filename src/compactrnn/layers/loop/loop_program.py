@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Buffer:
+class LoopBuffer:
     """Where an array stands: its address, and its strides in numbers over time and rows (0: the same everywhere)."""
 
     address: int
@@ -48,7 +48,7 @@ class Buffer:
     row: int
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Buffer:
+    def of(cls, tensor: Tensor) -> LoopBuffer:
         """(time, rows, n), (rows, n) or (n,), with columns side by side."""
         time, row = (0, 0, *tensor.stride()[:-1])[-2:]
         return cls(tensor.data_ptr(), time, row)
@@ -78,7 +78,7 @@ class _Operation:
     total: int = 0
 
 
-class Program:
+class LoopProgram:
     """Computes `roots`, and adds up the values of `sums` over rows and time; `inputs` stand where they are said to."""
 
     def __init__(self, roots: Iterable[Root], inputs: Mapping[Value, Place], sums: Iterable[Value] = ()):
@@ -215,7 +215,7 @@ class Program:
         return np.repeat(np.fromiter(self.numbers, np.float32, len(self.numbers))[:, None], widest, axis=1)
 
     def table(
-        self, buffers: Mapping[str, Buffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]
+        self, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]
     ):
         """What native/loop/python.cpp takes, for arrays that stand here."""
         table = np.zeros((len(self.operations), COLUMNS), np.int64)
@@ -233,7 +233,7 @@ class Program:
         return table
 
 
-def _row_of(place: Place, buffers: Mapping[str, Buffer], numbers: np.ndarray) -> tuple[int, ...]:
+def _row_of(place: Place, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray) -> tuple[int, ...]:
     """Whether it is scratch; address or number; strides of time, of tiles and of rows."""
     if place.buffer is None:
         return (1, place.start, 0, 0, place.pitch)

@@ -22,7 +22,7 @@ from ..runtime.file import save, write
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
-from .lower import Lowered, in_float, lower_model
+from .lowering import Lowered, in_float, lower_model
 from .reference import Reference
 from .rows import check_rows
 from .sequences import LARGE
@@ -132,15 +132,15 @@ def pack(
     """
     WeightTypes.of(weights)
     if isinstance(calibration, torch.Tensor):
-        raise invalid("calibration", got="a tensor", wanted="a list of batches, each like example_inputs")
+        raise invalid("calibration", got="a tensor", expected="a list of batches, each like example_inputs")
     if fold not in ("auto", True, False):
-        raise invalid("fold", got=repr(fold), wanted="'auto', True or False")
+        raise invalid("fold", got=repr(fold), expected="'auto', True or False")
     if max_error is not None and not max_error > 0:
-        raise invalid("max_error", got=max_error, wanted="a positive number")
+        raise invalid("max_error", got=max_error, expected="a positive number")
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise invalid("metadata", got=str(error), wanted="what JSON can hold") from None
+        raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
     check_writable(path, "model file")
     lowered = lower_model(model, example_inputs)
     check_rows(lowered)
@@ -161,11 +161,11 @@ def pack(
         raise invalid(
             "quantization error",
             got="outputs that are infinite or NaN where torch's are not, or the other way round",
-            wanted="none",
+            expected="none",
             hint="are there such numbers in the calibration data? weights='float32' treats them as torch does",
         )
     if max_error is not None and quantized.error > max_error:
-        raise invalid("quantization error", got=f"{quantized.error:.4g}", wanted=f"at most max_error={max_error:.4g}")
+        raise invalid("quantization error", got=f"{quantized.error:.4g}", expected=f"at most max_error={max_error:.4g}")
     _warn(lowered, checks, quantized, weights, bool(batches))
     report = PackReport(
         0,
@@ -195,7 +195,7 @@ def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor
     if [t.dim() for t in tensors] != [t.dim() for t in lowered.example]:
         shapes = [", ".join(str(tuple(t.shape)) for t in ts) for ts in (tensors, lowered.example)]
         raise invalid(
-            "calibration", got=f"a batch of shape {shapes[0]}", wanted=f"batches like the example's {shapes[1]}"
+            "calibration", got=f"a batch of shape {shapes[0]}", expected=f"batches like the example's {shapes[1]}"
         )
     return in_float(tensors)
 

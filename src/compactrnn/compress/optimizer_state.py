@@ -146,7 +146,7 @@ def _check_parameters(optimizer: Optimizer, old: set[int]) -> None:
         raise invalid(
             "optimizer",
             got=f"an {kind} without any parameter of the model",
-            wanted="the one that trains it",
+            expected="the one that trains it",
             hint="pass it to shrink() before it is pointed to other parameters, or call shrink() without it",
         )
     for attribute, value in vars(optimizer).items():
@@ -157,6 +157,6 @@ def _check_parameters(optimizer: Optimizer, old: set[int]) -> None:
             raise invalid(
                 f"{kind}.{attribute}",
                 got="parameters of the model outside of param_groups",
-                wanted="an optimizer whose parameters are all in its param_groups",
+                expected="an optimizer whose parameters are all in its param_groups",
                 hint="call shrink() without it, and make a new optimizer for the small model",
             )

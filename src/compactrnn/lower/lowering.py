@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
+from ..emit.builder import CONSTANT, STEP, Builder, Operand
 from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Code, Input, Output, Program, Unary
 from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
-from .builder import CONSTANT, STEP, Builder, Value
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
@@ -145,18 +145,18 @@ def _build(
     return builder
 
 
-def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Value:
+def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Operand:
     shape = tuple(n for d, n in enumerate(x.shape) if d not in (time, batch))
     width = int(np.prod(shape, dtype=int))
     ref = builder.buffer(width, "input")
     builder.program.inputs.append(Input(name, ref.buffer, shape, 0))
-    return Value(ref, tuple(x.shape), time, STEP, 0)
+    return Operand(ref, tuple(x.shape), time, STEP, 0)
 
 
-def _output(builder: Builder, port: Port, value: Value | Tensor) -> Output:
+def _output(builder: Builder, port: Port, value: Operand | Tensor) -> Output:
     if isinstance(value, Tensor):  # a constant
         ref = builder.constant((value if port.time is None else value.select(port.time, 0)).float().numpy())
-        value = Value(ref, tuple(value.shape), port.time, CONSTANT, 0)
+        value = Operand(ref, tuple(value.shape), port.time, CONSTANT, 0)
     if value.time is not None and value.kind != STEP:
         builder.every_step([value])
         copy = builder.buffer(value.width)

@@ -20,7 +20,7 @@ from ..ordinary import why_not_native
 from .linear import LinearLoop
 from .native import NativeLoop
 from .plain import plain_loop
-from .trace import NotTraceable, Step, trace_step
+from .trace_step import NotTraceable, Step, trace_step
 from .values import ordered
 
 Kind = Literal["auto", "plain", "native", "scan"]
@@ -98,7 +98,7 @@ def time_loop(kind: Kind) -> Iterator[None]:
     ...     output, h_n = layer(torch.randn(50, 4, 8))
     """
     if kind not in ("auto", "plain", "native", "scan"):
-        raise invalid("kind", got=repr(kind), wanted='"auto", "plain", "native" or "scan"')
+        raise invalid("kind", got=repr(kind), expected='"auto", "plain", "native" or "scan"')
     token = _wanted.set(kind)
     try:
         yield
@@ -141,7 +141,7 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
         raise invalid(
             "time_loop",
             got=repr(wanted),
-            wanted=f"one of {kinds} for {type(cell).__name__}",
+            expected=f"one of {kinds} for {type(cell).__name__}",
             hint=found.report.reason if found else reason,
         )
     assert found is not None
@@ -249,17 +249,17 @@ def _check_results(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, 
     names = ", ".join(s.name for s in cell.states)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
         raise invalid(
-            what, got="something else", wanted=f"two results, the output and a tuple of states: y, ({names},)"
+            what, got="something else", expected=f"two results, the output and a tuple of states: y, ({names},)"
         )
     y, after = result
     if len(after) != len(states):
-        raise invalid(what, got=f"{len(after)} new states", wanted=f"{len(states)}, as `states` declares: {names}")
+        raise invalid(what, got=f"{len(after)} new states", expected=f"{len(states)}, as `states` declares: {names}")
     rows = len(projected)
     wanted = [("output", cell.output_size), *zip((s.name for s in cell.states), cell.state_sizes(), strict=True)]
     for tensor, (name, size) in zip((y, *after), wanted, strict=True):
         if tensor.shape != (rows, size):
             shape = tuple(tensor.shape)
-            raise invalid(f"{what}, {name}", got=shape, wanted=f"{(rows, size)}, a row each and the size in `units`")
+            raise invalid(f"{what}, {name}", got=shape, expected=f"{(rows, size)}, a row each and the size in `units`")
 
 
 def _check(cell: AbstractCell, found: _Found, kind: str) -> None:

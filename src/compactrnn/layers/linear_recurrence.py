@@ -144,18 +144,18 @@ def _scan_in_torch(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:
 def _checked(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:
     """`decay`, (T, B, n) or (B, n)."""
     if x.dim() != 3 or len(x) == 0:
-        raise invalid("linear_scan x", got=f"shape {tuple(x.shape)}", wanted="(T, B, n) with at least one step")
+        raise invalid("linear_scan x", got=f"shape {tuple(x.shape)}", expected="(T, B, n) with at least one step")
     steps, batch, size = x.shape
     if tuple(initial.shape) != (batch, size):
-        raise invalid("linear_scan initial", got=f"shape {tuple(initial.shape)}", wanted=str((batch, size)))
+        raise invalid("linear_scan initial", got=f"shape {tuple(initial.shape)}", expected=str((batch, size)))
     shapes = {(steps, batch, size), (batch, size), (size,)}
     if tuple(decay.shape) not in shapes:
         wanted = f"{(steps, batch, size)}, or {(batch, size)} or {(size,)} for all times"
-        raise invalid("linear_scan decay", got=f"shape {tuple(decay.shape)}", wanted=wanted)
+        raise invalid("linear_scan decay", got=f"shape {tuple(decay.shape)}", expected=wanted)
     for name, tensor in (("decay", decay), ("initial", initial)):
         if tensor.dtype != x.dtype or tensor.device != x.device:
             got = f"{tensor.dtype} on {tensor.device}"
-            raise invalid(f"linear_scan {name}", got=got, wanted=f"{x.dtype} on {x.device}, as x")
+            raise invalid(f"linear_scan {name}", got=got, expected=f"{x.dtype} on {x.device}, as x")
     if not x.is_floating_point():
-        raise invalid("linear_scan x", got=x.dtype, wanted="a floating-point dtype")
+        raise invalid("linear_scan x", got=x.dtype, expected="a floating-point dtype")
     return decay.expand(batch, size) if decay.dim() == 1 else decay

@@ -91,14 +91,14 @@ def _time_axis(what: str, layer: Any, input: object) -> int:
         if getattr(module, "bidirectional", False):
             place = f"{type(module).__name__} {name!r}" if name else type(module).__name__
             hint = "what it reads backwards has seen the end first"
-            raise invalid(f"{what} layer", got=f"{place} of both directions", wanted="one direction", hint=hint)
+            raise invalid(f"{what} layer", got=f"{place} of both directions", expected="one direction", hint=hint)
     if not isinstance(input, Tensor) or input.dim() < 2:
         got = f"{input.dim()}D" if isinstance(input, Tensor) else type(input).__name__
         hint = "pad a PackedSequence" if isinstance(input, PackedSequence) else ""
-        raise invalid(f"{what} input", got=got, wanted="a tensor with a time axis", hint=hint)
+        raise invalid(f"{what} input", got=got, expected="a tensor with a time axis", hint=hint)
     axis = 1 if getattr(layer, "batch_first", False) and input.dim() > 2 else 0
     if input.shape[axis] == 0:
-        raise invalid(f"{what} input", got="a sequence of no steps", wanted="at least one step")
+        raise invalid(f"{what} input", got="a sequence of no steps", expected="at least one step")
     return axis
 
 

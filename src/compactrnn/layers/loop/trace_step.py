@@ -70,7 +70,7 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
         ) from error
     except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
         raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return _Reader(traced, list(parts), len(states), batch, class_name).read()
+    return _StepReader(traced, list(parts), len(states), batch, class_name).read()
 
 
 def _parts(cell: AbstractCell) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class _Step(nn.Module):
         return self.cell.step(projected, states)
 
 
-class _Reader:
+class _StepReader:
     """Turns torch's graph into values: what no state and no input feeds is left to torch, once per sequence."""
 
     def __init__(self, traced: GraphModule, names: list[str], states: int, batch: int, cell: str):
