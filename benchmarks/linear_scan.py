@@ -13,7 +13,6 @@ bytes as must be moved at least, into memory that is there: five arrays are read
 
 import argparse
 import ctypes
-import importlib
 import json
 import os
 import statistics
@@ -30,9 +29,8 @@ from torch._higher_order_ops.associative_scan import associative_scan
 from compactrnn import linear_scan, time_loop
 from compactrnn._machine import describe_machine
 from compactrnn.cells.base import AbstractCell, StateSpec
+from compactrnn.layers import linear_recurrence as implementation
 from compactrnn.layers.loop import run_cell
-
-implementation = importlib.import_module("compactrnn.layers.linear_scan")  # the package has the function by this name
 
 HERE = Path(__file__).parent
 SIZES = [(steps, columns) for steps in (256, 4096, 65536, 1 << 20) for columns in (4, 32, 128, 1024)]

@@ -1,5 +1,5 @@
 // Linear recurrences y_t = a_t * y_(t-1) + x_t over columns of float32, forward in time or back, and their gradient;
-// see layers/linear_scan.py, the only caller, which has checked all sizes.
+// see layers/linear_recurrence.py, the only caller, which has checked all sizes.
 //
 // Columns do not know each other: they are vectors, and threads share them out. Where there are too few of them, threads
 // share the time: each but the first sums its chunk up as y -> product * y + local, the first computes what it gives
@@ -215,7 +215,7 @@ T *pointer(uintptr_t address)
 
 NB_MODULE(_linear_scan, module)
 {
-    module.doc() = "Kernels of layers/linear_scan.py; arrays are addresses of contiguous float32.";
+    module.doc() = "Kernels of layers/linear_recurrence.py; arrays are addresses of contiguous float32.";
     module.def(
         "states",
         [](uintptr_t decay, bool constant, uintptr_t x, uintptr_t initial, uintptr_t h, ptrdiff_t steps, ptrdiff_t columns,
