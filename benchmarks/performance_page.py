@@ -1,4 +1,4 @@
-"""Write the figures of `compactrnn bench` into docs/performance.md and the README, and draw the plots.
+"""Write the figures of `compactrnn bench` into docs/performance.md and README.md, and draw the plots.
 
     compactrnn bench --json benchmarks/results/bench.json
     python benchmarks/performance_page.py
@@ -20,19 +20,19 @@ FIGURES = ROOT / "benchmarks" / "results" / "bench.json"
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 ROOFLINE, BARS = ROOT / "docs" / "roofline.svg", ROOT / "docs" / "bench.svg"
 WEIGHTS = ("int8", "int4", "float32")
-PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
+FRAMEWORKS = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
 def filled(page: str, report: dict[str, Any] | None, write: Callable[[dict[str, Any]], str]) -> str:
-    """The page with what `write` says of the report between its markers; nothing there without a report."""
+    """The page with the output of `write` between its markers, nothing without a report."""
     text = "" if report is None else write(report)
     return insert(page, "bench", text)
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Single steps, ours and the fastest of all peers' forms."""
+    """The README's table: single steps, this engine and the fastest framework."""
     lines = [
-        "| layers, one step | ours, int8 | ours, int4 | fastest peer, any form | int8, int4 faster by |",
+        "| model | compactrnn int8 | compactrnn int4 | fastest framework, any configuration | speedup of int8, int4 |",
         "|---|---|---|---|---|",
     ]
     for model, rows in _models(report, 1):
@@ -49,22 +49,22 @@ def tables(report: dict[str, Any]) -> str:
     machine = report["machine"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
     parts = [
-        f"Measured on one core of: {machine['processor']}; our kernels: {report['isa']}; {report['rounds']} rounds; "
+        f"Measured on one core of: {machine['processor']}; kernels: {report['isa']}; {report['rounds']} rounds; "
         f"{versions}; commit {str(machine['commit'])[:12]}.\n",
-        "![Ours and the best form of each peer](bench.svg)\n",
+        "![compactrnn and the best configuration of each framework](bench.svg)\n",
     ]
     for steps in sorted({row["steps"] for row in report["rows"]}):
-        for state, title in (("hot", "back to back"), ("cold", "caches thrown out before")):
-            parts.append(f"**{steps} step{'s' * (steps > 1)} a call, {title}**, microseconds, from Python:\n")
+        for state, title in (("hot", "hot caches"), ("cold", "cold caches")):
+            parts.append(f"**{steps} step{'s' * (steps > 1)} per call, {title}**, microseconds, from Python:\n")
             parts.append(_comparison(report, steps, state))
-    parts.append("**In C, against a plain read of the weights in the same turns**, single steps:\n")
+    parts.append("**From C, against a plain read of the weights measured in the same repetitions**, single steps:\n")
     parts.append("![Roofline](roofline.svg)\n")
     parts.append(_ceiling(report))
     return "\n" + "\n".join(parts) + "\n"
 
 
 def roofline(report: dict[str, Any]) -> str:
-    """Our single steps under the read rate of the core."""
+    """Single steps under the read bandwidth of the core."""
     ceiling = {rate["bytes"]: rate["bytes_per_second"] for rate in report["read_rates"]}
     points: dict[str, list[Point]] = {}
     for row in _ours_in_c(report):
@@ -74,19 +74,20 @@ def roofline(report: dict[str, Any]) -> str:
 
 
 def bars(report: dict[str, Any]) -> str:
-    """Single steps: ours in each form, each peer in its best."""
+    """Single steps: this engine by weight type, each framework in its best configuration."""
     groups: dict[str, dict[str, float]] = {}
     for model, rows in _models(report, 1):
-        ours = {f"ours {kind}": row["hot"]["median"] for kind in WEIGHTS if (row := rows.get(f"engine {kind}"))}
-        best = {peer: min(times) for peer in PEERS if (times := _times(rows, peer))}
+        ours = {f"compactrnn {kind}": row["hot"]["median"] for kind in WEIGHTS if (row := rows.get(f"engine {kind}"))}
+        best = {framework: min(times) for framework in FRAMEWORKS if (times := _times(rows, framework))}
         groups[model] = {**ours, **best}
-    return bars_plot(groups, x_label="microseconds a step")
+    return bars_plot(groups, x_label="microseconds per step")
 
 
 def _comparison(report: dict[str, Any], steps: int, state: str) -> str:
     lines = [
-        f"| model | {' | '.join(f'ours {kind}' for kind in WEIGHTS)} | fastest peer | int8, int4 faster by |"
-        " fastest of 8 bits or more | int8 faster by | fastest float32 peer | float32 faster by |",
+        f"| model | {' | '.join(f'compactrnn {kind}' for kind in WEIGHTS)} | fastest framework |"
+        " speedup of int8, int4 |"
+        " fastest with 8 bits or more | speedup of int8 | fastest in float32 | speedup of float32 |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, rows in _models(report, steps):
@@ -104,21 +105,21 @@ def _comparison(report: dict[str, Any], steps: int, state: str) -> str:
     return "\n".join(lines).replace("  |", " |") + "\n"
 
 
-def _faster(rows: dict[str, Any], state: str, kind: str, against: str, peers: dict[str, float]) -> str:
-    """How many times faster ours is than the fastest of these: hot as the bench says, cold from the medians."""
+def _faster(rows: dict[str, Any], state: str, kind: str, against: str, others: dict[str, float]) -> str:
+    """Speedup over the fastest of these: hot as the benchmark reports it, cold from the medians."""
     row = rows.get(f"engine {kind}")
-    if row is None or not peers:
+    if row is None or not others:
         return ""
     if state == "hot":
         return f"{row[f'against_{against}']:.2f}"
-    return f"{min(peers.values()) / row[state]['median']:.2f}"
+    return f"{min(others.values()) / row[state]['median']:.2f}"
 
 
 def _ceiling(report: dict[str, Any]) -> str:
-    """Ours in C under the read rate, and what the read rate allows against the fastest peer in any form."""
+    """This engine from C against the read bandwidth, and the speedup that the bandwidth would allow."""
     lines = [
-        "| model | weights | bytes a step | microseconds | a plain read | share of the read rate | faster than the"
-        " fastest peer by | at the read rate it would be |",
+        "| model | weights | bytes per step | microseconds | plain read | share of the bandwidth | speedup over the"
+        " fastest framework | speedup at full bandwidth |",
         "|---|---|---|---|---|---|---|---|",
     ]
     models = dict(_models(report, 1))
@@ -144,14 +145,14 @@ def _ours_in_c(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _models(report: dict[str, Any], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Model -> contender -> row, of what was timed."""
+    """Model -> configuration -> row, of everything timed."""
     rows = [row for row in report["rows"] if row["steps"] == steps and row["hot"]]
     for model in dict.fromkeys(row["model"] for row in rows):
-        yield model, {row["contender"]: row for row in rows if row["model"] == model}
+        yield model, {row["entry"]: row for row in rows if row["model"] == model}
 
 
-def _times(rows: dict[str, Any], peer: str) -> list[float]:
-    return [row["hot"]["median"] for name, row in rows.items() if name.split()[0] == peer]
+def _times(rows: dict[str, Any], framework: str) -> list[float]:
+    return [row["hot"]["median"] for name, row in rows.items() if name.split()[0] == framework]
 
 
 def _best(times: dict[str, float]) -> str:

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from compactrnn.cli.app import app
-from compactrnn.report.bench import PEERS, race, roofline, run
-from compactrnn.report.bench.base import AbstractContender, Form, Refused
-from compactrnn.report.bench.run import enter, measure, peer_forms
-from compactrnn.report.bench.subjects import subject
+from compactrnn.report.bench import FRAMEWORKS, roofline, run, timing
+from compactrnn.report.bench.base import AbstractRunner, Config, Unsupported
+from compactrnn.report.bench.cases import case
+from compactrnn.report.bench.run import enter, framework_configs, measure
 from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch):
-    monkeypatch.setattr(race, "TURN", 0.001)
-    monkeypatch.setattr(race, "COLD_CALLS", 1)
+    monkeypatch.setattr(timing, "REPETITION", 0.001)
+    monkeypatch.setattr(timing, "COLD_CALLS", 1)
 
 
 def call(*arguments, code=0):
@@ -31,10 +31,10 @@ def call(*arguments, code=0):
 
 @pytest.mark.parametrize(("name", "steps"), [("lstm:12-16-16", 1), ("lstm:9@12-16-8", 3), ("gru:12-16", 2)])
 def test_every_form_of_every_peer_answers_rightly_or_says_why_not(name, steps):
-    for peer in PEERS:
-        pytest.importorskip(peer)
-    rows = measure(subject(name, ["int8"]), PEERS, steps, 3)
-    assert [row.contender for row in rows if not row.ours] == [form.name for form in peer_forms(PEERS)]
+    for framework in FRAMEWORKS:
+        pytest.importorskip(framework)
+    rows = measure(case(name, ["int8"]), FRAMEWORKS, steps, 3)
+    assert [row.entry for row in rows if not row.ours] == [config.name for config in framework_configs(FRAMEWORKS)]
     for row in rows:
         if row.hot is None:
             assert name.startswith("gru") and row.note == "its quantiser leaves GRU in float32", row
@@ -46,11 +46,11 @@ def test_every_form_of_every_peer_answers_rightly_or_says_why_not(name, steps):
 
 
 def test_ratios_are_those_within_a_round():
-    ours, slow_machine = race.Timing((1.0, 1.0, 2.0, 2.0)), race.Timing((3.0, 3.0, 6.0, 6.0))
+    ours, slow_machine = timing.Timing((1.0, 1.0, 2.0, 2.0)), timing.Timing((3.0, 3.0, 6.0, 6.0))
     assert slow_machine.times(ours) == 3.0 and ours.times(slow_machine) == 0.333
 
 
-class Constant(AbstractContender):
+class Constant(AbstractRunner):
     """Always the same answer; wrong unless the model happens to agree."""
 
     def __init__(self, model, steps):
@@ -71,35 +71,39 @@ class Constant(AbstractContender):
 
 def test_a_wrong_contender_is_not_timed_and_its_row_says_so(monkeypatch):
     def refuse(model, steps):
-        raise Refused("not today\nnor tomorrow")
+        raise Unsupported("not today\nnor tomorrow")
 
-    forms = [Form("wrong float32", "float32", Constant), Form("wrong int8", "int8", Constant), Form("no", "", refuse)]
-    monkeypatch.setattr(run, "peer_forms", lambda peers: forms)
-    *_, exact, quantised, refused = measure(subject("lstm:4-8", ["float32"]), ["wrong"], 1, 3)
+    configs = [
+        Config("wrong float32", "float32", Constant),
+        Config("wrong int8", "int8", Constant),
+        Config("no", "", refuse),
+    ]
+    monkeypatch.setattr(run, "framework_configs", lambda frameworks: configs)
+    *_, exact, quantised, refused = measure(case("lstm:4-8", ["float32"]), ["wrong"], 1, 3)
     for row, bound in ((exact, "at most 0.001"), (quantised, "at most 0.02")):
         assert row.hot is None and "wrong answers" in row.note and bound in row.note
     assert refused.note == "not today"
 
 
 def test_answers_that_are_not_finite_are_wrong():
-    one = subject("gru:4-8", ["float32"])
+    one = case("gru:4-8", ["float32"])
     inputs = one.inputs(1)
     (entry,) = enter(
-        [Form("x", "int8", Constant)], one.model, 1, inputs, lambda given: np.full((len(given), 8), np.nan)
+        [Config("x", "int8", Constant)], one.model, 1, inputs, lambda given: np.full((len(given), 8), np.nan)
     )
-    assert entry.contender is None and "wrong answers" in entry.note
+    assert entry.runner is None and "wrong answers" in entry.note
 
 
 def test_a_peer_that_is_not_installed_is_a_row(monkeypatch):
     monkeypatch.setitem(sys.modules, "ncnn", None)
-    monkeypatch.delitem(sys.modules, "compactrnn.report.bench.ncnn_forms", raising=False)
-    rows = measure(subject("lstm:4-8", ["float32"]), ["ncnn"], 1, 3)
+    monkeypatch.delitem(sys.modules, "compactrnn.report.bench.ncnn_runner", raising=False)
+    rows = measure(case("lstm:4-8", ["float32"]), ["ncnn"], 1, 3)
     assert [row.note for row in rows] == ["", "not installed; run: pip install 'compactrnn[bench]'"]
 
 
 def test_weights_that_a_step_touches(tmp_path):
-    forms = (*subject("lstm:12-16", ["int8", "float32"]).ours, *subject("gru:9@12-16", ["int8"]).ours)
-    sizes = [form.build(None, 1).weight_bytes for form in forms]
+    configs = (*case("lstm:12-16", ["int8", "float32"]).ours, *case("gru:9@12-16", ["int8"]).ours)
+    sizes = [config.build(None, 1).weight_bytes for config in configs]
     products = 64 * (12 + 16)
     assert sizes[:2] == [products, 4 * products]
     assert 48 * 16 + 48 <= sizes[2] <= 48 * 28 + 12, "the hidden matrix and a row of the table, at least"
@@ -107,7 +111,7 @@ def test_weights_that_a_step_touches(tmp_path):
 
 def test_the_roofline_comes_from_a_read_in_the_same_turns(monkeypatch):
     monkeypatch.setattr(roofline, "_native", SimpleNamespace(read_rate=lambda isa, size, repeats: 1e10))
-    rows = measure(subject("lstm:12-16", ["float32"]), [], 2, 3)
+    rows = measure(case("lstm:12-16", ["float32"]), [], 2, 3)
     (row,) = rows
     own = row.in_c or row.hot
     assert row.floor["median"] == pytest.approx(row.weight_bytes / 1e4, rel=1e-2)
@@ -124,7 +128,7 @@ def test_figures_as_json(tmp_path):
     assert set(report) == {"machine", "isa", "threads", "rounds", "read_rates", "rows"}
     assert report["machine"]["versions"]["torch"] and report["machine"]["processor"]
     row = report["rows"][0]
-    assert (row["model"], row["contender"], row["precision"], row["steps"]) == ("lstm:4-8", "engine int8", "int8", 1)
+    assert (row["model"], row["entry"], row["precision"], row["steps"]) == ("lstm:4-8", "engine int8", "int8", 1)
     assert {"hot", "cold", "in_c", "floor", "fraction", "weight_bytes", "against_as_fine", "note"} <= set(row)
     assert "date" not in out.read_text() and "time_of" not in out.read_text()
     printed = call("lstm:4-8", "--against", "", "--steps", 1, "--weights", "int8", "--rounds", 3)
@@ -132,10 +136,10 @@ def test_figures_as_json(tmp_path):
 
 
 def test_interrupted_it_keeps_what_was_measured(monkeypatch, tmp_path):
-    def interrupted(one, peers, steps, rounds, progress):
+    def interrupted(one, frameworks, steps, rounds, progress):
         if steps == 2:
             raise KeyboardInterrupt
-        return measure(one, peers, steps, rounds, progress)
+        return measure(one, frameworks, steps, rounds, progress)
 
     monkeypatch.setattr(run, "measure", interrupted)
     out = tmp_path / "bench.json"
@@ -147,7 +151,7 @@ def test_interrupted_it_keeps_what_was_measured(monkeypatch, tmp_path):
 def test_the_demos_models_are_at_hand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("demo", "--against", "", "--steps", 1, "--weights", "float32", "--rounds", 3)
-    assert "demo: compact, peers dense" in " ".join(result.stdout.split())
+    assert "demo: compact, frameworks dense" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_the_demos_models_are_at_hand(tmp_path, monkeypatch):
     [
         *(((text,), "CELL:[VOCABULARY@]INPUT-HIDDEN") for text in ("lstm:40", "rnn:4-8", "gru:4-0", "lstm:@4-8", "x")),
         (("lstm:4-8", "--weights", "int3"), "expected some of int8"),
-        (("lstm:4-8", "--against", "tensorflow"), ", ".join(PEERS)),
+        (("lstm:4-8", "--against", "tensorflow"), ", ".join(FRAMEWORKS)),
         (("lstm:4-8", "--steps", "0"), "whole numbers"),
         (("demo:nowhere",), "compactrnn demo --train --out nowhere"),
         (("missing.crnn",), "missing.crnn"),
@@ -184,10 +188,10 @@ def test_the_performance_page_shows_the_committed_figures():
 
 
 def _example():
-    def row(contender, precision, median, **more):
+    def row(runner, precision, median, **more):
         timing = {"median": median, "lower_quartile": median, "upper_quartile": median, "best": median}
         return {
-            "model": "lstm:4-8", "contender": contender, "precision": precision, "steps": 1, "hot": timing,
+            "model": "lstm:4-8", "entry": runner, "precision": precision, "steps": 1, "hot": timing,
             "cold": timing, "in_c": None, "fraction": None, "weight_bytes": None, "note": "", **more,
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from compactrnn.cli.app import app
-from compactrnn.report.bench import PEERS
+from compactrnn.report.bench import FRAMEWORKS
 from compactrnn.report.demo import demo_recipe, estimated_seconds, run_training
 from compactrnn.report.demo import run as run_demo
 from compactrnn.report.demo.models import SHIPPED
@@ -96,11 +96,11 @@ def test_bench_of_a_file_and_of_a_run(trained):
     out = folder / "bench.json"
     call("bench", folder / "model.crnn", "--steps", "1,8", "--rounds", 3, "--json", out)
     rows = json.loads(out.read_text())["rows"]
-    assert [(row["contender"], row["steps"]) for row in rows] == [("engine", 1), ("engine", 8)]
+    assert [(row["entry"], row["steps"]) for row in rows] == [("engine", 1), ("engine", 8)]
     options = ("--against", "torch", "--weights", "int8", "--steps", "4", "--rounds", 3)
     call("bench", folder / "run", *options, "--json", out)
     rows = json.loads(out.read_text())["rows"]
-    assert {row["contender"].split()[0] for row in rows} == {"engine", "torch"} and all(row["hot"] for row in rows)
+    assert {row["entry"].split()[0] for row in rows} == {"engine", "torch"} and all(row["hot"] for row in rows)
 
 
 def test_report_is_one_page(trained):
@@ -133,7 +133,7 @@ def test_data_commands(monkeypatch, tmp_path):
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int3"), "int3"),
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,nothing=float32"), "unknown name 'nothing'"),
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,int4"), "int8,int4"),
-        (("bench", "{folder}/run", "--against", "tensorflow"), ", ".join(PEERS)),
+        (("bench", "{folder}/run", "--against", "tensorflow"), ", ".join(FRAMEWORKS)),
         (("bench", "{folder}/model.crnn", "--against", "torch"), "expected a run folder"),
         (("bench", "{folder}/model.crnn", "--steps", "1,x"), "whole numbers"),
         (("info", "{folder}/missing.crnn"), "missing.crnn"),

@@ -1,4 +1,4 @@
-"""Compact recurrent networks: learn them, prove them, run them natively.
+"""Compact recurrent networks: train, prune, quantize, verify, and run them natively.
 
 >>> import compactrnn as cr
 >>> lstm = cr.LSTM(8, [16, 12], batch_first=True)

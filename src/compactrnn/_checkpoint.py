@@ -1,4 +1,4 @@
-"""Nested plain values and tensors as one file with a checksum, which is there whole or not at all.
+"""Checkpoints: nested plain values and tensors in one safetensors file with a checksum, written atomically.
 
 The file is safetensors; its header holds the nest as JSON with the tensors' names in their places. No pickle.
 """
@@ -22,7 +22,7 @@ _KEY = "compactrnn"
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
-    """Write dicts, lists, tuples, numbers, texts, None and tensors, nested as one likes.
+    """Write nested dicts, lists, tuples, numbers, strings, None and tensors.
 
     >>> import tempfile, torch
     >>> path = tempfile.mkdtemp() + "/tree.safetensors"
@@ -70,7 +70,7 @@ def _write(path: str | Path, tensors: dict[str, Tensor], plain: str) -> None:
 
 
 def _read(path: str | Path) -> tuple[str | None, dict[str, Tensor]]:
-    """The nest, None where there is no checksum, and the tensors."""
+    """The nested structure (None without a checksum) and the tensors."""
     with open_regular(path, "safetensors file"):
         pass  # safetensors itself would wait for a FIFO
     try:
@@ -78,7 +78,7 @@ def _read(path: str | Path) -> tuple[str | None, dict[str, Tensor]]:
             note = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path}: not a whole safetensors file ({error})") from error
+        raise ModelFileError(f"{path}: not a complete safetensors file ({error})") from error
     try:
         check_json_size((note or "").encode())
         found = None if note is None else json.loads(note)

@@ -1,16 +1,16 @@
-"""Every error says what is wrong, what was expected, what was given and how to fix it."""
+"""Errors that say what is wrong, what was expected, what was given and how to fix it."""
 
 
 class ModelFileError(ValueError):
-    """A model file is damaged, foreign or of another version; nothing of it was run."""
+    """A model file is damaged, of another kind or of another version; nothing of it was run."""
 
 
 class UnsupportedModelError(ValueError):
-    """A model cannot be followed; the message names the module and the operation."""
+    """A model cannot be traced, pruned or packed; the message names the module and the operation."""
 
 
 def invalid(what: str, *, got: object, expected: str, hint: str = "") -> ValueError:
-    """A `ValueError` with the four facts in one sentence.
+    """A `ValueError`: what, what was expected, what was given, and a hint.
 
     >>> raise invalid("hidden_size", got=-3, expected="a positive int")
     Traceback (most recent call last):

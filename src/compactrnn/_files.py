@@ -1,4 +1,4 @@
-"""Files: regular ones only, read up to a limit, written whole or not at all."""
+"""Safe file access: regular files only, size limits, atomic writes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_file(path: str | os.PathLike, what: str, limit: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike, what: str) -> Any:
-    """What a JSON file holds."""
+    """Parse a JSON file."""
     data = read_file(path, what, MAX_JSON_BYTES)
     try:
         return parse_json(data)
@@ -71,7 +71,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
 
 
 def parse_json(data: bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON text; `ValueError` if it is none, holds NaN or infinities, or is too large or too deep."""
+    """Parse JSON; `ValueError` if it is malformed, has NaN or infinities, or is too large or too deep."""
 
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -94,7 +94,7 @@ def check_json_size(data: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike, what: str) -> Path:
-    """Where `path` leads to, links followed, if a regular file is or can be there; nothing is written.
+    """Resolve `path` and check that a regular file can be written there; writes nothing.
 
     Raises:
         ValueError: it is something other than a file, or its folder does not exist.
@@ -114,7 +114,7 @@ def check_writable(path: str | os.PathLike, what: str) -> Path:
 
 
 def write_atomically(path: str | os.PathLike, content: bytes, what: str = "output") -> None:
-    """Let `path` hold `content`: after a crash at any moment it holds the old bytes or the new ones.
+    """Write `content` to `path` atomically: after a crash it has either the old bytes or the new ones.
 
     A link is followed, and a file that is replaced keeps its mode; a new one gets what the process's umask leaves.
     """
@@ -151,7 +151,7 @@ def _check_regular(status: os.stat_result, path: str | os.PathLike, what: str) -
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder last; not every platform and file system knows how."""
+    """fsync a folder, where the platform and file system support it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""On what a figure was measured."""
+"""Description of the machine that a figure was measured on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, system and the versions of what computes.
+    """Processor, cores, operating system and library versions.
 
     >>> describe_machine()["cores"] >= 1
     True
@@ -49,7 +49,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that this package runs from, if it does."""
+    """The git commit of the source tree that this package runs from, or None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""How much memory may still be taken, asked before it is."""
+"""Memory checks before large allocations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class NotEnoughMemory(ValueError):
-    """Something would need more memory than there is; nothing of it was allocated."""
+    """More memory would be needed than is available; nothing was allocated."""
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still get: of the machine, its control group and its own limit; None if unknown."""
+    """Available memory in bytes, by machine, control group and process limit; None if unknown."""
     found = [n for n in (_machine(), _control_group(), _own_limit()) if n is not None]
     return max(0, min(found)) if found else None
 
 
 def check_memory(needed: int, what: str, hint: str = "", available: int | None = None) -> None:
-    """Raise `ValueError` if `needed` bytes are more than are `available`, by default now."""
+    """Raise `ValueError` if `needed` bytes exceed `available`, by default what is free now."""
     available = available_memory() if available is None else available
     if available is not None and needed > available:
         wanted = f"at most the {_gigabytes(available)} that are free"

@@ -1,10 +1,10 @@
-"""Text from outside, fit to be shown."""
+"""Untrusted text made safe for a terminal."""
 
 LONGEST = 2000
 
 
 def printable(text: object) -> str:
-    """`text` with control, format and surrogate characters escaped, so that it cannot steer a terminal.
+    """`text` with control, format and surrogate characters escaped, so that it cannot control a terminal.
 
     >>> printable("run\\x1b[2J")
     'run\\\\x1b[2J'
@@ -13,7 +13,7 @@ def printable(text: object) -> str:
 
 
 def sentence(text: object) -> str:
-    """One printable line of at most 2,000 characters.
+    """The text as one printable line of at most 2,000 characters.
 
     >>> sentence("two\\n  lines")
     'two lines'

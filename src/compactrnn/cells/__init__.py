@@ -1,4 +1,4 @@
-"""What one recurrent step is: one file each."""
+"""Recurrent cells: what one time step computes, one file each."""
 
 from .base import AbstractCell as AbstractCell
 from .base import StateSpec as StateSpec

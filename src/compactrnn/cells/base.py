@@ -1,4 +1,4 @@
-"""What every recurrent step declares: its products, its states, its units."""
+"""The base class of recurrent cells, and how they declare states and units."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class UnitSet:
-    """The coordinates that live and die together.
+    """A set of hidden units that pruning removes one by one.
 
     Unit k is written by row k of every gate of the weights and biases in `written_by`, read within the cell by
     column k of the weights in `read_by`; `output` says that it is among what the cell gives to others: the units of all
@@ -63,7 +63,7 @@ class AbstractCell(nn.Module, ABC):
         self.hidden_size = check_positive(hidden_size, "hidden_size")
 
     def project(self, x: Tensor) -> Tensor:
-        """The part of the step that needs no state: (..., input_size) -> (..., gates * hidden_size)."""
+        """Input projection, which needs no state: (..., input_size) -> (..., gates * hidden_size)."""
         projected = self.input(x)
         bias = getattr(self, "input_bias", None)
         return projected if bias is None else projected + bias
@@ -77,7 +77,7 @@ class AbstractCell(nn.Module, ABC):
         return self.step(self.project(x), self.initial_states(x.shape[0], x) if states is None else states)
 
     def reset_parameters(self) -> None:
-        """Draw all weights and biases as torch does: from U(-b, b), b = hidden_size ** -0.5, or of its variance."""
+        """Initialize all weights and biases as torch does: U(-b, b), b = hidden_size ** -0.5, or the same variance."""
         bound = self.hidden_size**-0.5
         for child in self.children():
             if isinstance(child, AbstractWeight):
@@ -87,14 +87,14 @@ class AbstractCell(nn.Module, ABC):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def constrain_(self) -> None:
-        """Put parameters back within their bounds, in place; layers in training call it before every sequence.
+        """Project parameters onto their constraints, in place; called before every training sequence.
 
         An optimiser may overshoot a bound. What `step` sees is bounded without `step` knowing of it, and it is traced
         and packed without the constraint. Most cells have none.
         """
 
     def penalty(self) -> Tensor | None:
-        """What the cell wants added to the loss in training, such as for a bound that is asked for and not enforced."""
+        """Regularization term to add to the training loss, or None."""
         return None
 
     def active_units(self) -> tuple[UnitSet, ...]:
@@ -106,11 +106,11 @@ class AbstractCell(nn.Module, ABC):
         return next(u for u in self.active_units() if u.name == name)
 
     def output_units(self) -> tuple[UnitSet, ...]:
-        """The unit sets that others read, in the order in which they stand in the output."""
+        """The unit sets that make up the output, in output order."""
         return tuple(u for u in self.active_units() if u.output)
 
     def unit_count(self, units: UnitSet) -> int:
-        """How many units the set has."""
+        """Number of units in the set."""
         return next(w.rows for n in units.written_by if isinstance(w := getattr(self, n), AbstractWeight))
 
     @property
@@ -169,12 +169,12 @@ class AbstractCell(nn.Module, ABC):
         return self
 
     def weight_names(self) -> tuple[str, ...]:
-        """Names of all weights and biases that belong to units, each once."""
+        """Names of all weights and biases that belong to units, without repetition."""
         names = [n for u in self.active_units() for n in (*u.written_by, *u.read_by)]
         return tuple(dict.fromkeys(n for n in names if getattr(self, n, None) is not None))
 
     def macs(self) -> int:
-        """Multiply-accumulate operations of the products of one step."""
+        """Multiply-accumulate operations of one step's matrix products."""
         return sum(w.macs() for w in self.children() if isinstance(w, AbstractWeight))
 
     def extra_repr(self) -> str:
@@ -183,7 +183,7 @@ class AbstractCell(nn.Module, ABC):
 
 
 def new_bias(size: int, bias: bool) -> nn.Parameter | None:
-    """A bias of `size` numbers to be drawn by `reset_parameters`, or None."""
+    """An uninitialized bias of `size` numbers, or None."""
     return nn.Parameter(torch.empty(size)) if bias else None
 
 

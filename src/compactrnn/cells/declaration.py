@@ -1,4 +1,4 @@
-"""Does a cell's declaration name what the cell has?"""
+"""Validation of a cell's declaration of states and units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import AbstractCell, StateSpec, UnitSet
 
 
 def check_declaration(cell: AbstractCell) -> None:
-    """Check that states and units name weights, vectors and sets that there are, of sizes that agree.
+    """Check that `states` and `units` name existing weights and vectors of matching sizes.
 
     Whether it is also true, that no other row writes a unit and no other column reads it, takes running the cell:
     `compactrnn.testing.CellContract`.

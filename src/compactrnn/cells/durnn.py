@@ -1,4 +1,4 @@
-"""A dual recurrent network: a short and a long memory, and a selection between them."""
+"""Dual recurrent neural network (DuRNN)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SETTLING = 30  # of them from a fresh start
 
 
 class DuRNN(AbstractCell):
-    """DuRNN-style: constrained full recurrence for what is near, independent units for what is far.
+    """DuRNN-style cell: a constrained fully connected recurrence (short-term) and an IndRNN (long-term).
 
         s' = f(W x + b + R s)                  short_size units, f = tanh or relu, R constrained
         a  = sigmoid(Wa x + ba + Va s')        what the long memory is to see
@@ -156,7 +156,7 @@ class DuRNN(AbstractCell):
         return torch.relu(seen + self.recurrent * long)
 
     def reset_parameters(self) -> None:
-        """Draw everything as above, within its bounds."""
+        """Initialize all parameters as above, within their constraints."""
         for name in ("input", "gate", "hidden", "transfer"):
             if (weight := getattr(self, name)) is not None:
                 weight.reset_parameters((1.0 if self.hidden is not None else 0.3) * weight.in_features**-0.5)
@@ -172,7 +172,7 @@ class DuRNN(AbstractCell):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """Put u and R back within their bounds."""
+        """Project u and R onto their constraints."""
         if self.recurrent is not None:
             self.independent.clamp_(self.recurrent)
         if self.hidden is None:
@@ -198,7 +198,7 @@ class DuRNN(AbstractCell):
 
     @torch.no_grad()
     def _follow_direction_(self, iterations: int = _ITERATIONS) -> Tensor:
-        """Turn `direction` towards the first right singular vector v of R; returns `||R v||`, at most the norm of R."""
+        """One step of power iteration towards the leading right singular vector v of R; returns `||R v||`."""
         assert self.hidden is not None and self.direction is not None
         matrix, v = self.hidden.dense(), self.direction
         for _ in range(iterations):

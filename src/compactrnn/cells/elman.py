@@ -1,4 +1,4 @@
-"""The plain recurrent network."""
+"""Elman recurrent network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import AbstractCell, StateSpec, UnitSet, new_bias
 
 
 class Elman(AbstractCell):
-    """One nonlinearity over input and past: `h' = f(W x + b + U h + b')`, f = tanh or relu.
+    """Elman (vanilla) RNN: `h' = f(W x + b + U h + b')`, f = tanh or relu.
 
     The step of `torch.nn.RNN`.
 

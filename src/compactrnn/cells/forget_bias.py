@@ -1,4 +1,4 @@
-"""Where a gate that keeps the past starts."""
+"""Initialization of forget-gate biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._errors import invalid
 
 @dataclass(frozen=True)
 class ForgetBias:
-    """The first bias b of a gate g = sigmoid(... + b) that keeps the share g of the past at every step.
+    """Initial bias b of a forget gate g = sigmoid(... + b): a number, or chrono initialization.
 
     A number; or "chrono", `b = log(U(1, steps - 1))`: g = 1 - 1 / (1 + e^b) then forgets over about U(2, steps) steps,
     so that there are memories of all lengths up to `steps`, the longest dependence expected.
@@ -35,7 +35,9 @@ class ForgetBias:
         if not number and self.value != "chrono":
             raise invalid("forget_bias", got=repr(self.value), expected="a number or 'chrono'")
         if number and self.steps is not None:
-            raise invalid("steps", got=self.steps, expected="None", hint="steps belong to forget_bias='chrono'")
+            raise invalid(
+                "steps", got=self.steps, expected="None", hint="`steps` is only used with forget_bias='chrono'"
+            )
         if not number and (not isinstance(self.steps, int) or self.steps < 3):
             raise invalid("steps", got=self.steps, expected="an int of at least 3 with forget_bias='chrono'")
         if not self.bias and self.value != 1.0:
@@ -43,7 +45,7 @@ class ForgetBias:
 
     @torch.no_grad()
     def draw_(self, bias: Tensor) -> None:
-        """Fill the biases of the gate."""
+        """Initialize the biases of the gate in place."""
         if isinstance(self.value, str):
             assert self.steps is not None
             bias.uniform_(1, self.steps - 1).log_()

@@ -1,4 +1,4 @@
-"""The gated impulse linear recurrence."""
+"""Gated impulse linear recurrent network (GILR)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FUNCTIONS = {"elu": torch.nn.functional.elu, "tanh": torch.tanh, "relu": torch.
 
 
 class GILR(AbstractCell):
-    """A moving average whose pace the input sets; linear in the past.
+    """Gated impulse linear recurrent layer: an exponential moving average with input-dependent decay.
 
         g = sigmoid(U x + b)
         i = f(V x + c)

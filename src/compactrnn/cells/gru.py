@@ -11,7 +11,7 @@ from .base import AbstractCell, StateSpec, UnitSet, new_bias
 
 
 class GRU(AbstractCell):
-    """A reset gate on what the candidate sees of the past, an update gate between candidate and past.
+    """Gated recurrent unit with reset and update gates, as in `torch.nn.GRU`.
 
         r = sigmoid(Wr x + br + Ur h + b'r)
         z = sigmoid(Wz x + bz + Uz h + b'z)

@@ -1,4 +1,4 @@
-"""The recurrent weights of units that each see only themselves."""
+"""Diagonal recurrent weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._errors import check_positive, invalid
 
 @dataclass(frozen=True)
 class IndependentWeights:
-    """How a vector u, in `h' = f(... + u * h)`, starts and how far it may go.
+    """Initialization and bound of the diagonal recurrent weight u in `h' = f(... + u * h)`.
 
     Over T steps a unit's gradient is multiplied by at most u^T, so `|u| <= magnitude ** (1 / T)` keeps it below
     `magnitude`. `steps` is T, the length of the training sequences; None stands for any length: `|u| <= 1`.
@@ -45,19 +45,19 @@ class IndependentWeights:
 
     @torch.no_grad()
     def draw_(self, u: Tensor) -> None:
-        """Fill u with what it starts from."""
+        """Initialize u in place."""
         low, high = {"uniform": (0.0, 1.0), "one": (1.0, 1.0)}[self.init] if isinstance(self.init, str) else self.init
         u.uniform_(low, high)
 
     @torch.no_grad()
     def clamp_(self, u: Tensor) -> None:
-        """Put u back within its bound; see `limit_`."""
+        """Clamp u to its bound; see `limit_`."""
         limit_(u, self.bound)
 
 
 @torch.no_grad()
 def limit_(x: Tensor, bound: float) -> None:
-    """Limit the entries to [-bound, bound]. Writes only if it must: what is not written may still go backward.
+    """Clamp the entries to [-bound, bound]; writes only if needed, so that pending backward passes stay valid.
 
     >>> x = torch.tensor([0.5, -2.0])
     >>> limit_(x, 1.0)

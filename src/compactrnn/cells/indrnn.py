@@ -1,4 +1,4 @@
-"""The independently recurrent network."""
+"""Independently recurrent neural network (IndRNN)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .independent import IndependentWeights
 
 
 class IndRNN(AbstractCell):
-    """Every unit remembers by one number of its own: `h' = f(W x + b + u * h)`, f = relu or tanh.
+    """IndRNN with one recurrent weight per unit: `h' = f(W x + b + u * h)`, f = relu or tanh.
 
     u, `recurrent`, is a vector of hidden_size entries; units meet in the next layer only. In training u is kept in
     `|u| <= magnitude ** (1 / steps)`, `steps` being the length of the training sequences ([-1, 1] without it), by
@@ -67,12 +67,12 @@ class IndRNN(AbstractCell):
         return h, (h,)
 
     def reset_parameters(self) -> None:
-        """Draw W and u as above; b = 0."""
+        """Initialize W and u as above; b = 0."""
         self.input.reset_parameters(0.3 * self.input_size**-0.5)
         if self.input_bias is not None:
             nn.init.zeros_(self.input_bias)
         self.independent.draw_(self.recurrent)
 
     def constrain_(self) -> None:
-        """Put u back within its bound."""
+        """Clamp u to its bound."""
         self.independent.clamp_(self.recurrent)

@@ -14,7 +14,7 @@ _GATES = ("input", "hidden", "input_bias", "hidden_bias")
 
 
 class LSTM(AbstractCell):
-    """A memory that gates write, keep and show.
+    """Long short-term memory with a forget gate, as in `torch.nn.LSTM`.
 
         i = sigmoid(Wi x + bi + Ui h + b'i)      f = sigmoid(Wf x + bf + Uf h + b'f)
         g = tanh(Wg x + bg + Ug h + b'g)         o = sigmoid(Wo x + bo + Uo h + b'o)

@@ -11,7 +11,7 @@ from .base import AbstractCell, StateSpec, UnitSet, new_bias
 
 
 class MGU(AbstractCell):
-    """One gate both forgets and resets.
+    """Minimal gated unit: one gate serves as forget and reset gate.
 
         f = sigmoid(Wf x + bf + Uf h)
         c = tanh(Wc x + bc + Uc (f * h))

@@ -1,4 +1,4 @@
-"""The minimal GRU."""
+"""Minimal GRU (minGRU)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .forget_bias import ForgetBias
 
 
 class MinGRU(AbstractCell):
-    """A GRU whose gate and candidate do not look at the past; linear in it.
+    """GRU whose gate and candidate depend on the input only, so that it is linear in the state.
 
         z = sigmoid(Wz x + bz)
         n = Wn x + bn

@@ -10,7 +10,7 @@ import typer
 from .._errors import invalid
 from .._files import check_writable, write_json
 from .._text import printable
-from ..report.bench import PEERS, WEIGHTS
+from ..report.bench import FRAMEWORKS, WEIGHTS
 from .errors import INTERRUPTED
 
 MOST_STEPS = 1_000_000  # a call
@@ -25,10 +25,10 @@ def bench(
     ] = None,
     steps: Annotated[str, typer.Option(help="Steps a call.")] = "1,32",
     weights: Annotated[str, typer.Option(help="Ours: some of int8, int4, float32, auto.")] = "int8,int4,float32",
-    rounds: Annotated[int, typer.Option(help="How often each contender has its turn.", min=3, max=10_000)] = 15,
+    rounds: Annotated[int, typer.Option(help="How often each runner has its repetition.", min=3, max=10_000)] = 15,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file; - for standard output.")] = None,
 ) -> None:
-    """Measure microseconds a call, ours and others', each in its known forms, in one process, on one thread and core.
+    """Measure microseconds a call, ours and others', each in its known configs, in one process, on one thread and core.
 
     A MODEL is one of
 
@@ -44,8 +44,8 @@ def bench(
     - a .crnn file: ours alone.
 
     Without a MODEL, a standard set of eight, in about ten minutes. Answers are compared with float before anything is
-    timed. The contenders take turns; times are medians over the rounds, with quartiles: calls back to back (hot), after
-    the caches were thrown out (cold), and from C.
+    timed. Repetitions of all are interleaved; times are medians over the rounds, with quartiles: calls back to back
+    (hot), with cold caches, and from C.
 
     Examples:
 
@@ -55,7 +55,7 @@ def bench(
 
         compactrnn bench --json benchmarks/results/bench.json
     """
-    rivals: list[str] = [*PEERS] if against is None else _some_of("--against", against, PEERS)
+    baselines: list[str] = [*FRAMEWORKS] if against is None else _some_of("--against", against, FRAMEWORKS)
     kinds = _some_of("--weights", weights, WEIGHTS)
     if not kinds:
         raise invalid("--weights", got="none", expected=f"some of {', '.join(WEIGHTS)}")
@@ -71,7 +71,7 @@ def bench(
         raise invalid(
             "model", got=f"{files[0]} with --against", expected="a run folder or sizes: a .crnn file has no float model"
         )
-    rows, whole = _measure(models, rivals, kinds, counts, rounds)
+    rows, whole = _measure(models, baselines, kinds, counts, rounds)
     from ..report.bench.run import describe
 
     if json is not None:
@@ -92,18 +92,18 @@ def bench(
 
 
 def _measure(
-    models: list[str] | None, rivals: list[str], kinds: list[str], counts: list[int], rounds: int
+    models: list[str] | None, baselines: list[str], kinds: list[str], counts: list[int], rounds: int
 ) -> tuple[list[Any], bool]:
     """The rows, and whether they are all that was asked for."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
+    from ..report.bench.cases import STANDARD, case
     from ..report.bench.run import measure
-    from ..report.bench.subjects import STANDARD, subject
 
     names, rows = list(models or STANDARD), []
-    # drawn between turns only: a thread that draws would take its time from what is measured
+    # drawn between repetitions only: a thread that draws would take its time from what is measured
     console = Console(stderr=True)
     with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bar:
         line = bar.add_task("", total=len(names) * len(counts))
@@ -115,10 +115,10 @@ def _measure(
         try:
             for done, name in enumerate(names):
                 show(done * len(counts), description=name)
-                one = subject(name, kinds)
+                one = case(name, kinds)
                 for number, count in enumerate(counts, done * len(counts)):
                     show(number, description=f"{name}, {count} a call")
-                    rows += measure(one, rivals, count, rounds, lambda part, begun=number: show(begun + part))
+                    rows += measure(one, baselines, count, rounds, lambda part, begun=number: show(begun + part))
         except KeyboardInterrupt:
             return rows, False
     return rows, True

@@ -1,4 +1,4 @@
-"""Where data is looked for, and how it is read."""
+"""Data sets: where they are stored and how they are read."""
 
 from .catalog import DATASETS as DATASETS
 from .catalog import Dataset as Dataset

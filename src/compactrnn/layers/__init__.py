@@ -1,4 +1,4 @@
-"""Cells in time: layers that take sequences."""
+"""Recurrent layers: cells run over sequences."""
 
 from .convert import convert_ as convert_
 from .convert import from_torch as from_torch

@@ -1,4 +1,4 @@
-"""Automatic casting on processors that do not multiply in the type that is asked for."""
+"""`torch.autocast` on processors without hardware support for the requested type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def casts_in_vain(layer: nn.Module) -> bool:
-    """Whether a layer on the CPU is called under `torch.autocast` to a type that the processor does not multiply in.
+    """Whether a CPU layer runs under `torch.autocast` to a type that the processor does not support.
 
     torch emulates some operations in such a type, slowly, and has no LSTM in it at all.
     """
@@ -21,7 +21,7 @@ def casts_in_vain(layer: nn.Module) -> bool:
 
 
 def without_casts(layer: nn.Module, input: Any, hx: Any) -> Any:
-    """`layer(input, hx)` in the type of its parameters."""
+    """`layer(input, hx)` in the dtype of its parameters."""
     dtype = next(layer.parameters()).dtype
     with torch.autocast("cpu", enabled=False):
         return layer.forward(_to(input, dtype), _to(hx, dtype))
@@ -35,7 +35,7 @@ def _to(tensors: Any, dtype: torch.dtype) -> Any:
 
 @cache
 def _lstm_runs_in(dtype: torch.dtype, training: bool) -> bool:
-    """Asks torch, which asks the processor."""
+    """As torch reports it for this processor."""
     with torch.inference_mode(False), torch.set_grad_enabled(training), torch.autocast("cpu", dtype=dtype):
         x = torch.zeros(1, 1, 1, device="cpu", dtype=torch.float32)
         matrix = torch.zeros(4, 1, device="cpu", dtype=torch.float32, requires_grad=training)

@@ -1,4 +1,4 @@
-"""From torch's recurrent layers to ours."""
+"""Conversion of torch's recurrent layers to those of this package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNCHANGED = {"reset_parameters", "extra_repr", "__init__", "__annotations__"}
 
 
 def convert_(model: Module) -> Module:
-    """Make every `torch.nn.LSTM`, `GRU` and `RNN` in `model` the subclass from this package, in place; returns `model`.
+    """Replace the class of every `torch.nn.LSTM`, `GRU` and `RNN` in `model` by this package's subclass, in place.
 
     A module stays the same object with the same parameters, hooks, mode and device, only its class changes: what shares
     or holds it (optimizers too) is unaffected, and a subclass keeps its methods and attributes. `nn.LSTMCell` and
@@ -56,7 +56,7 @@ def convert_(model: Module) -> Module:
 
 
 def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
-    """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as the subclass from this package; `to_torch` is the way back.
+    """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as this package's subclass; `to_torch` is the inverse.
 
     >>> import torch
     >>> from torch import nn
@@ -84,7 +84,7 @@ def _subclass_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
     if base is None:
         if kind.__module__.startswith("torch.ao.nn") and kind.__name__ in ("LSTM", "GRU", "RNN"):
             raise UnsupportedModelError(
-                f"{where} is quantised; convert the float model and pack that with weights='int8'"
+                f"{where} is quantized; convert the float model and pack it with weights='int8'"
             )
         return None
     own = {n for c in kind.__mro__[: kind.__mro__.index(base)] for n in vars(c)}
@@ -100,5 +100,5 @@ def _subclass_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
 
 @functools.cache
 def _joined(kind: type, ours: type[AbstractFused]) -> type[AbstractFused]:
-    """A subclass of torch's layer with methods of its own, over ours in the place of torch's."""
+    """A subclass that combines a user's methods with this package's layer."""
     return type(kind.__name__, (kind, ours), {"__module__": kind.__module__, "__doc__": kind.__doc__})

@@ -1,4 +1,4 @@
-"""Weights laid out as cuDNN wants them: all of one call in one buffer."""
+"""cuDNN weight layout: all weights of one call in one buffer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Arguments = tuple[str, bool, int, int, bool]
 
 @torch.no_grad()
 def flatten_(weights: Sequence[Tensor], arguments: Arguments) -> None:
-    """Move the weights of one layer into one buffer, of which they then are views; nothing happens off the GPU.
+    """Move the weights of one layer into one buffer and make them views of it; a no-op off the GPU.
 
     `arguments` are the torch mode, whether there are biases, hidden size, projection size (0: none), bidirectional.
     """
@@ -41,11 +41,11 @@ def flatten_(weights: Sequence[Tensor], arguments: Arguments) -> None:
 
 
 class Contiguous(torch.autograd.Function):
-    """The identity on matrices made for this call, whose results lie in one buffer."""
+    """Identity whose results lie in one buffer, for matrices computed for this call."""
 
     @staticmethod
     def forward(ctx: Any, arguments: Arguments, *weights: Tensor) -> tuple[Tensor, ...]:
-        """Copies, laid out."""
+        """Copies in one buffer."""
         copies = [w.clone(memory_format=torch.contiguous_format) for w in weights]
         flatten_(copies, arguments)
         return tuple(copies)

@@ -1,4 +1,4 @@
-"""Any recurrent layer as the cells that it is made of."""
+"""The cells of any recurrent layer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def cells_of(module: nn.Module) -> list[list[AbstractCell]]:
 
 
 def part_name(module: nn.Module, layer: int, direction: int, part: str) -> str:
-    """What a recurrent layer calls a part of one of its cells.
+    """The name of a cell's part in its recurrent layer.
 
     >>> from torch import nn
     >>> part_name(nn.LSTM(8, 16, bidirectional=True), 0, 1, "hidden")

@@ -1,4 +1,4 @@
-"""Linear recurrences over time, native and with their gradient."""
+"""Linear recurrences over time by a native scan, with gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ordinary import why_not_native
 
 
 def linear_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:
-    """All states of a recurrence that is linear in its state, unit by unit.
+    """All states of a diagonal linear recurrence, `h_t = decay_t * h_(t-1) + x_t`.
 
         h_t = decay_t * h_{t-1} + x_t,    h_0 = initial
         G_t = decay_{t+1} * G_{t+1} + dh_t,    ddecay_t = h_{t-1} * G_t,    dx = G,    dinitial = decay_1 * G_1
@@ -92,7 +92,7 @@ class _LinearScan(torch.autograd.Function):
 
 
 def _threads(h: Tensor) -> int:
-    """As many as torch has where there is work for some milliseconds; to start one takes up to a tenth of that.
+    """Number of threads: torch's setting for work of some milliseconds or more, else one.
 
     Two threads of one processor core share its way to memory, and are slower than one where they share out columns.
     """
@@ -103,7 +103,7 @@ def _threads(h: Tensor) -> int:
 def _differentiable_gradients(
     decay: Tensor, initial: Tensor, h: Tensor, dh: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of decay, x and initial, by operations that can be differentiated again."""
+    """Gradients of decay, x and initial by differentiable operations, for higher derivatives."""
     constant, none = decay.dim() == 2, torch.zeros_like(initial)
     if reverse:
         after = decay if constant else torch.cat([none[None], decay[:-1]])
@@ -117,7 +117,7 @@ def _differentiable_gradients(
 
 
 def _scan_in_torch(decay: Tensor, x: Tensor, initial: Tensor) -> Tensor:
-    """Chunks of time side by side: what each gives from a state of zero, then its first state, then its states."""
+    """Chunked scan: each chunk from a zero state, then the initial state of each chunk, then all states."""
     steps = len(x)
     length = math.isqrt(steps - 1) + 1
     chunks = -(-steps // length)

@@ -1,4 +1,4 @@
-"""Cutting units out of a recurrent layer."""
+"""Removal of units from recurrent layers."""
 
 from __future__ import annotations
 

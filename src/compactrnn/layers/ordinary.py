@@ -1,4 +1,4 @@
-"""When native code may read the numbers of tensors."""
+"""When native code may read tensor memory directly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
 def why_not_native(tensors: Iterable[Tensor]) -> str:
-    """Why native code must not read these tensors; empty if it may: float32 on the CPU, and nothing looks on."""
+    """Why native code must not read these tensors, or "" if it may (plain float32 on the CPU)."""
     recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     if recorded or _get_current_dispatch_mode_stack():
         return "torch.compile, torch.export, torch.jit.trace and dispatch modes see torch's operations only"
@@ -29,7 +29,7 @@ def why_not_native(tensors: Iterable[Tensor]) -> str:
 
 
 def is_batched_or_dual() -> bool:
-    """Whether `torch.func.vmap` or a forward-mode derivative (`torch.func.jvp`) is under way."""
+    """Whether `torch.func.vmap` or a forward-mode derivative (`torch.func.jvp`) is active."""
     if forward_ad._current_level >= 0:
         return True
     levels = _functorch.get_interpreter_stack() if _functorch.maybe_current_level() is not None else None

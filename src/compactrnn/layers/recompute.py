@@ -1,4 +1,4 @@
-"""Sequences longer than memory: gradient checkpointing over time, and back-propagation cut short."""
+"""Gradient checkpointing over time and truncated back-propagation through time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Layer = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 def checkpointed(layer: Layer, input: Tensor, states: Any = None, *, every: int = 512) -> tuple[Tensor, Any]:
-    """`layer(input, states)`, of which only the states after every `every` steps are kept for the gradient.
+    """`layer(input, states)` with gradient checkpointing every `every` time steps.
 
     Going back, the steps between two of them are computed once more: T steps need the memory of `every` steps and of
     T / `every` states, and the forward pass is paid twice. Output, states and gradients are those of the plain call;
@@ -52,7 +52,7 @@ def checkpointed(layer: Layer, input: Tensor, states: Any = None, *, every: int 
 
 
 def truncated(layer: Layer, input: Tensor, states: Any = None, *, every: int) -> Iterator[tuple[Tensor, Any, slice]]:
-    """Runs `layer` on `every` steps at a time and yields `output, states, steps`; no gradient flows between pieces.
+    """Truncated BPTT: runs `layer` on `every` steps at a time and yields `output, states, steps`.
 
     `steps` is the slice of the time axis that the output belongs to; states are carried from piece to piece, and the
     last ones may begin the next call. What a piece keeps for its gradient is free once that has been taken, and an
@@ -103,7 +103,7 @@ def _time_axis(what: str, layer: Any, input: object) -> int:
 
 
 def detach(states: Any) -> Any:
-    """The same nest of tensors, cut off from the gradient.
+    """The same nested structure with all tensors detached.
 
     >>> import torch
     >>> detach((torch.ones(1, requires_grad=True), None))

@@ -1,4 +1,4 @@
-"""Any cell over sequences."""
+"""Recurrent layers of any cell."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
 
 
 def _check_options(cell_class: type[AbstractCell], options: dict[str, Any]) -> None:
-    """Refuse what the cell does not take, by name."""
+    """Raise `ValueError` for options that the cell does not take."""
     parameters = inspect.signature(cell_class).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return

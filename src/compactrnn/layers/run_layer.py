@@ -1,4 +1,4 @@
-"""One cell over a sequence."""
+"""One layer over a sequence, in one or both directions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tenso
 
 
 def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:
-    """Outputs, in the form of `steps.data`, and last states of one cell; the input product is hoisted out of the loop.
+    """Outputs, in the form of `steps.data`, and final states of one cell; the input projection is hoisted.
 
     The plain loop is the reference; where a faster one exists, that one runs (see `compactrnn.time_loop`). Under
     `torch.autocast` the input product is cast; states and outputs keep the type of the parameters, and on the CPU the

@@ -1,4 +1,4 @@
-"""Sequences in every form that torch's recurrent layers take, brought to one."""
+"""The calling convention of torch's recurrent layers: input forms, states, stacking."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class StateForm:
-    """How a layer's states look from outside.
+    """Shapes and initial values of a layer's states.
 
     For each kind of state (h; or h and c) `sizes[kind][layer]` is its width, `initial[kind]` its first value. Sizes
     given as one int make torch's form, one tensor (num_layers * directions, batch, size) a kind. Sizes given per layer
@@ -68,7 +68,7 @@ class StateForm:
         return parts if batched else [p.unsqueeze(0) for p in parts]
 
     def join(self, states: Sequence[Sequence[Tensor]], batched: bool, order: Tensor | None) -> Any:
-        """What the caller gets back, from `states[layer][kind]`."""
+        """The final states in the caller's form, from `states[layer][kind]`."""
         joined = []
         for kind in zip(*states, strict=True):
             if order is not None:
@@ -129,7 +129,7 @@ def run_stack(
 
 
 def check_dtype(layer: Any, what: str, tensor: Tensor) -> None:
-    """Refuse a type that the parameters do not have, unless automatic casting takes care of it."""
+    """Check that the dtype matches the parameters, unless autocast is enabled."""
     own = next(layer.parameters()).dtype
     if tensor.dtype != own and not torch.is_autocast_enabled(tensor.device.type):
         hint = f"convert it, {what.split()[-1]}.to({own})"
@@ -138,7 +138,7 @@ def check_dtype(layer: Any, what: str, tensor: Tensor) -> None:
 
 
 def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[list[int], int]:
-    """The size of every layer, and how many there are; a sequence of sizes tells the number of layers itself."""
+    """The hidden size of every layer and the number of layers; a list of sizes sets both."""
     check_positive(num_layers, "num_layers")
     if isinstance(hidden_size, list | tuple):
         if not hidden_size or num_layers not in (1, len(hidden_size)):
@@ -148,7 +148,7 @@ def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[
 
 
 def check_dropout(dropout: object, num_layers: int) -> float:
-    """`dropout` as a float; the same conditions and warning as in torch."""
+    """Validated `dropout`, with the same conditions and warning as in torch."""
     if not isinstance(dropout, Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # pyright: ignore
         raise invalid("dropout", got=repr(dropout), expected="a number in range [0, 1], the probability of a zero")
     if dropout and num_layers == 1:

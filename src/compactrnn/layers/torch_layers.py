@@ -1,4 +1,4 @@
-"""torch's LSTM, GRU and RNN, with a size per layer and any weight."""
+"""`torch.nn.LSTM`, `GRU` and `RNN` with a size per layer and any weight structure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .fused import AbstractFused
 
 
 class LSTM(AbstractFused, nn.LSTM):
-    """A `torch.nn.LSTM` whose layers may differ in size and whose matrices may be of any weight.
+    """A `torch.nn.LSTM` with a hidden size per layer and any weight structure.
 
     Arguments, call, results, parameter names and initial numbers are torch's; the equations stand at
     `compactrnn.cells.LSTM`. Beyond torch: `hidden_size` (and `proj_size`) may be a list, one size per layer; each state
@@ -54,7 +54,7 @@ class LSTM(AbstractFused, nn.LSTM):
 
 
 class GRU(AbstractFused, nn.GRU):
-    """A `torch.nn.GRU` whose layers may differ in size and whose matrices may be of any weight; see `LSTM`.
+    """A `torch.nn.GRU` with a hidden size per layer and any weight structure; see `LSTM`.
 
     The equations stand at `compactrnn.cells.GRU`.
 
@@ -84,7 +84,7 @@ class GRU(AbstractFused, nn.GRU):
 
 
 class RNN(AbstractFused, nn.RNN):
-    """A `torch.nn.RNN` whose layers may differ in size and whose matrices may be of any weight; see `LSTM`.
+    """A `torch.nn.RNN` with a hidden size per layer and any weight structure; see `LSTM`.
 
     The equation stands at `compactrnn.cells.Elman`; `nonlinearity` is "tanh" or "relu".
 

@@ -1,1 +1,1 @@
-"""Tables and plots."""
+"""Reports: tables, plots, benchmarks and the demo."""

@@ -1,1 +1,1 @@
-"""Program, file and engine; needs numpy alone."""
+"""Program, model file and engine; requires only NumPy."""

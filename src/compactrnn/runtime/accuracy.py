@@ -1,4 +1,4 @@
-"""Keep those products accurate that quantization hurts most, by what they cost at the outputs."""
+"""Sensitivity analysis: which products quantization hurts most, and the remedy for each."""
 
 from __future__ import annotations
 

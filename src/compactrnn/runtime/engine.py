@@ -1,4 +1,4 @@
-"""Run a packed model: an `Engine` is the model, a `Stream` its state."""
+"""Inference with packed models: `Engine` is the model, `Stream` its state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMORY_LIMIT = 1 << 30
 
 
 class Engine:
-    """A packed model: immutable, shared by threads.
+    """A packed model; immutable, may be shared by threads.
 
     `source` is a path or the bytes of a model file; `isa` names the kernels (default: the environment variable
     CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
@@ -112,7 +112,7 @@ class Engine:
 
 
 class Stream:
-    """The state of one sequence on its way through an `Engine`; made by `engine.stream()`."""
+    """The recurrent state of one sequence; made by `engine.stream()`."""
 
     def __init__(self, engine: Engine):
         engine._check_memory("stream", engine.stream_bytes)
@@ -152,11 +152,11 @@ class Stream:
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     def reset(self) -> None:
-        """Back to the initial state."""
+        """Reset to the initial state."""
         self._native.reset()
 
     def copy(self) -> Stream:
-        """Another stream in the same state."""
+        """A copy of the stream, with the same state."""
         other = Stream(self._engine)
         other._native.set_state(self._native.state())
         return other
@@ -166,7 +166,7 @@ class Stream:
         return _STATE_MAGIC + struct.pack("<I", self._engine._checksum) + self._native.state()
 
     def load_state_bytes(self, state: bytes) -> None:
-        """Continue from what `state_bytes` gave."""
+        """Restore a state saved by `state_bytes`."""
         size = 8 + self._engine._model.state_bytes
         if not isinstance(state, bytes):
             raise TypeError(f"state: expected bytes, got {type(state).__name__}")

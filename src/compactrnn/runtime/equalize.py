@@ -1,4 +1,4 @@
-"""Scale the numbers that a product reads, and its columns inversely, from calibration data."""
+"""Equalization: scale a product's inputs, and its columns inversely, from calibration data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fold token inputs: an embedding and the matrices that alone read it become tables of their products."""
+"""Fold an embedding and the matrices that read it into one table of products."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def gate_rows(values: np.ndarray, gates: int) -> np.ndarray:
 
 
 def gate_units(values: np.ndarray, gates: int, n: int) -> np.ndarray:
-    """The way back: gate after gate, `(gates * n, ...)`.
+    """Inverse of `gate_rows`: gate after gate, `(gates * n, ...)`.
 
     >>> gate_units(gate_rows(np.arange(6), 2), 2, 3).tolist()
     [0, 1, 2, 3, 4, 5]

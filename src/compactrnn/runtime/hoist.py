@@ -1,4 +1,4 @@
-"""Move products out of the recurrence: what no state feeds back into runs for many known steps at a time."""
+"""Move matrix products out of the recurrence, so that they run for many time steps at once."""
 
 from __future__ import annotations
 

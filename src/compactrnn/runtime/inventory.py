@@ -1,4 +1,4 @@
-"""What a program stores, operation by operation."""
+"""The stored weights of a program, operation by operation."""
 
 from __future__ import annotations
 

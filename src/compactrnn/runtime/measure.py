@@ -1,4 +1,4 @@
-"""How far the outputs of a program are from those that are wanted, on calibration data."""
+"""Error of a program's outputs on calibration data."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Measure:
         self.inputs, self.wanted = list(inputs), list(wanted)
 
     def difference(self, program: Program) -> Difference:
-        """Of the program's outputs from the wanted ones."""
+        """Error of the program's outputs against the reference."""
         return compare(self.wanted, run(program, self.inputs))
 
     def hardest(self, difference: Difference, steps: int) -> Measure:

@@ -1,4 +1,4 @@
-"""Which matrices to store in int4."""
+"""Mixed precision: which matrices to store in int4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a float32 program to the one that is stored: token inputs folded into tables, weights quantized."""
+"""Quantization of a float32 program: weights to int8 or int4, token inputs folded into tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as small whole numbers with scales."""
+"""Rounding of weights to int8 and int4 with scales."""
 
 from __future__ import annotations
 

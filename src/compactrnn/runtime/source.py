@@ -1,4 +1,4 @@
-"""The bytes of a model file, of which nothing is read before its header has been looked at."""
+"""Reading of model files, with the header checked before the rest is read."""
 
 from __future__ import annotations
 

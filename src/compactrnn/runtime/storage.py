@@ -1,4 +1,4 @@
-"""Which storage type the tensor of each operation gets."""
+"""The storage type of each weight."""
 
 from __future__ import annotations
 

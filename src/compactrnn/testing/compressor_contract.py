@@ -1,4 +1,4 @@
-"""What every compressor that removes units promises."""
+"""The contract of compressors that remove units, as pytest tests."""
 
 from __future__ import annotations
 

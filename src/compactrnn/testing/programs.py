@@ -1,4 +1,4 @@
-"""Random programs over every operation, to try the runtime, new kernels and the ways out with."""
+"""Random programs over every operation, to test the runtime, kernels and exporters."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def random_input(program: Program, steps: int, seed: int = 0):
 
 
 class _Writer:
-    """Keeps a pool of readable places, and adds one operation after the other."""
+    """Builds a program one operation at a time from a pool of readable places."""
 
     def __init__(self, rng: np.random.Generator, largest: int):
         self.rng = rng

@@ -1,4 +1,4 @@
-"""What every program has to hold to on the engine, however it came about."""
+"""The contract of programs on the engine, as pytest tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RuntimeContract:
         return Engine(write(program))
 
     def test_file_round_trip(self, program: Program):
-        """What is read back is written as the same bytes."""
+        """Reading and writing again gives the same bytes."""
         data = write(program)
         assert write(read(data)) == data
 

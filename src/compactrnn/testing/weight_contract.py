@@ -1,4 +1,4 @@
-"""What every weight has to hold to; a new one is run through it by one line in a table."""
+"""The contract of weights, as pytest tests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class WeightContract:
             assert weight.stored_parameters() == sum(p.numel() for p in weight.parameters())
 
     def test_from_dense_comes_close(self, spec: WeightSpec):
-        """A matrix of the same structure is met; any other is approached better than by zero and by the start."""
+        """`from_dense_` recovers a matrix of the same structure, and approximates any other better than zero does."""
         for weight in self._weights(spec):
             representable = spec.build(weight.out_features, weight.in_features, weight.gates).double().dense().detach()
             before = (weight.dense() - representable).norm()
@@ -126,7 +126,7 @@ class WeightContract:
             assert not torch.equal(other.dense(), before)
 
     def test_it_learns(self, spec: WeightSpec):
-        """A few steps of gradient descent bring the product nearer to a wanted one."""
+        """A few steps of gradient descent bring the product nearer to a target matrix."""
         for weight in self._weights(spec):
             x, wanted = torch.randn(32, weight.in_features).double(), torch.randn(32, weight.out_features).double()
 

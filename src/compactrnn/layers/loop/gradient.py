@@ -1,4 +1,4 @@
-"""The gradient of one time step, as values of the same graph."""
+"""Reverse-mode differentiation of one time step, as values of the same graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gradient:
 
 
 def differentiate(graph: Graph, outputs: list[tuple[Value, Value]], projected: Value, states: list[Value]) -> Gradient:
-    """Go back from `outputs`, pairs of a value and its gradient."""
+    """Propagate gradients back from `outputs`, pairs of a value and its gradient."""
     pieces: dict[Value, list[tuple[int, Value]]] = {}
     matrices: list[tuple[int, Value, Value]] = []
     for value, grad in outputs:
@@ -59,7 +59,7 @@ def differentiate(graph: Graph, outputs: list[tuple[Value, Value]], projected: V
 
 
 def _assemble(graph: Graph, width: int, pieces: list[tuple[int, Value]]) -> Value:
-    """The sum of values that stand at their first columns within `width`; 0 where there is none."""
+    """The sum of values placed at column offsets within `width`; 0 elsewhere."""
     edges = sorted({0, width, *(s for s, _ in pieces), *(s + _width(v, s, width) for s, v in pieces)})
     parts = []
     for start, end in pairwise(edges):
@@ -95,7 +95,7 @@ def _absolute(g: Graph, v: Value, d: Value) -> tuple[Value]:
 
 
 def _larger(g: Graph, v: Value, d: Value) -> tuple[Value, Value]:
-    """All to the larger one; half to each where they are equal."""
+    """The gradient goes to the larger operand, half to each where they are equal."""
     a, b = v.args if v.op == "maximum" else reversed(v.args)
     above, below = g.apply("greater", a, b), g.apply("greater", b, a)
     share = g.apply("mul", g.apply("sub", above, below), g.number(0.5))

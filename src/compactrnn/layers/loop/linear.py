@@ -1,4 +1,4 @@
-"""Steps that are linear in their state, unit by unit: all times at once."""
+"""Linear steps as scans over all time steps at once."""
 
 from __future__ import annotations
 

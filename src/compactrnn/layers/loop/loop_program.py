@@ -1,4 +1,4 @@
-"""From values to the operations of native/loop/loop.h: what is computed when, and where it stands."""
+"""Scheduling and memory layout: from values to the operations of native/loop/loop.h."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Place:
     pitch: int = 0
 
     def right(self, columns: int) -> Place:
-        """Some columns further."""
+        """The place shifted by some columns."""
         return replace(self, start=self.start + columns)
 
 
@@ -96,7 +96,7 @@ class LoopProgram:
         return value not in self.inputs and value.op not in ("number", "slice")
 
     def _settle(self) -> None:
-        """Let roots, and the parts of those that are put together, be made where they belong."""
+        """Assign output places to roots and to the parts of concatenated roots."""
         for root in self.roots:
             if self._computed(root.value) and not root.late:
                 self._settle_at(root.value, root.place)
@@ -110,7 +110,7 @@ class LoopProgram:
                 self._settle_at(part, place.right(start))
 
     def _fuse(self) -> dict[Value, Value]:
-        """For sums, the product that they are computed with: `addend + x W^T` and `a * b + c` are one operation."""
+        """Products fused into sums: `addend + x W^T` and `a * b + c` are one operation."""
         used = Counter(a for v in self._order if v not in self.inputs for a in v.args)
         used.update([*(r.value for r in self.roots), *self.sums])
         inner: dict[Value, Value] = {}
@@ -123,7 +123,7 @@ class LoopProgram:
         return inner
 
     def _operands(self, value: Value) -> tuple[Value, ...]:
-        """What the operation reads, that of the product in it included."""
+        """Operands of the operation, including those of a fused product."""
         inner = self._inner.get(value)
         return value.args if inner is None else (*inner.args, *(a for a in value.args if a is not inner))
 
@@ -154,7 +154,7 @@ class LoopProgram:
             self.operations.append(_Operation("copy", root.width, root.place, (place,)))
 
     def _set_aside(self, root: Root) -> Place:
-        """A copy of what another late root may overwrite."""
+        """A copy of a value that a later root may overwrite."""
         place = self._slot(root.width, [])
         self._copy(root.value, place, root.width)
         return place
@@ -210,14 +210,14 @@ class LoopProgram:
         return self._place(value.args[0]).right(value.key)  # pyright: ignore
 
     def number_rows(self) -> np.ndarray:
-        """Each number as often as the widest operation reads it."""
+        """Constants, each repeated to the width of the widest operation that reads it."""
         widest = max((o.width for o in self.operations), default=1)
         return np.repeat(np.fromiter(self.numbers, np.float32, len(self.numbers))[:, None], widest, axis=1)
 
     def table(
         self, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]
     ):
-        """What native/loop/python.cpp takes, for arrays that stand here."""
+        """The program table for native/loop/python.cpp, with the addresses of the given arrays."""
         table = np.zeros((len(self.operations), COLUMNS), np.int64)
         for row, operation in zip(table, self.operations, strict=True):
             row[CODE], row[WIDTH], row[DEPTH] = CODES[operation.code], operation.width, operation.depth
@@ -234,7 +234,7 @@ class LoopProgram:
 
 
 def _row_of(place: Place, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray) -> tuple[int, ...]:
-    """Whether it is scratch; address or number; strides of time, of tiles and of rows."""
+    """Table row of a place: scratch flag, address or number, strides over time, tiles and rows."""
     if place.buffer is None:
         return (1, place.start, 0, 0, place.pitch)
     if place.buffer == "number":

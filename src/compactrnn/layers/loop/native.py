@@ -1,4 +1,4 @@
-"""A step over a sequence by the native loop, forwards and backwards."""
+"""The native loop over time, forward and backward."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHEAP = frozenset("add sub mul neg abs relu where greater maximum minimum copy s
 
 
 class NativeLoop:
-    """The programs of one step: forwards, forwards keeping what the way back needs, and back.
+    """The programs of one step: forward, forward with saved values, and backward.
 
     The states after step t stand at t + 1 of their stacks; an output that is one of them has no stack of its own.
     """
@@ -75,7 +75,7 @@ class NativeLoop:
                 self.stacks[value] = self.backward.places[value]
 
     def _choose_kept(self, own: set[Value], back: list[Value]) -> dict[str, Value]:
-        """What the gradient needs of the step, but for what is cheap to make again or must be there for a product."""
+        """Values to save for the backward pass; cheap ones are recomputed."""
         kept = [v.args[0] if v.op == "slice" else v for _, *both in self.matrices for v in both]
         kept = [v for v in dict.fromkeys(kept) if v in own and v not in self.stacks]
         sources = [*back, *(v for _, *both in self.matrices for v in both)]
@@ -113,7 +113,7 @@ class NativeLoop:
 
 
 def _holds(whole: Value, part: Value) -> bool:
-    """Whether `part` is made in its place within `whole`."""
+    """Whether `part` is computed in place within `whole`."""
     return whole is part or (whole.op == "cat" and any(_holds(p, part) for p in whole.args))
 
 
@@ -197,7 +197,7 @@ class _Loop(torch.autograd.Function):
 def _recomputed(
     step: Step, inputs: list[Tensor], needed: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradients of `inputs` that are `needed`, by torch, so that they can be differentiated again or be batched."""
+    """Gradients of `inputs` by torch operations, for higher derivatives and vmap."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # views: what one input was computed from must not pass its gradient on to another

@@ -1,4 +1,4 @@
-"""Sequences of several lengths, packed into one batch."""
+"""The loop over a packed batch of sequences of several lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .select import own_loops
 def run_packed(
     cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, states: States, reverse: bool
 ) -> tuple[Tensor, States]:
-    """Outputs and last states by the loop of choice; projections and outputs (sum of lengths, n), as a batch is packed.
+    """Outputs and final states of a packed batch; projections and outputs are (sum of lengths, n).
 
     `batch_sizes[t]` of them are at time t, the longest sequences first.
 

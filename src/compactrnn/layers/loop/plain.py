@@ -1,4 +1,4 @@
-"""The loop that defines what a cell does over a sequence."""
+"""The reference loop over time in Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...cells.base import AbstractCell, States
 
 
 def plain_loop(cell: AbstractCell, projected: Tensor, states: States) -> tuple[Tensor, States]:
-    """`step` after `step`: outputs (time, batch, n) and last states, from projections (time, batch, n)."""
+    """Call `step` for each time step: outputs (time, batch, n) and final states, from projections (time, batch, n)."""
     outputs = []
     for piece in projected.unbind(0):
         y, states = cell.step(piece, states)

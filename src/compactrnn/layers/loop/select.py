@@ -1,4 +1,4 @@
-"""Which loop runs a cell."""
+"""Choice of the loop over time for a cell."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG, NARROW = 1024, 1024  # a linear recurrence of so many steps and at most so
 
 
 class Loop(Protocol):
-    """What runs a step over a sequence: `NativeLoop`, `LinearLoop`."""
+    """The interface of loops over time: `NativeLoop`, `LinearLoop`."""
 
     def run(
         self, projected: Tensor, states: tuple[Tensor, ...], vectors: list[Tensor], matrices: list[Tensor]
@@ -41,7 +41,7 @@ class Loop(Protocol):
 
 @dataclass(frozen=True)
 class LoopReport:
-    """How a cell runs over time.
+    """How a cell runs over time: the report of `loop_report`.
 
     `kinds` are the loops it can run in besides the plain one; `reason` says why there is none. One step has that many
     `operations`, `products` of matrices among them; to find out took `seconds`.
@@ -81,7 +81,7 @@ _found: weakref.WeakKeyDictionary[AbstractCell, dict[bool, _Found]] = weakref.We
 
 @contextmanager
 def time_loop(kind: Kind) -> Iterator[None]:
-    """Run cells in one kind of loop over time from here on, for comparisons.
+    """Context manager that selects the loop over time, for comparisons.
 
     - "auto": the fastest that the cell, the sequence and the machine allow; the default
     - "plain": `step` after `step` in Python, the reference; `cr.LSTM`, `cr.GRU` and `cr.RNN`, too, run so in place of
@@ -117,7 +117,7 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
 
 
 def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Outputs (time, batch, n) and last states, from projections and initial states, by the loop of choice."""
+    """Outputs (time, batch, n) and last states, from projections and initial states, by the selected loop."""
     found, wanted = own_loops(cell, projected, states)
     if found is None:
         return plain_loop(cell, projected, states)
@@ -156,7 +156,7 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
 
 
 def wanted_loop() -> Kind:
-    """What `time_loop` is set to."""
+    """The current setting of `time_loop`."""
     return _wanted.get()
 
 
@@ -170,7 +170,7 @@ def _find(cell: AbstractCell) -> _Found:
 
 
 def _signature(cell: AbstractCell) -> Any:
-    """What a step may depend on besides numbers in tensors: if it changes, the step is traced again."""
+    """Cache key of a traced step: everything it may depend on besides tensor values."""
     parts: list[Any] = []
     for module in cell.modules():
         parts.append((type(module), module.training))
@@ -213,7 +213,7 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
 
 @contextmanager
 def _ordinary_numbers() -> Iterator[None]:
-    """Numbers, gradients and what is kept for them as ever, whatever the call is made under."""
+    """Neutral autograd, autocast and saved-tensor settings, whatever the caller has set."""
     with (
         torch.autocast("cpu", enabled=False),
         torch.inference_mode(False),
@@ -224,7 +224,7 @@ def _ordinary_numbers() -> Iterator[None]:
 
 
 def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Projections and states, drawn without touching torch's random numbers."""
+    """Random projections and states that leave torch's global generator untouched."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(steps * rows, cell.input_size, generator=generator, dtype=torch.float32)
     with torch.no_grad():
@@ -242,7 +242,7 @@ def _trace(cell: AbstractCell) -> Step:
 
 
 def _check_results(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> None:
-    """Refuse what the plain loop could run, but not rightly: other sizes, or h for (h,), of which a row is taken."""
+    """Validate the results of `step`: their number, types and sizes."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         result = cell.step(projected, tuple(s.clone() for s in states))
     what = f"{type(cell).__name__}.step"
@@ -263,7 +263,7 @@ def _check_results(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, 
 
 
 def _check(cell: AbstractCell, found: _Found, kind: str) -> None:
-    """Compare results and gradients with the plain loop: a step may do what its graph cannot show."""
+    """Compare results and gradients with the plain loop, to catch what the traced graph misses."""
     projected, states = _sample(cell, 5, 2)
     parameters = list(cell.parameters())
     given = [t.requires_grad_() for t in (projected, *states)] + [p for p in parameters if p.requires_grad]

@@ -1,4 +1,4 @@
-"""One time step as a graph of values: what a cell's `step` computes, and what its gradient will.
+"""Intermediate representation of one time step: a graph of values.
 
 A value is a (batch, width) array, or, the same in every row, a vector or a number. Operations are those of
 native/loop/loop.h, in lower case, and these, which compute nothing:
@@ -55,18 +55,18 @@ class Value:
 
 
 class Graph:
-    """Makes values, each only once, and none that need not be computed."""
+    """Builds values with common-subexpression elimination and constant folding."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Value] = {}
 
     def value(self, op: str, *args: Value, width: int = 0, key: Hashable = None) -> Value:
-        """The value itself, without a second thought."""
+        """Intern the value, without simplification."""
         identity = (op, *map(id, args), width, key)
         return self._made.setdefault(identity, Value(op, args, width, key))
 
     def number(self, x: float) -> Value:
-        """The same number everywhere."""
+        """A constant number."""
         return self.value("number", key=float(x))
 
     def apply(self, op: str, *args: Value) -> Value:
@@ -94,7 +94,7 @@ class Graph:
         return self.value("linear", x, width=width, key=(matrix, transposed))
 
     def slice(self, x: Value, start: int, width: int) -> Value:
-        """Some columns."""
+        """Columns of a value."""
         if x.op == "number" or (start == 0 and width == x.width):
             return x
         if x.op == "slice":
@@ -133,7 +133,7 @@ def _meet(left: Value, right: Value) -> bool:
 
 
 def ordered(roots: Iterable[Value], known: Callable[[Value], bool] = lambda value: False) -> list[Value]:
-    """All values that `roots` are made of, operands first; `known` ones are not looked into."""
+    """All values that `roots` depend on, in topological order; stops at `known` ones."""
     seen: dict[Value, None] = {}
     stack = [(root, False) for root in reversed(list(roots))]
     while stack:

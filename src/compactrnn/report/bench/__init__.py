@@ -1,4 +1,4 @@
-"""Ours and others', measured side by side: one process, one thread, one core, turn by turn."""
+"""Benchmarks of single steps: this engine and other frameworks in one process, one thread, one core, interleaved."""
 
-PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
+FRAMEWORKS = ("torch", "onnxruntime", "openvino", "ncnn")
 WEIGHTS = ("int8", "int4", "float32", "auto")

@@ -1,4 +1,4 @@
-"""What takes part in a race."""
+"""The interface of everything that is timed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from .model import PlainModel
 
 
-class Refused(ValueError):
-    """A runtime cannot take this model in this form."""
+class Unsupported(ValueError):
+    """A framework cannot run this model in this configuration."""
 
 
-class AbstractContender(ABC):
-    """One way to run a recurrent model, so many time steps a call, its state carried from call to call."""
+class AbstractRunner(ABC):
+    """Runs a recurrent model, a fixed number of time steps per call, with the state carried over."""
 
     @abstractmethod
     def prepare(self, inputs: np.ndarray) -> Any:
@@ -36,26 +36,27 @@ class AbstractContender(ABC):
         """What `feed` gave as (steps, size); not timed."""
 
     def activate(self) -> None:
-        """Called before each turn; not timed."""
+        """Called before each repetition; not timed."""
         return None
 
     def further_seconds(self, inputs: np.ndarray, calls: int) -> dict[str, float]:
-        """Other times of one call, by name, measured in the same turn."""
+        """Other times of one call, by name, measured in the same repetition."""
         return {}
 
 
 @dataclass(frozen=True)
-class Form:
-    """A contender to be: `"onnxruntime int8"`, how its weights are held, and how to make it for so many steps a call.
+class Config:
+    """A configuration: name (`"onnxruntime int8"`), weight precision, and how to build a runner.
 
-    Anything that `build` raises means that this form cannot take the model; the race goes on without it.
+    `build(model, steps)` makes a runner for so many steps per call. Whatever it raises means that this
+    configuration cannot run the model; the others are timed without it.
     """
 
     name: str
     precision: str
-    build: Callable[[PlainModel, int], AbstractContender]
+    build: Callable[[PlainModel, int], AbstractRunner]
 
     @property
-    def peer(self) -> str:
-        """The runtime."""
+    def framework(self) -> str:
+        """Name of the framework."""
         return self.name.split()[0]

@@ -1,4 +1,4 @@
-"""A recurrent model as plain arrays, from which every peer's form of it is made."""
+"""A recurrent model as plain arrays, from which each framework's version is built."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Layer:
 
     @property
     def input_size(self) -> int:
-        """What it reads."""
+        """Width of the input."""
         return self.input_weight.shape[1]
 
     @property
     def hidden_size(self) -> int:
-        """Its units."""
+        """Number of units."""
         return self.hidden_weight.shape[1]
 
     @property
     def states(self) -> tuple[str, ...]:
-        """What it carries from step to step."""
+        """Names of its states."""
         return ("h", "c") if self.cell == "lstm" else ("h",)
 
 
@@ -50,17 +50,17 @@ class PlainModel:
 
     @property
     def input_size(self) -> int:
-        """What the first layer reads."""
+        """Width of the first layer's input."""
         return self.layers[0].input_size
 
     @property
     def output_size(self) -> int:
-        """What comes out."""
+        """Width of the output."""
         return self.layers[-1].hidden_size if self.output is None else len(self.output[1])
 
 
 def random_model(spec: Spec) -> PlainModel:
-    """The same random weights for the same spec, drawn as torch does: uniform up to 1 / sqrt(hidden)."""
+    """Reproducible random weights for a spec, U(-b, b) with b = 1 / sqrt(hidden) as in torch."""
     random = np.random.default_rng(0)
     gates = 4 if spec.cell == "lstm" else 3
 

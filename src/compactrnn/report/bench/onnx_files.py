@@ -1,4 +1,4 @@
-"""A plain model as an ONNX file: with ONNX's own LSTM and GRU, or with its cells written out."""
+"""ONNX files of a plain model: with LSTM and GRU nodes, or with the cells written out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INPUT, OUTPUT = "x", "y"
 
 
 class _Graph:
-    """Nodes, constants, inputs and outputs as they come; every value gets a name."""
+    """Collects nodes, constants, inputs and outputs, and names every value."""
 
     def __init__(self, model: PlainModel, steps: int, step_shape: Sequence[int]):
         self.nodes: list[Any] = []
@@ -92,7 +92,7 @@ def write_layers(model: PlainModel, steps: int, path: Path) -> None:
 
 
 def write_cells(model: PlainModel, steps: int, path: Path, product: str, block: int = 256) -> None:
-    """Matrix products and point-wise nodes, the steps unrolled; input (steps[, size]), states as in `write_layers`.
+    """Matrix products and element-wise nodes, unrolled over time; input (steps[, size]), states as in `write_layers`.
 
     `product` is "float32"; "int8", quantised dynamically a matrix, with a scale a row; or "blocks8" or "blocks4":
     weights of so many bits with a scale for each `block` inputs of a row, products in int8.
@@ -115,7 +115,7 @@ def write_cells(model: PlainModel, steps: int, path: Path, product: str, block: 
 def _lstm(
     graph: _Graph, layer: Layer, x: str, states: list[str], steps: int, product: str, block: int
 ) -> tuple[list[str], list[str]]:
-    """The layer's h after each step, and its last states."""
+    """h after each step, and the final states."""
     h, c = states
     bias, rows = layer.input_bias + layer.hidden_bias, []
     if steps == 1:  # one product with [x, h]
@@ -138,7 +138,7 @@ def _lstm(
 def _gru(
     graph: _Graph, layer: Layer, x: str, states: list[str], steps: int, product: str, block: int
 ) -> tuple[list[str], list[str]]:
-    """The layer's h after each step, and its last states."""
+    """h after each step, and the final states."""
     (h,), size, rows = states, layer.hidden_size, []
     hidden = _product(graph, layer.hidden_weight, layer.hidden_bias, product, block)
     for value in graph.split(_product(graph, layer.input_weight, layer.input_bias, product, block)(x), [1] * steps, 0):
@@ -182,7 +182,7 @@ def _scale(largest: np.ndarray, top: int) -> np.ndarray:
 
 
 def _onnx_order(layer: Layer, array: np.ndarray) -> np.ndarray:
-    """Torch's gates (i, f, g, o or r, z, n) in ONNX's order (i, o, f, g or z, r, n)."""
+    """Reorders torch's gates (i, f, g, o or r, z, n) to ONNX's (i, o, f, g or z, r, n)."""
     if layer.cell == "lstm":
         i, f, g, o = np.split(array, 4)
         return np.concatenate([i, o, f, g])

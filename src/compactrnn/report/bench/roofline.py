@@ -1,4 +1,4 @@
-"""How fast a step could be: the bytes that it must read over the rate at which one core reads them."""
+"""Roofline of one step: bytes it must read over the read bandwidth of one core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BITS = {"F32": 32, "F16": 16, "I8": 8, "I4": 4}
 
 
 def weight_bytes(data: bytes) -> int:
-    """The weights that one step of a packed model touches: each matrix whole, one row of each table."""
+    """Bytes of weights that one step reads: every matrix, one row of each embedding table."""
     total = 0
     for tensor in Records(data).tensors:
         shape, _, kind = Type(int(tensor["type"])).name.partition("_")
@@ -24,11 +24,11 @@ def weight_bytes(data: bytes) -> int:
 
 
 def read_rate(isa: str, size: int, bytes_read: int = 100 << 20) -> float | None:
-    """Bytes a second of a plain read, again and again, of `size` bytes; None of no bytes."""
+    """Read bandwidth in bytes per second for a working set of `size` bytes; None for 0."""
     return _native.read_rate(isa, size, max(2, bytes_read // size)) if size else None
 
 
 def read_rates(isa: str) -> list[dict[str, Any]]:
-    """The read rate for working sets of 16 KB to 144 MB, medians of five."""
+    """Read bandwidth for working sets of 16 KB to 144 MB, medians of five."""
     rates = {size: [read_rate(isa, size) or 0.0 for _ in range(5)] for size in WORKING_SETS}
     return [{"bytes": size, "bytes_per_second": round(statistics.median(found))} for size, found in rates.items()]

@@ -1,4 +1,4 @@
-"""The whole bench: every subject, every number of steps a call, every contender, as rows of figures."""
+"""The whole benchmark: every case, number of steps per call and configuration, as rows of figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..._machine import describe_machine
-from . import PEERS
-from .base import AbstractContender, Form, Refused
+from . import FRAMEWORKS
+from .base import AbstractRunner, Config, Unsupported
+from .cases import Case, Truth
+from .engine_runner import EngineRunner
 from .model import PlainModel
-from .ours import EngineContender
-from .race import Timing, answers_of, distance, one_core, race
 from .roofline import read_rates
-from .subjects import Subject, Truth
+from .timing import Timing, answers_of, distance, one_core, time_interleaved
 
 CHECKED_STEPS = 16
 BITS = {"int4": 4, "int8": 8, "bfloat16": 16, "float32": 32}
@@ -28,17 +28,17 @@ BITS = {"int4": 4, "int8": 8, "bfloat16": 16, "float32": 32}
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one subject; times are microseconds a call, the note says why there are none.
+    """One configuration on one case; times in microseconds per call, or a note why there are none.
 
     `fraction` is our share of the roofline: the time it takes to read the weights of all steps once per step, over
     the time in C (or from Python, where that was not measured). With several steps a call it may exceed 1, as weights
     are read once for several steps. `against_fastest`, `against_as_fine` and `against_float32` say how many times
-    faster ours is, hot, than the fastest peer: in any form; of as many bits or more; in float32.
+    faster ours is, hot, than the fastest framework: in any config; of as many bits or more; in float32.
     Ratios are medians of those within a round.
     """
 
     model: str
-    contender: str
+    entry: str
     precision: str
     steps: int
     hot: dict[str, float] | None = None
@@ -56,96 +56,98 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Whether it is our engine."""
-        return self.contender.startswith("engine")
+        """Whether this row is of this package's engine."""
+        return self.entry.startswith("engine")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A form that could be made and gives right answers, or a note of why not."""
+    """A configuration that was built and checked, or a note why it could not be."""
 
-    form: Form
-    contender: AbstractContender | None = None
+    config: Config
+    runner: AbstractRunner | None = None
     distance: float | None = None
     note: str = ""
 
 
-def peer_forms(peers: Sequence[str]) -> list[Form]:
-    """All forms of these peers; of one that is not installed, a form that says so."""
-    forms: list[Form] = []
-    for peer in peers:
+def framework_configs(frameworks: Sequence[str]) -> list[Config]:
+    """All configurations of these frameworks; one that says "not installed" for a missing framework."""
+    configs: list[Config] = []
+    for framework in frameworks:
         try:
-            forms += importlib.import_module(f".{peer}_forms", __package__).FORMS
+            configs += importlib.import_module(f".{framework}_runner", __package__).CONFIGS
         except ImportError:
-            forms.append(Form(peer, "", _not_installed))
-    return forms
+            configs.append(Config(framework, "", _not_installed))
+    return configs
 
 
 def enter(
-    forms: Sequence[Form], model: PlainModel | None, steps: int, inputs: Sequence[np.ndarray], truth: Truth | None
+    configs: Sequence[Config], model: PlainModel | None, steps: int, inputs: Sequence[np.ndarray], truth: Truth | None
 ) -> list[Entry]:
-    """Make each form and compare its answers with `truth`."""
+    """Build each configuration and compare its outputs with `truth`."""
     calls = list(inputs[: max(2, CHECKED_STEPS // steps)])
     wanted = None if truth is None else truth(np.concatenate(calls))
     entries = []
-    for form in forms:
+    for config in configs:
         try:
-            contender = form.build(model, steps)  # pyright: ignore[reportArgumentType]
-            got = answers_of(contender, calls)
-            away = None if wanted is None else distance(got, wanted.reshape(len(wanted), -1), form.precision)
-        except Exception as error:  # whatever a peer raises, the others go on
-            entries.append(Entry(form, note=_first_line(error)))
+            runner = config.build(model, steps)  # pyright: ignore[reportArgumentType]
+            got = answers_of(runner, calls)
+            away = None if wanted is None else distance(got, wanted.reshape(len(wanted), -1), config.precision)
+        except Exception as error:  # whatever a framework raises, the others go on
+            entries.append(Entry(config, note=_first_line(error)))
         else:
-            entries.append(Entry(form, contender, away))
+            entries.append(Entry(config, runner, away))
     return entries
 
 
-def contenders_of(subject: Subject, peers: Sequence[str], steps: int, inputs: Sequence[np.ndarray]) -> list[Entry]:
-    """Ours and the peers', entered."""
-    entries = enter(subject.ours, None, steps, inputs, subject.truth)
-    if subject.model is None:
-        alone = [Form(peer, "", _not_installed) for peer in peers] if subject.why_alone else []
-        return entries + [Entry(form, note=subject.why_alone) for form in alone]
+def entries_of(case: Case, frameworks: Sequence[str], steps: int, inputs: Sequence[np.ndarray]) -> list[Entry]:
+    """The engine's configurations and those of the frameworks, built and checked."""
+    entries = enter(case.ours, None, steps, inputs, case.truth)
+    if case.model is None:
+        alone = [Config(framework, "", _not_installed) for framework in frameworks] if case.why_alone else []
+        return entries + [Entry(config, note=case.why_alone) for config in alone]
     from .torch_model import TorchModel, answers
 
-    module = TorchModel(subject.model)
-    return entries + enter(peer_forms(peers), subject.model, steps, inputs, lambda given: answers(module, given))
+    module = TorchModel(case.model)
+    return entries + enter(
+        framework_configs(frameworks), case.model, steps, inputs, lambda given: answers(module, given)
+    )
 
 
 def measure(
-    subject: Subject, peers: Sequence[str], steps: int, rounds: int, progress: Callable[[float], None] = lambda _: None
+    case: Case, frameworks: Sequence[str], steps: int, rounds: int, progress: Callable[[float], None] = lambda _: None
 ) -> list[Row]:
-    """The rows of a subject at so many steps a call; `progress` is told which part of the work is done."""
-    entries, times = _race(subject, peers, steps, rounds, cold=True, progress=progress)
-    racing = [entry.form for entry in entries if entry.contender and entry.form not in subject.ours]
+    """The rows of a case at `steps` steps per call; `progress` receives the fraction done."""
+    entries, times = _time(case, frameworks, steps, rounds, cold=True, progress=progress)
+    timed = [entry.config for entry in entries if entry.runner and entry.config not in case.ours]
     rows = []
     for entry in entries:
-        row = _row(subject, steps, entry, times.get(entry.form.name, {}))
+        row = _row(case, steps, entry, times.get(entry.config.name, {}))
         if row.ours and row.hot:
-            own = times[row.contender]["hot"]
+            own = times[row.entry]["hot"]
             ratios = {
                 name: fastest.times(own)
                 for name, bits in (("fastest", 0), ("as_fine", BITS.get(row.precision, 0)), ("float32", 32))
-                if (fastest := _fastest([form for form in racing if BITS[form.precision] >= bits], times))
+                if (fastest := _fastest([config for config in timed if BITS[config.precision] >= bits], times))
             }
             row = replace(row, **{f"against_{name}": ratio for name, ratio in ratios.items()})
         rows.append(row)
     return rows
 
 
-def hot_times(subject: Subject, peers: Sequence[str], rounds: int) -> dict[str, Timing]:
-    """Times of single steps with hot caches, contender -> microseconds; `ValueError` if ours cannot take part."""
-    entries, times = _race(subject, peers, 1, rounds, cold=False)
+def hot_times(case: Case, frameworks: Sequence[str], rounds: int) -> dict[str, Timing]:
+    """Single-step times with hot caches by configuration, microseconds; `ValueError` if the engine cannot run it."""
+    entries, times = _time(case, frameworks, 1, rounds, cold=False)
     for entry in entries:
-        if entry.note and entry.form in subject.ours:
-            raise ValueError(f"{entry.form.name}: {entry.note}")
+        if entry.note and entry.config in case.ours:
+            raise ValueError(f"{entry.config.name}: {entry.note}")
     return {name: found["hot"] for name, found in times.items()}
 
 
 def describe(rows: Sequence[Row], rounds: int) -> dict[str, Any]:
-    """Everything for a file: machine, versions of all that ran, read rates by working set, rows."""
+    """The report as JSON: machine, versions, read bandwidth by working set, rows."""
     machine = describe_machine()
-    for name in ("onnx", *PEERS):
+    for name in ("onnx", *FRAMEWORKS):
         with suppress(PackageNotFoundError):
             machine["versions"][name] = version(name)
     isa = next((row.isa for row in rows if row.isa), None)
@@ -161,9 +163,9 @@ def describe(rows: Sequence[Row], rounds: int) -> dict[str, Any]:
     }
 
 
-def _race(
-    subject: Subject,
-    peers: Sequence[str],
+def _time(
+    case: Case,
+    frameworks: Sequence[str],
     steps: int,
     rounds: int,
     *,
@@ -173,40 +175,40 @@ def _race(
     with ExitStack() as stack:
         stack.enter_context(one_core())
         if sys.modules.get("torch"):
-            from .torch_forms import torch_settings_kept
+            from .torch_runner import torch_settings_kept
 
             stack.enter_context(torch_settings_kept())
-        inputs = subject.inputs(steps)
-        entries = contenders_of(subject, peers, steps, inputs)
-        racing = {entry.form.name: entry.contender for entry in entries if entry.contender is not None}
-        turns = count(1)
-        times = race(
-            racing,
+        inputs = case.inputs(steps)
+        entries = entries_of(case, frameworks, steps, inputs)
+        timed = {entry.config.name: entry.runner for entry in entries if entry.runner is not None}
+        repetitions = count(1)
+        times = time_interleaved(
+            timed,
             inputs,
             rounds=rounds,
             cold=cold,
-            after_turn=lambda: progress(next(turns) / (rounds * len(racing))),
+            after_repetition=lambda: progress(next(repetitions) / (rounds * len(timed))),
         )
     return entries, times
 
 
-def _row(subject: Subject, steps: int, entry: Entry, times: dict[str, Timing]) -> Row:
+def _row(case: Case, steps: int, entry: Entry, times: dict[str, Timing]) -> Row:
     found: dict[str, Any] = {kind: timing.as_dict() for kind, timing in times.items()}
-    if isinstance(entry.contender, EngineContender):
-        found |= {"weight_bytes": entry.contender.weight_bytes, "isa": entry.contender.engine.isa}
+    if isinstance(entry.runner, EngineRunner):
+        found |= {"weight_bytes": entry.runner.weight_bytes, "isa": entry.runner.engine.isa}
         if "floor" in times:
             found["fraction"] = float(f"{steps * times['floor'].times(times.get('in_c', times['hot'])):.3g}")
     away = None if entry.distance is None else float(f"{entry.distance:.2g}")
-    form = entry.form
-    return Row(subject.name, form.name, form.precision, steps, **found, distance=away, note=entry.note)
+    config = entry.config
+    return Row(case.name, config.name, config.precision, steps, **found, distance=away, note=entry.note)
 
 
-def _fastest(forms: Sequence[Form], times: Mapping[str, Mapping[str, Timing]]) -> Timing | None:
-    return min((times[form.name]["hot"] for form in forms), key=lambda timing: timing.median, default=None)
+def _fastest(configs: Sequence[Config], times: Mapping[str, Mapping[str, Timing]]) -> Timing | None:
+    return min((times[config.name]["hot"] for config in configs), key=lambda timing: timing.median, default=None)
 
 
-def _not_installed(model: PlainModel, steps: int) -> AbstractContender:
-    raise Refused("not installed; run: pip install 'compactrnn[bench]'")
+def _not_installed(model: PlainModel, steps: int) -> AbstractRunner:
+    raise Unsupported("not installed; run: pip install 'compactrnn[bench]'")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The bench's rows, for a person."""
+"""Benchmark rows as tables on the console."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.text import Text
 from ..._text import printable
 from .run import Row
 
-_HEADER = ("contender", "hot", "[quartiles]", "cold", "in C", "roofline", "x any", "x as fine", "x f32")
+_HEADER = ("entry", "hot", "[quartiles]", "cold", "in C", "roofline", "x any", "x as fine", "x f32")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """A table for each model and number of steps, the fastest first; below it, what could not run, and why."""
+    """A table for each model and number of steps, fastest first, then what could not run and why."""
     for (model, steps), group in groupby(rows, key=lambda row: (row.model, row.steps)):
         mine = list(group)
         title = f"{model}, {steps} step{'s' * (steps > 1)} a call: microseconds"
@@ -35,16 +35,14 @@ def show(rows: Sequence[Row], console: Console) -> None:
         console.print(table)
         for row in mine:
             if row.note:
-                console.print(
-                    printable(f"  {row.contender}: {row.note}"), markup=False, highlight=False, soft_wrap=True
-                )
+                console.print(printable(f"  {row.entry}: {row.note}"), markup=False, highlight=False, soft_wrap=True)
         console.print()
     console.print("roofline: share of the rate of a plain read; x any, x as fine, x f32: times faster than the fastest")
-    console.print("peer in any form, with weights of at least as many bits, and in float32")
+    console.print("framework in any config, with weights of at least as many bits, and in float32")
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point.
+    """Three significant digits.
 
     >>> number(0.7812), number(1234.5)
     ('0.781', '1,234')
@@ -55,7 +53,7 @@ def number(value: float) -> str:
 def _cells(row: Row) -> list[str]:
     hot = row.hot or {}
     return [
-        row.contender,
+        row.entry,
         number(hot["median"]),
         f"[{number(hot['lower_quartile'])} {number(hot['upper_quartile'])}]",
         *("" if timing is None else number(timing["median"]) for timing in (row.cold, row.in_c)),

@@ -1,4 +1,4 @@
-"""What a model of the bench is called: `lstm:1500-373-315`."""
+"""The grammar of benchmark models: `lstm:1500-373-315`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Spec:
     vocabulary: int = 0
 
     def weights(self) -> int:
-        """Numbers in its matrices.
+        """Number of weights in its matrices.
 
         >>> parse_spec("gru:3-5").weights()
         120
@@ -43,7 +43,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """The model that `text` names, or a `ValueError` that teaches the grammar."""
+    """Parse a model name; `ValueError` with the grammar if it is malformed."""
     cell, _, rest = text.partition(":")
     found = _SIZES.fullmatch(rest)
     if cell not in CELLS or found is None:

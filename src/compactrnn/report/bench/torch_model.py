@@ -1,4 +1,4 @@
-"""A plain model in torch's own modules, and back."""
+"""Conversion of a plain model to torch modules and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TorchModel(nn.Module):
         return x if self.output is None else self.output(x), new
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs from zero states."""
+        """Outputs, starting from zero states."""
         return self.advance(x)[0]
 
 
@@ -57,7 +57,7 @@ def torch_output(model: PlainModel) -> nn.Module | None:
 
 
 def torch_cell(layer: Layer) -> nn.Module:
-    """The layer as nn.LSTMCell or nn.GRUCell."""
+    """The layer as an nn.LSTMCell or nn.GRUCell."""
     kind = nn.LSTMCell if layer.cell == "lstm" else nn.GRUCell
     cell = kind(layer.input_size, layer.hidden_size)
     cell.load_state_dict({name: _tensor(array) for name, array in zip(NAMES, _arrays(layer), strict=True)})
@@ -65,14 +65,14 @@ def torch_cell(layer: Layer) -> nn.Module:
 
 
 def plain_model(model: LanguageModel) -> PlainModel:
-    """A language model's weights; `ValueError` if it is not of dense LSTM or GRU layers, which alone others run."""
+    """Weights of a language model; `ValueError` unless its layers are dense LSTM or GRU, all that others run."""
     recurrent: Any = model.recurrent
     cell = next((name for name, kind in (("lstm", nn.LSTM), ("gru", nn.GRU)) if isinstance(recurrent, kind)), None)
     weights = recurrent.state_dict()
     count = recurrent.num_layers
     if cell is None or set(weights) != {f"{name}_l{k}" for name in NAMES for k in range(count)}:
         raise invalid(
-            "model", got=repr(recurrent), expected="LSTM or GRU layers of dense weights, which others can run"
+            "model", got=repr(recurrent), expected="dense LSTM or GRU layers, which the other frameworks can run"
         )
     layers = [Layer(cell, *(weights[f"{name}_l{k}"].numpy() for name in NAMES)) for k in range(count)]
     output = (model.output.weight.detach().numpy(), model.output.bias.detach().numpy())

@@ -1,4 +1,4 @@
-"""Pack the demo's models, evaluate and race them, write down what came out; train them first, if asked to."""
+"""Pack, evaluate and benchmark the demo's models; train them first with --train."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...tasks.quality import evaluate_engine
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
+from ..bench.cases import engine_config, language_case
 from ..bench.run import hot_times
-from ..bench.subjects import engine_form, language_subject
 from ..plot import Point, quality_plot
 from .models import Trained, shipped_models, train_models
 
@@ -25,7 +25,7 @@ PROMPT = "Alice "
 
 
 def run(out: Path, rounds: int = 9) -> dict[str, Any]:
-    """Pack, evaluate and race the models that come with the package; returns what `out/report.json` holds."""
+    """Pack, evaluate and benchmark the shipped models; returns the content of `out/report.json`."""
     with one_thread(), Bar() as bar:
         task, trained = shipped_models()
         return _report(out, task, trained, 0, rounds, bar)
@@ -43,7 +43,7 @@ def _report(
 ) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    bar.begin("pack, evaluate, race", len(trained), 0)
+    bar.begin("pack, evaluate, benchmark", len(trained), 0)
     for number, entry in enumerate(trained):
         rows.append(_row(entry, task, out / f"{entry.name}.crnn", rounds))
         bar.advance(number + 1)
@@ -75,15 +75,15 @@ def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> di
         "recurrent_parameters": model.recurrent_parameters(),
         "macs_per_step": engine.macs_per_step,
         "bytes": path.stat().st_size,
-        **_race(entry, task, engine, path, rounds),
+        **_benchmark(entry, task, engine, path, rounds),
     }
 
 
-def _race(entry: Trained, task: LanguageModelTask, engine: Engine, path: Path, rounds: int) -> dict[str, Any]:
+def _benchmark(entry: Trained, task: LanguageModelTask, engine: Engine, path: Path, rounds: int) -> dict[str, Any]:
     installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
     rivals = ["torch", "onnxruntime"] if installed else ["torch"]
-    form = engine_form("engine int8", "int8", lambda: (engine, path.read_bytes()))
-    subject = replace(language_subject(entry.name, entry.model, task.parts["test"], entry.model), ours=(form,))
+    form = engine_config("engine int8", "int8", lambda: (engine, path.read_bytes()))
+    subject = replace(language_case(entry.name, entry.model, task.parts["test"], entry.model), ours=(form,))
     timings = hot_times(subject, rivals, rounds)
     best = {
         rival: round(min(timing.median for name, timing in timings.items() if name.startswith(rival)), 3)

@@ -1,4 +1,4 @@
-"""ncnn. On x86 its LSTM and GRU compute in float32 or int8, whatever 16-bit options say (answers do not change)."""
+"""ncnn; on x86 its LSTM and GRU compute in float32 or int8 only (16-bit options change nothing)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from ncnn import Mat, Net  # pyright: ignore[reportAttributeAccessIssue]
 
-from .base import AbstractContender, Form
+from .base import AbstractRunner, Config
 from .model import Layer, PlainModel
 
 _INT8 = 0x000D4B38  # what stands before int8 weights in ncnn's files
 
 
-class _Net(AbstractContender):
-    """One thread; the states are inputs and outputs. Numpy looks a token up; the linear layer is never int8."""
+class _Net(AbstractRunner):
+    """One thread; states are inputs and outputs. NumPy does the embedding; the linear layer is never int8."""
 
     def __init__(self, precision: str, model: PlainModel, steps: int):
         self.embedding = model.embedding
@@ -59,7 +59,7 @@ def _zeros(size: int) -> Any:
 
 
 def _write(model: PlainModel, int8: bool, file: BinaryIO) -> str:
-    """The text of the structure; the weights go to `file`."""
+    """The .param text; the weights are written to `file`."""
     lines, blobs, x = ["Input x 0 1 x"], 1, "x"
     for number, layer in enumerate(model.layers):
         lines += [f"Input {state}{number} 0 1 {state}{number}" for state in layer.states]
@@ -101,7 +101,7 @@ def _weights(layer: Layer, int8: bool, file: BinaryIO) -> None:
 
 
 def _ncnn_order(layer: Layer, array: np.ndarray) -> np.ndarray:
-    """Torch's gates i, f, g, o in ncnn's order i, f, o, g; those of a GRU are the same."""
+    """Reorders torch's gates i, f, g, o to ncnn's i, f, o, g; a GRU's are the same."""
     if layer.cell == "gru":
         return array
     i, f, g, o = np.split(array, 4)
@@ -117,7 +117,7 @@ def _float(array: np.ndarray, file: BinaryIO) -> None:
     file.write(bytes(4) + array.astype("<f4").tobytes())
 
 
-FORMS = (
-    Form("ncnn float32", "float32", partial(_Net, "float32")),
-    Form("ncnn int8", "int8", partial(_Net, "int8")),
+CONFIGS = (
+    Config("ncnn float32", "float32", partial(_Net, "float32")),
+    Config("ncnn int8", "int8", partial(_Net, "int8")),
 )

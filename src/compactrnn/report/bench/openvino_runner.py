@@ -1,4 +1,4 @@
-"""OpenVINO, in each of its forms: the states are variables of the model, which was faster than inputs and outputs."""
+"""OpenVINO in each configuration; states are model variables, which was faster than inputs and outputs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import openvino
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-from .base import AbstractContender, Form
+from .base import AbstractRunner, Config
 from .model import PlainModel
 from .onnx_files import INPUT, OUTPUT, write_cells, write_layers
 
 
-class _Stateful(AbstractContender):
-    """One thread, hint for latency, one request with fixed tensors."""
+class _Stateful(AbstractRunner):
+    """One thread, latency hint, one inference request with fixed tensors."""
 
     def __init__(self, write: Callable[..., None], precision: str, model: PlainModel, steps: int):
         core = openvino.Core()
@@ -59,11 +59,11 @@ class _Stateful(AbstractContender):
         return output.data.reshape(-1, output.shape[-1]).copy()
 
 
-def _form(name: str, precision: str, write: Callable[..., None], hint: str) -> Form:
-    return Form(f"openvino {name}", precision, partial(_Stateful, write, hint))
+def _form(name: str, precision: str, write: Callable[..., None], hint: str) -> Config:
+    return Config(f"openvino {name}", precision, partial(_Stateful, write, hint))
 
 
-FORMS = (
+CONFIGS = (
     _form("layers float32", "float32", write_layers, "f32"),
     _form("layers bfloat16", "bfloat16", write_layers, "bf16"),
     _form("cells float32", "float32", partial(write_cells, product="float32"), "f32"),

@@ -1,4 +1,4 @@
-"""Our own engine in the race."""
+"""The engine of this package, to be timed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ...runtime.engine import Engine
-from .base import AbstractContender
+from .base import AbstractRunner
 from .roofline import read_rate, weight_bytes
 
 
-class EngineContender(AbstractContender):
+class EngineRunner(AbstractRunner):
     """A packed model: `step` for one step a call, `run` for more; whole sequences for an offline model."""
 
     def __init__(self, engine: Engine, data: bytes, steps: int):
@@ -24,26 +24,26 @@ class EngineContender(AbstractContender):
             self._call = self.stream.step if steps == 1 else self.stream.run
 
     def prepare(self, inputs: np.ndarray) -> Any:
-        """One step or token, or all of them."""
+        """One step or token, or a sequence of them."""
         if self.stream is None or self.steps > 1:
             return inputs
         return int(inputs[0]) if self.engine.inputs[0].vocabulary else inputs[0]
 
     def feed(self, prepared: Any) -> Any:
-        """One call."""
+        """Run one call."""
         return self._call(prepared)
 
     def reset(self) -> None:
-        """Start again."""
+        """Reset the stream."""
         if self.stream is not None:
             self.stream.reset()
 
     def to_numpy(self, output: Any) -> np.ndarray:
-        """Outputs of the first port."""
+        """The first output."""
         return np.asarray(output[0] if isinstance(output, tuple) else output).reshape(self.steps, -1)
 
     def further_seconds(self, inputs: np.ndarray, calls: int) -> dict[str, float]:
-        """A call in C alone (`in_c`), and a mere read of the weights that a step touches (`floor`)."""
+        """The call from C (`in_c`), and a plain read of the weights of one step (`floor`)."""
         found = {}
         rate = read_rate(self.engine.isa, self.weight_bytes)
         if rate is not None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime, in each of its forms: states are inputs and outputs of the graph, from call to call."""
+"""ONNX Runtime in each configuration; states are inputs and outputs of the graph."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from .base import AbstractContender, Form, Refused
+from .base import AbstractRunner, Config, Unsupported
 from .model import PlainModel
 from .onnx_files import INPUT, OUTPUT, write_cells, write_layers
 
 Writer = Callable[[PlainModel, int, Path], None]
 
 
-class _Bound(AbstractContender):
-    """One thread, inputs and outputs bound to fixed memory, two sets of states written in turn."""
+class _Bound(AbstractRunner):
+    """One thread, I/O binding to fixed memory, double-buffered states."""
 
     def __init__(self, write: Writer, model: PlainModel, steps: int):
         self.session = _session(write, model, steps)
@@ -31,7 +31,7 @@ class _Bound(AbstractContender):
         self.y = value(np.zeros(self.session.get_outputs()[-1].shape, np.float32))
         self.banks = [{n: value(np.zeros(s, np.float32)) for n, s in shapes.items() if n != INPUT} for _ in range(2)]
         self.bindings = [self._bind(*self.banks), self._bind(*self.banks[::-1])]
-        self.turn = 0
+        self.repetition = 0
 
     def _bind(self, before: dict[str, Any], after: dict[str, Any]) -> Any:
         binding = self.session.io_binding()
@@ -48,8 +48,8 @@ class _Bound(AbstractContender):
 
     def feed(self, prepared: np.ndarray) -> Any:
         self.x.update_inplace(prepared)
-        self.session.run_with_iobinding(self.bindings[self.turn])
-        self.turn = 1 - self.turn
+        self.session.run_with_iobinding(self.bindings[self.repetition])
+        self.repetition = 1 - self.repetition
         return self.y
 
     def reset(self) -> None:
@@ -62,8 +62,8 @@ class _Bound(AbstractContender):
         return array.reshape(-1, array.shape[-1])
 
 
-class _Run(AbstractContender):
-    """One thread, the plain `run(names, feeds)`."""
+class _Run(AbstractRunner):
+    """One thread, plain `session.run(names, feeds)`."""
 
     def __init__(self, write: Writer, model: PlainModel, steps: int):
         self.session = _session(write, model, steps)
@@ -121,15 +121,15 @@ def _quantised(model: PlainModel, steps: int, path: Path, *, signed: bool, per_c
         root.setLevel(level)
     left = {node.op_type for node in onnx.load(path).graph.node} & {"LSTM", "GRU"}
     if left:
-        raise Refused(f"its quantiser leaves {left.pop()} in float32")
+        raise Unsupported(f"its quantiser leaves {left.pop()} in float32")
 
 
-def _form(name: str, precision: str, write: Writer, kind: Callable[..., AbstractContender] = _Bound) -> Form:
-    return Form(f"onnxruntime {name}", precision, partial(kind, write))
+def _form(name: str, precision: str, write: Writer, kind: Callable[..., AbstractRunner] = _Bound) -> Config:
+    return Config(f"onnxruntime {name}", precision, partial(kind, write))
 
 
 # cells int4/256: weights of four bits, a scale for each 256 inputs of a row
-FORMS = (
+CONFIGS = (
     _form("run()", "float32", write_layers, _Run),
     _form("bound", "float32", write_layers),
     _form("int8 signed", "int8", partial(_quantised, signed=True, per_channel=False)),

@@ -1,4 +1,4 @@
-"""Who is faster: contenders take turns in one process, on one thread."""
+"""Interleaved timing of runners in one process, on one thread."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from typing import Any
 
 import numpy as np
 
-from .base import AbstractContender
+from .base import AbstractRunner
 
-TURN = 0.03  # seconds of back-to-back calls in a turn
-COLD_CALLS = 2  # calls with cold caches in a turn
+REPETITION = 0.03  # seconds of back-to-back calls in a repetition
+COLD_CALLS = 2  # calls with cold caches in a repetition
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds a call, in each turn.
+    """Microseconds per call, one figure for each repetition.
 
     >>> Timing((4.0, 1.0, 2.0)).as_dict()
     {'median': 2.0, 'lower_quartile': 1.5, 'upper_quartile': 3.0, 'best': 1.0}
     """
 
-    turns: tuple[float, ...]
+    repetitions: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
-        return float(np.median(self.turns))
+        """The median."""
+        return float(np.median(self.repetitions))
 
     def as_dict(self) -> dict[str, float]:
         """Median, quartiles and best, to four digits."""
-        lower, median, upper = np.quantile(self.turns, [0.25, 0.5, 0.75]).tolist()
-        found = {"median": median, "lower_quartile": lower, "upper_quartile": upper, "best": min(self.turns)}
+        lower, median, upper = np.quantile(self.repetitions, [0.25, 0.5, 0.75]).tolist()
+        found = {"median": median, "lower_quartile": lower, "upper_quartile": upper, "best": min(self.repetitions)}
         return {name: float(f"{value:.4g}") for name, value in found.items()}
 
     def times(self, other: Timing) -> float:
-        """How many times as long as `other` this takes: the median of the ratios within a round, to three digits.
+        """Ratio of this time to `other`'s: the median of the ratios within a round, to three digits.
 
         A machine that is slower for a while is slower for both.
         """
-        return float(f"{np.median(np.divide(self.turns, other.turns)):.3g}")
+        return float(f"{np.median(np.divide(self.repetitions, other.repetitions)):.3g}")
 
 
 def distance(got: np.ndarray, wanted: np.ndarray, precision: str) -> float:
-    """How far answers are from float32: relative for float32, 1 - cosine for less; `ValueError` beyond 1e-3 or 0.02.
+    """Error against float32: relative for float32, 1 - cosine below; `ValueError` beyond 1e-3 or 0.02.
 
     >>> distance(np.array([1.0, 2.0]), np.array([1.0, 1.9]), "int8") < 0.001
     True
@@ -71,61 +71,61 @@ def distance(got: np.ndarray, wanted: np.ndarray, precision: str) -> float:
     return found
 
 
-def answers_of(contender: AbstractContender, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """What a contender gives for successive calls, (time, size)."""
-    contender.activate()
-    contender.reset()
-    return np.concatenate([contender.to_numpy(contender.feed(contender.prepare(given))) for given in inputs])
+def answers_of(runner: AbstractRunner, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Outputs of a runner for successive calls, (time, size)."""
+    runner.activate()
+    runner.reset()
+    return np.concatenate([runner.to_numpy(runner.feed(runner.prepare(given))) for given in inputs])
 
 
-def race(
-    contenders: Mapping[str, AbstractContender],
+def time_interleaved(
+    runners: Mapping[str, AbstractRunner],
     inputs: Sequence[np.ndarray],
     *,
     rounds: int,
     cold: bool = False,
-    after_turn: Callable[[], None] = lambda: None,
+    after_repetition: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Timing]]:
-    """Times of a call: contender -> `hot` (back to back), `cold` (caches thrown out before), and its further seconds.
+    """Times of a call: runner -> `hot` (back to back), `cold` (caches evicted before each call), and its further times.
 
-    In each of `rounds` every contender has a turn of about 30 ms; the `inputs` are the calls, repeated as often as
-    the turn is long, one at least. Before them a few calls warm up and find out how many that is.
+    In each of `rounds` every runner has a repetition of about 30 ms; the `inputs` are the calls, repeated as often as
+    the repetition is long, one at least. Before them a few calls warm up and find out how many that is.
     """
-    evict = _cache_thrower() if cold else None
-    turns = {name: _Turn(contender, inputs) for name, contender in contenders.items()}
+    evict = _cache_evictor() if cold else None
+    repetitions = {name: _Repetitions(runner, inputs) for name, runner in runners.items()}
     with _no_garbage_collection():
         for _ in range(rounds):
-            for turn in turns.values():
-                turn.take(evict)
-                after_turn()
+            for repetition in repetitions.values():
+                repetition.take(evict)
+                after_repetition()
     return {
-        name: {kind: Timing(tuple(1e6 * value for value in values)) for kind, values in turn.taken.items()}
-        for name, turn in turns.items()
+        name: {kind: Timing(tuple(1e6 * value for value in values)) for kind, values in repetition.taken.items()}
+        for name, repetition in repetitions.items()
     }
 
 
-class _Turn:
-    """One contender's turns and the seconds they took, by kind."""
+class _Repetitions:
+    """The repetitions of one runner and their times, by kind."""
 
-    def __init__(self, contender: AbstractContender, inputs: Sequence[np.ndarray]):
-        self.contender, self.first = contender, inputs[0]
+    def __init__(self, runner: AbstractRunner, inputs: Sequence[np.ndarray]):
+        self.runner, self.first = runner, inputs[0]
         self.taken: dict[str, list[float]] = {}
-        contender.activate()
-        contender.reset()
-        prepared = [contender.prepare(given) for given in inputs]
-        contender.feed(prepared[0])
-        once = min(_seconds(contender.feed, [given]) for given in islice(cycle(prepared), 3))
-        self.calls = min(max(1, int(TURN / once)), 100_000)
+        runner.activate()
+        runner.reset()
+        prepared = [runner.prepare(given) for given in inputs]
+        runner.feed(prepared[0])
+        once = min(_seconds(runner.feed, [given]) for given in islice(cycle(prepared), 3))
+        self.calls = min(max(1, int(REPETITION / once)), 100_000)
         self.prepared: list[Any] = list(islice(cycle(prepared), self.calls))
 
     def take(self, evict: Callable[[], Any] | None) -> None:
-        contender, feed = self.contender, self.contender.feed
-        contender.activate()
-        contender.reset()
+        runner, feed = self.runner, self.runner.feed
+        runner.activate()
+        runner.reset()
         if self.calls > 1:
             feed(self.prepared[0])
         self._note("hot", _seconds(feed, self.prepared) / self.calls)
-        for kind, seconds in contender.further_seconds(self.first, self.calls).items():
+        for kind, seconds in runner.further_seconds(self.first, self.calls).items():
             self._note(kind, seconds)
         if evict is not None:
             for given in islice(cycle(self.prepared), min(COLD_CALLS, self.calls)):
@@ -138,7 +138,7 @@ class _Turn:
 
 @contextmanager
 def one_core() -> Iterator[int | None]:
-    """This thread, and those it starts, on the first core that it may use; gives the core's number, if there is one."""
+    """Pin this thread, and those it starts, to the first allowed core; yields its number, or None."""
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
@@ -167,8 +167,8 @@ def _seconds(feed: Callable[[Any], Any], inputs: Sequence[Any]) -> float:
     return time.perf_counter() - start
 
 
-def _cache_thrower() -> Callable[[], Any]:
-    """Reads twice as much as the largest cache holds."""
+def _cache_evictor() -> Callable[[], Any]:
+    """Evicts the caches: reads twice the size of the largest."""
     sizes = [path.read_text().strip() for path in _CACHES.glob("index*/size")] if _CACHES.exists() else []
     largest = max([int(text[:-1]) << 10 for text in sizes if text.endswith("K")], default=0)
     return np.ones(max(2 * largest, 64 << 20) // 8).sum

@@ -1,4 +1,4 @@
-"""What is measured: a packed file, a run's model, a spec, or the demo's compact model against its dense one."""
+"""Benchmark cases: a packed file, a run's model, layer sizes, or the demo's compact model against its dense one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..._errors import invalid
 from ..._memory import check_memory
 from ...runtime.engine import Engine
 from ...runtime.source import read_source
-from .base import Form
+from .base import Config
+from .engine_runner import EngineRunner
 from .model import PlainModel, random_model
-from .ours import EngineContender
 from .spec import GRAMMAR, Spec, parse_spec
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ _INPUT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model in our forms and, for the peers, as plain arrays.
+class Case:
+    """A model for this engine and, for the other frameworks, as plain arrays.
 
     `symbols` is a text to take tokens from, `vocabulary` how many tokens there are (0: the input is numbers of
     `shape`), `truth` what float32 answers to one sequence for ours, `None` where there is nothing to compare with.
     """
 
     name: str
-    ours: tuple[Form, ...]
+    ours: tuple[Config, ...]
     shape: tuple[int, ...] = ()
     vocabulary: int = 0
     truth: Truth | None = None
@@ -69,45 +69,45 @@ class Subject:
         return list(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
 
 
-def subject(name: str, weights: Sequence[str]) -> Subject:
-    """The subject that a word on the command line means."""
+def case(name: str, weights: Sequence[str]) -> Case:
+    """The case for an argument of the command line."""
     kind, colon, rest = name.partition(":")
     if kind == "demo" and (rest or not Path(name).exists()):
-        return demo_subject(Path(rest) if rest else None, weights)
+        return demo_case(Path(rest) if rest else None, weights)
     if colon and not Path(name).exists():
-        return spec_subject(parse_spec(name), weights)
+        return spec_case(parse_spec(name), weights)
     if Path(name).is_dir():
-        return run_subject(Path(name), weights)
+        return run_case(Path(name), weights)
     if not Path(name).exists() and not Path(name).suffix:
         raise invalid("model", got=repr(name), expected=f"a .crnn file, a run folder, or {GRAMMAR}")
-    return file_subject(Path(name))
+    return file_case(Path(name))
 
 
-def file_subject(path: Path) -> Subject:
-    """A .crnn file, on its own."""
+def file_case(path: Path) -> Case:
+    """A .crnn file, timed alone."""
     engine, data = Engine(path), read_source(path)[1]
     if len(engine.inputs) != 1:
         raise invalid(
             "model", got=f"{path} with {len(engine.inputs)} inputs", expected="one input, to make up data for"
         )
     port = engine.inputs[0]
-    form = Form("engine", "as packed", lambda _, steps: EngineContender(engine, data, steps))
-    return Subject(str(path), (form,), port.shape, port.vocabulary)
+    config = Config("engine", "as packed", lambda _, steps: EngineRunner(engine, data, steps))
+    return Case(str(path), (config,), port.shape, port.vocabulary)
 
 
-def spec_subject(spec: Spec, weights: Sequence[str]) -> Subject:
-    """Random weights of these sizes."""
+def spec_case(spec: Spec, weights: Sequence[str]) -> Case:
+    """Random weights of the given sizes."""
     from .torch_model import TorchModel, answers
 
     # as arrays, as torch's, as ours
     check_memory(3 * 4 * spec.weights(), f"model {spec}", "give smaller sizes")
     model = random_model(spec)
     module = TorchModel(model)
-    one = Subject(str(spec), (), (spec.input_size,), spec.vocabulary, lambda inputs: answers(module, inputs), model)
+    one = Case(str(spec), (), (spec.input_size,), spec.vocabulary, lambda inputs: answers(module, inputs), model)
     return _with_ours(one, module, weights)
 
 
-def run_subject(path: Path, weights: Sequence[str]) -> Subject:
+def run_case(path: Path, weights: Sequence[str]) -> Case:
     """A run's language model on its test text."""
     from ...tasks.recurrent_lm import LanguageModel
     from ...training.run_folder import RunFolder
@@ -115,20 +115,20 @@ def run_subject(path: Path, weights: Sequence[str]) -> Subject:
     model, task, recipe = RunFolder(path).load()
     if not isinstance(model, LanguageModel):
         raise invalid("run folder", got=f"{path}, of the task {recipe.task.name}", expected="one of a language model")
-    return _with_ours(language_subject(str(path), model, task.parts["test"], model), model, weights)
+    return _with_ours(language_case(str(path), model, task.parts["test"], model), model, weights)
 
 
-def demo_subject(path: Path | None, weights: Sequence[str]) -> Subject:
-    """The demo's compact model, for us; its dense one, for the peers: those of the package, or trained in `path`."""
+def demo_case(path: Path | None, weights: Sequence[str]) -> Case:
+    """The demo's compact model, for us; its dense one, for the others: shipped, or trained in `path`."""
     from ..demo.models import shipped_models, trained_models
 
     task, (dense, compact, *_) = shipped_models() if path is None else trained_models(path)
-    one = language_subject("demo: compact, peers dense", compact.model, task.parts["test"], dense.model)
+    one = language_case("demo: compact, frameworks dense", compact.model, task.parts["test"], dense.model)
     return _with_ours(one, compact.model, weights)
 
 
-def language_subject(name: str, model: LanguageModel, symbols: np.ndarray, others: LanguageModel) -> Subject:
-    """Language model `model` for us, its forms still to be given, `others` for the peers, on a text."""
+def language_case(name: str, model: LanguageModel, symbols: np.ndarray, others: LanguageModel) -> Case:
+    """Language model `model` for us, its configs still to be given, `others` for the frameworks, on a text."""
     from .torch_model import answers, plain_model
 
     vocabulary, plain, why = model.embedding.num_embeddings, None, ""
@@ -136,17 +136,17 @@ def language_subject(name: str, model: LanguageModel, symbols: np.ndarray, other
         plain = plain_model(others.eval())
     except ValueError as error:
         why = str(error)
-    return Subject(name, (), (), vocabulary, lambda inputs: answers(model.eval(), inputs), plain, why, symbols)
+    return Case(name, (), (), vocabulary, lambda inputs: answers(model.eval(), inputs), plain, why, symbols)
 
 
-def engine_form(name: str, weights: str, engine: Callable[[], tuple[Engine, bytes]]) -> Form:
-    """Our engine as a form."""
-    return Form(name, weights, lambda _, steps: EngineContender(*engine(), steps))
+def engine_config(name: str, weights: str, engine: Callable[[], tuple[Engine, bytes]]) -> Config:
+    """A configuration of this package's engine."""
+    return Config(name, weights, lambda _, steps: EngineRunner(*engine(), steps))
 
 
-def _with_ours(one: Subject, module: Any, weights: Sequence[str]) -> Subject:
-    """The subject with an engine for each kind of weights, each packed once, when it is first needed."""
-    forms, sample = [], np.concatenate(one.inputs(1)[:64])
+def _with_ours(one: Case, module: Any, weights: Sequence[str]) -> Case:
+    """The case with an engine for each kind of weights, each packed once, when it is first needed."""
+    configs, sample = [], np.concatenate(one.inputs(1)[:64])
     for kind in weights:
 
         @cache
@@ -161,5 +161,5 @@ def _with_ours(one: Subject, module: Any, weights: Sequence[str]) -> Subject:
                 pack(module, path, given[:, :16], weights=kind, calibration=[given])
                 return Engine(path), path.read_bytes()
 
-        forms.append(engine_form(f"engine {kind}", kind, packed))
-    return replace(one, ours=tuple(forms))
+        configs.append(engine_config(f"engine {kind}", kind, packed))
+    return replace(one, ours=tuple(configs))

@@ -1,4 +1,4 @@
-"""Torch, in each of its forms. (`torch.compile`, also in bfloat16, was tried: on no model the fastest of them.)"""
+"""PyTorch in each configuration (`torch.compile`, bfloat16 included, was never the fastest and is left out)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import AbstractContender, Form, Refused
+from .base import AbstractRunner, Config, Unsupported
 from .model import PlainModel
 from .torch_model import TorchModel, torch_cell, torch_embedding, torch_output
 
 
-class _Layers(AbstractContender):
-    """`nn.LSTM` or `nn.GRU`, with oneDNN or without, or quantised dynamically for a quantised engine of torch."""
+class _Layers(AbstractRunner):
+    """`nn.LSTM` or `nn.GRU` with or without oneDNN, or dynamically quantized."""
 
     def __init__(self, model: PlainModel, *, onednn: bool = True, engine: str | None = None):
         self.onednn, self.engine = onednn, engine
         self.model: Any = TorchModel(model)
         if engine is not None:
             if engine not in torch.backends.quantized.supported_engines:
-                raise Refused(f"this torch has no quantised engine {engine}")
+                raise Unsupported(f"this torch has no quantised engine {engine}")
             self.activate()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -54,8 +54,8 @@ class _Layers(AbstractContender):
         return output[0].numpy()
 
 
-class _Cells(AbstractContender):
-    """`nn.LSTMCell` or `nn.GRUCell`, step by step; the output layer once a call."""
+class _Cells(AbstractRunner):
+    """`nn.LSTMCell` or `nn.GRUCell` step by step; the output layer once per call."""
 
     def __init__(self, model: PlainModel, steps: int):
         self.embedding, self.output = torch_embedding(model), torch_output(model)
@@ -92,7 +92,7 @@ class _Cells(AbstractContender):
 
 @contextmanager
 def torch_settings_kept() -> Iterator[None]:
-    """Afterwards torch computes as before."""
+    """Restores torch's global settings."""
     threads, onednn = torch.get_num_threads(), torch._C._get_mkldnn_enabled()
     engine = torch.backends.quantized.engine
     try:
@@ -103,14 +103,14 @@ def torch_settings_kept() -> Iterator[None]:
         torch.backends.quantized.engine = engine
 
 
-def _layers(**options: Any) -> Callable[[PlainModel, int], AbstractContender]:
+def _layers(**options: Any) -> Callable[[PlainModel, int], AbstractRunner]:
     return lambda model, steps: _Layers(model, **options)
 
 
-FORMS = (
-    Form("torch layers", "float32", _layers()),
-    Form("torch layers no oneDNN", "float32", _layers(onednn=False)),
-    Form("torch cells", "float32", _Cells),
-    Form("torch int8 x86", "int8", _layers(engine="x86")),
-    Form("torch int8 onednn", "int8", _layers(engine="onednn")),
+CONFIGS = (
+    Config("torch layers", "float32", _layers()),
+    Config("torch layers no oneDNN", "float32", _layers(onednn=False)),
+    Config("torch cells", "float32", _Cells),
+    Config("torch int8 x86", "int8", _layers(engine="x86")),
+    Config("torch int8 onednn", "int8", _layers(engine="onednn")),
 )
