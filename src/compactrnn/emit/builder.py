@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.gates import gate_rows
 from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
+from ..runtime.toeplitz import ToeplitzBlocks
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
@@ -84,13 +85,13 @@ class Builder:
         assert init is not None
         return float(init[constant.ref.offset + position])
 
-    def tensor(self, values: np.ndarray, block: int = 4) -> int:
+    def tensor(self, values: np.ndarray, block: int = 4, toeplitz: ToeplitzBlocks | None = None) -> int:
         """A stored array, shared if the same one was stored before."""
         for number, stored in enumerate(self.program.tensors):
-            same = stored.values.dtype == values.dtype and stored.block == block
+            same = (stored.values.dtype, stored.block, stored.toeplitz) == (values.dtype, block, toeplitz)
             if same and np.array_equal(stored.values, values):
                 return number
-        self.program.tensors.append(Tensor(np.ascontiguousarray(values), block=block))
+        self.program.tensors.append(Tensor(np.ascontiguousarray(values), block=block, toeplitz=toeplitz))
         return len(self.program.tensors) - 1
 
     def close(self, because: str) -> None:

@@ -51,7 +51,7 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
         same_place = reader.code == Code.AFFINE and reader.a == op.dst and reader.k == op.n
         bias_known = reader.b is None or kinds[reader.b.buffer] == "constant"
         after = any(o is reader for o in segment.ops[[o is op for o in segment.ops].index(True) :])
-        float_weights = reader.tensor is not None and program.tensors[reader.tensor].values.dtype.kind == "f"
+        float_weights = reader.tensor is not None and program.tensors[reader.tensor].is_float
         if not (same_place and bias_known and after and float_weights):
             return []
     return readers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from . import layout as lay
@@ -21,17 +22,14 @@ def inventory(program: Program) -> list[dict[str, Any]]:
         if op.tensor is None:
             continue
         tensor = program.tensors[op.tensor]
-        shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.values.shape
-        count = 1
-        for size in shape:
-            count *= size
+        shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.shape
         rows.append(
             {
                 "operation": f"{number} {op.code.name.lower()}",
                 "name": op.name,
                 "shape": " x ".join(map(str, shape)),
                 "stored as": type_name(tensor),
-                "parameters": count,
+                "parameters": prod(shape) if tensor.toeplitz is None else tensor.values.size,
                 "bytes": stored_bytes(tensor, op),
                 "MACs": op.macs if id(op) in forward else 0,
             }
@@ -54,14 +52,16 @@ def stored_types(program: Program) -> dict[str, str]:
 
 
 def type_name(tensor: Tensor) -> str:
-    """float32, float16, int8, int4 or int32."""
+    """float32, float16, int8, int4, int32 or toeplitz float32."""
+    if tensor.toeplitz is not None:
+        return f"toeplitz {tensor.values.dtype.name}"
     return "int4" if tensor.group_scale is not None else tensor.values.dtype.name
 
 
 def stored_bytes(tensor: Tensor, op: Op) -> int:
     """Bytes in the file, scales included, padding between arrays not."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
-    if op.code in (Code.EMBED, Code.GATHER):
+    if op.code in (Code.EMBED, Code.GATHER) or tensor.toeplitz is not None:
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
     rows, columns = tensor.values.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from .measure import Measure
 from .program import GATES, Op, Program
@@ -38,8 +39,8 @@ def _small(
     program: Program, types: Mapping[int, str], auto: set[int], measure: Measure | None, caches: Sequence[int]
 ) -> set[int]:
     matrices = {i for op in program.ops if (i := _matrix(op)) is not None}
-    sizes = {i: program.tensors[i].values.size for i in matrices}
-    total = sum(_BYTES.get(types[i], 1) * size for i, size in sizes.items())
+    sizes = {i: prod(program.tensors[i].shape) for i in matrices}
+    total = sum(_BYTES.get(types.get(i, "float32"), 1) * size for i, size in sizes.items())
     free = sorted((i for i in matrices & auto - _heads(program) if sizes[i] >= SMALLEST), key=lambda i: -sizes[i])
     errors: dict[int, float] = {}
 

@@ -26,6 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .toeplitz import ToeplitzBlocks
+
 
 class Code(IntEnum):
     """What an operation does. Shapes: W is (n, k); groups are consecutive."""
@@ -180,15 +182,30 @@ class Tensor:
     An int4 matrix is of i8 values from -8 to 7 and has a whole number, u8, as `group_scale` for each row and group of
     64 columns: weight = values * group_scale[row, column // 64] * scale[row]. A matrix is stored in blocks of `block`
     panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE.
+
+    With `toeplitz` the `values`, float32, are the vectors that make a Toeplitz-like matrix; see `ToeplitzBlocks`.
     """
 
     values: np.ndarray
     scale: np.ndarray | None = None
     group_scale: np.ndarray | None = None
     block: int = 4
+    toeplitz: ToeplitzBlocks | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a float array, which can be stored in several types."""
+        return self.values.dtype.kind == "f" and self.toeplitz is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array that the numbers stand for."""
+        return self.values.shape if self.toeplitz is None else self.toeplitz.shape(self.values)
 
     def dense(self) -> np.ndarray:
         """What the numbers stand for, as float64."""
+        if self.toeplitz is not None:
+            return self.toeplitz.dense(self.values)
         values = self.values.astype(np.float64)
         if self.group_scale is not None:
             values *= np.repeat(self.group_scale, 64, axis=1)[:, : values.shape[1]]

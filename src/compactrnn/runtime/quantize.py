@@ -47,6 +47,7 @@ def quantize(
     "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
     the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
     the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
+    Toeplitz-like matrices are always float32.
 
     With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
 
@@ -80,13 +81,13 @@ def quantize_measured(
     if fold:
         program = tidy(fold_tokens(program, lambda op: type_of(types, op), always=fold is True))
     program, by_tensor, named = assign(program, types)
+    reasons = _unquantized(program, types)
     if not len(calibration):
-        return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))))
+        return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))), reasons=reasons)
     measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
     by_tensor = choose(program, by_tensor, measure if improve else None, caches)
     plain = stored = hoist(store(program, by_tensor))
     difference = measure.difference(plain)
-    reasons: dict[str, str] = {}
     shares: dict[str, float] = {}
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
         part = measure.hardest(difference, measurable_steps(program))
@@ -96,12 +97,22 @@ def quantize_measured(
             improved = measure.difference(stored)
             if improved.error < difference.error:
                 program, by_tensor, difference = better, its_types, improved
-                reasons = _by_name(program, its_reasons)
+                reasons |= _by_name(program, its_reasons)
             else:
                 stored = plain
         if difference.error > LIMIT:
             shares = _by_name(program, Accuracy(program, by_tensor, named, part).shares())
     return Quantized(stored, difference.error, difference.cosine, reasons, shares)
+
+
+def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:
+    """Why Toeplitz-like matrices stay as they are, where another type is asked for."""
+    stay = {
+        op.tensor: "toeplitz float32: the vectors of a Toeplitz-like matrix are not quantized"
+        for op in program.ops
+        if op.tensor is not None and program.tensors[op.tensor].toeplitz and type_of(types, op) != "float32"
+    }
+    return _by_name(program, stay)
 
 
 def _by_name(program: Program, by_tensor: Mapping[int, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class WeightTypes:
 
     def check_names(self, program: Program) -> None:
         """Raise `ValueError` for keys that name no weights of the program."""
-        names = {op.name for op in program.ops if is_stored(program, op) and op.name}
+        names = {op.name for op in program.ops if op.tensor is not None and op.code != Code.GATHER and op.name}
         for key in self.by_key:
             if key != "*" and not any(_matches(key, name) for name in names):
                 known = sorted(names)
@@ -76,7 +76,7 @@ def join_names(*names: str) -> str:
 
 def is_stored(program: Program, op: Op) -> bool:
     """Whether the operation has a matrix or table of numbers that can be stored in several types."""
-    return op.tensor is not None and op.code != Code.GATHER and program.tensors[op.tensor].values.dtype.kind == "f"
+    return op.tensor is not None and op.code != Code.GATHER and program.tensors[op.tensor].is_float
 
 
 def type_of(types: WeightTypes, op: Op) -> str:
@@ -120,7 +120,7 @@ def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
     tensors = []
     for i, tensor in enumerate(program.tensors):
         wanted = types.get(i, "float32")
-        if tensor.values.dtype.kind != "f":
+        if not tensor.is_float:
             tensors.append(tensor)
         elif wanted.startswith("float"):
             tensors.append(Tensor(tensor.values.astype(wanted, copy=False), block=tensor.block))

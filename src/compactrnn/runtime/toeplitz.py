@@ -1,0 +1,77 @@
+"""Toeplitz-like matrices: blocks of low displacement rank, stored as two short vectors for each unit of rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._errors import invalid
+from .gates import gate_rows, padded
+
+LARGEST = 1e12  # entry of a vector: with it every entry of the matrix is finite in float32
+
+
+@dataclass(frozen=True)
+class ToeplitzBlocks:
+    """How stored vectors make a matrix of `rows` rows and k columns: of each k x k block
+
+        M = sum_j Z_1(g_j) Z_-1(h_j)
+
+    with Z_1(v) the circulant and Z_-1(v) the skew-circulant matrix whose first column is v.
+
+    The matrix is of `gates` gates with `rows / gates` rows each, its units. A gate has ceil(units / k) blocks below
+    each other, the last of which is cut off. The vectors are `values` of shape (2, blocks, rank, k), g before h, the
+    blocks of one gate after those of the other.
+
+    The rows of the matrix are gate after gate or, if `interleaved`, in the order of the LSTM and GRU kernels, see
+    `gates.gate_rows`.
+
+    Source: Lu, Sindhwani and Sainath, Learning compact recurrent neural networks, ICASSP 2016.
+
+    >>> values = np.float32([[[[1, 2, 3]]], [[[1, 0, 0]]]])
+    >>> ToeplitzBlocks(rows=3).dense(values).tolist()
+    [[1.0, 3.0, 2.0], [2.0, 1.0, 3.0], [3.0, 2.0, 1.0]]
+    """
+
+    rows: int
+    gates: int = 1
+    interleaved: bool = False
+
+    @property
+    def units(self) -> int:
+        """Rows of one gate."""
+        return self.rows // self.gates
+
+    def check(self, values: np.ndarray) -> None:
+        """Raise `ValueError` for values that cannot be stored as such a matrix."""
+        if self.gates < 1 or self.rows < 1 or self.rows % self.gates:
+            raise invalid("rows of a Toeplitz-like matrix", got=self.rows, expected=f"a multiple of {self.gates} gates")
+        shape = values.shape
+        if values.dtype != np.float32 or len(shape) != 4 or 0 in shape:
+            wanted = "float32 of shape (2, blocks, rank, k)"
+            raise invalid("vectors of a Toeplitz-like matrix", got=f"{values.dtype} of shape {shape}", expected=wanted)
+        blocks, k = self.gates * -(-self.units // shape[3]), shape[3]
+        if shape[0] != 2 or shape[1] != blocks or shape[2] > k:
+            wanted = f"(2, {blocks}, rank, {k}) with a rank of {k} at most"
+            raise invalid("vectors of a Toeplitz-like matrix", got=f"shape {shape}", expected=wanted)
+        if not (np.abs(values) <= LARGEST).all():
+            largest = np.abs(values).max()
+            raise invalid("vectors of a Toeplitz-like matrix", got=largest, expected=f"numbers up to {LARGEST:g}")
+
+    def shape(self, values: np.ndarray) -> tuple[int, int]:
+        """Of the matrix, in the order of its rows that `interleaved` says."""
+        return self.gates * (padded(self.units) if self.interleaved else self.units), values.shape[-1]
+
+    def dense(self, values: np.ndarray) -> np.ndarray:
+        """The matrix in float64."""
+        self.check(values)
+        k = values.shape[-1]
+        place = np.arange(k)[:, None] - np.arange(k)  # of entry (i, j), before it is taken modulo k
+        sign = np.where(place < 0, -1.0, 1.0)
+        blocks = np.zeros((values.shape[1], k, k))
+        for block, first, second in zip(blocks, *values.astype(np.float64), strict=True):
+            for g, h in zip(first, second, strict=True):
+                block += g[place % k] @ (sign * h[place % k])
+        rows = blocks.reshape(self.gates, -1, k)[:, : self.units].reshape(self.rows, k)
+        return gate_rows(rows, self.gates) if self.interleaved else rows
