@@ -1,4 +1,4 @@
-/* The model file, version 3: the specification of the format, in C. A file of another version is refused: pack the model
+/* The model file, version 4: the specification of the format, in C. A file of another version is refused: pack the model
  * again.
  *
  * Little-endian. A 64-byte header, then eight sections in this order, then nothing:
@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define CR_MAGIC "\x89" "CRNN\r\n\x1a"
-#define CR_VERSION 3u
+#define CR_VERSION 4u
 #define CR_KNOWN_FEATURES 0u          /* a feature bit that the reader does not know is an error */
 #define CR_LINE 64u                   /* bytes: the alignment of everything */
 #define CR_LANES 16u                  /* rows of a panel, units of a block of gates */
@@ -149,7 +149,11 @@ enum cr_code {
     CR_SELECT = 14,                   /* dst[i] = c[i] != 0 ? a[i] : b[i]: the number not taken has no effect, even a NaN */
     CR_DELAY = 15,                    /* a delay line, the state dst[k], k a multiple of n: dst[n .. k) = what was dst[0 .. k-n),
                                          then dst[0 .. n) = a[n]: a of d steps ago stands at dst[d*n] */
-    CR_CODE_COUNT = 16
+    CR_LSTM_CELL = 16,                /* gates (i, f, g, o) = a[4n], n numbers of each; cell b[n] updated in place;
+                                         dst[n] = sig(o) tanh(cell) */
+    CR_GRU_CELL = 17,                 /* r, z = sig of those of a[3n] + c[3n]; n = tanh(that of a + r (that of c));
+                                         dst[n] = (1 - z) n + z d[n] */
+    CR_CODE_COUNT = 18
 };
 
 enum cr_unary {
@@ -165,7 +169,7 @@ enum cr_top { CR_TOP_VALUES, CR_TOP_POSITIONS, CR_TOP_COUNT };
 
 /* Fields that the code does not use are zero, absent operands and tensors CR_NONE with offset 0. An operand is the same
  * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, a, b and c of SELECT, d of
- * GRU, the groups of SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
+ * GRU and GRU_CELL, the groups of SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
 typedef struct {
     uint16_t code;
     uint16_t fn;

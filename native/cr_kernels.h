@@ -69,6 +69,9 @@ typedef struct cr_kernels {
     void (*binary)(unsigned fn, float *dst, const float *a, const float *b, size_t n, size_t k);
     /* which[i] != 0 ? a[i] : b[i]; dst may be any of them */
     void (*select)(float *dst, const float *which, const float *a, const float *b, size_t n);
+    /* CR_LSTM_CELL and CR_GRU_CELL; dst may be h */
+    void (*lstm_cell)(float *dst, const float *gates, float *cell, size_t n);
+    void (*gru_cell)(float *dst, const float *from_x, const float *from_h, const float *h, size_t n);
     /* within groups of k: n results, or n numbers in all; dst may be a but in reduce */
     void (*reduce)(unsigned fn, float *dst, const float *a, size_t n, size_t k);
     void (*softmax)(float *dst, const float *a, size_t n, size_t k);

@@ -91,6 +91,8 @@ static const cr_signature signatures[CR_CODE_COUNT] = {
     [CR_TOP] = {.k = 1, .functions = CR_TOP_COUNT},
     [CR_SELECT] = {.b = 1, .c = 1},
     [CR_DELAY] = {.k = 1},
+    [CR_LSTM_CELL] = {.b = 1},
+    [CR_GRU_CELL] = {.c = 1, .d = 1},
 };
 
 static int cr_check_signature(const cr_model *model, const cr_op *op)
@@ -177,6 +179,15 @@ static int cr_check_op(const cr_site *site)
                                     : (code = cr_check_operand(site, op->b, n, CR_APART)))
             return code;
         if ((code = cr_check_operand(site, op->c, k, CR_APART))) return code;
+        return cr_check_operand(site, op->d, n, CR_SAME);
+    case CR_LSTM_CELL:
+        if ((code = cr_check_operand(site, op->a, 4 * n, CR_APART))) return code;
+        if ((code = cr_check_operand(site, op->b, n, CR_APART))) return code;
+        if (!cr_is_apart(op->a, 4 * n, op->b, n)) return CR_ERROR_OVERLAP;
+        return cr_check_write(model, segment, op->b, n);
+    case CR_GRU_CELL:
+        if ((code = cr_check_operand(site, op->a, 3 * n, CR_APART))) return code;
+        if ((code = cr_check_operand(site, op->c, 3 * n, CR_APART))) return code;
         return cr_check_operand(site, op->d, n, CR_SAME);
     case CR_SELECT:
         if ((code = cr_check_operand(site, op->a, n, CR_SAME))) return code;

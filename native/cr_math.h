@@ -83,6 +83,21 @@ CR_INLINE cr_v cr_sigmoid(cr_v x)
     return cr_sigmoid_by(cr_tanh_numbers, x);
 }
 
+/* One step of LSTM units from their gates before the sigmoid and tanh; returns the output. `k`: cr_tanh_numbers. */
+CR_INLINE cr_v cr_lstm_units(const float *k, const cr_v *gates, cr_v *cell)
+{
+    *cell = v_add(v_mul(cr_sigmoid_by(k, gates[1]), *cell), v_mul(cr_sigmoid_by(k, gates[0]), cr_tanh_by(k, gates[2])));
+    return v_mul(cr_sigmoid_by(k, gates[3]), cr_tanh_by(k, *cell));
+}
+
+/* One step of GRU units: the sums for r and z, and for the candidate those from the input and from the state. */
+CR_INLINE cr_v cr_gru_units(const float *k, cr_v reset, cr_v update, cr_v from_x, cr_v from_h, cr_v before)
+{
+    update = cr_sigmoid_by(k, update);
+    cr_v candidate = cr_tanh_by(k, v_add(from_x, v_mul(cr_sigmoid_by(k, reset), from_h)));
+    return v_add(v_mul(v_sub(v_splat(1.0f), update), candidate), v_mul(update, before));
+}
+
 /* e^x = 2^n 2^f with n whole and |f| <= 1/2; relative error below 4e-7. Adding 1.5 * 2^23 rounds to a whole number,
  * which then stands in the low bits. */
 CR_INLINE cr_v cr_exp(cr_v x)

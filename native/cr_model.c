@@ -204,6 +204,10 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_LAYER_NORM: kernels->layer_norm(dst, cr_floats(run, op->a), n, k, op->p0); break;
     case CR_LSTM:
     case CR_GRU: cr_run_cell(run, op, dst); break;
+    case CR_LSTM_CELL: kernels->lstm_cell(dst, cr_floats(run, op->a), cr_floats(run, op->b), n); break;
+    case CR_GRU_CELL:
+        kernels->gru_cell(dst, cr_floats(run, op->a), cr_floats(run, op->c), cr_floats(run, op->d), n);
+        break;
     case CR_SELECT: kernels->select(dst, cr_floats(run, op->c), cr_floats(run, op->a), cr_floats(run, op->b), n); break;
     case CR_DELAY: cr_run_delay(op, dst, cr_floats(run, op->a)); break;
     case CR_FLIP: cr_run_flip(run, op, dst); break;
@@ -340,6 +344,8 @@ static uint64_t cr_work(const cr_op *op)
     case CR_REDUCE: return n * k;
     case CR_LSTM: return 4 * n * k;
     case CR_GRU: return 3 * n * k;
+    case CR_LSTM_CELL: return 4 * n;
+    case CR_GRU_CELL: return 3 * n;
     case CR_DELAY: return k;
     case CR_TOP:
         while (n >> digits) digits++;

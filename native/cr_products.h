@@ -280,9 +280,9 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
         const float *k = cr_tanh_numbers;
         if (type == CR_MATRIX_I4) CR_HIDE(k); /* its sums take the registers */
         cr_v c = v_load_some(cell + i, n - i, 0.0f);
-        c = v_add(v_mul(cr_sigmoid_by(k, y[1]), c), v_mul(cr_sigmoid_by(k, y[0]), cr_tanh_by(k, y[2])));
+        cr_v h = cr_lstm_units(k, y, &c);
         v_store_some(cell + i, c, n - i);
-        v_store_some(dst + i, v_mul(cr_sigmoid_by(k, y[3]), cr_tanh_by(k, c)), n - i);
+        v_store_some(dst + i, h, n - i);
     }
 }
 
@@ -309,11 +309,8 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
         cr_v from_x = v_load(gates + 3 * i + 2 * LANES);
         const float *k = cr_tanh_numbers;
         if (type == CR_MATRIX_I4) CR_HIDE(k);
-        cr_v update = cr_sigmoid_by(k, y[1]);
-        cr_v candidate = cr_tanh_by(k, v_add(from_x, v_mul(cr_sigmoid_by(k, y[0]), y[2])));
         cr_v before = v_load_some(h + i, n - i, 0.0f);
-        cr_v after = v_add(v_mul(v_sub(v_splat(1.0f), update), candidate), v_mul(update, before));
-        v_store_some(dst + i, after, n - i);
+        v_store_some(dst + i, cr_gru_units(k, y[0], y[1], from_x, y[2], before), n - i);
     }
 }
 

@@ -13,6 +13,10 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.emit.builder import STEP, Builder, Operand
+from compactrnn.runtime.file import save, write
+from compactrnn.runtime.program import Code, Input, Output, Program, Unary
+from compactrnn.runtime.quantize import quantize
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 37
@@ -44,6 +48,30 @@ def models() -> dict[str, tuple[nn.Module, str]]:
     made["mgu-int8"] = Tagger(cr.Recurrent(cr.MGU, 24, 41, batch_first=True), 41), "int8"
     made["both-ways-int8"] = Tagger(nn.GRU(24, 19, bidirectional=True, batch_first=True), 38), "int8"
     return made
+
+
+def unit_operations() -> Program:
+    """An LSTM of 37 units and a GRU of 21 over it, their products apart from `LSTM_CELL` and `GRU_CELL`."""
+    rng, b = np.random.default_rng(0), Builder()
+
+    def product(x: Operand, n: int) -> Operand:
+        matrix, bias = rng.uniform(-0.3, 0.3, (n, x.width)), rng.uniform(-0.3, 0.3, n)
+        return row(b.affine(matrix, x, b.constant(bias)), n)
+
+    def row(ref, n: int) -> Operand:
+        return Operand(ref, (n,), None, STEP, 0)
+
+    x = row(b.buffer(9, "input"), 9)
+    h, c, g = (row(b.buffer(n, "state"), n) for n in (37, 37, 21))
+    own = b.affine(rng.uniform(-0.3, 0.3, (148, 37)), h, product(x, 148).ref)
+    y = b.lstm_cell(row(own, 148), c.ref)
+    z = b.gru_cell(product(y, 63), product(g, 63), g)
+    for value, state in ((y, h), (z, g)):
+        b.emit(Code.UNARY, state.ref, value.width, a=value.ref, fn=int(Unary.COPY))
+    program = b.finish()
+    program.inputs.append(Input("x", x.ref.buffer, (9,)))
+    program.outputs.append(Output("y", z.ref, (21,)))
+    return program
 
 
 def checksum(path: Path, isa: str) -> int:
@@ -80,6 +108,10 @@ def main() -> None:
         path = FOLDER / f"{name}.crnn"
         token = isinstance(model.front, nn.Embedding)
         cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
+        lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
+    for weights in ("float32", "int8"):
+        path = FOLDER / f"units-{weights}.crnn"
+        save(write(quantize(unit_operations(), weights)), path)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
     (FOLDER / "checksums.txt").write_text("".join(lines))
 

@@ -160,7 +160,8 @@ NAN, INF = float("nan"), float("inf")
 MALICIOUS = [
     ("header", 0, "version", 1, "another format version"),
     ("header", 0, "version", 2, "pack the model again"),
-    ("header", 0, "version", 4, "another format version"),
+    ("header", 0, "version", lay.VERSION - 1, "another format version"),
+    ("header", 0, "version", lay.VERSION + 1, "another format version"),
     ("header", 0, "features", 1, "feature"),
     ("header", 0, "buffers", 0xFFFFFFFF, "limits"),
     ("header", 0, "ops", 65537, "limits"),
@@ -196,7 +197,7 @@ MALICIOUS = [
     ("tensors", 1, "type", lay.Type.MATRIX_I4, "not where"),
     ("tensors", 0, "type", lay.Type.TABLE_F16, "not where"),
     ("ops", 0, "code", 0, "unknown"),
-    ("ops", 0, "code", 16, "unknown"),
+    ("ops", 0, "code", max(Code) + 1, "unknown"),
     ("ops", 0, "tensor", 4, "outside its buffer"),
     ("ops", 0, "tensor", lay.NONE, "outside its buffer"),
     ("ops", 0, "tensor", 2, "contradict"),
@@ -204,7 +205,7 @@ MALICIOUS = [
     ("ops", 0, "n", 0, "limits"),
     ("ops", 0, "k", 1, "contradict"),
     ("ops", 0, "fn", 1, "unknown"),
-    ("ops", 3, "fn", 11, "unknown"),
+    ("ops", 3, "fn", max(Unary) + 1, "unknown"),
     ("ops", 3, "p0", 1.0, "out of range"),
     ("ops", 1, "p0", NAN, "out of range"),
     ("ops", 1, "p0", -1.0, "out of range"),
@@ -305,6 +306,45 @@ def test_malicious_recurrent_fields_are_refused_by_name(code, section, index, fi
     data = changed(good, section, index, field, value)
     if message is None:
         assert np.isfinite(Engine(data).run(np.ones((3, 70)))).all()
+        return
+    with pytest.raises(ModelFileError, match=message):
+        Engine(data)
+
+
+def unit_program(code):
+    """x -> 4 or 3 sums for each of 5 units -> LSTM_CELL or GRU_CELL."""
+    count = 4 if code == Code.LSTM_CELL else 3
+    buffers = [Buffer(5 * count, "input"), Buffer(5, "state"), Buffer(5)]
+    operands = {"b": Ref(1)} if code == Code.LSTM_CELL else {"c": Ref(0), "d": Ref(1)}
+    op = Op(code, Ref(2), 5, a=Ref(0), **operands)
+    return Program(buffers, [], [Segment("forward", (op,))], [Input("x", 0, (5 * count,))], [Output("y", Ref(2), (5,))])
+
+
+UNITS = [
+    (Code.LSTM_CELL, "n", 6, "outside its buffer"),
+    (Code.LSTM_CELL, "k", 5, "contradict"),
+    (Code.LSTM_CELL, "tensor", 0, "not where"),
+    (Code.LSTM_CELL, "p0", 1.0, "out of range"),
+    (Code.LSTM_CELL, "a.offset", 1, "outside its buffer"),
+    (Code.LSTM_CELL, "b.buffer", 0, "must not"),
+    (Code.LSTM_CELL, "b.buffer", 2, "overlap"),
+    (Code.LSTM_CELL, "b.buffer", lay.NONE, "outside its buffer"),
+    (Code.LSTM_CELL, "c.buffer", 1, "not where"),
+    (Code.GRU_CELL, "b.buffer", 1, "not where"),
+    (Code.GRU_CELL, "c.offset", 1, "outside its buffer"),
+    (Code.GRU_CELL, "c.buffer", lay.NONE, "outside its buffer"),
+    (Code.GRU_CELL, "d.buffer", lay.NONE, "outside its buffer"),
+    (Code.GRU_CELL, "d.buffer", 2, "nothing has written"),  # may be dst itself, but there is nothing in it yet
+    (Code.GRU_CELL, "dst.buffer", 1, None),
+]
+
+
+@pytest.mark.parametrize(("code", "field", "value", "message"), UNITS)
+def test_malicious_fields_of_unit_operations_are_refused_by_name(code, field, value, message):
+    data = changed(write(unit_program(code)), "ops", 0, field, value)
+    if message is None:
+        data = changed(data, "outputs", 0, "buffer", value)
+        assert np.isfinite(Engine(data).run(np.ones((3, 15)))).all()
         return
     with pytest.raises(ModelFileError, match=message):
         Engine(data)

@@ -149,6 +149,15 @@ class Reference:
             hn = hn + (self.read(op.b, n) if op.b else 0)
             update = sigmoid(xz + hz)
             y = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * self.read(op.d, n)
+        elif op.code == Code.LSTM_CELL:
+            i, f, g, o = self.read(op.a, 4 * n).reshape(4, n)
+            cell = sigmoid(f) * self.read(op.b, n) + sigmoid(i) * np.tanh(g)
+            self.values[op.b.buffer][op.b.offset : op.b.offset + n] = cell
+            y = sigmoid(o) * np.tanh(cell)
+        elif op.code == Code.GRU_CELL:
+            (xr, xz, xn), (hr, hz, hn) = self.read(op.a, 3 * n).reshape(3, n), self.read(op.c, 3 * n).reshape(3, n)
+            update = sigmoid(xz + hz)
+            y = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * self.read(op.d, n)
         elif op.code == Code.TOP:
             x = self.read(op.a, k)
             y = top(x, n) if op.fn == Top.POSITIONS else x[top(x, n)]
@@ -398,6 +407,33 @@ def test_recurrent_products_keep_the_number_law(code, n, k, bits, biased, seed, 
     wanted = Engine(plain, isa="scalar").run((gates[None], np.zeros((1, 1), np.float32)))
     for isa in isas():
         assert Engine(data, isa=isa).run((a[None], x[None])).tobytes() == wanted.tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 70), st.integers(0, 2**32), st.booleans())
+def test_unit_operations_give_the_bits_of_the_fused_kernels(n, seed, strange):
+    rng = np.random.default_rng(seed)
+    for fused, code in ((Code.LSTM, Code.LSTM_CELL), (Code.GRU, Code.GRU_CELL)):
+        count = GATES[fused]
+        a = rng.uniform(-8, 8, (count, n)).astype(np.float32)
+        if strange:
+            a = np.where(rng.random(a.shape) < 0.1, rng.choice(np.float32([np.nan, np.inf, -np.inf, 1e38]), a.shape), a)
+        bias, start = rng.uniform(-1, 1, n).astype(np.float32), np.full(n, 0.5, np.float32)
+        nothing = Tensor(np.zeros((count * padded(n), 1), np.float32), block=count)
+        data = write(recurrent(fused, n, nothing, 1, 0.0, bias if code == Code.GRU_CELL else None))
+        rows = gate_rows(a.reshape(-1), count)
+        buffers = [Buffer(count * n, "input"), Buffer(n), Buffer(n, "state", start)]
+        operands: dict = {"b": Ref(2)}
+        if code == Code.GRU_CELL:
+            own = np.concatenate([np.zeros(2 * n, np.float32), bias])
+            buffers.append(Buffer(3 * n, "constant", own))
+            operands = {"c": Ref(3), "d": Ref(2)}
+        segment = Segment("forward", (Op(code, Ref(1), n, a=Ref(0), **operands),))
+        apart = write(Program(buffers, [], [segment], [Input("a", 0, (count * n,))], [Output("y", Ref(1), (n,))]))
+        for isa in isas():
+            expected = Engine(data, isa=isa).run((rows[None], np.zeros((1, 1), np.float32)))
+            got = Engine(apart, isa=isa).run(a.reshape(1, -1))
+            assert got.tobytes() == expected.tobytes(), (code.name, isa)
 
 
 def test_the_largest_are_found_in_order():

@@ -223,6 +223,29 @@ class Builder:
         self.emit(code, dst, n, k=matrix.shape[1], a=gates, c=x.ref, tensor=tensor, p0=scale, name=name, **fields)
         return dst
 
+    def lstm_cell(self, gates: Operand, cell: Ref) -> Operand:
+        """A step of n LSTM units, c' = sig(f) c + sig(i) tanh(g) and h' = sig(o) tanh(c'); returns h'.
+
+        `gates` are the sums (i, f, g, o) of all products and biases, n numbers each, gate after gate as in torch.
+        `cell` is the place of c, which is updated.
+        """
+        return self._cell(Code.LSTM_CELL, [gates], gates.width // 4, a=gates.ref, b=cell)
+
+    def gru_cell(self, from_input: Operand, from_state: Operand, before: Operand) -> Operand:
+        """A step of n GRU units, h' = (1 - z) n + z h with n = tanh(Wx_n + r Uh_n) and r, z = sig(Wx + Uh).
+
+        `from_input` and `from_state` are Wx and Uh with their biases, (r, z, n) gate after gate as in torch; `before`
+        is h. |h'| <= 1 where |h| <= 1.
+        """
+        reads = [from_input, from_state, before]
+        places = {"a": from_input.ref, "c": from_state.ref, "d": before.ref}
+        return replace(self._cell(Code.GRU_CELL, reads, before.width, **places), bounded=before.bounded)
+
+    def _cell(self, code: Code, reads: Sequence[Operand], n: int, **places: Ref) -> Operand:
+        kind, dst = self.place(reads), self.buffer(n)
+        self.emit(code, dst, n, **places)
+        return Operand(dst, (n,), None, kind, self.segment, bounded=True)
+
     def finish(self) -> Program:
         """The program with its segments."""
         segments = [Segment(kind, tuple(ops)) for kind, ops in self._ops if ops]

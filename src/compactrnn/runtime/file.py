@@ -141,8 +141,8 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
     tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
     p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] != Type.MATRIX_F32)
     both = op.code == Code.UNARY and op.fn in (Unary.SCALE_SHIFT, Unary.CLAMP)
-    has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT)
-    has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT)
+    has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT, Code.LSTM_CELL)
+    has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT, Code.GRU_CELL)
     k = (op.k or op.n) if op.code == Code.BINARY else op.k
     return (
         int(op.code),
@@ -156,7 +156,7 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
         tuple(op.c or _ABSENT) if has_c else tuple(_ABSENT),
         op.p0 if p0 or both else 0.0,
         op.p1 if both else 0.0,
-        tuple(op.d or _ABSENT) if op.code == Code.GRU else tuple(_ABSENT),
+        tuple(op.d or _ABSENT) if op.code in (Code.GRU, Code.GRU_CELL) else tuple(_ABSENT),
     )
 
 

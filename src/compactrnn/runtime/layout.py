@@ -9,7 +9,7 @@ import numpy as np
 from .gates import LANES
 
 MAGIC = b"\x89CRNN\r\n\x1a"
-VERSION = 3
+VERSION = 4
 LINE = 64
 GROUP = 64  # columns of an int4 matrix that share a scale
 NONE = 0xFFFFFFFF

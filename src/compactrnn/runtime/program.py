@@ -47,6 +47,8 @@ class Code(IntEnum):
     TOP = 13  # dst[n] = the n largest of a[k], or their positions; fn: Top. Of equal ones the first; NaN is largest
     SELECT = 14  # dst[i] = c[i] != 0 ? a[i] : b[i]; the number not taken has no effect, even a NaN
     DELAY = 15  # a line of k numbers, the state at dst: dst[n..k) = old dst[0..k-n), then dst[0..n) = a[n]; n divides k
+    LSTM_CELL = 16  # gates (i, f, g, o) = a[4n], gate after gate; cell b[n] updated in place; dst[n] = sig(o) tanh cell
+    GRU_CELL = 17  # r, z = sig(a + c); dst[n] = (1 - z) tanh(a_n + r c_n) + z d[n]; a[3n], c[3n] gate after gate
 
 
 GATES = {Code.AFFINE: 1, Code.LSTM: 4, Code.GRU: 3}  # of operations with a matrix: its rows for each of n

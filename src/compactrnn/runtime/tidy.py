@@ -26,6 +26,8 @@ def reads(op: Op) -> list[tuple[Ref, int]]:
         Code.GRU: (3 * p, op.n, op.k, op.n),
         Code.TOP: (op.k, 0, 0, 0),
         Code.SELECT: (op.n, op.n, op.n, 0),
+        Code.LSTM_CELL: (4 * op.n, op.n, 0, 0),
+        Code.GRU_CELL: (3 * op.n, 0, 3 * op.n, op.n),
     }.get(op.code, (op.n, 0, 0, 0))
     places = [(ref, width) for ref, width in zip((op.a, op.b, op.c, op.d), widths, strict=True) if ref and width]
     return [*places, (op.dst, op.k - op.n)] if op.code == Code.DELAY and op.k > op.n else places
@@ -34,7 +36,8 @@ def reads(op: Op) -> list[tuple[Ref, int]]:
 def writes(op: Op) -> list[tuple[Ref, int]]:
     """What an operation writes: places and widths."""
     width = op.k if op.code == Code.DELAY else op.n
-    return [(op.dst, width)] + ([(op.b, op.n)] if op.code == Code.LSTM and op.b is not None else [])
+    cell = [(op.b, op.n)] if op.code in (Code.LSTM, Code.LSTM_CELL) and op.b is not None else []
+    return [(op.dst, width), *cell]
 
 
 def overlap(p: Ref, p_width: int, q: Ref, q_width: int) -> bool:

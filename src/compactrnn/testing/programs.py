@@ -266,6 +266,21 @@ class _Writer:
         hidden = self._buffer(n, "state", self._some(n))
         self._recurrent(Code.GRU, n, hidden, b=bias, d=hidden)
 
+    def _op_lstm_cell(self) -> None:
+        gates, width = self._any(4)
+        n = width // 4
+        cell = self._buffer(n, "state", self._some(n))
+        self._new(Code.LSTM_CELL, n, a=gates, b=cell)
+
+    def _op_gru_cell(self) -> None:
+        from_x, width = self._any(3)
+        n = width // 3
+        from_h, before = self._any(3 * n)[0], self._any(n)[0]
+        if self._kind(before) == "scratch" and before.buffer not in (from_x.buffer, from_h.buffer):
+            self._add(Code.GRU_CELL, before, n, a=from_x, c=from_h, d=before)
+        else:
+            self._new(Code.GRU_CELL, n, a=from_x, c=from_h, d=before)
+
     def _units(self) -> int:
         """Few, or a number that needs more than one block of 16."""
         return self._width() if self.rng.random() < 0.5 else max(1, self._width() // 3)
