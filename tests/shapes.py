@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
-from compactrnn.tasks.sequence_model import StepNorm
+from compactrnn.models.sequence_model import StepNorm
 
 
 class Tagger(nn.Module):

@@ -21,7 +21,7 @@ PHASE = {
     "patience": None,
     "target": None,
     "task": {},
-    "dropout": None,
+    "model": {},
     "average": None,
     "optimizer": {
         "name": "AdamW",

@@ -41,7 +41,7 @@ schedule = { name = "plateau" }
 
 [phases.compress]
 updates = 80
-dropout = 0.1
+model = { dropout = 0.1 }
 optimizer = { learning_rate = 3e-3, clip = 1.0 }
 compress = { keep = 0.4, steps = 60 }
 

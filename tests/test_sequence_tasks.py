@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 import compactrnn as cr
+from compactrnn.models.sequence_model import SequenceModel, SequenceModelOptions, StepNorm
 from compactrnn.tasks.adding import AddingData, AddingTask
 from compactrnn.tasks.first_symbol import FirstSymbolData, FirstSymbolTask
 from compactrnn.tasks.mnist import MnistData, MnistTask
-from compactrnn.tasks.sequence_model import SequenceModel, SequenceModelOptions, StepNorm
 from compactrnn.tasks.table import TASKS, task_of
 from compactrnn.training.pack_run import pack_model
 
@@ -125,7 +125,7 @@ def test_dropout_leaves_out_the_same_units_at_every_step():
     model(torch.randn(4, 6, 3))
     zero = seen[0] == 0
     assert torch.equal(zero, zero[:1].expand_as(zero)) and 0 < zero.float().mean() < 1
-    model.set_dropout(dropout=0.0)
+    model.adjust(SequenceModelOptions(dropout=0.0))
     model(torch.randn(4, 6, 3))
     assert not (seen[1] == 0).any()
 
@@ -228,7 +228,7 @@ def test_settled_statistics_are_those_of_the_weights():
             parameter.mul_(1.3)
     weights = {n: p.clone() for n, p in model.named_parameters()}
     model.eval()
-    model.settle(batches)
+    model.update_statistics(batches)
     assert not model.training and model.dropout == 0.5 and model.norms[0].momentum == 0.1
     assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
     with torch.no_grad():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from compactrnn.models import LanguageModel, LanguageModelOptions
 from compactrnn.tasks.generate import generate
 from compactrnn.tasks.language_model import LanguageModelData, LanguageModelTask, in_rows
 from compactrnn.tasks.quality import evaluate_engine, language_model_of
-from compactrnn.tasks.recurrent_lm import LanguageModel, LanguageModelOptions, weight_spec
 from compactrnn.tasks.vocabulary import Vocabulary, split_symbols
 
 SMALL = LanguageModelOptions(embedding=6, hidden=(8, 8))
@@ -127,7 +127,7 @@ def test_model_options():
     model = LanguageModel(11, LanguageModelOptions(embedding=8, hidden=(8, 8), tie=True, init=0.05, dropout=0.2))
     assert model.output.weight is model.embedding.weight
     assert max(p.abs().max().item() for p in model.parameters()) <= 0.05
-    model.set_dropout(dropout=0.2, embedding_dropout=0.1, output_dropout=0.3)
+    model.adjust(LanguageModelOptions(dropout=0.2, embedding_dropout=0.1, output_dropout=0.3))
     assert (model.embedding_dropout.p, model.recurrent.dropout, model.dropout.p) == (0.1, 0.2, 0.3)
     assert model.recurrent_parameters() == 2 * (4 * 8 * 16 + 2 * 4 * 8)
     with pytest.raises(ValueError, match=r"model\.tie"):
@@ -135,7 +135,7 @@ def test_model_options():
     with pytest.raises(ValueError, match=r"model\.cell: .*got 'Transformer'"):
         LanguageModel(11, LanguageModelOptions(cell="Transformer"))
     with pytest.raises(ValueError, match=r"weight kind: .*got 'Magic'"):
-        weight_spec({"kind": "Magic"})
+        LanguageModel(11, LanguageModelOptions(hidden_weight={"kind": "Magic"}))
 
 
 def test_a_size_per_layer_and_any_weight():

@@ -17,17 +17,17 @@ from compactrnn import Engine, ModelFileError
 from compactrnn._checkpoint import load_tree, load_weights, save_tree, save_weights
 from compactrnn._files import write_atomically
 from compactrnn.cells import DuRNN
-from compactrnn.tasks.sequence_model import SequenceModel
+from compactrnn.models.sequence_model import SequenceModel
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.pack_run import pack_run
 from compactrnn.training.progress import Silent
 from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
 from compactrnn.training.recipe import OptimizerOptions, ScheduleOptions, load_recipe, recipe_from
-from compactrnn.training.rehearsal import check_shrinks
 from compactrnn.training.run_folder import RunFolder, build_task
 from compactrnn.training.schedule import LearningRate
 from compactrnn.training.train import train
+from compactrnn.training.validate_plan import check_shrinks
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEXT = "the cat sat on the mat; the dog did not.\n" * 60
@@ -212,7 +212,11 @@ def test_divergence_is_reported(table, tmp_path):
 
 
 def test_phases_follow_each_other_and_a_teacher_is_used(table, tmp_path):
-    table["phases"]["second"] = {"updates": 20, "distill": {"teacher": "train", "weight": 1.0}, "dropout": 0.0}
+    table["phases"]["second"] = {
+        "updates": 20,
+        "distill": {"teacher": "train", "weight": 1.0},
+        "model": {"dropout": 0.0},
+    }
     result = train(recipe_from(table), tmp_path / "run")
     assert result["updates"] == {"train": 60, "second": 20, "total": 80}
     first = RunFolder(tmp_path / "run").phase("train")
@@ -369,8 +373,8 @@ def test_limits_of_time_end_a_run_with_what_it_has(table, tmp_path):
 
 
 def test_dropout_that_a_model_does_not_have_is_refused(tmp_path):
-    table = {**SEQUENCES, "phases": {"train": {"updates": 2, "output_dropout": 0.1}}}
-    with pytest.raises(ValueError, match=r"phase's output_dropout: expected one of dropout.*, got 0\.1"):
+    table = {**SEQUENCES, "phases": {"train": {"updates": 2, "model": {"output_dropout": 0.1}}}}
+    with pytest.raises(ValueError, match=r"phases\.train\.model: expected some of dropout, got 'output_dropout'"):
         train(recipe_from(table), tmp_path / "run")
 
 

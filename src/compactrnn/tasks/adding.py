@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._bounds import STRICT, Sequences, Steps
 from .._errors import invalid
-from .bounds import STRICT, Sequences, Steps
 from .sequence import AbstractSequenceTask, generator
 
 UPDATES, PIECE = 1000, 50  # generated data has no end: an epoch is a thousand updates

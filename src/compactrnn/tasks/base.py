@@ -1,31 +1,14 @@
-"""What every task and its model can do for the training loop."""
+"""What the training loop asks of every task."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-
-class AbstractModel(nn.Module, ABC):
-    """A network that a recipe describes."""
-
-    @abstractmethod
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Units of each recurrent layer: the option `hidden` that makes this model again."""
-
-    @abstractmethod
-    def recurrent_parameters(self) -> int:
-        """How many numbers the recurrent layers hold."""
-
-    @abstractmethod
-    def set_dropout(self, **probabilities: Any) -> None:
-        """Use these from now on; the names are those of the model's options that end in `dropout`, all of them."""
-
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Bring up to date what only evaluation uses, by inputs of the training part; nothing, for most models."""
+from ..models.base import AbstractModel
 
 
 class AbstractTask(ABC):

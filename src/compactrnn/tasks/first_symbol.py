@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._bounds import STRICT, Sequences, Size, Steps
 from .._errors import invalid
-from .bounds import STRICT, Sequences, Size, Steps
 from .classification import AbstractClassificationTask
 from .sequence import generator
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._bounds import STRICT, Count, Word
 from .._errors import invalid
 from ..data import load_corpus
 from ..layers import detach
+from ..models.recurrent_lm import LanguageModel, LanguageModelOptions
 from .base import AbstractTask
-from .bounds import STRICT, Count, Word
 from .quality import METRIC, from_nats
-from .recurrent_lm import LanguageModel, LanguageModelOptions
 from .vocabulary import Vocabulary
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._bounds import STRICT, Count, LegacySeed
 from .._errors import invalid
 from ..data import load_mnist
 from ..data.mnist import Mnist
-from .bounds import STRICT, Count, LegacySeed
 from .classification import AbstractClassificationTask
 from .sequence import generator
 

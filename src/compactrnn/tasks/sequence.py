@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from .._memory import check_memory
+from ..models.sequence_model import SequenceModel, SequenceModelOptions
 from .base import AbstractTask
-from .sequence_model import SequenceModel, SequenceModelOptions
 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[str, ...] = get_args(Part)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._errors import invalid
+from .._validate import validated
 from .adding import AddingTask
 from .base import AbstractTask
 from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
 from .quality import shortened
-from .validate import validated
 
 DEFAULT = "language_model"
 

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._errors import ModelFileError
 from .._memory import NotEnoughMemory, available_memory, check_memory
+from .._validate import validated
 from ..tasks.base import AbstractTask
-from ..tasks.validate import validated
 
 
 def build_model(task: AbstractTask, options: Any, copies: int = 1) -> Any:
@@ -63,6 +63,6 @@ class _Budget(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and isinstance(args[0], (list, tuple, torch.Size)) and all(isinstance(n, int) for n in args[0]):
             self.bytes += 4 * math.prod(args[0])
-            hint = "make model.hidden or model.embedding smaller"
+            hint = "make the sizes in the section model smaller"
             check_memory(self.copies * self.bytes, "model", hint, self.available)
         return func(*args, **(kwargs or {}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 
 import torch
@@ -18,10 +17,10 @@ from .run_folder import build_task
 from .train import fabric_of
 
 
-def seconds_per_update(recipe: Recipe, phase: PhaseOptions, hidden: tuple[int, ...], updates: int = 6) -> float:
-    """The time of an update of `phase`, by `updates` of them on a fresh model with layers of `hidden` units.
+def seconds_per_update(recipe: Recipe, phase: PhaseOptions, updates: int = 6) -> float:
+    """The time of an update of `phase`, by `updates` of them on a new model.
 
-    Its share of the evaluations is among it, a teacher's is not. Random numbers and threads are afterwards as before.
+    Its share of the evaluations is included, a teacher's is not. Random state and threads are restored.
     """
     training = recipe.training
     state, threads = get_random_state(), torch.get_num_threads()
@@ -30,7 +29,7 @@ def seconds_per_update(recipe: Recipe, phase: PhaseOptions, hidden: tuple[int, .
             torch.set_num_threads(training.threads)
         keep_freed_memory()
         task = build_task(recipe)
-        model = task.build_model(replace(recipe.model, hidden=hidden))
+        model = task.build_model(recipe.model)
         fabric = fabric_of(training.accelerator, precision_here(training.accelerator, training.precision))
         run = PhaseRun(phase, training, task, model, fabric, None)
         taken = [_seconds(run.step) for _ in range(updates)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..lower import pack
-from ..tasks.base import AbstractModel, AbstractTask
+from ..models.base import AbstractModel
+from ..tasks.base import AbstractTask
 from .run_folder import RunFolder
 
 WeightsByName = str | Mapping[str, str]

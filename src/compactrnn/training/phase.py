@@ -12,14 +12,15 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..cells.base import AbstractCell
-from ..tasks.base import AbstractModel, AbstractTask
+from ..models.base import AbstractModel
+from ..tasks.base import AbstractTask
 from .average import WeightAverage
 from .distill import distillation_loss
 from .optimizer import build_optimizer
 from .recipe import PhaseOptions, TrainingOptions
 from .schedule import LearningRate
 
-SETTLING = 16  # batches
+STATISTICS = 16  # batches
 
 
 class PhaseRun:
@@ -130,7 +131,9 @@ class PhaseRun:
         """Validate, remember the best weights; returns the entries of a metrics line."""
         with self.average.in_place(self.model) if self.average is not None else nullcontext():
             device = self.fabric.device
-            self.model.settle(self.task.batch(i)[0].to(device) for i in range(min(SETTLING, self.per_epoch)))
+            self.model.update_statistics(
+                self.task.batch(i)[0].to(device) for i in range(min(STATISTICS, self.per_epoch))
+            )
             metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
             self._check_finite(f"validation {self.task.metric}", metric)
             weights = self.model.state_dict()

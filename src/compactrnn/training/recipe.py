@@ -10,9 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from .._errors import invalid
-from .._files import read_file
-from ..tasks.bounds import (
+from .._bounds import (
     STRICT,
     Count,
     CountFrom0,
@@ -25,8 +23,10 @@ from ..tasks.bounds import (
     ShareAbove0,
     ShareBelow1,
 )
+from .._errors import invalid
+from .._files import read_file
+from .._validate import validated
 from ..tasks.table import DEFAULT, TASKS
-from ..tasks.validate import validated
 from .phase_names import PhaseName, check_apart
 
 _MAX_BYTES = 1 << 20
@@ -94,11 +94,12 @@ class DistillOptions:
 class PhaseOptions:
     """One stretch of training: `updates` or `epochs` long.
 
-    It ends earlier after `patience` evaluations without progress, or when one gives `target` or less. `task` holds
-    entries of the section `[task]` that are others in this phase, such as shorter sequences to begin with.
+    It ends earlier after `patience` evaluations without progress, or when one gives `target` or less. `task` and
+    `model` override entries of the sections `[task]` and `[model]` in this phase: shorter sequences to begin with, less
+    dropout while the network is pruned.
 
-    Dropout left out is the model's. With `average` the weights that are validated and kept are an exponential moving
-    average of the trained ones, each update moving it by `1 - average` (by more at the start).
+    With `average` the weights that are validated and kept are an exponential moving average of the trained ones, each
+    update moving it by `1 - average` (by more at the start).
     """
 
     updates: Count | None = None
@@ -106,9 +107,7 @@ class PhaseOptions:
     patience: Count | None = None
     target: Finite | None = None
     task: dict[str, Any] = field(default_factory=dict)
-    dropout: ShareBelow1 | None = None
-    embedding_dropout: ShareBelow1 | None = None
-    output_dropout: ShareBelow1 | None = None
+    model: dict[str, Any] = field(default_factory=dict)
     average: ShareBelow1 | None = None
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
@@ -180,18 +179,22 @@ class Recipe(Generic[Data, Model]):
                 wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
                 raise ValueError(f"phases.{name}.distill.teacher: expected {wanted}, got {phase.distill.teacher!r}")
             earlier.add(name)
-            known = asdict(self.task).keys() - {"name"}  # pyright: ignore
-            if unknown := sorted(phase.task.keys() - known):
-                raise ValueError(f"phases.{name}.task: expected some of {', '.join(sorted(known))}, got {unknown[0]!r}")
+            adjustable: Any = type(self.model)
+            _check_keys(f"phases.{name}.task", phase.task, asdict(self.task).keys() - {"name"})  # pyright: ignore
+            _check_keys(f"phases.{name}.model", phase.model, adjustable.adjustable)
             try:
                 self.task_in(phase)
+                self.model_in(phase)
             except ValueError as error:
-                raise ValueError(f"phases.{name}: {error}") from None
+                raise ValueError(f"phases.{name}.{error}") from None
 
     def task_in(self, phase: PhaseOptions) -> Data:
         """The section `[task]` as it is in a phase."""
-        kind: Any = type(self.task)
-        return validated(kind, {**asdict(self.task), **phase.task}, "its task")  # pyright: ignore
+        return _override(self.task, phase.task, "task")
+
+    def model_in(self, phase: PhaseOptions) -> Model:
+        """The section `[model]` as it is in a phase."""
+        return _override(self.model, phase.model, "model")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which `recipe_from` makes the same recipe."""
@@ -233,6 +236,15 @@ def _recipe_class(section: Any, where: str) -> Any:
     kind: Any = TASKS[name]
     generic: Any = Recipe
     return generic[kind.data_options, kind.model_options]
+
+
+def _check_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    if unknown := sorted(table.keys() - set(known)):
+        raise ValueError(f"{where}: expected some of {', '.join(sorted(known))}, got {unknown[0]!r}")
+
+
+def _override(section: Any, changes: Mapping[str, Any], where: str) -> Any:
+    return validated(type(section), {**asdict(section), **changes}, where)
 
 
 def _set(table: dict[str, Any], override: str) -> None:

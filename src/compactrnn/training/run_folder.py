@@ -11,9 +11,10 @@ from typing import Any
 from .._checkpoint import load_tree, load_weights, save_tree
 from .._errors import invalid
 from .._files import check_json_size, check_writable, parse_json, read_file, read_json, write_json
-from ..tasks.base import AbstractModel, AbstractTask
+from .._validate import validated
+from ..models.base import AbstractModel
+from ..tasks.base import AbstractTask
 from ..tasks.table import TASKS
-from ..tasks.validate import validated
 from .build import build_model, load_state, model_options
 from .recipe import Recipe, recipe_from
 from .run_records import Config, Evaluation, Phase, Result

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from ..tasks.bounds import CountFrom0, PositiveOrZero
+from .._bounds import CountFrom0, PositiveOrZero
 
 
 class _Record(BaseModel):

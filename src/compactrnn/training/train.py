@@ -19,8 +19,9 @@ from .._errors import ModelFileError, invalid
 from .._files import write_json
 from .._machine import describe_machine
 from .._memory import check_memory
-from ..tasks.base import AbstractModel, AbstractTask
-from ..tasks.validate import validated
+from .._validate import validated
+from ..models.base import AbstractModel
+from ..tasks.base import AbstractTask
 from .build import build_model, load_state, model_options
 from .clock import Clock
 from .interrupt import stop_flag
@@ -31,13 +32,12 @@ from .precision import precision_here
 from .progress import Silent
 from .random_state import get_random_state, seed_everything, set_random_state
 from .recipe import PhaseOptions, Recipe, recipe_from
-from .rehearsal import check_shrinks
 from .run_folder import RunFolder, build_task, load_phase, save_phase
 from .run_records import Checkpoint
+from .validate_plan import check_shrinks
 
 SOLVED = 5  # as many batches of training in a row without a mistake, as Martin and Cundy (2018) have it
 THREADS = 4  # for each processor, at most
-_DROPOUTS = ("dropout", "embedding_dropout", "output_dropout")
 
 
 def train(
@@ -92,7 +92,6 @@ class Trainer:
         self.model: AbstractModel = build_model(self.task, recipe.model, copies)
         self.folder.check_config(self._config())
         for name, phase in recipe.phases.items():
-            _dropout_of(recipe, phase)
             task = self._task_in(phase)
             task.check_start(training.validation_streams)
             if on_cpu:
@@ -122,7 +121,7 @@ class Trainer:
         recipe, training = self.recipe, self.recipe.training
         if threads := training.threads:
             torch.set_num_threads(threads)
-        self.model.set_dropout(**_dropout_of(recipe, phase))
+        self.model.adjust(recipe.model_in(phase))
         if saved is not None and saved["run"] is None:
             with _fits(self.folder.checkpoint):
                 set_random_state(saved["random"])  # from before the phase: what is built below draws from it
@@ -151,7 +150,7 @@ class Trainer:
         if run.loss_count:
             self._evaluate(name, run)
         self.model = run.outcome()
-        self.model_options = {**self.model_options, "hidden": self.model.layer_sizes()}
+        self.model_options = {**self.model_options, **self.model.size_options()}
         self.updates = {**self.updates, name: run.update}
         save_phase(self.folder.phase(name), self.model, self.model_options)
         self._checkpoint(number + 1, None)
@@ -307,17 +306,6 @@ def fabric_of(accelerator: str, precision: Any) -> Fabric:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
         fabric.launch()
     return fabric
-
-
-def _dropout_of(recipe: Recipe, phase: PhaseOptions) -> dict[str, Any]:
-    """The phase's own probabilities, else the model's."""
-    own = {name: value for name in _DROPOUTS if (value := getattr(phase, name)) is not None}
-    known = {name: getattr(recipe.model, name) for name in _DROPOUTS if hasattr(recipe.model, name)}
-    if unknown := sorted(own.keys() - known.keys()):
-        raise invalid(
-            f"phase's {unknown[0]}", got=own[unknown[0]], expected=f"one of {', '.join(known)} for this model"
-        )
-    return {**known, **own}
 
 
 @contextmanager

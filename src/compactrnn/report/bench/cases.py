@@ -22,7 +22,7 @@ from .model import PlainModel, random_model
 from .spec import GRAMMAR, Spec, parse_spec
 
 if TYPE_CHECKING:
-    from ...tasks.recurrent_lm import LanguageModel
+    from ...models.recurrent_lm import LanguageModel
 
 STANDARD = (
     "lstm:1500-1500-1500",
@@ -109,7 +109,7 @@ def spec_case(spec: Spec, weights: Sequence[str]) -> Case:
 
 def run_case(path: Path, weights: Sequence[str]) -> Case:
     """A run's language model on its test text."""
-    from ...tasks.recurrent_lm import LanguageModel
+    from ...models.recurrent_lm import LanguageModel
     from ...training.run_folder import RunFolder
 
     model, task, recipe = RunFolder(path).load()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import invalid
-from ...tasks.recurrent_lm import LanguageModel
+from ...models.recurrent_lm import LanguageModel
 from .model import Layer, PlainModel
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

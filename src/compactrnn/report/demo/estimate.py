@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...training.estimate import seconds_per_update
 from ...training.recipe import Recipe
 
@@ -10,9 +12,13 @@ def estimated_seconds(recipe: Recipe, scratch: Recipe) -> float:
     """Seconds of all phases, from a few updates of each at the size that it will have."""
     total, hidden = 0.0, recipe.model.hidden
     for phase in recipe.phases.values():
-        total += phase.total_updates(0) * seconds_per_update(recipe, phase, hidden)
+        total += phase.total_updates(0) * seconds_per_update(_with(recipe, hidden), phase)
         if phase.compress is not None and isinstance(keep := phase.compress.keep, float):
             hidden = tuple(max(1, round(n * keep)) for n in hidden)
     (phase,) = scratch.phases.values()
     updates = sum(phase.total_updates(0) for phase in recipe.phases.values())
-    return total + updates * seconds_per_update(scratch, phase, hidden)
+    return total + updates * seconds_per_update(_with(scratch, hidden), phase)
+
+
+def _with(recipe: Recipe, hidden: tuple[int, ...]) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, hidden=hidden))

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..._checkpoint import load_weights
 from ..._errors import invalid
+from ...models.recurrent_lm import LanguageModel
 from ...tasks.language_model import LanguageModelTask
-from ...tasks.recurrent_lm import LanguageModel
 from ...training.progress import Bar
 from ...training.recipe import PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, build_task, load_phase

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import isabstract
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from .. import layers, weights
+from .. import layers
+from .._bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 from .._errors import invalid
-from .base import AbstractModel
-from .bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
+from .base import AbstractModel, weight_specs
 
 
 @dataclass(frozen=True)
 class LanguageModelOptions:
     """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
 
-    `dropout` acts between the layers, and after the last one unless `output_dropout` says otherwise. `init` is the
-    bound of a uniform distribution for all parameters, or "orthogonal": hidden matrices orthogonal in each gate, input
-    matrices as Glorot and Bengio have it, biases zero; None leaves torch's own.
+    `dropout` acts between the layers, and after the last one unless `output_dropout` is given. `init` is the bound of
+    a uniform distribution for all parameters, or "orthogonal": orthogonal hidden matrices in each gate, Glorot
+    initialization of the input matrices, zero biases; None keeps torch's default.
     """
 
+    adjustable: ClassVar = ("dropout", "embedding_dropout", "output_dropout")
     embedding: Size = 64
     hidden: Layers = (256, 256)
     cell: Word = "LSTM"
@@ -38,7 +38,7 @@ class LanguageModelOptions:
 
 
 class LanguageModel(AbstractModel):
-    """Embedding, recurrent layers, linear: the scores of the next symbol after each symbol.
+    """Embedding, recurrent layers and a linear layer: the logits of the next symbol after each symbol.
 
     Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only
     (Zaremba et al., 2014).
@@ -65,8 +65,7 @@ class LanguageModel(AbstractModel):
                     "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", expected="equal sizes"
                 )
             self.output.weight = self.embedding.weight
-        if options.output_dropout is not None:
-            self.dropout.p = options.output_dropout
+        self.adjust(options)
         if options.init == "orthogonal":
             _orthogonal(self.recurrent)
         elif options.init is not None:
@@ -83,19 +82,23 @@ class LanguageModel(AbstractModel):
         """Logits of sequences that start from zero states."""
         return self.advance(tokens)[0]
 
-    def set_dropout(self, *, dropout: float, embedding_dropout: float, output_dropout: float | None) -> None:
-        """Use these probabilities from now on; `output_dropout` None is `dropout`."""
-        self.embedding_dropout.p = embedding_dropout
-        self.recurrent.dropout = dropout if self.recurrent.num_layers > 1 else 0.0
-        self.dropout.p = dropout if output_dropout is None else output_dropout
+    def adjust(self, options: LanguageModelOptions) -> None:
+        """Use the dropout probabilities of `options` from now on."""
+        self.embedding_dropout.p = options.embedding_dropout
+        self.recurrent.dropout = options.dropout if self.recurrent.num_layers > 1 else 0.0
+        self.dropout.p = options.dropout if options.output_dropout is None else options.output_dropout
 
     def layer_sizes(self) -> tuple[int, ...]:
         """Units of each recurrent layer."""
         size = self.recurrent.hidden_size
         return tuple(size) if isinstance(size, (list, tuple)) else (size,) * self.recurrent.num_layers
 
+    def size_options(self) -> dict[str, Any]:
+        """The option `hidden`."""
+        return {"hidden": self.layer_sizes()}
+
     def recurrent_parameters(self) -> int:
-        """How many numbers the recurrent layers hold: input, hidden and bias."""
+        """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.recurrent.parameters())
 
 
@@ -121,32 +124,3 @@ def _orthogonal(recurrent: nn.Module) -> None:
         size = parameters[name.replace("_ih_", "_hh_")].shape[1]
         for gate in parameter.data.split(size):
             (nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_)(gate)
-
-
-def weight_specs(options: Any) -> dict[str, weights.WeightSpec]:
-    """Those that a section `[model]` names, as arguments of a layer."""
-    specs = {}
-    for name in ("input_weight", "hidden_weight"):
-        if table := getattr(options, name):
-            try:
-                specs[name] = weight_spec(table)
-            except ValueError as error:
-                raise ValueError(f"model.{name}: {error}") from None
-    return specs
-
-
-def weight_spec(table: Mapping[str, Any]) -> weights.WeightSpec:
-    """The weight specification that a recipe's table names.
-
-    >>> weight_spec({"kind": "Dense"})
-    Dense()
-    """
-    arguments = dict(table)
-    kind = arguments.pop("kind", None)
-    found = getattr(weights, str(kind), None)
-    if not (isinstance(found, type) and issubclass(found, weights.WeightSpec)) or isabstract(found):
-        raise invalid("weight kind", got=repr(kind), expected="the name of a weight of compactrnn, such as LowRank")
-    try:
-        return found(**arguments)
-    except TypeError as error:
-        raise invalid(f"weight {kind}", got=str(arguments), expected=f"its own options ({error})") from error

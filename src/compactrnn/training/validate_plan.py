@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from .._errors import UnsupportedModelError, invalid
-from ..tasks.base import AbstractModel, AbstractTask
+from ..models.base import AbstractModel
+from ..tasks.base import AbstractTask
 from .recipe import CompressOptions
 
 
@@ -33,7 +34,7 @@ def check_shrinks(
     assert isinstance(small, AbstractModel)
     with torch.random.fork_rng(devices=[]):
         try:
-            again = task.build_model(task.model_options(**{**model_options, "hidden": small.layer_sizes()}))
+            again = task.build_model(task.model_options(**{**model_options, **small.size_options()}))
         except (ValueError, UnsupportedModelError) as error:
             raise _refusal(phase, str(error)) from error
     wanted, got = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (again, small))

@@ -1,20 +1,19 @@
-"""Recurrent layers that read a whole sequence and answer once."""
+"""A sequence classifier or regressor: recurrent layers and a linear output layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .. import cells, layers
+from .._bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
 from .._errors import invalid
 from ..cells.base import AbstractCell
-from .base import AbstractModel
-from .bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
-from .recurrent_lm import weight_specs
+from .base import AbstractModel, weight_specs
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,10 @@ class SequenceModelOptions:
 
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
     that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
-    leaves out the same units at every step of a sequence.
+    drops the same units at every step of a sequence.
     """
 
+    adjustable: ClassVar = ("dropout",)
     hidden: Layers = (128, 128)
     cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
@@ -82,7 +82,7 @@ class SequenceModel(AbstractModel):
         return self.output(x[-1])
 
     @torch.no_grad()
-    def settle(self, batches: Iterable[Tensor]) -> None:
+    def update_statistics(self, batches: Iterable[Tensor]) -> None:
         """Batch statistics for evaluation: their means over `batches` for the weights as they are now.
 
         Running averages are of weights that have changed since, and a long recurrence magnifies the difference (Wu and
@@ -103,16 +103,20 @@ class SequenceModel(AbstractModel):
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
-    def set_dropout(self, *, dropout: float) -> None:
-        """Use this probability from now on."""
-        self.dropout = dropout
+    def adjust(self, options: SequenceModelOptions) -> None:
+        """Use the dropout probability of `options` from now on."""
+        self.dropout = options.dropout
 
     def layer_sizes(self) -> tuple[int, ...]:
         """Units of each layer."""
         return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
 
+    def size_options(self) -> dict[str, Any]:
+        """The option `hidden`."""
+        return {"hidden": self.layer_sizes()}
+
     def recurrent_parameters(self) -> int:
-        """How many numbers the recurrent layers hold: input, hidden and bias."""
+        """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.layers.parameters())
 
 

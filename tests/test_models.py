@@ -1,0 +1,54 @@
+"""Models by their options, weights by their names."""
+
+import subprocess
+import sys
+
+import pytest
+
+from compactrnn import weights
+from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
+from compactrnn.weights.registry import weight_kinds, weight_spec
+
+
+def test_every_exported_weight_is_known_by_its_name():
+    assert weight_kinds() == {"Dense": weights.Dense, "Kronecker": weights.Kronecker, "LowRank": weights.LowRank}
+    assert weight_spec({"kind": "Kronecker", "out_block": 4, "in_block": 2}) == weights.Kronecker(4, 2)
+
+
+def test_a_weight_that_is_exported_later_needs_no_entry(monkeypatch):
+    class Mine(weights.Dense):
+        pass
+
+    monkeypatch.setattr(weights, "Mine", Mine, raising=False)
+    assert weight_spec({"kind": "Mine"}) == Mine()
+
+
+@pytest.mark.parametrize("kind", ["Magic", None, "WeightSpec", "DENSE", "DenseWeight", 3])
+def test_other_names_are_refused_with_the_known_ones(kind):
+    with pytest.raises(ValueError, match=r"weight kind: expected one of Dense, Kronecker, LowRank, got"):
+        weight_spec({"kind": kind})
+
+
+def test_options_that_a_weight_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"weight LowRank: expected its own options .*speed.*, got"):
+        weight_spec({"kind": "LowRank", "speed": 3})
+
+
+def test_the_sizes_of_a_model_are_options_that_build_it_again():
+    for model, build in (
+        (LanguageModel(9, LanguageModelOptions(hidden=(5, 3))), lambda o: LanguageModel(9, LanguageModelOptions(**o))),
+        (SequenceModel(2, 3, SequenceModelOptions(hidden=(4, 6))), lambda o: SequenceModel(2, 3, _sequence(o))),
+    ):
+        again = build(model.size_options())
+        assert {n: t.shape for n, t in again.state_dict().items()} == {
+            n: t.shape for n, t in model.state_dict().items()
+        }
+
+
+def _sequence(options):
+    return SequenceModelOptions(**options)
+
+
+def test_models_know_no_task():
+    code = "import sys, compactrnn.models; assert not [m for m in sys.modules if m.startswith('compactrnn.tasks')]"
+    subprocess.run([sys.executable, "-c", code], check=True)
