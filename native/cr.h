@@ -2,6 +2,7 @@
  *
  *     cr_model model;
  *     int code = cr_open(&model, file, file_bytes, NULL);          // file: 64-byte aligned, kept by the caller
+ *     if (cr_expanded_size(&model)) cr_expand(&model, aligned_alloc(64, cr_expanded_size(&model)));
  *     void *block = aligned_alloc(64, cr_block_size(&model));      // one per stream: plain memory, memcpy copies it
  *     cr_reset(&model, block);
  *     code = cr_step(&model, block, inputs, outputs);              // as often as you like
@@ -13,8 +14,8 @@
  * on x86 and 64-bit Arm. Elsewhere (WebAssembly, 32-bit Arm, RISC-V) it runs in the mode that it finds: there rounding to
  * nearest is the caller's to keep, and results in which subnormal numbers occur (below 1.2e-38) may differ in them.
  *
- * Memory: a file may ask for much more than its own size. cr_block_size and cr_workspace_size say how much, and cr_step_work
- * how long a step takes, before anything is allocated or run: refuse what is beyond your limits. */
+ * Memory: a file may ask for much more than its own size. cr_expanded_size, cr_block_size and cr_workspace_size say how much,
+ * and cr_step_work how long a step takes, before anything is allocated or run: refuse what is beyond your limits. */
 #ifndef CR_H
 #define CR_H
 
@@ -48,10 +49,11 @@ enum cr_code_of_error {
     CR_ERROR_TOKEN,          /* an input token outside its vocabulary; nothing was run */
     CR_ERROR_OFFLINE,        /* the model needs whole sequences: cr_run_sequence */
     CR_ERROR_ARITHMETIC,     /* the library was compiled so that it rounds differently */
+    CR_ERROR_EXPAND,         /* the model has Toeplitz-like matrices, and cr_expand has not been called */
     CR_ERROR_COUNT
 };
 
-/* A verified file. Immutable: share it between threads. */
+/* A verified file. Immutable, once expanded: share it between threads. */
 typedef struct cr_model {
     const unsigned char *file;
     const cr_header *header;
@@ -69,6 +71,9 @@ typedef struct cr_model {
     size_t rows;             /* where the block's rows of sequences start: `chunk` of them, unless offline */
     size_t workspace;        /* where the block's work space starts */
     size_t chunk;            /* steps that run together, segment by segment */
+    size_t expanded_bytes;   /* of Toeplitz-like matrices, and, as the last part, of the column that cr_expand works on */
+    size_t column_bytes;
+    const unsigned char *expanded;
     int offline;             /* needs whole sequences */
     uint32_t fault;          /* after an error in an op: its number; in an output: op_count + its number; else CR_NONE */
 } cr_model;
@@ -76,6 +81,12 @@ typedef struct cr_model {
 /* Verify `bytes` bytes at `file` and bind `model` to them; `isa` names the kernels, NULL = the best.
  * Reads nothing else, writes `model` only. The file must stay where it is, unchanged. */
 int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa);
+
+/* Toeplitz-like matrices are stored as a few vectors. Where a model has some, cr_expanded_size is not 0: cr_expand then
+ * computes them, before the first run, in so many bytes of memory at a multiple of 64, which must stay there, unchanged,
+ * as long as the model is used. It takes 2 * rank operations for each of their numbers. */
+size_t cr_expanded_size(const cr_model *model);
+void cr_expand(cr_model *model, void *memory);
 
 /* What an error code means: a static string. */
 const char *cr_error(int code);
@@ -98,7 +109,7 @@ void cr_reset(const cr_model *model, void *block);
 
 /* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float, which do
  * not overlap the inputs or each other. Bit for bit the same as so many single steps. A NaN in the outputs is always the same NaN.
- * Returns CR_OK, or CR_ERROR_TOKEN or CR_ERROR_OFFLINE and nothing was run. */
+ * Returns CR_OK, or CR_ERROR_TOKEN, CR_ERROR_OFFLINE or CR_ERROR_EXPAND and nothing was run. */
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
 int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);
 

@@ -107,17 +107,36 @@ enum cr_type {
     CR_TABLE_F16 = 4,
     CR_TABLE_I8 = 5,
     CR_INDEX = 6,                     /* int32, columns = 1 */
-    CR_TYPE_COUNT = 7
+    CR_TOEPLITZ_F32 = 7,              /* a float32 matrix of Toeplitz-like blocks */
+    CR_TYPE_COUNT = 8
 };
 
 typedef struct {
     uint32_t type;
     uint32_t rows;
     uint32_t columns;
-    uint32_t block;                   /* panels of a block, of a matrix; else 0 */
+    uint32_t block;                   /* panels of a block, of any matrix; else 0 */
     uint64_t place;
-    uint64_t scale;                   /* the place of the scales; 0 where there are none */
+    uint64_t scale;                   /* the place of the scales; 0 where there are none; see cr_toeplitz */
 } cr_tensor;
+
+/* What comes before the vectors of a CR_TOEPLITZ_F32 with k columns. Its rows are those of `gates` gates with `units` rows
+ * each, one after the other, or interleaved as gates lie: then they are gates * P rows. Each gate is ceil(units / k) blocks
+ * below each other, the last cut off at its units; a block is a k x k matrix of displacement rank `rank`,
+ *     sum over j of Z_1(g_j) Z_-1(h_j)
+ * where Z_1(v) and Z_-1(v) are the circulant and the skew-circulant matrix with the first column v. The vectors are float32
+ * numbers of CR_MAX_VECTOR at most: of all blocks the g_j, each k numbers, then of all blocks the h_j.
+ *
+ * cr_expand computes the panels of the matrix, laid out with `block` as those of a CR_MATRIX_F32, in memory of the
+ * caller's. There `scale` is their place; they lie one after the other, in the order of the tensors. */
+#define CR_MAX_VECTOR 1e12f           /* so that every number of the matrix is finite */
+typedef struct {
+    uint32_t rank;                    /* from 1 to k */
+    uint32_t gates;
+    uint32_t units;
+    uint32_t interleaved;             /* 0 or 1 */
+    uint32_t reserved[12];
+} cr_toeplitz;
 
 typedef struct {
     uint32_t buffer;
@@ -214,6 +233,7 @@ typedef struct {
 static_assert(sizeof(cr_header) == 64, "header");
 static_assert(sizeof(cr_buffer) == 32, "buffer");
 static_assert(sizeof(cr_tensor) == 32, "tensor");
+static_assert(sizeof(cr_toeplitz) == 64, "toeplitz");
 static_assert(sizeof(cr_op) == 64, "op");
 static_assert(sizeof(cr_segment) == 16, "segment");
 static_assert(sizeof(cr_port) == 64, "port");

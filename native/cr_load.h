@@ -19,7 +19,21 @@ int cr_check_read(const cr_model *model, uint32_t segment, cr_ref ref, uint64_t 
 int cr_check_write(const cr_model *model, uint32_t segment, cr_ref ref, uint64_t width);
 
 /* A tensor, which the walk has come to. */
-int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor);
+int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor);
+
+/* Whether products can be made with tensors of this type. */
+static inline int cr_is_matrix(uint32_t type)
+{
+    return type <= CR_MATRIX_I4 || type == CR_TOEPLITZ_F32;
+}
+
+static inline uint64_t cr_toeplitz_blocks(const cr_tensor *tensor, const cr_toeplitz *form)
+{
+    return (uint64_t)form->gates * (((uint64_t)form->units + tensor->columns - 1) / tensor->columns);
+}
+
+/* Of the panels that cr_expand computes for a tensor. */
+uint64_t cr_expanded_bytes(const cr_tensor *tensor);
 
 /* How many numbers an op writes at dst. */
 static inline uint64_t cr_written_width(const cr_op *op)

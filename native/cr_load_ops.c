@@ -115,9 +115,9 @@ static int cr_check_signature(const cr_model *model, const cr_op *op)
 /* The matrix of a product, and the scale of its inputs. */
 static int cr_check_product(const cr_op *op, const cr_tensor *tensor, uint64_t rows)
 {
-    if (tensor->type > CR_MATRIX_I4 || tensor->rows != rows || tensor->columns != op->k) return CR_ERROR_SHAPE;
+    if (!cr_is_matrix(tensor->type) || tensor->rows != rows || tensor->columns != op->k) return CR_ERROR_SHAPE;
     if (op->p0 == 0) return CR_OK;
-    return tensor->type != CR_MATRIX_F32 && op->p0 >= 1e-30f && op->p0 <= 1e30f ? CR_OK : CR_ERROR_VALUE;
+    return (tensor->type == CR_MATRIX_I8 || tensor->type == CR_MATRIX_I4) && op->p0 >= 1e-30f && op->p0 <= 1e30f ? CR_OK : CR_ERROR_VALUE;
 }
 
 static int cr_check_op(const cr_site *site)

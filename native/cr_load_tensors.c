@@ -126,14 +126,38 @@ static int cr_check_matrix(const cr_model *model, cr_walk *walk, const cr_tensor
     return cr_check_sums(model, matrix, tensor, place);
 }
 
-int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tensor)
+/* A Toeplitz-like matrix, whose form is at `place`, and where it will be expanded. */
+static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+{
+    const cr_toeplitz *form = (const void *)(model->file + place);
+    uint64_t units = form->units, padded = (units + CR_LANES - 1) / CR_LANES * CR_LANES;
+    if (!cr_is_zero((const unsigned char *)form->reserved, 0, sizeof form->reserved)) return CR_ERROR_LAYOUT;
+    if (!form->rank || form->rank > tensor->columns || !form->gates || !units || form->interleaved > 1) return CR_ERROR_LIMIT;
+    if (form->gates * (form->interleaved ? padded : units) != tensor->rows) return CR_ERROR_SHAPE;
+    uint64_t numbers = 2 * cr_toeplitz_blocks(tensor, form) * form->rank * tensor->columns;
+    int code = cr_take_section(walk, 4 * numbers, &place);
+    if (code) return code;
+    const float *vectors = (const float *)(const void *)(model->file + place);
+    for (uint64_t i = 0; i < numbers; i++)
+        if (!(vectors[i] >= -CR_MAX_VECTOR && vectors[i] <= CR_MAX_VECTOR)) return CR_ERROR_VALUE;
+    uint64_t column = (8ull * tensor->columns + CR_LINE - 1) / CR_LINE * CR_LINE;
+    uint64_t start = model->expanded_bytes - model->column_bytes, end = start + cr_expanded_bytes(tensor);
+    if (column < model->column_bytes) column = model->column_bytes;
+    if (tensor->scale != start) return CR_ERROR_LAYOUT;
+    if (end + column > SIZE_MAX / 2) return CR_ERROR_LIMIT;
+    model->column_bytes = (size_t)column;
+    model->expanded_bytes = (size_t)(end + column);
+    return CR_OK;
+}
+
+int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
 {
     int code;
     uint64_t place, bytes = 0, rows = tensor->rows, columns = tensor->columns;
     uint64_t panels = (rows + CR_LANES - 1) / CR_LANES;
     if (tensor->type >= CR_TYPE_COUNT) return CR_ERROR_ENUM;
     if (!rows || !columns || rows > CR_MAX_ROWS || columns > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
-    int is_matrix = tensor->type <= CR_MATRIX_I4;
+    int is_matrix = cr_is_matrix(tensor->type);
     if (is_matrix ? !tensor->block || tensor->block > CR_MAX_BLOCK_PANELS : tensor->block != 0) return CR_ERROR_LIMIT;
     if (is_matrix && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
     switch (tensor->type) {
@@ -147,10 +171,12 @@ int cr_check_tensor(const cr_model *model, cr_walk *walk, const cr_tensor *tenso
     case CR_TABLE_F16: bytes = rows * columns * 2; break;
     case CR_TABLE_I8: bytes = rows * columns; break;
     case CR_INDEX: bytes = rows * 4; break;
+    case CR_TOEPLITZ_F32: bytes = sizeof(cr_toeplitz); break;
     }
     if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
+    if (tensor->type == CR_TOEPLITZ_F32) return cr_check_toeplitz(model, walk, tensor, place);
     if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
     if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;

@@ -90,8 +90,16 @@ static void cr_run_embed(const cr_run_state *run, const cr_op *op, float *dst)
     }
 }
 
+/* The kernels that multiply with a tensor. */
+static uint32_t cr_kernel_type(const cr_tensor *tensor)
+{
+    return tensor->type == CR_TOEPLITZ_F32 ? CR_MATRIX_F32 : tensor->type;
+}
+
 static cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
 {
+    if (tensor->type == CR_TOEPLITZ_F32)
+        return (cr_matrix){model->expanded + tensor->scale, NULL, NULL, tensor->rows, tensor->columns, tensor->block};
     const unsigned char *scale = model->file + tensor->scale;
     const void *sums = scale + CR_LINES(4ull * tensor->rows);
     return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block};
@@ -112,24 +120,26 @@ static cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t typ
 static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps)
 {
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    uint32_t type = cr_kernel_type(tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
-    cr_rows x = cr_prepare(run, op, tensor->type, cr_at(run, op->a), steps);
-    run->model->kernels->affine[tensor->type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
+    cr_rows x = cr_prepare(run, op, type, cr_at(run, op->a), steps);
+    run->model->kernels->affine[type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
 }
 
 static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_kernels *kernels = run->model->kernels;
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    uint32_t type = cr_kernel_type(tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
-    const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->c), 1).first;
+    const void *x = cr_prepare(run, op, type, cr_at(run, op->c), 1).first;
     const float *gates = cr_floats(run, op->a);
     float *b = cr_at_or_none(run, op->b).first;
     int backwards = run->t & 1;
     if (op->code == CR_LSTM)
-        kernels->lstm[tensor->type](dst, &matrix, x, gates, b, op->n, backwards);
+        kernels->lstm[type](dst, &matrix, x, gates, b, op->n, backwards);
     else
-        kernels->gru[tensor->type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n, backwards);
+        kernels->gru[type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n, backwards);
 }
 
 static void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
@@ -259,8 +269,10 @@ static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size
     }
 }
 
-static int cr_check_tokens(const cr_model *model, const void *const *inputs, size_t steps)
+/* What can be wrong with a run of a verified model. */
+static int cr_check_run(const cr_model *model, const void *const *inputs, size_t steps)
 {
+    if (model->expanded_bytes && !model->expanded) return CR_ERROR_EXPAND;
     for (uint32_t i = 0; i < model->header->input_count; i++) {
         if (!model->inputs[i].vocabulary) continue;
         const int32_t *tokens = inputs[i];
@@ -273,7 +285,7 @@ static int cr_check_tokens(const cr_model *model, const void *const *inputs, siz
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps)
 {
     if (model->offline) return CR_ERROR_OFFLINE;
-    int code = cr_check_tokens(model, inputs, steps);
+    int code = cr_check_run(model, inputs, steps);
     if (code) return code;
     uint64_t before = cr_flush_subnormals();
     cr_run_state run = {model, block, (unsigned char *)block + model->rows, inputs, 0, 0, steps, 0};
@@ -293,7 +305,7 @@ int cr_step(const cr_model *model, void *block, const void *const *inputs, float
 int cr_run_sequence(const cr_model *model, void *block, void *workspace, const void *const *inputs,
                     float *const *outputs, size_t steps)
 {
-    int code = cr_check_tokens(model, inputs, steps);
+    int code = cr_check_run(model, inputs, steps);
     if (code) return code;
     uint64_t before = cr_flush_subnormals();
     cr_reset(model, block);

@@ -89,6 +89,7 @@ private:
 
 struct Model {
     Memory file;
+    Memory expanded;
     cr_model model{};
     nb::object empty;   // numpy.empty
     nb::object float32;
@@ -113,6 +114,16 @@ struct Model {
             output_shapes.push_back(nb::tuple(shape));
         }
         slow = cr_step_work(&model) > 320000;
+    }
+
+    // Before any stream: the Toeplitz-like matrices.
+    void expand() {
+        size_t bytes = cr_expanded_size(&model);
+        if (!bytes || expanded) return;
+        expanded = allocate(bytes);
+        prefer_large_pages(expanded.get(), bytes);
+        nb::gil_scoped_release release;
+        cr_expand(&model, expanded.get());
     }
 
 private:
@@ -340,6 +351,8 @@ NB_MODULE(_native, module) {
         .def_prop_ro("isa", [](const Model &self) { return std::string(cr_isa(&self.model)); })
         .def_prop_ro("offline", [](const Model &self) { return cr_is_offline(&self.model) != 0; })
         .def_prop_ro("state_bytes", [](const Model &self) { return cr_state_size(&self.model); })
+        .def_prop_ro("expanded_bytes", [](const Model &self) { return cr_expanded_size(&self.model); })
+        .def("expand", &Model::expand)
         .def_prop_ro("block_bytes", [](const Model &self) { return cr_block_size(&self.model); })
         .def("workspace_bytes", [](const Model &self, size_t steps) { return cr_workspace_size(&self.model, steps); });
     nb::class_<Stream>(module, "Stream")

@@ -60,6 +60,10 @@ static void fill(const cr_port *port, void *rows, size_t count)
 static void prepare(run *r, size_t steps)
 {
     r->steps = steps;
+    r->expanded = allocate(cr_expanded_size(&r->model));
+    inside = 1;
+    if (cr_expanded_size(&r->model)) cr_expand(&r->model, r->expanded);
+    inside = 0;
     r->block = allocate(cr_block_size(&r->model));
     r->workspace = allocate(cr_workspace_size(&r->model, steps));
     for (uint32_t i = 0; i < r->model.header->input_count; i++) {
@@ -103,7 +107,7 @@ static void want_same(uint32_t one, uint32_t other)
 
 static uint64_t announced_bytes(const cr_model *model)
 {
-    uint64_t bytes = (uint64_t)cr_block_size(model) + cr_workspace_size(model, STEPS);
+    uint64_t bytes = (uint64_t)cr_expanded_size(model) + cr_block_size(model) + cr_workspace_size(model, STEPS);
     for (uint32_t i = 0; i < model->header->input_count; i++) bytes += 4 * STEPS * cr_port_width(&model->inputs[i]);
     for (uint32_t i = 0; i < model->header->output_count; i++) bytes += 4 * STEPS * cr_port_width(&model->outputs[i]);
     return bytes;

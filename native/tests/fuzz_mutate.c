@@ -102,12 +102,45 @@ static void sum_rows(uint8_t *file, const cr_tensor *t, uint64_t sums)
     }
 }
 
-static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at)
+/* The form and the vectors of a Toeplitz-like matrix; its panels come to `*expanded` in memory. */
+static void place_toeplitz(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t *expanded)
+{
+    cr_toeplitz form = {.rank = 0};
+    t->place = place(file, most, at, sizeof form);
+    if (*at > most) return;
+    memcpy(&form, file + t->place, sizeof form);
+    memset(form.reserved, 0, sizeof form.reserved);
+    form.interleaved &= 1;
+    if (!form.gates || form.gates > t->rows) form.gates = 1;
+    if (!form.rank || form.rank > t->columns) form.rank = 1;
+    if (!form.units || form.units > t->rows) form.units = 1 + t->rows / form.gates / 2;
+    uint64_t padded = ((uint64_t)form.units + CR_LANES - 1) / CR_LANES * CR_LANES;
+    t->rows = (uint32_t)(form.gates * (form.interleaved ? padded : form.units));
+    memcpy(file + t->place, &form, sizeof form);
+    if (!t->columns || t->columns > CR_MAX_COLUMNS) return;
+    uint64_t blocks = form.gates * (((uint64_t)form.units + t->columns - 1) / t->columns);
+    if (blocks > most) return;
+    uint64_t count = 2 * blocks * form.rank * t->columns, vectors = place(file, most, at, 4 * count);
+    t->scale = *expanded;
+    *expanded += ((uint64_t)t->rows + CR_LANES - 1) / CR_LANES * CR_LINE * t->columns;
+    for (uint64_t i = 0; i < count && *at <= most; i++) {
+        float x;
+        memcpy(&x, file + vectors + 4 * i, 4);
+        if (!(x >= -CR_MAX_VECTOR && x <= CR_MAX_VECTOR)) x = 1.0f;
+        memcpy(file + vectors + 4 * i, &x, 4);
+    }
+}
+
+static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t *expanded)
 {
     uint64_t rows = t->rows, columns = t->columns, panels = (rows + CR_LANES - 1) / CR_LANES, bytes = 0;
-    int is_matrix = t->type <= CR_MATRIX_I4;
+    int is_matrix = t->type <= CR_MATRIX_I4 || t->type == CR_TOEPLITZ_F32;
     if (!is_matrix) t->block = 0;
     if (is_matrix && (!t->block || t->block > 4)) t->block = 1 + t->block % 4;
+    if (t->type == CR_TOEPLITZ_F32) {
+        place_toeplitz(file, most, t, at, expanded);
+        return;
+    }
     switch (t->type) {
     case CR_MATRIX_F32: bytes = panels * CR_LINE * columns; break;
     case CR_MATRIX_I8: bytes = panels * CR_LINE * ((columns + 3) / 4); break;
@@ -132,9 +165,9 @@ static size_t seal(uint8_t *file, size_t size, size_t most)
 {
     sections s;
     if (!find_sections(file, size, &s)) return size;
-    uint64_t at = s.data, first = 0;
+    uint64_t at = s.data, first = 0, expanded = 0;
     place_buffers(file, most, &s, &at);
-    for (uint32_t i = 0; i < s.header->tensor_count && at <= most; i++) place_tensor(file, most, &s.tensors[i], &at);
+    for (uint32_t i = 0; i < s.header->tensor_count && at <= most; i++) place_tensor(file, most, &s.tensors[i], &at, &expanded);
     for (uint32_t i = 0; i < s.header->segment_count; i++) {
         cr_segment *segment = &s.segments[i];
         segment->first_op = (uint32_t)first;
@@ -209,12 +242,21 @@ static void change_buffer(cr_buffer *buffer, uint64_t *state)
     }
 }
 
+/* What a Toeplitz-like matrix says of itself. */
+static void change_form(uint8_t *file, size_t size, sections *s, uint64_t *state)
+{
+    const cr_tensor *t = &s->tensors[pick(state, s->header->tensor_count)];
+    if (t->type == CR_TOEPLITZ_F32 && t->place < size && sizeof(cr_toeplitz) <= size - t->place)
+        change_word(file + t->place, 16, state);
+}
+
 static void change_record(uint8_t *file, size_t size, uint64_t *state)
 {
     sections s;
     if (!find_sections(file, size, &s)) return;
     cr_header *h = s.header;
-    switch (pick(state, 10)) {
+    switch (pick(state, 11)) {
+    case 10: if (h->tensor_count) change_form(file, size, &s, state); break;
     case 0: if (h->buffer_count) change_buffer(&s.buffers[pick(state, h->buffer_count)], state); break;
     case 1: if (h->tensor_count) change_word(&s.tensors[pick(state, h->tensor_count)], 16, state); break;
     case 2: if (h->segment_count) change_word(&s.segments[pick(state, h->segment_count)], sizeof(cr_segment), state); break;

@@ -8,10 +8,13 @@ import numpy as np
 
 from compactrnn.runtime.file import write
 from compactrnn.runtime.hoist import hoist
+from compactrnn.runtime.inventory import type_name
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
 from compactrnn.testing.programs import random_program
+
+KINDS = ("float32", "int8", "int4", "toeplitz float32")  # of matrices
 
 
 def smallest() -> Program:
@@ -44,7 +47,7 @@ def uses(program: Program) -> set:
         kind = "none"
         if op.tensor is not None:
             tensor = program.tensors[op.tensor]
-            kind = "int4" if tensor.group_scale is not None else tensor.values.dtype.name
+            kind = type_name(tensor)
         found.add((op.code.name, kind))
     return found
 
@@ -61,7 +64,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smallest.crnn").write_bytes(write(smallest()))
     (folder / "wide.crnn").write_bytes(write(wide()))
-    products = {(code.name, kind) for code in GATES for kind in ("float32", "int8", "int4")}
+    products = {(code.name, kind) for code in GATES for kind in KINDS}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
     missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}

@@ -41,6 +41,7 @@ static inline unsigned char *read_file(const char *name, size_t *bytes)
 /* A model with a block, and inputs and outputs for some steps. */
 typedef struct {
     cr_model model;
+    void *expanded;
     unsigned char *block;
     unsigned char *workspace;
     const void *inputs[CR_MAX_PORTS];
@@ -56,11 +57,20 @@ static inline uint32_t next_number(uint64_t *state)
     return (uint32_t)(*state >> 33);
 }
 
+/* Memory for the Toeplitz-like matrices of a model, computed there; to be freed. */
+static inline void *expand(cr_model *model)
+{
+    void *memory = allocate(cr_expanded_size(model));
+    if (cr_expanded_size(model)) cr_expand(model, memory);
+    return memory;
+}
+
 static inline run make_run(const unsigned char *file, size_t bytes, const char *isa, size_t steps)
 {
     run r = {.steps = steps};
     uint64_t state = 1;
     WANT(cr_open(&r.model, file, bytes, isa) == CR_OK);
+    r.expanded = expand(&r.model);
     r.block = allocate(cr_block_size(&r.model));
     r.workspace = allocate(cr_workspace_size(&r.model, steps));
     for (uint32_t i = 0; i < r.model.header->input_count; i++) {
@@ -88,6 +98,7 @@ static inline void free_run(run *r)
 {
     for (uint32_t i = 0; i < r->model.header->input_count; i++) free((void *)r->inputs[i]);
     for (uint32_t i = 0; i < r->model.header->output_count; i++) free(r->outputs[i]);
+    free(r->expanded);
     free(r->block);
     free(r->workspace);
 }

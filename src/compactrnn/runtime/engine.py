@@ -27,9 +27,9 @@ class Engine:
     `source` is a path or the bytes of a model file; `isa` names the kernels (default: the environment variable
     CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
 
-    A small file may ask for much memory. `memory_limit` is the most bytes that one stream, or one call of `run`, may
-    take (default: 1 GiB; None: any number); beyond it they raise `ValueError` before they allocate anything.
-    `stream_bytes` and `workspace_bytes(steps)` say what they take.
+    A small file may ask for much memory. `memory_limit` is the most bytes that one stream, one call of `run`, or the
+    Toeplitz-like matrices of the file may take (default: 1 GiB; None: any number); beyond it they raise `ValueError`
+    before they allocate anything. `stream_bytes`, `workspace_bytes(steps)` and `expanded_bytes` say what they take.
     """
 
     def __init__(
@@ -56,11 +56,14 @@ class Engine:
         self.bytes = len(data)
         self.memory_limit = memory_limit
         self.stream_bytes: int = self._model.block_bytes
+        self.expanded_bytes: int = self._model.expanded_bytes
         self.macs_per_step = records.macs_per_step()
         self.inputs: tuple[Input, ...] = tuple(records.input_list())
         self.outputs: tuple[Output, ...] = tuple(records.output_list())
         self.metadata: dict = dict(records.metadata)
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
+        self._check_memory(f"{name}: Toeplitz-like matrices", self.expanded_bytes)
+        self._model.expand()
         self._final_bytes = sum(4 * output_width(o) for o in self.outputs if o.final)
 
     def workspace_bytes(self, steps: int) -> int:

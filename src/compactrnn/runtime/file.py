@@ -56,9 +56,13 @@ def encode(program: Program) -> bytes:
     start = lay.LINE + sum(lay.round_line(part.nbytes) for part in head) + lay.round_line(len(metadata))
     data = _Data(start)
     buffers["segment"] = _buffer_segments(program, kinds, outputs)
+    expanded = 0
     _place_buffers(program, kinds, buffers, data)
     for record, (index, kind) in zip(tensors, types, strict=True):
-        _place_tensor(record, program.tensors[index], kind, data)
+        if kind == Type.TOEPLITZ_F32:
+            expanded = _place_toeplitz(record, program.tensors[index], data, expanded)
+        else:
+            _place_tensor(record, program.tensors[index], kind, data)
     body = b"".join([*(_padded(part.tobytes()) for part in head), _padded(metadata), *data.parts])
     return _header(body, head, len(metadata)) + body
 
@@ -130,16 +134,24 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
             wanted = " or ".join(np.dtype(c).name for c in types)
             got = dtype if tensor.group_scale is None else "int4"
             raise invalid(f"tensor of {op.code.name}", got=got, expected=wanted)
+        if tensor.toeplitz is not None and use != "matrix":
+            raise invalid(f"tensor of {op.code.name}", got="Toeplitz-like blocks", expected="a table or an index")
         number[op.tensor, use] = len(stored)
-        stored.append((op.tensor, Type.MATRIX_I4 if tensor.group_scale is not None else types[dtype.char]))
+        stored.append((op.tensor, _stored_type(tensor, types[dtype.char])))
     return stored, number
+
+
+def _stored_type(tensor: Tensor, plain: Type) -> Type:
+    if tensor.toeplitz is not None:
+        return Type.TOEPLITZ_F32
+    return plain if tensor.group_scale is None else Type.MATRIX_I4
 
 
 def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int, Type]]) -> tuple:
     uses_k = {Code.AFFINE, Code.GATHER, Code.BINARY, Code.REDUCE, Code.SOFTMAX, Code.LOG_SOFTMAX, Code.LAYER_NORM}
     uses_k |= {Code.LSTM, Code.GRU, Code.TOP, Code.DELAY}
     tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
-    p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] != Type.MATRIX_F32)
+    p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] in lay.SCALED)
     both = op.code == Code.UNARY and op.fn in (Unary.SCALE_SHIFT, Unary.CLAMP)
     has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT, Code.LSTM_CELL)
     has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT, Code.GRU_CELL)
@@ -267,6 +279,21 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
         record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32).tobytes())
     if kind == Type.MATRIX_I8:
         data.add(values.sum(axis=1, dtype=np.int32).tobytes())
+
+
+def _place_toeplitz(record: np.void, tensor: Tensor, data: _Data, expanded: int) -> int:
+    """Its panels come to `expanded` in memory; where those of the next one do."""
+    form = tensor.toeplitz
+    assert form is not None
+    form.check(tensor.values)
+    head = np.zeros(1, lay.TOEPLITZ)
+    head["rank"], head["gates"] = tensor.values.shape[2], form.gates
+    head["units"], head["interleaved"] = form.units, form.interleaved
+    record["type"], record["block"], record["scale"] = Type.TOEPLITZ_F32, tensor.block, expanded
+    record["rows"], record["columns"] = rows, columns = tensor.shape
+    record["place"] = data.add(head.tobytes())
+    data.add(tensor.values.tobytes())
+    return expanded + lay.matrix_bytes(Type.MATRIX_F32, rows, columns, tensor.block)
 
 
 def _check_int4(tensor: Tensor) -> None:

@@ -61,7 +61,9 @@ def type_name(tensor: Tensor) -> str:
 def stored_bytes(tensor: Tensor, op: Op) -> int:
     """Bytes in the file, scales included, padding between arrays not."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
-    if op.code in (Code.EMBED, Code.GATHER) or tensor.toeplitz is not None:
+    if tensor.toeplitz is not None:
+        return lay.TOEPLITZ.itemsize + tensor.values.nbytes
+    if op.code in (Code.EMBED, Code.GATHER):
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
     rows, columns = tensor.values.shape

@@ -30,6 +30,7 @@ class Type(IntEnum):
     TABLE_F16 = 4
     TABLE_I8 = 5
     INDEX = 6
+    TOEPLITZ_F32 = 7
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
@@ -47,6 +48,7 @@ BUFFER = np.dtype(
 TENSOR = np.dtype(
     [(name, "<u4") for name in ("type", "rows", "columns", "block")] + [("place", "<u8"), ("scale", "<u8")]
 )
+TOEPLITZ = np.dtype([(name, "<u4") for name in ("rank", "gates", "units", "interleaved")] + [("reserved", "<u4", 12)])
 REF = np.dtype([("buffer", "<u4"), ("offset", "<u4")])
 OP = np.dtype(
     [("code", "<u2"), ("fn", "<u2"), ("n", "<u4"), ("k", "<u4"), ("tensor", "<u4")]

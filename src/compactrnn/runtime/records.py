@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .._files import parse_json
 from . import layout as lay
 from .layout import Type
 from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
+from .toeplitz import ToeplitzBlocks
 
 
 class Records:
@@ -129,6 +131,8 @@ def _buffer(record: np.void, data: bytes) -> Buffer:
 def _tensor(record: np.void, data: bytes) -> Tensor:
     kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
     place, scale, block = int(record["place"]), int(record["scale"]), int(record["block"])
+    if kind == Type.TOEPLITZ_F32:
+        return _toeplitz(data, place, columns, block)
     row_scale = np.frombuffer(data, np.float32, rows, scale) if scale else None
     if kind in lay.MATRICES:
         entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
@@ -137,6 +141,14 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     dtype = {Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
     values = np.frombuffer(data, dtype, rows * columns, place)
     return Tensor(values if kind == Type.INDEX else values.reshape(rows, columns), row_scale)
+
+
+def _toeplitz(data: bytes, place: int, columns: int, block: int) -> Tensor:
+    head = np.frombuffer(data, lay.TOEPLITZ, 1, place)[0]
+    rank, gates, units = int(head["rank"]), int(head["gates"]), int(head["units"])
+    shape = (2, gates * -(-units // columns), rank, columns)
+    values = np.frombuffer(data, np.float32, prod(shape), place + lay.TOEPLITZ.itemsize).reshape(shape)
+    return Tensor(values, block=block, toeplitz=ToeplitzBlocks(gates * units, gates, bool(head["interleaved"])))
 
 
 def _op(record: np.void) -> Op:

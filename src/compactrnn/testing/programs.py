@@ -21,6 +21,7 @@ from ..runtime.program import (
     Top,
     Unary,
 )
+from ..runtime.toeplitz import ToeplitzBlocks
 
 
 def random_program(seed: int, operations: int = 8, offline: bool = False, largest: int = 24) -> Program:
@@ -119,6 +120,16 @@ class _Writer:
     def _tensor(self, *shape: int) -> int:
         return self._stored(Tensor(self._values(*shape), block=int(self.rng.integers(1, 5))))
 
+    def _gate_matrix(self, gates: int, n: int, k: int, block: int) -> int:
+        if self.rng.random() < 0.3:
+            return self._toeplitz(n, k, gates, block, interleaved=True)
+        return self._stored(Tensor(gate_rows(self._values(gates * n, k), gates), block=block))
+
+    def _toeplitz(self, units: int, k: int, gates: int, block: int, interleaved: bool = False) -> int:
+        rank = int(self.rng.integers(1, min(k, 3) + 1))
+        values = self._values(2, gates * -(-units // k), rank, k)
+        return self._stored(Tensor(values, block=block, toeplitz=ToeplitzBlocks(gates * units, gates, interleaved)))
+
     def _stored(self, tensor: Tensor) -> int:
         self.program.tensors.append(tensor)
         return len(self.program.tensors) - 1
@@ -172,6 +183,11 @@ class _Writer:
             other, k = self._any()
             if other.buffer != dst.buffer:
                 self._add(Code.AFFINE, dst, n, k, a=other, b=dst, tensor=self._tensor(n, k))
+
+    def _op_toeplitz(self) -> None:
+        ref, k = self._any()
+        gates, block, units = int(self.rng.integers(1, 4)), int(self.rng.integers(1, 5)), self._units()
+        self._new(Code.AFFINE, gates * units, k, a=ref, tensor=self._toeplitz(units, k, gates, block))
 
     def _op_gather(self) -> None:
         ref, width = self._any()
@@ -293,7 +309,7 @@ class _Writer:
         gates = GATES[code]
         ref, width = self._any()
         bias = self._buffer(gates * padded(n), "constant", gate_rows(self._values(gates * n), gates))
-        from_x = self._stored(Tensor(gate_rows(self._values(gates * n, width), gates), block=4))
+        from_x = self._gate_matrix(gates, n, width, block=4)
         into = self._new(Code.AFFINE, gates * padded(n), width, a=ref, b=bias, tensor=from_x)
         self.pool.pop()  # its padding is nobody's business
         c, k = hidden, n
@@ -301,7 +317,7 @@ class _Writer:
             k = self._units()
             c = self._buffer(k)
             self._add(Code.AFFINE, c, k, n, a=hidden, tensor=self._tensor(k, n), p0=1 / 127)
-        matrix = self._stored(Tensor(gate_rows(self._values(gates * n, k), gates), block=gates))
+        matrix = self._gate_matrix(gates, n, k, block=gates)
         p0 = 1 / 127 if self.rng.random() < 0.5 else 0.0
         out = self._new(code, n, k, a=into, c=c, tensor=matrix, p0=p0, **fields)
         self._add(Code.UNARY, hidden, n, a=out, fn=Unary.COPY)
