@@ -17,6 +17,7 @@ from compactrnn.emit.builder import STEP, Builder, Operand
 from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
+from toeplitz_programs import lstm
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 37
@@ -109,9 +110,11 @@ def main() -> None:
         token = isinstance(model.front, nn.Embedding)
         cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
-    for weights in ("float32", "int8"):
-        path = FOLDER / f"units-{weights}.crnn"
-        save(write(quantize(unit_operations(), weights)), path)
+    programs = {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
+    programs["toeplitz-float32"] = lstm(37, 9, rank=3)
+    for name, program in programs.items():
+        path = FOLDER / f"{name}.crnn"
+        save(write(program), path)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
     (FOLDER / "checksums.txt").write_text("".join(lines))
 
