@@ -12,7 +12,7 @@ def silence(pruner, share=0.5, seed=0):
     """Let the pruner drive a share of the units of every group out, as at the end of a schedule."""
     generator = torch.Generator().manual_seed(seed)
     for group in pruner.groups:
-        group.fade_((torch.rand(group.count, generator=generator) > share).float())
+        group.decay_((torch.rand(group.count, generator=generator) > share).float())
 
 
 def cut(model, inputs, share=0.5):

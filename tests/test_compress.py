@@ -87,7 +87,7 @@ def test_exactly_the_silenced_units_go(shape):
         factors = torch.ones(group.count)
         factors[tiny] = 1e-20
         factors[silent] = 0
-        group.fade_(factors)
+        group.decay_(factors)
         gone[group.name] = group.count // 4
     report = pruner.report()
     assert {layer.name: layer.units - layer.kept for layer in report.layers} == gone
@@ -105,7 +105,7 @@ def test_units_whose_readers_are_unknown_go_only_when_written_as_zero(shape):
     for part in group.readers:
         part.scale_(factors)
     assert sizes(pruner.report()) == [16]
-    group.fade_(factors)
+    group.decay_(factors)
     assert sizes(pruner.report()) == [14]
     assert close(model, pruner.shrink(), x)
 
@@ -128,7 +128,7 @@ def test_the_vectors_of_a_norm_are_cut_with_its_units(shape):
     kept = {}
     for group in pruner.groups:
         factors = (torch.rand(group.count) > 0.5).float()
-        group.fade_(factors)
+        group.decay_(factors)
         kept[group.name] = factors.bool()
     small = pruner.shrink()
     before, after = model.state_dict(), small.state_dict()
@@ -162,7 +162,7 @@ def test_a_norm_that_is_used_elsewhere_too_keeps_its_width():
     model = settled(Model)
     x = example(model)
     pruner = cr.GroupLasso(model, x, strength=0.0)
-    pruner.groups[0].fade_((torch.arange(16) < 8).float())
+    pruner.groups[0].decay_((torch.arange(16) < 8).float())
     small = pruner.shrink()
     assert small.one.layer.hidden_size == 8 and small.norm.num_features == 16
     assert close(model, small, x)
@@ -186,7 +186,7 @@ def test_one_unit_a_layer_stays():
     x = example(model)
     pruner = cr.GroupLasso(model, x, strength=0.0)
     for group in pruner.groups:
-        group.fade_(torch.zeros(group.count))
+        group.decay_(torch.zeros(group.count))
     assert sizes(pruner.report()) == [1, 1, 1]
     assert close(model, pruner.shrink(), x)
 
@@ -212,7 +212,7 @@ def test_any_set_of_silent_units_shrinks_exactly(seed, shape):
     x = example(model)
     pruner = cr.GroupLasso(model, x, strength=0.0)
     for group in pruner.groups:
-        group.fade_((torch.rand(group.count) > 0.4).float())
+        group.decay_((torch.rand(group.count) > 0.4).float())
     assert close(model, pruner.shrink(), x)
 
 

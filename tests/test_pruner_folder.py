@@ -32,7 +32,7 @@ def shrunk(model, x, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pruner = cr.GroupLasso(model, x, strength=0.0)
     for group in pruner.groups:
-        group.fade_((torch.rand(group.count, generator=generator) > 0.4).float())
+        group.decay_((torch.rand(group.count, generator=generator) > 0.4).float())
     return pruner.shrink()
 
 

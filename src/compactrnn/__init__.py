@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
     from .compress import GroupLasso as GroupLasso
+    from .compress import PruningPlan as PruningPlan
     from .compress import load as load
     from .compress import save as save
     from .layers import GRU as GRU
@@ -51,6 +52,7 @@ _HOME = {
     "MGU": "cells",
     "MinGRU": "cells",
     "ModelFileError": "_errors",
+    "PruningPlan": "compress",
     "RNN": "layers",
     "Recurrent": "layers",
     "UnsupportedModelError": "_errors",

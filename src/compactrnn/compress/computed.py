@@ -1,4 +1,4 @@
-"""A parameter that `torch.nn.utils.parametrize` computes from others, with factors that a pruner sets."""
+"""Parametrized tensors (`torch.nn.utils.parametrize`), with factors that a pruner sets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .._errors import UnsupportedModelError
 from ..graph.plain import computed_by_hook
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
+from ..weights.masked import MaskedWeight
+from .gates import without_gates
 
 
 class Factors(nn.Module):
@@ -30,7 +32,7 @@ class Factors(nn.Module):
 
 
 class Computed:
-    """The parametrized tensor `name` of `module`: what is heard is its value, what is trained are the originals."""
+    """The parametrized tensor `name` of `module`: the model reads its value and trains the originals."""
 
     def __init__(self, module: nn.Module, name: str):
         self.module, self.name = module, name
@@ -39,8 +41,8 @@ class Computed:
             parametrize.register_parametrization(module, name, Factors(self.value().detach()), unsafe=True)
 
     def parameters(self) -> list[nn.Parameter]:
-        """The originals."""
-        return list(self.chain.parameters())
+        """The originals, without those of gates."""
+        return without_gates(self.chain)
 
     def value(self) -> Tensor:
         """What the module reads; spectral norm's estimate stays as it is."""
@@ -60,7 +62,7 @@ Stored = AbstractWeight | nn.Parameter | Computed
 
 
 def stored(module: nn.Module, path: str) -> Stored:
-    """What holds the numbers that `module` has at `path`.
+    """The weight, parameter or parametrized tensor that `module` has at `path`.
 
     Raises:
         UnsupportedModelError: they are computed in a way that cannot be scaled.
@@ -72,7 +74,8 @@ def stored(module: nn.Module, path: str) -> Stored:
     value = getattr(owner, name)
     if isinstance(value, DenseWeight):
         return stored(value, "weight")
-    structured = isinstance(value, AbstractWeight) and any(map(parametrize.is_parametrized, value.modules()))
+    plain = value.inner if isinstance(value, MaskedWeight) else value  # its masks may be gated
+    structured = isinstance(plain, AbstractWeight) and any(map(parametrize.is_parametrized, plain.modules()))
     if isinstance(value, AbstractWeight | nn.Parameter) and not structured:
         return value
     what = "a part of it is parametrized" if structured else "it is not a parameter but computed from others"

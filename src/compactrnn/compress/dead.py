@@ -1,26 +1,31 @@
-"""Which units can go."""
+"""Which units can be removed without changing the outputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..graph.units import identity
+from ..graph.carriers import identity
 from .groups import Group, Part
 
 Rows = dict[tuple[int, ...], tuple[Group, Part]]
 
 
+UNREAD = "their outgoing weights are zero"
+ALWAYS_ZERO = "they are always zero"
+IDLE = "they have no incoming weights, and what reads them needs none"
+
+
 @torch.no_grad()
 def find_dead(groups: list[Group]) -> dict[str, Tensor]:
-    """Which units of each group can go: (count,) bool by group name, on the CPU.
+    """Which units of each group can be removed: (count,) bool by group name, on the CPU.
 
-    A unit can go when, whatever the inputs and the first states are,
+    A unit can be removed when, whatever the inputs and the first states are,
 
-    - nobody reads it: all its readers are known and their columns are zero, up to rows that write what goes too;
-    - or it is always zero: written by zeros from a first state of zero, and not shifted on the way to known readers;
-    - or it is written by zeros, its known readers are zero, and what the others see of it is made without weights: the
-      course of an idle unit from its first state, which `Scattered` goes on giving them.
+    - no weight reads it: all of its consumers are known and their columns are zero, but for rows that are removed too;
+    - or it is always zero: written by zeros from a first state of zero, and not shifted on the way to known consumers;
+    - or it is idle: written by zeros, its known consumers are zero, and what the others see of it is computed without
+      weights: its course from its first state, which `Scattered` goes on giving them.
 
     One unit of every unit set always stays, and all of what is frozen or excluded.
     """
@@ -34,22 +39,41 @@ def find_dead(groups: list[Group]) -> dict[str, Tensor]:
             return dead
 
 
+@torch.no_grad()
+def why_dead(groups: list[Group], dead: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """For each group the units that each reason applies to, the first that does: (count,) bool by reason."""
+    rows: Rows = {identity(p.weight): (g, p) for g in groups for p in g.writers}
+    found = {}
+    for g in groups:
+        left, found[g.name] = dead[g.name].clone(), {}
+        written = _sum(g.writers + g.biases, g.count) != 0
+        for reason, units in _reasons(g, dead, written, rows).items():
+            found[g.name][reason] = left & units
+            left &= ~units
+    return found
+
+
+def _reasons(g: Group, dead: dict[str, Tensor], written: Tensor, rows: Rows) -> dict[str, Tensor]:
+    changed = [p for p in g.readers if p.inside or not p.frozen]
+    read = sum((_live_squares(p, rows, dead, g.count) for p in changed), torch.zeros(g.count)) != 0
+    by_writers = g.by_writers
+    return {
+        UNREAD: ~read & ~by_writers,
+        ALWAYS_ZERO: ~written & ~g.given & (by_writers | ~g.shifted),
+        IDLE: ~written & ~read & by_writers,
+    }
+
+
 def _settled(groups: list[Group], dead: dict[str, Tensor], written: dict[str, Tensor], rows: Rows) -> bool:
-    """Spare what has turned out to be read by something that stays; returns whether there was nothing."""
+    """Keep what has turned out to be read by something that stays; returns whether there was nothing."""
     before = {name: mask.clone() for name, mask in dead.items()}
     for g in groups:
-        changed = [p for p in g.readers if p.inside or not p.frozen]
-        read = sum((_live_squares(p, rows, dead, g.count) for p in changed), torch.zeros(g.count)) != 0
-        by_writers = g.by_writers
-        unread = ~read & ~by_writers
-        silent = ~written[g.name] & ~g.given & (by_writers | ~g.shifted)
-        idle = ~written[g.name] & ~read & by_writers
-        dead[g.name] &= unread | silent | idle
+        dead[g.name] &= torch.stack(list(_reasons(g, dead, written[g.name], rows).values())).any(0)
     return all(torch.equal(before[name], mask) for name, mask in dead.items())
 
 
 def _spare(groups: list[Group], dead: dict[str, Tensor]) -> bool:
-    """One unit of every set that would have none; returns whether there was one."""
+    """Keep one unit of every set that would have none; returns whether there was one."""
     empty = [(g, m) for g in groups for m in g.members if dead[g.name][m.units].all()]
     for g, m in empty:
         dead[g.name][m.units[0]] = False

@@ -13,7 +13,7 @@ from ..graph.copy import copy_module
 from ..graph.trace import Trace
 from ..graph.units import Units, find_units
 from .groups import Group, find_groups
-from .surgery import shrink
+from .planning import plan_cuts
 
 
 def dry_run(
@@ -54,8 +54,8 @@ def _try(
         silent = torch.rand(group.count, generator=generator) < 0.3
         group.excluded = group.name in excluded
         if not group.left_alone:
-            group.fade_((~silent).float())
-    shrink(model, trace, groups, units, example_inputs)
+            group.decay_((~silent).float())
+    plan_cuts(model, trace, groups, units, example_inputs)
 
 
 def _check_layers(model: nn.Module, trace: Trace, units: Units, groups: list[Group]) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
+from ..graph.carriers import identity
 from ..graph.labels import Units, UnitSetKey
 from ..graph.leaf import Leaf
 from ..graph.trace import Trace
-from ..graph.units import identity
 from ..layers import part_name
 from ..weights.base import AbstractWeight
 from .computed import shape_of, stored
+from .gates import AbstractGate
 from .part import Part as Part
 
 
@@ -29,6 +30,11 @@ class Member:
     layer: int
     set_name: str
     units: Tensor
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """Layer name, layer number and unit set."""
+        return self.leaf.name, self.layer, self.set_name
 
     @property
     def name(self) -> str:
@@ -108,20 +114,42 @@ class Group:
         return torch.where(by_writers.to(self.device), self.squares(), heard).sqrt()
 
     @torch.no_grad()
-    def fade_(self, factors: Tensor) -> None:
+    def decay_(self, factors: Tensor) -> None:
         """Scale the outgoing weights of unit k by `factors[k]`, or its incoming ones if it is in `by_writers`.
 
         Both, where a unit without incoming weights may still be more than zero: it starts from a state that is given.
         """
+        for part, scaled in self._scaled():
+            part.scale_(factors if scaled is None else torch.where(scaled.to(factors.device), factors, 1.0))
+
+    def gate_(self, model: nn.Module, gate: AbstractGate) -> None:
+        """Put a gate with an entry for each unit where `decay_` would scale the weights; `model` is that of the group.
+
+        The groups of the model have to be found again afterwards: its weights are computed from now on.
+
+        Raises:
+            UnsupportedModelError: a weight has a factor in common with another one.
+        """
+        for part, scaled in self._scaled(repeated=True):
+            part.gate_(model, gate, torch.ones(self.count, dtype=torch.bool) if scaled is None else scaled)
+
+    @property
+    def gate(self) -> AbstractGate | None:
+        """The gate on the units, if there is one."""
+        gates = (part.gate for part in (*self.readers, *self.writers, *self.biases))
+        return next((gate for gate in gates if gate is not None), None)
+
+    def _scaled(self, repeated: bool = False) -> Iterator[tuple[Part, Tensor | None]]:
+        """The parts that make units felt, and for which units they do; None for all."""
         by_writers = self.by_writers
-        written = by_writers.to(factors.device)
-        unread = (by_writers & ~self.given).to(factors.device)
+        unread = by_writers & ~self.given
         for part in self.readers:
-            if not part.frozen:
-                part.scale_(torch.where(unread, 1.0, factors))
+            if not part.frozen and (repeated or not part.repeated):
+                yield part, ~unread if True in unread.tolist() else None
         if True in by_writers.tolist():
             for part in (*self.writers, *self.biases):
-                part.scale_(torch.where(written, factors, 1.0))
+                if repeated or not part.repeated:
+                    yield part, by_writers
 
     def keys(self) -> set[int]:
         """The keys of its layers."""
@@ -167,6 +195,8 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
             if _add(group.readers, part):
                 group.reader_names.append(name)
         group.followers += _followers(model, group, units)
+        for parts in (group.readers, group.writers, group.biases):
+            _find_repeated(parts)
         own = {id(p) for m in members for p in original(model, m.leaf).parameters()}
         for part in group.readers:
             part.inside = any(id(tensor) in own for tensor in part.tensors())
@@ -210,6 +240,15 @@ def _add(parts: list[Part], part: Part) -> bool:
     if not known:
         parts.append(part)
     return not known
+
+
+def _find_repeated(parts: list[Part]) -> None:
+    """Note the parts whose slices are of a factor that a part before them has too."""
+    known: list[tuple[int, tuple[int, ...], Tensor]] = []
+    for part in parts:
+        own = part.axis, part.carriers(), part.units
+        part.repeated = any(own[:2] == other[:2] and torch.equal(own[2], other[2]) for other in known)
+        known.append(own)
 
 
 def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -> None:

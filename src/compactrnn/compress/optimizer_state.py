@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 
 from .._errors import invalid
 from ..graph.copy import copy_module
+from ..weights.masked import MaskedWeight
+from .computed import Factors
+from .gates import Gated
 
 Cut = Callable[[nn.Module], nn.Module]
 
@@ -69,11 +72,15 @@ def _kept_entries(
     Found by cutting a copy of the model whose parameters hold the numbers of their own entries.
     """
     twin = copy_module(model).to("cpu", torch.float64)
+    for module in twin.modules():
+        if isinstance(module, MaskedWeight):
+            module.rows_kept.fill_(1)
+            module.columns_kept.fill_(1)
     for parameter in twin.parameters():
         parameter.copy_(torch.arange(parameter.numel()).view_as(parameter))
-    kept = {}
+    names, kept = _plain_names(model, old), {}
     for name, places in cut(twin).named_parameters():
-        source = _name_before(name, old)
+        source = _name_before(name, names)
         if source is not None and name in new and places.shape == new[name].shape:
             axes = _axes(places.detach().round().long(), old[source].shape)
             if axes is not None:
@@ -118,11 +125,24 @@ def _select(value: Tensor, shape: torch.Size, axes: list[Tensor]) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
-def _name_before(name: str, old: dict[str, nn.Parameter]) -> str | None:
+def _name_before(name: str, old: dict[str, str]) -> str | None:
     """The parameter's name in the model before: the same, or without the `layer` of a scattered layer."""
     parts = name.split(".")
     inner = (".".join(parts[:i] + parts[i + 1 :]) for i, part in enumerate(parts) if part == "layer")
-    return next((n for n in (name, *inner) if n in old), None)
+    return next((old[n] for n in (name, *inner) if n in old), None)
+
+
+def _plain_names(model: nn.Module, old: dict[str, nn.Parameter]) -> dict[str, str]:
+    """The names of the parameters in a plain copy of `model`, without gates, and their names in `model`."""
+    names = {name: name for name in old}
+    for path, module in model.named_modules(remove_duplicate=False):
+        before = f"{path}." if path else ""
+        for attribute, chain in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(p, Gated) for p in chain) and all(isinstance(p, Gated | Factors) for p in chain):
+                names[f"{before}{attribute}"] = f"{before}parametrizations.{attribute}.original"
+        if isinstance(module, MaskedWeight):
+            names |= {f"{before}{n}": f"{before}inner.{n}" for n, _ in module.inner.named_parameters()}
+    return {plain: name for plain, name in names.items() if name in old}
 
 
 def _nearest(name: str, old: dict[str, nn.Parameter]) -> str:

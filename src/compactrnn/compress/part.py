@@ -5,23 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..graph.carriers import carriers
 from ..weights.base import AbstractWeight
+from ..weights.masked import MaskedWeight
 from .computed import Computed, Stored
+from .gates import AbstractGate, Gated, gated_by, without_gates
+from .gating import gate_tensor_, gate_weight_
 
 
 @dataclass
 class Part:
     """Slices along `axis` of a matrix: slice i belongs to unit `units[i]` of the group, or to none (-1).
 
-    `inside` says that the matrix belongs to a layer of the group.
+    `inside` says that the matrix belongs to a layer of the group, `repeated` that a part before it in the same list
+    has the same slices of the same parameters: to scale that one is enough. A gate on
+    the part multiplies slice i by the gate of its unit.
     """
 
     weight: Stored
     axis: int
     units: Tensor
     inside: bool = False
+    repeated: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -29,8 +36,14 @@ class Part:
         return not all(t.requires_grad for t in self.tensors())
 
     def tensors(self) -> list[Tensor]:
-        """The parameters (or tensors) that the matrix is made of."""
+        """The parameters (or tensors) that the matrix is made of, without those of gates."""
+        if isinstance(self.weight, MaskedWeight):
+            return list(without_gates(self.weight))
         return [self.weight] if isinstance(self.weight, Tensor) else list(self.weight.parameters())
+
+    def carriers(self) -> tuple[int, ...]:
+        """The identities of the tensors of which the slices are cut."""
+        return carriers(self.weight, self.axis)
 
     def units_on(self, device: torch.device) -> Tensor:
         """`units` where the weight is now: a model may be moved after its groups were found."""
@@ -71,6 +84,32 @@ class Part:
             self.weight.scale_(self.axis, padded)
         else:
             self.weight.mul_(padded.view([-1 if d == self.axis else 1 for d in range(self.weight.dim())]))
+
+    @property
+    def gate(self) -> AbstractGate | None:
+        """The gate on the part, if there is one."""
+        if isinstance(self.weight, MaskedWeight):
+            found = gated_by(self.weight, "columns_kept" if self.axis else "rows_kept")
+        else:
+            found = [p for p in self.weight.chain if isinstance(p, Gated)] if isinstance(self.weight, Computed) else []
+        return next((p.gate for p in found if p.axis == self.axis or isinstance(self.weight, MaskedWeight)), None)
+
+    def gate_(self, model: nn.Module, gate: AbstractGate, gated: Tensor) -> None:
+        """Multiply the slices of the units in `gated`, (count,) bool, by their entries of `gate`.
+
+        Raises:
+            UnsupportedModelError: the weight has a factor in common with another one.
+        """
+        units = self.units.to(gated.device)
+        places = torch.where(units >= 0, torch.where(gated[units], units, -1), -1)
+        places = (places % (len(gated) + 1)).to(self.tensors()[0].device)
+        if isinstance(self.weight, AbstractWeight):
+            gate_weight_(model, self.weight, self.axis, Gated(gate, 0, places))
+        elif isinstance(self.weight, Computed):
+            gate_tensor_(model, self.weight.module, self.weight.name, Gated(gate, self.axis, places))
+        else:
+            owner = next((m, n) for m in model.modules() for n, p in m._parameters.items() if p is self.weight)
+            gate_tensor_(model, *owner, Gated(gate, self.axis, places))
 
     @torch.no_grad()
     def threshold_(self, threshold: float) -> None:

@@ -33,7 +33,7 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
             {
                 "path": ".".join(path.split(".")[: len(path.split(".")) - len(wraps)]),
                 "scattered": [wrap.idle is not None for wrap in wraps],
-                "kind": _kind(layer),
+                "kind": kind_of(layer),
                 "converted": isinstance(layer, AbstractFused),
                 "inputs": cells[0][0].input_size,
                 "hidden_size": layer.hidden_size,
@@ -54,8 +54,8 @@ def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, T
             layer = model.get_submodule(path)
         except AttributeError:
             layer = None
-        if layer is None or not is_recurrent(layer) or _kind(layer) != stored["kind"]:
-            got = "no such module" if layer is None else _kind(layer) if is_recurrent(layer) else type(layer).__name__
+        if layer is None or not is_recurrent(layer) or kind_of(layer) != stored["kind"]:
+            got = "no such module" if layer is None else kind_of(layer) if is_recurrent(layer) else type(layer).__name__
             raise invalid(where, got=got, expected=f"a recurrent layer as it was saved, {stored['kind']}")
         if stored["converted"]:
             convert_(layer)
@@ -87,7 +87,8 @@ def _wraps(model: nn.Module, path: str) -> list[Scattered]:
     return wraps
 
 
-def _kind(layer: nn.Module) -> str:
+def kind_of(layer: nn.Module) -> str:
+    """What a recurrent layer is, for files: `LSTM`, `GRU`, `RNN` or `Recurrent of` a cell."""
     if isinstance(layer, Recurrent):
         return f"Recurrent of {layer.cell_class.__name__}"
     return next(kind.__name__ for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, kind))

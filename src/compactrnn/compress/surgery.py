@@ -1,154 +1,147 @@
-"""Cutting dead units out of a model: narrow where that is proven, scatter otherwise, and compare."""
+"""Removing units from a copy of a model, as a plan says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import UnsupportedModelError
+from .._errors import invalid
 from ..graph.copy import copy_module
-from ..graph.leaf import Leaf
-from ..graph.trace import Trace
-from ..graph.units import Units
-from ..layers import cells_of, narrow_
-from .compare import Comparison
-from .dead import find_dead as find_dead
-from .groups import Group, original
+from ..layers import cells_of, is_recurrent, narrow_
+from .gating import fold_masks_
+from .plan import LayerCut, PruningPlan, TensorCut, TensorRecord, UnitCut
 from .scatter import Scattered
-from .sharing import CannotCut, share_, shared_parameters
+from .sharing import Sharing
+from .sizes import counts
+from .structure import kind_of
+from .wrappers import unwrap
+
+M = TypeVar("M", bound=nn.Module)
 
 
-@dataclass
-class Plan:
-    """What is cut: dead units of each group, and the layers (leaf keys) whose output keeps its old width."""
+def cut(model: M, units: tuple[UnitCut, ...], layers: tuple[LayerCut, ...], tensors: tuple[TensorCut, ...]) -> M:
+    """A copy of `model` without the units that are not kept.
 
-    groups: list[Group]
-    units: Units
-    dead: dict[str, Tensor]
-    scattered: set[int]
-
-    def kept(self, key: int, layer: int) -> dict[str, Tensor]:
-        """Surviving units of each unit set of a layer."""
-        return {
-            m.set_name: (~self.dead[g.name][m.units]).nonzero().flatten()
-            for g in self.groups
-            for m in g.members
-            if (m.leaf.key, m.layer) == (key, layer)
-        }
-
-    def idles(self, key: int) -> bool:
-        """Whether what is cut out of a layer may be more than zero."""
-        groups = [g for g in self.groups if key in g.keys()]
-        return any(bool((self.dead[g.name] & g.by_writers & g.given).any()) for g in groups)
-
-    def narrowed_labels(self) -> Tensor:
-        """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
-        gone = [torch.tensor(g.labels)[self.dead[g.name]] for g in self.groups if not self.scattered & g.keys()]
-        return torch.cat([torch.zeros(0, dtype=torch.long), *gone])
-
-    def cut(self, sets: list[Tensor]) -> Tensor | None:
-        """Which columns go, given the labels that each use of them sees; None if the uses disagree."""
-        masks = [torch.isin(labels, self.narrowed_labels()) for labels in sets]
-        return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
-
-
-def shrink(
-    model: nn.Module, traced: Trace, groups: list[Group], units: Units, example_inputs: tuple[Tensor, ...]
-) -> tuple[nn.Module, Plan]:
-    """A smaller model with the same outputs, and the plan that made it.
-
-    Layers are narrowed, with all their readers, as far as the model still runs and gives the same outputs; the others
-    are narrowed inside and keep their old width outside. Outputs are compared as `Comparison` says.
+    Raises:
+        CannotCut: names of one parameter would be cut differently.
     """
-    dead = find_dead(groups)
-    comparison = Comparison(model, traced, example_inputs)
-    reasons = []
-
-    def attempt(clusters: list[set[int]]) -> tuple[nn.Module, Plan] | None:
-        plan = Plan(groups, units, dead, set().union(*clusters))
-        try:
-            small = apply(plan, model)
-            reasons.append(comparison.difference(small))
-        except CannotCut as error:
-            reasons.append(str(error))
-        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
-            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-        return None if reasons[-1] else (small, plan)
-
-    clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
-    forced = [c for c in clusters if any((dead[g.name] & g.by_writers).any() for g in groups if g.keys() & c)]
-    found = attempt(forced)
-    if found is None:
-        alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]
-        found = attempt([c for c in clusters if c not in alone]) or attempt(clusters)
-    if found is None:
-        names = ", ".join(sorted({m.leaf.name or "the model" for g in groups for m in g.members}))
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
-            f" {names}; exclude the layer of which the code of the model needs all units"
-        )
-    return found
-
-
-def _clusters(groups: list[Group]) -> list[set[int]]:
-    """The layers (leaf keys); those of which units go only together are narrowed or scattered together."""
-    clusters: list[set[int]] = []
-    for group in groups:
-        joined = [c for c in clusters if c & group.keys()]
-        clusters = [c for c in clusters if c not in joined] + [group.keys().union(*joined)]
-    return clusters
-
-
-def apply(plan: Plan, model: nn.Module) -> nn.Module:
-    """A copy of `model` with the dead units of `plan` cut out."""
-    small = copy_module(model)
-    shared = shared_parameters(small)
-    leaves = {m.leaf.key: m.leaf for g in plan.groups for m in g.members} | {
-        c.leaf.key: c.leaf for c in plan.units.consumers
-    }
-    cut = [_cut_layer(small, leaf, plan) for leaf in leaves.values()]
-    for name in {use.name for use in (*plan.units.readers, *plan.units.followers)}:
-        _cut_tensor(small, name, plan)
-    share_(small, shared)
-    for layer, scattered in cut:
+    small = fold_masks_(copy_module(model))
+    sharing = Sharing(small)
+    cuts = [_cut_layer(small.get_submodule(layer.path), layer, units) for layer in layers]
+    for tensor in tensors:
+        _cut_tensor(small, tensor)
+    sharing.restore_(small)
+    for layer, scattered in cuts:
         if scattered is not None:
             small = _replace(small, layer, scattered)
+    return small  # pyright: ignore
+
+
+def apply_plan(plan: PruningPlan, model: M, same_weights: bool = True) -> M:
+    """See `PruningPlan.apply`."""
+    if not isinstance(model, nn.Module):
+        raise invalid("model", got=f"a {type(model).__name__}", expected="an nn.Module")
+    model = unwrap(model)  # pyright: ignore
+    _check_model(plan, model, same_weights)
+    small = cut(model, plan.units, plan.layers, plan.tensors)
+    if (after := counts(small)) != tuple(p[1] for p in (plan.parameters, plan.recurrent_parameters, plan.macs)):
+        raise invalid("pruning plan", got=f"sizes after it that are not those of its cuts, {after}", expected="its own")
     return small
 
 
-def _cut_layer(small: nn.Module, leaf: Leaf, plan: Plan) -> tuple[nn.Module, nn.Module | None]:
+def recorded(model: nn.Module, digests: bool = True) -> dict[str, TensorRecord]:
+    """Shape, type and digest of each parameter and buffer of `model` (parametrized ones by their present values).
+
+    Statistics of batch norms, which change with every call in train mode and decide nothing, have no digest.
+    """
+    plain = copy_module(model)
+    norms = nn.modules.batchnorm._NormBase
+    running = {id(b) for m in plain.modules() if isinstance(m, norms) for b in m.buffers(recurse=False)}
+    return {
+        name: TensorRecord(
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+            _digest(tensor) if digests and id(tensor) not in running else "",
+        )
+        for name, tensor in plain.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _digest(tensor: Tensor) -> str:
+    numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(numbers.numpy()).hexdigest()
+
+
+def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> None:
+    """Refuse a model that is not the one that the plan was made for."""
+    where = f"the plan of a {plan.model}"
+    have = recorded(model, digests=same_weights)
+    for name in (*plan.weights, *have):
+        theirs, ours = plan.weights.get(name), have.get(name)
+        if theirs is None or ours is None:
+            got = f"{name}, which the plan's model lacks" if theirs is None else f"no {name}"
+            raise invalid(where, got=f"a {type(model).__name__} with {got}", expected="the parameters of its model")
+        if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+            expected = f"{theirs.dtype} of shape {theirs.shape}, as the plan's model has"
+            raise invalid(f"{where}, {name}", got=f"{ours.dtype} of shape {ours.shape}", expected=expected)
+        if same_weights and theirs.digest != ours.digest:
+            raise invalid(
+                f"{where}, {name}",
+                got="other values",
+                expected="those that the plan was made for, as other units may be zero here",
+                hint="make a plan for this model, or cut it regardless by apply(model, same_weights=False)",
+            )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for layer in plan.layers:
+        module = modules.get(layer.path)
+        kind = kind_of(module) if module is not None and is_recurrent(module) else type(module).__name__
+        if module is None or kind != layer.kind:
+            got = "no such module" if module is None else kind
+            raise invalid(f"{where}, {layer.path or 'model'}", got=got, expected=layer.kind)
+        _check_layer(module, layer, [u for u in plan.units if u.path == layer.path], where)
+    for tensor in plan.tensors:
+        record = plan.weights.get(tensor.name)
+        if record is None or len(record.shape) <= tensor.axis or record.shape[tensor.axis] != tensor.size:
+            expected = f"a tensor with {tensor.size} entries along axis {tensor.axis}"
+            raise invalid(f"{where}, {tensor.name}", got=record and record.shape, expected=expected)
+
+
+def _check_layer(module: nn.Module, layer: LayerCut, units: list[UnitCut], where: str) -> None:
+    cells = cells_of(copy_module(module))
+    have = {(i, u.name): row[0].unit_count(u) for i, row in enumerate(cells) for u in row[0].active_units()}
+    for unit in units:
+        if have.get((unit.layer, unit.unit_set)) != unit.units:
+            got = have.get((unit.layer, unit.unit_set), "no such unit set")
+            raise invalid(f"{where}, {unit.name}", got=got, expected=f"{unit.units} units")
+    if cells[0][0].input_size != layer.inputs:
+        got = f"{cells[0][0].input_size} inputs"
+        raise invalid(f"{where}, {layer.path or 'model'}", got=got, expected=f"{layer.inputs} inputs")
+
+
+def _cut_layer(layer: nn.Module, plan: LayerCut, units: tuple[UnitCut, ...]) -> tuple[nn.Module, nn.Module | None]:
     """Cut a layer in place; returns it, and what is to stand in its place if it keeps its width outside."""
-    layer = original(small, leaf)
     cells = cells_of(layer)
-    uses = [c.labels for c in plan.units.consumers if c.leaf.key == leaf.key]
-    cut = plan.cut(uses) if uses else None
-    if uses and cut is None:
-        raise CannotCut(f"{leaf.name} is used twice, and of its input different columns would be cut")
-    keep = [plan.kept(leaf.key, i) for i in range(len(cells))]
-    inputs = (~cut).nonzero().flatten() if cut is not None and cut.any() else None
-    scattered = Scattered(layer, keep, plan.idles(leaf.key)) if leaf.key in plan.scattered else None
-    narrow_(layer, [[k] * leaf.directions for k in keep], inputs)
+    own = [u for u in units if u.path == plan.path]
+    keep = [{u.unit_set: torch.tensor(u.kept) for u in own if u.layer == i} for i in range(len(cells))]
+    scattered = Scattered(layer, keep, plan.idle) if plan.scattered else None
+    inputs = None if plan.kept_inputs is None else torch.tensor(plan.kept_inputs)
+    narrow_(layer, [[sets] * len(row) for sets, row in zip(keep, cells, strict=True)], inputs)
     return layer, scattered
 
 
-def _cut_tensor(model: nn.Module, name: str, plan: Plan) -> None:
-    uses = [use for use in (*plan.units.readers, *plan.units.followers) if use.name == name]
-    cut = plan.cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
-    if cut is None or (cut.any() and name in plan.units.pinned):
-        raise CannotCut(f"{name} has several uses, of which different columns would be cut")
-    if not cut.any():
-        return
-    path, _, attribute = name.rpartition(".")
+def _cut_tensor(model: nn.Module, tensor: TensorCut) -> None:
+    path, _, attribute = tensor.name.rpartition(".")
     owner = model.get_submodule(path)
     old = getattr(owner, attribute)
-    keep = (~cut).nonzero().flatten().to(old.device)
-    new = old.detach().index_select(uses[0].axis, keep)
+    new = old.detach().index_select(tensor.axis, torch.tensor(tensor.kept, device=old.device))
     setattr(owner, attribute, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
     for size in ("in_features", "in_channels", "num_features"):
-        if getattr(owner, size, None) == len(cut):
-            setattr(owner, size, len(keep))
+        if getattr(owner, size, None) == tensor.size:
+            setattr(owner, size, len(tensor.kept))
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

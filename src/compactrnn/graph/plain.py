@@ -25,10 +25,11 @@ def plain_(model: M) -> M:
     >>> [name for name, _ in layer.named_parameters()]
     ['bias', 'weight']
     """
+    made: dict[tuple[int, ...], nn.Parameter] = {}
     for module in list(model.modules()):
         before = set(module._parameters)
         if parametrize.is_parametrized(module):
-            _plain_tensors_(module)
+            _plain_tensors_(module, made)
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, _HOOKS):
                 hook.remove(module)
@@ -39,7 +40,8 @@ def plain_(model: M) -> M:
 
 
 @torch.no_grad()
-def _plain_tensors_(module: nn.Module) -> None:
+def _plain_tensors_(module: nn.Module, made: dict[tuple[int, ...], nn.Parameter]) -> None:
+    """`made` are the parameters so far: what is computed in the same way from the same tensors is one parameter."""
     # not by remove_parametrizations: it changes the class, which copies of a module have in common
     parametrizations = module._modules.pop("parametrizations")
     assert isinstance(parametrizations, nn.ModuleDict)
@@ -48,7 +50,9 @@ def _plain_tensors_(module: nn.Module) -> None:
     for name, computed in parametrizations.items():
         value = computed().detach().clone()
         if parameters := list(computed.parameters(recurse=False)):
-            module.register_parameter(name, nn.Parameter(value, any(p.requires_grad for p in parameters)))
+            same = (*map(id, parameters), *map(id, computed))
+            one = made.setdefault(same, nn.Parameter(value, any(p.requires_grad for p in parameters)))
+            module.register_parameter(name, one)
         else:
             module.register_buffer(name, value)
 

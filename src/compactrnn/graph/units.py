@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ..cells.base import AbstractCell
+from .carriers import carriers
 from .labeler import Labeler
 from .labels import Units as Units
 from .labels import UnitSetKey
@@ -69,10 +68,16 @@ class _Classes:
 
 
 def _shared(trace: Trace) -> _Classes:
-    """Number the units; those whose rows are of one parameter have one label."""
+    """Number the units; those whose rows, or whose columns within a layer, are of one parameter have one label."""
     sets: dict[UnitSetKey, range] = {}
-    rows: dict[tuple[int, ...], range] = {}
-    pairs = []
+    known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    pairs: list[tuple[int, int]] = []
+
+    def tie(cell: AbstractCell, names: tuple[str, ...], axis: int, labels: list[int]) -> None:
+        for part in (getattr(cell, name, None) for name in names):
+            if part is not None:
+                pairs.extend(zip(known.setdefault((axis, carriers(part, axis)), labels), labels, strict=False))
+
     first = 1
     for leaf in trace.leaves.values():
         for i, row in enumerate(leaf.cells):
@@ -81,28 +86,16 @@ def _shared(trace: Trace) -> _Classes:
                 labels = sets[leaf.key, i, unit_set.name] = range(first, first + count)
                 first += count
                 for cell in row:
-                    for identity in written(cell, unit_set.name):
-                        pairs += zip(rows.setdefault(identity, labels), labels, strict=False)
+                    tie(cell, unit_set.written_by, 0, list(labels))
+                    tie(cell, unit_set.read_by, 1, list(labels))
+            if i:  # the layer before in the same module
+                outputs = leaf.cells[i - 1][0].output_units()
+                read = [label for units in outputs for label in sets[leaf.key, i - 1, units.name]]
+                for cell in row:
+                    tie(cell, cell.reads_input, 1, read * len(row))
     classes = _Classes(sets)
     classes.join(pairs)
     return classes
-
-
-def written(cell: AbstractCell, unit_set: str) -> list[tuple[int, ...]]:
-    """What writes a unit set: the identities of the parameters of each weight and each bias."""
-    parts = [getattr(cell, name, None) for name in cell.unit_set(unit_set).written_by]
-    return [identity(part) for part in parts if part is not None]
-
-
-def identity(part: Any) -> tuple[int, ...]:
-    """The parameters that a weight (or a bias) consists of, by identity."""
-    tensors = [part] if isinstance(part, Tensor) else [*part.parameters(), *vars_tensors(part)]
-    return tuple(id(tensor) for tensor in tensors)
-
-
-def vars_tensors(module: object) -> list[Tensor]:
-    """Tensors that are plain attributes of a module."""
-    return [value for value in vars(module).values() if isinstance(value, Tensor)]
 
 
 def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:

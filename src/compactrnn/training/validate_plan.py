@@ -29,7 +29,7 @@ def check_shrinks(
     for number, group in enumerate(pruner.groups):
         # a penalty leaves of each set what it likes, so no two of them may have to be alike
         kept = group.count - 1 - number if compress.keep is None else round(compress.keep * group.count)
-        group.fade_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
+        group.decay_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
     small = pruner.shrink()
     assert isinstance(small, AbstractModel)
     with torch.random.fork_rng(devices=[]):

@@ -1,9 +1,10 @@
-"""A weight whose single rows and columns can be faded although its structure cannot."""
+"""Row and column masks around a weight whose structure cannot be pruned directly."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from .base import AbstractWeight
 
@@ -39,8 +40,8 @@ class MaskedWeight(AbstractWeight):
     @torch.no_grad()
     def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> MaskedWeight:
         """Exact: the factors take it."""
-        if out is not None:
-            self.rows_kept.mul_(out)
-        if inp is not None:
-            self.columns_kept.mul_(inp)
+        for name, factors in (("rows_kept", out), ("columns_kept", inp)):
+            if factors is not None:
+                gated = parametrize.is_parametrized(self, name)
+                (self.parametrizations[name].original if gated else getattr(self, name)).mul_(factors)  # pyright: ignore
         return self

@@ -1,0 +1,110 @@
+"""Reading a dataclass of plain values from JSON that nobody vouches for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from .._errors import invalid
+
+T = TypeVar("T")
+
+_MOST = 2**31  # no size in a plan is larger
+
+
+def plan_from(kind: type[T], text: str, form: str) -> T:
+    """The plan of class `kind` in `text`, of which every type, size and index has been checked."""
+    if not isinstance(text, str):
+        raise invalid("pruning plan", got=f"a {type(text).__name__}", expected="JSON text")
+    try:
+        tree = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except (ValueError, RecursionError) as error:
+        raise invalid(
+            "pruning plan", got=f"{type(error).__name__}: {error}", expected="JSON that to_json wrote"
+        ) from None
+    if not isinstance(tree, dict) or tree.pop("format", None) != form:
+        raise invalid("pruning plan", got="another JSON text", expected=f"an object with format {form!r}")
+    plan: Any = _read(kind, tree, "plan")
+    _check(plan)
+    return plan
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := _twice([key for key, _ in pairs]):
+        raise ValueError(f"the key {twice[0]!r} stands there twice")
+    return dict(pairs)
+
+
+def _twice(names: list[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]
+
+
+def _no_constants(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: a dataclass, tuple, dict, str, int, bool, or one of these or None."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            got = f"keys {sorted(value)}" if isinstance(value, dict) else _said(value)
+            raise invalid(where, got=got, expected=f"an object with the keys {sorted(hints)}")
+        return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})  # pyright: ignore
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is types.UnionType:
+        return None if value is None else _read(arguments[0], value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list) or (arguments[-1] is not ... and len(value) != len(arguments)):
+            raise invalid(
+                where, got=_said(value), expected="a list" if ... in arguments else f"{len(arguments)} values"
+            )
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise invalid(where, got=_said(value), expected="an object")
+        return {name: _read(arguments[1], v, f"{where}[{name!r}]") for name, v in value.items()}
+    if type(value) is not kind or (kind is int and not 0 <= value < _MOST):
+        expected = {int: f"an integer from 0 to {_MOST - 1}", bool: "true or false"}.get(kind, "a string")
+        raise invalid(where, got=_said(value), expected=expected)
+    return value
+
+
+def _said(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _check(plan: Any) -> None:
+    """Indices are sorted, each once and within their sizes, and nothing is named twice."""
+    for cut in plan.units:
+        _check_kept(cut.kept, cut.units, f"{cut.name}, kept")
+        if sum(count for _, count in cut.removed) not in (0, cut.units - len(cut.kept)):
+            raise invalid(f"{cut.name}, removed", got=cut.removed, expected=f"{cut.units - len(cut.kept)} units in all")
+    for cut in plan.layers:
+        if cut.kept_inputs is not None:
+            _check_kept(cut.kept_inputs, cut.inputs, f"{cut.path or 'model'}, kept_inputs")
+    for cut in plan.tensors:
+        _check_kept(cut.kept, cut.size, f"{cut.name}, kept")
+    names = {
+        "units": [cut.name for cut in plan.units],
+        "layers": [cut.path for cut in plan.layers],
+        "tensors": [cut.name for cut in plan.tensors],
+    }
+    for where, found in names.items():
+        if twice := _twice(found):
+            raise invalid(f"plan.{where}", got=f"{twice[0]!r} twice", expected="each name once")
+    if strange := {cut.path for cut in plan.units} - set(names["layers"]):
+        raise invalid("plan.units", got=f"the path {min(strange)!r}", expected="paths that plan.layers lists")
+
+
+def _check_kept(kept: tuple[int, ...], size: int, where: str) -> None:
+    if not kept or kept[-1] >= size or any(a >= b for a, b in itertools.pairwise(kept)):
+        expected = f"sorted indices below {size}, each once and at least one"
+        raise invalid(where, got=_said(list(kept)), expected=expected)

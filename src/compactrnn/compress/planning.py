@@ -1,0 +1,173 @@
+"""Finding the smallest cut with the same outputs: narrow where that is proven, scatter otherwise, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..graph.trace import Trace
+from ..graph.units import Units
+from .compare import Comparison
+from .dead import find_dead, why_dead
+from .groups import Group, Member, original
+from .plan import LayerCut, PruningPlan, TensorCut, UnitCut
+from .sharing import CannotCut
+from .sizes import counts
+from .structure import kind_of
+from .surgery import cut, recorded
+
+
+@dataclass
+class Cuts:
+    """What is removed: `dead` units of each group; the layers (leaf keys) whose output keeps its old width."""
+
+    groups: list[Group]
+    units: Units
+    dead: dict[str, Tensor]
+    scattered: set[int]
+
+    def plain(self, model: nn.Module) -> tuple[tuple[UnitCut, ...], tuple[LayerCut, ...], tuple[TensorCut, ...]]:
+        """The cuts of `model` as plain values.
+
+        Raises:
+            CannotCut: two uses of one tensor, or of one layer, would be cut differently.
+        """
+        leaves = {m.leaf.key: m.leaf for g in self.groups for m in g.members} | {
+            c.leaf.key: c.leaf for c in self.units.consumers
+        }
+        units = tuple(self._unit_cut(g, m) for g in self.groups for m in g.members)
+        names = dict.fromkeys(use.name for use in (*self.units.readers, *self.units.followers))
+        tensors = (self._tensor_cut(name) for name in sorted(names))
+        layers = tuple(
+            LayerCut(
+                leaf.name,
+                kind_of(original(model, leaf)),
+                leaf.cells[0][0].input_size,
+                self._kept_inputs(key, leaf.name),
+                key in self.scattered,
+                key in self.scattered and self._idles(key),
+            )
+            for key, leaf in leaves.items()
+        )
+        return units, layers, tuple(t for t in tensors if t is not None)
+
+    def _unit_cut(self, group: Group, member: Member) -> UnitCut:
+        kept = ~self.dead[group.name][member.units]
+        return UnitCut(
+            member.leaf.name,
+            member.layer,
+            member.set_name,
+            len(kept),
+            _indices(kept),
+            tuple(dict.fromkeys(group.reader_names)),
+            reason=group.reason,
+            left_alone=group.left_alone,
+        )
+
+    def _kept_inputs(self, key: int, name: str) -> tuple[int, ...] | None:
+        uses = [c.labels for c in self.units.consumers if c.leaf.key == key]
+        cut = self._cut(uses) if uses else None
+        if uses and cut is None:
+            raise CannotCut(f"{name} is used twice, and of its input different columns would be cut")
+        return _indices(~cut) if cut is not None and cut.any() else None
+
+    def _tensor_cut(self, name: str) -> TensorCut | None:
+        uses = [use for use in (*self.units.readers, *self.units.followers) if use.name == name]
+        cut = self._cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
+        if cut is None or (cut.any() and name in self.units.pinned):
+            raise CannotCut(f"{name} has several uses, of which different columns would be cut")
+        return TensorCut(name, uses[0].axis, len(cut), _indices(~cut)) if cut.any() else None
+
+    def _idles(self, key: int) -> bool:
+        """Whether what is cut out of a layer may be more than zero."""
+        groups = [g for g in self.groups if key in g.keys()]
+        return any(bool((self.dead[g.name] & g.by_writers & g.given).any()) for g in groups)
+
+    def _narrowed_labels(self) -> Tensor:
+        """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
+        gone = [torch.tensor(g.labels)[self.dead[g.name]] for g in self.groups if not self.scattered & g.keys()]
+        return torch.cat([torch.zeros(0, dtype=torch.long), *gone])
+
+    def _cut(self, sets: list[Tensor]) -> Tensor | None:
+        """Which columns go, given the labels that each use of them sees; None if the uses disagree."""
+        masks = [torch.isin(labels, self._narrowed_labels()) for labels in sets]
+        return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
+
+
+def _indices(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero().flatten().tolist())
+
+
+def plan_cuts(
+    model: nn.Module,
+    traced: Trace,
+    groups: list[Group],
+    units: Units,
+    example_inputs: tuple[Tensor, ...],
+    position: str = "",
+    digests: bool = False,
+) -> tuple[nn.Module, PruningPlan]:
+    """A smaller model with the same outputs, and the plan that makes it; with `digests` of the weights, if asked for.
+
+    Layers are narrowed, with all of their consumers, as far as the model still runs and gives the same outputs; the
+    others are narrowed inside and keep their old width outside. Outputs are compared as `Comparison` says.
+
+    Raises:
+        UnsupportedModelError: no such model gives the same outputs.
+    """
+    dead = find_dead(groups)
+    comparison = Comparison(model, traced, example_inputs)
+    reasons = []
+
+    def attempt(clusters: list[set[int]]) -> tuple[nn.Module, PruningPlan] | None:
+        try:
+            plain = Cuts(groups, units, dead, set().union(*clusters)).plain(model)
+            small = cut(model, *plain)
+            reasons.append(comparison.difference(small))
+        except CannotCut as error:
+            reasons.append(str(error))
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
+            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+        return None if reasons[-1] else (small, plain)  # pyright: ignore
+
+    clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
+    forced = [c for c in clusters if any((dead[g.name] & g.by_writers).any() for g in groups if g.keys() & c)]
+    found = attempt(forced)
+    if found is None:
+        alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]
+        found = attempt([c for c in clusters if c not in alone]) or attempt(clusters)
+    if found is None:
+        names = ", ".join(sorted({m.leaf.name or "the model" for g in groups for m in g.members}))
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
+            f" {names}; exclude the layer of which the code of the model needs all units"
+        )
+    small, (cuts, layers, tensors) = found  # pyright: ignore
+    why = why_dead(groups, dead)
+    explained = []
+    members = ((g, m) for g in groups for m in g.members)
+    for unit, (group, member) in zip(cuts, members, strict=True):
+        numbers = {reason: int(mask[member.units].sum()) for reason, mask in why[group.name].items()}
+        explained.append(replace(unit, removed=tuple((reason, n) for reason, n in numbers.items() if n)))
+    plan = PruningPlan(
+        type(model).__name__,
+        tuple(explained),
+        layers,
+        tensors,
+        *zip(counts(model), counts(small), strict=True),
+        position,
+        recorded(model) if digests else {},
+    )
+    return small, plan
+
+
+def _clusters(groups: list[Group]) -> list[set[int]]:
+    """The layers (leaf keys); those of which units go only together are narrowed or scattered together."""
+    clusters: list[set[int]] = []
+    for group in groups:
+        joined = [c for c in clusters if c & group.keys()]
+        clusters = [c for c in clusters if c not in joined] + [group.keys().union(*joined)]
+    return clusters
