@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..emit.builder import CONSTANT, STEP, Builder, Operand
+from ..emit.plan import UndecidedError
 from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
@@ -19,7 +20,6 @@ from . import blocks, conditions, pointwise, products, reductions  # noqa: F401 
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
-from .plan import UndecidedError
 from .probe import Axes, find_axes
 from .refusals import check_layers
 from .stateless import check_stateless

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._errors import UnsupportedModelError
+from ..emit import products
 from ..emit.builder import Operand
 from ..runtime.program import Binary
-from .blocks import array, products
 from .pointwise import combine
-from .reductions import reduced
-from .visitor import Visitor, handles
+from .visitor import Convolution, Visitor, array, convolves, handles
 
-_LARGEST = 1 << 16  # numbers that a product of two values is laid out in
+
+@handles("linear")
+def _linear(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
+    if not isinstance(x, Operand) or not isinstance(weight, Tensor) or isinstance(bias, Operand):
+        return None
+    return _with_matrix(visitor, node, x, weight, 1, bias)
+
+
+def _with_matrix(
+    visitor: Visitor, node: torch.fx.Node, x: Operand, weight: Tensor, argument: int, bias: Tensor | None = None
+) -> Operand:
+    """`bias` + W x for every vector along the last axis; `argument` is the number of the node's that W comes from."""
+    name = visitor.weight_name(node, node.args[argument])
+    return products.linear(visitor.builder, x, [array(weight)], None if bias is None else array(bias), name)
 
 
 @handles("addmm", "baddbmm")
@@ -26,7 +35,7 @@ def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any
     if kwargs:
         return None
     if all(isinstance(v, Tensor) for v in (bias, weight)) and (bias.dim(), weight.dim()) == (1, 2):
-        return products(visitor, node, x, [array(weight.T)], visitor.constant(bias), 2)
+        return _with_matrix(visitor, node, x, weight.T, 2, bias)
     product = _matmul(visitor, node, x, weight, 1)
     return product and combine(visitor.builder, Binary.ADD, product, visitor.spread(bias, node))
 
@@ -34,68 +43,45 @@ def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any
 @handles("matmul", "mm", "mv", "bmm", "dot")
 def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 0) -> Any:
     """With a constant matrix, with one for each of a batch, or of two values; `a` is the node's argument `first`."""
+    mover = visitor.mover
     if isinstance(b, Tensor) and b.dim() == 2:
-        return products(visitor, node, a, [array(b.T)], None, first + 1)
-    if (
-        isinstance(a, Tensor)
-        and isinstance(b, Operand)
-        and a.dim() == 2
-        and len(b.shape) > 1
-        and b.time != len(b.shape) - 2
-    ):
-        y = products(visitor, node, _turned(visitor, b, node), [array(a)], None, first)
-        return _turned(visitor, y, node)
+        return _with_matrix(visitor, node, a, b.T, first + 1)
+    if isinstance(a, Tensor) and isinstance(b, Operand) and a.dim() == 2 and b.time != len(b.shape) - 2 >= 0:
+        return products.turned(mover, _with_matrix(visitor, node, products.turned(mover, b), a, first))
     if isinstance(a, Operand) and isinstance(b, Tensor) and b.dim() == len(a.shape) == 3 and a.time != 0:
-        rows = [visitor.piece(a, 0, i, node) for i in range(len(b))]
-        parts = [products(visitor, node, x, [array(m.T)], None, first + 1) for x, m in zip(rows, b, strict=True)]
-        return visitor.join(parts, 0, node)
-    return _of_two(visitor, node, a, b)
+        rows = [mover.piece(a, 0, i) for i in range(len(b))]
+        return mover.join([_with_matrix(visitor, node, x, m.T, first + 1) for x, m in zip(rows, b, strict=True)], 0)
+    return products.matmul(mover, visitor.source(a), visitor.source(b))
 
 
-def _turned(visitor: Visitor, x: Operand, node: torch.fx.Node) -> Operand:
-    """The last two axes exchanged."""
-    last = len(x.shape) - 1
-    time = {last: last - 1, last - 1: last}.get(x.time, x.time) if x.time is not None else None
-    return visitor.rearrange(x, lambda t: t.mT, time, node)
-
-
-def _of_two(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand:
-    """Every product of entries, laid out as (..., n, m, k), then summed over k: features of a step, or time."""
-    left = list(a.shape) if len(a.shape) > 1 else [1, *a.shape]
-    right = list(b.shape) if len(b.shape) > 1 else [*b.shape, 1]
-    batch = list(torch.broadcast_shapes(left[:-2], right[:-2]))
-    full = [*batch, left[-2], right[-1], left[-1]]
-
-    def rows(t: Tensor) -> Tensor:
-        return t.view(left).unsqueeze(-2).expand(full)
-
-    def columns(t: Tensor) -> Tensor:
-        return t.view(right).mT.unsqueeze(-3).expand(full)
-
-    places = [_time(visitor, x, move, len(full)) for x, move in ((a, rows), (b, columns))]
-    found = {p for p in places if p is not None}
-    if len(found) > 1:
-        raise UnsupportedModelError(
-            f"{visitor.where(node)}: multiplies every time step with every other, as attention over time does; an"
-            " engine cannot. A weighted mean over time, (softmax(scores, 1) * h).sum(1), can be packed"
-        )
-    time = found.pop() if found else None
-    if math.prod(n for d, n in enumerate(full) if d != time) > _LARGEST:
-        raise UnsupportedModelError(
-            f"{visitor.where(node)}: a product of {tuple(a.shape)} and {tuple(b.shape)} is too large"
-        )
-    x = visitor.settle(visitor.mover.move([a], lambda t: rows(t[0]), time, visitor.where(node)))
-    y = visitor.settle(visitor.mover.move([b], lambda t: columns(t[0]), time, visitor.where(node)))
-    product = combine(visitor.builder, Binary.MUL, x, y)
-    return reduced(visitor, node, replace(product, shape=tuple(full), time=time), len(full) - 1, "sum")
-
-
-def _time(visitor: Visitor, x: Any, move: Any, axes: int) -> int | None:
-    """Where the time axis of `x` is after `move`."""
-    if not isinstance(x, Operand) or x.time is None:
+@convolves
+def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
+    """Of one group and one step at a time."""
+    if not isinstance(weight, Tensor) or isinstance(bias, Operand) or weight.dim() != 3 or options.groups != 1:
         return None
-    step = torch.arange(x.shape[x.time]).view([-1 if d == x.time else 1 for d in range(len(x.shape))]).expand(x.shape)
-    moved = move(step.contiguous())
-    return next(
-        (d for d in range(axes) if moved.shape[d] > 1 and (moved.narrow(d, 0, 1) != moved.narrow(d, 1, 1)).any()), None
-    )
+    if options.stride != 1 or visitor.time_axis(node) != 2:
+        return None
+    both = (options.padding, options.padding)
+    init, name = None if bias is None else array(bias), visitor.weight_name(node, node.args[1])
+    return products.convolution(visitor.mover, x, array(weight), init, both, options.dilation, name)
+
+
+@handles("embedding")
+def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Operand | None:
+    if not isinstance(table, Tensor) or not isinstance(token, Operand):
+        return None
+    return products.lookup(visitor.builder, token, array(table), visitor.weight_name(node, node.args[0]))
+
+
+@handles("index")
+def _index(visitor: Visitor, node: torch.fx.Node, table: Any, indices: list[Any]) -> Operand | None:
+    """A row of a constant table, by a position that was computed."""
+    if not isinstance(table, Tensor) or len(indices) != 1:
+        return None
+    found = _embedding(visitor, node, table.reshape(table.shape[0], -1), indices[0])
+    return found and visitor.shaped(found, node)
+
+
+@handles("one_hot")
+def _one_hot(visitor: Visitor, node: torch.fx.Node, token: Operand, classes: int = -1) -> Operand | None:
+    return _embedding(visitor, node, torch.eye(classes), token) if classes > 0 else None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
+from ..emit.address import Moved
 from ..emit.builder import Builder, Operand
+from ..emit.movement import Mover
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import Trace, operation
-from ..runtime.program import Ref
-from .moves import Moved, Mover
 
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
 _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
@@ -82,6 +84,7 @@ class Visitor:
         self.builder = builder
         self.rename = rename
         self.mover = Mover(builder)
+        self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
         self.values = values
         self.axes = {name: _grown(value, longer[name]) for name, value in values.items()}
@@ -150,8 +153,16 @@ class Visitor:
         """What does not depend on the input; on the length of the sequence it may."""
         value = self.values[node.name]
         if isinstance(value, Tensor) and self.axes[node.name] is not None:
-            self.mover.grows(value)
+            self.mover.grows(self.source(value))
         return value
+
+    def source(self, x: Any) -> Any:
+        """`x` as movement reads it: of the same constant the same array."""
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in self._arrays:
+            self._arrays[id(x)] = x, x.detach().double().numpy()
+        return self._arrays[id(x)][1]
 
     def settle(self, x: Any) -> Any:
         """`x` with its entries in place, if it is a value that was moved."""
@@ -170,33 +181,28 @@ class Visitor:
         fixed = {i for i, v in enumerate(leaves) if isinstance(v, Tensor)} if operation(node) in INDEXED else set()
         places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | Moved | Tensor) and i not in fixed]
 
-        def run(tensors: list[Tensor], pick: int | None = None) -> Tensor:
+        def run(arrays: list[np.ndarray], pick: int | None = None) -> np.ndarray:
             filled = list(leaves)
-            for place, tensor in zip(places, tensors, strict=True):
-                filled[place] = tensor.contiguous().double()  # exact to 2^53, and more operations know it than int64
+            for place, array in zip(places, arrays, strict=True):
+                tensor = torch.from_numpy(np.ascontiguousarray(array)).view(array.shape)
+                filled[place] = tensor.double()  # exact to 2^53, and more operations know it than int64
             a, k = pytree.tree_unflatten(filled, spec)
             result = node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"})  # pyright: ignore
-            return (result if pick is None else result[pick]).long()
+            return (result if pick is None else result[pick]).long().numpy()
 
-        operands = [leaves[i] for i in places]
-        axes, where = self.axes[node.name], self.where(node)
+        operands, axes = [self.source(leaves[i]) for i in places], self.axes[node.name]
         if isinstance(axes, list):
-            return [self.mover.move(operands, lambda t, i=i: run(t, i), axis, where) for i, axis in enumerate(axes)]
-        return self.mover.move(operands, run, axes, where)
+            return [self.mover.move(operands, lambda x, i=i: run(x, i), axis) for i, axis in enumerate(axes)]
+        return self.mover.move(operands, run, axes)
 
     def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> Moved:
+        """Pads as torch gives them: of the last axis first."""
         number = float(value if isinstance(value, float | int) else 0)
+        pairs = list(zip(pads[::2], pads[1::2], strict=True))[::-1]
+        pairs = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
         axis = self.axes[node.args[0].name]  # pyright: ignore
-        before = 2 * (len(x.shape) - 1 - axis) if isinstance(axis, int) else len(pads)
-        over_time = [n if i in (before, before + 1) else 0 for i, n in enumerate(pads)]
-        others = [0 if i in (before, before + 1) else n for i, n in enumerate(pads)]
-
-        def run(tensors: list[Tensor]) -> Tensor:
-            wider = torch.constant_pad_nd(tensors[0], others, int(tensors[1]))
-            return torch.constant_pad_nd(wider, over_time, int(tensors[2]))
-
-        filling = [torch.tensor(number), self.mover.edge(number)]
-        return self.mover.move([x, *filling], run, self.axes[node.name], self.where(node))
+        moved = self.mover.pad(self.source(x), pairs, number, axis if isinstance(axis, int) else None)
+        return replace(moved, time=self.axes[node.name])
 
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The axis of the node's result that is time; refuses if there is no telling."""
@@ -207,31 +213,20 @@ class Visitor:
             )
         return axis
 
-    def rearrange(self, x: Operand, run: Callable[[Tensor], Tensor], time: int | None, node: torch.fx.Node) -> Operand:
-        """`x` moved by `run`, whose result has time axis `time`."""
-        return self.settle(self.mover.move([x], lambda t: run(t[0]), time, self.where(node)))
-
     def spread(self, x: Any, node: torch.fx.Node) -> Operand:
         """`x`, a value or constant, broadcast to the shape of the node's result."""
         shape = tuple(self.values[node.name].shape)
-        if isinstance(x, Operand) and x.shape == shape:
-            return x
-        x = x if isinstance(x, Operand | Tensor) else torch.tensor(float(x))
-        moved = self.mover.move([x], lambda t: t[0].expand(shape), self.time_axis(node), self.where(node))
-        return self.settle(moved)
+        same = isinstance(x, Operand) and x.shape == shape
+        return self.mover.spread(self.source(x), shape, None if same else self.time_axis(node))
 
-    def piece(self, x: Operand, axis: int, place: int, node: torch.fx.Node) -> Operand:
-        """Entry `place` along a feature axis, which stays, of length one."""
-        return self.rearrange(x, lambda t: t.narrow(axis, place, 1), x.time, node)
+    def shaped(self, x: Operand, node: torch.fx.Node) -> Operand:
+        """`x` in the shape of the node's result."""
+        return replace(x, shape=tuple(self.values[node.name].shape))
 
-    def join(self, parts: list[Operand], axis: int, node: torch.fx.Node) -> Operand:
-        """Values side by side along a feature axis."""
-        time = next((p.time for p in parts if p.time is not None), None)
-        return self.settle(self.mover.move(list(parts), lambda t: torch.cat(t, axis), time, self.where(node)))
 
-    def constant(self, x: Tensor) -> Ref:
-        """A parameter or constant as a buffer."""
-        return self.builder.constant(x.detach().float().cpu().numpy())
+def array(x: Tensor) -> np.ndarray:
+    """A parameter as float32."""
+    return x.detach().float().cpu().numpy()
 
 
 def _grown(small: Any, large: Any) -> Any:

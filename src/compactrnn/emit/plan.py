@@ -5,11 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from .._errors import UnsupportedModelError
-from ..emit.builder import Operand
+from .builder import Operand
 
 SHIFT = 1 << 40  # an address is (number of the operand + 1) * SHIFT + place in the operand
 
@@ -35,13 +34,13 @@ class Plan(NamedTuple):
     `steps` of a STEP is how long ago (negative: ahead); `number` is the constant, or what stands before the first step.
     """
 
-    operand: Tensor
-    position: Tensor
-    relation: Tensor
-    steps: Tensor
-    number: Tensor
+    operand: np.ndarray
+    position: np.ndarray
+    relation: np.ndarray
+    steps: np.ndarray
+    number: np.ndarray
 
-    def where(self, mask: Tensor) -> Plan:
+    def where(self, mask: np.ndarray) -> Plan:
         """The entries in `mask`."""
         return Plan(*(part[mask] for part in self))
 
@@ -52,45 +51,45 @@ class Operands:
     `edges` are fillings beyond the ends of the sequence; `grown` are constants that are as long as the sequence.
     """
 
-    def __init__(self, operands: list[Operand | Tensor], edges: set[int], grown: set[int]):
+    def __init__(self, operands: list[Operand | np.ndarray], edges: set[int], grown: set[int]):
         timed = [o if isinstance(o, Operand) and o.time is not None else None for o in operands]
-        numbers = [o.detach().flatten().double() if isinstance(o, Tensor) else torch.zeros(1) for o in operands]
-        self.width = torch.tensor([0 if v is None else v.width for v in timed])
-        self.length = torch.tensor([0 if v is None else v.shape[v.time or 0] for v in timed])
-        self.constant = torch.tensor([isinstance(o, Tensor) for o in operands])
-        self.edge = torch.tensor([id(o) in edges for o in operands])
-        self.grown = torch.tensor([id(o) in grown for o in operands])
-        self._numbers = torch.cat(numbers)
-        self._first = torch.tensor([0, *(len(n) for n in numbers)]).cumsum(0)
+        numbers = [np.zeros(1) if isinstance(o, Operand) else o.flatten().astype(np.float64) for o in operands]
+        self.width = np.array([0 if v is None else v.width for v in timed])
+        self.length = np.array([0 if v is None else v.shape[v.time or 0] for v in timed])
+        self.constant = np.array([isinstance(o, np.ndarray) for o in operands])
+        self.edge = np.array([id(o) in edges for o in operands])
+        self.grown = np.array([id(o) in grown for o in operands])
+        self._numbers = np.concatenate(numbers)
+        self._first = np.cumsum([0, *(len(n) for n in numbers)])
 
-    def numbers(self, operand: Tensor, offset: Tensor) -> Tensor:
+    def numbers(self, operand: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """The constants at these places; 0 where the operand is not constant."""
-        return self._numbers[self._first[operand] + torch.where(self.constant[operand], offset, 0)]
+        return self._numbers[self._first[operand] + np.where(self.constant[operand], offset, 0)]
 
 
-def read_plan(moved: Tensor, time: int | None, operands: Operands, where: str) -> Plan:
+def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: str) -> Plan:
     """The plan of `moved`, the output of a movement run on addresses, whose time axis is `time`.
 
     Raises:
         UndecidedError: a source would show only in a longer sequence.
         UnsupportedModelError: steps are mixed in another way.
     """
-    rows = moved.movedim(time, 0).reshape(moved.shape[time], -1) if time is not None else moved.reshape(1, -1)
+    rows = np.moveaxis(moved, time, 0).reshape(moved.shape[time], -1) if time is not None else moved.reshape(1, -1)
     steps, timed = len(rows), time is not None
     number, offset = rows // SHIFT - 1, rows % SHIFT
     moving = operands.width[number] > 0
-    pick = steps - 1 - moving.flip(0).to(torch.int8).argmax(0)  # the last row that a sequence feeds
-    column = torch.arange(rows.shape[1])
+    pick = steps - 1 - moving[::-1].argmax(0)  # the last row that a sequence feeds
+    column = np.arange(rows.shape[1])
     source, place = number[pick, column], offset[pick, column]
-    fed, width, length = moving.any(0), operands.width[source].clamp(min=1), operands.length[source]
-    position, at, now = torch.where(fed, place % width, place), offset // width, torch.arange(steps)[:, None]
-    here = (number == source) & (torch.where(fed, offset % width, offset) == position)
+    fed, width, length = moving.any(0), np.maximum(operands.width[source], 1), operands.length[source]
+    position, at, now = np.where(fed, place % width, place), offset // width, np.arange(steps)[:, None]
+    here = (number == source) & (np.where(fed, offset % width, offset) == position)
     constant, values = operands.constant[number], operands.numbers(number, offset)
 
     edge = operands.edge[number] | ((offset != offset[0]).any(0) & ~operands.grown[number])
     if timed and bool((constant & edge).all(0).any()):
         raise UndecidedError(f"{where}: looks more than {steps - 1} steps back or ahead; an engine keeps no more")
-    first = values.gather(0, (constant & ~here).to(torch.int8).argmax(0, keepdim=True))[0]
+    first = values[(constant & ~here).argmax(0), column]
     filled = (here | (constant & (values == first))).all(0)
     whole = here.all(0)
     still = fed & whole & (at == at[0]).all(0)
@@ -104,25 +103,26 @@ def read_plan(moved: Tensor, time: int | None, operands: Operands, where: str) -
         Relation.FLIP: stepwise & whole & (at == steps - 1 - now).all(0),
         Relation.STEP: shifted,
         Relation.ALWAYS: ~fed & ~operands.constant[source] & whole,
-        Relation.NUMBER: constant.all(0) & _same(values, values[0]).all(0),
+        Relation.NUMBER: constant.all(0) & same_numbers(values, values[0]).all(0),
     }
-    relation = torch.full_like(column, -1)
+    relation = np.full_like(column, -1)
     for kind, mask in found.items():
         relation[mask] = kind
     if bool((relation < 0).any()):
-        wrong = int((relation < 0).nonzero()[0])
+        wrong = int(np.flatnonzero(relation < 0)[0])
         if timed and bool(constant[:, wrong].all()):
             raise UnsupportedModelError(
                 f"{where}: takes other constants at every step, as a table of positions does; an engine does not count"
                 " steps: give what depends on the position as an input"
             )
         raise UnsupportedModelError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}")
-    before = torch.where(relation == Relation.NUMBER, values[0], torch.where(whole, 0.0, first))
-    return Plan(source, position, relation, torch.where(relation == Relation.STEP, delay, 0), before)
+    before = np.where(relation == Relation.NUMBER, values[0], np.where(whole, 0.0, first))
+    return Plan(source, position, relation, np.where(relation == Relation.STEP, delay, 0), before)
 
 
-def _same(a: Tensor, b: Tensor) -> Tensor:
-    return (a == b) | (a.isnan() & b.isnan())
+def same_numbers(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+    """Where two arrays are equal; a NaN equals itself."""
+    return (a == b) | (np.isnan(a) & np.isnan(b))
 
 
 def _reason(timed: bool, still: bool, step: int) -> str:

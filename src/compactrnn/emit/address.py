@@ -1,0 +1,66 @@
+"""Data movement on addresses: an operation that only moves entries, run on where they are instead of what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .builder import Operand
+from .plan import SHIFT
+
+Source = Operand | np.ndarray  # what a program computes, or a constant
+
+
+@dataclass
+class Moved:
+    """Entries of `operands` in another order, not yet copied: `address` says for each where it is.
+
+    `time` is the time axis, None without one, a string where the axes cannot be told apart.
+    """
+
+    operands: list[Source]
+    address: np.ndarray
+    time: int | str | None
+    where: str
+    value: Operand | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, time axis included."""
+        return self.address.shape
+
+
+def addresses(operand: Source | Moved, flat: list[Source]) -> np.ndarray:
+    """An array of the operand's shape whose entries say where they are: operand in `flat`, step, place in the row."""
+    if isinstance(operand, Moved):
+        numbers = operand.address // SHIFT - 1
+        places = np.array([_number(o, flat) for o in operand.operands])
+        return operand.address % SHIFT + (places[numbers] + 1) * SHIFT
+    shape = tuple(operand.shape)
+    rows = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
+    if isinstance(operand, Operand) and operand.time is not None:
+        row = np.expand_dims(np.arange(operand.width).reshape(operand.step_shape), operand.time)
+        step = np.arange(shape[operand.time]).reshape([-1 if d == operand.time else 1 for d in range(len(shape))])
+        rows = row + step * operand.width
+    return rows + (_number(operand, flat) + 1) * SHIFT
+
+
+def _number(operand: Source, flat: list[Source]) -> int:
+    """The place of `operand` in `flat`, where it is put if it is new."""
+    for i, other in enumerate(flat):
+        if other is operand:
+            return i
+    flat.append(operand)
+    return len(flat) - 1
+
+
+def padded(x: np.ndarray, pads: Sequence[tuple[int, int]], filling: int) -> np.ndarray:
+    """`x` with so many entries before and after along each axis; fewer than none cuts.
+
+    >>> padded(np.arange(4), [(1, -2)], 9)
+    array([9, 0, 1])
+    """
+    kept = tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(x.shape, pads, strict=True))
+    return np.pad(x[kept], [(max(0, a), max(0, b)) for a, b in pads], constant_values=filling)

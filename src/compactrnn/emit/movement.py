@@ -1,0 +1,239 @@
+"""Moved entries put in place: views of what lies side by side, copies, delay lines, sequences backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from ..runtime.program import Code, Ref, Unary
+from .address import Moved, Source, addresses, padded
+from .builder import CONSTANT, LAST, STEP, Builder, Operand
+from .copies import copied, is_run
+from .plan import SHIFT, Operands, Plan, Relation, read_plan, same_numbers
+
+Movement = Callable[[list[np.ndarray]], np.ndarray]
+
+
+class Mover:
+    """Moves entries, and finds or copies together what the moved rows consist of."""
+
+    def __init__(self, builder: Builder):
+        self.builder = builder
+        self._edges: list[np.ndarray] = []
+        self._grown: list[np.ndarray] = []
+        self._flipped: dict[tuple, Operand] = {}
+        self._rows: dict[str, Operand] = {}
+
+    def edge(self, value: float) -> np.ndarray:
+        """A number that fills up a sequence before its first or after its last step."""
+        self._edges.append(float32(value))
+        return self._edges[-1]
+
+    def grows(self, constant: np.ndarray) -> None:
+        """Note that a constant is as long as the sequence."""
+        self._grown.append(constant)
+
+    def move(self, operands: Sequence[Source | Moved], run: Movement, time: int | str | None, where: str = "") -> Moved:
+        """The result of `run(operands)`, an operation that only moves entries; `time` is the result's time axis.
+
+        `run` gets the operands as arrays of 64-bit whole numbers, and must do the same whatever they are. `where` is
+        what messages name; else what is being lowered.
+        """
+        flat: list[Source] = []
+        moved = run([addresses(o, flat) for o in operands])
+        return Moved(flat, moved, time, where or self.builder.where)
+
+    def pad(self, x: Source | Moved, pads: Sequence[tuple[int, int]], value: float, before: int | None) -> Moved:
+        """`x` with so many entries of `value` before and after along each axis; fewer than none cuts.
+
+        `before` is the time axis of `x`, which the result has too.
+        """
+        others = [(0, 0) if d == before else p for d, p in enumerate(pads)]
+        over_time = [p if d == before else (0, 0) for d, p in enumerate(pads)]
+
+        def run(arrays: list[np.ndarray]) -> np.ndarray:
+            moved, inside, outside = arrays
+            return padded(padded(moved, others, int(inside)), over_time, int(outside))
+
+        return self.move([x, float32(value), self.edge(value)], run, before)
+
+    def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
+        """`x` moved by `run`, whose result has time axis `time`."""
+        return self.settle(self.move([x], lambda arrays: run(arrays[0]), time))
+
+    def spread(self, x: Source | float, shape: tuple[int, ...], time: int | None) -> Operand:
+        """`x`, a value or constant, broadcast to `shape`, of which `time` is the time axis."""
+        if isinstance(x, Operand) and x.shape == shape:
+            return x
+        source = x if isinstance(x, Operand | np.ndarray) else float32(x)
+        return self.rearrange(source, lambda t: np.broadcast_to(t, shape), time)
+
+    def piece(self, x: Operand, axis: int, place: int) -> Operand:
+        """Entry `place` along a feature axis, which stays, of length one."""
+        return self.rearrange(x, lambda t: np.take(t, [place], axis), x.time)
+
+    def join(self, parts: Sequence[Source], axis: int, where: str = "") -> Operand:
+        """Values side by side along a feature axis."""
+        time = next((p.time for p in parts if isinstance(p, Operand) and p.time is not None), None)
+        return self.settle(self.move(parts, lambda arrays: np.concatenate(arrays, axis), time, where))
+
+    def settle(self, moved: Moved, passing: bool = False) -> Operand:
+        """`moved` as a value: a view if its entries lie side by side, else a copy.
+
+        `passing`: it is read by the next operation alone, so it may be a view of a delay line, which has changed by the
+        next step.
+        """
+        if moved.value is None:
+            moved.value = self._settle(moved, passing)
+        return moved.value
+
+    def _settle(self, moved: Moved, passing: bool) -> Operand:
+        time, shape, where, build = moved.time, moved.shape, moved.where, self.builder
+        if isinstance(time, str):
+            raise UnsupportedModelError(f"{where}: folds time into another axis or changes the number of steps")
+        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown})
+        plan = read_plan(moved.address, time, operands, where)
+        if bool((plan.relation == Relation.NUMBER).all()):
+            return replace(self._constant(plan.number), shape=shape, time=time)
+        parts = self._parts(plan, moved.operands, where)
+        delayed = [(mask, base, plan.where(mask)) for mask, base in self._delayed(plan, moved.operands, where)]
+        entries = np.zeros((len(plan.operand), 2), np.int64)
+        sources: list[Operand] = []
+        for mask, source, positions in parts:
+            entries[mask] = np.stack([np.full_like(positions, len(sources)), positions], 1)
+            sources.append(source)
+        lines = [base for _, base, _ in delayed]
+        if len(sources) == 1 and not lines and is_run(entries[:, 1]):
+            return _view(sources[0], int(entries[0, 1]), shape, time)
+        kind = build.place([*sources, *lines], where)
+        for mask, base, part in delayed:
+            steps = part.steps
+            line = build.delay_line(base, int(steps.max()), float(part.number[steps > 0][0]))
+            positions = steps * base.width + self._positions(part)
+            entries[mask] = np.stack([np.full_like(positions, len(sources)), positions], 1)
+            sources.append(line)
+        if passing and len(sources) == 1 and is_run(entries[:, 1]):
+            return _view(sources[0], int(entries[0, 1]), shape, time)
+        bounded = all(s.bounded for s in sources)
+        return Operand(copied(build, entries, sources), shape, time, kind, build.segment, bounded)
+
+    def _parts(self, plan: Plan, operands: list, where: str) -> list[tuple[np.ndarray, Operand, np.ndarray]]:
+        """What needs no delay line of this segment: (entries, source, positions in the source)."""
+        parts: list[tuple[np.ndarray, Operand, np.ndarray]] = []
+        ahead = plan.steps < 0
+        for number in np.unique(plan.number[ahead]).tolist():
+            mask = ahead & same_numbers(plan.number, number)
+            parts.append((mask, self._ahead(plan.where(mask), operands, number, where), np.arange(int(mask.sum()))))
+        for kind in (Relation.FLIP, Relation.FIRST, Relation.LAST, Relation.ALWAYS, Relation.STEP):
+            of_kind = (plan.relation == kind) & ~self._on_lines(plan) & ~ahead
+            for i in np.unique(plan.operand[of_kind]).tolist():
+                mask = of_kind & (plan.operand == i)
+                parts.append((mask, self._source(operands[i], kind, where), plan.position[mask]))
+        mask = plan.relation == Relation.NUMBER
+        if bool(mask.any()):
+            parts.append((mask, self._constant(plan.number[mask]), np.arange(int(mask.sum()))))
+        return parts
+
+    def _constant(self, numbers: np.ndarray) -> Operand:
+        small = bool((np.abs(numbers) <= 1).all())
+        return Operand(self.builder.constant(float32(numbers)), numbers.shape, None, CONSTANT, 0, small)
+
+    def _source(self, operand: Operand, kind: Relation, where: str) -> Operand:
+        """The row that holds the entries of this relation."""
+        if kind in (Relation.ALWAYS, Relation.STEP):
+            return operand
+        if kind == Relation.LAST:
+            if operand.kind != STEP:
+                return replace(operand, shape=operand.step_shape, time=None)
+            # a copy: should the sequence itself be read again later, its buffer will hold all of its steps
+            last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
+            return replace(last, shape=operand.step_shape, time=None, kind=LAST)
+        flipped = self.flip(operand, where)
+        if kind == Relation.FLIP or flipped.kind != STEP:
+            return flipped
+        return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)
+
+    def flip(self, value: Operand, where: str = "") -> Operand:
+        """The sequence backwards."""
+        build, key = self.builder, (value.ref, value.width)
+        if value.kind != STEP:
+            return value
+        if key not in self._flipped:
+            if value.segment == build.segment:
+                build.close(where or build.where)
+            build.every_step([value])
+            dst = build.buffer(value.width)
+            build.emit(Code.FLIP, dst, value.width, a=value.ref)
+            self._flipped[key] = replace(value, ref=dst, segment=build.segment)
+        return replace(self._flipped[key], shape=value.shape, time=value.time)
+
+    def _on_lines(self, plan: Plan) -> np.ndarray:
+        """The entries that delay lines give: of earlier steps, and of this step where earlier ones are read too."""
+        keys = plan.operand * SHIFT + plan.position
+        return (plan.relation == Relation.STEP) & (plan.steps >= 0) & np.isin(keys, keys[plan.steps > 0])
+
+    def _delayed(self, plan: Plan, operands: list, where: str) -> list[tuple[np.ndarray, Operand]]:
+        """The entries that delay lines give, and for each line the row that is delayed."""
+        mask = self._on_lines(plan)
+        found = []
+        for number in np.unique(plan.number[plan.steps > 0]).tolist():
+            late = mask & (plan.steps > 0) & same_numbers(plan.number, number)
+            keys = plan.operand * SHIFT + plan.position
+            part = late | (mask & (plan.steps == 0) & np.isin(keys, keys[late]))
+            mask = mask & ~part
+            found.append((part, self._row(plan.where(part), operands, where)))
+        return found
+
+    def _row(self, plan: Plan, operands: list, where: str) -> Operand:
+        """The numbers that the entries of `plan` are or will be in other steps, each once, side by side."""
+        build, (operand, position) = self.builder, _distinct(plan)
+        numbers = np.unique(operand).tolist()
+        sources = [operands[i] for i in numbers]
+        whole = len(sources) == 1 and np.array_equal(position, np.arange(sources[0].width))
+        if whole and sources[0].kind == STEP:
+            return sources[0]
+        refs = [(*operands[i].ref, p) for i, p in zip(operand.tolist(), position.tolist(), strict=True)]
+        key = repr(refs)
+        if key not in self._rows:
+            build.every_step(sources, where)
+            places = np.array([numbers.index(i) for i in operand.tolist()])
+            ref = copied(build, np.stack([places, position], 1), sources)
+            bounded = all(s.bounded for s in sources)
+            self._rows[key] = Operand(ref, (len(refs),), None, STEP, build.segment, bounded)
+        return self._rows[key]
+
+    def _positions(self, plan: Plan) -> np.ndarray:
+        """For each entry of `plan`, its place in `_row(plan)`."""
+        operand, position = _distinct(plan)
+        order = {k: n for n, k in enumerate((operand * SHIFT + position).tolist())}
+        return np.array([order[k] for k in (plan.operand * SHIFT + plan.position).tolist()])
+
+    def _ahead(self, plan: Plan, operands: list, number: float, where: str) -> Operand:
+        """Entries of later steps: of earlier steps of the sequence backwards, turned round again."""
+        build = self.builder
+        row = self.flip(self._row(plan, operands, where), where)
+        build.every_step([row])
+        line = build.delay_line(row, int(-plan.steps.min()), number)
+        entries = np.stack([np.zeros_like(plan.steps), self._positions(plan) - plan.steps * row.width], 1)
+        row = Operand(copied(build, entries, [line]), (len(entries),), None, STEP, build.segment, line.bounded)
+        return self.flip(row, where)
+
+
+def _view(source: Operand, start: int, shape: tuple[int, ...], time: int | None) -> Operand:
+    return replace(source, ref=Ref(source.ref.buffer, source.ref.offset + start), shape=shape, time=time)
+
+
+def _distinct(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Operand and position of all entries, each pair once, in the order in which they come first."""
+    keys, first = np.unique(plan.operand * SHIFT + plan.position, return_index=True)
+    ordered = keys[np.argsort(first)]
+    return ordered // SHIFT, ordered % SHIFT
+
+
+def float32(x: np.ndarray | float) -> np.ndarray:
+    """Numbers as a program has them; what is too large is infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(x, np.float32)

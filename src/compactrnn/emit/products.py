@@ -1,0 +1,163 @@
+"""Products with matrices, convolutions over time, tables, and products of two values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from ..runtime.program import Binary, Code, Ref, Unary
+from .address import Moved
+from .builder import Builder, Operand
+from .movement import Mover
+from .reductions import reduce
+
+_LARGEST = 1 << 16  # numbers that a product of two values is laid out in
+
+
+def linear(
+    build: Builder, x: Operand, factors: Sequence[np.ndarray], bias: np.ndarray | Ref | None = None, name: str = ""
+) -> Operand:
+    """`bias + F1 F2 ... x` for every vector along the last axis.
+
+    Args:
+        build: what to write to.
+        x: (..., n), n the columns of the last factor.
+        factors: matrices, (rows, columns) each; one is the usual case.
+        bias: (rows of the first factor,), also as the place of a constant.
+        name: of the matrix in the model.
+
+    Raises:
+        UnsupportedModelError: the last axis is time.
+    """
+    init = build.constant(bias) if isinstance(bias, np.ndarray) else bias
+    if x.time == len(x.shape) - 1:
+        raise UnsupportedModelError(f"{build.where}: multiplies along the time axis")
+    inner, outer = factors[-1].shape[1], factors[0].shape[0]
+    count = x.width // inner
+    kind = build.place([x])
+    rows = []
+    for i in range(count):
+        row = replace(x, ref=Ref(x.ref.buffer, x.ref.offset + i * inner), shape=(inner,), time=None)
+        rows.append(build.chain(factors, row, init, name))
+    shape = (*x.shape[:-1], outer)
+    if count == 1:
+        return Operand(rows[0], shape, x.time, kind, build.segment)
+    dst = build.buffer(count * outer)
+    for i, row in enumerate(rows):
+        build.emit(Code.UNARY, Ref(dst.buffer, i * outer), outer, a=row, fn=int(Unary.COPY))
+    return Operand(dst, shape, x.time, kind, build.segment)
+
+
+def convolution(
+    mover: Mover,
+    x: Operand | Moved,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    padding: tuple[int, int] = (0, 0),
+    dilation: int = 1,
+    name: str = "",
+) -> Operand:
+    """A window that slides over time one step at a time: a product with the steps in it, the latest first.
+
+    Args:
+        mover: what moves and writes.
+        x: (1, channels in, T), also moved entries that are not yet in place.
+        weight: (channels out, channels in, steps of the window).
+        bias: (channels out,).
+        padding: zeros before the first and after the last step. The result must be as long as `x`.
+        dilation: steps from one number of the window to the next.
+        name: of the weights in the model.
+    """
+    taps = np.arange(weight.shape[2])[::-1] * dilation
+
+    def windows(arrays: list[np.ndarray]) -> np.ndarray:
+        moved, edge = arrays
+        wide = np.pad(moved, [(0, 0), (0, 0), padding], constant_values=int(edge))
+        starts = np.arange(wide.shape[2] - int(taps[0]))
+        found = wide[:, :, starts[:, None] + taps].transpose(0, 2, 3, 1)
+        return found.reshape(*found.shape[:2], -1)
+
+    init = None if bias is None else mover.builder.constant(bias)
+    rows = mover.settle(mover.move([x, mover.edge(0.0)], windows, 1), passing=True)
+    kernel = weight[:, :, ::-1].transpose(0, 2, 1).reshape(len(weight), -1)
+    y = linear(mover.builder, rows, [kernel], init, name)
+    return mover.rearrange(y, lambda t: t.swapaxes(1, 2), 2)
+
+
+def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") -> Operand | None:
+    """The row of `table`, (vocabulary, n), that a token of each step says; None for several tokens a step."""
+    if token.width != 1:
+        return None
+    kind, (vocabulary, n) = build.place([token]), table.shape
+    dst = build.buffer(n)
+    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(table), name=name)
+    inputs = build.program.inputs
+    for i, given in enumerate(inputs):
+        if given.buffer == token.ref.buffer:
+            if math.prod(given.shape) != 1:
+                raise UnsupportedModelError(
+                    f"{build.where}: a token is one of {math.prod(given.shape)} numbers a step of input"
+                    f" {given.name}; give every token an input of its own"
+                )
+            inputs[i] = replace(given, shape=(), vocabulary=min(given.vocabulary or vocabulary, vocabulary))
+    return Operand(dst, (*token.shape, n), token.time, kind, build.segment)
+
+
+def turned(mover: Mover, x: Operand) -> Operand:
+    """The last two axes exchanged."""
+    last = len(x.shape) - 1
+    time = {last: last - 1, last - 1: last}.get(x.time, x.time) if x.time is not None else None
+    return mover.rearrange(x, lambda t: t.swapaxes(-1, -2), time)
+
+
+def matmul(mover: Mover, a: Operand | np.ndarray, b: Operand | np.ndarray) -> Operand:
+    """The matrix product of two values, of which one may be constant: over the features of a step, or over time.
+
+    Every product of entries is laid out as (..., n, m, k), then summed over k.
+
+    Raises:
+        UnsupportedModelError: every step is multiplied with every other, or there are too many products.
+    """
+    left = list(a.shape) if len(a.shape) > 1 else [1, *a.shape]
+    right = list(b.shape) if len(b.shape) > 1 else [*b.shape, 1]
+    batch = list(np.broadcast_shapes(tuple(left[:-2]), tuple(right[:-2])))
+    full = (*batch, left[-2], right[-1], left[-1])
+
+    def rows(t: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.expand_dims(t.reshape(left), -2), full)
+
+    def columns(t: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.expand_dims(t.reshape(right).swapaxes(-1, -2), -3), full)
+
+    found = {t for t in (time_after(a, rows), time_after(b, columns)) if t is not None}
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"{mover.builder.where}: multiplies every time step with every other, as attention over time does; an"
+            " engine cannot. A weighted mean over time, (softmax(scores, 1) * h).sum(1), can be packed"
+        )
+    time = found.pop() if found else None
+    if math.prod(n for d, n in enumerate(full) if d != time) > _LARGEST:
+        raise UnsupportedModelError(
+            f"{mover.builder.where}: a product of {tuple(a.shape)} and {tuple(b.shape)} is too large"
+        )
+    x, y = mover.rearrange(a, rows, time), mover.rearrange(b, columns, time)
+    product = mover.builder.binary(Binary.MUL, x, y)
+    summed = reduce(mover, replace(product, shape=full, time=time), [len(full) - 1], "sum")
+    # a vector has no axis of rows or columns
+    dropped = [len(batch)] * (len(a.shape) == 1) + [len(batch) + 1] * (len(b.shape) == 1)
+    kept = [d for d in range(len(summed.shape)) if d not in dropped]
+    time = kept.index(summed.time) if summed.time is not None else None
+    return replace(summed, shape=tuple(summed.shape[d] for d in kept), time=time)
+
+
+def time_after(x: Operand | np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    """Where the time axis of `x` is after `move`."""
+    if not isinstance(x, Operand) or x.time is None:
+        return None
+    step = np.arange(x.shape[x.time]).reshape([-1 if d == x.time else 1 for d in range(len(x.shape))])
+    moved = move(np.broadcast_to(step, x.shape))
+    return next((d for d, n in enumerate(moved.shape) if n > 1 and (moved.take(0, d) != moved.take(1, d)).any()), None)

@@ -1,0 +1,126 @@
+"""Sums, means, extremes and running sums: over features at every step, or over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..runtime.program import Binary, Code, Reduce, Ref, Top, Unary
+from .builder import LAST, Builder, Operand
+from .movement import Mover
+
+_OVER_FEATURES = {"sum": Reduce.SUM, "mean": Reduce.SUM, "max": Reduce.MAX, "min": Reduce.MIN}
+_OVER_TIME = {
+    "sum": (Binary.ADD, 0.0),
+    "mean": (Binary.ADD, 0.0),
+    "max": (Binary.MAX, -math.inf),
+    "min": (Binary.MIN, math.inf),
+}
+_RUNNING = {"sum": (Binary.ADD, 0.0), "product": (Binary.MUL, 1.0)}
+LONGEST = 256  # entries of an axis that are combined one after the other
+
+
+def moved_last(mover: Mover, x: Operand, dims: Sequence[int]) -> tuple[Operand, int]:
+    """`x` with the feature axes `dims` moved last, and how many entries they hold together."""
+    order = [d for d in range(len(x.shape)) if d not in dims] + list(dims)
+    k = int(np.prod([x.shape[d] for d in dims], dtype=int))
+    if order == list(range(len(x.shape))):
+        return x, k
+    time = None if x.time is None else order.index(x.time)
+    return mover.rearrange(x, lambda t: t.transpose(order), time), k
+
+
+def reduce(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: bool = False) -> Operand:
+    """`x` reduced over the axes `dims`, of which one may be time; `name` is "sum", "mean", "max" or "min"."""
+    build = mover.builder
+    dims = sorted(d % len(x.shape) for d in dims)
+    y, features = x, [d for d in dims if d != x.time]
+    if features:
+        rows, k = moved_last(mover, x, features)
+        fn = _OVER_FEATURES[name]
+        y = build.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=int(fn))
+        y = replace(y, shape=rows.shape[: len(rows.shape) - len(features)])
+        y = build.unary(Unary.SCALE_SHIFT, y, 1 / k) if name == "mean" else y
+    if x.time in dims:
+        counter = _count(build, y) if name == "mean" else None
+        y = over_time(build, y, name)
+        if counter is not None:
+            build.place([y])
+            dst = build.buffer(y.width)
+            build.emit(Code.BINARY, dst, y.width, a=y.ref, b=counter, fn=int(Binary.DIV), k=1)
+            y = replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
+    return without(y, x, dims, keepdims)
+
+
+def without(y: Operand, x: Operand, dims: Sequence[int], keepdims: bool) -> Operand:
+    """`y`, in the shape of `x` without the axes `dims`, or with one entry along each."""
+    kept = [d for d in range(len(x.shape)) if keepdims or d not in dims]
+    shape = tuple(1 if d in dims else x.shape[d] for d in kept)
+    return replace(y, shape=shape, time=None if x.time is None or x.time in dims else kept.index(x.time))
+
+
+def over_time(build: Builder, x: Operand, name: str) -> Operand:
+    """A running sum, maximum or minimum whose last value is the result."""
+    fn, start = _OVER_TIME[name]
+    state = _accumulated(build, x, fn, start)
+    value = Operand(state, x.step_shape, None, LAST, build.segment)
+    build.close(build.where)
+    return build.unary(Unary.COPY, value)
+
+
+def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
+    build.place([x])
+    state = build.buffer(x.width, "state", np.full(x.width, start))
+    build.emit(Code.BINARY, state, x.width, a=state, b=x.ref, fn=int(fn), k=x.width)
+    return state
+
+
+def _count(build: Builder, like: Operand) -> Ref:
+    """A buffer that counts the steps so far."""
+    build.place([like])
+    state = build.buffer(1, "state", np.zeros(1))
+    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
+    return state
+
+
+def argmax(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Operand:
+    """The place of the largest along a feature axis, at every step."""
+    axis = axis % len(x.shape)
+    rows, k = moved_last(mover, x, [axis])
+    fn = int(Reduce.ARGMAX)
+    y = mover.builder.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=fn)
+    return without(y, x, [axis], keepdims)
+
+
+def top(build: Builder, x: Operand, k: int, axis: int) -> list[Operand]:
+    """The `k` largest of a step's numbers, all along `axis`, largest first, and their places."""
+    shape = tuple(k if d == axis else n for d, n in enumerate(x.shape))
+    found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]
+    return [replace(y, shape=shape) for y in found]
+
+
+def running(mover: Mover, x: Operand, axis: int, name: str) -> Operand | None:
+    """Running "sum" or "product": over time a state, over features one after the other; None where they are many."""
+    build, (fn, start) = mover.builder, _RUNNING[name]
+    if axis == x.time:
+        state = _accumulated(build, x, fn, start)
+        return build.unary(Unary.COPY, replace(x, ref=state, segment=build.segment, bounded=False))
+    if x.shape[axis] > LONGEST:
+        return None
+    parts = [mover.piece(x, axis, i) for i in range(x.shape[axis])]
+    for i in range(1, len(parts)):
+        parts[i] = build.binary(fn, parts[i - 1], parts[i])
+    return mover.join(parts, axis)
+
+
+def product(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Operand | None:
+    """The product over a feature axis; None where it is long."""
+    if x.shape[axis] > LONGEST:
+        return None
+    y = mover.piece(x, axis, 0)
+    for i in range(1, x.shape[axis]):
+        y = mover.builder.binary(Binary.MUL, y, mover.piece(x, axis, i))
+    return without(y, x, [axis], keepdims)
