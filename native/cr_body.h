@@ -91,7 +91,7 @@ static float cr_first_largest(const float *a, size_t n)
 static void cr_reduce(unsigned fn, float *dst, const float *a, size_t n, size_t k)
 {
     for (size_t i = 0; i < n; i++, a += k)
-        dst[i] = fn == CR_SUM          ? cr_sum(a, k)
+        dst[i] = fn == CR_REDUCE_SUM   ? cr_sum(a, k)
                  : fn == CR_REDUCE_MAX ? cr_largest(a, k)
                  : fn == CR_REDUCE_MIN ? cr_smallest(a, k)
                                        : cr_first_largest(a, k);
@@ -134,16 +134,9 @@ static uint32_t cr_read(const void *memory, size_t bytes)
 CR_INLINE cr_v cr_apply_unary(unsigned fn, cr_v x, float p0, float p1)
 {
     switch (fn) {
-    case CR_SCALE_SHIFT: return cr_horner(x, v_splat(p0), p1);
-    case CR_ABS: return cr_abs(x);
-    case CR_CLAMP: return cr_flush(cr_clamp(x, p0, p1));
-    case CR_RECIPROCAL: return v_div(v_splat(1.0f), x);
-    case CR_SQRT: return v_sqrt(x);
-    case CR_EXP: return cr_exp(x);
-    case CR_LOG: return cr_log(x);
-    case CR_ERF: return cr_erf(x);
-    case CR_TANH: return cr_tanh(x);
-    case CR_SIGMOID: return cr_sigmoid(x);
+#define CR_CASE(name, number, parameters, kernel) case CR_UNARY_##name: return kernel;
+        CR_UNARY_FUNCTIONS(CR_CASE)
+#undef CR_CASE
     default: return x;
     }
 }
@@ -157,18 +150,14 @@ CR_INLINE void cr_map_unary(unsigned fn, float *dst, const float *a, size_t n, f
 /* Each case hands a constant to the loop, which is then compiled for that function alone. */
 static void cr_unary(unsigned fn, float *dst, const float *a, size_t n, float p0, float p1)
 {
+    if (fn == CR_UNARY_COPY) {
+        memmove(dst, a, sizeof(float) * n);
+        return;
+    }
     switch (fn) {
-    case CR_SCALE_SHIFT: cr_map_unary(CR_SCALE_SHIFT, dst, a, n, p0, p1); break;
-    case CR_ABS: cr_map_unary(CR_ABS, dst, a, n, p0, p1); break;
-    case CR_CLAMP: cr_map_unary(CR_CLAMP, dst, a, n, p0, p1); break;
-    case CR_RECIPROCAL: cr_map_unary(CR_RECIPROCAL, dst, a, n, p0, p1); break;
-    case CR_SQRT: cr_map_unary(CR_SQRT, dst, a, n, p0, p1); break;
-    case CR_EXP: cr_map_unary(CR_EXP, dst, a, n, p0, p1); break;
-    case CR_LOG: cr_map_unary(CR_LOG, dst, a, n, p0, p1); break;
-    case CR_ERF: cr_map_unary(CR_ERF, dst, a, n, p0, p1); break;
-    case CR_TANH: cr_map_unary(CR_TANH, dst, a, n, p0, p1); break;
-    case CR_SIGMOID: cr_map_unary(CR_SIGMOID, dst, a, n, p0, p1); break;
-    default: memmove(dst, a, sizeof(float) * n);
+#define CR_CASE(name, number, parameters, kernel) case CR_UNARY_##name: cr_map_unary(number, dst, a, n, p0, p1); break;
+        CR_UNARY_FUNCTIONS(CR_CASE)
+#undef CR_CASE
     }
 }
 
@@ -180,16 +169,10 @@ CR_INLINE cr_v cr_truth(cr_m x)
 CR_INLINE cr_v cr_apply_binary(unsigned fn, cr_v a, cr_v b)
 {
     switch (fn) {
-    case CR_ADD: return v_add(a, b);
-    case CR_SUB: return v_sub(a, b);
-    case CR_MUL: return v_mul(a, b);
-    case CR_DIV: return v_div(a, b);
-    case CR_MAX: return cr_flush(cr_max(a, b));
-    case CR_EQUAL: return cr_truth(v_equal(a, b));
-    case CR_NOT_EQUAL: return v_select(v_equal(a, b), v_splat(0.0f), v_splat(1.0f));
-    case CR_LESS: return cr_truth(v_less(a, b));
-    case CR_LESS_EQUAL: return v_select(v_equal(a, b), v_splat(1.0f), cr_truth(v_less(a, b)));
-    default: return cr_flush(cr_min(a, b));
+#define CR_CASE(name, number, kernel) case CR_BINARY_##name: return kernel;
+        CR_BINARY_FUNCTIONS(CR_CASE)
+#undef CR_CASE
+    default: return a;
     }
 }
 
@@ -216,16 +199,9 @@ CR_INLINE void cr_map_binary(unsigned fn, float *dst, const float *a, const floa
 static void cr_binary(unsigned fn, float *dst, const float *a, const float *b, size_t n, size_t k)
 {
     switch (fn) {
-    case CR_ADD: cr_map_binary(CR_ADD, dst, a, b, n, k); break;
-    case CR_SUB: cr_map_binary(CR_SUB, dst, a, b, n, k); break;
-    case CR_MUL: cr_map_binary(CR_MUL, dst, a, b, n, k); break;
-    case CR_DIV: cr_map_binary(CR_DIV, dst, a, b, n, k); break;
-    case CR_MAX: cr_map_binary(CR_MAX, dst, a, b, n, k); break;
-    case CR_EQUAL: cr_map_binary(CR_EQUAL, dst, a, b, n, k); break;
-    case CR_NOT_EQUAL: cr_map_binary(CR_NOT_EQUAL, dst, a, b, n, k); break;
-    case CR_LESS: cr_map_binary(CR_LESS, dst, a, b, n, k); break;
-    case CR_LESS_EQUAL: cr_map_binary(CR_LESS_EQUAL, dst, a, b, n, k); break;
-    default: cr_map_binary(CR_MIN, dst, a, b, n, k);
+#define CR_CASE(name, number, kernel) case CR_BINARY_##name: cr_map_binary(number, dst, a, b, n, k); break;
+        CR_BINARY_FUNCTIONS(CR_CASE)
+#undef CR_CASE
     }
 }
 
@@ -265,9 +241,9 @@ static void cr_softmax(float *dst, const float *a, size_t n, size_t k)
 {
     for (size_t group = 0; group < n; group += k) {
         float largest = cr_largest(a + group, k);
-        cr_map_number(CR_SUB, dst + group, a + group, largest, k);
-        cr_map_unary(CR_EXP, dst + group, dst + group, k, 0, 0);
-        cr_map_number(CR_DIV, dst + group, dst + group, cr_sum(dst + group, k), k);
+        cr_map_number(CR_BINARY_SUB, dst + group, a + group, largest, k);
+        cr_map_unary(CR_UNARY_EXP, dst + group, dst + group, k, 0, 0);
+        cr_map_number(CR_BINARY_DIV, dst + group, dst + group, cr_sum(dst + group, k), k);
     }
 }
 
@@ -276,11 +252,11 @@ static void cr_log_softmax(float *dst, const float *a, size_t n, size_t k)
     for (size_t group = 0; group < n; group += k) {
         float largest = cr_largest(a + group, k), lanes[LANES];
         cr_v sum = v_splat(0.0f);
-        cr_map_number(CR_SUB, dst + group, a + group, largest, k);
+        cr_map_number(CR_BINARY_SUB, dst + group, a + group, largest, k);
         for (size_t i = 0; i < k; i += LANES)
             sum = v_add(sum, cr_exp(v_load_some(dst + group + i, k - i, -1000.0f))); /* e^-1000 is 0 */
         v_store(lanes, cr_log(v_splat(cr_fold_lanes(CR_FOLD_SUM, sum))));
-        cr_map_number(CR_SUB, dst + group, dst + group, lanes[0], k);
+        cr_map_number(CR_BINARY_SUB, dst + group, dst + group, lanes[0], k);
     }
 }
 
@@ -295,8 +271,8 @@ static void cr_layer_norm(float *dst, const float *a, size_t n, size_t k, float 
         }
         float variance = cr_fold_lanes(CR_FOLD_SUM, sum) / (float)k;
         v_store(lanes, v_div(v_splat(1.0f), v_sqrt(v_splat(variance + epsilon))));
-        cr_map_number(CR_SUB, dst + group, a + group, mean, k);
-        cr_map_number(CR_MUL, dst + group, dst + group, lanes[0], k);
+        cr_map_number(CR_BINARY_SUB, dst + group, a + group, mean, k);
+        cr_map_number(CR_BINARY_MUL, dst + group, dst + group, lanes[0], k);
     }
 }
 

@@ -21,6 +21,8 @@
 #include <assert.h>
 #include <stdint.h>
 
+#include "cr_operations.h"
+
 #define CR_MAGIC "\x89" "CRNN\r\n\x1a"
 #define CR_VERSION 4u
 #define CR_KNOWN_FEATURES 0u          /* a feature bit that the reader does not know is an error */
@@ -143,52 +145,17 @@ typedef struct {
     uint32_t offset;                  /* in numbers */
 } cr_ref;
 
-/* Gates lie in blocks of 16 units: 16 numbers of the first gate, 16 of the second, ..., then the next 16 units. P stands
+/* What operations there are, with their operands and functions: cr_operations.h; what each computes: docs/operations.md.
+ *
+ * Gates lie in blocks of 16 units: 16 numbers of the first gate, 16 of the second, ..., then the next 16 units. P stands
  * for n rounded up to a multiple of 16: there are 4P or 3P gates, and as many rows in the matrices that make them. What
  * is computed for units beyond n goes nowhere.
  *
  * Every number of a scratch or a sequence that an op or an output reads has been written by an op before it, in its own or
  * an earlier segment. */
-enum cr_code {
-    CR_EMBED = 1,                     /* dst[n] = table[token at a] */
-    CR_AFFINE = 2,                    /* dst[n] = b[n] (or zeros) + W a[k]; i8, i4: p0 = scale of a, 0 = its absmax / 127 */
-    CR_GATHER = 3,                    /* dst[i] = a[index[i]], 0 where index[i] < 0; a has k numbers */
-    CR_UNARY = 4,                     /* dst[i] = fn(a[i]) */
-    CR_BINARY = 5,                    /* dst[i] = fn(a[i], b[i % k]) */
-    CR_REDUCE = 6,                    /* dst[i] = fn of a[i*k .. i*k+k-1] */
-    CR_SOFTMAX = 7,                   /* over each group of k of n numbers */
-    CR_LOG_SOFTMAX = 8,
-    CR_LAYER_NORM = 9,                /* (x - mean) / sqrt(variance + p0) over each group of k of n numbers */
-    CR_LSTM = 10,                     /* gates (i, f, g, o) = a[4P] + U c[k]; cell b[n] updated in place;
-                                         dst[n] = o tanh(cell). p0 as in AFFINE */
-    CR_GRU = 11,                      /* r, z = those of a[3P] + U c[k]; n = tanh(that of a + r (b[n] + that of U c));
-                                         dst[n] = (1 - z) n + z d[n]. b may be absent: zeros. p0 as in AFFINE */
-    CR_FLIP = 12,                     /* dst[n] at t = a at T-1-t; a is an input, or a sequence of an earlier segment */
-    CR_TOP = 13,                      /* the n largest of a[k], largest first: dst[n] = them, or their positions */
-    CR_SELECT = 14,                   /* dst[i] = c[i] != 0 ? a[i] : b[i]: the number not taken has no effect, even a NaN */
-    CR_DELAY = 15,                    /* a delay line, the state dst[k], k a multiple of n: dst[n .. k) = what was dst[0 .. k-n),
-                                         then dst[0 .. n) = a[n]: a of d steps ago stands at dst[d*n] */
-    CR_LSTM_CELL = 16,                /* gates (i, f, g, o) = a[4n], n numbers of each; cell b[n] updated in place;
-                                         dst[n] = sig(o) tanh(cell) */
-    CR_GRU_CELL = 17,                 /* r, z = sig of those of a[3n] + c[3n]; n = tanh(that of a + r (that of c));
-                                         dst[n] = (1 - z) n + z d[n] */
-    CR_CODE_COUNT = 18
-};
-
-enum cr_unary {
-    CR_COPY, CR_SCALE_SHIFT, CR_ABS, CR_CLAMP, CR_RECIPROCAL, CR_SQRT, CR_EXP, CR_LOG, CR_ERF, CR_TANH, CR_SIGMOID,
-    CR_UNARY_COUNT
-};
-/* The comparisons give 1 or 0, as IEEE 754 has it: of a NaN only "not equal" is true. */
-enum cr_binary {
-    CR_ADD, CR_SUB, CR_MUL, CR_DIV, CR_MAX, CR_MIN, CR_EQUAL, CR_NOT_EQUAL, CR_LESS, CR_LESS_EQUAL, CR_BINARY_COUNT
-};
-enum cr_reduce { CR_SUM, CR_REDUCE_MAX, CR_REDUCE_MIN, CR_ARGMAX, CR_REDUCE_COUNT }; /* of equal ones the first */
-enum cr_top { CR_TOP_VALUES, CR_TOP_POSITIONS, CR_TOP_COUNT };
 
 /* Fields that the code does not use are zero, absent operands and tensors CR_NONE with offset 0. An operand is the same
- * place as dst only where the op is element-wise (a and b of UNARY and BINARY with k = n, a, b and c of SELECT, d of
- * GRU and GRU_CELL, the groups of SOFTMAX, LOG_SOFTMAX, LAYER_NORM) or where it is the start of a sum (b of AFFINE); else it does not overlap dst. */
+ * place as dst only where cr_operations.h says so: else it does not overlap dst. */
 typedef struct {
     uint16_t code;
     uint16_t fn;

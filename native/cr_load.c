@@ -276,7 +276,8 @@ static int cr_streams(const cr_model *model)
  * checksum. Contraction, extended precision and reordered sums change it. */
 static int cr_computes_right(const cr_kernels *kernels)
 {
-    float x[16], y[CR_UNARY_COUNT + 1][16] = {{0}};
+    enum { FUNCTIONS = CR_UNARY_SIGMOID + 1 };
+    float x[16], y[FUNCTIONS + 1][16] = {{0}};
     struct {
         float scale[16];
         int8_t numbers[64];
@@ -285,8 +286,9 @@ static int cr_computes_right(const cr_kernels *kernels)
     for (int i = 0; i < 16; i++) x[i] = (float)(i * i + 1) / 16.0f;
     x[0] = 1.0f + 0x1p-12f; /* whose square needs a digit more than there is */
     uint64_t before = cr_flush_subnormals();
-    for (unsigned fn = 0; fn < CR_UNARY_COUNT; fn++) kernels->unary(fn, y[fn], x, 16, x[0], -(1.0f + 0x1p-11f));
-    for (unsigned fn = CR_SUM; fn < CR_ARGMAX; fn++) kernels->reduce(fn, &y[CR_UNARY_COUNT][fn], y[CR_EXP], 1, 16);
+    for (unsigned fn = 0; fn < FUNCTIONS; fn++) kernels->unary(fn, y[fn], x, 16, x[0], -(1.0f + 0x1p-11f));
+    for (unsigned fn = CR_REDUCE_SUM; fn < CR_REDUCE_ARGMAX; fn++)
+        kernels->reduce(fn, &y[FUNCTIONS][fn], y[CR_UNARY_EXP], 1, 16);
     kernels->quantize(&quantized, x, 0.0f, 16);
     cr_restore_subnormals(before);
     return cr_crc32(cr_crc32(0, y, sizeof y), &quantized, sizeof quantized) == 0x8a0ef4efu;

@@ -38,7 +38,7 @@ uint64_t cr_expanded_bytes(const cr_tensor *tensor);
 /* How many numbers an op writes at dst. */
 static inline uint64_t cr_written_width(const cr_op *op)
 {
-    return op->code == CR_DELAY ? op->k : op->n;
+    return cr_operations[op->code].writes_k ? op->k : op->n;
 }
 
 /* All ops; sets `fault`. `looks`: see CR_MAX_LOOKS. */

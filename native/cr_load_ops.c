@@ -17,24 +17,21 @@ typedef struct {
     uint64_t *looks;
 } cr_site;
 
-/* How an operand may lie to dst: apart only, or also in the same place. */
-enum cr_relation { CR_APART, CR_SAME };
-
-/* An operand of whose `width` numbers not all need be written. */
-static int cr_check_place(const cr_site *site, cr_ref ref, uint64_t width, enum cr_relation relation)
+/* An operand of whose `width` numbers not all need be written; `use`: of enum cr_use. */
+static int cr_check_place(const cr_site *site, cr_ref ref, uint64_t width, unsigned use)
 {
     const cr_op *op = site->op;
     int code = cr_check_read(site->model, site->segment, ref, width);
     if (code) return code;
     if (cr_is_apart(op->dst, cr_written_width(op), ref, width)) return CR_OK;
-    if (relation == CR_SAME && width == op->n && ref.buffer == op->dst.buffer && ref.offset == op->dst.offset)
+    if (use & CR_IN_PLACE && width == op->n && ref.buffer == op->dst.buffer && ref.offset == op->dst.offset)
         return CR_OK;
     return CR_ERROR_OVERLAP;
 }
 
-static int cr_check_operand(const cr_site *site, cr_ref ref, uint64_t width, enum cr_relation relation)
+static int cr_check_operand(const cr_site *site, cr_ref ref, uint64_t width, unsigned use)
 {
-    int code = cr_check_place(site, ref, width, relation);
+    int code = cr_check_place(site, ref, width, use);
     return code ? code : cr_check_written(site->model, (uint32_t)(site->op - site->model->ops), ref, width, site->looks);
 }
 
@@ -49,6 +46,8 @@ static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
     const int32_t *index = (const int32_t *)(const void *)(site->model->file + tensor->place);
     cr_ref a = site->op->a;
     uint32_t number = (uint32_t)(site->op - site->model->ops), first = UINT32_MAX, last = 0;
+    int code = cr_check_place(site, a, site->op->k, 0);
+    if (code) return code;
     if (tensor->rows > *site->looks) return CR_ERROR_LIMIT;
     *site->looks -= tensor->rows;
     for (uint32_t i = 0; i < tensor->rows; i++) {
@@ -59,7 +58,7 @@ static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
     }
     if (first > last) return CR_OK;
     cr_ref from = {a.buffer, a.offset + first};
-    int code = cr_check_written(site->model, number, from, last - first + 1, site->looks);
+    code = cr_check_written(site->model, number, from, last - first + 1, site->looks);
     if (code != CR_ERROR_UNWRITTEN) return code;
     for (uint32_t i = 0; i < tensor->rows; i++) { /* what lies between them need not be written */
         if (index[i] < 0) continue;
@@ -69,55 +68,65 @@ static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
     return CR_OK;
 }
 
-/* What an op may use; the rest must be absent. */
-typedef struct {
-    unsigned k : 1, b : 1, c : 1, d : 1, p0 : 1, p1 : 1, tensor : 1;
-    unsigned functions;
-} cr_signature;
-
-static const cr_signature signatures[CR_CODE_COUNT] = {
-    [CR_EMBED] = {.tensor = 1},
-    [CR_AFFINE] = {.k = 1, .b = 1, .p0 = 1, .tensor = 1},
-    [CR_GATHER] = {.k = 1, .tensor = 1},
-    [CR_UNARY] = {.p0 = 1, .p1 = 1, .functions = CR_UNARY_COUNT},
-    [CR_BINARY] = {.k = 1, .b = 1, .functions = CR_BINARY_COUNT},
-    [CR_REDUCE] = {.k = 1, .functions = CR_REDUCE_COUNT},
-    [CR_SOFTMAX] = {.k = 1},
-    [CR_LOG_SOFTMAX] = {.k = 1},
-    [CR_LAYER_NORM] = {.k = 1, .p0 = 1},
-    [CR_LSTM] = {.k = 1, .b = 1, .c = 1, .p0 = 1, .tensor = 1},
-    [CR_GRU] = {.k = 1, .b = 1, .c = 1, .d = 1, .p0 = 1, .tensor = 1},
-    [CR_FLIP] = {.k = 0},
-    [CR_TOP] = {.k = 1, .functions = CR_TOP_COUNT},
-    [CR_SELECT] = {.b = 1, .c = 1},
-    [CR_DELAY] = {.k = 1},
-    [CR_LSTM_CELL] = {.b = 1},
-    [CR_GRU_CELL] = {.c = 1, .d = 1},
-};
-
-static int cr_check_signature(const cr_model *model, const cr_op *op)
+static int cr_check_k(const cr_op *op, unsigned rule)
 {
-    int code;
-    if (!op->code || op->code >= CR_CODE_COUNT) return CR_ERROR_ENUM;
-    const cr_signature *use = &signatures[op->code];
-    if (op->fn >= (use->functions ? use->functions : 1)) return CR_ERROR_ENUM;
-    if (!op->n || op->n > CR_MAX_WIDTH || op->k > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
-    if (use->k ? !op->k : op->k) return CR_ERROR_SHAPE;
-    if (!use->b && (code = cr_check_unused(op->b))) return code;
-    if (!use->c && (code = cr_check_unused(op->c))) return code;
-    if (!use->d && (code = cr_check_unused(op->d))) return code;
-    if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
-    if ((!use->p0 && op->p0 != 0) || (!use->p1 && op->p1 != 0)) return CR_ERROR_VALUE;
-    if (!use->tensor) return op->tensor == CR_NONE ? CR_OK : CR_ERROR_LAYOUT;
-    return op->tensor < model->header->tensor_count ? CR_OK : CR_ERROR_REFERENCE;
+    if (rule == CR_NO_K ? op->k : !op->k) return CR_ERROR_SHAPE;
+    int contradict = (rule == CR_K_DIVIDES_N && op->n % op->k) || (rule == CR_N_DIVIDES_K && op->k % op->n) ||
+                     (rule == CR_N_UP_TO_K && op->n > op->k);
+    return contradict ? CR_ERROR_SHAPE : CR_OK;
 }
 
-/* The matrix of a product, and the scale of its inputs. */
-static int cr_check_product(const cr_op *op, const cr_tensor *tensor, uint64_t rows)
+/* p0 and p1; of a product p0 is the scale of its inputs, which only whole numbers have. */
+static int cr_check_parameters(const cr_op *op, const cr_operation *is, const cr_tensor *tensor)
 {
-    if (!cr_is_matrix(tensor->type) || tensor->rows != rows || tensor->columns != op->k) return CR_ERROR_SHAPE;
-    if (op->p0 == 0) return CR_OK;
-    return (tensor->type == CR_MATRIX_I8 || tensor->type == CR_MATRIX_I4) && op->p0 >= 1e-30f && op->p0 <= 1e30f ? CR_OK : CR_ERROR_VALUE;
+    if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
+    unsigned count = op->code == CR_UNARY ? cr_unary_parameters[op->fn] : is->parameters;
+    if (is->tensor == CR_USES_MATRIX && (tensor->type == CR_MATRIX_I8 || tensor->type == CR_MATRIX_I4)) count = 1;
+    if ((count < 1 && op->p0 != 0) || (count < 2 && op->p1 != 0)) return CR_ERROR_VALUE;
+    if (is->tensor == CR_USES_MATRIX && op->p0 != 0 && !(op->p0 >= 1e-30f && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
+    if (op->code == CR_LAYER_NORM && !(op->p0 >= 0 && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
+    return op->code == CR_UNARY && op->fn == CR_UNARY_CLAMP && op->p0 > op->p1 ? CR_ERROR_VALUE : CR_OK;
+}
+
+static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tensor *tensor)
+{
+    switch (is->tensor) {
+    case CR_USES_MATRIX:
+        if (!cr_is_matrix(tensor->type) || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
+        return tensor->columns != op->k || (is->gates > 1 && tensor->block != is->gates) ? CR_ERROR_SHAPE : CR_OK;
+    case CR_USES_TABLE:
+        return tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != op->n ? CR_ERROR_SHAPE
+                                                                                                     : CR_OK;
+    case CR_USES_INDEX: return tensor->type != CR_INDEX || tensor->rows != op->n ? CR_ERROR_SHAPE : CR_OK;
+    default: return CR_OK;
+    }
+}
+
+static int cr_check_operands(const cr_site *site, const cr_operation *is, const cr_tensor *tensor)
+{
+    const cr_op *op = site->op;
+    const cr_ref refs[] = {op->a, op->b, op->c, op->d};
+    const cr_operand operands[] = {is->a, is->b, is->c, is->d};
+    uint64_t widths[4];
+    int code;
+    for (int i = 0; i < 4; i++) {
+        widths[i] = cr_width_of(operands[i].width, op->n, op->k);
+        if (!operands[i].width || (operands[i].use & CR_OPTIONAL && refs[i].buffer == CR_NONE))
+            code = cr_check_unused(refs[i]);
+        else if (op->code == CR_GATHER)
+            code = cr_check_gathered(site, tensor);
+        else
+            code = cr_check_operand(site, refs[i], widths[i], operands[i].use);
+        if (code) return code;
+    }
+    for (int i = 0; i < 4; i++) {
+        if (!(operands[i].use & CR_UPDATED)) continue;
+        for (int j = 0; j < 4; j++)
+            if (j != i && operands[j].width && !cr_is_apart(refs[i], widths[i], refs[j], widths[j]))
+                return CR_ERROR_OVERLAP;
+        if ((code = cr_check_write(site->model, site->segment, refs[i], widths[i]))) return code;
+    }
+    return CR_OK;
 }
 
 static int cr_check_op(const cr_site *site)
@@ -125,86 +134,23 @@ static int cr_check_op(const cr_site *site)
     int code;
     const cr_model *model = site->model;
     const cr_op *op = site->op;
-    uint32_t segment = site->segment;
-    if ((code = cr_check_signature(model, op))) return code;
-    if ((code = cr_check_write(model, segment, op->dst, cr_written_width(op)))) return code;
-    const cr_tensor *tensor = op->tensor == CR_NONE ? NULL : &model->tensors[op->tensor];
-    uint64_t n = op->n, k = op->k, padded = (n + CR_LANES - 1) / CR_LANES * CR_LANES;
-    switch (op->code) {
-    case CR_EMBED:
-        if (tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != n) return CR_ERROR_SHAPE;
-        return cr_check_operand(site, op->a, 1, CR_APART);
-    case CR_AFFINE:
-        if ((code = cr_check_product(op, tensor, n))) return code;
-        if ((code = cr_check_operand(site, op->a, k, CR_APART))) return code;
-        if (op->b.buffer == CR_NONE) return cr_check_unused(op->b);
-        return cr_check_operand(site, op->b, n, CR_SAME);
-    case CR_GATHER:
-        if (tensor->type != CR_INDEX || tensor->rows != n) return CR_ERROR_SHAPE;
-        if ((code = cr_check_place(site, op->a, k, CR_APART))) return code;
-        return cr_check_gathered(site, tensor);
-    case CR_UNARY:
-        if (op->fn == CR_CLAMP ? op->p0 > op->p1 : op->fn != CR_SCALE_SHIFT && (op->p0 != 0 || op->p1 != 0))
-            return CR_ERROR_VALUE;
-        return cr_check_operand(site, op->a, n, CR_SAME);
-    case CR_BINARY:
-        if (n % k) return CR_ERROR_SHAPE;
-        if ((code = cr_check_operand(site, op->a, n, CR_SAME))) return code;
-        return cr_check_operand(site, op->b, k, CR_SAME);
-    case CR_REDUCE:
-        return cr_check_operand(site, op->a, n * k, CR_APART);
-    case CR_LAYER_NORM:
-        if (!(op->p0 >= 0 && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
-        /* fall through */
-    case CR_SOFTMAX:
-    case CR_LOG_SOFTMAX:
-        if (n % k) return CR_ERROR_SHAPE;
-        return cr_check_operand(site, op->a, n, CR_SAME);
-    case CR_TOP:
-        if (n > k) return CR_ERROR_SHAPE;
-        return cr_check_operand(site, op->a, k, CR_APART);
-    case CR_LSTM:
-        if ((code = cr_check_product(op, tensor, 4 * padded))) return code;
-        if (tensor->block != 4) return CR_ERROR_SHAPE;
-        if ((code = cr_check_operand(site, op->a, 4 * padded, CR_APART))) return code;
-        if ((code = cr_check_operand(site, op->b, n, CR_APART))) return code;
-        if ((code = cr_check_operand(site, op->c, k, CR_APART))) return code;
-        if (!cr_is_apart(op->a, 4 * padded, op->b, n) || !cr_is_apart(op->c, k, op->b, n)) return CR_ERROR_OVERLAP;
-        return cr_check_write(model, segment, op->b, n);
-    case CR_GRU:
-        if ((code = cr_check_product(op, tensor, 3 * padded))) return code;
-        if (tensor->block != 3) return CR_ERROR_SHAPE;
-        if ((code = cr_check_operand(site, op->a, 3 * padded, CR_APART))) return code;
-        if (op->b.buffer == CR_NONE ? (code = cr_check_unused(op->b))
-                                    : (code = cr_check_operand(site, op->b, n, CR_APART)))
-            return code;
-        if ((code = cr_check_operand(site, op->c, k, CR_APART))) return code;
-        return cr_check_operand(site, op->d, n, CR_SAME);
-    case CR_LSTM_CELL:
-        if ((code = cr_check_operand(site, op->a, 4 * n, CR_APART))) return code;
-        if ((code = cr_check_operand(site, op->b, n, CR_APART))) return code;
-        if (!cr_is_apart(op->a, 4 * n, op->b, n)) return CR_ERROR_OVERLAP;
-        return cr_check_write(model, segment, op->b, n);
-    case CR_GRU_CELL:
-        if ((code = cr_check_operand(site, op->a, 3 * n, CR_APART))) return code;
-        if ((code = cr_check_operand(site, op->c, 3 * n, CR_APART))) return code;
-        return cr_check_operand(site, op->d, n, CR_SAME);
-    case CR_SELECT:
-        if ((code = cr_check_operand(site, op->a, n, CR_SAME))) return code;
-        if ((code = cr_check_operand(site, op->b, n, CR_SAME))) return code;
-        return cr_check_operand(site, op->c, n, CR_SAME);
-    case CR_DELAY:
-        if (k % n) return CR_ERROR_SHAPE;
-        if (model->buffers[op->dst.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
-        return cr_check_operand(site, op->a, n, CR_APART);
-    case CR_FLIP: {
-        if ((code = cr_check_operand(site, op->a, n, CR_APART))) return code;
-        const cr_buffer *buffer = &model->buffers[op->a.buffer];
-        if (buffer->kind == CR_INPUT) return CR_OK;
-        return buffer->kind == CR_SEQUENCE && buffer->segment < segment ? CR_OK : CR_ERROR_ACCESS;
-    }
-    }
-    return CR_ERROR_ENUM;
+    if (!op->code || op->code >= CR_CODE_COUNT) return CR_ERROR_ENUM;
+    const cr_operation *is = &cr_operations[op->code];
+    if (op->fn >= (is->functions ? is->functions : 1)) return CR_ERROR_ENUM;
+    if (!op->n || op->n > CR_MAX_WIDTH || op->k > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    if ((code = cr_check_k(op, is->k))) return code;
+    if (!is->tensor && op->tensor != CR_NONE) return CR_ERROR_LAYOUT;
+    if (is->tensor && op->tensor >= model->header->tensor_count) return CR_ERROR_REFERENCE;
+    const cr_tensor *tensor = is->tensor ? &model->tensors[op->tensor] : NULL;
+    if ((code = cr_check_sizes(op, is, tensor))) return code;
+    if ((code = cr_check_parameters(op, is, tensor))) return code;
+    if ((code = cr_check_write(model, site->segment, op->dst, cr_written_width(op)))) return code;
+    if ((code = cr_check_operands(site, is, tensor))) return code;
+    if (op->code == CR_DELAY && model->buffers[op->dst.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
+    if (op->code != CR_FLIP) return CR_OK;
+    const cr_buffer *buffer = &model->buffers[op->a.buffer];
+    return buffer->kind == CR_INPUT || (buffer->kind == CR_SEQUENCE && buffer->segment < site->segment) ? CR_OK
+                                                                                                        : CR_ERROR_ACCESS;
 }
 
 int cr_check_ops(cr_model *model, uint64_t *looks)

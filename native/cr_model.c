@@ -347,29 +347,14 @@ size_t cr_workspace_size(const cr_model *model, size_t steps)
     return model->row_bytes && steps > SIZE_MAX / model->row_bytes ? SIZE_MAX : steps * model->row_bytes;
 }
 
-/* Of one op. */
-static uint64_t cr_work(const cr_op *op)
-{
-    uint64_t n = op->n, k = op->k, digits = 1;
-    switch (op->code) {
-    case CR_AFFINE:
-    case CR_REDUCE: return n * k;
-    case CR_LSTM: return 4 * n * k;
-    case CR_GRU: return 3 * n * k;
-    case CR_LSTM_CELL: return 4 * n;
-    case CR_GRU_CELL: return 3 * n;
-    case CR_DELAY: return k;
-    case CR_TOP:
-        while (n >> digits) digits++;
-        return k * digits;
-    default: return n;
-    }
-}
-
 uint64_t cr_step_work(const cr_model *model)
 {
     uint64_t work = 0;
-    for (uint32_t i = 0; i < model->header->op_count; i++) work += cr_work(&model->ops[i]);
+    for (uint32_t i = 0; i < model->header->op_count; i++) {
+        const cr_op *op = &model->ops[i];
+        unsigned width = cr_operations[op->code].work;
+        work += cr_width_of(width ? width : (unsigned)CR_WIDTH_N, op->n, op->k);
+    }
     return work;
 }
 

@@ -24,6 +24,8 @@
 
 namespace nb = nanobind;
 
+void describe_format(nb::module_ &module);  // describe.cpp
+
 namespace {
 
 struct Release {
@@ -371,4 +373,5 @@ NB_MODULE(_native, module) {
         return names;
     });
     module.def("read_rate", &read_rate);
+    describe_format(module);
 }

@@ -294,7 +294,8 @@ RECURRENT = [
     (Code.GRU, "ops", 0, "d.buffer", lay.NONE, "outside its buffer"),
     (Code.GRU, "ops", 0, "d.buffer", 3, "nothing has written"),  # may be dst itself, but there is nothing in it yet
     (Code.LSTM, "ops", 1, "fn", 2, "unknown"),
-    (Code.LSTM, "ops", 1, "n", 18, "outside its buffer"),
+    (Code.LSTM, "ops", 1, "n", 18, "contradict"),
+    (Code.LSTM, "ops", 1, "n", 3, "outside its buffer"),
     (Code.LSTM, "ops", 1, "k", 1, "contradict"),
 ]
 

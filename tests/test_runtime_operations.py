@@ -147,7 +147,7 @@ def test_what_is_not_finite_is_never_lost_in_a_product(quantize, p0, value, at):
         (Op(Code.DELAY, Ref(2), 2, 10, a=Ref(0)), "outside its buffer"),
         (Op(Code.DELAY, Ref(2), 2, 0, a=Ref(0)), "contradict"),
         (Op(Code.DELAY, Ref(2), 2, 8, a=Ref(2, 6)), "overlap"),
-        (Op(Code.SELECT, Ref(1), 4, a=Ref(0), b=Ref(0, 4)), "outside its buffer"),
+        (Op(Code.SELECT, Ref(1), 4, a=Ref(0), b=Ref(0, 4)), "expected a place of n numbers"),
         (Op(Code.SELECT, Ref(1), 4, a=Ref(0), b=Ref(0, 5), c=Ref(0)), "outside its buffer"),
         (Op(Code.SELECT, Ref(2), 4, a=Ref(0), b=Ref(0, 4), c=Ref(2, 1)), "overlap"),
     ],

@@ -13,7 +13,8 @@ from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .layout import Type
-from .program import GATES, Code, Op, Program, Ref, Tensor, Unary
+from .operations import OPERATIONS, Code
+from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
 from .tidy import writes
 
@@ -112,11 +113,10 @@ def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int) -> bytes:
     return header.tobytes()
 
 
-_MATRIX = {"f": Type.MATRIX_F32, "b": Type.MATRIX_I8}
-_FAMILIES = {
-    **dict.fromkeys((Code.AFFINE, Code.LSTM, Code.GRU), ("matrix", _MATRIX)),
-    Code.EMBED: ("table", {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8}),
-    Code.GATHER: ("index", {"i": Type.INDEX}),
+_TYPES = {
+    "matrix": {"f": Type.MATRIX_F32, "b": Type.MATRIX_I8},
+    "table": {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8},
+    "index": {"i": Type.INDEX},
 }
 
 
@@ -125,9 +125,10 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
     stored: list[tuple[int, Type]] = []
     number: dict[tuple[int, str], int] = {}
     for op in program.ops:
-        use, types = _FAMILIES.get(op.code, ("", {}))
+        use = OPERATIONS[op.code].tensor
         if not use or op.tensor is None or (op.tensor, use) in number:
             continue
+        types = _TYPES[use]
         tensor = program.tensors[op.tensor]
         dtype = tensor.values.dtype
         if dtype.char not in types or (tensor.group_scale is not None and use != "matrix"):
@@ -148,28 +149,37 @@ def _stored_type(tensor: Tensor, plain: Type) -> Type:
 
 
 def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int, Type]]) -> tuple:
-    uses_k = {Code.AFFINE, Code.GATHER, Code.BINARY, Code.REDUCE, Code.SOFTMAX, Code.LOG_SOFTMAX, Code.LAYER_NORM}
-    uses_k |= {Code.LSTM, Code.GRU, Code.TOP, Code.DELAY}
-    tensor = lay.NONE if op.tensor is None else number[op.tensor, _FAMILIES[op.code][0]]
-    p0 = op.code == Code.LAYER_NORM or (op.code in GATES and types[tensor][1] in lay.SCALED)
-    both = op.code == Code.UNARY and op.fn in (Unary.SCALE_SHIFT, Unary.CLAMP)
-    has_b = op.code in (Code.AFFINE, Code.BINARY, Code.LSTM, Code.GRU, Code.SELECT, Code.LSTM_CELL)
-    has_c = op.code in (Code.LSTM, Code.GRU, Code.SELECT, Code.GRU_CELL)
-    k = (op.k or op.n) if op.code == Code.BINARY else op.k
+    operation = OPERATIONS[op.code]
+    _check_fields(op)
+    tensor = number[op.tensor, operation.tensor] if op.tensor is not None else lay.NONE
+    parameters = Unary(op.fn).parameters if op.code == Code.UNARY else operation.parameters
+    if operation.tensor == "matrix" and tensor != lay.NONE and types[tensor][1] in lay.SCALED:
+        parameters = 1
     return (
         int(op.code),
-        int(op.fn) if op.code in (Code.UNARY, Code.BINARY, Code.REDUCE, Code.TOP) else 0,
+        int(op.fn),
         op.n,
-        k if op.code in uses_k else 0,
+        (op.k or op.n) if op.code == Code.BINARY else op.k,
         tensor,
-        tuple(op.dst),
-        tuple(op.a or _ABSENT),
-        tuple(op.b or _ABSENT) if has_b else tuple(_ABSENT),
-        tuple(op.c or _ABSENT) if has_c else tuple(_ABSENT),
-        op.p0 if p0 or both else 0.0,
-        op.p1 if both else 0.0,
-        tuple(op.d or _ABSENT) if op.code in (Code.GRU, Code.GRU_CELL) else tuple(_ABSENT),
+        *(tuple(ref or _ABSENT) for ref in (op.dst, op.a, op.b, op.c)),
+        op.p0 if parameters > 0 else 0.0,
+        op.p1 if parameters > 1 else 0.0,
+        tuple(op.d or _ABSENT),
     )
+
+
+def _check_fields(op: Op) -> None:
+    """Raise `ValueError` for what an operation lacks, and for what would be left out of the file."""
+    operation = OPERATIONS[op.code]
+    for name in "abcd":
+        operand, given = operation.operands.get(name), getattr(op, name) is not None
+        if given and operand is None:
+            raise invalid(f"{op.code.name}.{name}", got="an operand", expected="none")
+        if operand is not None and not given and not operand.optional:
+            raise invalid(f"{op.code.name}.{name}", got=None, expected=f"a place of {operand.width} numbers")
+    for name, there in (("k", operation.k), ("tensor", operation.tensor), ("fn", operation.functions)):
+        if getattr(op, name) and not there:
+            raise invalid(f"{op.code.name}.{name}", got=getattr(op, name), expected="none")
 
 
 def _segment_records(program: Program) -> np.ndarray:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-LANES = 16
+from . import _native  # pyright: ignore[reportAttributeAccessIssue]
+
+LANES: int = _native.constants["LANES"]
 
 
 def padded(n: int) -> int:

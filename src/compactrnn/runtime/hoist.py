@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+from .layout import MAX_SEGMENTS
 from .program import Code, Op, Program, Ref, Segment, Unary
 from .tidy import overlap, reads, writes
 
 _SMALLEST = 1024  # products: a smaller matrix costs less to read again than a segment of its own
-_MOST = 256  # segments of a file
 
 
 def hoist(program: Program, smallest: int = _SMALLEST) -> Program:
@@ -28,7 +28,7 @@ def hoist(program: Program, smallest: int = _SMALLEST) -> Program:
         segments += parts
         kept |= {i for i, by in Program(segments=parts).users().items() if len(by) > 1}
         kept |= {part.ops[0].dst.buffer for part in parts if _is_product(part, smallest)}
-    if len(segments) > _MOST:
+    if len(segments) > MAX_SEGMENTS:
         return program
     buffers = [
         replace(b, kind="sequence") if b.kind == "scratch" and i in kept - common else b

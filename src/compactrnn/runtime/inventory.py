@@ -7,7 +7,8 @@ from typing import Any
 
 from . import layout as lay
 from .layout import Type
-from .program import GATES, Code, Op, Program, Tensor
+from .operations import OPERATIONS
+from .program import GATES, Op, Program, Tensor
 
 
 def inventory(program: Program) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def stored_types(program: Program) -> dict[str, str]:
     """
     types: dict[str, str] = {}
     for number, op in enumerate(program.ops):
-        if op.tensor is None or op.code == Code.GATHER:
+        if op.tensor is None or OPERATIONS[op.code].tensor == "index":
             continue
         name, kind = op.name or f"{number} {op.code.name.lower()}", type_name(program.tensors[op.tensor])
         types[name if types.get(name, kind) == kind else f"{name} ({number})"] = kind
@@ -63,7 +64,7 @@ def stored_bytes(tensor: Tensor, op: Op) -> int:
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.toeplitz is not None:
         return lay.TOEPLITZ.itemsize + tensor.values.nbytes
-    if op.code in (Code.EMBED, Code.GATHER):
+    if OPERATIONS[op.code].tensor != "matrix":
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
     rows, columns = tensor.values.shape

@@ -6,15 +6,17 @@ from enum import IntEnum
 
 import numpy as np
 
+from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from .gates import LANES
 
-MAGIC = b"\x89CRNN\r\n\x1a"
-VERSION = 4
-LINE = 64
-GROUP = 64  # columns of an int4 matrix that share a scale
-NONE = 0xFFFFFFFF
-MAX_RANK = 8
-MAX_METADATA = 16 << 20
+MAGIC: bytes = _native.MAGIC
+VERSION: int = _native.constants["VERSION"]
+LINE: int = _native.constants["LINE"]
+GROUP: int = _native.constants["GROUP"]  # columns of an int4 matrix that share a scale
+NONE: int = _native.constants["NONE"]
+MAX_RANK: int = _native.constants["MAX_RANK"]
+MAX_SEGMENTS: int = _native.constants["MAX_SEGMENTS"]
+MAX_GROUP_SCALES: int = _native.constants["MAX_GROUP_SCALES"]  # of a row, so that no sum of products leaves 32 bits
 
 KINDS = ("scratch", "state", "constant", "input", "sequence")
 SEGMENT_KINDS = ("forward", "once")

@@ -12,93 +12,25 @@ Buffers hold `width` float32 numbers:
 - `input`: one row per step, given by the caller (a token input has width 1 and holds the token's number);
 - `sequence`: one row per step, written by one segment, kept for later forward segments.
 
-An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. Every operation but `DELAY`
-writes `n` numbers at `dst`; operands may be the same place as `dst` where the operation is element-wise, else not
-overlap.
-Gates lie as `gates.gate_rows` puts them: P is n rounded up to a multiple of 16.
+An operand `Ref(buffer, offset)` is a view, so slicing and concatenating cost nothing. `operations.OPERATIONS` says what
+each operation reads and writes, and which operands may be the same place as `dst`: others do not overlap it. Gates lie
+as `gates.gate_rows` puts them: P is n rounded up to a multiple of 16.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
+from .operations import GATES as GATES
+from .operations import OPERATIONS, Code
+from .operations import Binary as Binary
+from .operations import Reduce as Reduce
+from .operations import Top as Top
+from .operations import Unary as Unary
 from .toeplitz import ToeplitzBlocks
-
-
-class Code(IntEnum):
-    """What an operation does. Shapes: W is (n, k); groups are consecutive."""
-
-    EMBED = 1  # dst[n] = table[token at a]                       tensor: (vocabulary, n) f32, i8 or f16
-    AFFINE = 2  # dst[n] = b[n] (0 without b) + W a[k]            (n, k) f32, i8, i4; p0 = scale of a, 0 = its absmax
-    GATHER = 3  # dst[i] = a[index[i]], 0 where index[i] < 0      tensor: (n,) i32; k = width of a
-    UNARY = 4  # dst[i] = f(a[i])                                 fn: Unary; p0, p1
-    BINARY = 5  # dst[i] = f(a[i], b[i % k])                      fn: Binary; k divides n
-    REDUCE = 6  # dst[i] = f over a[i*k .. i*k+k-1]               fn: Reduce
-    SOFTMAX = 7  # softmax over each group of k, n in all
-    LOG_SOFTMAX = 8
-    LAYER_NORM = 9  # (x - mean) / sqrt(variance + p0) over each group of k, n in all
-    LSTM = 10  # gates (i, f, g, o) = a[4P] + U c[k]; cell state b[n] updated in place; dst[n] = o tanh(cell); p0 of c
-    GRU = 11  # r, z, n = a[3P] + U c[k]; dst[n] = (1 - z) tanh(a_n + r (b[n] + U_n c)) + z d[n]; b may be absent
-    FLIP = 12  # dst[n] at t = a at T-1-t; a is a sequence or input buffer, in a later segment than its writer
-    TOP = 13  # dst[n] = the n largest of a[k], or their positions; fn: Top. Of equal ones the first; NaN is largest
-    SELECT = 14  # dst[i] = c[i] != 0 ? a[i] : b[i]; the number not taken has no effect, even a NaN
-    DELAY = 15  # a line of k numbers, the state at dst: dst[n..k) = old dst[0..k-n), then dst[0..n) = a[n]; n divides k
-    LSTM_CELL = 16  # gates (i, f, g, o) = a[4n], gate after gate; cell b[n] updated in place; dst[n] = sig(o) tanh cell
-    GRU_CELL = 17  # r, z = sig(a + c); dst[n] = (1 - z) tanh(a_n + r c_n) + z d[n]; a[3n], c[3n] gate after gate
-
-
-GATES = {Code.AFFINE: 1, Code.LSTM: 4, Code.GRU: 3}  # of operations with a matrix: its rows for each of n
-
-
-class Unary(IntEnum):
-    """Element-wise functions of one operand."""
-
-    COPY = 0
-    SCALE_SHIFT = 1  # p0 * x + p1
-    ABS = 2
-    CLAMP = 3  # to [p0, p1]
-    RECIPROCAL = 4
-    SQRT = 5
-    EXP = 6
-    LOG = 7
-    ERF = 8
-    TANH = 9
-    SIGMOID = 10
-
-
-class Binary(IntEnum):
-    """Element-wise functions of two operands."""
-
-    ADD = 0
-    SUB = 1
-    MUL = 2
-    DIV = 3
-    MAX = 4
-    MIN = 5
-    EQUAL = 6  # the comparisons give 1 or 0; of a NaN only NOT_EQUAL is true
-    NOT_EQUAL = 7
-    LESS = 8
-    LESS_EQUAL = 9
-
-
-class Reduce(IntEnum):
-    """Reductions within a group."""
-
-    SUM = 0
-    MAX = 1
-    MIN = 2
-    ARGMAX = 3  # the position of the largest, the first of equal ones; NaN is largest
-
-
-class Top(IntEnum):
-    """What is told of the largest numbers."""
-
-    VALUES = 0
-    POSITIONS = 1
 
 
 class Ref(NamedTuple):
@@ -119,7 +51,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation; see `Code` for what the fields mean to it.
+    """One operation; see `OPERATIONS` for what the fields mean to it.
 
     `name` says which part of the model its tensor is: "encoder.lstm.weight_ih_l0", "fc".
     """
@@ -146,7 +78,7 @@ class Op:
     @property
     def macs(self) -> int:
         """Multiply-accumulate operations of its matrix product."""
-        return GATES.get(self.code, 0) * self.n * self.k
+        return OPERATIONS[self.code].gates * self.n * self.k
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._errors import invalid
-from .layout import GROUP
+from .layout import GROUP, MAX_GROUP_SCALES
 from .program import Tensor
 
-_MAX_GROUP_SCALES = 33026  # of a row, so that no sum of products leaves 32 bits
 _CLIPS = np.linspace(0.5, 1.05, 12)  # largest weight kept as it is, relative to the largest there is
 
 
@@ -39,7 +38,7 @@ def quantize_groups(values: np.ndarray, block: int = 4) -> Tensor:
     values = _finite(values)
     columns = values.shape[1]
     groups = -(-columns // GROUP)
-    top = min(255, _MAX_GROUP_SCALES // groups)
+    top = min(255, MAX_GROUP_SCALES // groups)
     most = np.abs(values).max(axis=1)
     scale = np.where(most < 1e-34, 1.0, most * _CLIPS[-1] / 7 / top).astype(np.float32)
     unit = scale.astype(np.float64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .gates import padded
-from .program import Code, Op, Output, Program, Ref
+from .operations import OPERATIONS, WIDTHS
+from .program import Op, Output, Program, Ref
 
 
 def tidy(program: Program) -> Program:
@@ -15,29 +15,19 @@ def tidy(program: Program) -> Program:
 
 def reads(op: Op) -> list[tuple[Ref, int]]:
     """What an operation reads: places and widths."""
-    p = padded(op.n)
-    widths = {
-        Code.EMBED: (1, 0, 0, 0),
-        Code.AFFINE: (op.k, op.n, 0, 0),
-        Code.GATHER: (op.k, 0, 0, 0),
-        Code.BINARY: (op.n, op.k or op.n, 0, 0),
-        Code.REDUCE: (op.n * op.k, 0, 0, 0),
-        Code.LSTM: (4 * p, op.n, op.k, 0),
-        Code.GRU: (3 * p, op.n, op.k, op.n),
-        Code.TOP: (op.k, 0, 0, 0),
-        Code.SELECT: (op.n, op.n, op.n, 0),
-        Code.LSTM_CELL: (4 * op.n, op.n, 0, 0),
-        Code.GRU_CELL: (3 * op.n, 0, 3 * op.n, op.n),
-    }.get(op.code, (op.n, 0, 0, 0))
-    places = [(ref, width) for ref, width in zip((op.a, op.b, op.c, op.d), widths, strict=True) if ref and width]
-    return [*places, (op.dst, op.k - op.n)] if op.code == Code.DELAY and op.k > op.n else places
+    operation, k = OPERATIONS[op.code], op.k or op.n
+    places = [(getattr(op, name), operand.width) for name, operand in operation.operands.items()]
+    places += [(op.dst, operation.keeps)] if operation.keeps else []
+    widths = [(ref, WIDTHS[width](op.n, k)) for ref, width in places if ref is not None]
+    return [(ref, width) for ref, width in widths if width]
 
 
 def writes(op: Op) -> list[tuple[Ref, int]]:
     """What an operation writes: places and widths."""
-    width = op.k if op.code == Code.DELAY else op.n
-    cell = [(op.b, op.n)] if op.code in (Code.LSTM, Code.LSTM_CELL) and op.b is not None else []
-    return [(op.dst, width), *cell]
+    operation = OPERATIONS[op.code]
+    updated = [(getattr(op, name), operand.width) for name, operand in operation.operands.items() if operand.updated]
+    places = [(op.dst, operation.writes), *updated]
+    return [(ref, WIDTHS[width](op.n, op.k or op.n)) for ref, width in places if ref is not None]
 
 
 def overlap(p: Ref, p_width: int, q: Ref, q_width: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..runtime.gates import gate_rows, padded
@@ -197,11 +199,9 @@ class _Writer:
     def _op_unary(self) -> None:
         ref, n = self._any()
         fn = Unary(int(self.rng.integers(len(Unary))))
-        if fn in (Unary.RECIPROCAL, Unary.SQRT, Unary.LOG):  # of numbers from 1/2 on
-            ref = self._new(Code.UNARY, n, a=ref, fn=Unary.ABS)
-            self._add(Code.UNARY, ref, n, a=ref, fn=Unary.SCALE_SHIFT, p0=0.5, p1=0.5)
-        if fn == Unary.EXP:
-            ref = self._new(Code.UNARY, n, a=ref, fn=Unary.CLAMP, p0=-3.0, p1=1.0)
+        low, high = fn.domain
+        if low > -math.inf or high < math.inf:
+            ref = self._new(Code.UNARY, n, a=ref, fn=Unary.CLAMP, p0=low, p1=high)
         p0, p1 = {Unary.SCALE_SHIFT: (-0.7, 0.2), Unary.CLAMP: (-0.5, float("inf"))}.get(fn, (0.0, 0.0))
         if self._kind(ref) == "scratch" and self.rng.random() < 0.3:
             self._add(Code.UNARY, ref, n, a=ref, fn=fn, p0=p0, p1=p1)

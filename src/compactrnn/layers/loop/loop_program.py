@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from ...runtime.gates import padded
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .values import Value, ordered
 
@@ -134,14 +135,14 @@ class LoopProgram:
         free: dict[int, list[int]] = {}
         for number, value in enumerate(order):
             if value not in self.places:
-                self.places[value] = self._slot(value.width, free.setdefault(_padded(value.width), []))
+                self.places[value] = self._slot(value.width, free.setdefault(padded(value.width), []))
             if value.op == "cat":
                 for part, start in _parts(value):
                     self._copy(part, self.places[value].right(start), part.width)
             else:
                 self._operate(value)
             for gone in freed.get(number, ()):
-                free[_padded(gone.width)].append(self.places[gone].start)
+                free[padded(gone.width)].append(self.places[gone].start)
         late = [r for r in self.roots if r.late]
         for root in self.roots:
             if not root.late:
@@ -162,8 +163,8 @@ class LoopProgram:
     def _slot(self, width: int, free: list[int]) -> Place:
         if not free:
             free.append(self.scratch)
-            self.scratch += _padded(width) * _loop.TILE
-        return Place(None, free.pop(), pitch=_padded(width))
+            self.scratch += padded(width) * _loop.TILE
+        return Place(None, free.pop(), pitch=padded(width))
 
     def _last_reads(self, order: list[Value]) -> dict[int, list[Value]]:
         """Which scratch values are read for the last time by each operation of `order`."""
@@ -247,7 +248,3 @@ def _parts(value: Value) -> list[tuple[Value, int]]:
     """The parts of a concatenation, each with its first column."""
     starts = np.cumsum([0, *(p.width for p in value.args)])
     return [(part, int(start)) for part, start in zip(value.args, starts, strict=False)]
-
-
-def _padded(width: int) -> int:
-    return -(-width // 16) * 16
