@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..emit.builder import CONSTANT, STEP, Builder, Operand
-from ..emit.plan import UndecidedError
+from ..emit.builder import Builder
+from ..emit.lengths import FEWEST, MOST, for_any_length
+from ..emit.ports import add_input, add_output
 from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
-from ..runtime.program import Code, Input, Output, Program, Unary
+from ..runtime.program import Program
 from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
 from .calls import input_names
 from .decompose import Pooling, decompositions
@@ -24,8 +23,6 @@ from .probe import Axes, find_axes
 from .refusals import check_layers
 from .stateless import check_stateless
 from .visitor import Visitor
-
-_FEWEST, _MOST = 17, 1151  # steps of the sequences on which look-backs are told: 17, 35, 71, ...
 
 
 @dataclass(frozen=True)
@@ -78,25 +75,12 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
     graph = _graph(model, axes, single)
-    ports, left_out = find_ports(model, graph, axes.with_steps(single, _FEWEST), axes)
-    steps, exports = _FEWEST, {}
-    while True:
-        try:
-            # the second length is no multiple of the first, and long enough for what shows in neither 17 nor 18 steps
-            short, long = (_build(graph, axes, names, single, n, ports, exports) for n in (steps, 3 * steps + 2))
-            where = _difference(short, long)
-            if where is None:
-                break
-            if 8 * steps > _MOST:
-                raise UnsupportedModelError(
-                    f"{where or type(model).__name__}: depends on the length of the sequence, as `x / x.shape[1]` or"
-                    " `x[:, 16]` do; an engine does not know how long a sequence will be"
-                )
-        except UndecidedError:
-            if steps >= _MOST:
-                raise
-        steps = 2 * steps + 1
-    return Lowered(short.finish(), model, inputs, axes, graph, ports, left_out, short.reach)
+    ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
+    exports: dict = {}
+    builder = for_any_length(
+        lambda steps: _build(graph, axes, names, single, steps, ports, exports), type(model).__name__
+    )
+    return Lowered(builder.finish(), model, inputs, axes, graph, ports, left_out, builder.reach)
 
 
 def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -113,9 +97,9 @@ def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
     """
     with Pooling():
         try:
-            return trace(model, axes.with_steps(single, _MOST), axes.times, decompositions())
+            return trace(model, axes.with_steps(single, MOST), axes.times, decompositions())
         except UnsupportedModelError:
-            return trace(model, axes.with_steps(single, _FEWEST), axes.times, decompositions())
+            return trace(model, axes.with_steps(single, FEWEST), axes.times, decompositions())
 
 
 def _build(
@@ -138,47 +122,9 @@ def _build(
         ) from error
     builder = Builder(exports)
     visitor = Visitor(builder, graph, values, longer)
-    places = zip(names, small, axes.times, axes.batches, strict=True)
-    outputs = visitor.lower([_input(builder, *place) for place in places])
+    given = zip(names, small, axes.times, axes.batches, strict=True)
+    inputs = [add_input(builder, name, x.shape, time, batch) for name, x, time, batch in given]
+    outputs = visitor.lower(inputs)
     for port in ports:
-        builder.program.outputs.append(_output(builder, port, outputs[port.place]))
+        add_output(builder, port.name, visitor.source(outputs[port.place]), port.time, port.batch)
     return builder
-
-
-def _input(builder: Builder, name: str, x: Tensor, time: int, batch: int | None) -> Operand:
-    shape = tuple(n for d, n in enumerate(x.shape) if d not in (time, batch))
-    width = int(np.prod(shape, dtype=int))
-    ref = builder.buffer(width, "input")
-    builder.program.inputs.append(Input(name, ref.buffer, shape, 0))
-    return Operand(ref, tuple(x.shape), time, STEP, 0)
-
-
-def _output(builder: Builder, port: Port, value: Operand | Tensor) -> Output:
-    if isinstance(value, Tensor):  # a constant
-        ref = builder.constant((value if port.time is None else value.select(port.time, 0)).float().numpy())
-        value = Operand(ref, tuple(value.shape), port.time, CONSTANT, 0)
-    if value.time is not None and value.kind != STEP:
-        builder.every_step([value])
-        copy = builder.buffer(value.width)
-        builder.emit(Code.UNARY, copy, value.width, a=value.ref, fn=int(Unary.COPY))
-        value = replace(value, ref=copy)
-    shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, port.batch))
-    return Output(port.name, value.ref, shape, final=value.time is None)
-
-
-def _difference(a: Builder, b: Builder) -> str | None:
-    """Where the first difference of two programs comes from; None where they are the same."""
-    for number, (p, q) in enumerate(zip_longest(a.program.buffers, b.program.buffers)):
-        if p is None or q is None or (p.width, p.kind) != (q.width, q.kind) or not _equal(p.init, q.init):
-            return (a.origins if p is not None else b.origins)[number]
-    p, q = a.finish(), b.finish()
-    for x, y in zip_longest(p.ops, q.ops):
-        if x is None or x != y:
-            return a.origins[(x or y).dst.buffer]
-    same = [t.toeplitz for t in p.tensors] == [t.toeplitz for t in q.tensors]
-    same = same and all(map(_equal, *([t.values for t in z.tensors] for z in (p, q))))
-    return None if same and p.outputs == q.outputs else ""
-
-
-def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))

@@ -1,0 +1,59 @@
+"""A program for sequences of any length, read off two sequences of certain lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from .builder import Builder
+from .plan import UndecidedError
+
+FEWEST, MOST = 17, 1151  # steps of the sequences on which it is told how far back a model looks: 17, 35, 71, ...
+
+
+def for_any_length(build: Callable[[int], Builder], model: str) -> Builder:
+    """What `build(steps)` writes, if it is the same for a short and a long sequence.
+
+    The sequences get longer until both show how far back each operation looks. `model` is what messages name.
+
+    Raises:
+        UnsupportedModelError: the program depends on the length of the sequence, or looks back further than `MOST`.
+    """
+    steps = FEWEST
+    while True:
+        try:
+            # the second length is no multiple of the first, and long enough for what shows in neither 17 nor 18 steps
+            short, long = (build(n) for n in (steps, 3 * steps + 2))
+            where = difference(short, long)
+            if where is None:
+                return short
+            if 8 * steps > MOST:
+                raise UnsupportedModelError(
+                    f"{where or model}: depends on the length of the sequence, as `x / x.shape[1]` or"
+                    " `x[:, 16]` do; an engine does not know how long a sequence will be"
+                )
+        except UndecidedError:
+            if steps >= MOST:
+                raise
+        steps = 2 * steps + 1
+
+
+def difference(a: Builder, b: Builder) -> str | None:
+    """Where the first difference of two programs comes from; None where they are the same."""
+    for number, (p, q) in enumerate(zip_longest(a.program.buffers, b.program.buffers)):
+        if p is None or q is None or (p.width, p.kind) != (q.width, q.kind) or not _equal(p.init, q.init):
+            return (a.origins if p is not None else b.origins)[number]
+    p, q = a.finish(), b.finish()
+    for x, y in zip_longest(p.ops, q.ops):
+        if x is None or x != y:
+            return a.origins[(x or y).dst.buffer]
+    same = [t.toeplitz for t in p.tensors] == [t.toeplitz for t in q.tensors]
+    same = same and all(map(_equal, *([t.values for t in z.tensors] for z in (p, q))))
+    return None if same and p.outputs == q.outputs else ""
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))

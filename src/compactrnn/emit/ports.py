@@ -1,0 +1,42 @@
+"""The inputs and outputs of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..runtime.program import Code, Input, Output, Unary
+from .builder import CONSTANT, STEP, Builder, Operand
+from .movement import float32
+
+
+def add_input(build: Builder, name: str, shape: Sequence[int], time: int, batch: int | None = None) -> Operand:
+    """A new input: an array of `shape` for each sequence, of which `time` is the time axis.
+
+    `batch` is an axis of length one that the program's port leaves out.
+    """
+    port = tuple(n for d, n in enumerate(shape) if d not in (time, batch))
+    ref = build.buffer(int(np.prod(port, dtype=int)), "input")
+    build.program.inputs.append(Input(name, ref.buffer, port, 0))
+    return Operand(ref, tuple(shape), time, STEP, 0)
+
+
+def add_output(
+    build: Builder, name: str, value: Operand | np.ndarray, time: int | None = None, batch: int | None = None
+) -> None:
+    """Give `value`, at every step where it has a time axis, after the last step where it has none.
+
+    `time` is the time axis of a constant; `batch` is an axis of length one that the port leaves out.
+    """
+    if not isinstance(value, Operand):
+        row = value if time is None else value.take(0, time)
+        value = Operand(build.constant(float32(row)), value.shape, time, CONSTANT, 0)
+    if value.time is not None and value.kind != STEP:
+        build.every_step([value])
+        copy = build.buffer(value.width)
+        build.emit(Code.UNARY, copy, value.width, a=value.ref, fn=int(Unary.COPY))
+        value = replace(value, ref=copy)
+    shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, batch))
+    build.program.outputs.append(Output(name, value.ref, shape, final=value.time is None))
