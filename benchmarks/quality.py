@@ -17,7 +17,6 @@ from typing import Any
 
 from compactrnn import Engine
 from compactrnn._machine import describe_machine
-from compactrnn.tasks.quality import evaluate_engine
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.run_folder import RunFolder, load_phase
 
@@ -38,13 +37,12 @@ def models_of(path: Path) -> tuple[Any, list[tuple[str, Any]]]:
 def row_of(name: str, model: Any, task: Any) -> dict[str, Any]:
     """Quality in torch and on the engine."""
     model.eval()
-    tokens = task.parts["test"]
     row: dict[str, Any] = {"model": name, "metric": task.metric, "torch": task.evaluate(model, "test"), "engine": {}}
     for weights in WEIGHTS:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.crnn"
             report = pack_model(model, task, file, weights)
-            value = evaluate_engine(Engine(file), tokens, task.data.level)
+            value = task.evaluate_engine(Engine(file), "test")
             size = file.stat().st_size
         cost = value / row["torch"] - 1
         row["engine"][weights] = {"value": value, "cost": cost, "bytes": size, "stored_as": report["types"]}

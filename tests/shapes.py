@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
-from compactrnn.models.sequence_model import StepNorm
+from compactrnn.models.step_norm import StepNorm
 
 
 class Tagger(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import compactrnn as cr
-from compactrnn.models.sequence_model import SequenceModel, SequenceModelOptions, StepNorm
+from compactrnn.models.sequence_model import SequenceModel, SequenceModelOptions
+from compactrnn.models.step_norm import StepNorm
 from compactrnn.tasks.adding import AddingData, AddingTask
 from compactrnn.tasks.first_symbol import FirstSymbolData, FirstSymbolTask
 from compactrnn.tasks.mnist import MnistData, MnistTask
@@ -47,21 +48,21 @@ def test_a_batch_follows_from_seed_epoch_and_index_alone(make):
     task = make(seed=1)
     late = task.batch(7, epoch=3)
     again = make(seed=1).batch(7, epoch=3)
-    assert torch.equal(late[0], again[0]) and torch.equal(late[1], again[1])
+    assert torch.equal(late.inputs, again.inputs) and torch.equal(late.targets, again.targets)
     for other in (make(seed=2).batch(7, 3), task.batch(8, 3), task.batch(7, 4)):
-        assert not torch.equal(late[0], other[0])
-    assert late[0].transpose(0, 1).is_contiguous(), "time first in memory"
+        assert not torch.equal(late.inputs, other.inputs)
+    assert late.inputs.transpose(0, 1).is_contiguous(), "time first in memory"
 
 
 @pytest.mark.parametrize("make", GENERATED)
 def test_validation_and_test_are_fixed_and_apart(make):
     def whole(task, part):
-        return torch.cat([x for x, _ in task.pieces(part)])
+        return torch.cat([batch.inputs for batch in task.batches(part)])
 
     task, other = make(seed=1, batch_size=4), make(seed=2, batch_size=8)
     for part in ("valid", "test"):
         assert torch.equal(whole(task, part), whole(other, part))
-        assert len(whole(task, part)) == task.amount(part)["sequences"]
+        assert len(whole(task, part)) == task.counts(part)["sequences"]
     assert not torch.equal(whole(task, "valid")[:10], whole(task, "test")[:10])
     assert not torch.equal(whole(make(seed=0), "train")[:10], whole(task, "valid")[:10])
 
@@ -70,7 +71,7 @@ def test_the_baseline_of_adding_is_a_sixth():
     task = adding(test=4000)
     assert task.evaluate(Knows(lambda x: torch.ones(len(x), 1)), "test") == pytest.approx(1 / 6, abs=0.01)
     assert task.evaluate(Knows(lambda x: x.prod(-1).sum(1, keepdim=True)), "test") == pytest.approx(0, abs=1e-12)
-    inputs, _ = task.batch(0)
+    inputs = task.batch(0).inputs
     halves = inputs[..., 1].unflatten(1, (2, 10)).sum(-1)
     assert torch.equal(halves, torch.ones(8, 2))
     with pytest.raises(ValueError, match=r"adding: .*got steps 1"):
@@ -79,20 +80,20 @@ def test_the_baseline_of_adding_is_a_sixth():
 
 def test_the_first_symbol_is_all_that_tells():
     task = first_symbol(test=400)
-    inputs, targets = task.batch(0)
-    scores = torch.nn.functional.one_hot(targets, 2).float()
-    assert task.solved(scores, targets) and not task.solved(1 - scores, targets)
+    batch = task.batch(0)
+    scores = torch.nn.functional.one_hot(batch.targets, 2).float()
+    assert task.solved(scores, batch) and not task.solved(1 - scores, batch)
     right = Knows(lambda x: torch.stack([-x[:, 0].sum(1), x[:, 0].sum(1)], 1))
-    assert task.evaluate(right, "test") == 0 and task.also(0.0) == {"accuracy": 100.0}
+    assert task.evaluate(right, "test") == 0 and task.extra_metrics(0.0) == {"accuracy": 100.0}
     assert task.evaluate(Knows(lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2)), "test") == pytest.approx(
         50, abs=8
     )
-    assert ((inputs != 0).sum(-1) == 1).all()
+    assert ((batch.inputs != 0).sum(-1) == 1).all()
 
 
-def test_pieces_of_long_sequences_are_small():
+def test_batches_of_long_sequences_are_small():
     task = first_symbol(steps=1 << 16, size=512, valid=4)
-    assert next(task.pieces("valid"))[0].shape == (2, 1 << 16, 512)
+    assert next(task.batches("valid")).inputs.shape == (2, 1 << 16, 512)
 
 
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "MGU"])
@@ -158,13 +159,13 @@ def test_a_packed_model_streams_and_is_evaluated_like_torch(make, weights, tmp_p
     model = task.build_model(SequenceModelOptions(cell="MGU", hidden=(8, 8), norm="batch", residual=True, dropout=0.1))
     model.train()
     for index in range(20):
-        task.forward(model, task.batch(index)[0], None)
+        task.forward(model, task.batch(index), None)
     pack_model(model, task, tmp_path / "model.crnn", weights)
     engine = cr.Engine(tmp_path / "model.crnn")
-    again = task_of(engine.metadata["task"])
-    assert again.amount("test") == task.amount("test")
+    again = task_of(engine.metadata)
+    assert again.counts("test") == task.counts("test")
     assert again.evaluate_engine(engine, "test") == pytest.approx(task.evaluate(model, "test"), rel=0.03)
-    x = next(task.pieces("valid"))[0][0]
+    x = next(task.batches("valid")).inputs[0]
     stream = engine.stream()
     with torch.no_grad():
         for steps, row in enumerate(x.numpy(), 1):
@@ -177,9 +178,9 @@ def test_metadata_of_a_packed_model_names_the_task():
     for name, kind in TASKS.items():
         assert kind.data_options().name == name
     with pytest.raises(ValueError, match=r"model metadata: .*got task"):
-        task_of({"name": "chess"})
+        task_of({"task": {"name": "chess"}})
     with pytest.raises(ValueError, match="model metadata: task: speed"):
-        task_of({"name": "adding", "speed": 3})
+        task_of({"task": {"name": "adding", "speed": 3}})
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="no MNIST in the data folder")
@@ -190,23 +191,26 @@ class TestMnist:
 
     def test_parts(self):
         task = MnistTask(MnistData(), batch_size=100)
-        assert [task.amount(p)["sequences"] for p in ("train", "valid", "test")] == [55_000, 5_000, 10_000]
+        assert [task.counts(p)["sequences"] for p in ("train", "valid", "test")] == [55_000, 5_000, 10_000]
         assert task.updates_per_epoch() == 550
         labels = np.concatenate([task.parts[p][1] for p in ("train", "valid")])
         published = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
         assert np.bincount(labels).tolist() == published
-        inputs, targets = next(task.pieces("test"))
+        batch = next(task.batches("test"))
+        inputs, targets = batch.inputs, batch.targets
         assert inputs.shape == (500, 784, 1) and targets[:4].tolist() == [7, 2, 1, 0]
         assert inputs.min() == 0 and inputs.max() == 1
 
     def test_each_epoch_shows_every_image_once_in_another_order(self):
         task = MnistTask(MnistData(train=200), batch_size=50, seed=3)
-        epochs = [torch.cat([task.batch(i, e)[0] for i in range(4)])[..., 0] for e in (0, 1)]
+        epochs = [torch.cat([task.batch(i, e).inputs for i in range(4)])[..., 0] for e in (0, 1)]
         images = task.parts["train"][0]
         assert not torch.equal(*epochs)
         for epoch in epochs:
             assert sorted(map(bytes, (255 * epoch).round().byte().numpy())) == sorted(map(bytes, images))
-        assert torch.equal(task.batch(2, 0)[0][..., 0], epochs[0][100:150]), "an earlier epoch can be asked for again"
+        assert torch.equal(task.batch(2, 0).inputs[..., 0], epochs[0][100:150]), (
+            "an earlier epoch can be asked for again"
+        )
 
     def test_permuted_images_are_permuted_alike(self):
         rows = MnistTask(MnistData(), batch_size=4)
@@ -228,7 +232,7 @@ def test_settled_statistics_are_those_of_the_weights():
             parameter.mul_(1.3)
     weights = {n: p.clone() for n, p in model.named_parameters()}
     model.eval()
-    model.update_statistics(batches)
+    model.update_statistics((x,) for x in batches)
     assert not model.training and model.dropout == 0.5 and model.norms[0].momentum == 0.1
     assert all(torch.equal(p, weights[n]) for n, p in model.named_parameters())
     with torch.no_grad():

@@ -9,7 +9,8 @@ import torch
 from compactrnn.models import LanguageModel, LanguageModelOptions
 from compactrnn.tasks.generate import generate
 from compactrnn.tasks.language_model import LanguageModelData, LanguageModelTask, in_rows
-from compactrnn.tasks.quality import evaluate_engine, language_model_of
+from compactrnn.tasks.quality import evaluate_stream
+from compactrnn.tasks.table import task_of as task_of_metadata
 from compactrnn.tasks.vocabulary import Vocabulary, split_symbols
 
 SMALL = LanguageModelOptions(embedding=6, hidden=(8, 8))
@@ -63,10 +64,10 @@ def test_rows_are_consecutive_stretches_and_targets_the_next_symbols(text):
     first, second = task.batch(0), task.batch(1)
     length = (len(tokens) - 1) // 4
     for row in range(4):
-        assert first[0][row].tolist() == tokens[row * length : row * length + 5].tolist()
-        assert second[1][row].tolist() == tokens[row * length + 6 : row * length + 11].tolist()
+        assert first.inputs[row].tolist() == tokens[row * length : row * length + 5].tolist()
+        assert second.targets[row].tolist() == tokens[row * length + 6 : row * length + 11].tolist()
     last = task.batch(task.updates_per_epoch() - 1)
-    assert last[0].shape == last[1].shape == (4, 5)
+    assert last.inputs.shape == last.targets.shape == (4, 5) and last.lengths is None
     assert in_rows(np.arange(9), 2).tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
 
 
@@ -74,12 +75,12 @@ def test_states_carried_over_batches_equal_one_long_pass(text):
     task = task_of(text)
     torch.manual_seed(0)
     model = task.build_model(SMALL).eval()
-    states, pieces = None, []
+    states, parts = None, []
     for index in range(3):
-        outputs, states = task.forward(model, task.batch(index)[0], states)
-        pieces.append(outputs)
+        outputs, states = task.forward(model, task.batch(index), states)
+        parts.append(outputs)
     assert not any(t.requires_grad for t in states)
-    torch.testing.assert_close(torch.cat(pieces, 1), model(task.rows[:, :15]))
+    torch.testing.assert_close(torch.cat(parts, 1), model(task.rows[:, :15]))
 
 
 @pytest.mark.parametrize("level", ["character", "word"])
@@ -92,7 +93,7 @@ def test_metric_is_that_of_one_continuous_stream(text, level):
     nats = -log_p[torch.arange(len(tokens) - 1), tokens[1:]].mean().item()
     wanted = nats / math.log(2) if level == "character" else math.exp(nats)
     assert task.evaluate(model, "test") == pytest.approx(wanted, rel=1e-5)
-    assert evaluate_engine(TorchEngine(model), task.parts["test"], level, chunk=7) == pytest.approx(wanted, rel=1e-5)
+    assert evaluate_stream(TorchEngine(model), task.parts["test"], level, chunk=7) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_evaluation_leaves_mode_and_generators_alone(text):
@@ -105,10 +106,13 @@ def test_evaluation_leaves_mode_and_generators_alone(text):
 
 def test_metadata_brings_the_vocabulary_back(text):
     task = task_of(text)
-    entry, vocabulary = language_model_of(task.metadata())
-    assert vocabulary.symbols == task.vocabulary.symbols and entry["metric"] == "bits_per_character"
-    with pytest.raises(ValueError, match="expected a language model"):
-        language_model_of({"labels": ["yes", "no"]})
+    again = task_of_metadata(task.metadata(), text)
+    assert again.vocabulary.symbols == task.vocabulary.symbols and again.metric == "bits_per_character"
+    assert again.parts["test"].tolist() == task.parts["test"].tolist() and again.data_name() == text
+    with pytest.raises(ValueError, match=r"data: .*in the file's metadata.*--data PATH"):
+        task_of_metadata(task.metadata())
+    with pytest.raises(ValueError, match=r"model metadata: expected one of adding.*got task None"):
+        task_of_metadata({"labels": ["yes", "no"]})
 
 
 def test_text_is_drawn_by_the_models_odds(text):
@@ -169,8 +173,8 @@ def test_shift_moves_the_cuts_from_epoch_to_epoch(text):
     last = task.updates_per_epoch() - 1
     starts = []
     for epoch in range(20):
-        first = task.batch(0, epoch)[0]
-        assert torch.equal(first, task.batch(0, epoch)[0]), "the same each time"
+        first = task.batch(0, epoch).inputs
+        assert torch.equal(first, task.batch(0, epoch).inputs), "the same each time"
         starts.append(next(o for o in range(5) if torch.equal(first, task.rows[:, o : o + 5])))
-        assert task.batch(last, epoch)[1].shape == (4, 5)
+        assert task.batch(last, epoch).targets.shape == (4, 5)
     assert set(starts) == {0, 1, 2, 3, 4}

@@ -14,6 +14,8 @@ from .._bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
 from .._errors import invalid
 from ..cells.base import AbstractCell
 from .base import AbstractModel, weight_specs
+from .step_norm import StepNorm
+from .steps import FullSteps, PackedSteps
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,24 @@ class SequenceModelOptions:
 
 
 class SequenceModel(AbstractModel):
-    """A stack of recurrent layers, and a linear map of what the last one gives at the last step.
+    """A stack of recurrent layers, and a linear map of what the last one gives at the last step, or at every step.
 
-        x_{l+1} = dropout(norm(layer_l(x_l)) [+ x_l, if `residual` and as wide]),   answer = V x_L(T) + b
+        x_{l+1} = dropout(norm(layer_l(x_l)) [+ x_l, if `residual` and as wide]),   output = V x_L(T) + b
 
-    (batch, time, inputs) -> (batch, outputs). Inside, time comes first: sequences whose memory has it first, such as
+    (batch, time, inputs) -> (batch, outputs), or with `every_step` (batch, time, outputs). With `lengths`, int64
+    (batch,), sequence i ends after `lengths[i]` steps; the padding after it is not read and is in no statistics of a
+    norm. Inside, time comes first: sequences whose memory has it first, such as
     `torch.randn(time, batch, inputs).transpose(0, 1)`, are not copied.
 
-    >>> import torch
-    >>> model = SequenceModel(2, 10, SequenceModelOptions(hidden=(16, 12), cell="GRU", norm="batch"))
-    >>> model(torch.randn(4, 30, 2)).shape
+    >>> model = SequenceModel(2, 10, SequenceModelOptions(hidden=(16, 12), cell="GRU")).eval()
+    >>> x = torch.randn(4, 30, 2)
+    >>> model(x).shape
     torch.Size([4, 10])
+    >>> torch.allclose(model(x, torch.tensor([30, 7, 1, 30]))[1], model(x[1:2, :7])[0], atol=1e-6)
+    True
     """
 
-    def __init__(self, inputs: int, outputs: int, options: SequenceModelOptions):
+    def __init__(self, inputs: int, outputs: int, options: SequenceModelOptions, every_step: bool = False):
         super().__init__()
         sizes = list(options.hidden)
         if not sizes:
@@ -65,25 +71,29 @@ class SequenceModel(AbstractModel):
             for n, (width, size) in enumerate(zip([inputs, *sizes], sizes, strict=False))
         )
         self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in sizes)
-        self.residual, self.dropout = options.residual, options.dropout
+        self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
         self.output = nn.Linear(sizes[-1], outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Answers to whole sequences."""
-        x = x.transpose(0, 1)
-        last = len(self.layers) - 1
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The outputs for a batch of sequences."""
+        steps = FullSteps(x) if lengths is None else PackedSteps(x, lengths)
+        count, x = len(x), steps.data
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            y = layer(x)[0]
-            if number == last:
-                x, y = x[-1:], y[-1:]
+            y = steps.run(layer, x)
+            at_last = number == len(self.layers) - 1 and not self.every_step
+            if at_last:
+                x, y = steps.last(x), steps.last(y)
             y = norm(y)
-            y = x + y if self.residual and number else y
-            x = _drop_units(y, self.dropout) if self.training and self.dropout else y
-        return self.output(x[-1])
+            x = x + y if self.residual and number else y
+            if self.training and self.dropout:
+                kept = nn.functional.dropout(x.new_ones(count, x.shape[-1]), self.dropout)  # Gal, Ghahramani, 2016
+                x = x * (kept if at_last else steps.at_every_step(kept))
+        outputs = self.output(x)
+        return steps.padded(outputs) if self.every_step else outputs
 
     @torch.no_grad()
-    def update_statistics(self, batches: Iterable[Tensor]) -> None:
-        """Batch statistics for evaluation: their means over `batches` for the weights as they are now.
+    def update_statistics(self, batches: Iterable[tuple[Any, ...]]) -> None:
+        """Batch-norm statistics for evaluation: their means over `batches`, arguments of `forward`, for these weights.
 
         Running averages are of weights that have changed since, and a long recurrence magnifies the difference (Wu and
         Johnson, "Rethinking Batch in BatchNorm", 2021, section 3).
@@ -94,10 +104,10 @@ class SequenceModel(AbstractModel):
         before = self.training, self.dropout, [norm.momentum for norm in norms]
         self.train()
         self.dropout = 0.0
-        for number, inputs in enumerate(batches):
+        for number, arguments in enumerate(batches):
             for norm in norms:
                 norm.momentum = 1 / (number + 1)
-            self(inputs)
+            self(*arguments)
         training, self.dropout, momenta = before
         self.train(training)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -118,53 +128,6 @@ class SequenceModel(AbstractModel):
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.layers.parameters())
-
-
-class StepNorm(nn.Module):
-    """Batch normalisation of the features over batch and time: (time, batch, n) -> (time, batch, n).
-
-        training:   (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias
-        else:       the same with running averages, `momentum` new at each update
-
-    >>> y = StepNorm(3)(torch.randn(50, 8, 3) * 5 + 2)
-    >>> bool(y.mean().abs() < 1e-5), bool((y.std() - 1).abs() < 1e-2)
-    (True, True)
-
-    Ioffe, Szegedy: Batch normalization, 2015.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, features: int, momentum: float = 0.1, epsilon: float = 1e-5):
-        super().__init__()
-        self.momentum, self.epsilon = momentum, epsilon
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`, normalised."""
-        if not self.training:
-            slope = (self.running_var + self.epsilon).rsqrt() * self.weight
-            return x * slope + (self.bias - self.running_mean * slope)
-        flat = nn.functional.batch_norm(
-            x.flatten(0, 1),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=True,
-            momentum=self.momentum,
-            eps=self.epsilon,
-        )
-        return flat.unflatten(0, x.shape[:2])
-
-
-def _drop_units(x: Tensor, probability: float) -> Tensor:
-    """(time, batch, n) with the same units of a sequence zero at all its steps (Gal, Ghahramani, 2016)."""
-    return x * nn.functional.dropout(torch.ones_like(x[:1]), probability)
 
 
 def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:

@@ -1,1 +1,1 @@
-"""On what a model is proved: one file each."""
+"""Tasks that models are trained and evaluated on: one file each."""

@@ -1,10 +1,10 @@
-"""The adding problem: two marked numbers of a long sequence are to be added."""
+"""The adding problem: add the two marked numbers of a long sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,16 +12,21 @@ from torch import Tensor
 
 from .._bounds import STRICT, Sequences, Steps
 from .._errors import invalid
+from .batch import Batch
 from .sequence import AbstractSequenceTask, generator
 
-UPDATES, PIECE = 1000, 50  # generated data has no end: an epoch is a thousand updates
+UPDATES, ROWS = 1000, 50
 
 
 @dataclass(frozen=True)
 class AddingData:
-    """`steps` is the length T; validation and test parts have `valid` and `test` sequences."""
+    """`steps` is the length T; validation and test parts have `valid` and `test` sequences.
+
+    With `shortest` the length of each sequence is drawn from `shortest` to `steps`.
+    """
 
     steps: Steps = 100
+    shortest: Steps | None = None
     valid: Sequences = 200
     test: Sequences = 1000
     name: Literal["adding"] = "adding"
@@ -31,15 +36,17 @@ class AddingData:
         if self.steps < 2 or self.valid < 1 or self.test < 1:
             got = f"steps {self.steps}, valid {self.valid}, test {self.test}"
             raise invalid("adding", got=got, expected="at least 2 steps and 1 sequence a part")
+        if self.shortest is not None and not 2 <= self.shortest <= self.steps:
+            raise invalid("adding: shortest", got=self.shortest, expected=f"2 to {self.steps}, the steps")
 
 
 class AddingTask(AbstractSequenceTask):
     """Two channels: numbers from U(0, 1), and zeros but for a one in each half; the target is the sum of those marked.
 
-    The metric is the mean squared error. Who always answers 1, the mean, gets 1/6 = 0.167.
+    The metric is the mean squared error. Always answering 1, the mean, gets 1/6 = 0.167.
 
-    >>> inputs, targets = AddingTask(AddingData(steps=50), batch_size=8).batch(0)
-    >>> inputs.shape, bool(torch.allclose((inputs[..., 0] * inputs[..., 1]).sum(1), targets))
+    >>> batch = AddingTask(AddingData(steps=50, shortest=10), batch_size=8).batch(0)
+    >>> batch.inputs.shape, bool(torch.allclose(batch.inputs.prod(-1).sum(1), batch.targets))
     (torch.Size([8, 50, 2]), True)
 
     Hochreiter, Schmidhuber: Long short-term memory, 1997, in the form of Le, Jaitly, Hinton, 2015, and Li et al.,
@@ -48,8 +55,8 @@ class AddingTask(AbstractSequenceTask):
 
     data_options = AddingData
     metric = "mse"
-    inputs, outputs = 2, 1
-    piece = PIECE
+    inputs, outputs, logits = 2, 1, False
+    batch_rows = ROWS
     data: AddingData
 
     @property
@@ -58,37 +65,43 @@ class AddingTask(AbstractSequenceTask):
         return self.data.steps
 
     def updates_per_epoch(self) -> int:
-        """A thousand."""
+        """A thousand: generated data has no end."""
         return UPDATES
 
-    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int, epoch: int = 0) -> Batch:
         """New sequences."""
         return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
 
-    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, part: str) -> Iterator[Batch]:
         """Fifty at a time; of the training part, the first thousand sequences."""
-        count = self.amount(part)["sequences"]
-        for number, start in enumerate(range(0, count, PIECE)):
-            yield self._draw(generator(self.seed, part, 0, number), min(PIECE, count - start))
+        count = self.counts(part)["sequences"]
+        for number, start in enumerate(range(0, count, ROWS)):
+            yield self._draw(generator(self.seed, part, 0, number), min(ROWS, count - start))
 
-    def amount(self, part: str) -> dict[str, int]:
+    def counts(self, part: str) -> dict[str, int]:
         """Sequences."""
         return {"sequences": {"train": 1000, "valid": self.data.valid, "test": self.data.test}[part]}
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error."""
-        return self.penalty(outputs, targets).mean()
+        return self.error_per_target(answers, targets).mean()
 
-    def penalty(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Squared error."""
-        return (outputs[:, 0] - targets).square()
+        return (answers[:, 0] - targets).square()
 
-    def _draw(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, random: np.random.Generator, count: int) -> Batch:
         steps, rows = self.data.steps, np.arange(count)
         x = np.zeros((steps, count, 2), np.float32)
         x[..., 0] = random.random((steps, count), np.float32)
-        first = random.integers(0, steps // 2, count)
-        second = random.integers(steps // 2, steps, count)
+        lengths, shortest = None, self.data.shortest
+        end: Any = steps
+        if shortest is not None:
+            end = lengths = random.integers(shortest, steps + 1, count)
+            x[np.arange(steps)[:, None] >= lengths] = 0.0
+        first = random.integers(0, end // 2, count)
+        second = random.integers(end // 2, end, count)
         x[first, rows, 1] = x[second, rows, 1] = 1.0
         targets = x[first, rows, 0] + x[second, rows, 0]
-        return torch.from_numpy(x).transpose(0, 1), torch.from_numpy(targets)
+        lengths = None if lengths is None else torch.from_numpy(lengths)
+        return Batch(torch.from_numpy(x).transpose(0, 1), torch.from_numpy(targets), lengths)

@@ -8,35 +8,52 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from .._errors import invalid
+from .._validate import validated
 from ..models.base import AbstractModel
+from .batch import Batch
 
 
 class AbstractTask(ABC):
-    """Data and a measure of quality; lower is better.
+    """A data set, a loss and a metric, of which lower is better.
 
-    The loop asks for update `i` of an epoch by its number, so a position in the data is a number too. `data_options`
-    and `model_options` are frozen dataclasses: the sections `[task]` and `[model]` of a recipe. The former has a field
-    `name`, the task's.
+    The training loop asks for batch `index` of an epoch by its number, so a position in the data is a number too.
+    `data_options` and `model_options` are frozen dataclasses: the sections `[task]` and `[model]` of a recipe. The
+    former has a field `name`, the task's.
     """
 
     data_options: ClassVar[type]
     model_options: ClassVar[type]
     metric: str
+    logits: ClassVar[bool] = True  # whether the outputs are logits, for which a teacher's can be the targets
 
     @classmethod
     @abstractmethod
     def build(
         cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
     ) -> Self:
-        """The task that a recipe describes; `saved` is the `metadata` of the run that is opened again."""
+        """The task that a recipe describes; `saved` is the `metadata` of a trained model that is opened again."""
+
+    @classmethod
+    def with_data(cls, options: Any, data: str) -> Any:
+        """`options` with another data set; `ValueError` for a task that has its own."""
+        raise invalid("data", got=repr(data), expected=f"none: the task {options.name} has its own")
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], data: str | None = None) -> Self:
+        """The task of a packed model, to be evaluated on, or on other `data`; the metadata may be anyone's."""
+        section = {key: value for key, value in metadata["task"].items() if key != "metric"}
+        options = validated(cls.data_options, section, "model metadata: task")
+        options = options if data is None else cls.with_data(options, data)
+        return cls.build(options, batch_size=1, steps=1, shift=False, seed=0, saved=metadata)
 
     @abstractmethod
     def updates_per_epoch(self) -> int:
-        """How many updates go once through the training part."""
+        """Number of updates that go once through the training part."""
 
     @abstractmethod
-    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of update `index` of epoch number `epoch`, batch first."""
+    def batch(self, index: int, epoch: int = 0) -> Batch:
+        """The batch of update `index` of epoch number `epoch`."""
 
     def check_start(self, streams: int) -> None:
         """Raise `ValueError` if there is too little data to train on or for `evaluate` with so many `streams`."""
@@ -51,40 +68,52 @@ class AbstractTask(ABC):
         """A new model for this task."""
 
     @abstractmethod
-    def forward(self, model: nn.Module, inputs: Tensor, states: Any) -> tuple[Tensor, Any]:
-        """Outputs and the states to carry into the next batch, cut off from the gradient."""
+    def forward(self, model: nn.Module, batch: Batch, states: Any) -> tuple[Tensor, Any]:
+        """Outputs of the model, and the states to carry into the next batch, detached."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def answers(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The outputs that have a target, without those at padding: (targets, outputs)."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The mean loss per target."""
 
-    def predictions(self, model: nn.Module) -> Tensor | None:
-        """What `model` gives for the whole training part, for `lesson` to cut; None where that is too much to keep."""
+    def teacher_outputs(self, teacher: nn.Module) -> Tensor | None:
+        """Outputs of a teacher for the whole training part; None where they are too many to keep."""
         return None
 
-    def lesson(self, predictions: Tensor, index: int, epoch: int) -> Tensor:
-        """The part of `predictions` that belongs to a batch."""
-        raise ValueError(f"{type(self).__name__} keeps no predictions")
+    def teacher_targets(self, outputs: Tensor, index: int, epoch: int) -> Tensor:
+        """Those of `teacher_outputs` that belong to a batch."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no teacher outputs")
 
     @abstractmethod
     def evaluate(self, model: nn.Module, part: str, streams: int = 1) -> float:
-        """The metric on `part` (train, valid or test); `streams` > 1 reads that many pieces of it side by side."""
+        """The metric on `part` (train, valid or test); a text is read as `streams` stretches side by side."""
 
-    def also(self, metric: float) -> dict[str, float]:
-        """A metric's value in other words, by their names."""
+    @abstractmethod
+    def evaluate_engine(self, engine: Any, part: str) -> float:
+        """The metric of a packed model on `part`; `ValueError` if its inputs or outputs are not this task's."""
+
+    def extra_metrics(self, metric: float) -> dict[str, float]:
+        """Other metrics that follow from the value of the metric, by name."""
         return {}
 
-    def solved(self, outputs: Tensor, targets: Tensor) -> bool:
-        """Whether all of a batch is answered rightly; never, for a task that is not said to be solved at some point."""
+    def solved(self, outputs: Tensor, batch: Batch) -> bool:
+        """Whether every target of a batch is predicted correctly; always False for a task without such a criterion."""
         return False
 
     @abstractmethod
-    def amount(self, part: str) -> dict[str, int]:
-        """How much there is in `part`, under the name of what is counted."""
+    def counts(self, part: str) -> dict[str, int]:
+        """The size of `part`, by the name of what is counted."""
+
+    def data_name(self) -> str | None:
+        """The name or path of the data set, for a task that can read several."""
+        return None
 
     @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """What a packed model must carry to be evaluated."""
+        """What a packed model must carry to be evaluated: an entry `task` with the name and the metric, and more."""
 
     @abstractmethod
     def example_inputs(self) -> Tensor:

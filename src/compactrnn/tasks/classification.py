@@ -1,4 +1,4 @@
-"""What tasks whose answer is a class share."""
+"""What classification tasks share."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from .sequence import AbstractSequenceTask
 
 
 class AbstractClassificationTask(AbstractSequenceTask):
-    """The outputs are scores of classes; the metric is the share of wrong answers in percent."""
+    """The outputs are the logits of classes; the metric is the error rate in percent."""
 
     metric = "error"
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy, in nats."""
-        return nn.functional.cross_entropy(outputs, targets)
+        return nn.functional.cross_entropy(answers, targets)
 
-    def penalty(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """100 for a wrong answer, 0 for a right one."""
-        return 100.0 * (outputs.argmax(1) != targets)
+    def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """100 for a wrong class, 0 for the right one."""
+        return 100.0 * (answers.argmax(1) != targets)
 
-    def also(self, metric: float) -> dict[str, float]:
-        """The share of right answers in percent."""
+    def extra_metrics(self, metric: float) -> dict[str, float]:
+        """The accuracy in percent."""
         return {"accuracy": 100.0 - metric}

@@ -1,4 +1,4 @@
-"""The sign of the first vector, to be told after a long sequence of noise."""
+"""First-symbol task: tell the sign of the first vector after a long sequence of noise."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .._bounds import STRICT, Sequences, Size, Steps
 from .._errors import invalid
+from .batch import Batch
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
-UPDATES, PIECE_BYTES = 100, 1 << 28
+UPDATES, BATCH_BYTES = 100, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class FirstSymbolTask(AbstractClassificationTask):
 
         x_1 = s e_k,   x_t = e_k (t > 1),   k ~ U{1..size},   s = -1 or 1 with equal odds;   class 1 means s = 1
 
-    The metric is the error in percent. The task counts as solved when five minibatches of training in a row were
-    answered without a mistake.
+    The metric is the error rate in percent. The task counts as solved after five training batches in a row without a
+    mistake.
 
-    >>> inputs, targets = FirstSymbolTask(FirstSymbolData(steps=50, size=4), batch_size=8).batch(0)
+    >>> batch = FirstSymbolTask(FirstSymbolData(steps=50, size=4), batch_size=8).batch(0)
+    >>> inputs, targets = batch.inputs, batch.targets
     >>> inputs.shape, bool(((inputs[:, 0].sum(1) > 0) == targets).all()), bool((inputs[:, 1:].sum(-1) == 1).all())
     (torch.Size([8, 50, 4]), True, True)
 
@@ -70,34 +72,34 @@ class FirstSymbolTask(AbstractClassificationTask):
         """A hundred: generated data has no end."""
         return UPDATES
 
-    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int, epoch: int = 0) -> Batch:
         """New sequences."""
         return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
 
-    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, part: str) -> Iterator[Batch]:
         """As many at a time as fit in a quarter of a gigabyte; of the training part, as many as of the validation part.
 
-        A sequence has random numbers of its own, so that the pieces may be of any size.
+        Each sequence has its own random numbers, so that the batches may be of any size.
         """
-        count = self.amount(part)["sequences"]
-        most = max(1, PIECE_BYTES // (4 * self.data.steps * self.data.size))
+        count = self.counts(part)["sequences"]
+        most = max(1, BATCH_BYTES // (4 * self.data.steps * self.data.size))
         for start in range(0, count, most):
             numbers = range(start, min(start + most, count))
             drawn = [self._draw(generator(self.seed, part, 0, number), 1) for number in numbers]
-            yield torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
+            yield Batch(torch.cat([one.inputs for one in drawn]), torch.cat([one.targets for one in drawn]))
 
-    def amount(self, part: str) -> dict[str, int]:
+    def counts(self, part: str) -> dict[str, int]:
         """Sequences."""
         return {"sequences": self.data.test if part == "test" else self.data.valid}
 
-    def solved(self, outputs: Tensor, targets: Tensor) -> bool:
-        """Whether all answers are right."""
-        return bool((outputs.argmax(1) == targets).all())
+    def solved(self, outputs: Tensor, batch: Batch) -> bool:
+        """Whether every sign is predicted correctly."""
+        return bool((outputs.argmax(1) == batch.targets).all())
 
-    def _draw(self, random: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, random: np.random.Generator, count: int) -> Batch:
         steps, size = self.data.steps, self.data.size
         x = np.zeros((steps, count, size), np.float32)
         np.put_along_axis(x, random.integers(0, size, (steps, count, 1)), 1.0, axis=2)
         positive = random.integers(0, 2, count)
         x[0] *= (2 * positive - 1)[:, None]
-        return torch.from_numpy(x).transpose(0, 1), torch.from_numpy(positive)
+        return Batch(torch.from_numpy(x).transpose(0, 1), torch.from_numpy(positive))

@@ -1,4 +1,4 @@
-"""Text from a packed language model."""
+"""Sample text from a packed language model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vocabulary import Vocabulary
 
 
 def generate(engine: Any, vocabulary: Vocabulary, prompt: str, length: int, temperature: float, seed: int) -> str:
-    """`length` symbols drawn one by one from `softmax(logits / temperature)` after `prompt`, which comes first."""
+    """`prompt`, and `length` symbols sampled after it from `softmax(logits / temperature)`."""
     random = np.random.default_rng(seed)
     stream = engine.stream()
     tokens = vocabulary.encode(prompt).tolist() or [vocabulary.unknown]

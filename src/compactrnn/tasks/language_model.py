@@ -1,10 +1,10 @@
-"""Predict the next character or word of a text."""
+"""Language modeling: predict the next character or word of a text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from .._bounds import STRICT, Count, Word
 from .._errors import invalid
-from ..data import load_corpus
+from ..data import CORPORA, Corpus, load_corpus
 from ..layers import detach
 from ..models.recurrent_lm import LanguageModel, LanguageModelOptions
 from .base import AbstractTask
-from .quality import METRIC, from_nats
+from .batch import Batch
+from .quality import METRIC, evaluate_stream, from_nats, shortened
 from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class LanguageModelData:
-    """Which text, as which symbols; `minimum_count` is how often a symbol must occur to be known."""
+    """The text and its symbols; those that occur fewer than `minimum_count` times are read as the unknown one."""
 
     data: Word = "alice"
     level: Literal["character", "word"] = "character"
@@ -34,14 +35,14 @@ class LanguageModelData:
 
 
 class LanguageModelTask(AbstractTask):
-    """Contiguous batches: row b reads its own stretch of the training part, `steps` symbols an update.
+    """Truncated backpropagation through time: row b reads its own stretch of the text, `steps` symbols an update.
 
-    States are carried from update to update and start from zero with each epoch; what does not fill a row of whole
-    updates at the end of a stretch is left out. With `shift`, a number, each epoch begins at another of the first
-    `steps` symbols, drawn from that number, so that the text is not always cut in the same places.
+    States are carried from update to update and start from zero with each epoch; what does not fill a whole update at
+    the end of a stretch is left out. With `shift`, a seed, each epoch begins at another of the first `steps` symbols,
+    drawn from that seed, so that the text is not always cut in the same places.
 
     >>> task = LanguageModelTask(LanguageModelData("alice"), batch_size=32, steps=64)
-    >>> task.batch(0)[0].shape, task.metric
+    >>> task.batch(0).inputs.shape, task.metric
     (torch.Size([32, 64]), 'bits_per_character')
     """
 
@@ -64,18 +65,33 @@ class LanguageModelTask(AbstractTask):
             self.vocabulary = Vocabulary.of(corpus.train, data.level, data.minimum_count)
         else:
             self.vocabulary = Vocabulary(vocabulary, data.level)
-        self.parts = {part: self.vocabulary.encode(getattr(corpus, part)) for part in ("train", "valid", "test")}
+        self.parts = _Encoded(corpus, self.vocabulary)
         self.batch_size, self.steps = batch_size, steps
 
     @classmethod
     def build(
         cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
     ) -> Self:
-        """The task of a recipe; the vocabulary is that of the run, if there is one, else the training text's."""
+        """The task of a recipe, with the vocabulary of `saved`, or else of the training text."""
         vocabulary = None if saved is None else saved.get("vocabulary")
-        if saved is not None and vocabulary is None:
-            raise invalid("vocabulary", got="none", expected="the symbols that the run was trained on")
+        if saved is not None and not (isinstance(vocabulary, list) and all(isinstance(v, str) for v in vocabulary)):
+            raise invalid("vocabulary", got=shortened(vocabulary), expected="the symbols that the model was trained on")
         return cls(data, batch_size=batch_size, steps=steps, shift=seed if shift else None, vocabulary=vocabulary)
+
+    @classmethod
+    def with_data(cls, options: LanguageModelData, data: str) -> LanguageModelData:
+        """`options` with another text."""
+        return replace(options, data=data)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], data: str | None = None) -> Self:
+        """The task of a packed model; a file may not choose what else is read on this machine."""
+        named = metadata["task"].get("data")
+        if data is None and named not in CORPORA:
+            got, hint = f"{shortened(named)} in the file's metadata", "name the text: --data PATH"
+            raise invalid("data", got=got, expected=" or ".join(CORPORA), hint=hint)
+        section = {**metadata["task"], **({} if data is None else {"data": data})}
+        return super().from_metadata({**metadata, "task": section})
 
     @cached_property
     def rows(self) -> Tensor:
@@ -83,7 +99,7 @@ class LanguageModelTask(AbstractTask):
         return in_rows(self.parts["train"], self.batch_size)
 
     def updates_per_epoch(self) -> int:
-        """Whole updates in a row."""
+        """Whole updates in a row of the batch."""
         most = 0 if self.shift is None else self.steps - 1
         symbols, wanted = len(self.parts["train"]), self.batch_size * (self.steps + most)
         if symbols <= wanted:
@@ -100,47 +116,51 @@ class LanguageModelTask(AbstractTask):
                 raise invalid(f"{part} part", got=f"{symbols} symbols", expected=f"more than the {rows} streams")
 
     def update_bytes(self, layer_sizes: Sequence[int]) -> int:
-        """What each layer gives, and the logits with their gradient."""
+        """The outputs of each layer, and the logits with their gradient."""
         return 4 * self.batch_size * self.steps * (sum(layer_sizes) + 2 * len(self.vocabulary))
 
-    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int, epoch: int = 0) -> Batch:
         """Tokens and the tokens after them, (batch, steps) each."""
         start = self._start(index, epoch)
-        return self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1]
+        return Batch(self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1])
 
     def _start(self, index: int, epoch: int) -> int:
         offset = 0 if self.shift is None else int(np.random.default_rng((self.shift, epoch)).integers(self.steps))
         return offset + index * self.steps
 
     @torch.no_grad()
-    def predictions(self, model: Any) -> Tensor | None:
-        """Logits at every position of `rows`, (batch, time, vocabulary), if a quarter of a gigabyte holds them."""
+    def teacher_outputs(self, teacher: Any) -> Tensor | None:
+        """Logits at every position of `rows`, (batch, time, vocabulary), if they take up to a quarter of a gigabyte."""
         if self.rows.numel() * len(self.vocabulary) > 1 << 26:
             return None
-        pieces, states = [], None
-        device = next(model.parameters()).device
-        for piece in self.rows.split(512, dim=1):
-            logits, states = model.advance(piece.to(device), states)
-            pieces.append(logits)
-        return torch.cat(pieces, dim=1)
+        parts, states = [], None
+        device = next(teacher.parameters()).device
+        for tokens in self.rows.split(512, dim=1):
+            logits, states = teacher.advance(tokens.to(device), states)
+            parts.append(logits)
+        return torch.cat(parts, dim=1)
 
-    def lesson(self, predictions: Tensor, index: int, epoch: int) -> Tensor:
-        """Logits of the batch's inputs."""
+    def teacher_targets(self, outputs: Tensor, index: int, epoch: int) -> Tensor:
+        """The logits at the batch's inputs."""
         start = self._start(index, epoch)
-        return predictions[:, start : start + self.steps]
+        return outputs[:, start : start + self.steps]
 
     def build_model(self, options: LanguageModelOptions) -> LanguageModel:
         """See `LanguageModel`."""
         return LanguageModel(len(self.vocabulary), options)
 
-    def forward(self, model: Any, inputs: Tensor, states: Any) -> tuple[Tensor, Any]:
-        """Logits, and the states without their history."""
-        logits, states = model.advance(inputs, states)
+    def forward(self, model: Any, batch: Batch, states: Any) -> tuple[Tensor, Any]:
+        """Logits, and the states, detached."""
+        logits, states = model.advance(batch.inputs, states)
         return logits, detach(states)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def answers(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The logits of all symbols."""
+        return batch.within(outputs)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of a symbol, in nats."""
-        return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+        return nn.functional.cross_entropy(self.answers(outputs, batch), batch.within(batch.targets))
 
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
@@ -162,9 +182,26 @@ class LanguageModelTask(AbstractTask):
         model.train(training)
         return from_nats(total / (rows.shape[0] * (rows.shape[1] - 1)), self.data.level)
 
-    def amount(self, part: str) -> dict[str, int]:
+    def evaluate_engine(self, engine: Any, part: str) -> float:
+        """The same of a packed model, in one stream."""
+        self._check_engine(engine)
+        return evaluate_stream(engine, self.parts[part], self.data.level)
+
+    def _check_engine(self, engine: Any) -> None:
+        size = len(self.vocabulary)
+        ports = [port.vocabulary for port in engine.inputs], [port.shape for port in engine.outputs]
+        if ports != ([size], [(size,)]) or engine.offline:
+            got = f"inputs of {ports[0]} tokens and outputs of shape {ports[1]}"
+            got += ", offline" if engine.offline else ""
+            raise invalid("model", got=got, expected=f"one token of {size} in, {size} logits out, step by step")
+
+    def counts(self, part: str) -> dict[str, int]:
         """Symbols."""
         return {"symbols": len(self.parts[part])}
+
+    def data_name(self) -> str:
+        """The text."""
+        return self.data.data
 
     def metadata(self) -> dict[str, Any]:
         """Task and vocabulary."""
@@ -182,9 +219,21 @@ class LanguageModelTask(AbstractTask):
         return torch.as_tensor(self.parts["train"][:16])[None]
 
 
+class _Encoded(dict[str, np.ndarray]):
+    """The parts of a corpus as tokens, each encoded when it is first asked for."""
+
+    def __init__(self, corpus: Corpus, vocabulary: Vocabulary):
+        super().__init__()
+        self._corpus, self._vocabulary = corpus, vocabulary
+
+    def __missing__(self, part: str) -> np.ndarray:
+        self[part] = self._vocabulary.encode(getattr(self._corpus, part))
+        return self[part]
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: a single stream is too little for two, which only wait for each other."""
+    """Run torch on one thread: a single stream is too little work for two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

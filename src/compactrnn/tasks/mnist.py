@@ -1,4 +1,4 @@
-"""Handwritten digits, read one pixel a step."""
+"""Sequential MNIST: handwritten digits, read one pixel a step."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .._bounds import STRICT, Count, LegacySeed
 from .._errors import invalid
 from ..data import load_mnist
 from ..data.mnist import Mnist
+from .batch import Batch
 from .classification import AbstractClassificationTask
 from .sequence import generator
 
-PIECE, PIXELS = 500, 784
+ROWS, PIXELS = 500, 784
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class MnistData:
 class MnistTask(AbstractClassificationTask):
     """Sequential MNIST, 784 steps of one pixel in 0 to 1 (the byte / 255); ten classes, error in percent.
 
-    The first 55,000 images of the training file are learnt from, in another order in each epoch, the last 5,000 are for
-    validation; the 10,000 of the test file for testing. With `order = "permuted"` step t shows pixel
+    The training part is the first 55,000 images of the training file, shuffled in each epoch, the validation part the
+    last 5,000, the test part the 10,000 of the test file. With `order = "permuted"` step t shows pixel
     `numpy.random.RandomState(permutation_seed).permutation(784)[t]` of the image read row by row.
 
     Le, Jaitly, Hinton: A simple way to initialize recurrent networks of rectified linear units, 2015.
@@ -77,26 +77,26 @@ class MnistTask(AbstractClassificationTask):
         """Whole batches; what is left over differs from epoch to epoch."""
         return self.data.train // self.batch_size
 
-    def batch(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int, epoch: int = 0) -> Batch:
         """The images that this epoch's order puts there."""
         if self._shuffled[0] != epoch:
             self._shuffled = (epoch, generator(self.seed, "train", epoch).permutation(self.data.train))
         return self._sequences("train", self._shuffled[1][index * self.batch_size : (index + 1) * self.batch_size])
 
-    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, part: str) -> Iterator[Batch]:
         """Five hundred images at a time."""
-        numbers = np.arange(self.amount(part)["sequences"])
-        for start in range(0, len(numbers), PIECE):
-            yield self._sequences(part, numbers[start : start + PIECE])
+        numbers = np.arange(self.counts(part)["sequences"])
+        for start in range(0, len(numbers), ROWS):
+            yield self._sequences(part, numbers[start : start + ROWS])
 
-    def amount(self, part: str) -> dict[str, int]:
+    def counts(self, part: str) -> dict[str, int]:
         """Sequences."""
         return {"sequences": len(self.parts[part][1])}
 
-    def _sequences(self, part: str, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _sequences(self, part: str, numbers: np.ndarray) -> Batch:
         images, labels = self.parts[part]
         steps_first = np.ascontiguousarray(images[numbers].T, np.float32) / np.float32(255)
-        return torch.from_numpy(steps_first).unsqueeze(-1).transpose(0, 1), torch.from_numpy(labels[numbers])
+        return Batch(torch.from_numpy(steps_first).unsqueeze(-1).transpose(0, 1), torch.from_numpy(labels[numbers]))
 
 
 def _check(images: Mnist) -> None:

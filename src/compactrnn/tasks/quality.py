@@ -1,4 +1,4 @@
-"""The quality of predicted symbols, with numpy alone."""
+"""Metrics of predicted symbols, in numpy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from .._errors import invalid
-from .vocabulary import Vocabulary
 
 METRIC = {"character": "bits_per_character", "word": "perplexity"}
 
@@ -36,8 +35,8 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
     return float((normaliser - logits[np.arange(len(targets)), targets]).sum())
 
 
-def evaluate_engine(engine: Any, tokens: np.ndarray, level: str, chunk: int = 1024) -> float:
-    """The metric of a packed language model over one continuous stream of `tokens`, its state carried throughout."""
+def evaluate_stream(engine: Any, tokens: np.ndarray, level: str, chunk: int = 1024) -> float:
+    """The metric of a packed language model over one stream of `tokens`, its state carried all the way."""
     if len(tokens) < 2:
         raise invalid("text", got=f"{len(tokens)} symbols", expected="at least 2")
     stream, total = engine.stream(), 0.0
@@ -46,28 +45,6 @@ def evaluate_engine(engine: Any, tokens: np.ndarray, level: str, chunk: int = 10
         logits = stream.run(inputs[start : start + chunk])
         total += negative_log_likelihood(np.asarray(logits), targets[start : start + chunk])
     return from_nats(total / len(inputs), level)
-
-
-def language_model_of(metadata: Any) -> tuple[dict[str, Any], Vocabulary]:
-    """The task entry and the vocabulary of a packed language model."""
-    task, symbols = metadata.get("task"), metadata.get("vocabulary")
-    if not isinstance(task, dict) or task.get("name") != "language_model":
-        raise invalid("model metadata", got=f"task {shortened(task)}", expected="a language model")
-    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-        raise invalid("model metadata", got=f"vocabulary {shortened(symbols)}", expected="a list of texts")
-    level = task.get("level")
-    if not isinstance(level, str) or level not in METRIC:
-        raise invalid("model metadata", got=f"level {shortened(level)}", expected=" or ".join(METRIC))
-    return task, Vocabulary(symbols, level)
-
-
-def check_fits(engine: Any, vocabulary: Vocabulary) -> None:
-    """Raise `ValueError` unless the engine streams tokens of this vocabulary and scores each of its symbols."""
-    size = len(vocabulary)
-    ports = [port.vocabulary for port in engine.inputs], [port.shape for port in engine.outputs]
-    if ports != ([size], [(size,)]) or engine.offline:
-        got = f"inputs of {ports[0]} tokens and outputs of shape {ports[1]}" + (", offline" if engine.offline else "")
-        raise invalid("model", got=got, expected=f"one token of {size} in, {size} scores out, step by step")
 
 
 def shortened(value: Any) -> str:

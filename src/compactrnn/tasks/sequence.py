@@ -1,9 +1,9 @@
-"""What tasks with one answer per sequence share."""
+"""Tasks on separate sequences, with one target per sequence or one per step."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self, get_args
 
@@ -15,24 +15,28 @@ from .._errors import check_positive, invalid
 from .._memory import check_memory
 from ..models.sequence_model import SequenceModel, SequenceModelOptions
 from .base import AbstractTask
+from .batch import Batch
 
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[str, ...] = get_args(Part)
 EXAMPLE_STEPS, CALIBRATION_STEPS = 16, 4096
-MOST_STEPS = 1 << 30  # that a packed model's own words may ask for
+MAX_STEPS = 1 << 30  # to evaluate, as the metadata of a packed model may ask for
 
 
 class AbstractSequenceTask(AbstractTask):
-    """Sequences (batch, time, inputs), with time first in memory, and an answer each, given after the last step.
+    """Sequences (batch, time, inputs), with time first in memory, each from the initial state.
 
-    A batch follows from seed, epoch and index alone; validation and test parts are the same for every seed. A subclass
-    gives `batch`, `pieces` and what an answer is worth.
+    There is one target per sequence, predicted at its last step, or with `every_step` one per step, (batch, time).
+    Sequences of several lengths are padded; see `Batch`. A batch follows from seed, epoch and index alone; validation
+    and test parts are the same for every seed. A subclass gives `batch`, `batches`, `criterion` and
+    `error_per_target`.
     """
 
     model_options = SequenceModelOptions
     inputs: int
     outputs: int
-    piece = 1  # sequences at least that `pieces` gives at a time
+    every_step = False
+    batch_rows = 1  # sequences in a batch of `batches`, at least
 
     def __init__(self, data: Any, *, batch_size: int, seed: int = 0):
         self.data, self.batch_size, self.seed = data, check_positive(batch_size, "batch_size"), seed
@@ -47,63 +51,78 @@ class AbstractSequenceTask(AbstractTask):
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Of a sequence."""
+        """Length of the longest sequence."""
 
     def update_bytes(self, layer_sizes: Sequence[int]) -> int:
-        """The inputs, and what each layer gives."""
-        return 4 * max(self.batch_size, self.piece) * self.steps * (self.inputs + sum(layer_sizes))
+        """The inputs, and the outputs of each layer."""
+        return 4 * max(self.batch_size, self.batch_rows) * self.steps * (self.inputs + sum(layer_sizes))
 
     @abstractmethod
-    def pieces(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """All sequences and targets of a part, some at a time."""
+    def batches(self, part: str) -> Iterator[Batch]:
+        """All sequences of a part."""
 
     @abstractmethod
-    def penalty(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What each answer adds to the metric's mean: (batch, outputs) -> (batch,)."""
+    def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss: (targets, outputs), (targets,) -> scalar."""
+
+    @abstractmethod
+    def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """The error of each answer, whose mean is the metric: (targets, outputs), (targets,) -> (targets,)."""
 
     def build_model(self, options: SequenceModelOptions) -> SequenceModel:
         """See `SequenceModel`."""
-        return SequenceModel(self.inputs, self.outputs, options)
+        return SequenceModel(self.inputs, self.outputs, options, self.every_step)
 
-    def forward(self, model: nn.Module, inputs: Tensor, states: Any) -> tuple[Tensor, Any]:
-        """Answers; nothing is carried from one batch to the next."""
-        return model(inputs), None
+    def forward(self, model: nn.Module, batch: Batch, states: Any) -> tuple[Tensor, Any]:
+        """Outputs; no state is carried from one batch to the next."""
+        return model(batch.inputs) if batch.lengths is None else model(batch.inputs, batch.lengths), None
+
+    def answers(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The outputs, with `every_step` those that are not at padding."""
+        return batch.within(outputs) if self.every_step else outputs
+
+    def targets(self, batch: Batch) -> Tensor:
+        """The targets, one for each of `answers`."""
+        return batch.within(batch.targets) if self.every_step else batch.targets
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The criterion over all targets."""
+        return self.criterion(self.answers(outputs, batch), self.targets(batch))
 
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
-        """The mean penalty."""
+        """The mean error."""
         training, device = model.training, next(model.parameters()).device
         model.eval()
-        value = self._mean(part, lambda inputs: model(inputs.to(device)).float().cpu())
+        value = self._mean_error(
+            part, lambda batch: self.answers(self.forward(model, batch.to(device), None)[0].float().cpu(), batch)
+        )
         model.train(training)
         return value
 
-    def check_fits(self, engine: Any) -> None:
-        """Raise `ValueError` unless a packed model reads this task's sequences and gives its answers, in good time."""
+    def evaluate_engine(self, engine: Any, part: str) -> float:
+        """The mean error of a packed model, which reads one sequence after the other."""
+        self._check_engine(engine)
+        return self._mean_error(part, lambda batch: _run_each(engine, batch, self.every_step))
+
+    def _check_engine(self, engine: Any) -> None:
         ports = [(port.vocabulary, port.shape) for port in engine.inputs]
         answers = [(port.shape, port.final) for port in engine.outputs]
-        if ports != [(0, (self.inputs,))] or answers != [((self.outputs,), True)]:
+        if ports != [(0, (self.inputs,))] or answers != [((self.outputs,), not self.every_step)]:
             got = f"(vocabulary, shape) {ports} in, (shape, final) {answers} out"
-            wanted = f"{self.inputs} numbers a step in, {self.outputs} out after the last"
+            wanted = f"{self.inputs} numbers a step in, {self.outputs} out "
+            wanted += "at every step" if self.every_step else "after the last"
             raise invalid("model", got=got, expected=wanted + f", as its task {self.data.name} needs")
-        steps = self.steps * max(self.amount(part)["sequences"] for part in PARTS)
-        if steps > MOST_STEPS:
-            raise invalid("task", got=f"{steps:,} steps to evaluate", expected=f"at most {MOST_STEPS:,}")
-        check_memory(4 * self.piece * self.steps * self.inputs, "the sequences of the task")
+        steps = self.steps * max(self.counts(part)["sequences"] for part in PARTS)
+        if steps > MAX_STEPS:
+            raise invalid("task", got=f"{steps:,} steps to evaluate", expected=f"at most {MAX_STEPS:,}")
+        check_memory(4 * self.batch_rows * self.steps * self.inputs, "the sequences of the task")
 
-    def evaluate_engine(self, engine: Any, part: str) -> float:
-        """The same for a packed model, which reads one sequence after the other."""
-
-        def answers(inputs: Tensor) -> Tensor:
-            return torch.from_numpy(np.stack([np.atleast_1d(engine.run(x)) for x in inputs.contiguous().numpy()]))
-
-        return self._mean(part, answers)
-
-    def _mean(self, part: str, answers: Any) -> float:
+    def _mean_error(self, part: str, answers: Callable[[Batch], Tensor]) -> float:
         total, count = 0.0, 0
-        for inputs, targets in self.pieces(part):
-            penalties = self.penalty(answers(inputs), targets)
-            total, count = total + float(penalties.double().sum()), count + len(penalties)
+        for batch in self.batches(part):
+            errors = self.error_per_target(answers(batch), self.targets(batch))
+            total, count = total + float(errors.double().sum()), count + len(errors)
         return total / count
 
     def metadata(self) -> dict[str, Any]:
@@ -111,12 +130,22 @@ class AbstractSequenceTask(AbstractTask):
         return {"task": {**asdict(self.data), "metric": self.metric}}
 
     def example_inputs(self) -> Tensor:
-        """The beginning of the first validation sequence, (1, 16, inputs)."""
+        """The beginning of the first validation sequence, (1, 16, inputs) or shorter."""
         return self.calibration_inputs()[:1, :EXAMPLE_STEPS]
 
     def calibration_inputs(self) -> Tensor:
-        """Four validation sequences, at most their first 4,096 steps."""
-        return next(self.pieces("valid"))[0][:4, :CALIBRATION_STEPS]
+        """Four validation sequences, as many of their first steps as all have, at most 4,096."""
+        batch = next(self.batches("valid")).rows(0, 4)
+        common = batch.inputs.shape[1] if batch.lengths is None else int(batch.lengths.min())
+        return batch.inputs[:, : min(common, CALIBRATION_STEPS)]
+
+
+def _run_each(engine: Any, batch: Batch, every_step: bool) -> Tensor:
+    """The answers of an engine to each sequence without its padding."""
+    inputs = batch.inputs.contiguous().numpy()
+    lengths = [inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+    found = [np.asarray(engine.run(x[:length])) for x, length in zip(inputs, lengths, strict=True)]
+    return torch.from_numpy(np.concatenate(found) if every_step else np.stack([np.atleast_1d(y) for y in found]))
 
 
 def generator(seed: int, part: str, *numbers: int) -> np.random.Generator:

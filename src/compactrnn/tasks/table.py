@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._errors import invalid
-from .._validate import validated
 from .adding import AddingTask
 from .base import AbstractTask
 from .first_symbol import FirstSymbolTask
@@ -24,17 +23,16 @@ TASKS: dict[str, type[AbstractTask]] = {
 }
 
 
-def task_of(metadata: Mapping[str, Any]) -> AbstractTask:
-    """The task of a packed model, to be evaluated on: from the entry `task` of its metadata.
+def task_of(metadata: Mapping[str, Any], data: str | None = None) -> AbstractTask:
+    """The task of a packed model from its file's metadata, to be evaluated on, or on other `data`.
 
-    >>> task_of({"name": "adding", "steps": 10, "metric": "mse"}).amount("test")
+    >>> task_of({"task": {"name": "adding", "steps": 10, "metric": "mse"}}).counts("test")
     {'sequences': 1000}
     """
-    known = dict(metadata)
-    known.pop("metric", None)
-    kind = TASKS.get(str(known.get("name")))
+    section = metadata.get("task")
+    name = section.get("name", DEFAULT) if isinstance(section, Mapping) else None
+    kind = TASKS.get(name) if isinstance(name, str) else None
     if kind is None:
-        got = f"task {shortened(known.get('name'))}"
+        got = f"task {shortened(section if name is None else name)}"
         raise invalid("model metadata", got=got, expected=f"one of {', '.join(TASKS)}")
-    data = validated(kind.data_options, known, "model metadata: task")
-    return kind.build(data, batch_size=1, steps=1, shift=False, seed=0)
+    return kind.from_metadata(metadata, data)

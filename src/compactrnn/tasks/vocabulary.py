@@ -1,4 +1,4 @@
-"""Symbols and their numbers."""
+"""Vocabularies of characters or words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END_OF_LINE = "<eos>"
 
 
 class Vocabulary:
-    """The symbols of a training text; any other symbol is read as the unknown one.
+    """The symbols of a training text; all others are encoded as the unknown one.
 
     >>> vocabulary = Vocabulary.of("abracadabra", "character")
     >>> vocabulary.symbols
@@ -48,12 +48,12 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str) -> np.ndarray:
-        """The numbers of the symbols of `text`: int64, (time,)."""
+        """The tokens of `text`: int64, (time,)."""
         find, unknown = self._index.get, self.unknown
         return np.fromiter((find(s, unknown) for s in split_symbols(text, self.level)), np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of token numbers."""
+        """The text of `tokens`."""
         symbols = [self.symbols[token] for token in tokens]
         if self.level == "character":
             return "".join(symbols)

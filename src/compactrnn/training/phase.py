@@ -14,6 +14,7 @@ from torch import nn
 from ..cells.base import AbstractCell
 from ..models.base import AbstractModel
 from ..tasks.base import AbstractTask
+from ..tasks.batch import Batch
 from .average import WeightAverage
 from .distill import distillation_loss
 from .optimizer import build_optimizer
@@ -48,9 +49,9 @@ class PhaseRun:
         self.rate = LearningRate(
             options.schedule, options.optimizer.learning_rate, total=self.total, per_epoch=self.per_epoch
         )
-        self.teacher = self.predictions = None
+        self.teacher = self.teacher_outputs = None
         if teacher is not None:
-            self.predictions = task.predictions(fabric.to_device(teacher.eval()))
+            self.teacher_outputs = task.teacher_outputs(fabric.to_device(teacher.eval()))
             self.teacher = fabric.setup_module(teacher.eval().requires_grad_(False))
             _let_advance(self.teacher, teacher)
         self.pruner = build_pruner(model, task, options)
@@ -70,16 +71,17 @@ class PhaseRun:
         index = self.update % self.per_epoch
         if index == 0:
             self.states = self.teacher_states = None
-        inputs, targets = self.fabric.to_device(self.task.batch(index, self.update // self.per_epoch))
+        batch = self.task.batch(index, self.update // self.per_epoch).to(self.fabric.device)
         rate = self.rate.at(self.update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        outputs, self.states = self.task.forward(self.wrapped, inputs, self.states)
-        loss = plain = self.task.loss(outputs, targets)
+        outputs, self.states = self.task.forward(self.wrapped, batch, self.states)
+        loss = plain = self.task.loss(outputs, batch)
         if self.teacher is not None and self.options.distill is not None:
-            wanted = self._taught(index, inputs)
+            teacher = self.task.answers(self._teacher_targets(index, batch), batch)
             weight, temperature = self.options.distill.weight, self.options.distill.temperature
-            loss = (1 - weight) * loss + weight * distillation_loss(outputs, wanted, temperature)
+            soft = distillation_loss(self.task.answers(outputs, batch), teacher, temperature)
+            loss = (1 - weight) * loss + weight * soft
         if self.training.loss_reduction == "sum_steps":
             loss = loss * self.training.steps
         for cell in self.model.modules():
@@ -106,7 +108,7 @@ class PhaseRun:
             norm is not None and self.training.precision != "16-mixed"
         ):  # whose scale of the loss falls after such a step
             self._check_finite("norm of the gradient", float(norm))
-        self.solved = self.solved + 1 if self.task.solved(outputs.detach(), targets) else 0
+        self.solved = self.solved + 1 if self.task.solved(outputs.detach(), batch) else 0
         self.loss_sum += value
         self.loss_count += 1
         return value
@@ -119,21 +121,20 @@ class PhaseRun:
             )
 
     @torch.no_grad()
-    def _taught(self, index: int, inputs: Any) -> torch.Tensor:
-        """What the teacher gives for a batch: kept from one pass over the text where it fits, else asked for now."""
+    def _teacher_targets(self, index: int, batch: Batch) -> torch.Tensor:
+        """The teacher's outputs for a batch: from one pass over the training part where they fit, else computed now."""
         assert self.teacher is not None
-        if self.predictions is not None:
-            return self.task.lesson(self.predictions, index, self.update // self.per_epoch)
-        wanted, self.teacher_states = self.task.forward(self.teacher, inputs, self.teacher_states)
-        return wanted
+        if self.teacher_outputs is not None:
+            return self.task.teacher_targets(self.teacher_outputs, index, self.update // self.per_epoch)
+        outputs, self.teacher_states = self.task.forward(self.teacher, batch, self.teacher_states)
+        return outputs
 
     def evaluate(self) -> dict[str, float]:
         """Validate, remember the best weights; returns the entries of a metrics line."""
         with self.average.in_place(self.model) if self.average is not None else nullcontext():
             device = self.fabric.device
-            self.model.update_statistics(
-                self.task.batch(i)[0].to(device) for i in range(min(STATISTICS, self.per_epoch))
-            )
+            batches = (self.task.batch(i).to(device) for i in range(min(STATISTICS, self.per_epoch)))
+            self.model.update_statistics((b.inputs,) if b.lengths is None else (b.inputs, b.lengths) for b in batches)
             metric = self.task.evaluate(self.wrapped, "valid", self.training.validation_streams)
             self._check_finite(f"validation {self.task.metric}", metric)
             weights = self.model.state_dict()

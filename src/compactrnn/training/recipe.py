@@ -178,6 +178,9 @@ class Recipe(Generic[Data, Model]):
             if phase.distill and phase.distill.teacher not in earlier:
                 wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
                 raise ValueError(f"phases.{name}.distill.teacher: expected {wanted}, got {phase.distill.teacher!r}")
+            task: Any = self.task
+            if phase.distill and not TASKS[task.name].logits:
+                raise ValueError(f"phases.{name}.distill: expected a task with logits as outputs, got {task.name}")
             earlier.add(name)
             adjustable: Any = type(self.model)
             _check_keys(f"phases.{name}.task", phase.task, asdict(self.task).keys() - {"name"})  # pyright: ignore

@@ -139,9 +139,7 @@ class RunFolder:
         config = self.read_config()
         recipe = recipe_from(config["recipe"], f"{self.config}: recipe")
         if data is not None:
-            if not hasattr(recipe.task, "data"):
-                raise invalid("data", got=repr(data), expected=f"none: the task {recipe.task.name} has its own")
-            recipe = replace(recipe, task=replace(recipe.task, data=data))
+            recipe = replace(recipe, task=TASKS[recipe.task.name].with_data(recipe.task, data))
         task = build_task(recipe, config)
         return model_options(task, config["model"], f"{self.config}: model"), task, recipe
 

@@ -30,7 +30,6 @@ class Config(_Record):
     recipe: dict[str, Any]
     model: dict[str, Any]
     task: dict[str, Any]
-    vocabulary: list[str] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
 
 

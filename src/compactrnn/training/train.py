@@ -226,7 +226,7 @@ class Trainer:
         result = {
             "metric": self.task.metric,
             "test": test,
-            **{f"test_{name}": value for name, value in self.task.also(test).items()},
+            **{f"test_{name}": value for name, value in self.task.extra_metrics(test).items()},
             "valid": self.task.evaluate(self.model, "valid", streams),
             "seed": self.recipe.training.seed,
             "updates": {**self.updates, "total": sum(self.updates.values())},

@@ -12,7 +12,6 @@ from ..._machine import describe_machine
 from ...runtime.engine import Engine
 from ...tasks.generate import generate
 from ...tasks.language_model import LanguageModelTask, one_thread
-from ...tasks.quality import evaluate_engine
 from ...training.pack_run import pack_model
 from ...training.progress import Bar
 from ...training.recipe import Recipe
@@ -70,7 +69,7 @@ def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> di
         "updates": entry.updates,
         "hidden": list(model.layer_sizes()),
         "bits_per_character": task.evaluate(model, "test"),
-        "engine_bits_per_character": evaluate_engine(engine, task.parts["test"], task.data.level),
+        "engine_bits_per_character": task.evaluate_engine(engine, "test"),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "recurrent_parameters": model.recurrent_parameters(),
         "macs_per_step": engine.macs_per_step,
