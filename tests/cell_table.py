@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from compactrnn.cells import GILR, GRU, LSTM, MGU, DuRNN, Elman, IndRNN, MinGRU
+from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, DuRNN, Elman, HiPPO, IndRNN, MinGRU
 from compactrnn.weights import Kronecker, LowRank
 
 CELLS = [
@@ -25,6 +25,10 @@ CELLS = [
     partial(GILR),
     partial(GILR, nonlinearity="tanh"),
     partial(MinGRU),
+    partial(HiPPO, order=5),
+    partial(HiPPO, memory_size=2, discretization="backward"),
+    partial(FSMN, projection_size=5, look_back=3),
+    partial(FSMN, look_back=2, look_ahead=2, stride=2),
 ]
 
 

@@ -109,6 +109,30 @@ CR_NOINLINE void loop_linear(const loop_op *op, float *to, const float *x, const
     }
 }
 
+CR_INLINE void loop_spread(const loop_op *op, float *to, const float *a, size_t rows)
+{
+    for (size_t r = 0; r < rows; r++, to += op->to.row, a += op->a.row) {
+        cr_v x = v_splat(*a);
+        size_t j = 0;
+        for (; j + LANES <= op->width; j += LANES) v_store(to + j, x);
+        if (j < op->width) v_store_some(to + j, x, op->width - j);
+    }
+}
+
+CR_INLINE void loop_total(const loop_op *op, float *to, const float *a, size_t rows)
+{
+    for (size_t r = 0; r < rows; r++, to += op->to.row, a += op->a.row) {
+        float lanes[LANES], total = 0.0f;
+        cr_v sum = v_splat(0.0f);
+        size_t j = 0;
+        for (; j + LANES <= op->depth; j += LANES) sum = v_add(sum, v_load(a + j));
+        if (j < op->depth) sum = v_add(sum, v_load_some(a + j, op->depth - j, 0.0f));
+        v_store(lanes, sum);
+        for (size_t i = 0; i < LANES; i++) total += lanes[i];
+        *to = total;
+    }
+}
+
 CR_INLINE void loop_sum(const loop_op *op, const float *a, size_t rows)
 {
     for (size_t r = 0; r < rows; r++, a += op->a.row)
@@ -151,6 +175,8 @@ static void loop_run_all(const loop_op *ops, size_t count, size_t steps, int bac
                     LOOP_FUNCTIONS(LOOP_CASE)
 #undef LOOP_CASE
                 case LOOP_LINEAR: loop_linear(op, to, a, op->has_addend ? b : NULL, rows); break;
+                case LOOP_SPREAD: loop_spread(op, to, a, rows); break;
+                case LOOP_TOTAL: loop_total(op, to, a, rows); break;
                 case LOOP_SUM: loop_sum(op, a, rows); break;
                 }
             }

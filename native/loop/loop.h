@@ -44,6 +44,8 @@ enum loop_code {
     LOOP_FUNCTIONS(LOOP_NAME)
 #undef LOOP_NAME
     LOOP_LINEAR, /* to = a W^T, or b + a W^T */
+    LOOP_SPREAD, /* every number of to = the first of a */
+    LOOP_TOTAL,  /* one number, the sum of the `depth` numbers of a row of a */
     LOOP_SUM,    /* the sum over rows and time of a, into sums of the thread's own */
     LOOP_CODES
 };

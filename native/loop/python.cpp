@@ -156,6 +156,8 @@ NB_MODULE(_loop, module) {
     LOOP_FUNCTIONS(LOOP_NAME)
 #undef LOOP_NAME
     names.append("LINEAR");
+    names.append("SPREAD");
+    names.append("TOTAL");
     names.append("SUM");
     module.attr("NAMES") = nb::tuple(names);
     module.attr("TILE") = static_cast<int>(LOOP_TILE);

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import FSMN as FSMN
     from .cells import GILR as GILR
     from .cells import MGU as MGU
     from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
+    from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
     from .compress import GroupLasso as GroupLasso
@@ -42,9 +44,11 @@ _HOME = {
     "DuRNN": "cells",
     "Elman": "cells",
     "Engine": "runtime.engine",
+    "FSMN": "cells",
     "GILR": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",
+    "HiPPO": "cells",
     "IndRNN": "cells",
     "Kronecker": "weights",
     "LSTM": "layers",

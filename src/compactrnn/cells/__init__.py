@@ -3,11 +3,14 @@
 from .base import AbstractCell as AbstractCell
 from .base import StateSpec as StateSpec
 from .base import UnitSet as UnitSet
+from .base import push as push
 from .declaration import check_declaration as check_declaration
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
+from .fsmn import FSMN as FSMN
 from .gilr import GILR as GILR
 from .gru import GRU as GRU
+from .hippo import HiPPO as HiPPO
 from .indrnn import IndRNN as IndRNN
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from math import prod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,53 @@ States = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One state tensor of a cell: `(batch, size of the unit set)`, zero at the start unless `init` says otherwise."""
+    """One state tensor of a cell, (batch, width).
+
+    It belongs to a unit set, `units`, and has one number per unit; or it has a `shape` of its own and belongs to no
+    unit, as a step counter, `shape=(1,)`, or the coefficients of a memory: its numbers then stand flat, in C order.
+    With neither, it belongs to the unit set "h". `delay=k` makes it a delay line of that, which `step` updates by
+    `push`: the last k rows, the newest first, one after the other.
+
+    `init` is the value before the first step: a number, or the name of a parameter or buffer of the cell, with one
+    number or one per entry. `role` says what the numbers are: a "state", a "counter" of steps (whole numbers, which a
+    narrow type cannot represent), or a "delay" line. Weights in `written_by` write a state of a `shape` by their rows,
+    those in `read_by` read it by their columns; these rows and columns belong to no unit, and pruning keeps them.
+    """
 
     name: str
-    units: str = "h"
-    init: float = 0.0
+    units: str | None = None
+    init: float | str = 0.0
+    shape: tuple[int, ...] | None = None
+    delay: int = 0
+    role: Literal["state", "counter", "delay"] = "state"
+    written_by: tuple[str, ...] = ()
+    read_by: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.units is None and self.shape is None:
+            object.__setattr__(self, "units", "h")
+        if self.units is not None and self.shape is not None:
+            got = f"units={self.units!r}, shape={self.shape}"
+            raise invalid(f"StateSpec({self.name!r})", got=got, expected="a unit set or a shape of its own, not both")
+        if isinstance(self.delay, bool) or not isinstance(self.delay, int) or self.delay < 0:
+            raise invalid(f"StateSpec({self.name!r}).delay", got=repr(self.delay), expected="0 or a number of steps")
+        if self.delay and self.role == "state":
+            object.__setattr__(self, "role", "delay")
+        if self.role not in ("state", "counter", "delay") or (self.role == "delay") != bool(self.delay):
+            expected = '"state" or "counter", or "delay" with delay > 0'
+            raise invalid(f"StateSpec({self.name!r}).role", got=repr(self.role), expected=expected)
+
+
+def push(line: Tensor, x: Tensor) -> Tensor:
+    """A delay line one step later: `x`, (batch, n), before all but the oldest row of `line`, (batch, k * n).
+
+    It is the only way to update a state that has `delay` in its `StateSpec`: loops and engines then move no more than
+    x.
+
+    >>> push(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[9.0, 8.0]]))
+    tensor([[9., 8., 1., 2.]])
+    """
+    return torch.cat([x, line[:, : line.shape[1] - x.shape[1]]], 1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +98,7 @@ class AbstractCell(nn.Module, ABC):
     units: tuple[UnitSet, ...]
     input: AbstractWeight
     reads_input: tuple[str, ...] = ("input",)
+    steps_ahead: int = 0  # how many later steps `look_ahead` reads
     kernel: ClassVar[str] = ""  # the native operation that does this step whole, if there is one
 
     def __init__(self, input_size: int, hidden_size: int):
@@ -68,13 +112,23 @@ class AbstractCell(nn.Module, ABC):
         bias = getattr(self, "input_bias", None)
         return projected if bias is None else projected + bias
 
+    def look_ahead(self, projected: Tensor) -> Tensor:
+        """What `step` gets of a whole sequence of projections, (time, batch, n): the same, unless later steps matter.
+
+        A cell that reads later steps gives `steps_ahead` and this; beyond the end of a sequence projections are zero. A
+        layer calls it before the loop over time, in the direction in which the cell reads. Such a cell runs offline
+        only.
+        """
+        return projected
+
     @abstractmethod
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step from `project(x)`, (batch, gates * hidden_size), and the states: output and new states."""
+        """One step from a row of `look_ahead(project(x))`, (batch, n), and the states: output and new states."""
 
     def forward(self, x: Tensor, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step from x, (batch, input_size): output, (batch, output_size), and new states."""
-        return self.step(self.project(x), self.initial_states(x.shape[0], x) if states is None else states)
+        """One step from x, (batch, input_size): output, (batch, output_size), and new states; no step follows it."""
+        projected = self.look_ahead(self.project(x)[None])[0]
+        return self.step(projected, self.initial_states(x.shape[0], x) if states is None else states)
 
     def reset_parameters(self) -> None:
         """Initialize all weights and biases as torch does: U(-b, b), b = hidden_size ** -0.5, or the same variance."""
@@ -110,8 +164,14 @@ class AbstractCell(nn.Module, ABC):
         return tuple(u for u in self.active_units() if u.output)
 
     def unit_count(self, units: UnitSet) -> int:
-        """Number of units in the set."""
-        return next(w.rows for n in units.written_by if isinstance(w := getattr(self, n), AbstractWeight))
+        """Number of units in the set: rows per gate of the first weight that writes it.
+
+        Without such a weight, the length of the first vector that writes it, or the columns of a weight that reads it.
+        """
+        written = [part for n in units.written_by if (part := getattr(self, n)) is not None]
+        rows = [part.rows for part in written if isinstance(part, AbstractWeight)]
+        vectors = [part.numel() for part in written if isinstance(part, Tensor)]
+        return next(iter([*rows, *vectors, *(getattr(self, n).in_features for n in units.read_by)]))
 
     @property
     def output_size(self) -> int:
@@ -120,15 +180,20 @@ class AbstractCell(nn.Module, ABC):
 
     def state_sizes(self) -> tuple[int, ...]:
         """Width of each state."""
-        return tuple(self.unit_count(self.unit_set(s.units)) for s in self.states)
+        return tuple(max(1, s.delay) * self._row_width(s) for s in self.states)
+
+    def _row_width(self, state: StateSpec) -> int:
+        return prod(state.shape) if state.shape is not None else self.unit_count(self.unit_set(str(state.units)))
 
     def initial_states(self, batch: int, like: Tensor | None = None) -> tuple[Tensor, ...]:
         """The states before the first step: one `(batch, size)` tensor each, of the dtype and device of `like`."""
         like = next(self.parameters()) if like is None else like
-        return tuple(
-            torch.full((batch, n), s.init, dtype=like.dtype, device=like.device)
-            for s, n in zip(self.states, self.state_sizes(), strict=True)
-        )
+        return tuple(self._initial(s, (batch, n), like) for s, n in zip(self.states, self.state_sizes(), strict=True))
+
+    def _initial(self, state: StateSpec, shape: tuple[int, int], like: Tensor) -> Tensor:
+        if isinstance(state.init, str):
+            return getattr(self, state.init).to(like).reshape(-1).expand(shape)
+        return like.new_full(shape, state.init)
 
     def select_(self, keep: Mapping[str, Tensor], inputs: Tensor | None = None) -> AbstractCell:
         """Keep the units `keep[set name]` (index tensors) and the input columns `inputs`; returns self.
@@ -165,12 +230,13 @@ class AbstractCell(nn.Module, ABC):
                 if (values := getattr(self, buffer)) is not None:
                     setattr(self, buffer, take(values, 0, kept).clone())
         self.input_size = self.input_size if inputs is None else len(inputs)
-        self.hidden_size = self.state_sizes()[-1]
+        own = [n for s, n in zip(self.states, self.state_sizes(), strict=True) if s.units is not None and not s.delay]
+        self.hidden_size = own[-1] if own else self.output_size
         return self
 
     def weight_names(self) -> tuple[str, ...]:
-        """Names of all weights and biases that belong to units, without repetition."""
-        names = [n for u in self.active_units() for n in (*u.written_by, *u.read_by)]
+        """Names of all weights and biases that belong to units or states, without repetition."""
+        names = [n for part in (*self.active_units(), *self.states) for n in (*part.written_by, *part.read_by)]
         return tuple(dict.fromkeys(n for n in names if getattr(self, n, None) is not None))
 
     def macs(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -227,8 +228,9 @@ def _rests_at_zero(cell: AbstractCell) -> bool:
             parameter.zero_()
         states = cell.initial_states(1)
         projected = torch.zeros_like(cell.project(states[0].new_zeros(1, cell.input_size)))
-        output, after = cell.step(projected, states)
-    return not any(tensor.any() for tensor in (output, *states, *after))
+        output, after = cell.step(cell.look_ahead(projected[None])[0], states)
+    own = [s.units is not None for s in cell.states]
+    return not any(tensor.any() for tensor in (output, *compress(states, own), *compress(after, own)))
 
 
 def _add(parts: list[Part], part: Part) -> bool:

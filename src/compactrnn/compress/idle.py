@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import compress
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Idle(nn.Module):
         """Outputs (steps, batch, n) and last states of the cell at `place` (by layer, then direction)."""
         cell: Any = self.cells[place]
         backward = place % self.directions == 1
-        projected = cell.project(like.new_zeros(batch, 1))
+        projected = cell.look_ahead(cell.project(like.new_zeros(batch, 1))[None])[0]
         ys, states = [], [self._start(place, batch, like) if start is None else start]
         for _ in range(steps):
             y, new = cell.step(projected, states[-1])
@@ -86,5 +87,6 @@ def _without_weights(cell: AbstractCell) -> AbstractCell:
 
 
 def _is_zero(start: States, cell: Any) -> bool:
-    y, after = cell.step(cell.project(start[0].new_zeros(1, 1)), start)
-    return not any(bool(tensor.any()) for tensor in (y, *start, *after))
+    y, after = cell.step(cell.look_ahead(cell.project(start[0].new_zeros(1, 1, 1)))[0], start)
+    own = [s.units is not None for s in cell.states]
+    return not any(bool(tensor.any()) for tensor in (y, *compress(start, own), *compress(after, own)))

@@ -38,19 +38,18 @@ class Scattered(nn.Module):
         removed: list[dict[str, Tensor]] = []
         for i, row in enumerate(rows):
             removed.append({})
-            for s, spec in enumerate(row[0].states):
-                width = row[0].state_sizes()[s]
-                index = kept[i].get(spec.units, torch.arange(width)).cpu()
-                gone = torch.ones(width, dtype=torch.bool).index_fill(0, index, False).nonzero().flatten()
+            for units in row[0].active_units():
+                count = row[0].unit_count(units)
+                index = kept[i].get(units.name, torch.arange(count)).cpu()
+                gone = torch.ones(count, dtype=torch.bool).index_fill(0, index, False).nonzero().flatten()
                 order = torch.cat([index, gone])
-                removed[i][spec.units] = gone
+                removed[i][units.name] = gone
                 for name, buffer in (("kept", index), ("gone", gone), ("places", order.argsort())):
-                    self.register_buffer(f"{name}_{i}_{s}", buffer)
-        states = [spec.units for spec in rows[-1][0].states]
-        outputs = [states.index(units.name) for units in rows[-1][0].output_units()]
+                    self.register_buffer(f"{name}_{i}_{units.name}", buffer)
         self._directions = len(rows[0])
-        self._kinds = len(rows[0][0].states)
-        self._outputs = [f"{len(rows) - 1}_{s}" for s in outputs]
+        self._states = [(spec.units, max(1, spec.delay)) for spec in rows[0][0].states]
+        self._kinds = len(self._states)
+        self._outputs = [f"{len(rows) - 1}_{units.name}" for units in rows[-1][0].output_units()]
         self._layers = len(rows)
         for hooks in _HOOKS:  # they see what they saw
             setattr(self, hooks, getattr(layer, hooks))
@@ -90,13 +89,17 @@ class Scattered(nn.Module):
             wide += [self._spread(x, r, slot) for x, r, slot in parts]
         data = torch.cat(wide, -1)
         after = [
-            [self._spread(x, r, self._slot(i, s)) for i, (x, r) in enumerate(zip(kind, idle_states[s], strict=True))]
+            [self._spread_state(x, r, i, s) for i, (x, r) in enumerate(zip(kind, idle_states[s], strict=True))]
             for s, kind in enumerate(narrow)
         ]
         return (y._replace(data=data) if isinstance(y, PackedSequence) else data), self._joined(after, self)
 
-    def _slot(self, entry: int, kind: int) -> str:
-        return f"{entry // self._directions}_{kind}"
+    def _spread_state(self, x: Tensor, rest: Tensor | None, entry: int, kind: int) -> Tensor:
+        units, rows = self._states[kind]
+        if units is None:
+            return x
+        rest = None if rest is None else rest.unflatten(-1, (rows, -1))
+        return self._spread(x.unflatten(-1, (rows, -1)), rest, f"{entry // self._directions}_{units}").flatten(-2)
 
     def _spread(self, x: Tensor, rest: Tensor | None, slot: str) -> Tensor:
         gone = len(getattr(self, f"gone_{slot}"))
@@ -108,10 +111,14 @@ class Scattered(nn.Module):
         return [list(kind) for kind in ([states] if self._kinds == 1 else states)]
 
     def _selected(self, entries: list[list[Tensor]], which: str) -> list[list[Tensor]]:
-        return [
-            [x.index_select(-1, getattr(self, f"{which}_{self._slot(i, s)}")) for i, x in enumerate(kind)]
-            for s, kind in enumerate(entries)
-        ]
+        return [[self._selected_state(x, which, i, s) for i, x in enumerate(kind)] for s, kind in enumerate(entries)]
+
+    def _selected_state(self, x: Tensor, which: str, entry: int, kind: int) -> Tensor:
+        units, rows = self._states[kind]
+        if units is None:
+            return x
+        index = getattr(self, f"{which}_{entry // self._directions}_{units}")
+        return x.unflatten(-1, (rows, -1)).index_select(-1, index).flatten(-2)
 
     def _joined(self, entries: Sequence[list[Tensor]], form: nn.Module) -> Any:
         """In the form that `form` takes or gives."""
@@ -146,7 +153,8 @@ class Scattered(nn.Module):
             first = None
             if start is not None:
                 parts = [kind[place] if batched else kind[place].unsqueeze(0) for kind in start]
-                first = tuple(nn.functional.pad(each(p, order), (0, int(p.shape[-1] == 0))) for p in parts)
+                wide = [0 if p.shape[-1] else rows for p, (_, rows) in zip(parts, self._states, strict=True)]
+                first = tuple(nn.functional.pad(each(p, order), (0, n)) for p, n in zip(parts, wide, strict=True))
             y, last = self.idle.run(place, first, steps, batch, x, lengths)
             outputs.append(lay(y))
             for kind, state in zip(states, last, strict=True):

@@ -118,15 +118,14 @@ def _kept(
 ) -> list[dict[str, Tensor]]:
     kept: list[dict[str, Tensor]] = []
     for i, row in enumerate(cells):
-        sizes = row[0].state_sizes()
         sets: dict[str, Tensor] = {}
-        for s, state in enumerate(row[0].states):
-            name = f"{prefix}.kept_{i}_{s}" if prefix else f"kept_{i}_{s}"
-            index, places = tensors.get(name), tensors.get(name.replace("kept_", "places_"))
-            if index is None or places is None or len(places) != sizes[s]:
+        for units in row[0].active_units():
+            before, slot, count = f"{prefix}." if prefix else "", f"{i}_{units.name}", row[0].unit_count(units)
+            index, places = tensors.get(f"{before}kept_{slot}"), tensors.get(f"{before}places_{slot}")
+            if index is None or places is None or len(places) != count:
                 got = "no index of its units" if index is None or places is None else f"{len(places)} units"
-                raise invalid(where, got=f"{got} in the folder", expected=f"{sizes[s]} units, as the class builds it")
-            sets[state.units] = index
+                raise invalid(where, got=f"{got} in the folder", expected=f"{count} units, as the class builds it")
+            sets[units.name] = index
         kept.append(sets)
     return kept
 

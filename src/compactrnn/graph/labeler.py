@@ -134,7 +134,11 @@ class Labeler:
         def own(layer: int, unit_set: str) -> Tensor:
             return torch.tensor(self.units.labels[key, layer, unit_set])
 
-        slots = [own(i, leaf.cells[i][d].states[s].units) for i, d, s in leaf.slots()]
+        slots = []
+        for (i, d, s), width in zip(leaf.slots(), leaf.widths()[1:], strict=True):
+            units = leaf.cells[i][d].states[s].units
+            labels = torch.full((width,), DATA) if units is None else own(i, units)
+            slots.append(labels.repeat(width // len(labels)))
         for state, labels in zip(states, slots, strict=False):
             self._start(state, labels, f"{leaf.name}: read as an initial state")
         batch = self.values[node.name][1].shape[0]
@@ -150,6 +154,9 @@ class Labeler:
         if start is None:
             self.units.escapes(state, reason)
             start = torch.full_like(own, DATA)
+        if carries(start[own <= 0]):
+            self.units.escapes(start[own <= 0], reason)
+        start, own = start[own > 0], own[own > 0]
         self.units.given.update(own[start < 0].tolist())
         self.units.passed_on.update(own[start > 0].tolist())
         self.ties += [(a, b) for a, b in zip(start.tolist(), own.tolist(), strict=True) if a > 0 and a != b]

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..layers import cells_of, part_name
+from ..layers.loop import look_ahead_packed
 from .packing import followed_batch_sizes
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
@@ -64,7 +65,8 @@ class Leaf:
             outputs = []
             for d, cell in enumerate(row):
                 state = tuple(next(flat) for _ in cell.states) if states else cell.initial_states(batch, x)
-                steps = list(zip(cell.project(x).split(batch_sizes), batch_sizes, strict=True))
+                ahead = look_ahead_packed(cell, cell.project(x), torch.tensor(batch_sizes), d == 1)
+                steps = list(zip(ahead.split(batch_sizes), batch_sizes, strict=True))
                 ys = []
                 for projected, n in reversed(steps) if d else steps:
                     y, new = cell.step(projected, tuple(s[:n] for s in state))

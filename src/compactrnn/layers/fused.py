@@ -125,7 +125,6 @@ class AbstractFused(nn.RNNBase):
         outputs = [p or n for p, n in zip(projection_per_layer(self.proj_size, sizes), sizes, strict=True)]
         form = StateForm(
             sizes=(tuple(outputs), tuple(sizes)) if self.mode == "LSTM" else (tuple(outputs),),
-            initial=(0.0, 0.0) if self.mode == "LSTM" else (0.0,),
             directions=2 if self.bidirectional else 1,
             per_layer=isinstance(self.hidden_size, list),
         )

@@ -25,9 +25,10 @@ class Recurrent(nn.Module):
 
     Layer l reads what layer l - 1 gives, of both directions where there are two. Shapes, with N sequences of T steps:
     input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size) without a batch, or a
-    `PackedSequence`; output the same with the last layer's size times directions. States are one tensor
-    (num_layers * directions, N, hidden_size) for each state of the cell (a tuple, if it has several); with a list of
-    hidden sizes they are a tuple of (N, size of the layer) in the same order instead.
+    `PackedSequence`; output the same with the last layer's size times directions. States are one tensor (num_layers *
+    directions, N, hidden_size) for each state of the cell (a tuple, if it has several); with a list of hidden sizes
+    they are a tuple of (N, size of the layer) in the same order instead. A state that has a shape of its own, or is a
+    delay line, stands flat in the last axis (`StateSpec`).
 
     Further keywords go to the cell. `cells[layer][direction]` are the cells.
 
@@ -89,11 +90,15 @@ class Recurrent(nn.Module):
         rows = self.rows()
         form = StateForm(
             sizes=tuple(zip(*(row[0].state_sizes() for row in rows), strict=True)),
-            initial=tuple(s.init for s in rows[0][0].states),
             directions=len(rows[0]),
             per_layer=isinstance(self.hidden_size, list),
+            initial=self._initial,
         )
         return run_stack(self, form, input, hx, lambda number, steps, states: scan_layer(rows[number], steps, states))
+
+    def _initial(self, number: int, batch: int, like: Tensor) -> list[Tensor]:
+        row = [cell.initial_states(batch, like) for cell in self.rows()[number]]
+        return [torch.stack(kind) for kind in zip(*row, strict=True)]
 
     def reset_parameters(self) -> None:
         """Re-initialize all parameters."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.base import AbstractCell, States
-from .loop import run_cell, run_packed
+from .loop import look_ahead_packed, run_cell, run_packed
 from .sequence import Steps
 
 
@@ -47,8 +47,9 @@ def _run(
     cell: AbstractCell, projected: Tensor, batch_sizes: Tensor | None, states: States, reverse: bool
 ) -> tuple[Tensor, States]:
     if batch_sizes is not None:
+        projected = look_ahead_packed(cell, projected, batch_sizes, reverse)
         return run_packed(cell, projected, batch_sizes, states, reverse)
     if not reverse:
-        return run_cell(cell, projected, states)
-    output, after = run_cell(cell, projected.flip(0), states)
+        return run_cell(cell, cell.look_ahead(projected), states)
+    output, after = run_cell(cell, cell.look_ahead(projected.flip(0)), states)
     return output.flip(0), after

@@ -28,23 +28,25 @@ class Steps:
 class StateForm:
     """Shapes and initial values of a layer's states.
 
-    For each kind of state (h; or h and c) `sizes[kind][layer]` is its width, `initial[kind]` its first value. Sizes
-    given as one int make torch's form, one tensor (num_layers * directions, batch, size) a kind. Sizes given per layer
-    make a tuple with the same entries in the same order, (batch, size of the layer) each, so that `h_n[-1]` means the
-    same in both.
+    For each kind of state (h; or h and c) `sizes[kind][layer]` is its width. Sizes given as one int make torch's form,
+    one tensor (num_layers * directions, batch, size) a kind. Sizes given per layer, and a kind whose width differs
+    between layers, make a tuple with the same entries in the same order, (batch, size of the layer) each, so that
+    `h_n[-1]` means the same in both. `initial(layer, batch, like)` are a layer's own first states, (directions, batch,
+    size) per kind; without it they are zero.
     """
 
     sizes: tuple[tuple[int, ...], ...]
-    initial: tuple[float, ...]
     directions: int
     per_layer: bool
+    initial: Callable[[int, int, Tensor], list[Tensor]] | None = None
 
     def split(self, hx: Any, batch: int, batched: bool, order: Tensor | None, like: Tensor) -> list[list[Tensor]]:
         """`states[layer][kind]`, each (directions, batch, size), from what the caller gave (None: the cell's own)."""
         layers, d = len(self.sizes[0]), self.directions
+        if hx is None and self.initial is not None:
+            return [self.initial(i, batch, like) for i in range(layers)]
         if hx is None:
-            kinds = list(zip(self.sizes, self.initial, strict=True))
-            return [[like.new_full((d, batch, sizes[i]), value) for sizes, value in kinds] for i in range(layers)]
+            return [[like.new_zeros(d, batch, sizes[i]) for sizes in self.sizes] for i in range(layers)]
         given = [hx] if len(self.sizes) == 1 else hx
         if not isinstance(given, tuple | list) or len(given) != len(self.sizes):
             raise invalid("initial states", got=type(hx).__name__, expected=f"a tuple of {len(self.sizes)} states")
@@ -70,12 +72,13 @@ class StateForm:
     def join(self, states: Sequence[Sequence[Tensor]], batched: bool, order: Tensor | None) -> Any:
         """The final states in the caller's form, from `states[layer][kind]`."""
         joined = []
-        for kind in zip(*states, strict=True):
+        for kind, sizes in zip(zip(*states, strict=True), self.sizes, strict=True):
             if order is not None:
                 kind = [s.index_select(1, order) for s in kind]
             if not batched:
                 kind = [s.squeeze(1) for s in kind]
-            joined.append(tuple(t for s in kind for t in s.unbind(0)) if self.per_layer else torch.cat(list(kind)))
+            apart = self.per_layer or len(set(sizes)) > 1
+            joined.append(tuple(t for s in kind for t in s.unbind(0)) if apart else torch.cat(list(kind)))
         return joined[0] if len(joined) == 1 else tuple(joined)
 
 

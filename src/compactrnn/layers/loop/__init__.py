@@ -5,6 +5,7 @@
 `packed` for sequences of several lengths; `plain` is the reference; `choose` says which one runs.
 """
 
+from .packed import look_ahead_packed as look_ahead_packed
 from .packed import run_packed as run_packed
 from .select import Kind as Kind
 from .select import LoopReport as LoopReport

@@ -143,6 +143,10 @@ def _same(r: StepReader, node: Node, width: int, x: Any, *rest: Any, **kwargs: A
     return r.operand(x, width)
 
 
+def _repeated(r: StepReader, node: Node, width: int, x: Any, *sizes: Any, **kwargs: Any) -> Value:
+    return r.operand(x, width)
+
+
 def _dropout(r: StepReader, node: Node, width: int, x: Any, p: float, train: bool) -> Value:
     if train and p:
         raise TypeError("random numbers")
@@ -228,6 +232,7 @@ FORMS: dict[str, Form] = {
     "le": _greater(False, True),
     "ge": _greater(True, True),
     "dropout": _dropout,
+    "expand": _repeated,
     "linear": _linear,
     "mm": lambda r, node, width, x, weight: r.product(x, weight, True, width),
     "matmul": lambda r, node, width, x, weight: r.product(x, weight, True, width),

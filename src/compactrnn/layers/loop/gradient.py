@@ -128,6 +128,8 @@ RULES: dict[str, Rule] = {
     "maximum": _larger,
     "minimum": _larger,
     "greater": lambda g, v, d: (None, None),
+    "spread": lambda g, v, d: (g.total(d, v.width),),
+    "total": lambda g, v, d: (g.spread(d, v.args[0].width),),
     "where": lambda g, v, d: (
         None,
         g.apply("where", v.args[0], d, g.number(0)),

@@ -26,6 +26,8 @@ class LinearLoop:
     @classmethod
     def of(cls, step: Step) -> LinearLoop | None:
         """None if a state enters otherwise, or another state does."""
+        if step.lines:
+            return None
         bound = _depending_on(step.states, step.after)
         forms = [_linear_form(step.graph, v, s, bound) for v, s in zip(step.after, step.states, strict=True)]
         return None if None in forms else cls(step, forms)  # pyright: ignore

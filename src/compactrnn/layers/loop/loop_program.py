@@ -199,7 +199,8 @@ class LoopProgram:
         if inner.op == "linear":
             made = _Operation("linear", value.width, to, args, inner.key, inner.args[0].width)  # pyright: ignore
         else:
-            made = _Operation("mul_add" if inner is not value else value.op, value.width, to, args)
+            depth = value.args[0].width if value.op == "total" else 0
+            made = _Operation("mul_add" if inner is not value else value.op, value.width, to, args, depth=depth)
         self.operations.append(made)
 
     def _place(self, value: Value) -> Place:

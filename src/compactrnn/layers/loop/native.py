@@ -14,62 +14,72 @@ from ..ordinary import why_not_native
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .gradient import differentiate
 from .loop_program import LoopBuffer, LoopProgram, Place, Root
-from .trace_step import Step
+from .trace_step import Line, Step
 from .values import Value, evaluate, ordered
 
 # Cheap enough to be computed again on the way back rather than kept for every step.
-CHEAP = frozenset("add sub mul neg abs relu where greater maximum minimum copy slice cat".split())
+CHEAP = frozenset("add sub mul neg abs relu where greater maximum minimum copy slice cat spread".split())
 
 
 class NativeLoop:
     """The programs of one step: forward, forward with saved values, and backward.
 
-    The states after step t stand at t + 1 of their stacks; an output that is one of them has no stack of its own.
+    The states after step t stand at t + 1 of their stacks; an output that is one of them has no stack of its own. The
+    stack of a delay line of k rows has what step t pushed at t + k, so that its rows stand at the k places before that.
     """
 
     def __init__(self, step: Step):
         self.step = step
         inputs = {step.projected: Place("projected")}
-        inputs |= {s: Place(f"state{i}") for i, s in enumerate(step.states)}
+        inputs |= {s: Place(f"state{i}") for i, s in enumerate(step.states) if i not in step.lines}
+        inputs |= {row: place for row, place, _ in _rows(step, "state")}
         inputs |= {v: Place(f"vector{v.key}") for v in step.vectors}
-        pairs = list(enumerate(zip(step.after, step.states, strict=True)))
-        roots = [Root(after, Place(f"state{i}", shift=1), before.width) for i, (after, before) in pairs]
+        own = [i for i in range(len(step.states)) if i not in step.lines]
+        ends = {i: (step.after[i], Place(f"state{i}", shift=1), step.states[i].width) for i in own}
+        ends |= {i: (line.pushed, _end(line, f"state{i}"), line.width) for i, line in step.lines.items()}
+        roots = [Root(*ends[i]) for i in sorted(ends)]
         self.outputs: list[tuple[str, int]] = []
         for value, width in zip(step.outputs, step.widths, strict=True):
-            same = next((f"state{i}" for i, v in enumerate(step.after) if v is value), None)
+            same = next((f"state{i}" for i in own if step.after[i] is value), None)
             name = same or f"output{len(self.outputs)}"
             self.outputs.append((name, width))
             roots += [] if same else [Root(value, Place(name), width)]
         self.forward = LoopProgram(roots, inputs)
 
         above = [step.graph.value("grad", width=n, key=f"output{i}") for i, n in enumerate(step.widths)]
-        grads = [step.graph.value("grad", width=s.width, key=i) for i, s in enumerate(step.states)]
-        ends = [*zip(step.outputs, above, strict=True), *zip(step.after, grads, strict=True)]
-        gradient = differentiate(step.graph, ends, step.projected, step.states)
+        grads = {i: step.graph.value("grad", width=width, key=i) for i, (_, _, width) in ends.items()}
+        late = {step.graph.value("grad", width=row.width, key=row.key): place for row, place, _ in _rows(step, "grad")}
+        results = [*zip(step.outputs, above, strict=True), *((ends[i][0], grads[i]) for i in grads)]
+        states = [*(step.states[i] for i in own), *(row for row, _, _ in _rows(step, "state"))]
+        gradient = differentiate(step.graph, results, step.projected, states)
         self.matrices = gradient.matrices
-        own = set(ordered(v for v, _ in ends))
+        computed = set(ordered(v for v, _ in results))
         self.stacks = dict(inputs)
         for root in roots:
             if root.value.op != "number":  # which has no width
                 self.stacks.setdefault(root.value, root.place)
-        self.kept = self._choose_kept(own, [gradient.projected, *gradient.states, *gradient.vectors.values()])
+        self.kept = self._choose_kept(computed, [gradient.projected, *gradient.states, *gradient.vectors.values()])
         self.stacks |= {v: Place(name) for name, v in self.kept.items()}
         self.recording = LoopProgram([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
 
         self.stacks |= {g: Place(f"grad_output{i}") for i, g in enumerate(above)}
-        there = {**self.stacks, **{g: Place(f"grad{i}") for i, g in enumerate(grads)}}
+        there = {**self.stacks, **{grads[i]: Place(f"grad{i}") for i in own}, **late}
+        there |= {grads[i]: _end(line, f"grad{i}") for i, line in step.lines.items()}
         back = [Root(gradient.projected, Place("grad_projected"), step.projected.width)]
         self.made = {}
         for value in {v: None for _, *both in self.matrices for v in both}:
             if not self._is_stack(value) and not _holds(gradient.projected, value):
                 self.made[f"product{len(self.made)}"] = value
         back += [Root(v, Place(name), v.width) for name, v in self.made.items()]
-        back += [
-            Root(g, Place(f"grad{i}"), v.width, late=True)
-            for i, (g, v) in enumerate(zip(gradient.states, grads, strict=True))
-        ]
+        for i, share in zip(own, gradient.states, strict=False):
+            back.append(Root(share, Place(f"grad{i}"), grads[i].width, late=True))
+        for (row, place), share in zip(late.items(), gradient.states[len(own) :], strict=True):
+            if share is not step.graph.number(0):  # added to what later steps have made of it
+                back.append(Root(step.graph.apply("add", row, share), place, row.width))
         self.summed = list(gradient.vectors)
         self.backward = LoopProgram(back, there, gradient.vectors.values())
+        for name, value in self.made.items():
+            self.stacks[value] = Place(name)
         for value in {v: None for _, *both in self.matrices for v in both}:
             if not self._is_stack(value):
                 self.stacks[value] = self.backward.places[value]
@@ -100,6 +110,13 @@ class NativeLoop:
         count = len(self.step.outputs)
         return list(results[:count]), tuple(results[count:])  # pyright: ignore
 
+    def state(self, number: int, buffers: dict[str, Tensor], step: int, buffer: str = "state") -> Tensor:
+        """State `number`, or its gradient, before step number `step`."""
+        tensor, line = buffers[f"{buffer}{number}"], self.step.lines.get(number)
+        if line is not None:
+            return _from_rows(tensor[step : step + len(line.rows)])
+        return tensor if buffer == "grad" else tensor[step]
+
     def stack(self, value: Value, buffers: dict[str, Tensor]) -> Tensor:
         """The value at all steps, (time, batch, width)."""
         if value not in self.stacks:
@@ -108,8 +125,30 @@ class NativeLoop:
         place = self.stacks[value]
         tensor = buffers[str(place.buffer)]
         if str(place.buffer).startswith("state"):
-            tensor = tensor[1:] if place.shift else tensor[:-1]
+            tensor = tensor.narrow(0, place.shift, len(buffers["projected"]))
         return tensor.narrow(-1, place.start, value.width)
+
+
+def _rows(step: Step, buffer: str) -> list[tuple[Value, Place, int]]:
+    """The rows of all delay lines, where they stand in `buffer`, and the number of the state."""
+    return [
+        (row, Place(f"{buffer}{i}", shift=len(line.rows) - 1 - age), i)
+        for i, line in step.lines.items()
+        for age, row in enumerate(line.rows)
+    ]
+
+
+def _end(line: Line, buffer: str) -> Place:
+    return Place(buffer, shift=len(line.rows))
+
+
+def _to_rows(line: Tensor, count: int) -> Tensor:
+    """A delay line, (batch, count * n), as (count, batch, n) with the oldest row first, as stacks have it."""
+    return line.unflatten(-1, (count, -1)).transpose(0, 1).flip(0)
+
+
+def _from_rows(rows: Tensor) -> Tensor:
+    return rows.flip(0).transpose(0, 1).flatten(1)
 
 
 def _holds(whole: Value, part: Value) -> bool:
@@ -141,19 +180,23 @@ class _Loop(torch.autograd.Function):
 
         buffers = {"projected": projected} | {f"vector{i}": v for i, v in enumerate(vectors)}
         for i, state in enumerate(states):
-            buffers[f"state{i}"] = stack(state.shape[-1], 1)
-            buffers[f"state{i}"][0] = state
+            line = loop.step.lines.get(i)
+            buffers[f"state{i}"] = stack(state.shape[-1], 1) if line is None else stack(line.width, len(line.rows))
+            if line is None:
+                buffers[f"state{i}"][0] = state
+            else:
+                buffers[f"state{i}"][: len(line.rows)] = _to_rows(state, len(line.rows))
         buffers |= {name: stack(width) for name, width in loop.outputs if name not in buffers}
         if recording:
             buffers |= {name: stack(value.width) for name, value in loop.kept.items()}
             # the caller may overwrite a state that has no gradient; its copy stays
-            states = [s if ctx.needs_input_grad[3 + i] else buffers[f"state{i}"][0] for i, s in enumerate(states)]
+            states = [s if ctx.needs_input_grad[3 + i] else loop.state(i, buffers, 0) for i, s in enumerate(states)]
             ctx.loop, ctx.names = loop, list(buffers)
             ctx.save_for_backward(*buffers.values(), *states, *matrices)
             ctx.set_materialize_grads(False)
         _call(loop.recording if recording else loop.forward, buffers, matrices, [], False)
         outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name, _ in loop.outputs]
-        return *outputs, *(buffers[f"state{i}"][-1].clone() for i in range(count))
+        return *outputs, *(loop.state(i, buffers, len(projected)).clone() for i in range(count))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
@@ -173,6 +216,12 @@ class _Loop(torch.autograd.Function):
             nothing = projected.new_zeros(1, 1, width).expand(steps, rows, -1)
             buffers[f"grad_output{i}"] = nothing if grad is None else _columns_together(grad)
         for i, (grad, state) in enumerate(zip(grad_states, loop.step.states, strict=True)):
+            if line := loop.step.lines.get(i):
+                length = len(line.rows)
+                buffers[f"grad{i}"] = projected.new_zeros(steps + length, rows, line.width)
+                if grad is not None:
+                    buffers[f"grad{i}"][steps:] = _to_rows(grad, length)
+                continue
             buffers[f"grad{i}"] = projected.new_zeros(rows, state.width)
             if grad is not None:
                 buffers[f"grad{i}"].copy_(grad)
@@ -188,7 +237,7 @@ class _Loop(torch.autograd.Function):
             products[number] = share if number not in products else products[number].add_(share)
         return (
             *(None, None, buffers["grad_projected"]),
-            *(buffers[f"grad{i}"] for i in range(len(grad_states))),
+            *(loop.state(i, buffers, 0, "grad") for i in range(len(grad_states))),
             *(sums.get(v.key) for v in loop.step.vectors),  # pyright: ignore
             *(products.get(i) for i in range(len(matrices))),
         )
@@ -209,6 +258,8 @@ def _recomputed(
         outputs: list[list[Tensor]] = []
         for x in projected.unbind(0):
             known = {step.projected: x, **dict(zip(step.states, states, strict=True)), **fixed}
+            for i, line in step.lines.items():
+                known |= zip(line.rows, states[i].split(line.width, -1), strict=True)
             found = evaluate([*step.outputs, *step.after], known, projected, rest[many:])
             found = [v.expand(rows, n) for v, n in zip(found, widths, strict=True)]
             outputs.append(found[: len(step.outputs)])

@@ -9,6 +9,15 @@ from ...cells.base import AbstractCell, States
 from .select import own_loops
 
 
+def look_ahead_packed(cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, reverse: bool) -> Tensor:
+    """`cell.look_ahead` of every sequence alone, read from its own start (or end): beyond its end it sees zeros."""
+    if not cell.steps_ahead:
+        return projected
+    place, _, steps, rows = _places(batch_sizes, reverse)
+    ahead = cell.look_ahead(_padded(projected, place, steps, rows))
+    return ahead.flatten(0, 1)[place]
+
+
 def run_packed(
     cell: AbstractCell, projected: Tensor, batch_sizes: Tensor, states: States, reverse: bool
 ) -> tuple[Tensor, States]:
@@ -21,14 +30,24 @@ def run_packed(
     found, _ = own_loops(cell, projected, states)
     if found is None:
         return _plain_loop(cell, projected, batch_sizes.tolist(), states, reverse)
-    time, row = (torch.arange(n) for n in (len(batch_sizes), states[0].shape[0]))
+    place, last, steps, rows = _places(batch_sizes, reverse)
+    (output, *stacks), _ = found.run("states", cell, _padded(projected, place, steps, rows), states)
+    return output.flatten(0, 1)[place], tuple(stack.flatten(0, 1)[last] for stack in stacks)
+
+
+def _places(batch_sizes: Tensor, reverse: bool) -> tuple[Tensor, Tensor, int, int]:
+    """Where packed rows, and the last of each sequence, stand in (steps, rows) laid flat; and these two sizes."""
+    time, row = (torch.arange(n) for n in (len(batch_sizes), int(batch_sizes[0])))
     lengths = (batch_sizes[:, None] > row).sum(0)
     there = time[:, None] < lengths
     place = (lengths - 1 - time[:, None] if reverse else time[:, None].expand_as(there)) * len(row) + row
-    place, last = place[there], (lengths - 1) * len(row) + row
-    padded = projected.new_zeros(there.numel(), projected.shape[-1]).index_copy(0, place, projected)
-    (output, *stacks), _ = found.run("states", cell, padded.view(*there.shape, -1), states)
-    return output.flatten(0, 1)[place], tuple(stack.flatten(0, 1)[last] for stack in stacks)
+    return place[there], (lengths - 1) * len(row) + row, len(time), len(row)
+
+
+def _padded(projected: Tensor, place: Tensor, steps: int, rows: int) -> Tensor:
+    """Sequences side by side, (steps, rows, n), zeros beyond their ends."""
+    zeros = projected.new_zeros(steps * rows, projected.shape[-1])
+    return zeros.index_copy(0, place.to(projected.device), projected).view(steps, rows, -1)
 
 
 def _plain_loop(

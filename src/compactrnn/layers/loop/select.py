@@ -228,9 +228,12 @@ def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Te
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(steps * rows, cell.input_size, generator=generator, dtype=torch.float32)
     with torch.no_grad():
-        projected = cell.project(x).float().unflatten(0, (steps, rows))
-    states = tuple(torch.randn(rows, n, generator=generator, dtype=torch.float32) for n in cell.state_sizes())
-    return projected, states
+        projected = cell.look_ahead(cell.project(x).float().unflatten(0, (steps, rows)))
+    states = []
+    for state, n in zip(cell.states, cell.state_sizes(), strict=True):
+        drawn = torch.randn(rows, n, generator=generator, dtype=torch.float32)
+        states.append(drawn.mul(4).abs().round() if state.role == "counter" else drawn)
+    return projected, tuple(states)
 
 
 def _trace(cell: AbstractCell) -> Step:

@@ -26,9 +26,23 @@ class NotTraceable(Exception):
 
 
 @dataclass
+class Line:
+    """A delay line: its rows, the newest first, and the value that a step pushes before them."""
+
+    rows: list[Value]
+    pushed: Value
+
+    @property
+    def width(self) -> int:
+        """Columns of a row."""
+        return self.rows[0].width
+
+
+@dataclass
 class Step:
     """What one step computes: outputs, `widths` columns wide, and the states after it.
 
+    `lines` are the states, by number, that are delay lines; as values they are their rows side by side.
     `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence.
     """
 
@@ -40,6 +54,7 @@ class Step:
     after: list[Value]
     vectors: list[Value]
     prepare: Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]
+    lines: dict[int, Line]
 
 
 def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Step:
@@ -70,7 +85,8 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
         ) from error
     except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
         raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    return _StepReader(traced, list(parts), len(states), batch, class_name).read()
+    delays = [(s.name, s.delay) for s in cell.states]
+    return _StepReader(traced, list(parts), delays, batch, class_name).read()
 
 
 def _parts(cell: AbstractCell) -> dict[str, Tensor]:
@@ -105,20 +121,41 @@ class _Step(nn.Module):
 class _StepReader:
     """Turns torch's graph into values: what no state and no input feeds is left to torch, once per sequence."""
 
-    def __init__(self, traced: GraphModule, names: list[str], states: int, batch: int, cell: str):
+    def __init__(self, traced: GraphModule, names: list[str], delays: list[tuple[str, int]], batch: int, cell: str):
         self.traced, self.names, self.batch, self.cell = traced, names, batch, cell
         self.graph = Graph()
         holders = [n for n in traced.graph.nodes if n.op == "placeholder"]
         self.parts, rest = holders[: len(names)], holders[len(names) :]
         self.values: dict[Node, Any] = {}
         self.projected = self._input(rest[0], "projected", None)
-        self.states = [self._input(node, "state", i) for i, node in enumerate(rest[1 : 1 + states])]
+        self.delays = delays
+        self.rows: dict[int, list[Value]] = {}
+        self.states = [self._state(i, node) for i, node in enumerate(rest[1 : 1 + len(delays)])]
         self.vectors: dict[tuple[Node, int], Value] = {}
         self.matrices: dict[Node, int] = {}
 
     def _input(self, node: Node, op: str, key: Any) -> Value:
         made = self.values[node] = self.graph.value(op, width=node.meta["val"].shape[-1], key=key)
         return made
+
+    def _state(self, number: int, node: Node) -> Value:
+        _, delay = self.delays[number]
+        if not delay:
+            return self._input(node, "state", number)
+        width = node.meta["val"].shape[-1] // delay
+        rows = self.rows[number] = [self.graph.value("past", width=width, key=(number, i)) for i in range(delay)]
+        made = self.values[node] = self.graph.cat((row, width) for row in rows)
+        return made
+
+    def _line(self, number: int, after: Value) -> Line:
+        """The line of state `number`, of which `after` must be the next state."""
+        rows, parts = self.rows[number], _flat(after)
+        pushed = parts[: len(parts) - len(rows) + 1]
+        whole = len(rows) == 1 or parts[len(pushed) :] == rows[:-1]
+        if not whole or (after.op != "number" and sum(p.width for p in pushed) != rows[0].width):
+            name = self.delays[number][0]
+            raise NotTraceable(f"{self.cell}.step: the delay line {name!r} is not updated by push({name}, x)")
+        return Line(rows, after if after.op == "number" else self.graph.cat((p, p.width) for p in pushed))
 
     def read(self) -> Step:
         (end,) = (n for n in self.traced.graph.nodes if n.op == "output")
@@ -148,6 +185,7 @@ class _StepReader:
             results[1:],
             list(self.vectors.values()),
             self._preparation(list(steady)),
+            {i: self._line(i, results[1 + i]) for i in self.rows},
         )
 
     def _check_steady(self, node: Node) -> None:
@@ -202,6 +240,8 @@ class _StepReader:
             found = self.values[argument]
             if not isinstance(found, Value):
                 raise NotTraceable(f"{self.cell}.step: several tensors where one is wanted")
+            if found.width == 1:
+                return self.graph.spread(found, width)
             if found.op != "number" and found.width != width:
                 raise NotTraceable(f"{self.cell}.step: arrays of {found.width} and of {width} columns are combined")
             return found
@@ -256,6 +296,11 @@ class _StepReader:
         if x not in self.values or self.values[x].op == "number":
             raise NotTraceable(f"{self.cell}.step: a product with no value of the step on the left")
         return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
+
+
+def _flat(value: Value) -> list[Value]:
+    """What a value is put together of."""
+    return [part for a in value.args for part in _flat(a)] if value.op == "cat" else [value]
 
 
 def operation(node: Node) -> str:

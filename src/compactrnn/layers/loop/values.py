@@ -3,10 +3,13 @@
 A value is a (batch, width) array, or, the same in every row, a vector or a number. Operations are those of
 native/loop/loop.h, in lower case, and these, which compute nothing:
 
-- inputs: `projected`; `state`, `vector` and `matrix` number `key`; `number` (its `key`); `grad` (of what, its `key`);
+- inputs: `projected`; `state`, `vector` and `matrix` number `key`; `past`, row `key[1]` of delay line `key[0]`, the
+  newest
+  first; `number` (its `key`); `grad` (of what, its `key`);
 - `slice`, columns `key` to `key + width` of a value, and `cat`, values side by side.
 
-`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`.
+`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`. `spread` repeats a value of one
+column, `total` is the sum over the columns.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-INPUTS = frozenset(["projected", "state", "vector", "number", "grad"])
+INPUTS = frozenset(["projected", "state", "past", "vector", "number", "grad"])
 
 # What each operation means, in torch.
 MEANING: dict[str, Callable[..., Tensor]] = {
@@ -93,8 +96,20 @@ class Graph:
         """`x W^T`, or `x W`."""
         return self.value("linear", x, width=width, key=(matrix, transposed))
 
+    def spread(self, x: Value, width: int) -> Value:
+        """A value of one column, in each of `width` columns."""
+        return x if x.op == "number" or width == 1 else self.value("spread", x, width=width)
+
+    def total(self, x: Value, width: int) -> Value:
+        """The sum over the `width` columns of a value."""
+        if x.op == "number":
+            return self.number(x.key * width)  # pyright: ignore
+        return x if width == 1 else self.value("total", x, width=1)
+
     def slice(self, x: Value, start: int, width: int) -> Value:
         """Columns of a value."""
+        if width == 0:
+            return self.number(0)
         if x.op == "number" or (start == 0 and width == x.width):
             return x
         if x.op == "slice":
@@ -113,6 +128,8 @@ class Graph:
         """Values side by side, each with its width; neighbours cut from one value are put together again."""
         joined: list[tuple[Value, int]] = []
         for part, width in parts:
+            if width == 0:
+                continue
             before, wide = joined[-1] if joined else (part, 0)
             if before.op == "number" and before is part and joined:
                 joined[-1] = (part, wide + width)
@@ -163,10 +180,14 @@ def evaluate(
             results[v] = args[0].narrow(-1, v.key, v.width)  # pyright: ignore
         elif v.op == "cat":
             rows = torch.broadcast_shapes(*(a.shape[:-1] for a in args))
-            results[v] = torch.cat([a.expand(*rows, a.shape[-1]) for a in args], -1)
+            results[v] = torch.cat([a.expand(*rows, p.width) for a, p in zip(args, v.args, strict=True)], -1)
         elif v.op == "linear":
             number, transposed = v.key  # pyright: ignore
             results[v] = args[0] @ (matrices[number] if transposed else matrices[number].mT)
+        elif v.op == "spread":
+            results[v] = args[0].expand(*args[0].shape[:-1], v.width)
+        elif v.op == "total":
+            results[v] = args[0].sum(-1, keepdim=True)
         else:
             results[v] = MEANING[v.op](*args)
     return [results[v] for v in values]

@@ -1,0 +1,108 @@
+"""Compact feedforward sequential memory network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import check_positive, invalid
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .base import AbstractCell, StateSpec, UnitSet, new_bias, push
+
+_FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+
+
+class FSMN(AbstractCell):
+    """Compact FSMN: a low-rank projection, a learnt filter over time of each of its units, and a nonlinear layer.
+
+        p_t = V x_t + b
+        m_t = p_t + sum of a_i * p_(t - i stride) over i = 1 ... look_back
+                  + sum of c_j * p_(t + j stride) over j = 1 ... look_ahead
+        y_t = f(U m_t + b')
+
+    Nothing is recurrent: the state is a delay line of the last `look_back * stride` projections. With `look_ahead` the
+    output needs later inputs, zero beyond the end of a sequence: such a layer runs offline, on whole sequences only.
+    `projection_size` is the width of p, a quarter of hidden_size (rounded up) unless given; f is relu, tanh or sigmoid.
+
+    >>> import torch
+    >>> cell = FSMN(8, 16, projection_size=4, look_back=10)
+    >>> y, (line,) = cell(torch.randn(2, 8))
+    >>> y.shape, line.shape
+    (torch.Size([2, 16]), torch.Size([2, 40]))
+
+    Sources: Zhang, Jiang, Wei, Dai, "Feedforward Sequential Memory Networks", 2015; the compact form: Zhang, Liu, Yao,
+    Jiang, Dai, "Compact Feedforward Sequential Memory Networks for Large Vocabulary Continuous Speech Recognition",
+    2016.
+    """
+
+    units = (
+        UnitSet("p", written_by=("input", "input_bias", "past", "future"), read_by=("output",)),
+        UnitSet("h", written_by=("output", "output_bias"), read_by=(), output=True),
+    )
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        input_weight: WeightSpec = DENSE,
+        output_weight: WeightSpec = DENSE,
+        projection_size: int | None = None,
+        look_back: int = 20,
+        look_ahead: int = 0,
+        stride: int = 1,
+        nonlinearity: str = "relu",
+        bias: bool = True,
+    ):
+        super().__init__(input_size, hidden_size)
+        if nonlinearity not in _FUNCTIONS:
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected=f"one of {sorted(_FUNCTIONS)}")
+        if not isinstance(look_ahead, int) or look_ahead < 0:
+            raise invalid("look_ahead", got=repr(look_ahead), expected="a number of steps, 0 for none")
+        self.nonlinearity = nonlinearity
+        self.look_back, self.stride = check_positive(look_back, "look_back"), check_positive(stride, "stride")
+        self.steps_ahead = look_ahead * stride
+        size = check_positive(-(-hidden_size // 4) if projection_size is None else projection_size, "projection_size")
+        self.states = (StateSpec("line", units="p", delay=look_back * stride),)
+        self.input = input_weight.build(size, input_size)
+        self.output = output_weight.build(hidden_size, size)
+        self.input_bias, self.output_bias = new_bias(size, bias), new_bias(hidden_size, bias)
+        self.past = nn.Parameter(torch.empty(look_back * size))
+        self.future = nn.Parameter(torch.empty(look_ahead * size)) if look_ahead else None
+        self.reset_parameters()
+
+    def look_ahead(self, projected: Tensor) -> Tensor:
+        """The projections, and beside them what the filter takes of later ones; see `AbstractCell.look_ahead`."""
+        if self.future is None:
+            return projected
+        padded = torch.cat([projected, projected.new_zeros(self.steps_ahead, *projected.shape[1:])])
+        ahead = torch.zeros_like(projected)
+        for j, tap in enumerate(self.future.unflatten(0, (-1, projected.shape[-1])).unbind(0), 1):
+            ahead = ahead + tap * padded[j * self.stride : j * self.stride + len(projected)]
+        return torch.cat([projected, ahead], -1)
+
+    def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step; see `AbstractCell.step`."""
+        (line,) = states
+        size = self.output.in_features
+        p = projected[:, :size]
+        memory = p if self.future is None else p + projected[:, size:]
+        for i, tap in enumerate(self.past.split(size), 1):
+            first = (i * self.stride - 1) * size
+            memory = memory + tap * line[:, first : first + size]
+        y = self.output(memory)
+        if self.output_bias is not None:
+            y = y + self.output_bias
+        return _FUNCTIONS[self.nonlinearity](y), (push(line, p),)
+
+    def reset_parameters(self) -> None:
+        """Matrices and biases as torch draws those of a linear layer, filters as it draws those of a convolution."""
+        for weight, bias in ((self.input, self.input_bias), (self.output, self.output_bias)):
+            weight.reset_parameters()
+            if bias is not None:
+                nn.init.uniform_(bias, -(weight.in_features**-0.5), weight.in_features**-0.5)
+        taps = 1 + self.look_back + (0 if self.future is None else self.steps_ahead // self.stride)
+        for filters in (self.past, self.future):
+            if filters is not None:
+                nn.init.uniform_(filters, -(taps**-0.5), taps**-0.5)

@@ -1,0 +1,140 @@
+"""Recurrent memory by optimal polynomial projection (HiPPO)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import check_positive, invalid
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .base import AbstractCell, StateSpec, UnitSet, new_bias
+
+_SHARES = {"bilinear": 0.5, "backward": 1.0}
+
+
+class HiPPO(AbstractCell):
+    """Gated HiPPO-RNN with the scaled Legendre measure (LegS): its memory is the whole past as a polynomial.
+
+        u = Wu x + Uu h                           memory_size numbers, each with a memory c of `order` coefficients
+        c' = (I - a A / t)^-1 ((I + (1 - a) A / t) c + B u / t),   c' = (u, 0, ..., 0) at the first step
+        z = sigmoid(Wz x + Vz c' + bz)            k = tanh(Wk x + Vk c' + bk)
+        h' = (1 - z) h + z k
+
+    t counts the steps before this one; it is a state, `steps`, so that streams go on where they stopped. From the
+    coefficients the past is f(s) = sum of c_n sqrt(2 n + 1) P_n(2 s / t - 1), P_n the Legendre polynomials. A and B are
+    fixed: `A_nk = -sqrt((2n + 1)(2k + 1))` for n > k, `-(n + 1)` for n = k, 0 above, `B_n = sqrt(2n + 1)`, so only the
+    matrices of u, z and k are trained and stored. a is 1/2 ("bilinear") or 1 ("backward"). Float32 or float64: in half
+    precision the step counter would stop.
+
+    The inverse is not formed: with s = a / t, row n of `(I - s A) y = r` is a first-order linear recurrence of the sums
+    `p_n` of `sqrt(2k + 1) y_k` over k < n, `p_(n+1) = ((1 - s n) p_n + sqrt(2n + 1) r_n) / (1 + s (n + 1))`. Its
+    factors are at most 1 in size, and all n are found in log2(order) steps.
+
+    The state `memory` is flat: coefficient n of channel m stands at `n * memory_size + m`.
+
+    >>> import torch
+    >>> cell = HiPPO(8, 16, order=32)
+    >>> y, (h, memory, steps) = cell(torch.randn(2, 8))
+    >>> y.shape, memory.shape, steps.flatten()
+    (torch.Size([2, 16]), torch.Size([2, 32]), tensor([1., 1.]...))
+
+    Source: Gu, Dao, Ermon, Rudra, Ré, "HiPPO: Recurrent Memory with Optimal Polynomial Projections", 2020, and the
+    authors' code, HazyResearch/hippo-code.
+    """
+
+    units = (UnitSet("h", written_by=("input", "input_bias", "memory"), read_by=("hidden",), output=True),)
+    reads_input = ("input", "memory_input")
+    degree: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        input_weight: WeightSpec = DENSE,
+        hidden_weight: WeightSpec = DENSE,
+        order: int | None = None,
+        memory_size: int = 1,
+        discretization: str = "bilinear",
+        bias: bool = True,
+    ):
+        super().__init__(input_size, hidden_size)
+        if discretization not in _SHARES:
+            raise invalid("discretization", got=repr(discretization), expected="'bilinear' or 'backward'")
+        self.discretization = discretization
+        self.order = check_positive(hidden_size if order is None else order, "order")
+        self.memory_size = check_positive(memory_size, "memory_size")
+        self.states = (
+            StateSpec("h"),
+            StateSpec(
+                "memory", shape=(self.order, memory_size), written_by=("memory_input", "hidden"), read_by=("memory",)
+            ),
+            StateSpec("steps", shape=(1,), role="counter"),
+        )
+        self.memory_input = DENSE.build(memory_size, input_size)
+        self.hidden = DENSE.build(memory_size, hidden_size)
+        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # update gate, candidate
+        self.memory = hidden_weight.build(2 * hidden_size, self.order * memory_size, gates=2)
+        self.input_bias = new_bias(2 * hidden_size, bias)
+        degree = torch.arange(float(self.order)).repeat_interleave(memory_size)
+        self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
+        self.reset_parameters()
+
+    def project(self, x: Tensor) -> Tensor:
+        """The inputs of the memory, then of the gate and the candidate; see `AbstractCell.project`."""
+        if self.degree.dtype not in (torch.float32, torch.float64):
+            hint = "a narrower type cannot count thousands of steps"
+            raise invalid("HiPPO dtype", got=self.degree.dtype, expected="float32 or float64", hint=hint)
+        return torch.cat([self.memory_input(x), super().project(x)], -1)
+
+    def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One step; see `AbstractCell.step`."""
+        h, memory, steps = states
+        u = projected[:, : self.memory_size] + self.hidden(h)
+        first = self._spread(u) * (1 - self.degree).clamp(min=0)
+        memory = torch.where(steps > 0, self._update(memory, u, steps), first)
+        z, k = (projected[:, self.memory_size :] + self.memory(memory)).chunk(2, dim=-1)
+        h = torch.lerp(h, torch.tanh(k), torch.sigmoid(z))
+        return h, (h, memory, steps + 1)
+
+    def _update(self, memory: Tensor, u: Tensor, steps: Tensor) -> Tensor:
+        """The memory one step later: `(I - s A)^-1 (c + s B u)`, or with the bilinear rule twice that less c."""
+        share = _SHARES[self.discretization]
+        s, norm = share / steps.clamp(min=1), (2 * self.degree + 1).sqrt()
+        r = memory + s * (norm * self._spread(u))
+        below = 1 / (1 + s * (self.degree + 1))
+        # nothing comes before degree 0, so its factor is 0: channels stay apart
+        factor, total = self.degree.clamp(max=1) * (1 - s * self.degree) * below, norm * r * below
+        reach = 1
+        while reach < self.order:
+            total = total + factor * self._later(total, reach)
+            factor = factor * self._later(factor, reach)
+            reach *= 2
+        y = (r - s * norm * self._later(total, 1)) * below
+        return y if share == 1 else memory + (y - memory) / share
+
+    def _later(self, x: Tensor, degrees: int) -> Tensor:
+        """Entry n - degrees in the place of n, 0 in the first places."""
+        if degrees >= self.order:
+            return torch.zeros_like(x)
+        width = degrees * self.memory_size
+        return torch.cat([torch.zeros_like(x[:, :width]), x[:, : x.shape[1] - width]], 1)
+
+    def _spread(self, u: Tensor) -> Tensor:
+        """The channels' numbers, again for every coefficient."""
+        if self.memory_size == 1:
+            return u
+        while u.shape[1] < self.order * self.memory_size:
+            u = torch.cat([u, u], 1)
+        return u[:, : self.order * self.memory_size]
+
+    def reset_parameters(self) -> None:
+        """Gate and candidate by Xavier's rule, u from U(-b, b), b = (input_size + hidden_size) ** -0.5, biases 0."""
+        inputs = self.input_size + self.order * self.memory_size
+        for weight in (self.input, self.memory):
+            weight.reset_parameters((6 / (inputs + self.hidden_size)) ** 0.5)
+        for weight in (self.memory_input, self.hidden):
+            weight.reset_parameters((self.input_size + self.hidden_size) ** -0.5)
+        if self.input_bias is not None:
+            nn.init.zeros_(self.input_bias)
