@@ -107,6 +107,11 @@ int cr_is_offline(const cr_model *model);
 /* Reset the stream: states as the file says, everything else zero. */
 void cr_reset(const cr_model *model, void *block);
 
+/* Where the numbers of a state are in the block, to be read and set between steps: model->buffers[buffer].width of them, NULL
+ * if that buffer is no state. Names of states and their buffers stand in the JSON section, "states"; one that is "bounded"
+ * there must be set to numbers from -1 to 1. */
+float *cr_state(const cr_model *model, void *block, uint32_t buffer);
+
 /* `steps` time steps. inputs[i]: steps rows of float, or steps int32_t tokens; outputs[o]: steps rows of float, which do
  * not overlap the inputs or each other. Bit for bit the same as so many single steps. A NaN in the outputs is always the same NaN.
  * Returns CR_OK, or CR_ERROR_TOKEN, CR_ERROR_OFFLINE or CR_ERROR_EXPAND and nothing was run. */

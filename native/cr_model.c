@@ -368,6 +368,12 @@ size_t cr_state_size(const cr_model *model)
     return model->state_bytes;
 }
 
+float *cr_state(const cr_model *model, void *block, uint32_t buffer)
+{
+    if (buffer >= model->header->buffer_count || model->buffers[buffer].kind != CR_STATE) return NULL;
+    return (float *)(void *)((unsigned char *)block + model->buffers[buffer].place);
+}
+
 int cr_is_offline(const cr_model *model)
 {
     return model->offline;

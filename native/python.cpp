@@ -298,6 +298,25 @@ public:
         cr_reset(core(), block_.get());
     }
 
+    // The numbers of one state buffer.
+    nb::object read_state(uint32_t buffer) {
+        Turn turn(busy_);
+        const float *from = state_of(buffer);
+        nb::object result = model_->empty(nb::make_tuple(core()->buffers[buffer].width), model_->float32);
+        View written(result, PyBUF_WRITABLE);
+        std::memcpy(written.data(), from, written.bytes());
+        return result;
+    }
+
+    void write_state(uint32_t buffer, nb::handle array) {
+        Turn turn(busy_);
+        float *to = state_of(buffer);
+        View given(array, PyBUF_SIMPLE);
+        if (!given || given.bytes() != 4 * size_t{core()->buffers[buffer].width})
+            throw nb::value_error("an array of a wrong size");
+        std::memcpy(to, given.data(), given.bytes());
+    }
+
     nb::bytes state() {
         Turn turn(busy_);
         return nb::bytes(reinterpret_cast<const char *>(block_.get()), cr_state_size(core()));
@@ -311,6 +330,12 @@ public:
 
 private:
     const cr_model *core() const { return &model_->model; }
+
+    float *state_of(uint32_t buffer) {
+        float *state = cr_state(core(), block_.get(), buffer);
+        if (!state) throw nb::value_error("not a state");
+        return state;
+    }
 
     // Whether the last view shares memory with one before it: an input, or another output.
     static bool overlaps(const std::vector<View> &views) {
@@ -364,6 +389,8 @@ NB_MODULE(_native, module) {
         .def("run", &Stream::run)
         .def("time", &Stream::time)
         .def("reset", &Stream::reset)
+        .def("read_state", &Stream::read_state)
+        .def("write_state", &Stream::write_state)
         .def("state", &Stream::state)
         .def("set_state", &Stream::set_state);
     module.def("has_isa", [](const std::string &name) { return cr_find_kernels(name.c_str()) != nullptr; });

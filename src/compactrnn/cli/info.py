@@ -47,6 +47,7 @@ def _packed(path: Path) -> dict[str, Any]:
         "bytes": len(content),
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,
+        "states": ", ".join(f"{s.name} {s.shape} in buffer {s.buffer}" for s in program.states),
         "isa": engine.isa,
         "task": engine.metadata.get("task"),
         "reasons": _reasons(engine.metadata.get("pack")),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.gates import gate_rows
-from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, Tensor, Unary
+from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Tensor, Unary
 from ..runtime.toeplitz import ToeplitzBlocks
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
@@ -74,6 +74,16 @@ class Builder:
         self.program.buffers.append(Buffer(width, kind, init))
         self.origins.append(self.where)
         return Ref(len(self.program.buffers) - 1)
+
+    def state(self, name: str, init: np.ndarray, shape: tuple[int, ...], bounded: bool = False) -> Ref:
+        """A new state, to be read and set under a name; a number is added to a name that there is already."""
+        taken, number, unique = {s.name for s in self.program.states}, 0, name
+        while unique in taken:
+            number += 1
+            unique = f"{name}_{number}"
+        ref = self.buffer(init.size, "state", init)
+        self.program.states.append(State(unique, ref.buffer, shape, bounded))
+        return ref
 
     def constant(self, values: np.ndarray) -> Ref:
         """A buffer that is never written."""

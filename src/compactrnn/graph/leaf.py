@@ -52,6 +52,11 @@ class Leaf:
         own = part_name(self.module, layer, direction, part)
         return f"{self.name}.{own}" if self.name else own
 
+    def state_name(self, layer: int, direction: int, state: str) -> str:
+        """What a state is called: "encoder.lstm.h_l0"."""
+        own = f"{state}_l{layer}" + ("_reverse" if direction else "")
+        return f"{self.name}.{own}" if self.name else own
+
     def widths(self) -> list[int]:
         """Width of the output, then of each flat state."""
         output = sum(cell.output_size for cell in self.cells[-1])

@@ -71,8 +71,8 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         for direction, cell in enumerate(row):
             given = [next(flat) for _ in cell.states] if states else None
             source = visitor.mover.flip(x, f"{leaf.name}: bidirectional") if direction else x
-            name = functools.partial(leaf.part_name, layer, direction)
-            y, last = cells.lower_cell(build, cell, source, cells.initial_states(cell, given), name)
+            names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
+            y, last = cells.lower_cell(build, cell, source, cells.initial_states(cell, given), *names)
             outputs.append(visitor.mover.flip(y, f"{leaf.name}: bidirectional") if direction else y)
             after += last
         x = outputs[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..emit.builder import STEP, Builder, Operand
+from ..emit.builder import LAST, STEP, Builder, Operand
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
 from ..weights.base import AbstractWeight
@@ -35,50 +35,78 @@ def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
 
 
 def lower_cell(
-    builder: Builder, cell: AbstractCell, x: Operand, initial: list[Tensor], name: Callable[[str], str] = str
+    builder: Builder,
+    cell: AbstractCell,
+    x: Operand,
+    initial: list[Tensor],
+    name: Callable[[str], str] = str,
+    state_name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
     """The cell run over `x`, (T, 1, input): its output, (T, 1, output), and its states, (1, size) each.
 
-    `name` gives the name in the model of a part of the cell, such as "hidden".
+    `name` gives the name in the model of a part of the cell, such as "hidden", `state_name` that of a state.
     """
     builder.place([x])
     x = replace(x, segment=builder.segment)
-    states = [builder.buffer(s.numel(), "state", array(s)) for s in initial]
-    small = [bool((s.abs() <= 1).all()) for s in initial]
+    states = []
+    for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, initial), strict=True):
+        ref = builder.state(state_name(spec.name), array(start).ravel(), (start.numel(),), bounded)
+        states.append(Operand(ref, (1, start.numel()), None, STEP, builder.segment, bounded))
+    y, after = cell_step(builder, cell, x, states, name, in_place=True)
+    y = apart(builder, y, states)
+    write_states(builder, states, after)
+    return y, [replace(state, kind=LAST, bounded=False) for state in states]
+
+
+def cell_step(
+    builder: Builder,
+    cell: AbstractCell,
+    x: Operand,
+    states: list[Operand],
+    name: Callable[[str], str] = str,
+    in_place: bool = False,
+) -> tuple[Operand, list[Operand]]:
+    """The output, (T, 1, output), and the states after one step from `states`, (1, size) each.
+
+    With `in_place` the states may be written.
+    """
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
-    if fused is not None:
-        output, bounded = fused(builder, cell, x, states, small, name)
-        y = Operand(output, (x.shape[0], 1, cell.output_size), 0, STEP, builder.segment, bounded)
-    else:
-        y = _generic(builder, cell, x, states, name)
-    lasts = [
-        Operand(ref, (1, s.numel()), None, "last", builder.segment) for ref, s in zip(states, initial, strict=True)
-    ]
-    return y, lasts
+    if fused is None:
+        return _generic(builder, cell, x, states, name)
+    if cell.kernel == "lstm" and not in_place:
+        states = [states[0], builder.unary(Unary.COPY, states[1])]
+    output, bounded, after = fused(builder, cell, x, states, name)
+    y = Operand(output, (x.shape[0], 1, cell.output_size), 0, STEP, builder.segment, bounded)
+    return y, [replace(state, ref=ref, kind=STEP) for state, ref in zip(states, after, strict=True)]
+
+
+def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
+    """Which states are proven never to leave [-1, 1]."""
+    small = [bool((start.abs() <= 1).all()) for start in initial]
+    if cell.kernel == "lstm":
+        return [small[0] and cell.projection is None, False]
+    return small if cell.kernel == "gru" else [False] * len(small)
 
 
 def _lstm(
-    builder: Builder, cell: Any, x: Operand, states: list[Ref], small: list[bool], name: Callable[[str], str]
-) -> tuple[Ref, bool]:
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> tuple[Ref, bool, list[Ref]]:
     """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
     h, c = states
-    own = cell.projection is None
     both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
     gates = _from_input(builder, cell, x, both, 4, name("input"))
-    before = Operand(h, (cell.output_size,), None, STEP, builder.segment, small[0] and own)
-    n = builder.program.buffers[c.buffer].width
-    out = builder.gates(Code.LSTM, n, gates, factors(cell.hidden), before, name("hidden"), b=c)
-    bounded = True
-    if not own:
-        cells = Operand(out, (n,), None, STEP, builder.segment, True)
-        out, bounded = builder.chain(factors(cell.projection), cells, None, name("projection")), False
-    builder.emit(Code.UNARY, h, cell.output_size, a=out, fn=int(Unary.COPY))
-    return out, bounded
+    before = replace(h, shape=(cell.output_size,), time=None)
+    out = builder.gates(Code.LSTM, c.width, gates, factors(cell.hidden), before, name("hidden"), b=c.ref)
+    if cell.projection is None:
+        return out, True, [out, c.ref]
+    cells = Operand(out, (c.width,), None, STEP, builder.segment, True)
+    out = builder.chain(factors(cell.projection), cells, None, name("projection"))
+    return out, False, [out, c.ref]
 
 
 def _gru(
-    builder: Builder, cell: Any, x: Operand, states: list[Ref], small: list[bool], name: Callable[[str], str]
-) -> tuple[Ref, bool]:
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> tuple[Ref, bool, list[Ref]]:
     """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
     (h,) = states
     n = cell.output_size
@@ -87,11 +115,10 @@ def _gru(
         to_candidate = cell.hidden_bias[2 * n :]
         to_gates = cell.input_bias + torch.cat([cell.hidden_bias[: 2 * n], torch.zeros_like(to_candidate)])
     gates = _from_input(builder, cell, x, to_gates, 3, name("input"))
-    before = Operand(h, (n,), None, STEP, builder.segment, small[0])
     own = bias(builder, to_candidate)
-    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, name("hidden"), b=own, d=h)
-    builder.emit(Code.UNARY, h, n, a=out, fn=int(Unary.COPY))
-    return out, small[0]
+    before = replace(h, shape=(n,), time=None)
+    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, name("hidden"), b=own, d=h.ref)
+    return out, h.bounded, [out]
 
 
 def _from_input(builder: Builder, cell: Any, x: Operand, both: Tensor | None, gates: int, name: str) -> Ref:
@@ -102,29 +129,30 @@ def _from_input(builder: Builder, cell: Any, x: Operand, both: Tensor | None, ga
 
 
 def _generic(
-    builder: Builder, cell: AbstractCell, x: Operand, states: list[Ref], name: Callable[[str], str]
-) -> Operand:
+    builder: Builder, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> tuple[Operand, list[Operand]]:
     """Any cell, from its own `project` and `step`."""
     steps = x.shape[0]
     rows = replace(x, shape=(steps, x.width), time=0)
-    held = [
-        Operand(ref, (steps, builder.program.buffers[ref.buffer].width), 0, STEP, builder.segment) for ref in states
-    ]
+    held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, bounded=False) for s in states]
     y, *after = lower_step(builder, cell, rows, held, name)
     if builder.segment != x.segment:
         raise UnsupportedModelError(
             f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
         )
-    y = _apart(builder, y, states)
-    after = [_apart(builder, s, states) for s in after]
-    for ref, value in zip(states, after, strict=True):
-        builder.emit(Code.UNARY, ref, value.width, a=value.ref, fn=int(Unary.COPY))
-    return replace(y, shape=(steps, 1, y.width), time=0)
+    return replace(y, shape=(steps, 1, y.width), time=0), [replace(s, shape=(1, s.width), time=None) for s in after]
 
 
-def _apart(builder: Builder, value: Operand, states: list[Ref]) -> Operand:
+def write_states(builder: Builder, states: list[Operand], after: list[Operand]) -> None:
+    """Let the states be `after` from now on, which may live in other states."""
+    changed = [(s, apart(builder, value, states)) for s, value in zip(states, after, strict=True) if value.ref != s.ref]
+    for state, value in changed:
+        builder.emit(Code.UNARY, state.ref, state.width, a=value.ref, fn=int(Unary.COPY))
+
+
+def apart(builder: Builder, value: Operand, states: list[Operand]) -> Operand:
     """A copy of what lives in a state, which is about to change."""
-    if value.ref.buffer in {s.buffer for s in states}:
+    if value.ref.buffer in {s.ref.buffer for s in states}:
         return builder.unary(Unary.COPY, value, bounded=value.bounded)
     return value
 

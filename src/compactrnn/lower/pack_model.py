@@ -205,7 +205,7 @@ def _warn(
 ) -> None:
     """Warn of outputs left out, of missing measurements, and of a large error by the name of its main cause."""
     if lowered.left_out:
-        why = "a stream keeps the states of a layer itself" if lowered.trace.alone else "they are no tensors"
+        why = "a stream keeps them: Stream.get_state" if lowered.trace.alone else "they are no tensors"
         warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=3)
     for check in checks:
         if check.skipped:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
-from .program import Input, Output
+from .program import Input, Output, State
 from .records import Records
 from .source import read_source
 from .tidy import output_width
@@ -60,6 +60,7 @@ class Engine:
         self.macs_per_step = records.macs_per_step()
         self.inputs: tuple[Input, ...] = tuple(records.input_list())
         self.outputs: tuple[Output, ...] = tuple(records.output_list())
+        self.states: tuple[State, ...] = () if self.offline else records.states
         self.metadata: dict = dict(records.metadata)
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
         self._check_memory(f"{name}: Toeplitz-like matrices", self.expanded_bytes)
@@ -115,7 +116,12 @@ class Engine:
 
 
 class Stream:
-    """The recurrent state of one sequence; made by `engine.stream()`."""
+    """The recurrent state of one sequence; made by `engine.stream()`.
+
+    Its states have the names of the model: "lstm.h_l0" and "lstm.c_l0" of an `nn.LSTM` called `lstm`, "h_l0" of a model
+    that is one layer, the names of the arguments of a model that was packed with `pack(states=...)`. What a causal
+    convolution or another look-back remembers has no name; `reset` alone begins it again.
+    """
 
     def __init__(self, engine: Engine):
         engine._check_memory("stream", engine.stream_bytes)
@@ -154,9 +160,35 @@ class Stream:
         self._native.run(arrays, rows, steps, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
-    def reset(self) -> None:
-        """Reset to the initial state."""
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The states that have names, with their shapes, as `Engine.states`."""
+        return self._engine.states
+
+    def get_state(self, name: str) -> np.ndarray:
+        """A copy of the state called `name`, float32 of its shape."""
+        state = _state(self.states, name)
+        return self._native.read_state(state.buffer).reshape(state.shape)
+
+    def set_state(self, name: str, values) -> None:
+        """Go on from another state called `name`: an array of its shape, where axes of length one do not count.
+
+        Raises:
+            ValueError: no such state, another shape, or, where the model's quantized products read this state with a
+                fixed scale (`State.bounded`), numbers beyond -1 to 1. Nothing is changed.
+        """
+        state = _state(self.states, name)
+        self._native.write_state(state.buffer, _state_values(state, values))
+
+    def reset(self, /, **states) -> None:
+        """Reset to the initial state, but for the `states` given by name; see `set_state`.
+
+        `stream.reset(h=h)`, or `stream.reset(**{"lstm.h_l0": h})` where a name has a dot.
+        """
+        arrays = [(s.buffer, _state_values(s, states[s.name])) for s in (_state(self.states, n) for n in states)]
         self._native.reset()
+        for buffer, values in arrays:
+            self._native.write_state(buffer, values)
 
     def copy(self) -> Stream:
         """A copy of the stream, with the same state."""
@@ -180,6 +212,33 @@ class Stream:
         if state[4:8] != struct.pack("<I", self._engine._checksum):
             raise invalid("state", got="the state of another model", expected="one of this model")
         self._native.set_state(state[8:])
+
+
+def _state(states: tuple[State, ...], name: str) -> State:
+    found = next((s for s in states if s.name == name), None)
+    if found is None:
+        names = ", ".join(s.name for s in states) or "none: it keeps no state that has a name"
+        raise invalid("state", got=repr(name), expected=f"a state of this model ({names})")
+    return found
+
+
+def _state_values(state: State, values) -> np.ndarray:
+    array, what = np.asarray(values), f"state {state.name!r}"
+    if array.dtype.kind not in "bfiu":
+        raise TypeError(f"{what}: expected an array of float32, got an array of {array.dtype}")
+    if [n for n in array.shape if n != 1] != [n for n in state.shape if n != 1]:
+        raise invalid(what, got=f"shape {array.shape}", expected=str(state.shape))
+    with np.errstate(over="ignore"):
+        array = np.require(array, np.float32, ["C", "A"])
+    largest = np.abs(array).max(initial=0.0, where=~np.isnan(array)) if state.bounded else 0.0
+    if largest > 1:
+        raise invalid(
+            what,
+            got=f"a number of size {largest:.4g}",
+            expected="numbers from -1 to 1, which this state never leaves",
+            hint="quantized products read it with a fixed scale: pack(weights='float32') or pack(states=...) takes any",
+        )
+    return array
 
 
 def _each(inputs: tuple[Input, ...], given) -> tuple:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 
@@ -43,6 +44,10 @@ def encode(program: Program) -> bytes:
     names = {str(number): op.name for number, op in enumerate(program.ops) if op.name}
     if names:
         document["operations"] = names
+    if program.states:
+        products = [op for op in program.ops if op.code in GATES and op.p0]
+        fixed = any(program.tensors[op.tensor].scale is not None for op in products if op.tensor is not None)
+        document["states"] = [asdict(s) | {"bounded": s.bounded and fixed} for s in program.states]
     metadata = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     try:
         check_json_size(metadata)

@@ -110,6 +110,19 @@ class Output:
 
 
 @dataclass(frozen=True)
+class State:
+    """What a stream keeps from step to step under a name: the numbers of a state buffer, as an array of `shape`.
+
+    `bounded`: products read it with the fixed scale of numbers from -1 to 1, which it never leaves by itself.
+    """
+
+    name: str
+    buffer: int
+    shape: tuple[int, ...]
+    bounded: bool = False
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A stored array: `values` f32, i8, f16 or i32; those of i8 have one float32 `scale` per row.
 
@@ -156,6 +169,7 @@ class Program:
     inputs: list[Input] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
 
     @property
     def offline(self) -> bool:

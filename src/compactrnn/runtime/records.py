@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .._errors import ModelFileError
 from .._files import parse_json
 from . import layout as lay
 from .layout import Type
-from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor
+from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
 from .toeplitz import ToeplitzBlocks
 
 
@@ -40,6 +40,7 @@ class Records:
         self.input_names = _names(document, "inputs", len(self.inputs))
         self.output_names = _names(document, "outputs", len(self.outputs))
         self.op_names = _op_names(document.get("operations", {}), len(self.ops))
+        self.states = _states(document.get("states", []), self.buffers)
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
             raise ModelFileError("its JSON section has no metadata")
@@ -85,6 +86,7 @@ class Records:
             inputs=self.input_list(),
             outputs=self.output_list(),
             metadata=self.metadata,
+            states=list(self.states),
         )
 
 
@@ -119,6 +121,27 @@ def _op_names(names: object, count: int) -> dict[int, str]:
     return {numbers[k]: v for k, v in names.items()}
 
 
+def _states(entries: object, buffers: np.ndarray) -> tuple[State, ...]:
+    """The states that have names: each a state buffer, with a name and a shape of its own."""
+    if isinstance(entries, list):
+        states = tuple(state for entry in entries if (state := _state(entry, buffers)))
+        if len(states) == len(entries) == len({s.name for s in states}) == len({s.buffer for s in states}):
+            return states
+    raise ModelFileError("its JSON section names states that there are not")
+
+
+def _state(entry: object, buffers: np.ndarray) -> State | None:
+    if not isinstance(entry, dict) or set(entry) != {"name", "buffer", "shape", "bounded"}:
+        return None
+    name, buffer, shape, bounded = (entry[key] for key in ("name", "buffer", "shape", "bounded"))
+    numbers = [buffer, *shape] if isinstance(shape, list) and len(shape) <= lay.MAX_RANK else [None]
+    if not isinstance(name, str) or not isinstance(bounded, bool) or any(type(n) is not int or n < 0 for n in numbers):
+        return None
+    if buffer >= len(buffers) or lay.KINDS[buffers[buffer]["kind"]] != "state":
+        return None
+    return State(name, buffer, tuple(shape), bounded) if math.prod(shape) == buffers[buffer]["width"] else None
+
+
 def _shape(port: np.void) -> tuple[int, ...]:
     return tuple(int(size) for size in port["shape"][: int(port["rank"])])
 
@@ -147,7 +170,7 @@ def _toeplitz(data: bytes, place: int, columns: int, block: int) -> Tensor:
     head = np.frombuffer(data, lay.TOEPLITZ, 1, place)[0]
     rank, gates, units = int(head["rank"]), int(head["gates"]), int(head["units"])
     shape = (2, gates * -(-units // columns), rank, columns)
-    values = np.frombuffer(data, np.float32, prod(shape), place + lay.TOEPLITZ.itemsize).reshape(shape)
+    values = np.frombuffer(data, np.float32, math.prod(shape), place + lay.TOEPLITZ.itemsize).reshape(shape)
     return Tensor(values, block=block, toeplitz=ToeplitzBlocks(gates * units, gates, bool(head["interleaved"])))
 
 

@@ -68,7 +68,7 @@ def _drop_dead(program: Program) -> Program:
 
 
 def _drop_unused(program: Program) -> Program:
-    buffers = {i.buffer for i in program.inputs} | {o.ref.buffer for o in program.outputs}
+    buffers = {p.buffer for p in (*program.inputs, *program.states)} | {o.ref.buffer for o in program.outputs}
     tensors = {op.tensor for op in program.ops if op.tensor is not None}
     for op in program.ops:
         buffers |= {ref.buffer for ref in op.refs}
@@ -89,4 +89,5 @@ def _drop_unused(program: Program) -> Program:
         tensors=[program.tensors[i] for i in new_tensor],
         inputs=[replace(i, buffer=new_buffer[i.buffer]) for i in program.inputs],
         outputs=[replace(o, ref=Ref(new_buffer[o.ref.buffer], o.ref.offset)) for o in program.outputs],
+        states=[replace(s, buffer=new_buffer[s.buffer]) for s in program.states],
     )
