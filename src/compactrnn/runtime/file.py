@@ -14,7 +14,7 @@ from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .layout import Type
-from .operations import OPERATIONS, Code
+from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
 from .tidy import writes
