@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .weights import Dense as Dense
     from .weights import Kronecker as Kronecker
     from .weights import LowRank as LowRank
+    from .weights import ToeplitzLike as ToeplitzLike
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ _HOME = {
     "PruningPlan": "compress",
     "RNN": "layers",
     "Recurrent": "layers",
+    "ToeplitzLike": "weights",
     "UnsupportedModelError": "_errors",
     "checkpointed": "layers",
     "convert_": "layers",

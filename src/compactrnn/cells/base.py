@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, take
+from ..weights.dense import select
 
 States = tuple[Tensor, ...]
 
@@ -220,7 +221,7 @@ class AbstractCell(nn.Module, ABC):
             if isinstance(weight, AbstractWeight):
                 inp = keep[columns] if columns is not None else (inputs if name in self.reads_input else None)
                 if out is not None or inp is not None:
-                    setattr(self, name, weight.select_(out=out, inp=inp))
+                    setattr(self, name, select(weight, out=out, inp=inp))
             elif out is not None:
                 setattr(
                     self, name, nn.Parameter(take(weight.detach(), 0, out).clone(), requires_grad=weight.requires_grad)

@@ -13,12 +13,10 @@ from ..cells.base import AbstractCell
 from ..layers import cells_of, convert_, is_recurrent, narrow_, part_name
 from ..layers.fused import AbstractFused
 from ..layers.recurrent import Recurrent
-from ..weights import Dense, Kronecker, LowRank
+from ..weights import SPECS
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from .scatter import Scattered
-
-SPECS = {spec.__name__: spec for spec in (Dense, Kronecker, LowRank)}
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:

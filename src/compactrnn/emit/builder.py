@@ -10,9 +10,10 @@ import numpy as np
 
 from ..runtime.gates import gate_rows
 from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Tensor, Unary
-from ..runtime.toeplitz import ToeplitzBlocks
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
+
+Factor = np.ndarray | Tensor  # a matrix: its entries, or what is stored of it
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ def factor_name(name: str, number: int, count: int) -> str:
     ('fc', 'fc.factor1')
     """
     return f"{name}.factor{number}" if name and count > 1 else name
+
+
+def _stored(matrix: Factor) -> Tensor:
+    if isinstance(matrix, Tensor):
+        return matrix
+    return Tensor(matrix.astype(np.float32) if matrix.dtype.kind == "f" else matrix)
+
+
+def can_interleave(matrix: Factor, gates: int) -> bool:
+    """Whether the kernels of LSTM and GRU can have the matrix in their order of rows."""
+    toeplitz = _stored(matrix).toeplitz
+    return toeplitz is None or toeplitz.gates == gates
+
+
+def interleaved(matrix: Factor, gates: int) -> Tensor:
+    """The matrix with its rows in the order of the LSTM and GRU kernels, see `gates.gate_rows`."""
+    stored = _stored(matrix)
+    if stored.toeplitz is not None:
+        return replace(stored, toeplitz=replace(stored.toeplitz, interleaved=True))
+    return replace(stored, values=gate_rows(stored.values, gates))
 
 
 class Builder:
@@ -95,13 +116,14 @@ class Builder:
         assert init is not None
         return float(init[constant.ref.offset + position])
 
-    def tensor(self, values: np.ndarray, block: int = 4, toeplitz: ToeplitzBlocks | None = None) -> int:
+    def tensor(self, values: Factor, block: int = 4) -> int:
         """A stored array, shared if the same one was stored before."""
+        new = replace(_stored(values), block=block)
         for number, stored in enumerate(self.program.tensors):
-            same = (stored.values.dtype, stored.block, stored.toeplitz) == (values.dtype, block, toeplitz)
-            if same and np.array_equal(stored.values, values):
+            same = (stored.values.dtype, stored.block, stored.toeplitz) == (new.values.dtype, block, new.toeplitz)
+            if same and np.array_equal(stored.values, new.values):
                 return number
-        self.program.tensors.append(Tensor(np.ascontiguousarray(values), block=block, toeplitz=toeplitz))
+        self.program.tensors.append(replace(new, values=np.ascontiguousarray(new.values)))
         return len(self.program.tensors) - 1
 
     def close(self, because: str) -> None:
@@ -197,7 +219,7 @@ class Builder:
         """How many steps back the program looks at most, states of recurrent layers aside."""
         return sum(op.k // op.n - 1 for _, ops in self._ops for op in ops if op.code == Code.DELAY)
 
-    def affine(self, matrix: np.ndarray, x: Operand, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
+    def affine(self, matrix: Factor, x: Operand, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
         """`init + matrix x` of the `matrix.shape[1]` entries of `x` from `offset` on, in the current segment.
 
         `name` is that of the matrix in the model.
@@ -205,29 +227,29 @@ class Builder:
         n, k = matrix.shape
         dst = self.buffer(n)
         scale = 1 / 127 if x.bounded else 0.0
-        tensor = self.tensor(matrix.astype(np.float32))
+        tensor = self.tensor(_stored(matrix))
         a = Ref(x.ref.buffer, x.ref.offset + offset)
         self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
         return dst
 
-    def inner(self, factors: Sequence[np.ndarray], x: Operand, name: str = "") -> Operand:
+    def inner(self, factors: Sequence[Factor], x: Operand, name: str = "") -> Operand:
         """What the first of the factors F1 F2 ... is to be multiplied with: F2 ... x, the last factor first."""
         for i, factor in reversed(list(enumerate(factors))[1:]):
             product = self.affine(factor, x, None, name=factor_name(name, i, len(factors)))
             x = replace(x, ref=product, shape=(factor.shape[0],), time=None, bounded=False)
         return x
 
-    def chain(self, factors: Sequence[np.ndarray], x: Operand, init: Ref | None, name: str = "") -> Ref:
+    def chain(self, factors: Sequence[Factor], x: Operand, init: Ref | None, name: str = "") -> Ref:
         """`init + F1 F2 ... x`."""
         return self.affine(factors[0], self.inner(factors, x, name), init, name=factor_name(name, 0, len(factors)))
 
     def gates(
-        self, code: Code, n: int, gates: Ref, factors: Sequence[np.ndarray], x: Operand, name: str = "", **fields
+        self, code: Code, n: int, gates: Ref, factors: Sequence[Factor], x: Operand, name: str = "", **fields
     ) -> Ref:
         """An LSTM or GRU of `n` units, its gates `gates` + F1 F2 ... x; returns the place of its output."""
         x, dst, count = self.inner(factors, x, name), self.buffer(n), GATES[code]
         name = factor_name(name, 0, len(factors))
-        matrix = gate_rows(factors[0].astype(np.float32), count)
+        matrix = interleaved(factors[0], count)
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(matrix, block=count)
         self.emit(code, dst, n, k=matrix.shape[1], a=gates, c=x.ref, tensor=tensor, p0=scale, name=name, **fields)

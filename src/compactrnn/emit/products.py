@@ -11,7 +11,7 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Ref, Unary
 from .address import Moved
-from .builder import Builder, Operand
+from .builder import Builder, Factor, Operand
 from .movement import Mover
 from .reductions import reduce
 
@@ -19,7 +19,7 @@ _LARGEST = 1 << 16  # numbers that a product of two values is laid out in
 
 
 def linear(
-    build: Builder, x: Operand, factors: Sequence[np.ndarray], bias: np.ndarray | Ref | None = None, name: str = ""
+    build: Builder, x: Operand, factors: Sequence[Factor], bias: np.ndarray | Ref | None = None, name: str = ""
 ) -> Operand:
     """`bias + F1 F2 ... x` for every vector along the last axis.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..weights.dense import DENSE, DenseWeight
 from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bound_cell
 from .cudnn import Contiguous, flatten_
+from .dense_form import differs, is_dense_product
 from .loop import wanted_loop
 from .ordinary import is_batched_or_dual
 from .run_layer import scan_layer
@@ -131,7 +133,7 @@ class AbstractFused(nn.RNNBase):
         return run_stack(self, form, input, hx, self._run_layer)
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        if self._wider_than_torchs(number) or _needs_cells():
+        if self._wider_than_torchs(number) or _needs_cells() or self._must_be_called(number):
             suffixes = ("", "_reverse") if self.bidirectional else ("",)
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
@@ -151,10 +153,20 @@ class AbstractFused(nn.RNNBase):
         _, _, size, projection, _ = self._cudnn_arguments(number)
         return projection >= size
 
+    def _must_be_called(self, number: int) -> bool:
+        """Whether a weight's `forward` does what its dense matrix does not, with a warning."""
+        for name, weight in zip(self._layer_names(number), self._layer_weights(number), strict=True):
+            if isinstance(weight, AbstractWeight) and not is_dense_product(weight):
+                warnings.warn(f"{differs(name, weight)}; so the layer runs step by step", stacklevel=5)
+                return True
+        return False
+
     def _layer_weights(self, number: int) -> list[Any]:
+        return [getattr(self, name) for name in self._layer_names(number)]
+
+    def _layer_names(self, number: int) -> list[str]:
         directions = 2 if self.bidirectional else 1
-        names = self._all_weights[number * directions : (number + 1) * directions]
-        return [getattr(self, name) for row in names for name in row]
+        return [name for row in self._all_weights[number * directions : (number + 1) * directions] for name in row]
 
     def _cudnn_arguments(self, number: int) -> tuple:
         sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)

@@ -11,13 +11,20 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
-def why_not_native(tensors: Iterable[Tensor]) -> str:
-    """Why native code must not read these tensors, or "" if it may (plain float32 on the CPU)."""
+def who_looks_on() -> str:
+    """What sees torch's operations rather than numbers at present, as the reason to use these; empty for nothing."""
     recorded = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     if recorded or _get_current_dispatch_mode_stack():
         return "torch.compile, torch.export, torch.jit.trace and dispatch modes see torch's operations only"
     if forward_ad._current_level >= 0 or _functorch.maybe_current_level() is not None:
         return "torch.func and forward-mode derivatives see torch's operations only"
+    return ""
+
+
+def why_not_native(tensors: Iterable[Tensor]) -> str:
+    """Why native code must not read these tensors, or "" if it may (plain float32 on the CPU)."""
+    if reason := who_looks_on():
+        return reason
     for t in tensors:
         if _functorch.is_legacy_batchedtensor(t):
             return "a batch of gradients sees torch's operations only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -38,7 +39,7 @@ def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False
     projected, device = cell.project(steps.data), steps.data.device.type
     if not torch.is_autocast_enabled(device):
         return _run(cell, projected, steps.batch_sizes, states, reverse)
-    own = cell.input.factors()[0].dtype
+    own = next(itertools.chain(cell.parameters(), cell.buffers())).dtype
     with torch.autocast(device, enabled=device != "cpu"):
         return _run(cell, projected.to(own), steps.batch_sizes, tuple(s.to(own) for s in states), reverse)
 

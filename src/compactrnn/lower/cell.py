@@ -6,27 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..emit.builder import LAST, STEP, Builder, Operand
+from ..emit.builder import LAST, STEP, Builder, Operand, can_interleave, interleaved
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
-from ..weights.base import AbstractWeight
+from ..runtime.program import Tensor as Stored
+from .factors import factors
 from .step import lower_step
-
-
-def factors(weight: AbstractWeight) -> list[np.ndarray]:
-    """What is multiplied at run time, as arrays."""
-    return [array(f) for f in weight.factors()]
-
-
-def array(x: Tensor) -> np.ndarray:
-    """A parameter as float32."""
-    return x.detach().float().cpu().numpy()
+from .visitor import array
 
 
 def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
@@ -94,9 +85,15 @@ def _lstm(
     """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
     h, c = states
     both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
-    gates = _from_input(builder, cell, x, both, 4, name("input"))
     before = replace(h, shape=(cell.output_size,), time=None)
-    out = builder.gates(Code.LSTM, c.width, gates, factors(cell.hidden), before, name("hidden"), b=c.ref)
+    inputs, hidden = factors(cell.input), factors(cell.hidden)
+    if _fits_kernel(inputs, hidden, 4):
+        gates = _from_input(builder, inputs, x, both, 4, name("input"))
+        out = builder.gates(Code.LSTM, c.width, gates, hidden, before, name("hidden"), b=c.ref)
+    else:
+        gates = builder.chain(inputs, x, bias(builder, both), name("input"))
+        gates = builder.chain(hidden, before, gates, name("hidden"))
+        out = builder.lstm_cell(Operand(gates, (4 * c.width,), None, STEP, builder.segment), c.ref).ref
     if cell.projection is None:
         return out, True, [out, c.ref]
     cells = Operand(out, (c.width,), None, STEP, builder.segment, True)
@@ -110,22 +107,35 @@ def _gru(
     """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
     (h,) = states
     n = cell.output_size
+    before = replace(h, shape=(n,), time=None)
+    inputs, hidden = factors(cell.input), factors(cell.hidden)
+    if not _fits_kernel(inputs, hidden, 3):
+        sums = (
+            builder.chain(inputs, x, bias(builder, cell.input_bias), name("input")),
+            builder.chain(hidden, before, bias(builder, cell.hidden_bias), name("hidden")),
+        )
+        from_input, from_state = (Operand(ref, (3 * n,), None, STEP, builder.segment) for ref in sums)
+        return (out := builder.gru_cell(from_input, from_state, before).ref), h.bounded, [out]
     to_gates = to_candidate = None
     if cell.input_bias is not None:
         to_candidate = cell.hidden_bias[2 * n :]
         to_gates = cell.input_bias + torch.cat([cell.hidden_bias[: 2 * n], torch.zeros_like(to_candidate)])
-    gates = _from_input(builder, cell, x, to_gates, 3, name("input"))
+    gates = _from_input(builder, inputs, x, to_gates, 3, name("input"))
     own = bias(builder, to_candidate)
-    before = replace(h, shape=(n,), time=None)
-    out = builder.gates(Code.GRU, n, gates, factors(cell.hidden), before, name("hidden"), b=own, d=h.ref)
+    out = builder.gates(Code.GRU, n, gates, hidden, before, name("hidden"), b=own, d=h.ref)
     return out, h.bounded, [out]
 
 
-def _from_input(builder: Builder, cell: Any, x: Operand, both: Tensor | None, gates: int, name: str) -> Ref:
+def _fits_kernel(inputs: list[Stored], hidden: list[Stored], gates: int) -> bool:
+    """Whether the kernel of the whole step can have the rows of both matrices in its order."""
+    return all(can_interleave(factors[0], gates) for factors in (inputs, hidden))
+
+
+def _from_input(builder: Builder, factors: list[Stored], x: Operand, both: Tensor | None, gates: int, name: str) -> Ref:
     """`both` + W x, the gates in the order of the kernels."""
-    first, *rest = factors(cell.input)
+    first, *rest = factors
     init = None if both is None else builder.constant(gate_rows(array(both), gates))
-    return builder.chain([gate_rows(first, gates), *rest], x, init, name)
+    return builder.chain([interleaved(first, gates), *rest], x, init, name)
 
 
 def _generic(

@@ -22,6 +22,7 @@ from ..runtime.file import save, write
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
+from .factors import made_dense
 from .lowering import Lowered, in_float, lower_model
 from .reference import Reference
 from .rows import check_rows
@@ -49,6 +50,7 @@ class PackReport:
         checks: on what the float32 program was compared with torch, over how many steps, and the largest difference in
             each, relative to the output's largest value.
         left_out: the names of what the model returns and the engine does not give.
+        made_dense: the names of weights of which the file stores the dense matrix, as the core has no form for them.
     """
 
     bytes: int
@@ -63,6 +65,7 @@ class PackReport:
     shares: dict[str, float]
     checks: tuple[Check, ...] = ()
     left_out: tuple[str, ...] = ()
+    made_dense: tuple[str, ...] = ()
 
 
 def pack(
@@ -180,6 +183,7 @@ def pack(
         quantized.shares,
         tuple(checks),
         tuple(lowered.left_out),
+        made_dense(lowered.trace),
     )
     notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step")}
     packed.metadata = {**packed.metadata, **(metadata or {}), "pack": notes}

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..emit import products
 from ..emit.builder import Operand
 from ..runtime.program import Binary
+from ..weights.terms import ToeplitzTerm
+from .factors import factor
 from .pointwise import combine
 from .visitor import Convolution, Visitor, array, convolves, handles
 
@@ -27,6 +29,16 @@ def _with_matrix(
     """`bias` + W x for every vector along the last axis; `argument` is the number of the node's that W comes from."""
     name = visitor.weight_name(node, node.args[argument])
     return products.linear(visitor.builder, x, [array(weight)], None if bias is None else array(bias), name)
+
+
+@handles("toeplitz_like")
+def _toeplitz_like(
+    visitor: Visitor, node: torch.fx.Node, x: Any, first: Tensor, second: Tensor, rows: int, gates: int
+) -> Operand | None:
+    if not isinstance(x, Operand):
+        return None
+    name = visitor.weight_name(node, node.args[1])
+    return products.linear(visitor.builder, x, [factor(ToeplitzTerm(first, second, rows, gates))], None, name)
 
 
 @handles("addmm", "baddbmm")

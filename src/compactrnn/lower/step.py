@@ -14,8 +14,8 @@ from ..emit.builder import Builder, Operand
 from ..graph.refusals import not_exported
 from ..graph.trace import Trace, export, read_export
 from ..weights.base import AbstractWeight
-from ..weights.stand_in import with_products
 from .decompose import decompositions
+from .factors import with_factors
 from .visitor import Visitor
 
 _OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -24,7 +24,7 @@ _OWN = frozenset(vars(nn.Module())) - {"training"}
 class _Step(nn.Module):
     def __init__(self, cell: AbstractCell):
         super().__init__()
-        self.cell = with_products(cell)
+        self.cell = with_factors(cell)
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         y, after = self.cell.step(self.cell.project(x), states)
@@ -42,8 +42,8 @@ def lower_step(
     def rename(path: str) -> str:
         _, part, *rest = path.split(".")
         weight = getattr(cell, part, None)
-        if isinstance(weight, AbstractWeight) and len(weight.factors()) == 1:
-            rest = []
+        if isinstance(weight, AbstractWeight):
+            rest = rest[:1] if len(weight.terms()) > 1 else []
         return ".".join([name(part), *rest])
 
     like = next(cell.parameters(), torch.zeros(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ..weights import AbstractWeight, WeightSpec
+from ..weights.dense import select
 
 
 class WeightContract:
@@ -47,13 +49,13 @@ class WeightContract:
             through_dense = torch.autograd.grad((x @ weight.dense().T).sin().sum(), variables)
             assert_close(through_forward, through_dense)
 
-    def test_factors_multiply_to_dense(self, spec: WeightSpec):
+    def test_terms_multiply_to_dense(self, spec: WeightSpec):
         """What is multiplied at run time is W, and costs what `macs` and `runtime_parameters` say."""
         for weight in self._weights(spec):
-            factors = weight.factors()
-            product = factors[0] if len(factors) == 1 else torch.linalg.multi_dot(factors)
-            assert_close(product, weight.dense())
-            assert weight.macs() == weight.runtime_parameters() == sum(f.numel() for f in factors)
+            matrices = [term.dense() for term in weight.terms()]
+            assert [tuple(m.shape) for m in matrices] == [term.shape for term in weight.terms()]
+            assert_close(functools.reduce(torch.matmul, matrices), weight.dense())
+            assert weight.macs() == sum(term.macs for term in weight.terms())
             assert weight.stored_parameters() == sum(p.numel() for p in weight.parameters())
 
     def test_from_dense_comes_close(self, spec: WeightSpec):
@@ -70,7 +72,7 @@ class WeightContract:
             assert after < before and after <= arbitrary.norm()
 
     def test_select_is_the_sub_matrix(self, spec: WeightSpec):
-        """`select_(out, inp)` is `dense()[out][:, inp]`, with gates, trainability and sizes in order."""
+        """`select(weight, out, inp)` is `dense()[out][:, inp]`, with gates, trainability and sizes in order."""
         for size in self.sizes:
             for rows, columns in ((None, None), ([0, 2], None), (None, [1, 3, 4]), ([1], [2]), ([3, 0], [5, 1, 0, 7])):
                 torch.manual_seed(1)
@@ -82,7 +84,7 @@ class WeightContract:
                     wanted = wanted[out]
                 inp = None if columns is None else torch.tensor(columns)
                 wanted = wanted if inp is None else wanted[:, inp]
-                small = weight.select_(out=out, inp=inp)
+                small = select(weight, out=out, inp=inp)
                 assert_close(small.dense(), wanted)
                 assert (small.out_features, small.in_features) == tuple(wanted.shape)
                 assert (small.gates, small.rows) == (size[2], wanted.shape[0] // size[2])

@@ -7,3 +7,14 @@ from .dense import Dense as Dense
 from .dense import DenseWeight as DenseWeight
 from .kronecker import Kronecker as Kronecker
 from .low_rank import LowRank as LowRank
+from .terms import Matrix as Matrix
+from .terms import Term as Term
+from .terms import ToeplitzTerm as ToeplitzTerm
+from .toeplitz_like import ToeplitzLike as ToeplitzLike
+
+# by the names that recipes and saved models give them
+SPECS = {
+    name: value
+    for name, value in sorted(vars().items())
+    if isinstance(value, type) and issubclass(value, WeightSpec) and value is not WeightSpec
+}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_divides, check_positive, invalid
+from .terms import Matrix, Term
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class AbstractWeight(nn.Module, ABC):
     """A learnt linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.
 
     The rows are `gates` equal blocks of `rows` each (an LSTM's i, f, g, o); a structure holds within a gate.
-    A subclass gives `forward` and `dense`, makes its parameters and ends `__init__` with `self.reset_parameters()`;
-    everything else follows from `dense`, the truth, unless it knows better. `compactrnn.testing.WeightContract` checks
-    that all of it holds.
+    A subclass gives `forward` and `dense`, makes its parameters and ends `__init__` with `self.reset_parameters()`.
+    `forward` is what every layer calls in training, `terms` what the run time multiplies with; all but `forward`
+    follows from `dense` unless a subclass knows better. `compactrnn.testing.WeightContract` checks that they agree.
     """
 
     def __init__(self, spec: WeightSpec, out_features: int, in_features: int, gates: int = 1):
@@ -64,9 +65,9 @@ class AbstractWeight(nn.Module, ABC):
             for parameter in parameters:
                 parameter.mul_((wanted / size) ** (1 / degree) / 2)
 
-    def factors(self) -> tuple[Tensor, ...]:
-        """Matrices F1, F2, ... with `W = F1 F2 ...`: what is multiplied at run time, the last one first."""
-        return (self.dense(),)
+    def terms(self) -> tuple[Term, ...]:
+        """T1, T2, ... with `W = T1 T2 ...`: what is multiplied with at run time, the last one first."""
+        return (Matrix(self.dense()),)
 
     def from_dense_(self, matrix: Tensor) -> AbstractWeight:
         """Set the parameters to the least-squares fit of `matrix`, (out_features, in_features); returns self."""
@@ -96,17 +97,13 @@ class AbstractWeight(nn.Module, ABC):
             parameter.requires_grad_(flag)
         return self
 
-    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
-        """Keep rows `out` and columns `inp` (index tensors; None keeps all); returns the weight to use from now on.
+    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight | None:
+        """Keep rows `out` and columns `inp` (index tensors; None keeps all) within the structure; returns self.
 
-        `out` holds row numbers of the whole matrix, the same units in every gate. A structure that cannot be cut
-        becomes a dense sub-matrix, so assign the result: `cell.hidden = cell.hidden.select_(...)`.
+        `out` holds row numbers of the whole matrix, the same units in every gate. None, with nothing changed, says
+        that the structure cannot be cut so; `compactrnn.weights.dense.select` then takes a dense sub-matrix.
         """
-        from .dense import DenseWeight
-
-        matrix = take(take(self.dense().detach(), 0, out), 1, inp)
-        trainable = any(p.requires_grad for p in self.parameters())
-        return DenseWeight.of(nn.Parameter(matrix.clone(), requires_grad=trainable), gates=self.gates)
+        return None
 
     def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
         """Multiply row i by `out[i]` and column j by `inp[j]`, as nearly as the structure can; returns self."""
@@ -116,16 +113,17 @@ class AbstractWeight(nn.Module, ABC):
         return self.from_dense_(matrix)
 
     def stored_parameters(self) -> int:
-        """How many numbers a file has to hold."""
+        """How many numbers are learned, which is what a checkpoint stores."""
         return sum(p.numel() for p in self.parameters())
 
     def runtime_parameters(self) -> int:
-        """How many numbers are read for one product."""
-        return sum(f.numel() for f in self.factors())
+        """How many numbers the core reads for one product."""
+        return self.macs()
 
     def macs(self) -> int:
-        """Multiply-accumulate operations of one product with one vector."""
-        return sum(f.numel() for f in self.factors())
+        """Multiply-accumulate operations of the core for one product with one vector."""
+        with torch.no_grad():
+            return sum(term.macs for term in self.terms())
 
     def extra_repr(self) -> str:
         """Shown by `print(module)`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import AbstractWeight, WeightSpec
+from .base import AbstractWeight, WeightSpec, take
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,14 @@ class DenseWeight(AbstractWeight):
 
     @classmethod
     def of(cls, matrix: Tensor, gates: int = 1) -> DenseWeight:
-        """A weight whose `weight` is `matrix` itself, not a copy (a parameter stays one, another tensor a tensor)."""
+        """A weight whose `weight` is `matrix` itself, not a copy: a parameter, or a buffer if it is another tensor."""
         with torch.device("meta"):
             weight = cls(Dense(), matrix.shape[0], matrix.shape[1], gates)
         del weight.weight
-        weight.weight = matrix
+        if isinstance(matrix, nn.Parameter):
+            weight.weight = matrix
+        else:
+            weight.register_buffer("weight", matrix)
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,3 +76,19 @@ class DenseWeight(AbstractWeight):
             if inp is not None:
                 self.weight.mul_(inp)
         return self
+
+
+def select(weight: AbstractWeight, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
+    """`weight` with rows `out` and columns `inp` alone: itself where its structure can be cut, else a dense matrix.
+
+    See `AbstractWeight.select_`. Assign the result: `cell.hidden = select(cell.hidden, out=...)`.
+
+    >>> from compactrnn.weights import Kronecker
+    >>> select(Kronecker(2, 2).build(8, 4), out=torch.arange(3))
+    DenseWeight(3x4, Dense())
+    """
+    if (kept := weight.select_(out, inp)) is not None:
+        return kept
+    matrix = take(take(weight.dense().detach(), 0, out), 1, inp)
+    trainable = any(p.requires_grad for p in weight.parameters())
+    return DenseWeight.of(nn.Parameter(matrix.clone(), requires_grad=trainable), gates=weight.gates)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from .base import AbstractWeight, WeightSpec, take
+from .terms import Matrix, Term
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,9 +80,9 @@ class LowRankWeight(AbstractWeight):
         """`Z P`."""
         return self.left @ self.right
 
-    def factors(self) -> tuple[Tensor, ...]:
+    def terms(self) -> tuple[Term, ...]:
         """Z and P."""
-        return self.left, self.right
+        return Matrix(self.left), Matrix(self.right)
 
     def from_dense_(self, matrix: Tensor) -> LowRankWeight:
         """The best approximation of its rank: `matrix = U S V^T` cut to r, `Z = U S^(1/2)`, `P = S^(1/2) V^T`."""
@@ -93,11 +94,11 @@ class LowRankWeight(AbstractWeight):
         self._set_factors((u[:, :rank] * root).to(self.left), (root[:, None] * vt[:rank]).to(self.right))
         return self
 
-    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight:
-        """Cut the rows of Z and the columns of P; a dense matrix where that is now the smaller one."""
+    def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight | None:
+        """Cut the rows of Z and the columns of P, unless a dense matrix is then the smaller one."""
         left, right = take(self.left, 0, out), take(self.right, 1, inp)
         if self.rank > min(left.shape[0], right.shape[1]):
-            return super().select_(out, inp)
+            return None
         self._set_factors(left.detach(), right.detach())
         self.out_features, self.in_features = left.shape[0], right.shape[1]
         self.rows = self.out_features // self.gates

@@ -44,7 +44,8 @@ class LoopReport:
     """How a cell runs over time: the report of `loop_report`.
 
     `kinds` are the loops it can run in besides the plain one; `reason` says why there is none. One step has that many
-    `operations`, `products` of matrices among them; to find out took `seconds`.
+    `operations`, `products` of matrices among them; to find out took `seconds`. The weights named in `dense` have a
+    product of their own that is not made of matrices: their dense matrix is made, once per sequence.
     """
 
     cell: str
@@ -53,6 +54,7 @@ class LoopReport:
     operations: int
     products: int
     seconds: float
+    dense: tuple[str, ...] = ()
 
 
 @dataclass
@@ -207,6 +209,7 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
         operations=sum(bool(v.args) and v.op not in ("slice", "cat") for v in values),
         products=sum(v.op == "linear" for v in values),
         seconds=time.perf_counter() - began,
+        dense=step.dense if step else (),
     )
     return _Found(signature, step, loops, report)
 

@@ -16,9 +16,11 @@ from torch.fx.node import map_arg
 
 from ...cells.base import AbstractCell
 from ...weights.base import AbstractWeight
-from ...weights.stand_in import with_products
+from ..dense_form import differs, is_dense_product, with_dense_forms
 from .forms import FORMS
 from .values import Graph, Value
+
+_BATCH = 3
 
 
 class NotTraceable(Exception):
@@ -43,7 +45,8 @@ class Step:
     """What one step computes: outputs, `widths` columns wide, and the states after it.
 
     `lines` are the states, by number, that are delay lines; as values they are their rows side by side.
-    `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence.
+    `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence. Weights named in
+    `dense` are multiplied by their dense matrices, as the graph has no values for their own products.
     """
 
     graph: Graph
@@ -55,6 +58,7 @@ class Step:
     vectors: list[Value]
     prepare: Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]
     lines: dict[int, Line]
+    dense: tuple[str, ...] = ()
 
 
 def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> Step:
@@ -63,50 +67,69 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
     Raises:
         NotTraceable: the step does something that the graph has no value for; the message says what.
     """
-    parts = _parts(cell)
-    batch = 3
-    wide = projected.new_zeros(batch, projected.shape[-1])
-    narrow = [s.new_zeros(batch, s.shape[-1]) for s in states]
-    twin = _Step(with_products(cell))
+    try:
+        return _trace_step(cell, projected, states, {})
+    except NotTraceable:
+        dense = {path: w for path, w in _weights(cell).items() if not _is_traceable(w)}
+        if not dense:
+            raise
+    for path, weight in dense.items():
+        if not is_dense_product(weight):
+            raise NotTraceable(differs(f"{type(cell).__name__}.{path}", weight))
+    return _trace_step(cell, projected, states, dense)
+
+
+def _trace_step(
+    cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...], dense: dict[str, AbstractWeight]
+) -> Step:
+    """The step as a graph, the weights in `dense` by their matrices."""
+    module = _Step(with_dense_forms(cell, dense.values()))  # pyright: ignore
+    parts = dict([*module.named_parameters(), *module.named_buffers()])
+    wide = projected.new_zeros(_BATCH, projected.shape[-1])
+    narrow = [s.new_zeros(_BATCH, s.shape[-1]) for s in states]
 
     def run(given: list[Tensor], projected: Tensor, *states: Tensor) -> list[Tensor]:
-        y, after = functional_call(twin, dict(zip(parts, given, strict=True)), (projected, states))
+        y, after = functional_call(module, dict(zip(parts, given, strict=True)), (projected, states))
         return [y, *after]
 
-    class_name = type(cell).__name__
+    what = f"{type(cell).__name__}.step"
+    traced = _traced(run, [p.detach() for p in parts.values()], [wide, *narrow], what)
+    delays = [(s.name, s.delay) for s in cell.states]
+    return _StepReader(traced, list(parts), delays, tuple(dense), what).read()
+
+
+def _traced(run: Callable[..., list[Tensor]], parts: list[Tensor], inputs: list[Tensor], what: str) -> GraphModule:
     try:
         with torch.no_grad():
-            traced = make_fx(run, tracing_mode="fake", pre_dispatch=True)(
-                [p.detach() for p in parts.values()], wide, *narrow
-            )
+            return make_fx(run, tracing_mode="fake", pre_dispatch=True)(parts, *inputs)
     except GuardOnDataDependentSymNode as error:
         raise NotTraceable(
-            f"{class_name}.step: its Python code asks for numbers ({type(error).__name__}); torch.where chooses without"
+            f"{what}: its Python code asks for numbers ({type(error).__name__}); torch.where chooses without"
         ) from error
     except Exception as error:  # whatever a user's code raises when it is run on tensors without numbers
-        raise NotTraceable(f"{class_name}.step: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-    delays = [(s.name, s.delay) for s in cell.states]
-    return _StepReader(traced, list(parts), delays, batch, class_name).read()
+        raise NotTraceable(f"{what}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
-def _parts(cell: AbstractCell) -> dict[str, Tensor]:
-    """Factors of the weights, other parameters and buffers, by their names in the twin."""
-    parts: dict[str, Tensor] = {}
-    for path, module in cell.named_modules():
-        prefix = f"{path}." if path else ""
-        if any(isinstance(cell.get_submodule(p), AbstractWeight) for p in _above(path)):
-            continue
-        if isinstance(module, AbstractWeight):
-            parts |= {f"{prefix}factor{i}": f for i, f in enumerate(module.factors())}
-        else:
-            own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-            parts |= {prefix + name: tensor for name, tensor in own}
-    return {f"cell.{name}": tensor for name, tensor in parts.items()}
+def _weights(cell: AbstractCell) -> dict[str, AbstractWeight]:
+    """The weights in the cell, each once; those that are parts of others left out."""
+    found = {path: module for path, module in cell.named_modules() if isinstance(module, AbstractWeight)}
+    return {path: w for path, w in found.items() if not any(path.startswith(f"{other}.") for other in found)}
 
 
-def _above(path: str) -> list[str]:
-    names = path.split(".")
-    return [".".join(names[:i]) for i in range(1, len(names))]
+def _is_traceable(weight: AbstractWeight) -> bool:
+    """Whether the weight's own product can be part of a graph."""
+    parts = dict([*weight.named_parameters(), *weight.named_buffers()])
+
+    def run(given: list[Tensor], x: Tensor) -> list[Tensor]:
+        return [functional_call(weight, dict(zip(parts, given, strict=True)), (x,))]
+
+    what = f"{type(weight).__name__}.forward"
+    x = next(iter(parts.values()), torch.zeros(())).new_zeros(_BATCH, weight.in_features)
+    try:
+        _StepReader(_traced(run, [p.detach() for p in parts.values()], [x], what), list(parts), [], (), what).read()
+    except NotTraceable:
+        return False
+    return True
 
 
 class _Step(nn.Module):
@@ -121,8 +144,10 @@ class _Step(nn.Module):
 class _StepReader:
     """Turns torch's graph into values: what no state and no input feeds is left to torch, once per sequence."""
 
-    def __init__(self, traced: GraphModule, names: list[str], delays: list[tuple[str, int]], batch: int, cell: str):
-        self.traced, self.names, self.batch, self.cell = traced, names, batch, cell
+    def __init__(
+        self, traced: GraphModule, names: list[str], delays: list[tuple[str, int]], dense: tuple[str, ...], what: str
+    ):
+        self.traced, self.names, self.dense, self.what, self.batch = traced, names, dense, what, _BATCH
         self.graph = Graph()
         holders = [n for n in traced.graph.nodes if n.op == "placeholder"]
         self.parts, rest = holders[: len(names)], holders[len(names) :]
@@ -154,7 +179,7 @@ class _StepReader:
         whole = len(rows) == 1 or parts[len(pushed) :] == rows[:-1]
         if not whole or (after.op != "number" and sum(p.width for p in pushed) != rows[0].width):
             name = self.delays[number][0]
-            raise NotTraceable(f"{self.cell}.step: the delay line {name!r} is not updated by push({name}, x)")
+            raise NotTraceable(f"{self.what}: the delay line {name!r} is not updated by push({name}, x)")
         return Line(rows, after if after.op == "number" else self.graph.cat((p, p.width) for p in pushed))
 
     def read(self) -> Step:
@@ -163,7 +188,7 @@ class _StepReader:
         for node in self.traced.graph.nodes:
             if node.op == "get_attr":
                 raise NotTraceable(
-                    f"{self.cell}.step: a tensor that is neither a parameter nor a buffer; register_buffer in __init__"
+                    f"{self.what}: a tensor that is neither a parameter nor a buffer; register_buffer in __init__"
                 )
             if node.op != "call_function":
                 continue
@@ -175,7 +200,7 @@ class _StepReader:
         results = [self._result(n) for n in end.args[0]]  # pyright: ignore
         sizes = [s.width for s in self.states]
         if [r.width or n for r, n in zip(results[1:], sizes, strict=True)] != sizes:
-            raise NotTraceable(f"{self.cell}.step: states change their sizes")
+            raise NotTraceable(f"{self.what}: states change their sizes")
         return Step(
             self.graph,
             self.projected,
@@ -186,13 +211,14 @@ class _StepReader:
             list(self.vectors.values()),
             self._preparation(list(steady)),
             {i: self._line(i, results[1 + i]) for i in self.rows},
+            self.dense,
         )
 
     def _check_steady(self, node: Node) -> None:
         if node.target is torch._C._set_grad_enabled:
-            raise NotTraceable(f"{self.cell}.step: switches gradients off or on")
+            raise NotTraceable(f"{self.what}: switches gradients off or on")
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise NotTraceable(f"{self.cell}.step: {operation(node)} draws random numbers")
+            raise NotTraceable(f"{self.what}: {operation(node)} draws random numbers")
 
     def _result(self, node: Any) -> Value:
         return self.operand(node, node.meta["val"].shape[-1])
@@ -208,15 +234,10 @@ class _StepReader:
         vectors, matrices = list(self.vectors), list(self.matrices)
 
         def prepare(cell: AbstractCell) -> tuple[list[Tensor], list[Tensor]]:
-            factors: dict[str, tuple[Tensor, ...]] = {}
-
             def part(name: str) -> Tensor:
                 path, _, last = name.removeprefix("cell.").rpartition(".")
-                owner = cell.get_submodule(path)
-                if isinstance(owner, AbstractWeight):
-                    made = factors[path] if path in factors else factors.setdefault(path, owner.factors())
-                    return made[int(last.removeprefix("factor"))]
-                return getattr(owner, last)
+                owner: Any = cell.get_submodule(path)
+                return owner.dense() if path in self.dense else getattr(owner, last)
 
             known: dict[Node, Any] = {node: part(name) for node, name in inputs.items()}
             for node in calls:
@@ -235,23 +256,23 @@ class _StepReader:
         if isinstance(argument, bool | int | float):
             return self.graph.number(float(argument))
         if not isinstance(argument, Node):
-            raise NotTraceable(f"{self.cell}.step: an operand of type {type(argument).__name__}")
+            raise NotTraceable(f"{self.what}: an operand of type {type(argument).__name__}")
         if argument in self.values:
             found = self.values[argument]
             if not isinstance(found, Value):
-                raise NotTraceable(f"{self.cell}.step: several tensors where one is wanted")
+                raise NotTraceable(f"{self.what}: several tensors where one is wanted")
             if found.width == 1:
                 return self.graph.spread(found, width)
             if found.op != "number" and found.width != width:
-                raise NotTraceable(f"{self.cell}.step: arrays of {found.width} and of {width} columns are combined")
+                raise NotTraceable(f"{self.what}: arrays of {found.width} and of {width} columns are combined")
             return found
         value = argument.meta["val"]
         if not isinstance(value, Tensor):
-            raise NotTraceable(f"{self.cell}.step: a number out of a tensor (item(), float()); leave it a tensor")
+            raise NotTraceable(f"{self.what}: a number out of a tensor (item(), float()); leave it a tensor")
         if value.numel() not in (1, width) or value.shape[-1:] not in ((), (1,), (width,)):
-            raise NotTraceable(f"{self.cell}.step: {_shape(value)} is combined with (batch, {width})")
+            raise NotTraceable(f"{self.what}: {_shape(value)} is combined with (batch, {width})")
         if not value.dtype.is_floating_point:
-            raise NotTraceable(f"{self.cell}.step: {value.dtype} is combined with (batch, {width})")
+            raise NotTraceable(f"{self.what}: {value.dtype} is combined with (batch, {width})")
         return self.vectors.setdefault(
             (argument, width), self.graph.value("vector", width=width, key=len(self.vectors))
         )
@@ -264,7 +285,7 @@ class _StepReader:
             return self.values[node.args[0]][node.args[1]]  # pyright: ignore
         shape = node.meta["val"].shape if isinstance(node.meta.get("val"), Tensor) else ()
         if len(shape) != 2 or shape[0] != self.batch:
-            raise NotTraceable(f"{self.cell}.step: {name} makes {_shape(node.meta.get('val'))}, not (batch, n)")
+            raise NotTraceable(f"{self.what}: {name} makes {_shape(node.meta.get('val'))}, not (batch, n)")
         width = shape[1]
         if name in FORMS:
             takes = FORMS[name]
@@ -272,15 +293,15 @@ class _StepReader:
             try:
                 return takes(self, node, width, *node.args, **rest)
             except TypeError as error:
-                raise NotTraceable(f"{self.cell}.step: {name}: {error}") from error
-        raise NotTraceable(f"{self.cell}.step: no native form of {name}")
+                raise NotTraceable(f"{self.what}: {name}: {error}") from error
+        raise NotTraceable(f"{self.what}: no native form of {name}")
 
     def _pieces(self, node: Node) -> list[Value]:
         source = self.values[node.args[0]]  # pyright: ignore
         pieces, start = [], 0
         for part in node.meta["val"]:
             if part.dim() != 2 or part.shape[0] != self.batch:
-                raise NotTraceable(f"{self.cell}.step: {operation(node)} of the batch")
+                raise NotTraceable(f"{self.what}: {operation(node)} of the batch")
             pieces.append(self.graph.slice(source, start, part.shape[-1]))
             start += part.shape[-1]
         return pieces
@@ -288,13 +309,13 @@ class _StepReader:
     def matrix(self, node: Any) -> int:
         """The number of a matrix that does not change over time."""
         if node in self.values or node.meta["val"].dim() != 2:
-            raise NotTraceable(f"{self.cell}.step: a product of two values that change from step to step")
+            raise NotTraceable(f"{self.what}: a product of two values that change from step to step")
         return self.matrices.setdefault(node, len(self.matrices))
 
     def product(self, x: Any, matrix: Any, transposed: bool, width: int) -> Value:
         """`x W^T` (transposed: `x W`)."""
         if x not in self.values or self.values[x].op == "number":
-            raise NotTraceable(f"{self.cell}.step: a product with no value of the step on the left")
+            raise NotTraceable(f"{self.what}: a product with no value of the step on the left")
         return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
 
 

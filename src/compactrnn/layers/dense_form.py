@@ -1,0 +1,76 @@
+"""Weights by their dense matrices, for loops that have no form for a weight's own product."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..weights.base import AbstractWeight
+from .ordinary import who_looks_on
+
+_agreed: weakref.WeakKeyDictionary[AbstractWeight, Any] = weakref.WeakKeyDictionary()
+
+
+def is_dense_product(weight: AbstractWeight) -> bool:
+    """Whether `forward` multiplies with `dense()`: compared on two vectors, once as long as sizes and types stay.
+
+    What `forward` raises is raised here. Where numbers cannot be looked at (tracing, `torch.func`, meta tensors), and
+    where they are not finite, it is taken for granted.
+    """
+    tensors = [*weight.parameters(), *weight.buffers()]
+    signature = [(t.shape, t.dtype, t.device) for t in tensors]
+    if who_looks_on() or any(t.is_meta for t in tensors) or _agreed.get(weight) == signature:
+        return True
+    like = tensors[0] if tensors else torch.zeros(())
+    x = torch.randn(2, weight.in_features, generator=torch.Generator().manual_seed(0)).to(like)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        own, dense = weight(x), nn.functional.linear(x, weight.dense())
+        error, size = float((own - dense).norm()), float(dense.norm())
+    if error > 4 * torch.finfo(like.dtype).eps ** 0.5 * size:
+        return False
+    if error == error:
+        _agreed[weight] = signature
+    return True
+
+
+def differs(name: str, weight: AbstractWeight) -> str:
+    """What to say of a weight that is not `is_dense_product`."""
+    return f"{name} ({type(weight).__name__}): forward gives other numbers than the product with dense()"
+
+
+class DenseForm(nn.Module):
+    """Stands in for a weight while its cell is traced: `matrix` is its dense matrix."""
+
+    def __init__(self, weight: AbstractWeight):
+        super().__init__()
+        self.out_features, self.in_features = weight.out_features, weight.in_features
+        self.gates, self.rows = weight.gates, weight.rows
+        self.register_buffer("matrix", weight.dense())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`W x`."""
+        return nn.functional.linear(x, self.dense())
+
+    def dense(self) -> Tensor:
+        """W."""
+        return self.matrix  # pyright: ignore
+
+
+@torch.no_grad()
+def with_dense_forms(module: nn.Module, weights: Iterable[AbstractWeight]) -> nn.Module:
+    """A copy of `module`, on the same parameters, in which each of `weights` is a `DenseForm`."""
+    forms = {id(weight): DenseForm(weight) for weight in weights}
+
+    def replaced(module: nn.Module) -> nn.Module:
+        if isinstance(module, AbstractWeight):
+            return forms.get(id(module), module)
+        twin = copy.copy(module)
+        twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
+        return twin
+
+    return replaced(module)

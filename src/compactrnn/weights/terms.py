@@ -1,0 +1,141 @@
+"""How the run time multiplies with a weight: `W = T1 T2 ...`, a product of terms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Term(ABC):
+    """One factor of a weight's matrix.
+
+    A term that a consumer does not know is made dense, so the costs of a new one are those of its dense matrix until
+    the core has an operation for it.
+    """
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The factor itself, (out, in), differentiable."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    @property
+    def stored(self) -> int:
+        """How many numbers a model file stores."""
+        return self.macs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of the core for one product with one vector; it reads as many numbers."""
+        out, inp = self.shape
+        return out * inp
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(Term):
+    """A matrix of which every entry is stored."""
+
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        """The matrix."""
+        return self.values
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.values.shape[0], self.values.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class ToeplitzTerm(Term):
+    """Square blocks `sum_j Z_1(g_j) Z_-1(h_j)` below each other; see `compactrnn.weights.ToeplitzLike`.
+
+    `first` has the g and `second` the h, both of shape (blocks, rank, in). The `rows` rows in all are those of `gates`
+    gates, the last block of each of which may be cut off. A model file stores g and h; the core multiplies with the
+    matrix that it makes of them when it opens the file.
+    """
+
+    first: Tensor
+    second: Tensor
+    rows: int
+    gates: int = 1
+
+    def dense(self) -> Tensor:
+        """The blocks below each other, O(rank in^2) operations for each."""
+        blocks = from_displacement(2 * self.first.mT @ self.second.flip(-1))
+        return blocks.unflatten(0, (self.gates, -1)).flatten(1, 2)[:, : self.rows // self.gates].flatten(0, 1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.rows, self.first.shape[-1]
+
+    @property
+    def stored(self) -> int:
+        """The entries of g and h."""
+        return self.first.numel() + self.second.numel()
+
+
+def displacement(matrix: Tensor) -> Tensor:
+    """`Z_1 M - M Z_-1` of square matrices M, (..., n, n).
+
+    Z_f moves every entry of a vector down by one and puts f times the last entry first.
+    """
+    return matrix.roll(1, -2) - torch.cat([matrix[..., 1:], -matrix[..., :1]], -1)
+
+
+def from_displacement(difference: Tensor) -> Tensor:
+    """The matrices M of which `difference`, (..., n, n), is the `displacement`.
+
+    Along a diagonal, neighbours of M differ by an entry of it: sums along all diagonals, each of which ends at minus
+    its start, are all there is to compute.
+
+    >>> m = torch.randn(4, 4, dtype=torch.float64)
+    >>> torch.allclose(from_displacement(displacement(m)), m)
+    True
+    """
+    return _FromDisplacement.apply(difference)  # pyright: ignore
+
+
+class _FromDisplacement(torch.autograd.Function):
+    """Linear, and its own adjoint when all rows and columns are reversed, so it has derivatives of every order."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(difference: Tensor) -> Tensor:
+        blocks = difference.reshape(-1, *difference.shape[-2:]).unbind()  # one by one, which takes little memory
+        return torch.stack([_matrix(block) for block in blocks]).view(difference.shape)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore
+        return from_displacement(grad.flip(-1, -2)).flip(-1, -2)
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:  # pyright: ignore
+        return from_displacement(tangent)
+
+
+def _matrix(difference: Tensor) -> Tensor:
+    along = _skewed(difference)  # a diagonal of M in each row
+    sums = along.cumsum(-1)
+    # a diagonal starts with half of all its differences, as it ends at minus its start
+    diagonals = along.sub_(sums).add_(sums[:, -1:], alpha=0.5)
+    return _skewed(diagonals.flip(-1)).flip(-1)
+
+
+def _skewed(matrix: Tensor) -> Tensor:
+    """Entry [i, j] is entry [i + j + 1, j] of `matrix`, rows counted modulo n."""
+    n = matrix.shape[-1]
+    return torch.cat([matrix, matrix]).as_strided((n, n), (n, n + 1), n).contiguous()
