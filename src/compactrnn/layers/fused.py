@@ -207,10 +207,13 @@ class AbstractFused(nn.RNNBase):
         if projections[0] >= sizes[0]:
             raise invalid("proj_size", got=projections[0], expected=f"less than hidden_size={sizes[0]}, as in torch")
         plain = copy.deepcopy(self)
-        for name, child in list(plain.named_children()):
+        matrices: dict[nn.Module, nn.Parameter] = {}  # what is one weight stays one parameter
+        for name, child in list(plain._modules.items()):
             if isinstance(child, AbstractWeight):
-                trainable = any(p.requires_grad for p in child.parameters())
-                setattr(plain, name, nn.Parameter(child.dense().detach().clone(), requires_grad=trainable))
+                if child not in matrices:
+                    trainable = any(p.requires_grad for p in child.parameters())
+                    matrices[child] = nn.Parameter(child.dense().detach().clone(), requires_grad=trainable)
+                setattr(plain, name, matrices[child])
         plain.hidden_size, plain.proj_size = sizes[0], projections[0]
         for name in ("input_weight", "hidden_weight"):
             plain.__dict__.pop(name, None)

@@ -84,12 +84,12 @@ def _trace_step(
 ) -> Step:
     """The step as a graph, the weights in `dense` by their matrices."""
     module = _Step(with_dense_forms(cell, dense.values()))  # pyright: ignore
-    parts = dict([*module.named_parameters(), *module.named_buffers()])
+    parts, call = _parts(module)
     wide = projected.new_zeros(_BATCH, projected.shape[-1])
     narrow = [s.new_zeros(_BATCH, s.shape[-1]) for s in states]
 
     def run(given: list[Tensor], projected: Tensor, *states: Tensor) -> list[Tensor]:
-        y, after = functional_call(module, dict(zip(parts, given, strict=True)), (projected, states))
+        y, after = call(given, projected, states)
         return [y, *after]
 
     what = f"{type(cell).__name__}.step"
@@ -110,6 +110,27 @@ def _traced(run: Callable[..., list[Tensor]], parts: list[Tensor], inputs: list[
         raise NotTraceable(f"{what}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
+def _parts(module: nn.Module) -> tuple[dict[str, Tensor], Callable[..., Any]]:
+    """Parameters and buffers by name, each once, and `module` as a function of them and its arguments.
+
+    What is shared, a tensor between modules or a module between names, is one part that stands in all of its places.
+    """
+    first: dict[int, str] = {}
+    parts: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    for path, owner in module.named_modules():
+        for name, tensor in (*owner.named_parameters("", False, False), *owner.named_buffers("", False, False)):
+            place = f"{path}.{name}" if path else name
+            places[place] = first.setdefault(id(tensor), place)
+            parts.setdefault(places[place], tensor)
+
+    def call(given: list[Tensor], *args: Any) -> Any:
+        known = dict(zip(parts, given, strict=True))
+        return functional_call(module, {p: known[name] for p, name in places.items()}, args, tie_weights=False)
+
+    return parts, call
+
+
 def _weights(cell: AbstractCell) -> dict[str, AbstractWeight]:
     """The weights in the cell, each once; those that are parts of others left out."""
     found = {path: module for path, module in cell.named_modules() if isinstance(module, AbstractWeight)}
@@ -118,10 +139,10 @@ def _weights(cell: AbstractCell) -> dict[str, AbstractWeight]:
 
 def _is_traceable(weight: AbstractWeight) -> bool:
     """Whether the weight's own product can be part of a graph."""
-    parts = dict([*weight.named_parameters(), *weight.named_buffers()])
+    parts, call = _parts(weight)
 
     def run(given: list[Tensor], x: Tensor) -> list[Tensor]:
-        return [functional_call(weight, dict(zip(parts, given, strict=True)), (x,))]
+        return [call(given, x)]
 
     what = f"{type(weight).__name__}.forward"
     x = next(iter(parts.values()), torch.zeros(())).new_zeros(_BATCH, weight.in_features)
