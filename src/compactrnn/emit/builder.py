@@ -128,7 +128,7 @@ class Builder:
 
     def close(self, because: str) -> None:
         """End the segment: what follows sees the whole sequence, so the model is offline."""
-        self.offline_because = self.offline_because or because
+        self.offline_because = self.offline_because or because or "a value of the whole sequence is used"
         self._ops.append(("forward", []))
 
     def place(self, reads: Sequence[Operand], because: str = "") -> str:
@@ -142,7 +142,7 @@ class Builder:
         if all(v.kind == LAST and v.segment == self.segment for v in reads):
             return LAST
         if any(v.segment == self.segment for v in reads) and self._ops[-1][0] != "once":
-            self.close(because or "a value of the whole sequence is used")
+            self.close(because)
         self._open("once")
         return ONCE
 

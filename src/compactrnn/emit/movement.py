@@ -46,19 +46,19 @@ class Mover:
         moved = run([addresses(o, flat) for o in operands])
         return Moved(flat, moved, time, where or self.builder.where)
 
-    def pad(self, x: Source | Moved, pads: Sequence[tuple[int, int]], value: float, before: int | None) -> Moved:
+    def pad(self, x: Source | Moved, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> Moved:
         """`x` with so many entries of `value` before and after along each axis; fewer than none cuts.
 
-        `before` is the time axis of `x`, which the result has too.
+        `time` is the time axis of `x`, which the result has too.
         """
-        others = [(0, 0) if d == before else p for d, p in enumerate(pads)]
-        over_time = [p if d == before else (0, 0) for d, p in enumerate(pads)]
+        others = [(0, 0) if d == time else p for d, p in enumerate(pads)]
+        over_time = [p if d == time else (0, 0) for d, p in enumerate(pads)]
 
         def run(arrays: list[np.ndarray]) -> np.ndarray:
             moved, inside, outside = arrays
             return padded(padded(moved, others, int(inside)), over_time, int(outside))
 
-        return self.move([x, float32(value), self.edge(value)], run, before)
+        return self.move([x, float32(value), self.edge(value)], run, time)
 
     def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
         """`x` moved by `run`, whose result has time axis `time`."""
