@@ -31,8 +31,9 @@ def layer_inputs(w, suffix=""):
 
 
 def named(suffix=""):
-    """The names of a layer's matrices."""
-    return lambda part: {"input": f"rnn.weight_ih_l0{suffix}", "hidden": f"rnn.weight_hh_l0{suffix}"}[part]
+    """The names of a layer's matrices and states."""
+    parts = {"input": "weight_ih", "hidden": "weight_hh", "h": "h", "c": "c"}
+    return lambda part: f"rnn.{parts[part]}_l0{suffix}"
 
 
 class Model(nn.Module):

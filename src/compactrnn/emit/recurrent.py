@@ -9,98 +9,184 @@ import numpy as np
 
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
-from .builder import LAST, STEP, Builder, Operand
-
-
-def begin(build: Builder, x: Operand, initial: Sequence[np.ndarray]) -> tuple[Operand, list[Operand]]:
-    """`x` as the steps of a layer read it, and the layer's states: what they were after the step before."""
-    build.place([x])
-    states = []
-    for value in initial:
-        ref, small = build.buffer(value.size, "state", value), bool((np.abs(value) <= 1).all())
-        states.append(Operand(ref, (value.size,), None, STEP, build.segment, small))
-    return replace(x, segment=build.segment), states
-
-
-def finish(build: Builder, x: Operand, y: Operand, states: Sequence[Operand]) -> tuple[Operand, list[Operand]]:
-    """`y` along the time axis of `x`, and the states as if the sequence ended at this step."""
-    rows = x.shape[1:-1]
-    lasts = [replace(s, shape=(*rows, s.width), kind=LAST, segment=build.segment, bounded=False) for s in states]
-    return replace(y, shape=(x.shape[0], *rows, y.width), time=0), lasts
+from .builder import LAST, STEP, Builder, Factor, Operand, can_interleave, interleaved
 
 
 def lstm(
     build: Builder,
     x: Operand,
-    weight_ih: Sequence[np.ndarray],
-    weight_hh: Sequence[np.ndarray],
+    weight_ih: Sequence[Factor],
+    weight_hh: Sequence[Factor],
     bias: np.ndarray | None = None,
     *,
-    projection: Sequence[np.ndarray] = (),
+    projection: Sequence[Factor] = (),
     initial: Sequence[np.ndarray] | None = None,
     name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
-    """i, f, g, o = split(W x + U h + b); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that.
+    """An LSTM over the sequence `x`; see `lstm_step`.
 
     Args:
         build: what to write to.
         x: (T, inputs) or (T, 1, inputs), time first.
-        weight_ih: the factors of W, (4 n, inputs) together, the gates in torch's order i, f, g, o.
-        weight_hh: the factors of U, (4 n, outputs).
-        bias: the sum of all biases, (4 n,).
-        projection: the factors of P, (outputs, n); none without projection.
-        initial: h and c before the first step; zeros without.
-        name: gives the name of a matrix in the model: of "input", "hidden" or "projection".
+        weight_ih: as in `lstm_step`, and so are `weight_hh`, `bias` and `projection`.
+        initial: h, (outputs,), and c, (n,), before the first step; zeros without.
+        name: gives the name in the model of "input", "hidden", "projection", and of the states "h" and "c".
 
     Returns:
         h at every step, in the form of `x`; and h and c after the last.
     """
     n = weight_ih[0].shape[0] // 4
     size = projection[0].shape[0] if projection else n
-    x, (h, c) = begin(build, x, [np.zeros(size), np.zeros(n)] if initial is None else initial)
-    gates = _from_input(build, x, weight_ih, bias, 4, name("input"))
-    before = replace(h, bounded=h.bounded and not projection)
-    out = build.gates(Code.LSTM, n, gates, weight_hh, before, name("hidden"), b=c.ref)
-    if projection:
-        cells = Operand(out, (n,), None, STEP, build.segment, bounded=True)
-        out = build.chain(projection, cells, None, name("projection"))
-    build.emit(Code.UNARY, h.ref, size, a=out, fn=int(Unary.COPY))
-    y = Operand(out, (size,), None, STEP, build.segment, bounded=not projection)
-    return finish(build, x, y, [h, c])
+    h, c = [np.zeros(size), np.zeros(n)] if initial is None else initial
+    small = not projection and bool((np.abs(h) <= 1).all())
+    x, states = _begin(build, x, {name("h"): (h, small), name("c"): (c, False)})
+    y, after = lstm_step(build, x, states, weight_ih, weight_hh, bias, projection, name)
+    return _finish(build, x, y, states, after)
 
 
 def gru(
     build: Builder,
     x: Operand,
-    weight_ih: Sequence[np.ndarray],
-    weight_hh: Sequence[np.ndarray],
+    weight_ih: Sequence[Factor],
+    weight_hh: Sequence[Factor],
     bias_ih: np.ndarray | None = None,
     bias_hh: np.ndarray | None = None,
     *,
     initial: Sequence[np.ndarray] | None = None,
     name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
+    """A GRU over the sequence `x`; see `gru_step` for the weights, `lstm` for the rest."""
+    (h,) = [np.zeros(weight_ih[0].shape[0] // 3)] if initial is None else initial
+    x, states = _begin(build, x, {name("h"): (h, bool((np.abs(h) <= 1).all()))})
+    y, after = gru_step(build, x, states, weight_ih, weight_hh, bias_ih, bias_hh, name)
+    return _finish(build, x, y, states, after)
+
+
+def lstm_step(
+    build: Builder,
+    x: Operand,
+    states: Sequence[Operand],
+    weight_ih: Sequence[Factor],
+    weight_hh: Sequence[Factor],
+    bias: np.ndarray | None,
+    projection: Sequence[Factor] = (),
+    name: Callable[[str], str] = str,
+) -> tuple[Operand, list[Operand]]:
+    """i, f, g, o = split(W x + U h + b); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that.
+
+    Args:
+        build: what to write to.
+        x: the inputs of a step.
+        states: h and c, of which c is overwritten.
+        weight_ih: the factors of W, (4 n, inputs) together, the gates in torch's order i, f, g, o.
+        weight_hh: the factors of U, (4 n, outputs).
+        bias: the sum of all biases, (4 n,).
+        projection: the factors of P, (outputs, n); none without projection.
+        name: gives the name of a matrix in the model: of "input", "hidden" or "projection".
+
+    Returns:
+        h, and both states after the step.
+    """
+    h, c = states
+    before = _vector(h)
+    if _fits_kernel(weight_ih, weight_hh, 4):
+        gates = _from_input(build, x, weight_ih, bias, 4, name)
+        out = build.gates(Code.LSTM, c.width, gates, weight_hh, before, name("hidden"), b=c.ref)
+    else:
+        gates = build.chain(weight_ih, x, _constant(build, bias), name("input"))
+        gates = build.chain(weight_hh, before, gates, name("hidden"))
+        out = build.lstm_cell(_computed(build, gates, 4 * c.width), c.ref).ref
+    y = _computed(build, out, c.width, bounded=True)
+    if projection:
+        y = _computed(build, build.chain(projection, y, None, name("projection")), h.width)
+    return y, [replace(h, ref=y.ref, kind=STEP), replace(c, kind=STEP)]
+
+
+def gru_step(
+    build: Builder,
+    x: Operand,
+    states: Sequence[Operand],
+    weight_ih: Sequence[Factor],
+    weight_hh: Sequence[Factor],
+    bias_ih: np.ndarray | None,
+    bias_hh: np.ndarray | None,
+    name: Callable[[str], str] = str,
+) -> tuple[Operand, list[Operand]]:
     """r, z = sig(W x + b + U h + c); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h.
 
-    The gates are in torch's order r, z, n; of the two biases both are given or none. See `lstm` for the rest.
+    The gates are in torch's order r, z, n; of the two biases both are given or none. See `lstm_step` for the rest.
     """
-    n = weight_ih[0].shape[0] // 3
-    x, (h,) = begin(build, x, [np.zeros(n)] if initial is None else initial)
-    to_gates = to_candidate = None
-    if bias_ih is not None and bias_hh is not None:
-        to_candidate = bias_hh[2 * n :]
-        to_gates = bias_ih + np.concatenate([bias_hh[: 2 * n], np.zeros_like(to_candidate)])
-    gates = _from_input(build, x, weight_ih, to_gates, 3, name("input"))
-    own = None if to_candidate is None else build.constant(to_candidate)
-    out = build.gates(Code.GRU, n, gates, weight_hh, h, name("hidden"), b=own, d=h.ref)
-    build.emit(Code.UNARY, h.ref, n, a=out, fn=int(Unary.COPY))
-    return finish(build, x, Operand(out, (n,), None, STEP, build.segment, h.bounded), [h])
+    (h,) = states
+    n, before = h.width, _vector(h)
+    if _fits_kernel(weight_ih, weight_hh, 3):
+        to_gates = to_candidate = None
+        if bias_ih is not None and bias_hh is not None:
+            to_candidate = bias_hh[2 * n :]
+            to_gates = bias_ih + np.concatenate([bias_hh[: 2 * n], np.zeros_like(to_candidate)])
+        gates = _from_input(build, x, weight_ih, to_gates, 3, name)
+        own = _constant(build, to_candidate)
+        out = build.gates(Code.GRU, n, gates, weight_hh, before, name("hidden"), b=own, d=h.ref)
+    else:
+        from_input = build.chain(weight_ih, x, _constant(build, bias_ih), name("input"))
+        from_state = build.chain(weight_hh, before, _constant(build, bias_hh), name("hidden"))
+        out = build.gru_cell(_computed(build, from_input, 3 * n), _computed(build, from_state, 3 * n), before).ref
+    return _computed(build, out, n, h.bounded), [replace(h, ref=out, kind=STEP)]
+
+
+def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:
+    """Let the states be `after` from now on, which may be in other states."""
+    changed = [(s, apart(build, value, states)) for s, value in zip(states, after, strict=True) if value.ref != s.ref]
+    for state, value in changed:
+        build.emit(Code.UNARY, state.ref, state.width, a=value.ref, fn=int(Unary.COPY))
+
+
+def apart(build: Builder, value: Operand, states: Sequence[Operand]) -> Operand:
+    """A copy of what is in a state, which is about to change."""
+    if value.ref.buffer in {s.ref.buffer for s in states}:
+        return build.unary(Unary.COPY, value, bounded=value.bounded)
+    return value
+
+
+def _begin(build: Builder, x: Operand, initial: dict[str, tuple[np.ndarray, bool]]) -> tuple[Operand, list[Operand]]:
+    """`x` as the steps of a layer read it, and the layer's states: what they were after the step before."""
+    build.place([x])
+    states = []
+    for name, (value, bounded) in initial.items():
+        ref = build.state(name, value, (value.size,), bounded)
+        states.append(Operand(ref, (*x.shape[1:-1], value.size), None, STEP, build.segment, bounded))
+    return replace(x, segment=build.segment), states
+
+
+def _finish(
+    build: Builder, x: Operand, y: Operand, states: list[Operand], after: list[Operand]
+) -> tuple[Operand, list[Operand]]:
+    """`y` along the time axis of `x`, and the states as if the sequence ended at this step."""
+    write_states(build, states, after)
+    y = replace(y, shape=(*x.shape[:-1], y.width), time=0)
+    return y, [replace(state, kind=LAST, bounded=False) for state in states]
+
+
+def _fits_kernel(weight_ih: Sequence[Factor], weight_hh: Sequence[Factor], gates: int) -> bool:
+    """Whether the kernel of the whole step can have the rows of both matrices in its order."""
+    return all(can_interleave(factors[0], gates) for factors in (weight_ih, weight_hh))
 
 
 def _from_input(
-    build: Builder, x: Operand, factors: Sequence[np.ndarray], bias: np.ndarray | None, gates: int, name: str
+    build: Builder, x: Operand, factors: Sequence[Factor], bias: np.ndarray | None, gates: int, name: Callable
 ) -> Ref:
     """`bias` + W x, the gates in the order of the kernels."""
     first, *rest = factors
     init = None if bias is None else build.constant(gate_rows(bias, gates))
-    return build.chain([gate_rows(first, gates), *rest], x, init, name)
+    return build.chain([interleaved(first, gates), *rest], x, init, name("input"))
+
+
+def _constant(build: Builder, values: np.ndarray | None) -> Ref | None:
+    return None if values is None else build.constant(values)
+
+
+def _computed(build: Builder, ref: Ref, width: int, bounded: bool = False) -> Operand:
+    return Operand(ref, (width,), None, STEP, build.segment, bounded)
+
+
+def _vector(state: Operand) -> Operand:
+    return replace(state, shape=(state.width,), time=None)

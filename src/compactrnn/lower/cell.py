@@ -11,18 +11,12 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..emit.builder import LAST, STEP, Builder, Operand, can_interleave, interleaved
-from ..runtime.gates import gate_rows
-from ..runtime.program import Code, Ref, Unary
-from ..runtime.program import Tensor as Stored
+from ..emit.builder import LAST, STEP, Builder, Operand
+from ..emit.recurrent import apart, gru_step, lstm_step, write_states
+from ..runtime.program import Unary
 from .factors import factors
 from .step import lower_step
 from .visitor import array
-
-
-def bias(builder: Builder, parameter: Tensor | None) -> Ref | None:
-    """A bias as a constant buffer, None without one."""
-    return None if parameter is None else builder.constant(array(parameter))
 
 
 def lower_cell(
@@ -66,9 +60,23 @@ def cell_step(
         return _generic(builder, cell, x, states, name)
     if cell.kernel == "lstm" and not in_place:
         states = [states[0], builder.unary(Unary.COPY, states[1])]
-    output, bounded, after = fused(builder, cell, x, states, name)
-    y = Operand(output, (x.shape[0], 1, cell.output_size), 0, STEP, builder.segment, bounded)
-    return y, [replace(state, ref=ref, kind=STEP) for state, ref in zip(states, after, strict=True)]
+    y, after = fused(builder, cell, x, states, name)
+    return replace(y, shape=(x.shape[0], 1, y.width), time=0), after
+
+
+def _lstm(
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> tuple[Operand, list[Operand]]:
+    both = None if cell.input_bias is None else array(cell.input_bias + cell.hidden_bias)
+    projection = () if cell.projection is None else factors(cell.projection)
+    return lstm_step(builder, x, states, factors(cell.input), factors(cell.hidden), both, projection, name)
+
+
+def _gru(
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+) -> tuple[Operand, list[Operand]]:
+    b_ih, b_hh = (None if b is None else array(b) for b in (cell.input_bias, cell.hidden_bias))
+    return gru_step(builder, x, states, factors(cell.input), factors(cell.hidden), b_ih, b_hh, name)
 
 
 def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
@@ -77,65 +85,6 @@ def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
     if cell.kernel == "lstm":
         return [small[0] and cell.projection is None, False]
     return small if cell.kernel == "gru" else [False] * len(small)
-
-
-def _lstm(
-    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
-) -> tuple[Ref, bool, list[Ref]]:
-    """i, f, g, o = split(b + W x + U h); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that."""
-    h, c = states
-    both = None if cell.input_bias is None else cell.input_bias + cell.hidden_bias
-    before = replace(h, shape=(cell.output_size,), time=None)
-    inputs, hidden = factors(cell.input), factors(cell.hidden)
-    if _fits_kernel(inputs, hidden, 4):
-        gates = _from_input(builder, inputs, x, both, 4, name("input"))
-        out = builder.gates(Code.LSTM, c.width, gates, hidden, before, name("hidden"), b=c.ref)
-    else:
-        gates = builder.chain(inputs, x, bias(builder, both), name("input"))
-        gates = builder.chain(hidden, before, gates, name("hidden"))
-        out = builder.lstm_cell(Operand(gates, (4 * c.width,), None, STEP, builder.segment), c.ref).ref
-    if cell.projection is None:
-        return out, True, [out, c.ref]
-    cells = Operand(out, (c.width,), None, STEP, builder.segment, True)
-    out = builder.chain(factors(cell.projection), cells, None, name("projection"))
-    return out, False, [out, c.ref]
-
-
-def _gru(
-    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
-) -> tuple[Ref, bool, list[Ref]]:
-    """r, z = sig(..); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h."""
-    (h,) = states
-    n = cell.output_size
-    before = replace(h, shape=(n,), time=None)
-    inputs, hidden = factors(cell.input), factors(cell.hidden)
-    if not _fits_kernel(inputs, hidden, 3):
-        sums = (
-            builder.chain(inputs, x, bias(builder, cell.input_bias), name("input")),
-            builder.chain(hidden, before, bias(builder, cell.hidden_bias), name("hidden")),
-        )
-        from_input, from_state = (Operand(ref, (3 * n,), None, STEP, builder.segment) for ref in sums)
-        return (out := builder.gru_cell(from_input, from_state, before).ref), h.bounded, [out]
-    to_gates = to_candidate = None
-    if cell.input_bias is not None:
-        to_candidate = cell.hidden_bias[2 * n :]
-        to_gates = cell.input_bias + torch.cat([cell.hidden_bias[: 2 * n], torch.zeros_like(to_candidate)])
-    gates = _from_input(builder, inputs, x, to_gates, 3, name("input"))
-    own = bias(builder, to_candidate)
-    out = builder.gates(Code.GRU, n, gates, hidden, before, name("hidden"), b=own, d=h.ref)
-    return out, h.bounded, [out]
-
-
-def _fits_kernel(inputs: list[Stored], hidden: list[Stored], gates: int) -> bool:
-    """Whether the kernel of the whole step can have the rows of both matrices in its order."""
-    return all(can_interleave(factors[0], gates) for factors in (inputs, hidden))
-
-
-def _from_input(builder: Builder, factors: list[Stored], x: Operand, both: Tensor | None, gates: int, name: str) -> Ref:
-    """`both` + W x, the gates in the order of the kernels."""
-    first, *rest = factors
-    init = None if both is None else builder.constant(gate_rows(array(both), gates))
-    return builder.chain([interleaved(first, gates), *rest], x, init, name)
 
 
 def _generic(
@@ -151,20 +100,6 @@ def _generic(
             f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
         )
     return replace(y, shape=(steps, 1, y.width), time=0), [replace(s, shape=(1, s.width), time=None) for s in after]
-
-
-def write_states(builder: Builder, states: list[Operand], after: list[Operand]) -> None:
-    """Let the states be `after` from now on, which may live in other states."""
-    changed = [(s, apart(builder, value, states)) for s, value in zip(states, after, strict=True) if value.ref != s.ref]
-    for state, value in changed:
-        builder.emit(Code.UNARY, state.ref, state.width, a=value.ref, fn=int(Unary.COPY))
-
-
-def apart(builder: Builder, value: Operand, states: list[Operand]) -> Operand:
-    """A copy of what lives in a state, which is about to change."""
-    if value.ref.buffer in {s.ref.buffer for s in states}:
-        return builder.unary(Unary.COPY, value, bounded=value.bounded)
-    return value
 
 
 def initial_states(cell: AbstractCell, given: list[Tensor] | None) -> list[Tensor]:
