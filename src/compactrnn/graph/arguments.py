@@ -29,13 +29,19 @@ def flatten(model: nn.Module, example_inputs: Any) -> tuple[tuple[Tensor, ...], 
     Raises:
         ValueError: anything else is among the arguments.
     """
-    found = [(name, leaf) for name, leaf in _named(*arguments(model, example_inputs), model) if _is_input(name, leaf)]
+    given = _named(*arguments(model, example_inputs), model)
+    found = [(name, leaf) for path, leaf in given if _is_input(name := "_".join(path), leaf)]
     names = [re.sub(r"\W", "_", name) for name, _ in found]
     repeated = {n for n in names if names.count(n) > 1}
     names = [f"{n}_{i}" if n in repeated or not n.isidentifier() else n for i, n in enumerate(names)]
     if not found:
         raise invalid("example_inputs", got="no tensor", expected=_ACCEPTED)
     return tuple(leaf for _, leaf in found), names
+
+
+def paths(model: nn.Module, example_inputs: Any) -> list[tuple[str, ...]]:
+    """For each tensor of `flatten`: the name of its argument, and the keys and places that lead to it from there."""
+    return [path for path, leaf in _named(*arguments(model, example_inputs), model) if isinstance(leaf, Tensor)]
 
 
 def positional(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -49,7 +55,8 @@ def positional(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[
     if len(tensors) > 1 and is_recurrent(model):
         raise UnsupportedModelError(
             f"{type(model).__name__}: {names[1]} is its initial state, and the stream keeps the states: leave it out of"
-            " example_inputs; the layer then starts from zeros"
+            " example_inputs; the layer then starts from zeros, and Stream.reset(h_l0=...) from a given state. Or pack"
+            f" it as one step: states=[{paths(model, example_inputs)[1][0]!r}]"
         )
     if is_recurrent(model) or (not kwargs and all(isinstance(a, Tensor) for a in args)):
         return model, tensors
@@ -87,29 +94,29 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
     return list(inspect.signature(model.forward).parameters.values())
 
 
-def _named(args: list[Any], kwargs: dict[str, Any], model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every leaf with a name: the parameter's, and the places in it."""
+def _named(args: list[Any], kwargs: dict[str, Any], model: nn.Module) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every leaf with its path: the parameter's name, and the places in it."""
     parameters = _parameters(model)
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), "args")
     for i, value in enumerate(args):
         name = plain[i] if i < len(plain) else f"{rest}_{i - len(plain)}"
         alone = isinstance(value, dict) and len(args) == 1
-        yield from _leaves("" if alone else name, value)
+        yield from _leaves(() if alone else (name,), value)
     for name, value in kwargs.items():
-        yield from _leaves(name, value)
+        yield from _leaves((name,), value)
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     if isinstance(value, dict):
         parts = value.items()
     elif isinstance(value, tuple | list) and not isinstance(value, PackedSequence):
         parts = enumerate(value)
     else:
-        yield name, value
+        yield path, value
         return
     for key, part in parts:
-        yield from _leaves(f"{name}_{key}" if name else str(key), part)
+        yield from _leaves((*path, str(key)), part)
 
 
 def _is_input(name: str, leaf: Any) -> bool:

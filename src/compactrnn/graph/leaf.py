@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,15 @@ class Leaf:
         self.name = "" if alone else name
         self.alone = alone
         self.module = module
-        self.cells: list[list[AbstractCell]] = cells_of(module)
+        self.cells: list[list[AbstractCell]] = self.make_cells()
         self.takes_state = False  # whether it is called with a state that was None, and may be another time
         _LEAVES[self.key] = self
+
+    forward: ClassVar[Callable[..., Any]]  # stands for the layer's own while it is traced
+
+    def make_cells(self) -> list[list[AbstractCell]]:
+        """The layer's cells, `[layer][direction]`."""
+        return cells_of(self.module)
 
     @property
     def directions(self) -> int:
@@ -129,6 +136,9 @@ def leaf_forward(module: nn.Module, input: Any, hx: Any = _LEFT_OUT) -> tuple[An
     if batched and module.batch_first:
         y = y.transpose(0, 1)
     return (y if batched else y.squeeze(1)), _join_states(leaf, after, batched)
+
+
+Leaf.forward = staticmethod(leaf_forward)
 
 
 def _packed_forward(leaf: Leaf, input: PackedSequence, hx: Any, batch_sizes: list[int]) -> tuple[PackedSequence, Any]:

@@ -18,7 +18,7 @@ from ..layers import is_recurrent
 from .aten import operation as operation
 from .copy import copy_module
 from .example import Example
-from .leaf import RECURRENT, Leaf, leaf_forward
+from .leaf import RECURRENT, Leaf
 from .refusals import no_recurrent_layer, not_exported
 
 
@@ -57,7 +57,7 @@ class Trace:
     def state_outputs(self) -> list[bool]:
         """For each tensor that the model returns: is it a layer's whole state, returned beside something else?"""
         outputs = [o for o in self.outputs if isinstance(o, torch.fx.Node)]
-        entries = [_state_entries(o) for o in outputs]
+        entries = [state_entries(o) for o in outputs]
         returned = {e for found in entries for e in found}
         flags = [bool(found) and self._kind(found[0]) <= returned for found in entries]
         return flags if not all(flags) and not self.whole_states else [False] * len(flags)
@@ -71,7 +71,7 @@ class Trace:
 
     def state_names(self) -> list[str]:
         """For all that the model returns: `h_n`, `c_n`, ... where it is the states of a layer, "" where it is not."""
-        entries = [_state_entries(o) if isinstance(o, torch.fx.Node) else [] for o in self.outputs]
+        entries = [state_entries(o) if isinstance(o, torch.fx.Node) else [] for o in self.outputs]
         return [self._state_name(found) if found else "" for found in entries]
 
     def _state_name(self, entries: list[tuple[str, int, int]]) -> str:
@@ -98,13 +98,13 @@ class Trace:
         return path[-1] if path else "the model"
 
 
-def _state_entries(node: torch.fx.Node) -> list[tuple[str, int, int]]:
+def state_entries(node: torch.fx.Node) -> list[tuple[str, int, int]]:
     """The flat states that an output consists of, as (name of the call, leaf key, index); none for any other output."""
     if operation(node) == "stack":
-        parts = [_state_entries(part) for part in node.args[0]]  # pyright: ignore
+        parts = [state_entries(part) for part in node.args[0]]  # pyright: ignore
         return [entry for part in parts for entry in part] if all(len(part) == 1 for part in parts) else []
     if operation(node) == "squeeze" or (operation(node) == "index_select" and node.args[1] == 0):
-        return _state_entries(node.args[0])  # pyright: ignore
+        return state_entries(node.args[0])  # pyright: ignore
     if operation(node) != "getitem" or node.args[0].target not in RECURRENT:  # pyright: ignore
         return []
     call, index = node.args
@@ -177,7 +177,7 @@ def trace_leaves(
     """Export `model` as it is, in its mode; see `trace`."""
     classes = {leaf.key: type(leaf.module) for leaf in leaves}
     for leaf in leaves:
-        leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": leaf_forward})
+        leaf.module.__class__ = type(classes[leaf.key].__name__, (classes[leaf.key],), {"forward": leaf.forward})
     try:
         program = export(model, example.args, times, table, example.kwargs)
     except UnsupportedModelError:

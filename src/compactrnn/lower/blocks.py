@@ -12,6 +12,7 @@ from .._errors import UnsupportedModelError
 from ..emit import normalize
 from ..emit.builder import STEP, Operand
 from . import cell as cells
+from .layer_step import layer_step
 from .visitor import Visitor, array, handles
 
 
@@ -50,6 +51,8 @@ def _batch_norm(
 @handles("recurrent")
 def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, states: list[Any]) -> list[Operand]:
     leaf, build = visitor.trace.leaves[key], visitor.builder
+    if visitor.one_step:
+        return layer_step(visitor, leaf, x, states)
     if x.kind != STEP or x.time != 0:
         raise UnsupportedModelError(
             f"{leaf.name}: its input does not change from step to step: it is the same for the whole sequence, or time"
@@ -63,7 +66,8 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
     if any(isinstance(s, Operand) for s in states):
         raise UnsupportedModelError(
             f"{leaf.name}: its initial state is computed from input data; wanted zeros or parameters."
-            " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros"
+            " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros, or"
+            " pack the model as one step that takes and returns them, with states=[...]"
         )
     flat, after = iter(states), []
     for layer, row in enumerate(leaf.cells):

@@ -93,7 +93,7 @@ def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes:
     for place, ((path, leaf), state) in enumerate(zip(leaves, states, strict=True)):
         if leaf is None:
             continue
-        name = _unique(_name(path, state), [*(p.name for p in ports), *left_out])
+        name = unique(port_name(path, state), [*(p.name for p in ports), *left_out])
         port = Port(name, place, *(next(tensors) if isinstance(leaf, Tensor) else (None, None)))
         if not isinstance(leaf, Tensor) or (kept and state):
             left_out.append(name)
@@ -102,7 +102,8 @@ def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes:
     return ports, left_out
 
 
-def _name(path: tuple[Any, ...], state: str) -> str:
+def port_name(path: tuple[Any, ...], state: str = "") -> str:
+    """The keys and fields of `path`, then `state` where the last is a place in a tuple; `output` without any."""
     named = [str(k.key) if isinstance(k, pytree.MappingKey) else k.name for k in path if not _numbered(k)]
     if state and (not named or _numbered(path[-1])):
         named.append(state)
@@ -113,7 +114,8 @@ def _numbered(key: Any) -> bool:
     return isinstance(key, pytree.SequenceKey)
 
 
-def _unique(name: str, taken: list[str]) -> str:
+def unique(name: str, taken: list[str]) -> str:
+    """The name, with a number added if it is taken."""
     number, unique = 0, name
     while unique in taken:
         number += 1

@@ -24,9 +24,12 @@ from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
 from .factors import made_dense
 from .lowering import Lowered, in_float, lower_model
+from .one_step import lower_one_step
 from .reference import Reference
 from .rows import check_rows
 from .sequences import LARGE
+from .step_states import States
+from .unrolled import Unrolled
 from .verify import Check, argument, given, verify
 
 
@@ -78,6 +81,8 @@ def pack(
     max_error: float | None = None,
     fold: str | bool = "auto",
     metadata: dict[str, Any] | None = None,
+    states: States | None = None,
+    initial: Mapping[str, Any] | None = None,
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
 
@@ -89,6 +94,12 @@ def pack(
 
     Every tensor that the model returns is an output of the engine, under the key of its dict or the field of its named
     tuple; the states of a layer are `h_n` and `c_n`, as if the sequence ended at this step.
+
+    With `states` the model is one time step, and `forward(x, h, c)` returns `y, h, c`, whatever computes them: layers
+    over a sequence of one step, `nn.LSTMCell` and its like, a step written by hand. The stream keeps these states under
+    the names of the arguments (`Stream.get_state`, `set_state`, `reset(h=...)`). The engine's inputs are the other
+    arguments, its outputs what else is returned (the new states where nothing else is), each without batch axis and
+    leading axes of length one. It is compared with torch, states fed back, also from states drawn at random.
 
     With "int8" the matrices are stored with one scale per row, with "int4" with one per row and 64 columns; "auto" is
     int8, and int4 for the largest matrices where that makes the model fit a cache
@@ -113,10 +124,17 @@ def pack(
         max_error: refuse to write beyond this relative error (`PackReport.error`).
         fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
         metadata: JSON for `Engine.metadata` (task, vocabulary, labels, ...).
+        states: the arguments that are states, by name or position; an argument may be a tuple of states. Their new
+            values are what the model returns under the same names, if it returns a dict or named tuple; else the last
+            tensors that it returns, in the same order. A dict pairs them otherwise, positions or names of outputs by
+            argument: `{"h": 1, "c": "c_n"}`. `example_inputs` is then of one step, and each item of `calibration` one
+            sequence of inputs without states, as `Engine.run` takes it.
+        initial: what states start from, by name, of one sequence; zeros by default, whatever `example_inputs` holds.
 
     Raises:
         UnsupportedModelError: the model cannot be followed, or its program differs from torch.
-        ValueError: bad arguments, names in `weights` that the model does not have, or an error beyond `max_error`.
+        ValueError: bad arguments, states whose shape is not kept, names in `weights` that the model does not have, or
+            an error beyond `max_error`.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> class Encoder(nn.Module):
@@ -145,7 +163,12 @@ def pack(
     except (TypeError, ValueError) as error:
         raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
     check_writable(path, "model file")
-    lowered = lower_model(model, example_inputs)
+    if states is None:
+        if initial is not None:
+            raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
+        lowered = lower_model(model, example_inputs)
+    else:
+        lowered = lower_one_step(model, example_inputs, states, initial)
     check_rows(lowered)
     batches = [_batch(model, lowered, batch) for batch in calibration or ()]
     reference = Reference(lowered)
@@ -195,6 +218,8 @@ def pack(
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:
     """The tensors of a batch of calibration data, which must look like the example's."""
+    if isinstance(lowered.model, Unrolled):
+        return lowered.model.sequence(batch, [i.name for i in lowered.program.inputs])
     tensors, _ = flatten(model, batch)
     if [t.dim() for t in tensors] != [t.dim() for t in lowered.example]:
         shapes = [", ".join(str(tuple(t.shape)) for t in ts) for ts in (tensors, lowered.example)]

@@ -10,6 +10,9 @@ from ..graph.trace import trace
 from ..layers import is_recurrent
 from .calls import Call, Reading, reason, steps_of
 
+ONE_STEP = (
+    "a forward(x, h) for one step that returns y, h (and c of an LSTM), packed with states=['h']; the stream keeps them"
+)
 _CELLS = {nn.LSTMCell: "nn.LSTM", nn.GRUCell: "nn.GRU", nn.RNNCell: "nn.RNN"}
 _LAYERS = "nn.LSTM, nn.GRU, nn.RNN or a layer of compactrnn"
 
@@ -23,12 +26,13 @@ def cells_used(model: nn.Module) -> str:
     layer = next(layer for cell, layer in _CELLS.items() if issubclass(kind, cell))
     return (
         f"{name or 'the model'} is an nn.{kind.__name__}, called once a step by a Python loop: use {layer}, called once"
-        " with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on)"
+        " with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on), or pack the loop's body as one"
+        f" step: {ONE_STEP}"
     )
 
 
-def check_layers(model: nn.Module) -> None:
-    """Refuse what holds no recurrent layer that can be followed."""
+def check_module(model: nn.Module) -> None:
+    """Refuse what is no module of Python code."""
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         name = getattr(model, "original_name", kind)
@@ -38,6 +42,12 @@ def check_layers(model: nn.Module) -> None:
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {kind}")
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuse what holds no recurrent layer that can be followed."""
+    check_module(model)
+    kind = type(model).__name__
     if any(is_recurrent(m) for m in model.modules()):
         return
     for name, module in model.named_modules():
@@ -58,7 +68,11 @@ def check_layers(model: nn.Module) -> None:
             )
     raise UnsupportedModelError(
         f"{kind}: no {_LAYERS} in the model; "
-        + (cells_used(model) or "a recurrence written by hand becomes a cell of cr.Recurrent (docs/extending.md)")
+        + (
+            cells_used(model)
+            or f"a recurrence written by hand is packed as one step: {ONE_STEP}; or it becomes a cell of cr.Recurrent"
+            " (docs/extending.md)"
+        )
     )
 
 
@@ -67,7 +81,10 @@ def no_time(
 ) -> str:
     """Why no axis is time."""
     first, shapes = base[0], ", ".join(str(tuple(x.shape)) for x in inputs)
-    states = "An engine keeps the states from step to step: leave initial states out of example_inputs"
+    states = (
+        "An engine keeps the states from step to step: pack the step with states=[...], the names of the arguments that"
+        " it returns changed, or leave initial states out of example_inputs"
+    )
     if any(len(c) != len(base) for c in tried.values()):
         return (
             f"calls {first.layer} in a Python loop over time; call it once, with the whole sequence."
@@ -102,12 +119,14 @@ def no_time(
 def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], name: str) -> str:
     """What to do about an input that is given once, not at every step."""
     shape = tuple(inputs[names.index(name)].shape)
-    for given, layer in _initial_states(model, inputs, names):
+    initial = _initial_states(model, inputs, names)
+    states = list(dict.fromkeys(given for given, _ in initial))
+    for given, layer in initial:
         if given == name:
             return (
                 f"{layer}: its initial state comes from input {name}, of shape {shape}, which has no time axis."
                 f" The stream keeps the states: leave {name} out of example_inputs and let the model start from zeros"
-                " or parameters"
+                f" or parameters, or pack the model as one step that takes and returns them: states={states}"
             )
     return (
         f"input {name} has no time axis, shape {shape}: an engine takes all its inputs at every step. Repeat it at"

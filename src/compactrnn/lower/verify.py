@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..graph.copy import copy_module
 from ..runtime.engine import Engine
 from .lowering import Lowered
+from .outputs import Port
 from .reference import Reference
 from .sequences import made_up, shuffled
+from .unrolled import Unrolled
 
 PARITY = 1e-4
 _LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
@@ -53,6 +57,8 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     checks.append(_check("a longer sequence", reference, engine, shuffled(lowered, longer, 1), sizes))
     for what, inputs in made_up(lowered, steps if checks[-1].skipped else longer):
         checks.append(_check(what, reference, engine, inputs, sizes))
+    if isinstance(lowered.model, Unrolled):
+        checks.append(_check_given_states(lowered, lowered.model, engine, shuffled(lowered, longer, 1), sizes))
     found = [_check("calibration", reference, engine, inputs, sizes) for inputs in batches]
     if found:
         checks.append(Check("calibration", sum(c.steps for c in found), max(c.error or 0.0 for c in found)))
@@ -71,7 +77,38 @@ def given(lowered: Lowered, inputs: tuple[Tensor, ...]) -> Iterator[tuple[np.nda
         yield tuple(x.numpy() for x in lowered.axes.sequence(inputs, row))
 
 
-def _check(what: str, reference: Reference, engine: Engine, inputs: tuple[Tensor, ...], sizes: list[float]) -> Check:
+class _Started(NamedTuple):
+    """An engine whose sequences start from given states, and that gives its states after each step too."""
+
+    engine: Engine
+    states: dict[str, np.ndarray]
+
+    def run(self, xs: Any) -> tuple[np.ndarray, ...]:
+        stream, rows = self.engine.stream(), []
+        stream.reset(**self.states)
+        for t in range(len(xs[0] if isinstance(xs, tuple) else xs)):
+            y = stream.step(tuple(x[t] for x in xs) if isinstance(xs, tuple) else xs[t])
+            rows.append([*(y if isinstance(y, tuple) else [y]), *map(stream.get_state, self.states)])
+        return tuple(map(np.stack, zip(*rows, strict=True)))
+
+
+def _check_given_states(
+    lowered: Lowered, unrolled: Unrolled, engine: Engine, inputs: tuple[Tensor, ...], sizes: list[float]
+) -> Check:
+    """From states that are drawn at random; they are compared after each step."""
+    model, generator = copy_module(unrolled), torch.Generator().manual_seed(0)
+    given = {s.name: torch.randn(s.layout.port, generator=generator) for s in model.states}
+    model.start_from(given)
+    names = enumerate(model.states, len(lowered.ports))
+    states = [Port(s.name, number, 0, None if s.layout.batch is None else 1) for number, s in names]
+    told = replace(lowered, model=model, ports=[*lowered.ports, *states])
+    started = _Started(engine, {name: value.numpy() for name, value in given.items()})
+    return _check("given states", Reference(told), started, inputs, [*sizes, *(0.0 for _ in states)])
+
+
+def _check(
+    what: str, reference: Reference, engine: Engine | _Started, inputs: tuple[Tensor, ...], sizes: list[float]
+) -> Check:
     lowered = reference.lowered
     steps = lowered.axes.steps(inputs) * lowered.axes.rows(inputs)
     try:

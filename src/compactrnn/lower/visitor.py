@@ -71,14 +71,17 @@ def convolves(function: Callable) -> Callable:
 
 
 class Visitor:
-    """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time."""
+    """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time.
+
+    Without `longer` the graph is one step, and no axis is time.
+    """
 
     def __init__(
         self,
         builder: Builder,
         trace: Trace,
         values: dict[str, Any],
-        longer: dict[str, Any],
+        longer: dict[str, Any] | None = None,
         rename: Callable[[str], str] = str,
     ):
         self.builder = builder
@@ -87,7 +90,8 @@ class Visitor:
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
         self.values = values
-        self.axes = {name: _grown(value, longer[name]) for name, value in values.items()}
+        self.one_step = longer is None
+        self.axes = {name: _grown(value, (longer or values)[name]) for name, value in values.items()}
 
     def lower(self, inputs: list[Operand]) -> list[Any]:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""

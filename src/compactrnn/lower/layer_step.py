@@ -1,0 +1,59 @@
+"""A recurrent layer or cell within a model that is one time step: its states are values, like its input."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .._errors import UnsupportedModelError
+from ..emit.builder import CONSTANT, Operand
+from ..graph.leaf import Leaf
+from . import cell as cells
+from .visitor import Visitor
+
+_ROWS = 17  # a cell's own step is exported for any number of rows; of these all but one are fiction
+
+
+def layer_step(
+    visitor: Visitor, leaf: Leaf, given_x: Operand | Tensor, states: Sequence[Operand | Tensor]
+) -> list[Operand]:
+    """The output, (1, 1, output), and the states after the step, (1, size) each; by default from the layer's own."""
+    build, layer_name = visitor.builder, leaf.name or type(leaf.module).__name__
+    x = _operand(visitor, given_x)
+    steps, rows, width = x.shape
+    if steps != 1:
+        raise UnsupportedModelError(
+            f"{layer_name}: gets {steps} steps, and with states=... forward is one: give an"
+            " example of one step (x[:, :1], or x[:1] with time first), and the sequence to Stream.run, which keeps the"
+            " states from step to step"
+        )
+    if rows != 1:
+        raise UnsupportedModelError(
+            f"{layer_name}: gets {rows} rows, and an engine runs one sequence: give an"
+            " example of batch 1, and write x.shape[0] or -1 where the model has a fixed number"
+        )
+    build.place([x])
+    x = replace(x, shape=(_ROWS, 1, width), time=0, segment=build.segment)
+    flat, after = iter(states), []
+    for layer, row in enumerate(leaf.cells):
+        outputs = []
+        for direction, cell in enumerate(row):
+            given = [next(flat) for _ in cell.states] if states else cells.initial_states(cell, None)
+            name = functools.partial(leaf.part_name, layer, direction)
+            y, last = cells.cell_step(build, cell, x, [_operand(visitor, s) for s in given], name)
+            outputs.append(y)
+            after += last
+        x = outputs[0]
+        if len(outputs) > 1:
+            x = visitor.settle(visitor.mover.move(list(outputs), lambda t: torch.cat(t, -1), 0, leaf.name))
+    return [replace(x, shape=(1, 1, x.width), time=None), *after]
+
+
+def _operand(visitor: Visitor, value: Operand | Tensor) -> Operand:
+    if isinstance(value, Operand):
+        return value
+    return Operand(visitor.constant(value), tuple(value.shape), None, CONSTANT, 0)
