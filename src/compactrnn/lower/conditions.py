@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..emit.builder import Operand
+from ..emit.pointwise import against, compare, floor_divide, power, rest, scale, select, trunc
 from ..runtime.program import Binary, Unary
-from .pointwise import FUNCTIONS, against, compare, floor_divide, rest, scale, select, trunc
 from .visitor import Visitor, handles
 
 _COMPARISONS = {
@@ -74,10 +74,10 @@ def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand
 def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | None:
     """x^number, number^x."""
     if isinstance(a, int | float) and a > 0:
-        return FUNCTIONS["exp"](visitor.builder, scale(visitor.builder, b, math.log(a)))
+        return visitor.builder.unary(Unary.EXP, scale(visitor.builder, b, math.log(a)))
     if not isinstance(b, int | float) or isinstance(a, int | float):
         return None
-    return FUNCTIONS["pow"](visitor.builder, a, b)
+    return power(visitor.builder, a, b)
 
 
 @handles("to", "_to_copy", "type_as")

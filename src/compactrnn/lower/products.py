@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..emit import products
 from ..emit.builder import Operand
+from ..emit.pointwise import combine
 from ..runtime.program import Binary
 from ..weights.terms import ToeplitzTerm
 from .factors import factor
-from .pointwise import combine
 from .visitor import Convolution, Visitor, array, convolves, handles
 
 

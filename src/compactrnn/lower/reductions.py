@@ -9,8 +9,8 @@ import torch
 from ..emit import reductions
 from ..emit.builder import Operand
 from ..emit.normalize import softmax
+from ..emit.pointwise import against, scale
 from ..runtime.program import Binary
-from .pointwise import against, scale
 from .visitor import Visitor, handles
 
 _NAMES = {"amax": "max", "amin": "min", "cumsum": "sum", "cumprod": "product"}

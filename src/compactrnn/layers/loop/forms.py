@@ -6,13 +6,13 @@ A form takes the reader of a traced graph, the node, the width of its result and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch.fx import Node
 
+from ..._activations import ACTIVATIONS, power
 from .values import Graph, Value
 
 
@@ -82,46 +82,52 @@ def _lerp(g: Graph, start: Value, end: Value, weight: Any) -> Value:
     return g.apply("add", start, g.apply("mul", _as_value(g, weight), g.apply("sub", end, start)))
 
 
-def _elu(g: Graph, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    # the branch not taken must stay finite, or its gradient is infinity times zero
-    low = g.apply("minimum", x, g.number(0))
-    below = g.apply("sub", g.apply("exp", g.apply("mul", low, g.number(input_scale))), g.number(1))
-    y = g.apply("where", x, x, g.apply("mul", below, g.number(alpha)))
-    return g.apply("mul", y, g.number(scale))
+class _Values:
+    """`compactrnn._activations.Arithmetic` of values."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def unary(self, name: str, x: Value) -> Value:
+        return _reciprocal(self.graph, x) if name == "reciprocal" else self.graph.apply(name, x)
+
+    def affine(self, x: Value, factor: float, shift: float = 0.0) -> Value:
+        if factor == -1:
+            return self.sub(self.graph.number(shift), x)
+        return self.add(self.mul(x, self.graph.number(factor)), self.graph.number(shift))
+
+    def above(self, x: Value) -> Value:
+        return self.graph.apply("relu", x)
+
+    def below(self, x: Value) -> Value:
+        return self.graph.apply("where", x, self.graph.number(0), x)
+
+    def clamp(self, x: Value, low: float | None, high: float | None) -> Value:
+        return _clamp(self.graph, x, low, high)
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.graph.apply("add", x, y)
+
+    def sub(self, x: Value, y: Value) -> Value:
+        return self.graph.apply("sub", x, y)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        return self.graph.apply("mul", x, y)
 
 
-def _leaky(g: Graph, x: Value, negative_slope: float = 0.01) -> Value:
-    return g.apply("where", x, x, g.apply("mul", x, g.number(negative_slope)))
+def _activation(of: Callable[..., Value]) -> Form:
+    return _composed(lambda g, x, *args, **kwargs: of(_Values(g), x, *args, **kwargs))
 
 
-def _softplus(g: Graph, x: Value, beta: float = 1, threshold: float = 20) -> Value:
-    # log(1 + e^x) = max(x, 0) - log(sigmoid(|x|))
-    x = g.apply("mul", x, g.number(beta))
-    tail = g.apply("log", g.apply("sigmoid", g.apply("abs", x)))
-    return g.apply("div", g.apply("sub", g.apply("relu", x), tail), g.number(beta))
-
-
-def _gelu(g: Graph, x: Value, approximate: str = "none") -> Value:
-    half = g.apply("mul", x, g.number(0.5))
-    if approximate == "tanh":
-        cubic = g.apply("mul", _power(g, x, 3), g.number(0.044715))
-        phi = g.apply("tanh", g.apply("mul", g.apply("add", x, cubic), g.number(math.sqrt(2 / math.pi))))
-    else:
-        phi = g.apply("erf", g.apply("mul", x, g.number(math.sqrt(0.5))))
-    return g.apply("mul", half, g.apply("add", phi, g.number(1)))
-
-
-def _hardsigmoid(g: Graph, x: Value) -> Value:
-    return g.apply("div", _clamp(g, g.apply("add", x, g.number(3)), 0.0, 6.0), g.number(6))
+def _reciprocal(g: Graph, x: Value) -> Value:
+    return g.apply("div", g.number(1), x)
 
 
 def _power(g: Graph, x: Value, exponent: Any) -> Value:
-    known = {1: lambda: x, 2: lambda: g.apply("mul", x, x), 0.5: lambda: g.apply("sqrt", x)}
-    known |= {4: lambda: _power(g, _power(g, x, 2), 2), -0.5: lambda: _power(g, _power(g, x, 0.5), -1)}
-    known |= {3: lambda: g.apply("mul", x, g.apply("mul", x, x)), -1: lambda: g.apply("div", g.number(1), x)}
-    if exponent not in known:
+    made = power(_Values(g), x, exponent) if isinstance(exponent, int | float) else None
+    if made is None:
         raise TypeError(f"the exponent {exponent}")
-    return known[exponent]()
+    return made
 
 
 def _chosen(g: Graph, condition: Value, a: Any, b: Any) -> Value:
@@ -192,8 +198,9 @@ def _filled(number: float | None) -> Form:
     return form
 
 
-_UNARY = ("neg", "abs", "sqrt", "exp", "log", "erf", "sigmoid", "tanh", "relu")
+_UNARY = ("neg", "abs", "sqrt", "exp", "log", "erf", "sigmoid", "tanh")
 FORMS: dict[str, Form] = {
+    **{name: _activation(of) for name, of in ACTIVATIONS.items()},
     **{name: _plain(name, 1) for name in _UNARY},
     **{name: _plain(name, 2) for name in ("mul", "div", "maximum", "minimum")},
     "add": _scaled("add"),
@@ -201,28 +208,13 @@ FORMS: dict[str, Form] = {
     "rsub": _composed(lambda g, a, b, alpha=1: g.apply("sub", _as_value(g, b), g.apply("mul", a, g.number(alpha)))),
     "multiply": _plain("mul", 2),
     "true_divide": _plain("div", 2),
-    "square": _composed(lambda g, x: g.apply("mul", x, x)),
-    "reciprocal": _composed(lambda g, x: g.apply("div", g.number(1), x)),
-    "rsqrt": _composed(lambda g, x: g.apply("div", g.number(1), g.apply("sqrt", x))),
+    "reciprocal": _composed(_reciprocal),
     "pow": _composed(_power),
     "lerp": _composed(_lerp),
     "clamp": _composed(_clamp),
     "clip": _composed(_clamp),
     "clamp_min": _composed(lambda g, x, low: _clamp(g, x, low)),
     "clamp_max": _composed(lambda g, x, high: _clamp(g, x, None, high)),
-    "hardtanh": _composed(lambda g, x, low=-1.0, high=1.0: _clamp(g, x, low, high)),
-    "relu6": _composed(lambda g, x: _clamp(g, x, 0.0, 6.0)),
-    "elu": _composed(_elu),
-    "leaky_relu": _composed(_leaky),
-    "softplus": _composed(_softplus),
-    "celu": _composed(lambda g, x, alpha=1.0: _elu(g, x, alpha, 1, 1 / alpha)),
-    "selu": _composed(lambda g, x: _elu(g, x, 1.6732632423543772, 1.0507009873554805)),
-    "log_sigmoid": _composed(lambda g, x: g.apply("neg", _softplus(g, g.apply("neg", x)))),
-    "mish": _composed(lambda g, x: g.apply("mul", x, g.apply("tanh", _softplus(g, x)))),
-    "silu": _composed(lambda g, x: g.apply("mul", x, g.apply("sigmoid", x))),
-    "gelu": _composed(_gelu),
-    "hardsigmoid": _composed(_hardsigmoid),
-    "hardswish": _composed(lambda g, x: g.apply("mul", x, _hardsigmoid(g, x))),
     "addcmul": _composed(
         lambda g, a, b, c, value=1: g.apply("add", a, g.apply("mul", g.apply("mul", b, c), g.number(value)))
     ),

@@ -1,0 +1,165 @@
+"""Functions that act entry by entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .._activations import ACTIVATIONS
+from .._activations import power as _simple_power
+from ..runtime.program import Binary, Code, Unary
+from .builder import Builder, Operand
+
+
+def scale(b: Builder, x: Operand, factor: float, shift: float = 0.0) -> Operand:
+    """`factor x + shift`."""
+    return b.unary(Unary.SCALE_SHIFT, x, factor, shift, bounded=x.bounded and abs(factor) + abs(shift) <= 1)
+
+
+def clamp(b: Builder, x: Operand, low: float | None, high: float | None) -> Operand:
+    """`x` limited to [low, high]."""
+    low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    return b.unary(Unary.CLAMP, x, low, high, bounded=x.bounded or (low >= -1 and high <= 1))
+
+
+def unary(b: Builder, fn: Unary, x: Operand) -> Operand:
+    """A function of the core without parameters."""
+    return b.unary(fn, x, bounded=fn.bounded or (fn == Unary.ABS and x.bounded))
+
+
+class _Emitted:
+    """`compactrnn._activations.Arithmetic` of operands."""
+
+    def __init__(self, builder: Builder):
+        self.builder = builder
+
+    def unary(self, name: str, x: Operand) -> Operand:
+        return unary(self.builder, Unary[name.upper()], x)
+
+    def affine(self, x: Operand, factor: float, shift: float = 0.0) -> Operand:
+        return scale(self.builder, x, factor, shift)
+
+    def above(self, x: Operand) -> Operand:
+        return clamp(self.builder, x, 0, None)
+
+    def below(self, x: Operand) -> Operand:
+        return clamp(self.builder, x, None, 0)
+
+    def clamp(self, x: Operand, low: float | None, high: float | None) -> Operand:
+        return clamp(self.builder, x, low, high)
+
+    def add(self, x: Operand, y: Operand) -> Operand:
+        return self.builder.binary(Binary.ADD, x, y)
+
+    def sub(self, x: Operand, y: Operand) -> Operand:
+        return self.builder.binary(Binary.SUB, x, y)
+
+    def mul(self, x: Operand, y: Operand) -> Operand:
+        return self.builder.binary(Binary.MUL, x, y)
+
+
+def power(b: Builder, x: Operand, exponent: float) -> Operand | None:
+    """x^exponent; of a negative x only for whole exponents, else NaN."""
+    if exponent == 0:
+        return b.binary(Binary.MAX, b.binary(Binary.EQUAL, x, x), b.binary(Binary.NOT_EQUAL, x, x))
+    if math.isfinite(exponent) and exponent != int(exponent) and abs(exponent) != 0.5:
+        return b.unary(Unary.EXP, scale(b, b.unary(Unary.LOG, x), float(exponent)))
+    return _simple_power(_Emitted(b), x, exponent)
+
+
+def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
+    """The result takes its shape from the operand that changes with time."""
+    value = b.binary(fn, x, y)
+    return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)
+
+
+def select(b: Builder, condition: Operand, x: Operand, y: Operand) -> Operand:
+    """`x` where `condition` holds, else `y`; what is not taken has no effect."""
+    like = next((v for v in (condition, x, y) if v.time is not None), x)
+    value = b.compute(Code.SELECT, [condition, x, y], like, a=x.ref, b=y.ref, c=condition.ref)
+    return replace(value, bounded=x.bounded and y.bounded)
+
+
+def compare(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
+    """1 where it holds, else 0."""
+    return replace(combine(b, fn, x, y), bounded=True)
+
+
+def against(b: Builder, fn: Binary, x: Operand, n: float) -> Operand:
+    """`x` compared with a number."""
+    return replace(b.binary(fn, x, b.constant(np.array([n])), period=1), bounded=True)
+
+
+def rounded(b: Builder, x: Operand, decimals: int = 0) -> Operand:
+    """To the nearest whole number, of two the even one: float32 keeps no fraction beyond 2^23."""
+    if decimals:
+        return scale(b, rounded(b, scale(b, x, 10.0**decimals)), 10.0**-decimals)
+    size = b.unary(Unary.ABS, x)
+    near = scale(b, scale(b, size, 1.0, 2.0**23), 1.0, -(2.0**23))
+    near = select(b, against(b, Binary.LESS, x, 0), scale(b, near, -1.0), near)
+    return select(b, against(b, Binary.LESS, size, 2.0**23), near, x)
+
+
+def floor(b: Builder, x: Operand) -> Operand:
+    """The largest whole number that is not larger."""
+    near = rounded(b, x)
+    return select(b, compare(b, Binary.LESS, x, near), scale(b, near, 1.0, -1.0), near)
+
+
+def ceil(b: Builder, x: Operand) -> Operand:
+    """The smallest whole number that is not smaller."""
+    return scale(b, floor(b, scale(b, x, -1.0)), -1.0)
+
+
+def trunc(b: Builder, x: Operand) -> Operand:
+    """Without its fraction."""
+    return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
+
+
+def rest(b: Builder, x: Operand, y: Operand) -> Operand:
+    """x - y floor(x / y), and y more where rounding has made that fall below."""
+    whole = floor(b, combine(b, Binary.DIV, x, y))
+    left = combine(b, Binary.SUB, x, combine(b, Binary.MUL, whole, y))
+    below = against(b, Binary.LESS, combine(b, Binary.MUL, left, y), 0)
+    return select(b, below, combine(b, Binary.ADD, left, y), left)
+
+
+def floor_divide(b: Builder, x: Operand, y: Operand) -> Operand:
+    """The quotient rounded down; of an infinite x NaN, as in torch."""
+    return rounded(b, combine(b, Binary.DIV, combine(b, Binary.SUB, x, rest(b, x, y)), y))
+
+
+def sign(b: Builder, x: Operand) -> Operand:
+    """1, 0 or -1; of a NaN 0."""
+    return b.binary(Binary.SUB, against(b, Binary.LESS, scale(b, x, -1.0), 0), against(b, Binary.LESS, x, 0))
+
+
+def _activation(of: Callable[..., Operand], b: Builder, x: Operand, *args: Any, **kwargs: Any) -> Operand:
+    return of(_Emitted(b), x, *args, **kwargs)
+
+
+# By ATen name, whatever the overload: functions of one operand and of numbers. `power` is called by its own handler.
+FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
+    **{
+        fn.name.lower(): partial(lambda fn, b, x: unary(b, fn, x), fn)
+        for fn in Unary
+        if not fn.parameters and fn != Unary.COPY
+    },
+    **{name: partial(_activation, of) for name, of in ACTIVATIONS.items()},
+    "ceil": ceil,
+    "clamp": lambda b, x, min=None, max=None: clamp(b, x, min, max),
+    "clamp_max": lambda b, x, high: clamp(b, x, None, high),
+    "clamp_min": lambda b, x, low: clamp(b, x, low, None),
+    "floor": floor,
+    "isinf": lambda b, x: against(b, Binary.EQUAL, b.unary(Unary.ABS, x), math.inf),
+    "isnan": lambda b, x: compare(b, Binary.NOT_EQUAL, x, x),
+    "logical_not": lambda b, x: against(b, Binary.EQUAL, x, 0),
+    "round": rounded,
+    "sign": sign,
+    "trunc": trunc,
+}
