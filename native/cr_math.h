@@ -175,3 +175,25 @@ CR_INLINE cr_v cr_erf(cr_v x)
     cr_v y = v_sub(v_splat(1.0f), v_mul(v_mul(p, t), cr_exp(cr_negative(v_mul(size, size)))));
     return v_select(below, cr_negative(y), y);
 }
+
+/* sin(x + quarters * pi / 2), absolute error below 1.2e-7 for |x| <= 100000; beyond that NaN. x is reduced by multiples n of
+ * pi / 2 in four parts, of which all but the last have 8 bits: n * part is exact. Polynomials: Cephes sinf, S. Moshier. */
+CR_INLINE cr_v cr_sine(cr_v x, int32_t quarters)
+{
+    cr_v shifted = cr_horner(x, v_splat(0.636619772f), 12582912.0f); /* as in cr_exp: n stands in the low bits */
+    cr_v n = v_sub(shifted, v_splat(12582912.0f));
+    cr_v r = v_sub(x, v_mul(n, v_splat(0x1.92p+0f)));
+    r = v_sub(r, v_mul(n, v_splat(0x1.fap-12f)));
+    r = v_sub(r, v_mul(n, v_splat(0x1.54p-20f)));
+    r = v_sub(r, v_mul(n, v_splat(0x1.10b462p-30f)));
+    cr_v z = v_mul(r, r);
+    cr_v sine = cr_horner(cr_horner(v_splat(-1.9515295891e-4f), z, 8.3321608736e-3f), z, -1.6666654611e-1f);
+    cr_v cosine = cr_horner(cr_horner(v_splat(2.443315711809948e-5f), z, -1.388731625493765e-3f), z, 4.166664568298827e-2f);
+    sine = v_add(v_mul(v_mul(sine, z), r), r);
+    cosine = v_add(v_sub(v_mul(v_mul(cosine, z), z), v_mul(v_splat(0.5f), z)), v_splat(1.0f));
+    cr_w quarter = w_and(w_add(v_bits(shifted), w_splat(quarters)), w_splat(3));
+    cr_m even = v_equal(v_from_whole(w_and(quarter, w_splat(1))), v_splat(0.0f));
+    cr_w sign = w_shift_left(w_and(quarter, w_splat(2)), 30);
+    cr_v y = w_bits(w_xor(v_bits(v_select(even, sine, cosine)), sign));
+    return v_select(v_less(v_splat(100000.0f), cr_abs(x)), w_bits(w_splat(0x7fc00000)), y);
+}

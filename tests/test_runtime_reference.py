@@ -63,6 +63,7 @@ UNARY = {
     Unary.ERF: lambda x, p, q: np.vectorize(math.erf)(x),
     Unary.TANH: lambda x, p, q: np.tanh(x),
     Unary.SIGMOID: lambda x, p, q: sigmoid(x),
+    Unary.SIN: lambda x, p, q: np.sin(x),
 }
 BINARY = [np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum]
 BINARY += [np.equal, np.not_equal, np.less, np.less_equal]
@@ -229,6 +230,7 @@ def unary(fn, x, p0=0.0, p1=0.0):
         (Unary.ERF, -6, 6, 1e-6, 0),
         (Unary.SQRT, 0, 1e6, 0, 1e-7),
         (Unary.RECIPROCAL, 1e-3, 1e3, 0, 1e-7),
+        (Unary.SIN, -1e5, 1e5, 1.2e-7, 0),
     ],
 )
 def test_functions_are_accurate(fn, low, high, absolute, relative):
@@ -250,6 +252,7 @@ def test_functions_at_the_ends():
         Unary.ERF: [nan, 1, -1, 0, 0, 1, -1, 0],
         Unary.ABS: [nan, inf, inf, 0, 0, 3e38, 3e38, 0],
         Unary.SQRT: [nan, inf, nan, 0, 0, math.sqrt(3e38), nan, 0],
+        Unary.SIN: [nan, nan, nan, 0, 0, nan, nan, 0],
     }
     for fn, wanted in expected.items():
         np.testing.assert_allclose(unary(fn, x), wanted, rtol=1e-6, atol=1e-6, err_msg=fn.name)

@@ -90,6 +90,7 @@ class Unary(Function):
     ERF = 8, "the error function of x", 0, True
     TANH = 9, "tanh(x)", 0, True
     SIGMOID = 10, "1 / (1 + e^-x)", 0, True
+    SIN = 11, "sin(x) for |x| <= 100000, else NaN", 0, True
 
 
 class Binary(Function):
