@@ -73,7 +73,8 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX 
     X(ERF, 8, 0, cr_erf(x))                                                                                            \
     X(TANH, 9, 0, cr_tanh(x))                                                                                          \
     X(SIGMOID, 10, 0, cr_sigmoid(x))                                                                                   \
-    X(SIN, 11, 0, cr_sine(x, 0))
+    X(SIN, 11, 0, cr_sine(x, 0))                                                                                       \
+    X(COS, 12, 0, cr_sine(x, 1))
 
 /* X(name, number, kernel): its value for the vectors a and b. */
 #define CR_BINARY_FUNCTIONS(X)                                                                                         \

@@ -64,6 +64,7 @@ UNARY = {
     Unary.TANH: lambda x, p, q: np.tanh(x),
     Unary.SIGMOID: lambda x, p, q: sigmoid(x),
     Unary.SIN: lambda x, p, q: np.sin(x),
+    Unary.COS: lambda x, p, q: np.cos(x),
 }
 BINARY = [np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum]
 BINARY += [np.equal, np.not_equal, np.less, np.less_equal]
@@ -231,6 +232,7 @@ def unary(fn, x, p0=0.0, p1=0.0):
         (Unary.SQRT, 0, 1e6, 0, 1e-7),
         (Unary.RECIPROCAL, 1e-3, 1e3, 0, 1e-7),
         (Unary.SIN, -1e5, 1e5, 1.2e-7, 0),
+        (Unary.COS, -1e5, 1e5, 1.2e-7, 0),
     ],
 )
 def test_functions_are_accurate(fn, low, high, absolute, relative):
@@ -253,6 +255,7 @@ def test_functions_at_the_ends():
         Unary.ABS: [nan, inf, inf, 0, 0, 3e38, 3e38, 0],
         Unary.SQRT: [nan, inf, nan, 0, 0, math.sqrt(3e38), nan, 0],
         Unary.SIN: [nan, nan, nan, 0, 0, nan, nan, 0],
+        Unary.COS: [nan, nan, nan, 1, 1, nan, nan, 1],
     }
     for fn, wanted in expected.items():
         np.testing.assert_allclose(unary(fn, x), wanted, rtol=1e-6, atol=1e-6, err_msg=fn.name)

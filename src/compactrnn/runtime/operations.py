@@ -91,6 +91,7 @@ class Unary(Function):
     TANH = 9, "tanh(x)", 0, True
     SIGMOID = 10, "1 / (1 + e^-x)", 0, True
     SIN = 11, "sin(x) for |x| <= 100000, else NaN", 0, True
+    COS = 12, "cos(x) for |x| <= 100000, else NaN", 0, True
 
 
 class Binary(Function):
