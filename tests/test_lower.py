@@ -196,6 +196,9 @@ CELLS = [
     partial(cr.Recurrent, cr.DuRNN, parts="short"),
     partial(cr.Recurrent, cr.GILR),
     partial(cr.Recurrent, cr.MinGRU),
+    partial(cr.Recurrent, cr.HiPPO),
+    partial(cr.Recurrent, cr.HiPPO, order=9, memory_size=2, discretization="backward"),
+    partial(cr.Recurrent, cr.FSMN, look_back=4, stride=2),
 ]
 
 

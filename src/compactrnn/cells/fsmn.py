@@ -76,10 +76,10 @@ class FSMN(AbstractCell):
         """The projections, and beside them what the filter takes of later ones; see `AbstractCell.look_ahead`."""
         if self.future is None:
             return projected
-        padded = torch.cat([projected, projected.new_zeros(self.steps_ahead, *projected.shape[1:])])
+        padded = nn.functional.pad(projected, (0, 0, 0, 0, 0, self.steps_ahead))
         ahead = torch.zeros_like(projected)
         for j, tap in enumerate(self.future.unflatten(0, (-1, projected.shape[-1])).unbind(0), 1):
-            ahead = ahead + tap * padded[j * self.stride : j * self.stride + len(projected)]
+            ahead = ahead + tap * padded[j * self.stride : j * self.stride + projected.shape[0]]
         return torch.cat([projected, ahead], -1)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -103,23 +103,21 @@ class HiPPO(AbstractCell):
         share = _SHARES[self.discretization]
         s, norm = share / steps.clamp(min=1), (2 * self.degree + 1).sqrt()
         r = memory + s * (norm * self._spread(u))
-        below = 1 / (1 + s * (self.degree + 1))
-        # nothing comes before degree 0, so its factor is 0: channels stay apart
-        factor, total = self.degree.clamp(max=1) * (1 - s * self.degree) * below, norm * r * below
+        below = (1 + s * (self.degree + 1)).reciprocal()
+        behind = self.degree.clamp(max=1)  # nothing comes before degree 0: 0 there keeps channels apart
+        factor, total = behind * (1 - s * self.degree) * below, norm * r * below
         reach = 1
         while reach < self.order:
             total = total + factor * self._later(total, reach)
             factor = factor * self._later(factor, reach)
             reach *= 2
-        y = (r - s * norm * self._later(total, 1)) * below
+        y = (r - s * (behind * norm) * self._later(total, 1)) * below
         return y if share == 1 else memory + (y - memory) / share
 
     def _later(self, x: Tensor, degrees: int) -> Tensor:
-        """Entry n - degrees in the place of n, 0 in the first places."""
-        if degrees >= self.order:
-            return torch.zeros_like(x)
+        """Coefficient n - degrees in the place of n; in the first places, whose factors are 0, whatever is there."""
         width = degrees * self.memory_size
-        return torch.cat([torch.zeros_like(x[:, :width]), x[:, : x.shape[1] - width]], 1)
+        return torch.cat([x[:, :width], x[:, : x.shape[1] - width]], 1)
 
     def _spread(self, u: Tensor) -> Tensor:
         """The channels' numbers, again for every coefficient."""

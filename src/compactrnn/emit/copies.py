@@ -13,7 +13,8 @@ _MOST_COPIES = 16
 def copied(build: Builder, entries: np.ndarray, sources: list[Operand]) -> Ref:
     """A new row, in the current segment, of `entries`: (source, position) each."""
     dst, runs = build.buffer(len(entries)), _runs(entries)
-    if len(runs) > _MOST_COPIES:
+    repeated = len(runs) > 2 and bool((entries == entries[0]).all())
+    if len(runs) > _MOST_COPIES or repeated:
         _gather(build, dst, entries, sources)
         return dst
     for start, end, number, first in runs:

@@ -134,10 +134,13 @@ def gru_step(
 
 
 def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:
-    """Let the states be `after` from now on, which may be in other states."""
+    """Let the states be `after` from now on, which may be in other states; a delay line gets its newest row."""
     changed = [(s, apart(build, value, states)) for s, value in zip(states, after, strict=True) if value.ref != s.ref]
     for state, value in changed:
-        build.emit(Code.UNARY, state.ref, state.width, a=value.ref, fn=int(Unary.COPY))
+        if value.width < state.width:
+            build.emit(Code.DELAY, state.ref, value.width, k=state.width, a=value.ref)
+        else:
+            build.emit(Code.UNARY, state.ref, state.width, a=value.ref, fn=int(Unary.COPY))
 
 
 def apart(build: Builder, value: Operand, states: Sequence[Operand]) -> Operand:

@@ -15,7 +15,7 @@ from ..emit.builder import LAST, STEP, Builder, Operand
 from ..emit.recurrent import apart, gru_step, lstm_step, write_states
 from ..runtime.program import Unary
 from .factors import factors
-from .step import lower_step
+from .step import lower_ahead, lower_step
 from .visitor import array
 
 
@@ -93,9 +93,13 @@ def _generic(
     """Any cell, from its own `project` and `step`."""
     steps = x.shape[0]
     rows = replace(x, shape=(steps, x.width), time=0)
-    held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, bounded=False) for s in states]
+    if cell.steps_ahead:
+        rows = lower_ahead(builder, cell, rows, name)
+        builder.place([rows])
+    segment = builder.segment
+    held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, segment=segment, bounded=False) for s in states]
     y, *after = lower_step(builder, cell, rows, held, name)
-    if builder.segment != x.segment:
+    if builder.segment != segment:
         raise UnsupportedModelError(
             f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
         )

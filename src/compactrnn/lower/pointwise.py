@@ -50,10 +50,9 @@ def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float 
         return scale(build, visitor.spread(a, node), 1.0, sign * n)
     if (n := number(a)) is not None:
         return scale(build, visitor.spread(b, node), float(sign), n)
-    a, b = visitor.spread(a, node), visitor.spread(b, node)
     if abs(sign) != 1:
-        b, sign = scale(build, b, float(sign)), 1
-    return combine(build, Binary.ADD if sign > 0 else Binary.SUB, a, b)
+        b, sign = scale(build, visitor.spread(b, node), float(sign)), 1
+    return _broadcast(visitor, node, Binary.ADD if sign > 0 else Binary.SUB, a, b)
 
 
 @handles("mul", "div", "maximum", "minimum")
@@ -71,10 +70,32 @@ def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: An
         if above == 1:
             return build.unary(Unary.RECIPROCAL, visitor.spread(b, node))
     fn = {"mul": Binary.MUL, "div": Binary.DIV, "maximum": Binary.MAX, "minimum": Binary.MIN}[name]
+    if rounding is None:
+        return _broadcast(visitor, node, fn, a, b)
     a, b = visitor.spread(a, node), visitor.spread(b, node)
     if rounding == "floor":
         return floor_divide(build, a, b)
-    return trunc(build, combine(build, fn, a, b)) if rounding else combine(build, fn, a, b)
+    return trunc(build, combine(build, fn, a, b))
+
+
+def _broadcast(visitor: Visitor, node: torch.fx.Node, fn: Binary, a: Any, b: Any) -> Operand:
+    """`f(a, b)` in the shape of the node's result; the operation itself repeats an operand of one number a step."""
+    if _single(a, visitor, node) and not _single(b, visitor, node) and fn not in (Binary.SUB, Binary.DIV):
+        a, b = b, a
+    a = visitor.spread(a, node)
+    if not _single(b, visitor, node):
+        return combine(visitor.builder, fn, a, visitor.spread(b, node))
+    value = visitor.builder.binary(fn, a, b, period=1)
+    return value if a.time is not None or b.time is None else replace(value, time=visitor.time_axis(node))
+
+
+def _single(x: Any, visitor: Visitor, node: torch.fx.Node) -> bool:
+    """Whether `x` is one number a step, and the node's result has more, with time where broadcasting puts it."""
+    if not isinstance(x, Operand) or x.width != 1:
+        return False
+    shape, time = tuple(visitor.values[node.name].shape), visitor.time_axis(node)
+    aligned = x.time is None or (time is not None and len(shape) - time == len(x.shape) - x.time)
+    return aligned and math.prod(n for d, n in enumerate(shape) if d != time) > 1
 
 
 @handles("lerp")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..emit.builder import Builder, Operand
 from ..graph.refusals import not_exported
-from ..graph.trace import Trace, export, read_export
+from ..graph.trace import Trace, export, operation, read_export
 from ..weights.base import AbstractWeight
 from .decompose import decompositions
 from .factors import with_factors
@@ -21,14 +23,27 @@ from .visitor import Visitor
 _OWN = frozenset(vars(nn.Module())) - {"training"}
 
 
-class _Step(nn.Module):
+class _Part(nn.Module):
     def __init__(self, cell: AbstractCell):
         super().__init__()
         self.cell = with_factors(cell)
 
+
+class _Step(_Part):
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        y, after = self.cell.step(self.cell.project(x), states)
+        y, after = self.cell.step(x if self.cell.steps_ahead else self.cell.project(x), states)
         return (y, *after)
+
+
+class _Ahead(_Part):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.cell.look_ahead(self.cell.project(x)[:, None])[:, 0],)
+
+
+def lower_ahead(builder: Builder, cell: AbstractCell, x: Operand, name: Callable[[str], str]) -> Operand:
+    """Operations of `look_ahead(project(x))`, x being the rows of a whole sequence."""
+    (projected,) = _lowered(builder, _Ahead(cell), cell, [x], name)
+    return projected
 
 
 def lower_step(
@@ -36,9 +51,15 @@ def lower_step(
 ) -> list[Operand]:
     """Operations of one step: from the input and state rows to the output and new state rows.
 
-    `name` gives the name in the model of a part of the cell.
+    Of a delay line that `push` updates, the new row alone. What looks ahead gets `lower_ahead(x)` in place of x. `name`
+    gives the name in the model of a part of the cell.
     """
+    return _lowered(builder, _Step(cell), cell, [x, *states], name)
 
+
+def _lowered(
+    builder: Builder, part: _Part, cell: AbstractCell, operands: list[Operand], name: Callable[[str], str]
+) -> list[Operand]:
     def rename(path: str) -> str:
         _, part, *rest = path.split(".")
         weight = getattr(cell, part, None)
@@ -47,15 +68,42 @@ def lower_step(
         return ".".join([name(part), *rest])
 
     like = next(cell.parameters(), torch.zeros(()))
-    steps, operands = x.shape[0], [x, *states]
+    steps = operands[0].shape[0]
     small, large = (tuple(torch.zeros(n, v.width, dtype=like.dtype) for v in operands) for n in (steps, steps + 1))
-    trace = _trace(builder.exports, cell, small)
+    trace = _trace(builder.exports, part, cell, small)
+    if isinstance(part, _Step):
+        trace = replace(trace, outputs=_rows_pushed(trace, cell))
     return Visitor(builder, trace, trace.run(small), trace.run(large), rename).lower(operands)
 
 
-def _trace(exports: dict[Hashable, Trace], cell: AbstractCell, rows: tuple[Tensor, ...]) -> Trace:
-    """The graph of the step; cells of one class, of the same sizes and options share one export."""
-    step, key = _Step(cell), _options(cell)
+def _rows_pushed(trace: Trace, cell: AbstractCell) -> list[Any]:
+    """The outputs of a step, with what is pushed in the place of the lines that `push` updates."""
+    y, *after = trace.outputs
+    lines = zip(cell.states, trace.inputs[1:], after, strict=True)
+    return [y, *(_pushed(new, before) or new if state.delay else new for state, before, new in lines)]
+
+
+def _pushed(new: Any, before: str) -> Any:
+    """What comes before all but the oldest row of the line `before` in `new`; None where `new` is something else."""
+    if not isinstance(new, Node) or operation(new) != "cat" or new.args[1:] != (1,) or len(new.args[0]) != 2:  # pyright: ignore
+        return None
+    pushed, rest = new.args[0]  # pyright: ignore
+    rest = _whole(rest)
+    if operation(rest) != "slice" or rest.args[1:3] != (1, 0) or _whole(rest.args[0]).name != before:
+        return None
+    return pushed if len(rest.args) == 4 else None
+
+
+def _whole(node: Any) -> Any:
+    """What `node` gives all rows of."""
+    while operation(node) == "slice" and node.args[1:3] == (0, 0) and node.args[3:] in ((), (2**63 - 1,)):
+        node = node.args[0]
+    return node
+
+
+def _trace(exports: dict[Hashable, Trace], step: _Part, cell: AbstractCell, rows: tuple[Tensor, ...]) -> Trace:
+    """The graph of a part of a cell; cells of one class, of the same sizes and options share one export."""
+    key = type(step), _options(cell)
     if key not in exports:
         try:
             program = export(step, rows, [0] * len(rows), decompositions())
