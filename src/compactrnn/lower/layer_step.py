@@ -6,14 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..emit.builder import CONSTANT, Operand
 from ..graph.leaf import Leaf
 from . import cell as cells
-from .visitor import Visitor
+from .visitor import Visitor, array
 
 _ROWS = 17  # a cell's own step is exported for any number of rows; of these all but one are fiction
 
@@ -49,11 +49,11 @@ def layer_step(
             after += last
         x = outputs[0]
         if len(outputs) > 1:
-            x = visitor.settle(visitor.mover.move(list(outputs), lambda t: torch.cat(t, -1), 0, leaf.name))
+            x = visitor.settle(visitor.mover.move(list(outputs), lambda t: np.concatenate(t, -1), 0, leaf.name))
     return [replace(x, shape=(1, 1, x.width), time=None), *after]
 
 
 def _operand(visitor: Visitor, value: Operand | Tensor) -> Operand:
     if isinstance(value, Operand):
         return value
-    return Operand(visitor.constant(value), tuple(value.shape), None, CONSTANT, 0)
+    return Operand(visitor.builder.constant(array(value)), tuple(value.shape), None, CONSTANT, 0)
