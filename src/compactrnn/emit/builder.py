@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.gates import gate_rows
-from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Tensor, Unary
+from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Unary
+from .factor import Factor, factor_name, interleaved, stored
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
-
-Factor = np.ndarray | Tensor  # a matrix: its entries, or what is stored of it
 
 
 @dataclass(frozen=True)
@@ -41,35 +39,6 @@ class Operand:
     def width(self) -> int:
         """Numbers per step."""
         return int(np.prod(self.step_shape, dtype=int))
-
-
-def factor_name(name: str, number: int, count: int) -> str:
-    """What one of the `count` factors of the matrix `name` is called.
-
-    >>> factor_name("fc", 0, 1), factor_name("fc", 1, 2)
-    ('fc', 'fc.factor1')
-    """
-    return f"{name}.factor{number}" if name and count > 1 else name
-
-
-def _stored(matrix: Factor) -> Tensor:
-    if isinstance(matrix, Tensor):
-        return matrix
-    return Tensor(matrix.astype(np.float32) if matrix.dtype.kind == "f" else matrix)
-
-
-def can_interleave(matrix: Factor, gates: int) -> bool:
-    """Whether the kernels of LSTM and GRU can have the matrix in their order of rows."""
-    toeplitz = _stored(matrix).toeplitz
-    return toeplitz is None or toeplitz.gates == gates
-
-
-def interleaved(matrix: Factor, gates: int) -> Tensor:
-    """The matrix with its rows in the order of the LSTM and GRU kernels, see `gates.gate_rows`."""
-    stored = _stored(matrix)
-    if stored.toeplitz is not None:
-        return replace(stored, toeplitz=replace(stored.toeplitz, interleaved=True))
-    return replace(stored, values=gate_rows(stored.values, gates))
 
 
 class Builder:
@@ -118,10 +87,10 @@ class Builder:
 
     def tensor(self, values: Factor, block: int = 4) -> int:
         """A stored array, shared if the same one was stored before."""
-        new = replace(_stored(values), block=block)
-        for number, stored in enumerate(self.program.tensors):
-            same = (stored.values.dtype, stored.block, stored.toeplitz) == (new.values.dtype, block, new.toeplitz)
-            if same and np.array_equal(stored.values, new.values):
+        new = replace(stored(values), block=block)
+        for number, old in enumerate(self.program.tensors):
+            same = (old.values.dtype, old.block, old.toeplitz) == (new.values.dtype, block, new.toeplitz)
+            if same and np.array_equal(old.values, new.values):
                 return number
         self.program.tensors.append(replace(new, values=np.ascontiguousarray(new.values)))
         return len(self.program.tensors) - 1
@@ -227,7 +196,7 @@ class Builder:
         n, k = matrix.shape
         dst = self.buffer(n)
         scale = 1 / 127 if x.bounded else 0.0
-        tensor = self.tensor(_stored(matrix))
+        tensor = self.tensor(stored(matrix))
         a = Ref(x.ref.buffer, x.ref.offset + offset)
         self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
         return dst

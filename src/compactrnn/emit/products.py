@@ -11,7 +11,8 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Ref, Unary
 from .address import Moved
-from .builder import Builder, Factor, Operand
+from .builder import Builder, Operand
+from .factor import Factor
 from .movement import Mover
 from .reductions import reduce
 

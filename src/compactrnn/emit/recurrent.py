@@ -9,7 +9,8 @@ import numpy as np
 
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
-from .builder import LAST, STEP, Builder, Factor, Operand, can_interleave, interleaved
+from .builder import LAST, STEP, Builder, Operand
+from .factor import Factor, can_interleave, interleaved
 
 
 def lstm(
