@@ -230,6 +230,32 @@ NB_MODULE(_linear_scan, module)
             Solver(rows, steps, columns, threads).solve(rows, steps, state.data());
         },
         nb::call_guard<nb::gil_scoped_release>());
+    // h_t = A_t h_(t-1) + x_t with a matrix of size x size for each column: decay is (size, size, steps, columns), or
+    // without steps if it is constant; x and h are (size, steps, columns), initial is (size, columns).
+    module.def(
+        "blocks",
+        [](uintptr_t decay, uintptr_t x, uintptr_t initial, uintptr_t h, bool constant, ptrdiff_t size, ptrdiff_t steps,
+           ptrdiff_t columns, bool reverse) {
+            const float *from = pointer<const float>(initial);
+            std::vector<float> state(from, from + size * columns);
+            ptrdiff_t matrix = constant ? columns : steps * columns;
+            for (ptrdiff_t s = 0; s < steps; s++) {
+                ptrdiff_t t = reverse ? steps - 1 - s : s;
+                const float *a = pointer<const float>(decay) + (constant ? 0 : t * columns);
+                for (ptrdiff_t i = 0; i < size; i++) {
+                    ptrdiff_t at = (i * steps + t) * columns;
+                    float *__restrict y = pointer<float>(h) + at;
+                    std::copy_n(pointer<const float>(x) + at, columns, y);
+                    for (ptrdiff_t j = 0; j < size; j++, a += matrix) {
+                        const float *before = &state[j * columns];
+                        for (ptrdiff_t c = 0; c < columns; c++) y[c] += a[c] * before[c];
+                    }
+                }
+                for (ptrdiff_t i = 0; i < size; i++)
+                    std::copy_n(pointer<float>(h) + (i * steps + t) * columns, columns, &state[i * columns]);
+            }
+        },
+        nb::call_guard<nb::gil_scoped_release>());
     // From the gradient `dh` of all states: of decay (to be zero before, if constant), x and initial.
     module.def(
         "gradients",
