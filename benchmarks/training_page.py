@@ -3,6 +3,7 @@
     python benchmarks/time_loop.py
     python benchmarks/linear_scan.py
     python benchmarks/native_step.py
+    python benchmarks/structured_weights.py
     python benchmarks/training_page.py
 
 Only what stands between the markers changes.
@@ -76,7 +77,21 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n" + "\n".join("|" + "|".join(f" {c} " if c else " " for c in row) + "|" for row in rows) + "\n\n"
 
 
-SECTIONS = {"time_loop": loops, "linear_scan": scans, "native_step": steps}
+def structured(report: dict[str, Any]) -> str:
+    """A training step with structured matrices over one with dense ones, in each way."""
+    cases: dict[tuple, dict[str, str]] = {}
+    for row in report["rows"]:
+        case = (row["layer"], f"{row['size']:,}", f"{row['steps']} x {row['batch']}", f"`{row['weight']}`")
+        low, high = row["ratio_quartiles"]
+        cases.setdefault((*case, f"{row['macs_over_dense']:.2f}"), {})[row["way"]] = (
+            f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        )
+    head = ["layer", "size", "steps x batch", "weight", "MACs, of dense", "chosen", "torch, dense", "native, own"]
+    lines = [[*case, *(ways.get(way, "") for way in ("chosen", "dense", "own"))] for case, ways in cases.items()]
+    return _table(head, lines)
+
+
+SECTIONS = {"time_loop": loops, "linear_scan": scans, "native_step": steps, "structured_weights": structured}
 
 
 def filled(page: str) -> str:

@@ -39,3 +39,8 @@ def test_look_back():
     row = benchmark("look_back").measure(5, rounds=2)
     assert row["difference_from_torch"] < 1e-5
     assert row["operations"]["line"] < row["operations"]["shared"] < row["operations"]["apart"]
+
+
+def test_structured_weights():
+    rows = benchmark("structured_weights").race("LSTM", 16, 5, 2, "LowRank", 2, pairs=2, seed=0)
+    assert [row["way"] for row in rows] == ["chosen", "dense", "own"] and all(row["ratio"] > 0 for row in rows)

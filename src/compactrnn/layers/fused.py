@@ -18,17 +18,20 @@ from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bound_cell
 from .cudnn import Contiguous, flatten_
 from .dense_form import differs, is_dense_product
-from .loop import wanted_loop
-from .ordinary import is_batched_or_dual
+from .loop import loop_report, wanted_loop
+from .ordinary import is_batched_or_dual, why_not_native
 from .run_layer import scan_layer
 from .sequence import StateForm, Steps, check_dtype, run_stack, sizes_per_layer
+
+_FEW = 3  # times fewer multiplications for a weight's own product to be faster than torch's operator
 
 
 class AbstractFused(nn.RNNBase):
     """Runs torch's fused operators: on the whole stack where all is as torch knows it, else layer by layer.
 
     Parameters have torch's names and are torch's parameters; a weight of another kind is a sub-module under the name
-    that the parameter would have, and its `dense()` is made once per sequence.
+    that the parameter would have. Its `dense()` is made once per sequence for torch's operator, unless its own product
+    in the native loop is faster.
     """
 
     input_weight: WeightSpec = DENSE
@@ -133,8 +136,13 @@ class AbstractFused(nn.RNNBase):
         return run_stack(self, form, input, hx, self._run_layer)
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        if self._wider_than_torchs(number) or _needs_cells() or self._must_be_called(number):
-            suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        if (
+            self._wider_than_torchs(number)
+            or _needs_cells()
+            or self._must_be_called(number)
+            or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
+        ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
         matrices = [w.dense() if isinstance(w, AbstractWeight) else w for w in weights]
@@ -160,6 +168,23 @@ class AbstractFused(nn.RNNBase):
                 warnings.warn(f"{differs(name, weight)}; so the layer runs step by step", stacklevel=5)
                 return True
         return False
+
+    def _has_few_products(self, number: int) -> bool:
+        """Whether the native loop is faster with the weights' own products than torch's operator with dense matrices.
+
+        It is where they have at most a third of the multiplications (docs/training.md has the figures).
+        """
+        weights = self._layer_weights(number)
+        structured = [w for w in weights if isinstance(w, AbstractWeight)]
+        if not structured or torch.is_autocast_enabled("cpu"):
+            return False
+        cell = bound_cell(self, f"_l{number}")
+        (report,) = loop_report(cell) if not why_not_native(cell.parameters()) else (None,)
+        if report is None or "native" not in report.kinds or report.dense:
+            return False
+        plain = sum(w.numel() for w in weights if isinstance(w, Tensor) and w.dim() == 2)
+        dense = plain + sum(w.out_features * w.in_features for w in structured)
+        return _FEW * (plain + sum(w.macs() for w in structured)) <= dense
 
     def _layer_weights(self, number: int) -> list[Any]:
         return [getattr(self, name) for name in self._layer_names(number)]

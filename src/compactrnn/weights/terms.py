@@ -101,30 +101,31 @@ def from_displacement(difference: Tensor) -> Tensor:
     >>> torch.allclose(from_displacement(displacement(m)), m)
     True
     """
-    return _FromDisplacement.apply(difference)  # pyright: ignore
+    return _FromDisplacement.apply(difference, False)  # pyright: ignore
 
 
 class _FromDisplacement(torch.autograd.Function):
-    """Linear, and its own adjoint when all rows and columns are reversed, so it has derivatives of every order."""
+    """Linear. Its adjoint is itself between reversals of all rows and columns, so it has derivatives of every order."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(difference: Tensor) -> Tensor:
+    def forward(difference: Tensor, adjoint: bool) -> Tensor:
         blocks = difference.reshape(-1, *difference.shape[-2:]).unbind()  # one by one, which takes little memory
-        return torch.stack([_matrix(block) for block in blocks]).view(difference.shape)
+        made = [_matrix(block.flip(0, 1)).flip(0, 1) if adjoint else _matrix(block) for block in blocks]
+        return torch.stack(made).view(difference.shape)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        pass
+        ctx.adjoint = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore
-        return from_displacement(grad.flip(-1, -2)).flip(-1, -2)
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        return _FromDisplacement.apply(grad, not ctx.adjoint), None  # pyright: ignore
 
     @staticmethod
-    def jvp(ctx, tangent: Tensor) -> Tensor:  # pyright: ignore
-        return from_displacement(tangent)
+    def jvp(ctx, tangent: Tensor, _: None) -> Tensor:  # pyright: ignore
+        return _FromDisplacement.apply(tangent, ctx.adjoint)  # pyright: ignore
 
 
 def _matrix(difference: Tensor) -> Tensor:
