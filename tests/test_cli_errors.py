@@ -446,11 +446,12 @@ def test_damaged_checkpoint_with_a_right_checksum(stopped, tmp_path, name):
 @pytest.fixture(scope="session")
 def within_a_phase(stopped, tmp_path_factory):
     """The tree of a checkpoint that was written in the middle of a phase."""
-    from compactrnn.training import train
     from compactrnn.training.recipe import load_recipe
+    from compactrnn.training.train import train
+    from compactrnn.training.trainer import Trainer
 
     out = tmp_path_factory.mktemp("within") / "run"
-    write, count = train.Trainer._checkpoint, []
+    write, count = Trainer.checkpoint, []
 
     def stop(trainer, phase, run):
         write(trainer, phase, run)
@@ -458,12 +459,12 @@ def within_a_phase(stopped, tmp_path_factory):
         if count.count(1) == 3:
             raise KeyboardInterrupt
 
-    train.Trainer._checkpoint = stop
+    Trainer.checkpoint = stop
     try:
         with pytest.raises(KeyboardInterrupt):
-            train.train(load_recipe(stopped / "two.toml"), out)
+            train(load_recipe(stopped / "two.toml"), out)
     finally:
-        train.Trainer._checkpoint = write
+        Trainer.checkpoint = write
     return out
 
 

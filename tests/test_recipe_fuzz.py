@@ -54,7 +54,9 @@ TRAINING = {
     "max_seconds": 2.0,
     "max_cpu_seconds": 2.0,
     "threads": 1,
+    "log_every": 2,
     "accelerator": "cpu",
+    "devices": 1,
     "precision": "32-true",
 }
 LAST = {"compress": {"keep": 0.5, "steps": 2, "decay": 0.5, "minimum": 1}}

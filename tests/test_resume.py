@@ -12,8 +12,10 @@ import tomllib
 
 import pytest
 
-from compactrnn.training import train
 from compactrnn.training.recipe import recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+from compactrnn.training.trainer import Trainer
 
 RECIPE = """
 [task]
@@ -31,6 +33,7 @@ shift = true
 evaluate_every = 50
 validation_streams = 64
 checkpoint_every = 2
+log_every = 10
 threads = 1
 
 [phases.train]
@@ -65,6 +68,11 @@ def finish(process):
     assert process.returncode == 0, error
 
 
+def place(line):
+    """What is the same in every run of the recipe."""
+    return tuple(line.get(name) for name in ("event", "phase", "update", "train_loss", "validation", "learning_rate"))
+
+
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -87,22 +95,24 @@ def test_kill_nine_in_each_phase_changes_nothing(tmp_path):
     finish(uninterrupted)
     for name in ("model.safetensors", "metrics.jsonl", "config.json"):
         assert digest(whole / name) == digest(killed / name), name
+    lines, again = ([place(line) for line in RunFolder(run).progress_lines()] for run in (whole, killed))
+    assert lines == again and len(set(again)) == len(again), "no line of the progress is missing or there twice"
     assert json.loads((killed / "config.json").read_text())["model"]["hidden"] != [24, 24], "nothing was compressed"
 
 
 def test_a_run_stopped_between_two_phases_goes_on_with_the_same_random_numbers(tmp_path, monkeypatch):
     recipe = recipe_from(tomllib.loads(RECIPE), "recipe")
-    checkpoint = train.Trainer._checkpoint
+    checkpoint = Trainer.checkpoint
 
     def stop_before_tuning(trainer, phase, run):
         checkpoint(trainer, phase, run)
         if phase == 2 and run is None:
             raise KeyboardInterrupt
 
-    train.train(recipe, tmp_path / "whole")
-    monkeypatch.setattr(train.Trainer, "_checkpoint", stop_before_tuning)
+    train(recipe, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "checkpoint", stop_before_tuning)
     with pytest.raises(KeyboardInterrupt):
-        train.train(recipe, tmp_path / "stopped", resume=True)
+        train(recipe, tmp_path / "stopped", resume=True)
     monkeypatch.undo()
-    train.train(recipe, tmp_path / "stopped", resume=True)
+    train(recipe, tmp_path / "stopped", resume=True)
     assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")

@@ -21,13 +21,13 @@ from compactrnn.models.sequence_model import SequenceModel
 from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.pack_run import pack_run
-from compactrnn.training.progress import Silent
+from compactrnn.training.progress import Progress
 from compactrnn.training.random_state import get_random_state, seed_everything, set_random_state
 from compactrnn.training.recipe import OptimizerOptions, ScheduleOptions, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder, build_task
 from compactrnn.training.schedule import LearningRate
 from compactrnn.training.train import train
-from compactrnn.training.validate_plan import check_shrinks
+from compactrnn.training.validate_plan import validate_plan
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEXT = "the cat sat on the mat; the dog did not.\n" * 60
@@ -42,6 +42,18 @@ def table(tmp_path):
         "training": {"batch_size": 8, "steps": 10, "evaluate_every": 20, "checkpoint_every": 15, "threads": 1},
         "phases": {"train": {"updates": 60, "optimizer": {"learning_rate": 1e-2, "clip": 1.0}}},
     }
+
+
+def interrupting(update):
+    """A callback that sends this process Ctrl-C after an update."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def callback(progress: Progress) -> None:
+        if progress.event == "update" and progress.update == update:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    return callback
 
 
 def test_recipe_files_of_the_repository_are_sound():
@@ -226,16 +238,8 @@ def test_phases_follow_each_other_and_a_teacher_is_used(table, tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_exactly(table, tmp_path):
     recipe = recipe_from(table)
     train(recipe, tmp_path / "whole")
-    main = threading.main_thread().ident
-    assert main is not None
-
-    class Interrupting(Silent):
-        def advance(self, done, loss):
-            if done == 37:
-                signal.pthread_kill(main, signal.SIGINT)
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "parts", progress=Interrupting())
+        train(recipe, tmp_path / "parts", progress=interrupting(37))
     assert load_tree(tmp_path / "parts" / "checkpoint.safetensors")["run"]["update"] == 37
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(ValueError, match="which holds a run"):
@@ -341,16 +345,8 @@ def test_a_stopped_run_of_sequences_goes_on_exactly_and_its_time_adds_up(tmp_pat
     table = {**SEQUENCES, "model": {"hidden": [8, 8], "cell": "MGU", "norm": "batch", "dropout": 0.2}}
     table["phases"] = {"train": {"updates": 60, "optimizer": {"weight_decay": 0.1, "decay": "matrices"}}}
     whole = train(recipe_from(table), tmp_path / "whole")
-    main = threading.main_thread().ident
-    assert main is not None
-
-    class Interrupting(Silent):
-        def advance(self, done, loss):
-            if done == 33:
-                signal.pthread_kill(main, signal.SIGINT)
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe_from(table), tmp_path / "parts", progress=Interrupting())
+        train(recipe_from(table), tmp_path / "parts", progress=interrupting(33))
     spent = load_tree(tmp_path / "parts" / "checkpoint.safetensors")["clock"]
     parts = train(recipe_from(table), tmp_path / "parts", resume=True)
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "parts/model.safetensors").read_bytes()
@@ -459,13 +455,13 @@ def test_a_compress_phase_that_could_not_be_saved_is_refused_before_the_training
     assert not (tmp_path / "run" / "phases").exists()
 
 
-def test_the_rehearsal_of_a_compress_phase_draws_no_random_numbers():
+def test_the_validation_of_a_compress_phase_draws_no_random_numbers():
     recipe = recipe_from(compressing())
     task = build_task(recipe)
     model = task.build_model(recipe.model)
     state, weights = get_random_state(), {n: t.clone() for n, t in model.state_dict().items()}
     compress = recipe.phases["compress"].compress
     assert compress is not None
-    check_shrinks(model, task, asdict(recipe.model), compress, "compress")
+    validate_plan(model, task, asdict(recipe.model), compress, "compress")
     assert torch.equal(torch.get_rng_state(), state["torch"])
     assert all(torch.equal(t, weights[n]) for n, t in model.state_dict().items())

@@ -13,16 +13,17 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; see the folder recipes/.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME OF THE RECIPE.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrule a line of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's entry; repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its checkpoint.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Train a model by a recipe, phase by phase.
 
-    The folder gets model.safetensors, config.json, metrics.jsonl, times.jsonl and result.json. Ctrl-C leaves a
-    checkpoint; --resume goes on from it, or from the last one after a crash, and ends with the same weights bit for
-    bit.
+    The folder gets model.safetensors, config.json, metrics.jsonl, progress.jsonl and result.json. Ctrl-C leaves a
+    checkpoint; --resume continues from it, or from the last one after a crash, and ends with the same weights bit for
+    bit. With training.devices greater than 1 it starts a process per device, or is started by torchrun.
 
     Examples:
 
@@ -34,14 +35,18 @@ def train(
     """
     # torch asks for large pages only if it finds this when it is loaded; activations of long sequences are large
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from ..training.progress import Bar
+    from ..training.devices import process_rank
+    from ..training.progress import NullProgress, ProgressBar
     from ..training.recipe import load_recipe
     from ..training.train import train as run
 
     out = Path("runs") / recipe.stem if out is None else out
     checked = load_recipe(recipe, set_ or ())
-    with Bar() as bar:
+    first = process_rank(checked.training.devices) == 0
+    with ProgressBar() if first else NullProgress() as bar:
         result = run(checked, out, resume=resume, progress=bar)
+    if not first:
+        return
     if json:
         print_json({"out": str(out), **result})
         return

@@ -79,6 +79,10 @@ class AbstractTask(ABC):
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The mean loss per target."""
 
+    @abstractmethod
+    def target_count(self, batch: Batch) -> int:
+        """The number of targets in a batch."""
+
     def teacher_outputs(self, teacher: nn.Module) -> Tensor | None:
         """Outputs of a teacher for the whole training part; None where they are too many to keep."""
         return None

@@ -158,6 +158,10 @@ class LanguageModelTask(AbstractTask):
         """The logits of all symbols."""
         return batch.within(outputs)
 
+    def target_count(self, batch: Batch) -> int:
+        """One per symbol."""
+        return batch.steps()
+
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of a symbol, in nats."""
         return nn.functional.cross_entropy(self.answers(outputs, batch), batch.within(batch.targets))

@@ -85,6 +85,10 @@ class AbstractSequenceTask(AbstractTask):
         """The targets, one for each of `answers`."""
         return batch.within(batch.targets) if self.every_step else batch.targets
 
+    def target_count(self, batch: Batch) -> int:
+        """One per sequence, or per step."""
+        return batch.steps() if self.every_step else len(batch)
+
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The criterion over all targets."""
         return self.criterion(self.answers(outputs, batch), self.targets(batch))

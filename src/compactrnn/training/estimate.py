@@ -8,13 +8,13 @@ from statistics import median
 
 import torch
 
+from .devices import Processes, fabric_of
 from .memory import keep_freed_memory
 from .phase import PhaseRun
 from .precision import precision_here
 from .random_state import get_random_state, set_random_state
 from .recipe import PhaseOptions, Recipe
 from .run_folder import build_task
-from .train import fabric_of
 
 
 def seconds_per_update(recipe: Recipe, phase: PhaseOptions, updates: int = 6) -> float:
@@ -31,7 +31,7 @@ def seconds_per_update(recipe: Recipe, phase: PhaseOptions, updates: int = 6) ->
         task = build_task(recipe)
         model = task.build_model(recipe.model)
         fabric = fabric_of(training.accelerator, precision_here(training.accelerator, training.precision))
-        run = PhaseRun(phase, training, task, model, fabric, None)
+        run = PhaseRun(phase, training, task, model, Processes(fabric), None)
         taken = [_seconds(run.step) for _ in range(updates)]
         return median(taken) + _seconds(run.evaluate) / (training.evaluate_every or run.per_epoch)
     finally:

@@ -1,4 +1,4 @@
-"""Every random generator that training draws from."""
+"""State of every random generator that training draws from."""
 
 from __future__ import annotations
 
@@ -37,10 +37,22 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from there."""
+    """Restore the generators."""
     random.setstate(state["python"])
     kind, key, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def get_torch_state(device: torch.device) -> list[torch.Tensor]:
+    """torch's generators of this process: of the CPU, and of its GPU if `device` is one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_torch_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Restore what `get_torch_state` gave."""
+    torch.set_rng_state(states[0].cpu().clone())  # torch does not take a view
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1].cpu().clone(), device)

@@ -128,11 +128,15 @@ class PhaseOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What holds for every phase; `evaluate_every` None means after each epoch.
+    """Settings of all phases; `evaluate_every` None means after each epoch.
 
-    `steps` and `shift` are for tasks that cut one long sequence into updates, as `LanguageModelTask` has it. After
+    `steps` and `shift` are for tasks that cut one long sequence into updates, such as `LanguageModelTask`. After
     `max_seconds` on the wall or `max_cpu_seconds` of processors, evaluations included, the phase ends with what it has,
-    and those after it are left out.
+    and those after it are left out. Every `log_every` updates a line goes to `progress.jsonl`.
+
+    `devices` is the number of processes, each with a device of its own (on "cpu": a process), that train on
+    `batch_size / devices` sequences of every batch: the same training as with one device, but for dropout and for the
+    statistics of `norm = "batch"`, which each process takes from its own sequences.
 
     "bf16-mixed" is "32-true" on a processor that does not multiply in bfloat16: there torch would emulate it, slowly.
 
@@ -152,8 +156,14 @@ class TrainingOptions:
     max_seconds: Positive | None = None
     max_cpu_seconds: Positive | None = None
     threads: Count | None = None
+    log_every: Count = 100
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
+    devices: Count = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def __post_init__(self):
+        if self.batch_size % self.devices:
+            raise ValueError(f"devices: expected a divisor of the batch_size {self.batch_size}, got {self.devices}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._checkpoint import load_tree, load_weights, save_tree
-from .._errors import invalid
+from .._errors import ModelFileError, invalid
 from .._files import check_json_size, check_writable, parse_json, read_file, read_json, write_json
 from .._validate import validated
 from ..models.base import AbstractModel
@@ -17,7 +17,7 @@ from ..tasks.base import AbstractTask
 from ..tasks.table import TASKS
 from .build import build_model, load_state, model_options
 from .recipe import Recipe, recipe_from
-from .run_records import Config, Evaluation, Phase, Result
+from .run_records import Checkpoint, Config, Evaluation, Phase, ProgressLine, Result
 
 _MAX_LINES = 256 << 20  # bytes
 
@@ -44,9 +44,9 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def times(self) -> Path:
-        """One JSON object per evaluation: when it was. Apart from the metrics, which are the same for every run."""
-        return self.path / "times.jsonl"
+    def progress(self) -> Path:
+        """One JSON object per `Progress`, with times; the metrics have none and are the same for every run."""
+        return self.path / "progress.jsonl"
 
     @property
     def checkpoint(self) -> Path:
@@ -66,36 +66,44 @@ class RunFolder:
         """Add a line; returns the size of the file after it."""
         return _append(self.metrics, record)
 
-    def append_times(self, record: dict[str, Any]) -> None:
-        """Add a line; one that is there already, from before a crash, is overruled."""
-        _append(self.times, record)
+    def append_progress(self, record: dict[str, Any]) -> int:
+        """Add a line; returns the size of the file after it."""
+        return _append(self.progress, record)
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of the metrics, each with its times."""
-        times = {(line["phase"], line["update"]): line for line in _lines(self.times)}
-        return [{**line, **times.get((line["phase"], line["update"]), {})} for line in self.evaluations()]
+        """The lines of the metrics, each with the seconds and CPU seconds of its evaluation."""
+        spent = {
+            (line["phase"], line["update"]): {name: line[name] for name in ("seconds", "cpu_seconds")}
+            for line in self.progress_lines()
+            if line["event"] == "evaluation"
+        }
+        return [{**line, **spent.get((line["phase"], line["update"]), {})} for line in self.evaluations()]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of the metrics."""
-        return _lines(self.metrics)
+        return _lines(self.metrics, Evaluation)
 
-    def truncate_metrics(self, size: int) -> None:
-        """Forget the lines beyond `size` bytes: they will be written again; and a torn line of the times."""
-        check_writable(self.metrics, "metrics")
-        check_writable(self.times, "times")
-        whole = read_file(self.times, "times", _MAX_LINES).rfind(b"\n") + 1 if self.times.exists() else 0
-        with open(self.metrics, "ab") as file:
-            if file.tell() < size:
-                raise invalid(str(self.metrics), got=f"{file.tell()} bytes", expected=f"the {size} of the checkpoint")
-            file.truncate(size)
-        with open(self.times, "ab") as file:
-            file.truncate(whole if size else 0)
+    def progress_lines(self) -> list[dict[str, Any]]:
+        """The lines of the progress; one that is being written, or was torn by a crash, is left out."""
+        return _lines(self.progress, ProgressLine)
+
+    def truncate_lines(self, metrics: int, progress: int) -> None:
+        """Cut both files to the sizes of a checkpoint: the lines after it will be written again."""
+        sizes = {self.metrics: metrics, self.progress: progress}
+        for path, size in sizes.items():
+            check_writable(path, path.stem)
+            there = path.stat().st_size if path.exists() else 0
+            if there < size:
+                raise invalid(str(path), got=f"{there} bytes", expected=f"the {size} of the checkpoint")
+        for path, size in sizes.items():
+            with open(path, "ab") as file:
+                file.truncate(size)
 
     def forget_start(self) -> None:
-        """Remove what a run has written that ended before there was anything to go on from."""
+        """Remove the files of a run that ended before its first checkpoint."""
         if not self.config.exists():
             self.metrics.unlink(missing_ok=True)
-            self.times.unlink(missing_ok=True)
+            self.progress.unlink(missing_ok=True)
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raise `ValueError` for a configuration that would be too large to be read again."""
@@ -145,15 +153,15 @@ class RunFolder:
 
 
 def _append(path: Path, record: dict[str, Any]) -> int:
-    with open(path, "ab") as file:
+    """Add a line in one write, on the disk when this returns."""
+    with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
         os.fsync(file.fileno())
         return file.tell()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of lines, of which a crash may have torn the last."""
+def _lines(path: Path, kind: type) -> list[dict[str, Any]]:
+    """The objects in a file of lines, the last of which may be torn."""
     if not path.exists():
         return []
     whole = read_file(path, "metrics", _MAX_LINES).rpartition(b"\n")[0]
@@ -163,7 +171,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             lines.append(parse_json(line))
         except ValueError as error:
             raise invalid(f"{path}, line {number}", got=str(error), expected="a JSON object") from None
-        validated(Evaluation, lines[-1], f"{path}, line {number}")
+        validated(kind, lines[-1], f"{path}, line {number}")
     return lines
 
 
@@ -180,6 +188,18 @@ def load_phase(path: Path, task: AbstractTask) -> Any:
     model = build_model(task, model_options(task, saved["options"], str(path)))
     load_state(model, saved["model"], str(path))
     return model
+
+
+def load_checkpoint(path: Path, phases: int) -> dict[str, Any] | None:
+    """The tree of a checkpoint of a run of so many phases, checked; None if there is none."""
+    if not path.exists():
+        return None
+    saved = load_tree(path)
+    validated(Checkpoint, saved, str(path))
+    number, last = saved["phase"], saved["phase"] == phases
+    if number > phases or (saved["run"] is None) == (saved["model"] is None) or (last and saved["run"] is not None):
+        raise ModelFileError(f"{path}: phase: expected one of the recipe, with its state, got {number}")
+    return saved
 
 
 def build_task(recipe: Recipe, saved: dict[str, Any] | None = None) -> AbstractTask:

@@ -58,10 +58,18 @@ class Result(_Record):
 
 
 class Evaluation(_Record):
-    """A line of `metrics.jsonl` or `times.jsonl`."""
+    """A line of `metrics.jsonl`."""
 
     phase: str
     update: CountFrom0
+
+
+class ProgressLine(Evaluation):
+    """A line of `progress.jsonl`."""
+
+    event: str
+    seconds: PositiveOrZero
+    cpu_seconds: PositiveOrZero
 
 
 class Seconds(_Record):
@@ -111,7 +119,9 @@ class Checkpoint(_Record):
     model_options: dict[str, Any]
     updates: dict[str, CountFrom0]
     metrics_size: CountFrom0
+    progress_size: CountFrom0
     random: dict[str, Any]
+    generators: list[Tensor] | None
     solved: dict[str, Any] | None
     ended_by: str | None
     clock: Seconds

@@ -1,4 +1,4 @@
-"""Whether what a compress phase leaves can be made again from the recipe, found out before the training."""
+"""Check before the training that the model a compress phase ends with can be built again from its options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..tasks.base import AbstractTask
 from .recipe import CompressOptions
 
 
-def check_shrinks(
+def validate_plan(
     model: AbstractModel, task: AbstractTask, model_options: Mapping[str, Any], compress: CompressOptions, phase: str
 ) -> None:
     """Shrink a copy of `model` as the phase might, and build the result from `model_options` with its sizes.

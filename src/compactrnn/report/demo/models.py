@@ -11,7 +11,7 @@ from ..._checkpoint import load_weights
 from ..._errors import invalid
 from ...models.recurrent_lm import LanguageModel
 from ...tasks.language_model import LanguageModelTask
-from ...training.progress import Bar
+from ...training.progress import ProgressBar
 from ...training.recipe import PhaseOptions, Recipe, load_recipe
 from ...training.run_folder import RunFolder, build_task, load_phase
 from ...training.train import train
@@ -48,7 +48,9 @@ def _shipped(name: str, task: LanguageModelTask, recipe: Recipe) -> LanguageMode
     return model.eval()
 
 
-def train_models(out: Path, recipe: Recipe, scratch: Recipe, bar: Bar) -> tuple[LanguageModelTask, list[Trained]]:
+def train_models(
+    out: Path, recipe: Recipe, scratch: Recipe, bar: ProgressBar
+) -> tuple[LanguageModelTask, list[Trained]]:
     """Train dense, then compact, then the learnt sizes from scratch; what an earlier call did is not done again."""
     folder = RunFolder(out / "runs" / "compact")
     updates = train(recipe, folder.path, resume=True, progress=bar)["updates"]

@@ -13,7 +13,7 @@ from ...runtime.engine import Engine
 from ...tasks.generate import generate
 from ...tasks.language_model import LanguageModelTask, one_thread
 from ...training.pack_run import pack_model
-from ...training.progress import Bar
+from ...training.progress import ProgressBar
 from ...training.recipe import Recipe
 from ..bench.cases import engine_config, language_case
 from ..bench.run import hot_times
@@ -25,20 +25,20 @@ PROMPT = "Alice "
 
 def run(out: Path, rounds: int = 9) -> dict[str, Any]:
     """Pack, evaluate and benchmark the shipped models; returns the content of `out/report.json`."""
-    with one_thread(), Bar() as bar:
+    with one_thread(), ProgressBar() as bar:
         task, trained = shipped_models()
         return _report(out, task, trained, 0, rounds, bar)
 
 
 def run_training(out: Path, recipe: Recipe, scratch: Recipe, rounds: int = 9) -> dict[str, Any]:
     """The same after training: dense and compact by `recipe`, the same sizes by `scratch`, in folder `out`."""
-    with one_thread(), Bar() as bar:
+    with one_thread(), ProgressBar() as bar:
         task, trained = train_models(out, recipe, scratch, bar)
         return _report(out, task, trained, recipe.training.seed, rounds, bar)
 
 
 def _report(
-    out: Path, task: LanguageModelTask, trained: list[Trained], seed: int, rounds: int, bar: Bar
+    out: Path, task: LanguageModelTask, trained: list[Trained], seed: int, rounds: int, bar: ProgressBar
 ) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
