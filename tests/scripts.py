@@ -1,14 +1,22 @@
-"""The scripts of benchmarks/, which are no package, as modules."""
+"""The scripts of benchmarks/ and examples/, which are no packages, as modules."""
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def benchmark(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    return _script(ROOT / "benchmarks" / f"{name}.py")
+
+
+def example_module(name: str) -> ModuleType:
+    return _script(ROOT / "examples" / f"{name}.py")
+
+
+def _script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

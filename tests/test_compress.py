@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.compress import GradualUnitPruning, Pruner
 from compactrnn.compress.groups import Part
-from compactrnn.testing import CompressorContract
+from compactrnn.testing import CompressorCase, CompressorContract
+from scripts import example_module
 from shapes import (
     SHAPES,
     BatchNormed,
@@ -25,6 +27,8 @@ from shapes import (
     Twice,
     example,
 )
+
+own_pruning = example_module("own_pruning")
 
 
 def output(model, x):
@@ -345,14 +349,14 @@ def test_gated_and_projected_layers_keep_their_width_outside():
         assert close(model, pruner.shrink(), x)
 
 
-class TestGroupLassoSchedule(CompressorContract):
-    def make_pruner(self, model, example):
-        return cr.GroupLasso(model, example, keep=0.5, steps=self.steps)
+PRUNERS = {
+    "group lasso, keep": CompressorCase(lambda m, x: cr.GroupLasso(m, x, keep=0.5, steps=5)),
+    "group lasso, strength": CompressorCase(lambda m, x: cr.GroupLasso(m, x, strength=1.0, threshold=2e-2), 80, 1e-2),
+    "gradual pruning": CompressorCase(lambda m, x: Pruner(m, x, GradualUnitPruning({"": 0.75, "gru": 0.25}, 5))),
+    "gates": CompressorCase(lambda m, x: Pruner(m, x, own_pruning.NeuronGates(0.3)), 60, 5e-2),
+}
 
 
-class TestGroupLassoStrength(CompressorContract):
-    steps = 80
-    learning_rate = 1e-2
-
-    def make_pruner(self, model, example):
-        return cr.GroupLasso(model, example, strength=1.0, threshold=2e-2)
+@pytest.mark.parametrize("case", PRUNERS.values(), ids=PRUNERS)
+class TestPruners(CompressorContract):
+    pass

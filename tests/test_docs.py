@@ -10,13 +10,7 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn.cli.app import app
-from compactrnn.compress import surgery
-from compactrnn.compress.dry_run import dry_run
-from compactrnn.compress.groups import find_groups
-from compactrnn.graph.follow import follow
-from compactrnn.graph.units import find_units
 from compactrnn.weights import Dense
-from shapes import Stacked, example
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,17 +29,13 @@ def run(code):
     """The names that a block defines."""
     names = {
         "cr": cr,
-        "dry_run": dry_run,
-        "find_groups": find_groups,
-        "find_units": find_units,
-        "follow": follow,
         "Kronecker": cr.Kronecker,
         "MGU": cr.MGU,
         "mgu_reference": None,
         "MyWeight": lambda size: Dense(),
+        "nn": nn,
         "pytest": pytest,
         "REFERENCES": {},
-        "surgery": surgery,
         "torch": torch,
     }
     exec(code, names)
@@ -53,7 +43,7 @@ def run(code):
 
 
 def test_the_page_has_both_kinds_of_blocks():
-    assert {path for path, _ in NAMED} >= {*WHOLE, "examples/own_cell.py"} and OTHERS
+    assert {path for path, _ in NAMED} >= {*WHOLE, "examples/own_cell.py", "examples/own_pruning.py"} and OTHERS
 
 
 @pytest.mark.parametrize("path, code", NAMED)
@@ -65,15 +55,6 @@ def test_a_block_with_the_name_of_a_file_is_text_of_that_file(path, code):
 @pytest.mark.parametrize("code", OTHERS)
 def test_any_other_block_runs(code):
     run(code)
-
-
-def test_the_compressor_shrinks():
-    (code,) = (block for block in OTHERS if "class Magnitude" in block)
-    model = Stacked()
-    x = example(model)
-    small = run(code)["Magnitude"](model, x, keep=0.5).shrink()
-    assert small.lstm.hidden_size == 8
-    torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 class MyModel(nn.Module):

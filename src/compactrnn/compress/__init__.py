@@ -2,6 +2,12 @@
 
 from .folder import load as load
 from .folder import save as save
+from .gates import AbstractGate as AbstractGate
+from .gradual_pruning import GradualUnitPruning as GradualUnitPruning
 from .group_lasso import GroupLasso as GroupLasso
+from .groups import Group as Group
+from .method import AbstractPruningMethod as AbstractPruningMethod
 from .plan import PruningPlan as PruningPlan
+from .proximal_group_lasso import ProximalGroupLasso as ProximalGroupLasso
+from .pruner import Pruner as Pruner
 from .report import PruneReport as PruneReport

@@ -12,7 +12,7 @@ from ..graph.plain import computed_by_hook
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
 from ..weights.masked import MaskedWeight
-from .gates import without_gates
+from .gates import in_eval_mode, without_gates
 
 
 class Factors(nn.Module):
@@ -46,11 +46,8 @@ class Computed:
 
     def value(self) -> Tensor:
         """What the module reads; spectral norm's estimate stays as it is."""
-        training = self.chain.training
-        try:
-            return self.chain.eval()()
-        finally:
-            self.chain.train(training)
+        with in_eval_mode(self.chain):
+            return self.chain()
 
     def scale_(self, axis: int, factors: Tensor) -> None:
         """Multiply the slices along `axis`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class AbstractGate(nn.Module, ABC):
 
 
 class Gated(nn.Module):
-    """`W = g * V`, a parametrization: slice i of V along `axis` is multiplied by gate `places[i]`; by 1 for -1."""
+    """`W = g * V`, a parametrization: slice i of V along `axis` is multiplied by gate `places[i]`, by 1 for -1."""
 
     places: Tensor
 
@@ -31,10 +33,14 @@ class Gated(nn.Module):
         self.gate, self.axis = gate, axis
         self.register_buffer("places", places.clone(), persistent=False)
 
+    def is_on(self, axis: int, slices: Tensor) -> bool:
+        """Whether any of `slices`, a mask along `axis`, is multiplied by the gate."""
+        return axis == self.axis and bool((self.places[slices.to(self.places.device)] >= 0).any())
+
     def forward(self, x: Tensor) -> Tensor:
         """The tensor, gated."""
         gates = self.gate().to(x)
-        factors = torch.cat([gates, gates.new_ones(1)]).index_select(0, self.places)
+        factors = torch.cat([gates, gates.new_ones(1)]).index_select(0, self.places % (len(gates) + 1))
         return x * factors.view([-1 if d == self.axis else 1 for d in range(x.dim())])
 
 
@@ -43,6 +49,17 @@ def gated_by(owner: nn.Module, name: str) -> list[Gated]:
     if not parametrize.is_parametrized(owner, name):
         return []
     return [p for p in owner.parametrizations[name] if isinstance(p, Gated)]  # pyright: ignore
+
+
+@contextlib.contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Gates and parametrizations in eval mode: gates draw no random numbers, spectral norm goes on no estimate."""
+    training = module.training
+    try:
+        module.eval()
+        yield
+    finally:
+        module.train(training)
 
 
 def without_gates(module: nn.Module) -> list[nn.Parameter]:

@@ -58,7 +58,6 @@ def gate_weight_(model: nn.Module, weight: AbstractWeight, axis: int, gated: Gat
                 if child is weight:
                     parent._modules[name] = masked
         weight = masked
-    gated.axis = 0
     name = "columns_kept" if axis else "rows_kept"
     gated.to(getattr(weight, name).device)
     parametrize.register_parametrization(weight, name, gated, unsafe=True)

@@ -143,11 +143,11 @@ class Group:
     def _scaled(self, repeated: bool = False) -> Iterator[tuple[Part, Tensor | None]]:
         """The parts that make units felt, and for which units they do; None for all."""
         by_writers = self.by_writers
-        unread = by_writers & ~self.given
+        some = True in by_writers.tolist()
         for part in self.readers:
             if not part.frozen and (repeated or not part.repeated):
-                yield part, ~unread if True in unread.tolist() else None
-        if True in by_writers.tolist():
+                yield part, ~by_writers | self.given if some else None
+        if some:
             for part in (*self.writers, *self.biases):
                 if repeated or not part.repeated:
                     yield part, by_writers

@@ -11,7 +11,7 @@ from ..graph.carriers import carriers
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from .computed import Computed, Stored
-from .gates import AbstractGate, Gated, gated_by, without_gates
+from .gates import AbstractGate, Gated, gated_by, in_eval_mode, without_gates
 from .gating import gate_tensor_, gate_weight_
 
 
@@ -55,7 +55,10 @@ class Part:
         """The matrix (or kernel) itself."""
         if isinstance(self.weight, Computed):
             return self.weight.value()
-        return self.weight.dense() if isinstance(self.weight, AbstractWeight) else self.weight
+        if isinstance(self.weight, AbstractWeight):
+            with in_eval_mode(self.weight):
+                return self.weight.dense()
+        return self.weight
 
     def squares(self, count: int) -> Tensor:
         """Sum of squares per unit, (count,)."""
@@ -88,11 +91,12 @@ class Part:
     @property
     def gate(self) -> AbstractGate | None:
         """The gate on the part, if there is one."""
+        axis, found = self.axis, []
         if isinstance(self.weight, MaskedWeight):
-            found = gated_by(self.weight, "columns_kept" if self.axis else "rows_kept")
-        else:
-            found = [p for p in self.weight.chain if isinstance(p, Gated)] if isinstance(self.weight, Computed) else []
-        return next((p.gate for p in found if p.axis == self.axis or isinstance(self.weight, MaskedWeight)), None)
+            axis, found = 0, gated_by(self.weight, "columns_kept" if self.axis else "rows_kept")
+        elif isinstance(self.weight, Computed):
+            found = gated_by(self.weight.module, self.weight.name)
+        return next((gated.gate for gated in found if gated.is_on(axis, self.units >= 0)), None)
 
     def gate_(self, model: nn.Module, gate: AbstractGate, gated: Tensor) -> None:
         """Multiply the slices of the units in `gated`, (count,) bool, by their entries of `gate`.
@@ -101,8 +105,7 @@ class Part:
             UnsupportedModelError: the weight has a factor in common with another one.
         """
         units = self.units.to(gated.device)
-        places = torch.where(units >= 0, torch.where(gated[units], units, -1), -1)
-        places = (places % (len(gated) + 1)).to(self.tensors()[0].device)
+        places = torch.where((units >= 0) & gated[units], units, -1).to(self.tensors()[0].device)
         if isinstance(self.weight, AbstractWeight):
             gate_weight_(model, self.weight, self.axis, Gated(gate, 0, places))
         elif isinstance(self.weight, Computed):

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
+from ..graph.copy import copy_module
 from ..graph.trace import Trace
 from ..graph.units import Units
 from .compare import Comparison
 from .dead import find_dead, why_dead
+from .gating import fold_masks_
 from .groups import Group, Member, original
 from .plan import LayerCut, PruningPlan, TensorCut, UnitCut
 from .sharing import CannotCut
@@ -119,6 +121,9 @@ def plan_cuts(
         UnsupportedModelError: no such model gives the same outputs.
     """
     dead = find_dead(groups)
+    name, before = type(model).__name__, counts(model)
+    weights = recorded(model) if digests else {}
+    model = fold_masks_(copy_module(model))
     comparison = Comparison(model, traced, example_inputs)
     reasons = []
 
@@ -142,7 +147,7 @@ def plan_cuts(
     if found is None:
         names = ", ".join(sorted({m.leaf.name or "the model" for g in groups for m in g.members}))
         raise UnsupportedModelError(
-            f"{type(model).__name__}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
+            f"{name}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
             f" {names}; exclude the layer of which the code of the model needs all units"
         )
     small, (cuts, layers, tensors) = found  # pyright: ignore
@@ -153,13 +158,13 @@ def plan_cuts(
         numbers = {reason: int(mask[member.units].sum()) for reason, mask in why[group.name].items()}
         explained.append(replace(unit, removed=tuple((reason, n) for reason, n in numbers.items() if n)))
     plan = PruningPlan(
-        type(model).__name__,
+        name,
         tuple(explained),
         layers,
         tensors,
-        *zip(counts(model), counts(small), strict=True),
-        position,
-        recorded(model) if digests else {},
+        *zip(before, counts(small), strict=True),  # pyright: ignore
+        position=position,
+        weights=weights,
     )
     return small, plan
 

@@ -14,7 +14,7 @@ from ..layers import cells_of, is_recurrent, narrow_
 from .gating import fold_masks_
 from .plan import LayerCut, PruningPlan, TensorCut, TensorRecord, UnitCut
 from .scatter import Scattered
-from .sharing import Sharing
+from .sharing import CannotCut, Sharing
 from .sizes import counts
 from .structure import kind_of
 from .wrappers import unwrap
@@ -46,7 +46,10 @@ def apply_plan(plan: PruningPlan, model: M, same_weights: bool = True) -> M:
         raise invalid("model", got=f"a {type(model).__name__}", expected="an nn.Module")
     model = unwrap(model)  # pyright: ignore
     _check_model(plan, model, same_weights)
-    small = cut(model, plan.units, plan.layers, plan.tensors)
+    try:
+        small = cut(model, plan.units, plan.layers, plan.tensors)
+    except (RuntimeError, IndexError, AttributeError, TypeError, CannotCut) as error:
+        raise invalid("pruning plan", got=f"cuts that do not fit each other ({error})", expected="a plan") from error
     if (after := counts(small)) != tuple(p[1] for p in (plan.parameters, plan.recurrent_parameters, plan.macs)):
         raise invalid("pruning plan", got=f"sizes after it that are not those of its cuts, {after}", expected="its own")
     return small
@@ -73,7 +76,7 @@ def recorded(model: nn.Module, digests: bool = True) -> dict[str, TensorRecord]:
 
 def _digest(tensor: Tensor) -> str:
     numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(numbers.numpy()).hexdigest()
+    return hashlib.sha256(numbers.numpy().data).hexdigest()
 
 
 def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> None:

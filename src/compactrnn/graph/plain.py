@@ -50,7 +50,7 @@ def _plain_tensors_(module: nn.Module, made: dict[tuple[int, ...], nn.Parameter]
     for name, computed in parametrizations.items():
         value = computed().detach().clone()
         if parameters := list(computed.parameters(recurse=False)):
-            same = (*map(id, parameters), *map(id, computed))
+            same = (*map(id, parameters), *map(id, computed.children()))
             one = made.setdefault(same, nn.Parameter(value, any(p.requires_grad for p in parameters)))
             module.register_parameter(name, one)
         else:
