@@ -158,3 +158,147 @@ def test_a_model_with_shared_parameters_is_exact(make):
     _, small = cut(model, torch.randn(4, 7, 6))
     assert_same(model, small, (torch.randn(2, 3, 6),))
     assert small.a.weight_hh_l0 is small.b.weight_hh_l0
+
+
+RANK = cr.LowRank(rank=4)
+
+
+class OwnFactor(nn.Module):
+    """A layer of low rank, of which the projection of the first layer's units is that of what reads them next."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = cr.LSTM(6, 16, 2, batch_first=True, hidden_weight=RANK, input_weight=RANK)
+        self.a.weight_ih_l1.right = self.a.weight_hh_l0.right
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.a(x)[0])
+
+
+class HiddenFactor(nn.Module):
+    """Two layers in a row, with one right factor of their hidden matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (cr.GRU(n, 16, batch_first=True, hidden_weight=RANK) for n in (6, 16))
+        self.b.weight_hh_l0.right = self.a.weight_hh_l0.right
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.b(self.a(x)[0])[0])
+
+
+class LeftFactor(nn.Module):
+    """Two layers side by side, with one left factor of their input matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (cr.GRU(6, 16, batch_first=True, input_weight=RANK) for _ in range(2))
+        self.b.weight_ih_l0.left = self.a.weight_ih_l0.left
+        self.out = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.out(torch.cat([self.a(x)[0], self.b(x)[0]], -1))
+
+
+class NextFactor(nn.Module):
+    """The second layer reads the first through the projection that the first has for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = cr.Recurrent(cr.MGU, 6, 16, batch_first=True, hidden_weight=RANK)
+        self.b = cr.LSTM(16, 16, batch_first=True, input_weight=RANK)
+        cell = self.a.cells[0][0]
+        cell.candidate.right = cell.forget.right
+        self.b.weight_ih_l0.right = cell.forget.right
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.out(self.b(self.a(x)[0])[0])
+
+
+FACTORS = [OwnFactor, HiddenFactor, LeftFactor, NextFactor]
+
+
+@pytest.mark.parametrize("make", FACTORS)
+def test_a_shared_factor_stays_one_parameter_with_one_state(make, tmp_path):
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(4, 7, 6)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    pruner = cr.GroupLasso(model, x, keep=0.5, steps=3)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        pruner.step(optimizer)
+    before = sharing(model)
+    assert before
+    names = {name: parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+    moments = {name: optimizer.state[parameter]["exp_avg"].clone() for name, parameter in names.items()}
+    small = pruner.shrink(optimizer)
+    assert sharing(small) == before
+    assert all(left == units / 2 for left, units in kept(pruner).values())
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in small.parameters()}
+    assert len(optimizer.state) == len(list(small.parameters())) == len(list(model.parameters()))
+    for name, parameter in small.named_parameters(remove_duplicate=False):
+        state = optimizer.state[parameter]["exp_avg"]
+        assert state.shape == parameter.shape and torch.isin(state, moments[name]).all()
+    assert_same(model, small, (x,), (torch.randn(2, 3, 6),))
+    cr.save(small, tmp_path)
+    again = cr.load(tmp_path, make)
+    assert sharing(again) == before and torch.equal(again(x), small(x))
+    fresh = make()
+    fresh.load_state_dict(model.state_dict())
+    assert sharing(pruner.plan().apply(fresh)) == before
+    smaller = cr.GroupLasso(again, x, keep=0.5, steps=1)
+    smaller.step()
+    assert sharing(smaller.shrink()) == before
+
+
+def test_a_shared_factor_is_scaled_once():
+    model = OwnFactor()
+    pruner = cr.GroupLasso(model, torch.randn(2, 3, 6), strength=0.0)
+    before = model.a.weight_hh_l0.right.detach().clone()
+    pruner.groups[0].decay_(torch.full((16,), 0.5))
+    assert torch.equal(model.a.weight_hh_l0.right, before / 2)
+
+
+def test_a_whole_weight_of_cells_that_becomes_dense_stays_shared():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            weight = cr.Kronecker(out_block=4, in_block=2)
+            self.a, self.b = (cr.Recurrent(cr.MGU, 6, 16, batch_first=True, hidden_weight=weight) for _ in range(2))
+            for name in ("forget", "candidate"):
+                setattr(self.b.cells[0][0], name, getattr(self.a.cells[0][0], name))
+            self.out = nn.Linear(32, 3)
+
+        def forward(self, x):
+            return self.out(torch.cat([self.a(x)[0], self.b(x)[0]], -1))
+
+    torch.manual_seed(0)
+    model = Model()
+    _, small = cut(model, torch.randn(4, 7, 6))
+    one, other = small.a.cells[0][0], small.b.cells[0][0]
+    assert one.forget.weight is other.forget.weight and one.candidate.weight is other.candidate.weight
+    assert_same(model, small, (torch.randn(2, 3, 6),))
+
+
+def test_a_factor_of_weights_that_become_dense_is_not_shared_any_more():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            weight = cr.Kronecker(out_block=4, in_block=2)
+            self.a, self.b = (cr.LSTM(6, 16, batch_first=True, hidden_weight=weight) for _ in range(2))
+            self.b.weight_hh_l0.right = self.a.weight_hh_l0.right
+            self.out = nn.Linear(32, 3)
+
+        def forward(self, x):
+            return self.out(torch.cat([self.a(x)[0], self.b(x)[0]], -1))
+
+    torch.manual_seed(0)
+    model = Model()
+    _, small = cut(model, torch.randn(4, 7, 6))
+    assert all(isinstance(m.weight_hh_l0, nn.Parameter) and m.hidden_size < 16 for m in (small.a, small.b))
+    assert_same(model, small, (torch.randn(2, 3, 6),))
