@@ -71,8 +71,8 @@ typedef struct cr_model {
     size_t rows;             /* where the block's rows of sequences start: `chunk` of them, unless offline */
     size_t workspace;        /* where the block's work space starts */
     size_t chunk;            /* steps that run together, segment by segment */
-    size_t expanded_bytes;   /* of Toeplitz-like matrices, and, as the last part, of the column that cr_expand works on */
-    size_t column_bytes;
+    size_t expanded_bytes;   /* of Toeplitz-like matrices and, as the last part, of what cr_expand itself works on */
+    size_t scratch_bytes;
     const unsigned char *expanded;
     int offline;             /* needs whole sequences */
     uint32_t fault;          /* after an error in an op: its number; in an output: op_count + its number; else CR_NONE */

@@ -100,6 +100,7 @@ static void cr_reduce(unsigned fn, float *dst, const float *a, size_t n, size_t 
 /* Matrices ---------------------------------------------------------------------------------------------------- */
 
 #include "cr_products.h"
+#include "cr_spectral.h"
 
 static void cr_row_i8(float *dst, const int8_t *row, float scale, size_t n)
 {
@@ -281,6 +282,7 @@ const cr_kernels CR_TABLE = {
     .affine = {cr_affine_f32, cr_affine_i8, cr_affine_i4},
     .lstm = {cr_lstm_f32, cr_lstm_i8, cr_lstm_i4},
     .gru = {cr_gru_f32, cr_gru_i8, cr_gru_i4},
+    .spectral = cr_spectral,
     .quantize = cr_quantize,
     .unary = cr_unary,
     .binary = cr_binary,

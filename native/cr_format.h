@@ -131,7 +131,7 @@ typedef struct {
  *
  * cr_expand computes the panels of the matrix, laid out with `block` as those of a CR_MATRIX_F32, in memory of the
  * caller's. There `scale` is their place; they lie one after the other, in the order of the tensors. */
-#define CR_MAX_VECTOR 1e12f           /* so that every number of the matrix is finite */
+#define CR_MAX_VECTOR 1e10f           /* so that no product with finite numbers of ordinary size overflows */
 typedef struct {
     uint32_t rank;                    /* from 1 to k */
     uint32_t gates;

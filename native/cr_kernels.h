@@ -11,6 +11,7 @@
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
  *   then j+4, j+2, j+1. Maximum and minimum go the same way, starting from -infinity or infinity.
  * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost. A subnormal comes out as zero.
+ * - A large Toeplitz-like matrix is multiplied as cr_spectral.h says, lane by lane; the result is then added to init.
  * - Quantising: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
  *   absmax < 1e-30 gives all zeros. A NaN or infinity anywhere in x makes the scale a NaN, and with it every result.
  * - ARGMAX and TOP: of equal numbers the first counts, and NaN counts as the largest.
@@ -42,6 +43,22 @@ typedef struct cr_matrix {
     size_t block;
 } cr_matrix;
 
+/* A Toeplitz-like matrix of k columns as remainders of polynomials, see cr_spectra.c: `gates` gates of `of_gate` blocks each,
+ * cut off at `units` rows. The vectors g (first) and h (second) are `count` groups of k lines each, `groups` for every
+ * `beside` blocks. */
+typedef struct cr_spectra {
+    size_t k;
+    size_t gates;
+    size_t of_gate;
+    size_t units;
+    size_t beside;
+    size_t groups;
+    size_t count;
+    int interleaved;
+    const float *numbers;    /* k numbers for the roots, then the groups of `second`, then those of `first` */
+} cr_spectra;
+#define CR_SPECTRAL_WORK(k) (33 * (size_t)(k)) /* numbers that a product needs beside its result */
+
 /* A vector for each of some time steps, `stride` bytes apart. */
 typedef struct cr_rows {
     void *first;
@@ -63,6 +80,8 @@ typedef struct cr_kernels {
     cr_affine *affine[3];
     cr_lstm *lstm[3];
     cr_gru *gru[3];
+    /* the rows of the matrix times x; rows that are only padding are left as they are */
+    void (*spectral)(float *dst, const cr_spectra *matrix, const float *x, float *work);
     void (*quantize)(void *to, const float *x, float scale, size_t k);
     /* element-wise: dst may be a, or b where k = n; enum cr_unary, enum cr_binary */
     void (*unary)(unsigned fn, float *dst, const float *a, size_t n, float p0, float p1);

@@ -6,6 +6,7 @@
 #include "cr_load.h"
 #include "cr_numbers.h"
 #include "cr_subnormal.h"
+#include "cr_toeplitz.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "model files are little-endian, and are used where they lie"
@@ -294,14 +295,18 @@ static int cr_computes_right(const cr_kernels *kernels)
     return cr_crc32(cr_crc32(0, y, sizeof y), &quantized, sizeof quantized) == 0x8a0ef4efu;
 }
 
-/* The largest vector that a product quantises. */
-static size_t cr_most_quantized(const cr_model *model)
+/* What products need in the work space: quantised vectors for the steps of a chunk, or what cr_spectral.h takes. */
+static size_t cr_product_bytes(const cr_model *model)
 {
     size_t most = 0;
     for (uint32_t i = 0; i < model->header->op_count; i++) {
         const cr_op *op = &model->ops[i];
-        if (op->tensor != CR_NONE && model->tensors[op->tensor].type <= CR_MATRIX_I4 && CR_QUANTIZED_BYTES(op->k) > most)
-            most = CR_QUANTIZED_BYTES(op->k);
+        if (op->tensor == CR_NONE || !cr_is_matrix(model->tensors[op->tensor].type)) continue;
+        const cr_tensor *tensor = &model->tensors[op->tensor];
+        size_t bytes = model->chunk * CR_QUANTIZED_BYTES(op->k);
+        if (tensor->type == CR_TOEPLITZ_F32 && cr_is_spectral(tensor, (const void *)(model->file + tensor->place)))
+            bytes = 4 * CR_SPECTRAL_WORK(op->k) + 2 * CR_LINES(4 * tensor->rows);
+        if (bytes > most) most = bytes;
     }
     return most;
 }
@@ -329,6 +334,6 @@ int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
     if ((code = cr_check_ports(model, &looks))) return code;
     model->offline = !cr_streams(model);
     model->workspace = model->rows + (model->offline ? 0 : model->chunk * model->row_bytes);
-    model->block_bytes = model->workspace + model->chunk * cr_most_quantized(model);
+    model->block_bytes = model->workspace + cr_product_bytes(model);
     return CR_OK;
 }

@@ -27,14 +27,6 @@ static inline int cr_is_matrix(uint32_t type)
     return type <= CR_MATRIX_I4 || type == CR_TOEPLITZ_F32;
 }
 
-static inline uint64_t cr_toeplitz_blocks(const cr_tensor *tensor, const cr_toeplitz *form)
-{
-    return (uint64_t)form->gates * (((uint64_t)form->units + tensor->columns - 1) / tensor->columns);
-}
-
-/* Of the panels that cr_expand computes for a tensor. */
-uint64_t cr_expanded_bytes(const cr_tensor *tensor);
-
 /* How many numbers an op writes at dst. */
 static inline uint64_t cr_written_width(const cr_op *op)
 {

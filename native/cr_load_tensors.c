@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cr_load.h"
+#include "cr_toeplitz.h"
 
 static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
 {
@@ -140,13 +141,13 @@ static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *te
     const float *vectors = (const float *)(const void *)(model->file + place);
     for (uint64_t i = 0; i < numbers; i++)
         if (!(vectors[i] >= -CR_MAX_VECTOR && vectors[i] <= CR_MAX_VECTOR)) return CR_ERROR_VALUE;
-    uint64_t column = (8ull * tensor->columns + CR_LINE - 1) / CR_LINE * CR_LINE;
-    uint64_t start = model->expanded_bytes - model->column_bytes, end = start + cr_expanded_bytes(tensor);
-    if (column < model->column_bytes) column = model->column_bytes;
+    uint64_t scratch = CR_LINES(16ull * tensor->columns);
+    uint64_t start = model->expanded_bytes - model->scratch_bytes, end = start + cr_expanded_bytes(tensor, form);
+    if (scratch < model->scratch_bytes) scratch = model->scratch_bytes;
     if (tensor->scale != start) return CR_ERROR_LAYOUT;
-    if (end + column > SIZE_MAX / 2) return CR_ERROR_LIMIT;
-    model->column_bytes = (size_t)column;
-    model->expanded_bytes = (size_t)(end + column);
+    if (end + scratch > SIZE_MAX / 2) return CR_ERROR_LIMIT;
+    model->scratch_bytes = (size_t)scratch;
+    model->expanded_bytes = (size_t)(end + scratch);
     return CR_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "cr_kernels.h"
 #include "cr_numbers.h"
 #include "cr_subnormal.h"
+#include "cr_toeplitz.h"
 
 /* Where a run stands: at step t of `steps`; `rows` holds the sequences from step `first` on. */
 typedef struct {
@@ -117,19 +118,87 @@ static cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t typ
     return quantized;
 }
 
+static const cr_toeplitz *cr_form_of(const cr_model *model, const cr_tensor *tensor)
+{
+    return (const void *)(model->file + tensor->place);
+}
+
+/* Whether the products with a tensor are made by polynomials. */
+static int cr_has_spectra(const cr_model *model, const cr_tensor *tensor)
+{
+    return tensor->type == CR_TOEPLITZ_F32 && cr_is_spectral(tensor, cr_form_of(model, tensor));
+}
+
+/* A product by polynomials, in the work space; rows that are only padding are zero. */
+static float *cr_run_spectral(const cr_run_state *run, const cr_tensor *tensor, const float *x)
+{
+    cr_spectra spectra = cr_spectra_of(tensor, cr_form_of(run->model, tensor), run->model->expanded + tensor->scale);
+    float *work = (float *)(void *)(run->block + run->model->workspace), *product = work + CR_SPECTRAL_WORK(spectra.k);
+    memset(product, 0, 4ull * tensor->rows);
+    run->model->kernels->spectral(product, &spectra, x, work);
+    return product;
+}
+
+static void cr_run_spectral_affine(const cr_run_state *run, const cr_op *op, size_t steps)
+{
+    cr_run_state at = *run;
+    for (size_t s = 0; s < steps; s++, at.t++) {
+        const float *init = cr_at_or_none(&at, op->b).first;
+        float *dst = cr_floats(&at, op->dst), *product = cr_run_spectral(run, &run->model->tensors[op->tensor], cr_floats(&at, op->a));
+        if (init)
+            run->model->kernels->binary(CR_BINARY_ADD, dst, init, product, op->n, op->n);
+        else
+            memcpy(dst, product, 4ull * op->n);
+    }
+}
+
 static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps)
 {
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    if (cr_has_spectra(run->model, tensor)) {
+        cr_run_spectral_affine(run, op, steps);
+        return;
+    }
     uint32_t type = cr_kernel_type(tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
     cr_rows x = cr_prepare(run, op, type, cr_at(run, op->a), steps);
     run->model->kernels->affine[type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
 }
 
+/* The cell of a product by polynomials: sums go to where the kernels start, and these multiply with no columns. */
+static void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
+{
+    const cr_kernels *kernels = run->model->kernels;
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    const float *gates = cr_floats(run, op->a), *x = cr_floats(run, op->c);
+    float *b = cr_at_or_none(run, op->b).first, *sums = cr_run_spectral(run, tensor, x);
+    cr_matrix nothing = {sums, NULL, NULL, tensor->rows, 0, tensor->block};
+    if (op->code == CR_LSTM) {
+        kernels->binary(CR_BINARY_ADD, sums, gates, sums, tensor->rows, tensor->rows);
+        kernels->lstm[CR_MATRIX_F32](dst, &nothing, x, sums, b, op->n, 0);
+        return;
+    }
+    float *after = sums + CR_LINES(4 * tensor->rows) / 4; /* the candidate's own sum, unit by unit */
+    for (size_t unit = 0; unit < op->n; unit++) {
+        float own = sums[(unit / CR_LANES * 3 + 2) * CR_LANES + unit % CR_LANES];
+        after[unit] = b ? b[unit] + own : own;
+    }
+    for (size_t block = 0; block < tensor->rows; block += 3 * CR_LANES) {
+        float *to = sums + block;
+        kernels->binary(CR_BINARY_ADD, to, gates + block, to, 2 * CR_LANES, 2 * CR_LANES);
+        memcpy(to + 2 * CR_LANES, gates + block + 2 * CR_LANES, 4 * CR_LANES);
+    }
+    kernels->gru[CR_MATRIX_F32](dst, &nothing, x, sums, after, cr_floats(run, op->d), op->n, 0);
+}
+
 static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_kernels *kernels = run->model->kernels;
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    if (cr_has_spectra(run->model, tensor)) {
+        cr_run_spectral_cell(run, op, dst);
+        return;
+    }
     uint32_t type = cr_kernel_type(tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
     const void *x = cr_prepare(run, op, type, cr_at(run, op->c), 1).first;

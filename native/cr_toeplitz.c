@@ -1,4 +1,5 @@
-/* Toeplitz-like matrices: from the vectors of a file to the panels that the kernels multiply with.
+/* Toeplitz-like matrices: from the vectors of a file to what the kernels multiply with. Where
+ * products are not made by polynomials (cr_spectra.c), that is the matrix.
  *
  * A block is M = sum_j Z_1(g_j) Z_-1(h_j), so that Z_1 M - M Z_-1 = 2 sum_j g_j (J h_j)^T: with row numbers modulo k,
  *     M[i][0]         = sum_j sum_l g_j[i - l] h_j[l]
@@ -7,10 +8,10 @@
  * there, contracted or not, and the sums, in the order of j and l, round alike everywhere. */
 #include <string.h>
 
-#include "cr_kernels.h"
-#include "cr_load.h"
+#include "cr.h"
 #include "cr_numbers.h"
 #include "cr_subnormal.h"
+#include "cr_toeplitz.h"
 
 /* A gate's rows from `unit` on go to these panels. */
 typedef struct {
@@ -21,8 +22,12 @@ typedef struct {
     uint64_t unit;
 } cr_rows_to;
 
-uint64_t cr_expanded_bytes(const cr_tensor *tensor)
+uint64_t cr_expanded_bytes(const cr_tensor *tensor, const cr_toeplitz *form)
 {
+    if (cr_is_spectral(tensor, form)) {
+        cr_spectra spectra = cr_spectra_of(tensor, form, NULL);
+        return cr_spectra_bytes(&spectra);
+    }
     return (uint64_t)(tensor->rows + CR_LANES - 1) / CR_LANES * CR_LINE * tensor->columns;
 }
 
@@ -66,13 +71,18 @@ static void cr_write_column(cr_rows_to to, const double *column, size_t count, s
     }
 }
 
-static void cr_expand_tensor(const cr_model *model, const cr_tensor *tensor, unsigned char *memory, double *column)
+static void cr_expand_tensor(const cr_model *model, const cr_tensor *tensor, unsigned char *memory, double *scratch)
 {
     const cr_toeplitz *form = (const void *)(model->file + tensor->place);
     size_t k = tensor->columns, rank = form->rank, of_gate = cr_toeplitz_blocks(tensor, form) / form->gates;
     const float *g = (const float *)(const void *)(form + 1), *h = g + form->gates * of_gate * rank * k;
     float *panels = (float *)(void *)(memory + tensor->scale);
-    memset(panels, 0, (size_t)cr_expanded_bytes(tensor));
+    if (cr_is_spectral(tensor, form)) {
+        cr_fill_spectra(tensor, form, panels, scratch);
+        return;
+    }
+    double *column = scratch;
+    memset(panels, 0, (size_t)cr_expanded_bytes(tensor, form));
     for (uint32_t gate = 0; gate < form->gates; gate++)
         for (size_t block = 0; block < of_gate; block++, g += rank * k, h += rank * k) {
             cr_rows_to to = {panels, tensor, form, gate, block * k};
@@ -96,8 +106,8 @@ void cr_expand(cr_model *model, void *memory)
     for (uint32_t i = 0; i < model->header->tensor_count; i++) {
         const cr_tensor *tensor = &model->tensors[i];
         if (tensor->type != CR_TOEPLITZ_F32) continue;
-        double *column = (double *)(void *)((unsigned char *)memory + model->expanded_bytes - model->column_bytes);
-        cr_expand_tensor(model, tensor, memory, column);
+        double *scratch = (double *)(void *)((unsigned char *)memory + model->expanded_bytes - model->scratch_bytes);
+        cr_expand_tensor(model, tensor, memory, scratch);
     }
     model->expanded = memory;
     cr_restore_subnormals(before);

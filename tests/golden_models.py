@@ -112,6 +112,7 @@ def main() -> None:
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
     programs = {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
     programs["toeplitz-float32"] = lstm(37, 9, rank=3)
+    programs["toeplitz-large"] = lstm(512, 512, rank=1)
     for name, program in programs.items():
         path = FOLDER / f"{name}.crnn"
         save(write(program), path)

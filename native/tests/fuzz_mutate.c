@@ -3,6 +3,8 @@
  * file, and not, over and over, its envelope. */
 #include "model.h"
 
+#include "cr_toeplitz.h"
+
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed);
 size_t LLVMFuzzerCustomCrossOver(const uint8_t *one, size_t one_size, const uint8_t *other, size_t other_size, uint8_t *out,
@@ -118,11 +120,11 @@ static void place_toeplitz(uint8_t *file, size_t most, cr_tensor *t, uint64_t *a
     t->rows = (uint32_t)(form.gates * (form.interleaved ? padded : form.units));
     memcpy(file + t->place, &form, sizeof form);
     if (!t->columns || t->columns > CR_MAX_COLUMNS) return;
-    uint64_t blocks = form.gates * (((uint64_t)form.units + t->columns - 1) / t->columns);
+    uint64_t blocks = cr_toeplitz_blocks(t, &form);
     if (blocks > most) return;
     uint64_t count = 2 * blocks * form.rank * t->columns, vectors = place(file, most, at, 4 * count);
     t->scale = *expanded;
-    *expanded += ((uint64_t)t->rows + CR_LANES - 1) / CR_LANES * CR_LINE * t->columns;
+    *expanded += cr_expanded_bytes(t, &form);
     for (uint64_t i = 0; i < count && *at <= most; i++) {
         float x;
         memcpy(&x, file + vectors + 4 * i, 4);

@@ -12,6 +12,7 @@ from compactrnn.runtime.inventory import type_name
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
+from compactrnn.runtime.toeplitz import ToeplitzBlocks
 from compactrnn.testing.programs import random_program
 
 KINDS = ("float32", "int8", "int4", "toeplitz float32")  # of matrices
@@ -40,6 +41,19 @@ def wide() -> Program:
     return Program(buffers, [tensor], [Segment("forward", (op,))], [Input("x", 0, (70,))], [Output("y", Ref(1), (17,))])
 
 
+def polynomials(code: Code) -> Program:
+    """An LSTM or GRU whose product the core makes by polynomials, where it is compiled for tests with small files."""
+    gates, units, k = GATES[code], 66, 128
+    values = np.random.default_rng(0).normal(size=(2, gates, 1, k)).astype(np.float32)
+    tensor = Tensor(values, block=gates, toeplitz=ToeplitzBlocks(gates * units, gates, interleaved=True))
+    rows = tensor.shape[0]
+    buffers = [Buffer(k, "input"), Buffer(rows, "constant", np.zeros(rows)), Buffer(units, "state"), Buffer(units)]
+    state = {"b": Ref(2)} if code == Code.LSTM else {"d": Ref(2)}
+    op = Op(code, Ref(3), units, k, a=Ref(1), c=Ref(0), tensor=0, **state)
+    inputs, outputs = [Input("x", 0, (k,))], [Output("y", Ref(3), (units,))]
+    return Program(buffers, [tensor], [Segment("forward", (op,))], inputs, outputs)
+
+
 def uses(program: Program) -> set:
     """Operations, each with the type of its tensor, and whether segments follow each other in a stream."""
     found: set = {"chunks of segments"} if len(program.segments) > 1 and not program.offline else set()
@@ -64,6 +78,8 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smallest.crnn").write_bytes(write(smallest()))
     (folder / "wide.crnn").write_bytes(write(wide()))
+    for code in (Code.LSTM, Code.GRU):
+        (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
     products = {(code.name, kind) for code in GATES for kind in KINDS}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}

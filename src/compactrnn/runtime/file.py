@@ -297,7 +297,7 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
 
 
 def _place_toeplitz(record: np.void, tensor: Tensor, data: _Data, expanded: int) -> int:
-    """Its panels come to `expanded` in memory; where those of the next one do."""
+    """What it is multiplied as comes to `expanded` in memory; where that of the next one does."""
     form = tensor.toeplitz
     assert form is not None
     form.check(tensor.values)
@@ -305,10 +305,10 @@ def _place_toeplitz(record: np.void, tensor: Tensor, data: _Data, expanded: int)
     head["rank"], head["gates"] = tensor.values.shape[2], form.gates
     head["units"], head["interleaved"] = form.units, form.interleaved
     record["type"], record["block"], record["scale"] = Type.TOEPLITZ_F32, tensor.block, expanded
-    record["rows"], record["columns"] = rows, columns = tensor.shape
+    record["rows"], record["columns"] = tensor.shape
     record["place"] = data.add(head.tobytes())
     data.add(tensor.values.tobytes())
-    return expanded + lay.matrix_bytes(Type.MATRIX_F32, rows, columns, tensor.block)
+    return expanded + form.expanded_bytes(tensor.values)
 
 
 def _check_int4(tensor: Tensor) -> None:

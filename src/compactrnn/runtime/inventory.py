@@ -32,7 +32,7 @@ def inventory(program: Program) -> list[dict[str, Any]]:
                 "stored as": type_name(tensor),
                 "parameters": prod(shape) if tensor.toeplitz is None else tensor.values.size,
                 "bytes": stored_bytes(tensor, op),
-                "MACs": op.macs if id(op) in forward else 0,
+                "MACs": program.macs(op) if id(op) in forward else 0,
             }
         )
     return rows

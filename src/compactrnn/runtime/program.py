@@ -77,7 +77,7 @@ class Op:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations of its matrix product."""
+        """Multiply-accumulate operations of its product with a plain matrix; `Program.macs` knows others."""
         return OPERATIONS[self.code].gates * self.n * self.k
 
 
@@ -159,6 +159,12 @@ class Tensor:
         return values if self.scale is None else values * self.scale[:, None].astype(np.float64)
 
 
+def product_macs(plain: int, tensor: Tensor) -> int:
+    """Multiply-accumulate operations of a product that takes `plain` with a plain matrix."""
+    form, sizes = tensor.toeplitz, tensor.values.shape[-2:]
+    return form.macs(*sizes) if form is not None and form.is_spectral(*sizes) else plain
+
+
 @dataclass
 class Program:
     """A model as the native core runs it."""
@@ -194,7 +200,11 @@ class Program:
 
     def macs_per_step(self) -> int:
         """Multiply-accumulate operations of all matrix products of one time step."""
-        return sum(op.macs for s in self.segments if s.kind == "forward" for op in s.ops)
+        return sum(self.macs(op) for s in self.segments if s.kind == "forward" for op in s.ops)
+
+    def macs(self, op: Op) -> int:
+        """Multiply-accumulate operations of the matrix product of one of its operations."""
+        return op.macs if op.tensor is None else product_macs(op.macs, self.tensors[op.tensor])
 
     def map_ops(self, change) -> Program:
         """A copy in which `change(op)` stands for each op."""

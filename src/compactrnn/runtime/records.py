@@ -11,7 +11,7 @@ from .._errors import ModelFileError
 from .._files import parse_json
 from . import layout as lay
 from .layout import Type
-from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
+from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor, product_macs
 from .toeplitz import ToeplitzBlocks
 
 
@@ -62,14 +62,23 @@ class Records:
 
     def macs_per_step(self) -> int:
         """Multiply-accumulate operations of all matrix products of one time step."""
+        toeplitz = {
+            i: _tensor(record, self.data)
+            for i, record in enumerate(self.tensors)
+            if int(record["type"]) == Type.TOEPLITZ_F32
+        }
         gates = np.zeros(max(Code) + 1, np.int64)
         gates[list(GATES)] = list(GATES.values())
+        plain = gates[self.ops["code"]] * self.ops["n"] * self.ops["k"]
+        macs = [
+            product_macs(int(count), toeplitz[int(tensor)]) if int(tensor) in toeplitz else int(count)
+            for count, tensor in zip(plain, self.ops["tensor"], strict=True)
+        ]
         total = 0
         for segment in self.segments:
             first, count = int(segment["first_op"]), int(segment["op_count"])
-            ops = self.ops[first : first + count]
             if lay.SEGMENT_KINDS[segment["kind"]] == "forward":
-                total += int((gates[ops["code"]] * ops["n"] * ops["k"]).sum())
+                total += sum(macs[first : first + count])
         return total
 
     def program(self) -> Program:

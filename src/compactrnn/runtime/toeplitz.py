@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._errors import invalid
-from .gates import gate_rows, padded
+from .gates import LANES, gate_rows, padded
 
-LARGEST = 1e12  # entry of a vector: with it every entry of the matrix is finite in float32
+LARGEST = 1e10  # entry of a vector: with it the matrix, and all that products go through, is finite in float32
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,35 @@ class ToeplitzBlocks:
         """Of the matrix, in the order of its rows that `interleaved` says."""
         return self.gates * (padded(self.units) if self.interleaved else self.units), values.shape[-1]
 
+    def is_spectral(self, rank: int, k: int) -> bool:
+        """Whether the core multiplies by polynomials instead of with the matrix: where that is faster, by sizes alone.
+
+        k is a power of two and at least 128 times the rank, a gate has k / 2 units or more, and the matrix 4 MiB.
+        """
+        return k & (k - 1) == 0 and 128 * rank <= k <= 2 * self.units and 4 * self.rows * k >= 4 << 20
+
+    def expanded_bytes(self, values: np.ndarray) -> int:
+        """Memory for what the core multiplies with: the matrix, or the spectra of its vectors, 16 beside each other."""
+        _, blocks, rank, k = values.shape
+        if not self.is_spectral(rank, k):
+            return 4 * padded(self.shape(values)[0]) * k
+        beside = min(1 << (blocks - 1).bit_length(), LANES)
+        groups = -(-blocks // beside) * -(-rank * beside // LANES)
+        return 4 * k * (1 + 2 * LANES * groups)
+
+    def macs(self, rank: int, k: int) -> int:
+        """Multiplications of a product with a vector, rows that are only padding left out.
+
+        By polynomials (native/cr_spectral.h): the vector once, and each pair of vectors, go through remainders modulo
+        X^k + 1; each pair and each block go through those modulo X^k - 1.
+        """
+        if not self.is_spectral(rank, k):
+            return self.rows * k
+        blocks = self.gates * -(-self.units // k)
+        one = _split_macs(k)
+        whole = sum(_split_macs(k >> level) for level in range(1, k.bit_length() - 1))
+        return one + blocks * rank * (one + whole + 4 * k - 2) + blocks * whole
+
     def dense(self, values: np.ndarray) -> np.ndarray:
         """The matrix in float64."""
         self.check(values)
@@ -75,3 +104,8 @@ class ToeplitzBlocks:
                 block += g[place % k] @ (sign * h[place % k])
         rows = blocks.reshape(self.gates, -1, k)[:, : self.units].reshape(self.rows, k)
         return gate_rows(rows, self.gates) if self.interleaved else rows
+
+
+def _split_macs(size: int) -> int:
+    """To take a real polynomial of so many coefficients apart modulo X^size + 1."""
+    return size * (size // 2).bit_length() - size if size > 1 else 0

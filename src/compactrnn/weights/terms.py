@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..runtime.toeplitz import ToeplitzBlocks
+
 
 class Term(ABC):
     """One factor of a weight's matrix.
@@ -59,7 +61,7 @@ class ToeplitzTerm(Term):
 
     `first` has the g and `second` the h, both of shape (blocks, rank, in). The `rows` rows in all are those of `gates`
     gates, the last block of each of which may be cut off. A model file stores g and h; the core multiplies with the
-    matrix that it makes of them when it opens the file.
+    matrix that it makes of them when it opens the file, or by polynomials; see `runtime.toeplitz.ToeplitzBlocks`.
     """
 
     first: Tensor
@@ -81,6 +83,11 @@ class ToeplitzTerm(Term):
     def stored(self) -> int:
         """The entries of g and h."""
         return self.first.numel() + self.second.numel()
+
+    @property
+    def macs(self) -> int:
+        """Those of the matrix, or of its polynomials."""
+        return ToeplitzBlocks(self.rows, self.gates).macs(*self.first.shape[-2:])
 
 
 def displacement(matrix: Tensor) -> Tensor:
