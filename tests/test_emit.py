@@ -91,7 +91,7 @@ def both_ways(m, x, w):
 def weighted(m, x, w):
     h = gru(m.builder, x, w)
     scores = emit.softmax(m, m.rearrange(h, lambda a: a[..., :1], 0), 0)
-    return emit.reduce(m, m.builder.binary(emit.Binary.MUL, m.spread(scores, h.shape, 0), h), [0], "sum")
+    return emit.reduce(m, m.builder.binary(emit.Binary.MUL, h, scores, period=1), [0], "sum")
 
 
 def squares(m, x, w):

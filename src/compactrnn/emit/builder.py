@@ -1,10 +1,9 @@
-"""Writing a program: values, and the segments in which they come to be."""
+"""Writing a program: operands, and the segments in which they are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -44,9 +43,8 @@ class Operand:
 class Builder:
     """Appends operations to the earliest segment in which all that they read is known."""
 
-    def __init__(self, exports: dict[Any, Any] | None = None) -> None:
+    def __init__(self) -> None:
         self.program = Program()
-        self.exports = {} if exports is None else exports  # of the steps of cells, by what makes two of them equal
         self.where = ""  # module and operation that are being lowered
         self.origins: list[str] = []  # by buffer: what it was made for
         self._ops: list[tuple[str, list[Op]]] = [("forward", [])]

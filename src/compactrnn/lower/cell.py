@@ -16,11 +16,11 @@ from ..emit.recurrent import apart, gru_step, lstm_step, write_states
 from ..runtime.program import Unary
 from .factors import factors
 from .step import lower_ahead, lower_step
-from .visitor import array
+from .visitor import Visitor, array
 
 
 def lower_cell(
-    builder: Builder,
+    visitor: Visitor,
     cell: AbstractCell,
     x: Operand,
     initial: list[Tensor],
@@ -31,20 +31,21 @@ def lower_cell(
 
     `name` gives the name in the model of a part of the cell, such as "hidden", `state_name` that of a state.
     """
+    builder = visitor.builder
     builder.place([x])
     x = replace(x, segment=builder.segment)
     states = []
     for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, initial), strict=True):
         ref = builder.state(state_name(spec.name), array(start).ravel(), (start.numel(),), bounded)
         states.append(Operand(ref, (1, start.numel()), None, STEP, builder.segment, bounded))
-    y, after = cell_step(builder, cell, x, states, name, in_place=True)
+    y, after = cell_step(visitor, cell, x, states, name, in_place=True)
     y = apart(builder, y, states)
     write_states(builder, states, after)
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 
 def cell_step(
-    builder: Builder,
+    visitor: Visitor,
     cell: AbstractCell,
     x: Operand,
     states: list[Operand],
@@ -57,10 +58,10 @@ def cell_step(
     """
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
     if fused is None:
-        return _generic(builder, cell, x, states, name)
+        return _generic(visitor, cell, x, states, name)
     if cell.kernel == "lstm" and not in_place:
-        states = [states[0], builder.unary(Unary.COPY, states[1])]
-    y, after = fused(builder, cell, x, states, name)
+        states = [states[0], visitor.builder.unary(Unary.COPY, states[1])]
+    y, after = fused(visitor.builder, cell, x, states, name)
     return replace(y, shape=(x.shape[0], 1, y.width), time=0), after
 
 
@@ -88,18 +89,18 @@ def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
 
 
 def _generic(
-    builder: Builder, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
 ) -> tuple[Operand, list[Operand]]:
     """Any cell, from its own `project` and `step`."""
-    steps = x.shape[0]
+    build, steps = visitor.builder, x.shape[0]
     rows = replace(x, shape=(steps, x.width), time=0)
     if cell.steps_ahead:
-        rows = lower_ahead(builder, cell, rows, name)
-        builder.place([rows])
-    segment = builder.segment
+        rows = lower_ahead(visitor, cell, rows, name)
+        build.place([rows])
+    segment = build.segment
     held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, segment=segment, bounded=False) for s in states]
-    y, *after = lower_step(builder, cell, rows, held, name)
-    if builder.segment != segment:
+    y, *after = lower_step(visitor, cell, rows, held, name)
+    if build.segment != segment:
         raise UnsupportedModelError(
             f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
         )

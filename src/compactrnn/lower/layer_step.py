@@ -44,7 +44,7 @@ def layer_step(
         for direction, cell in enumerate(row):
             given = [next(flat) for _ in cell.states] if states else cells.initial_states(cell, None)
             name = functools.partial(leaf.part_name, layer, direction)
-            y, last = cells.cell_step(build, cell, x, [_operand(visitor, s) for s in given], name)
+            y, last = cells.cell_step(visitor, cell, x, [_operand(visitor, s) for s in given], name)
             outputs.append(y)
             after += last
         x = outputs[0]

@@ -15,7 +15,7 @@ from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Program
-from . import blocks, conditions, pointwise, products, reductions  # noqa: F401  (they register what can be lowered)
+from . import conditions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
@@ -120,8 +120,8 @@ def _build(
         raise UnsupportedModelError(
             f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
         ) from error
-    builder = Builder(exports)
-    visitor = Visitor(builder, graph, values, longer)
+    builder = Builder()
+    visitor = Visitor(builder, graph, values, longer, exports)
     given = zip(names, small, axes.times, axes.batches, strict=True)
     inputs = [add_input(builder, name, x.shape, time, batch) for name, x, time, batch in given]
     outputs = visitor.lower(inputs)

@@ -1,4 +1,4 @@
-"""Softmax and reductions: over features at every step, or over time."""
+"""Reductions: over features at every step, or over time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ import torch
 
 from ..emit import reductions
 from ..emit.builder import Operand
-from ..emit.normalize import softmax
 from ..emit.pointwise import against, scale
 from ..runtime.program import Binary
 from .visitor import Visitor, handles
 
 _NAMES = {"amax": "max", "amin": "min", "cumsum": "sum", "cumprod": "product"}
-
-
-@handles("softmax", "_softmax", "log_softmax", "_log_softmax")
-def _softmax(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, *rest: Any, **kwargs: Any) -> Operand:
-    return softmax(visitor.mover, x, dim, "log" in _name(node))
 
 
 @handles("sum", "mean", "amax", "amin")

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..emit.builder import Builder, Operand
+from ..emit.builder import Operand
 from ..graph.refusals import not_exported
 from ..graph.trace import Trace, export, operation, read_export
 from ..weights.base import AbstractWeight
@@ -40,25 +40,25 @@ class _Ahead(_Part):
         return (self.cell.look_ahead(self.cell.project(x)[:, None])[:, 0],)
 
 
-def lower_ahead(builder: Builder, cell: AbstractCell, x: Operand, name: Callable[[str], str]) -> Operand:
+def lower_ahead(visitor: Visitor, cell: AbstractCell, x: Operand, name: Callable[[str], str]) -> Operand:
     """Operations of `look_ahead(project(x))`, x being the rows of a whole sequence."""
-    (projected,) = _lowered(builder, _Ahead(cell), cell, [x], name)
+    (projected,) = _lowered(visitor, _Ahead(cell), cell, [x], name)
     return projected
 
 
 def lower_step(
-    builder: Builder, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
 ) -> list[Operand]:
     """Operations of one step: from the input and state rows to the output and new state rows.
 
     Of a delay line that `push` updates, the new row alone. What looks ahead gets `lower_ahead(x)` in place of x. `name`
     gives the name in the model of a part of the cell.
     """
-    return _lowered(builder, _Step(cell), cell, [x, *states], name)
+    return _lowered(visitor, _Step(cell), cell, [x, *states], name)
 
 
 def _lowered(
-    builder: Builder, part: _Part, cell: AbstractCell, operands: list[Operand], name: Callable[[str], str]
+    visitor: Visitor, part: _Part, cell: AbstractCell, operands: list[Operand], name: Callable[[str], str]
 ) -> list[Operand]:
     def rename(path: str) -> str:
         _, part, *rest = path.split(".")
@@ -70,10 +70,11 @@ def _lowered(
     like = next(cell.parameters(), torch.zeros(()))
     steps = operands[0].shape[0]
     small, large = (tuple(torch.zeros(n, v.width, dtype=like.dtype) for v in operands) for n in (steps, steps + 1))
-    trace = _trace(builder.exports, part, cell, small)
+    trace = _trace(visitor.exports, part, cell, small)
     if isinstance(part, _Step):
         trace = replace(trace, outputs=_rows_pushed(trace, cell))
-    return Visitor(builder, trace, trace.run(small), trace.run(large), rename).lower(operands)
+    inner = Visitor(visitor.builder, trace, trace.run(small), trace.run(large), visitor.exports, rename)
+    return inner.lower(operands)
 
 
 def _rows_pushed(trace: Trace, cell: AbstractCell) -> list[Any]:

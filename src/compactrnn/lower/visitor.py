@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -73,7 +73,8 @@ def convolves(function: Callable) -> Callable:
 class Visitor:
     """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time.
 
-    Without `longer` the graph is one step, and no axis is time.
+    Without `longer` the graph is one step, and no axis is time. `exports` are the graphs of the steps of cells, by what
+    makes two of them equal. `rename` gives the names of weights.
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class Visitor:
         trace: Trace,
         values: dict[str, Any],
         longer: dict[str, Any] | None = None,
+        exports: dict[Hashable, Trace] | None = None,
         rename: Callable[[str], str] = str,
     ):
         self.builder = builder
+        self.exports = {} if exports is None else exports
         self.rename = rename
         self.mover = Mover(builder)
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
