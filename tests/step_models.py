@@ -187,6 +187,45 @@ def linear_attention(m, x, s):
     return (q[:, :, None] * s).sum(1), s
 
 
+class Streamed(nn.Module):
+    """A causal convolution that is given its past, with a stride over what it sees, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(4, 4, 3, stride=2, padding=1, groups=2), nn.GRUCell(8, 8)
+
+    def forward(self, x, past, h):
+        window = torch.cat([past, x[:, :, None]], 2)
+        h = self.gru(self.conv(window).flatten(1).relu(), h)
+        return h, window[:, :, 1:], h
+
+
+class Nested(nn.Module):
+    """Layer-normalized gates by hand; the states are a tuple of tuples."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.norm, self.cell = nn.Linear(14, 32), nn.LayerNorm(32), nn.LSTMCell(8, 5)
+
+    def forward(self, x, states):
+        (h, c), below = states
+        i, f, g, o = self.norm(self.gates(torch.cat([x, h], -1))).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        below = self.cell(h, below)
+        return below[0], ((h, c), below)
+
+
+def deep(m, x, h):
+    h = m.cell(m.cell(x, h), h)  # twice through one cell in a step
+    return h[:, :2], m.cell(x, h)
+
+
+def chosen(m, x, done, h):
+    h = m.cell(x, torch.where(done, torch.zeros_like(h), h))
+    return m.fc(h), h
+
+
 def both(y):
     return y, y
 
@@ -261,6 +300,30 @@ MODELS = {
         lambda: Step(masked, cell=nn.GRUCell(6, 8), fc=nn.Linear(8, 2)),
         (r(1, 6), torch.ones(1, 1), z(1, 8)),
         [2],
+    ),
+    "past of a convolution": (lambda: Streamed(), (r(1, 4), z(1, 4, 2), z(1, 8)), ["past", "h"]),
+    "tuples of states": (lambda: Nested(), (r(1, 6), ((z(1, 8), z(1, 8)), (z(1, 5), z(1, 5)))), ["states"]),
+    "one cell twice": (lambda: Step(deep, cell=nn.GRUCell(8, 8)), (r(1, 8), z(1, 8)), [1]),
+    "a flag": (
+        lambda: Step(chosen, cell=nn.GRUCell(6, 8), fc=nn.Linear(8, 2)),
+        (r(1, 6), torch.tensor([[False]]), z(1, 8)),
+        [2],
+    ),
+    "both directions": (
+        lambda: Step(lambda m, x, h: m.rnn(x, h), rnn=nn.GRU(6, 8, bidirectional=True)),
+        (r(1, 1, 6), z(2, 1, 8)),
+        [1],
+    ),
+    "no state given": (
+        lambda: Step(lambda m, x, h: (m.one(x)[0], m.two(m.one(x)[0], h)), one=nn.LSTMCell(6, 8), two=nn.RNNCell(8, 8)),
+        (r(1, 6), z(1, 8)),
+        [1],
+    ),
+    "float64": (lambda: nn.GRUCell(6, 8).double(), (r(1, 6).double(), z(1, 8).double()), ["hx"], both),
+    "a delay line": (
+        lambda: Step(lambda m, x, s: (lambda y, after: (y, *after))(*m.cell(x, (s,))), cell=cr.FSMN(6, 8)),
+        (r(1, 6), z(1, 40)),
+        [1],
     ),
     "the state before": (
         lambda: Step(lambda m, x, h: (h, m.cell(x, h)), cell=nn.GRUCell(6, 8)),

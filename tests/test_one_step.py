@@ -27,7 +27,8 @@ def sequences(tensors, names, engine, scale=1.0):
         if name in ports:
             shape = [STEPS, *x.shape]
             vocabulary = ports[name].vocabulary
-            found[name] = torch.randint(vocabulary, shape) if vocabulary else scale * torch.randn(shape)
+            drawn = torch.randint(vocabulary, shape) if vocabulary else scale * torch.randn(shape)
+            found[name] = drawn > 0 if x.dtype == torch.bool else drawn.to(x.dtype)
     return found
 
 
@@ -67,10 +68,9 @@ def test_a_stream_gives_what_torch_gives(tmp_path, name):
     ]
     kept = [s.name for s in engine.states]
     split = split or (lambda y: (y[: -len(kept)], y[-len(kept) :]))
-    shapes = {n: x.shape for n, x in zip(names, tensors, strict=True) if n in kept}
-    kept = [n for n in names if n in kept]
-    random = {n: torch.randn(shapes[n]) for n in kept}
-    for start, scale in (({n: torch.zeros(shapes[n]) for n in kept}, 1.0), (random, 1.0), (random, 30.0)):
+    zeros = {n: torch.zeros_like(x) for n, x in zip(names, tensors, strict=True) if n in kept}
+    random = {n: torch.randn_like(x) for n, x in zeros.items()}
+    for start, scale in ((zeros, 1.0), (random, 1.0), (random, 30.0)):
         xs = sequences(tensors, names, engine, scale)
         outputs, after = in_torch(model, example, names, xs, start, split)
         stream = engine.stream()

@@ -68,14 +68,17 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
 
 @convolves
 def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
-    """Of one group and one step at a time."""
+    """Of one group; over time one step at a time."""
     if not isinstance(weight, Tensor) or isinstance(bias, Operand) or weight.dim() != 3 or options.groups != 1:
         return None
-    if options.stride != 1 or visitor.time_axis(node) != 2:
+    time = visitor.time_axis(node)
+    if time not in (2, None) or (time == 2 and options.stride != 1):
         return None
     both = (options.padding, options.padding)
     init, name = None if bias is None else array(bias), visitor.weight_name(node, node.args[1])
-    return products.convolution(visitor.mover, x, array(weight), init, both, options.dilation, name)
+    return products.convolution(
+        visitor.mover, x, array(weight), init, both, options.dilation, name, options.stride, time
+    )
 
 
 @handles("embedding")

@@ -16,22 +16,23 @@ from .step_states import Pair
 def check_slots(trace: Trace, pairs: Sequence[Pair], names: Sequence[str]) -> None:
     """Refuse pairs in which a state goes into one state of a layer and comes back from another.
 
-    Only of what is a layer's state as it stands is that known.
+    That is known where both are a layer's states as they stand.
 
     Raises:
         ValueError: they are in another order, as in `return y, c, h` for `forward(x, h, c)`.
     """
     slots = _slots(trace)
+    goes = {trace.inputs[pair.argument]: slots.get(trace.inputs[pair.argument], set()) for pair in pairs}
     for pair in pairs:
-        goes = slots.get(trace.inputs[pair.argument], set())
-        result = trace.outputs[pair.output]
+        own, result = trace.inputs[pair.argument], trace.outputs[pair.output]
         comes = set(state_entries(result)) if isinstance(result, torch.fx.Node) else set()
-        if goes and comes and not goes & comes:
+        if not comes & goes[own] and any(comes & slots for other, slots in goes.items() if other != own):
+            name = names[pair.argument]
             raise invalid(
                 "states",
-                got=f"{pair.name!r}, whose place among what the model returns is that of another state of a layer",
+                got=f"{name!r}, whose place among what the model returns is that of another state",
                 expected="new values in the order of the states",
-                hint=f"a dict gives the output of each: states={{{pair.name!r}: ...}}",
+                hint=f"a dict gives the output of each: states={{{name!r}: ...}}",
             )
 
 
