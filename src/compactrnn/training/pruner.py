@@ -25,6 +25,7 @@ def units_left(pruner: Any) -> dict[str, int]:
     """The units of each layer that are neither dead nor being pruned."""
     from ..compress.dead import find_dead
 
-    groups, state = pruner.groups, pruner.state_dict()
-    dead = find_dead(groups)
-    return {g.name: int((~(dead[g.name] | state[f"out.{g.name}"].cpu())).sum()) for g in groups}
+    gone = find_dead(pruner.groups)
+    for name, pruned in pruner.method.pruned.items():
+        gone[name] = gone[name] | pruned.cpu()
+    return {name: int((~units).sum()) for name, units in gone.items()}
