@@ -1,4 +1,4 @@
-"""Types of settings with their bounds, for pydantic to check."""
+"""Types of settings with bounds, checked by pydantic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values from outside against types: every error names the place and the key."""
+"""Validate values from files and users; every error names the place and the key."""
 
 from __future__ import annotations
 

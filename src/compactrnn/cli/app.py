@@ -7,9 +7,9 @@ from .errors import reported
 
 app = typer.Typer(
     name="compactrnn",
-    help="""Compact recurrent networks: learn them, prove them, run them natively.
+    help="""Compact recurrent networks: train, compress, evaluate and run them natively.
 
-    The main job, five minutes:
+    A demonstration, one minute:
 
         compactrnn demo
 

@@ -7,13 +7,13 @@ import typer
 from .errors import reported
 from .output import JsonFlag, print_json, print_line, print_table
 
-app = typer.Typer(help="Where data is looked for, and what may be downloaded.", no_args_is_help=True)
+app = typer.Typer(help="List data sets and download them.", no_args_is_help=True)
 
 
 @app.command("list")
 @reported
 def list_(json: JsonFlag = False) -> None:
-    """Show the data sets known by name, their licences, and whether they are there.
+    """List the data sets known by name, their licenses, and whether they are in the data folder.
 
     COMPACTRNN_DATA names the folder; the default is the user's cache folder.
     """
@@ -31,7 +31,7 @@ def list_(json: JsonFlag = False) -> None:
 @app.command("get")
 @reported
 def get(name: Annotated[str, typer.Argument(help="A name from: compactrnn data list")], json: JsonFlag = False) -> None:
-    """Download a data set, where its licence allows, and check it.
+    """Download a data set, if its license allows, and verify its checksum.
 
     Example:
 

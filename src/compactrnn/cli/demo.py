@@ -10,17 +10,17 @@ from .output import JsonFlag, print_json, print_line
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where models, report.json and quality.svg go.")] = Path("runs/demo"),
-    train: Annotated[bool, typer.Option("--train", help="Train the models first, the long way.")] = False,
-    seed: Annotated[int, typer.Option(help="For everything random, with --train.")] = 0,
+    out: Annotated[Path, typer.Option(help="Output folder: models, report.json and quality.svg.")] = Path("runs/demo"),
+    train: Annotated[bool, typer.Option("--train", help="Train the models first.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed, with --train.")] = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Show the main job: a compact model against the dense one that it was learnt from, packed, evaluated and raced.
+    """Compare a compact model with the dense one that it was pruned from: quality, size and speed.
 
-    Both are character models of the bundled text and come with the package; all of it takes less than a minute. With
-    --train the demo makes them on this machine: a dense LSTM; the compact one learnt from it by removing whole units;
-    and the compact sizes from scratch, for as many updates. It says first how long that will take. Stopped half-way, it
-    goes on where it was.
+    Both are character-level language models of the bundled text and come with the package; packing, evaluation and
+    timing take less than a minute. With --train the demo trains them on this machine: a dense LSTM, the compact one by
+    pruning whole units of it, and the compact sizes from scratch for the same number of updates. It estimates the time
+    first; an interrupted demo is resumed by the same command.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""A user's mistake ends in one sentence and an exit code, not in a traceback."""
+"""Errors of the command line: one sentence and an exit code, no traceback."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, with its errors as sentences; COMPACTRNN_DEBUG=1 shows where they come from."""
+    """Print a command's errors as one sentence; COMPACTRNN_DEBUG=1 shows the traceback."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:

@@ -12,7 +12,7 @@ def info(
     model: Annotated[Path, typer.Argument(help="A .crnn file or a run folder.")],
     json: JsonFlag = False,
 ) -> None:
-    """Show what a model is made of: layers, parameters, bytes, multiply-accumulates per step.
+    """Show the layers of a model, its parameters, bytes and multiply-accumulates per step.
 
     Example:
 
@@ -55,7 +55,7 @@ def _packed(path: Path) -> dict[str, Any]:
 
 
 def _reasons(notes: Any) -> dict[str, Any]:
-    """Why weights are not stored plainly as was asked for, by their names, if the file says so."""
+    """Why weights are stored in another type than requested, by name, if the file says so."""
     reasons = notes.get("reasons") if isinstance(notes, dict) else None
     return dict(reasons) if isinstance(reasons, dict) else {}
 

@@ -1,4 +1,4 @@
-"""What goes to standard output: a table for a person, or one line of JSON for a program."""
+"""Standard output: a table, or one line of JSON."""
 
 from __future__ import annotations
 

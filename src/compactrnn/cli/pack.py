@@ -18,7 +18,7 @@ def pack(
     ] = "int8",
     json: JsonFlag = False,
 ) -> None:
-    """Turn a trained model into one file for the native engine.
+    """Pack a trained model into one file for the native engine.
 
     The program is checked against torch first; other than float32, the error is measured on validation data. With auto
     a matrix is int8, or int4 where that makes the model fit a cache; info shows names, and which is which.

@@ -1,4 +1,4 @@
-"""The data sets known by name: their licence, and where they may be had."""
+"""Data sets known by name: license and download address."""
 
 import hashlib
 import http.client
@@ -24,7 +24,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: `bundled` ones are in the package; those without `remotes` are for the user to place."""
+    """A data set: `bundled` ones come with the package; those without `remotes` must be placed by the user."""
 
     name: str
     about: str
@@ -82,7 +82,7 @@ DATASETS = {
 
 
 def fetch(name: str) -> list[Path]:
-    """Put the files of a data set into the data folder, checked; those already there and whole stay as they are."""
+    """Download the files of a data set that are missing or damaged, and verify them; returns their paths."""
     if name not in DATASETS:
         raise invalid("data set", got=repr(name), expected=f"one of {', '.join(sorted(DATASETS))}")
     dataset = DATASETS[name]
@@ -101,7 +101,7 @@ def fetch(name: str) -> list[Path]:
 
 
 def download(remote: Remote, target: Path) -> Path:
-    """Download to `target`, which appears only once its SHA-256 has been found right."""
+    """Download to `target`, which is created only after its SHA-256 was verified."""
     if target.is_file() and hashlib.sha256(read_file(target, "data file", _MAX_BYTES)).hexdigest() == remote.sha256:
         return target
     try:

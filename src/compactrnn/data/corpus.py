@@ -1,4 +1,4 @@
-"""A text in three parts: to learn from, to choose by, to report on."""
+"""Text corpora with a training, validation and test split."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .text import read_text
 
 @dataclass(frozen=True)
 class Corpus:
-    """The train, validation and test parts of a text."""
+    """The training, validation and test split of a text."""
 
     name: str
     train: str

@@ -1,4 +1,4 @@
-"""What the training loop asks of every model."""
+"""The interface of a model that is trained by a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training loop asks of every task."""
+"""The interface of a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is given at a time."""
+"""A batch of sequences with targets and lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What classification tasks share."""
+"""Base class of classification tasks."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class FirstSymbolData:
 
 
 class FirstSymbolTask(AbstractClassificationTask):
-    """Every step is a one-hot vector, drawn evenly; the first is multiplied by the sign that is to be told at the end.
+    """Every step is a random one-hot vector; the first is multiplied by a sign, which is to be predicted at the end.
 
         x_1 = s e_k,   x_t = e_k (t > 1),   k ~ U{1..size},   s = -1 or 1 with equal odds;   class 1 means s = 1
 
@@ -77,7 +77,7 @@ class FirstSymbolTask(AbstractClassificationTask):
         return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
 
     def batches(self, part: str) -> Iterator[Batch]:
-        """As many at a time as fit in a quarter of a gigabyte; of the training part, as many as of the validation part.
+        """Batches of up to a quarter of a gigabyte; of the training part, as many sequences as of the validation part.
 
         Each sequence has its own random numbers, so that the batches may be of any size.
         """

@@ -1,4 +1,4 @@
-"""An average of the weights that training passes through."""
+"""Exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class WeightAverage:
 
     @torch.no_grad()
     def follow(self, model: nn.Module, update: int) -> None:
-        """Take in the weights after update number `update`."""
+        """Update the average with the weights after update number `update`."""
         decay = min(self.decay, (1 + update) / (10 + update))
         for average, parameter in zip(self.weights, model.parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)
 
     def load(self, weights: list[Tensor]) -> None:
-        """Continue from these."""
+        """Restore the average from a checkpoint."""
         if [w.shape for w in weights] != [w.shape for w in self.weights]:
             raise ValueError("the average is of another model's weights")
         self.weights = weights
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
-        """The model with the average as its weights, for a while."""
+        """Use the average as the weights of the model within a `with` block."""
         parameters = list(model.parameters())
         with torch.no_grad():
             own = [parameter.clone() for parameter in parameters]

@@ -1,4 +1,4 @@
-"""Models from options that may be anyone's, within the memory that there is."""
+"""Build a model from options of unknown origin, if it fits in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tasks.base import AbstractTask
 
 
 def build_model(task: AbstractTask, options: Any, copies: int = 1) -> Any:
-    """The model of `options`; `ValueError` before anything is allocated that would not fit `copies` times."""
+    """The model of `options`; `ValueError` before allocating it, if `copies` of it would not fit in memory."""
     try:
         with torch.device("meta"), _Budget(copies):
             task.build_model(options)
@@ -35,7 +35,7 @@ def model_options(task: AbstractTask, table: Mapping[str, Any], where: str) -> A
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Give a model its weights; `ModelFileError` names the first that does not belong."""
+    """Load weights into a model; `ModelFileError` names the first that does not fit."""
     try:
         model.load_state_dict(dict(state))
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -54,7 +54,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> Non
 
 
 class _Budget(TorchDispatchMode):
-    """Counts what is allocated by `torch.empty` and its like, before it is."""
+    """Count the memory of new tensors before they are allocated."""
 
     def __init__(self, copies: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whether this machine has what a recipe asks for."""
+"""Check that this machine has the threads, accelerator and devices of a recipe."""
 
 from __future__ import annotations
 

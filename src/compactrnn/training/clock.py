@@ -1,4 +1,4 @@
-"""The time that a run takes."""
+"""Wall and CPU time of a run, over all resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Clock:
-    """Seconds on the wall, and of processors: all threads', and those of ended child processes (compilers).
+    """Wall-clock seconds, and CPU seconds of all threads and of child processes that have ended (compilers).
 
     They add up over the stretches of a run that was stopped and resumed; what was done between the last checkpoint and
     a crash is done again and counted once.

@@ -1,4 +1,4 @@
-"""Learning from a larger model's predictions."""
+"""Knowledge distillation."""
 
 from torch import Tensor
 from torch.nn import functional

@@ -1,4 +1,4 @@
-"""How long an update takes on this machine."""
+"""Estimate the time of an update on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping at a moment of our choosing."""
+"""Defer Ctrl-C and SIGTERM to the end of an update."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def stop_flag() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second acts as ever. What is ignored (nohup) stays ignored.
+    """An event that the first Ctrl-C or SIGTERM sets; a second has its default effect. Ignored signals stay ignored.
 
     >>> with stop_flag() as stop:
     ...     stop.is_set()

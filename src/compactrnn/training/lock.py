@@ -1,4 +1,4 @@
-"""One run folder, one writer."""
+"""Lock a run folder: one process writes at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder`, made if need be, for this process alone; the system lets go of it whenever the process ends.
+    """Lock `folder`, created if necessary, for this process; it is released when the process ends, however it ends.
 
     What an earlier writer left half-written is removed. A folder that was made for this and stays empty goes again.
 

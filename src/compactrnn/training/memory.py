@@ -1,4 +1,4 @@
-"""Memory that stays with the process."""
+"""Keep freed memory in the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisers by name."""
+"""Optimizers by name."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from .recipe import OptimizerOptions
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> torch.optim.Optimizer:
-    """The optimiser that a recipe asks for.
+    """The optimizer of a recipe.
 
     >>> type(build_optimizer([nn.Parameter(torch.zeros(2))], OptimizerOptions("SGD"))).__name__
     'SGD'

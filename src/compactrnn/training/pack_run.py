@@ -1,4 +1,4 @@
-"""From a trained model to a file for the native engine."""
+"""Pack the model of a run for the native engine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WeightsByName = str | Mapping[str, str]
 
 
 def pack_run(run: str | Path, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
-    """Pack the model that a run ended with; returns what was measured."""
+    """Pack the final model of a run; returns the pack report as a dict."""
     model, task, _ = RunFolder(Path(run)).load()
     return pack_model(model, task, out, weights)
 
 
 def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
-    """Pack a model, what its task must know as metadata, the error measured on the task's calibration inputs."""
+    """Pack a model with its task's metadata; the error is measured on the task's calibration inputs."""
     report = pack(
         model.eval(),
         out,

@@ -1,4 +1,4 @@
-"""What a phase may be called: a file and an entry of the results bear its name."""
+"""Names of phases, which are also file names and keys of the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PhaseName = Annotated[
 
 
 def check_apart(names: Iterable[str]) -> None:
-    """Raise `ValueError` for names that are one file where case does not count.
+    """Raise `ValueError` for names that differ in case only, which some file systems take for one.
 
     >>> check_apart(["train", "Train"])
     Traceback (most recent call last):

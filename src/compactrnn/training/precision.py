@@ -1,4 +1,4 @@
-"""The number type that a run trains in."""
+"""The floating-point precision of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def precision_here(accelerator: str, wanted: str) -> str:
-    """`wanted`, but "32-true" for bfloat16 on a processor that does not multiply in it: emulated, it is far slower."""
+    """`wanted`, but "32-true" instead of bfloat16 on a processor that only emulates it, far more slowly."""
     if accelerator == "cpu" and wanted == "bf16-mixed" and not multiplies_in_bfloat16():
         return "32-true"
     return wanted
@@ -17,7 +17,7 @@ def precision_here(accelerator: str, wanted: str) -> str:
 
 @cache
 def multiplies_in_bfloat16() -> bool:
-    """Whether a product takes this processor less time in bfloat16 than in float32, by a few products of each."""
+    """Whether this processor multiplies matrices faster in bfloat16 than in float32, measured on a few products."""
     best = {}
     for _ in range(5):
         for dtype in (torch.float32, torch.bfloat16):

@@ -54,7 +54,7 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """How the learning rate moves; see `LearningRate`."""
+    """The learning-rate schedule; see `LearningRate`."""
 
     name: Literal["constant", "cosine", "steps", "plateau"] = "constant"
     warmup: CountFrom0 = 0
@@ -66,7 +66,7 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What `GroupLasso` is given in this phase: `keep` a share of the units in `steps` updates, or a `strength`."""
+    """Arguments of `GroupLasso` in a phase: the fraction `keep` of the units in `steps` updates, or a `strength`."""
 
     keep: ShareAbove0 | None = None
     steps: Count | None = None
@@ -83,7 +83,7 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Learn from the model that the phase `teacher` ended with: `(1 - weight) * loss + weight * distillation_loss`."""
+    """Distillation from the final model of phase `teacher`: `(1 - weight) * loss + weight * distillation_loss`."""
 
     teacher: PhaseName
     weight: Share = 0.5
@@ -92,7 +92,7 @@ class DistillOptions:
 
 @dataclass(frozen=True)
 class PhaseOptions:
-    """One stretch of training: `updates` or `epochs` long.
+    """One phase of training, `updates` or `epochs` long.
 
     It ends earlier after `patience` evaluations without progress, or when one gives `target` or less. `task` and
     `model` override entries of the sections `[task]` and `[model]` in this phase: shorter sequences to begin with, less
@@ -122,7 +122,7 @@ class PhaseOptions:
             raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")
 
     def total_updates(self, per_epoch: int) -> int:
-        """How many updates at most."""
+        """Maximum number of updates."""
         return self.updates if self.updates is not None else (self.epochs or 0) * per_epoch
 
 

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: metrics and progress, to files and to a callback."""
+"""Report metrics and progress of a run, to files and to a callback."""
 
 from __future__ import annotations
 

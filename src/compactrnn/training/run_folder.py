@@ -24,13 +24,13 @@ _MAX_LINES = 256 << 20  # bytes
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run lies."""
+    """Paths and content of a run folder."""
 
     path: Path
 
     @property
     def model(self) -> Path:
-        """The weights that the run ended with."""
+        """The final weights."""
         return self.path / "model.safetensors"
 
     @property
@@ -50,16 +50,16 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """All that is needed to go on."""
+        """Everything needed to resume."""
         return self.path / "checkpoint.safetensors"
 
     @property
     def result(self) -> Path:
-        """What came out, on what machine, in what time."""
+        """Metrics, sizes, times and machine of a finished run."""
         return self.path / "result.json"
 
     def phase(self, name: str) -> Path:
-        """The model that a phase ended with."""
+        """The model at the end of a phase."""
         return self.path / "phases" / f"{name}.safetensors"
 
     def append_metrics(self, record: dict[str, Any]) -> int:
@@ -176,13 +176,13 @@ def _lines(path: Path, kind: type) -> list[dict[str, Any]]:
 
 
 def save_phase(path: Path, model: AbstractModel, options: dict[str, Any]) -> None:
-    """Write a phase's last model."""
+    """Write the model at the end of a phase."""
     path.parent.mkdir(exist_ok=True)
     save_tree(path, {"options": options, "model": dict(model.state_dict())})
 
 
 def load_phase(path: Path, task: AbstractTask) -> Any:
-    """Read a phase's last model."""
+    """Read the model at the end of a phase."""
     saved = load_tree(path)
     validated(Phase, saved, str(path))
     model = build_model(task, model_options(task, saved["options"], str(path)))

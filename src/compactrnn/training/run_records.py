@@ -1,4 +1,4 @@
-"""What the files of a run folder must hold; more is allowed."""
+"""Required entries of the files in a run folder; more are allowed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ProgressLine(Evaluation):
 
 
 class Seconds(_Record):
-    """What a clock reads."""
+    """Wall and CPU time."""
 
     seconds: PositiveOrZero
     cpu_seconds: PositiveOrZero
@@ -90,7 +90,7 @@ class Rate(_Record):
 
 
 class PhaseState(_Record):
-    """What a checkpoint holds of the phase that was running."""
+    """The state of the running phase in a checkpoint."""
 
     model_config = ConfigDict(allow_inf_nan=True)
 

@@ -1,4 +1,4 @@
-"""The learning rate over a phase."""
+"""Learning-rate schedules with warm-up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .recipe import ScheduleOptions
 
 
 class LearningRate:
-    """`base * factor(update)`; every kind rises linearly over the first `warmup` updates.
+    """Learning rate `base * factor(update)`; every schedule starts with a linear warm-up over `warmup` updates.
 
     - constant: 1
     - cosine: from 1 to `final` in half a cosine over the phase
@@ -36,7 +36,7 @@ class LearningRate:
         return rate * self.scale
 
     def observe(self, metric: float) -> None:
-        """Take note of a validation result."""
+        """Report a validation metric to the plateau schedule."""
         if self.options.name != "plateau":
             return
         if metric < self.best:
@@ -47,9 +47,9 @@ class LearningRate:
             self.waited += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """The state for a checkpoint."""
         return {"scale": self.scale, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the state of a checkpoint."""
         self.scale, self.best, self.waited = state["scale"], state["best"], state["waited"]
