@@ -266,7 +266,7 @@ def test_the_largest_over_time_of_units_that_are_zero_is_zero(make, silent):
     model, inputs = make(), (batch(), mask)[: 1 + (make is Masked)]
     pruner = cr.GroupLasso(model, inputs, strength=0.0)
     (group,) = pruner.groups
-    assert not group.escaped.any()
+    assert not group.untracked.any()
     factors = (torch.arange(16) % 2).float()
     for part in group.readers if silent == "read" else (*group.writers, *group.biases):
         part.scale_(factors)
@@ -281,7 +281,7 @@ def test_where_the_largest_stood_says_something_of_a_unit():
             return self.out(self.rnn(x)[0].max(1)[1].float())
 
     pruner = cr.GroupLasso(Places(), batch(), strength=0.0)
-    assert pruner.groups[0].escaped.all()
+    assert pruner.groups[0].untracked.all()
 
 
 class Renamed(nn.LSTM):

@@ -62,9 +62,9 @@ def test_values_of_the_graph_are_the_model_s(shape):
 )
 def test_every_unit_is_read_by_its_own_column(read):
     _, units = follow(Head(read))
-    assert not units.escaped
+    assert not units.untracked
     labels = units.labels[next(iter(units.labels))]
-    (reader,) = units.readers
+    (reader,) = units.uses
     assert reader.name == "head.weight"
     assert sorted(reader.labels.tolist()) == list(labels)
 
@@ -85,10 +85,10 @@ def test_every_unit_is_read_by_its_own_column(read):
 )
 def test_vectors_with_an_entry_per_unit_follow_the_units(read, followers):
     _, units = follow(Head(read))
-    assert not units.escaped and not units.pinned
-    assert {f.name for f in units.followers} == followers
+    assert not units.untracked and not units.fixed_width
+    assert {f.name for f in units.scalings} == followers
     labels = units.labels[next(iter(units.labels))]
-    assert all(f.axis == 0 and f.labels.tolist() == list(labels) for f in units.followers)
+    assert all(f.axis == 0 and f.labels.tolist() == list(labels) for f in units.scalings)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_vectors_with_an_entry_per_unit_follow_the_units(read, followers):
 )
 def test_a_vector_with_a_use_beside_the_units_is_pinned(read):
     _, units = follow(Head(read))
-    assert {f.name for f in units.followers} == units.pinned == {"scale"}
+    assert {f.name for f in units.scalings} == units.fixed_width == {"scale"}
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_a_vector_with_a_use_beside_the_units_is_pinned(read):
 )
 def test_a_unit_that_is_zero_may_be_heard(read, shifted):
     _, units = follow(Head(read))
-    assert units.shifted == (set(units.labels[next(iter(units.labels))]) if shifted else set())
+    assert units.not_zero_preserving == (set(units.labels[next(iter(units.labels))]) if shifted else set())
 
 
 def test_permuted_columns_are_followed():
     order = torch.randperm(16)
     _, units = follow(Head(lambda h, m: h[..., order]))
     first = units.labels[next(iter(units.labels))][0]
-    assert torch.equal(units.readers[0].labels - first, order)
+    assert torch.equal(units.uses[0].labels - first, order)
 
 
 @pytest.mark.parametrize(
@@ -145,27 +145,27 @@ def test_permuted_columns_are_followed():
 )
 def test_what_mixes_units_escapes(read):
     _, units = follow(Head(read))
-    assert units.escaped == set(units.labels[next(iter(units.labels))])
+    assert units.untracked == set(units.labels[next(iter(units.labels))])
     assert all(units.reasons.values())
 
 
 def test_units_that_the_caller_sees_escape_but_whole_states_do_not():
     _, units = follow(Tagger())
-    assert not units.escaped
+    assert not units.untracked
     _, units = follow(nn.LSTM(6, 16, batch_first=True), torch.randn(2, 5, 6))
-    assert len(units.escaped) == 16
+    assert len(units.untracked) == 16
 
 
 def test_both_directions_share_a_unit():
     _, units = follow(Bidirectional())
     labels = list(next(labels for (_, layer, _), labels in units.labels.items() if layer == 1))
-    assert units.readers[0].labels.tolist() == labels * 2
+    assert units.uses[0].labels.tolist() == labels * 2
 
 
 def test_a_layer_used_twice_has_two_uses():
     _, units = follow(Twice())
-    assert len(units.consumers) == 2
-    assert len({c.leaf.key for c in units.consumers}) == 1
+    assert len(units.layer_inputs) == 2
+    assert len({c.leaf.key for c in units.layer_inputs}) == 1
 
 
 def test_the_model_is_not_touched():

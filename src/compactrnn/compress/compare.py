@@ -1,4 +1,4 @@
-"""Whether a smaller model gives what the model gives."""
+"""Comparison of the outputs of a pruned model with those of the original."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Comparison:
         self.cases.append((inputs, training, graph.state_outputs(), expected))
 
     def difference(self, small: nn.Module) -> str:
-        """Where `small` gives something else, in words; empty if it does not."""
+        """Where the outputs of `small` differ, for messages; empty if they do not."""
         for i, (inputs, training, states, expected) in enumerate(self.cases):
             if not _agree(expected, run(small, inputs, training, self.dtype), iter(states), self.tolerance):
                 return f"other outputs for {'random inputs' if i else 'the example'}{' in train mode' * training}"
@@ -56,7 +56,7 @@ class Comparison:
 
 @torch.no_grad()
 def run(model: nn.Module, inputs: Example, training: bool, dtype: torch.dtype) -> Any:
-    """What a copy of `model` in `dtype` gives for `inputs`, with fixed random numbers and without dropout."""
+    """The outputs of a copy of `model` in `dtype` for `inputs`, with fixed random numbers and without dropout."""
     model = copy_module(model).train(training).to(dtype)
     for module in model.modules():
         if is_recurrent(module):

@@ -56,11 +56,11 @@ def why_dead(groups: list[Group], dead: dict[str, Tensor]) -> dict[str, dict[str
 def _reasons(g: Group, dead: dict[str, Tensor], written: Tensor, rows: Rows) -> dict[str, Tensor]:
     changed = [p for p in g.readers if p.inside or not p.frozen]
     read = sum((_live_squares(p, rows, dead, g.count) for p in changed), torch.zeros(g.count)) != 0
-    by_writers = g.by_writers
+    by_incoming = g.by_incoming
     return {
-        UNREAD: ~read & ~by_writers,
-        ALWAYS_ZERO: ~written & ~g.given & (by_writers | ~g.shifted),
-        IDLE: ~written & ~read & by_writers,
+        UNREAD: ~read & ~by_incoming,
+        ALWAYS_ZERO: ~written & ~g.nonzero_start & (by_incoming | ~g.not_zero_preserving),
+        IDLE: ~written & ~read & by_incoming,
     }
 
 

@@ -1,4 +1,4 @@
-"""Try the cut before the training."""
+"""A trial cut on a copy of the model, before the training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _try(
 def _check_layers(model: nn.Module, trace: Trace, units: Units, groups: list[Group]) -> None:
     """Name the layers that no unit can leave."""
     left = {leaf.name or "the model" for key, leaf in trace.leaves.items() if not any(key in g.keys() for g in groups)}
-    reasons = sorted(f"{trace.leaves[key].name or 'the model'}: {reason}" for key, reason in units.kept.items())
+    reasons = sorted(f"{trace.leaves[key].name or 'the model'}: {reason}" for key, reason in units.unprunable.items())
     if not reasons:
         return
     why = f"all units stay in {', '.join(sorted(left))} ({'; '.join(reasons)})"

@@ -1,4 +1,4 @@
-"""A model in a folder, to be loaded into the code that built it before it was shrunk."""
+"""Saving and loading shrunk models with the code of the model before shrinking."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from .selection import fractions
 class GradualUnitPruning(AbstractPruningMethod):
     """Units of each layer are ranked by importance; the share `f + (1 - f) (1 - t/n)^3` of them is exempt at step t.
 
-    What makes the others felt is multiplied by `decay` each step, and by zero from step n on; until then a unit may
-    rank back. `keep` is the fraction f, or a mapping of module names to fractions (see `GroupLasso`), n is `steps`,
-    and `minimum` is the number of units that every layer keeps at least.
+    The outgoing weights of the others are multiplied by `decay` each step, and by zero from step n on; until then a
+    unit may rank back. `keep` is the fraction f, or a mapping of module names to fractions (see `GroupLasso`), n is
+    `steps`, and `minimum` is the number of units that every layer keeps at least.
 
     Raises:
         ValueError: an argument out of range, or a name that the model does not have.

@@ -68,6 +68,8 @@ class GroupLasso(Pruner):
     Source: W. Wen et al., Learning Intrinsic Sparse Structures within Long Short-Term Memory, ICLR 2018. The size
     schedule is cubic as in M. Zhu and S. Gupta, To prune, or not to prune, 2017.
 
+    >>> import torch
+    >>> from torch import nn
     >>> import compactrnn as cr
     >>> class Tagger(nn.Module):
     ...     def __init__(self):

@@ -1,4 +1,4 @@
-"""Everything in a model that belongs to one hidden unit, as one group per unit."""
+"""Parameter groups: all weights that belong to one hidden unit."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class Member:
 
 @dataclass
 class Group:
-    """Units that are ranked together, their writers and their readers.
+    """Units that are ranked together, with the weights that write them (incoming) and read them (outgoing).
 
-    They are those of one unit set of one layer, and of all sets whose units go only together with them: sets that share
-    parameters, and a decoder's that start from an encoder's. `followers` scale or shift the units on their way to the
-    readers.
+    They are those of one unit set of one layer, and of all sets tied to it: sets that share parameters, and a decoder's
+    that start from an encoder's. `scalings` scale or shift the units on their way to the readers. Not all readers of
+    the units in `untracked` are known; those in `not_zero_preserving` are not zero for their readers when they are
+    zero; those in `nonzero_start` may be more than zero without incoming weights.
     """
 
     members: list[Member]
@@ -58,10 +59,10 @@ class Group:
     biases: list[Part] = field(default_factory=list)
     readers: list[Part] = field(default_factory=list)
     reader_names: list[str] = field(default_factory=list)
-    followers: list[Part] = field(default_factory=list)
-    escaped: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    shifted: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    given: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # may be more than zero unwritten
+    scalings: list[Part] = field(default_factory=list)
+    untracked: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    not_zero_preserving: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    nonzero_start: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     reason: str = ""
     excluded: bool = False
 
@@ -74,10 +75,10 @@ class Group:
         return "frozen" if any(part.frozen for part in own) else ""
 
     @property
-    def by_writers(self) -> Tensor:
+    def by_incoming(self) -> Tensor:
         """Units that can only be removed by what writes them: not all of their readers are known, or one is frozen."""
-        found = self.escaped
-        for part in (*self.readers, *self.followers):
+        found = self.untracked
+        for part in (*self.readers, *self.scalings):
             if part.frozen and not part.inside:
                 found = found.index_fill(0, part.units[part.units >= 0].to(found.device), True)
         return found
@@ -108,15 +109,15 @@ class Group:
 
     @torch.no_grad()
     def importance(self) -> Tensor:
-        """Norm of each unit's readers; of its whole group where it is in `by_writers`."""
-        heard, by_writers = self._sum(self.readers), self.by_writers
-        if True not in by_writers.tolist():
-            return heard.sqrt()
-        return torch.where(by_writers.to(self.device), self.squares(), heard).sqrt()
+        """Norm of each unit's readers; of its whole group where it is in `by_incoming`."""
+        outgoing, by_incoming = self._sum(self.readers), self.by_incoming
+        if True not in by_incoming.tolist():
+            return outgoing.sqrt()
+        return torch.where(by_incoming.to(self.device), self.squares(), outgoing).sqrt()
 
     @torch.no_grad()
     def decay_(self, factors: Tensor) -> None:
-        """Scale the outgoing weights of unit k by `factors[k]`, or its incoming ones if it is in `by_writers`.
+        """Scale the outgoing weights of unit k by `factors[k]`, or its incoming ones if it is in `by_incoming`.
 
         Both, where a unit without incoming weights may still be more than zero: it starts from a state that is given.
         """
@@ -141,16 +142,16 @@ class Group:
         return next((gate for gate in gates if gate is not None), None)
 
     def _scaled(self, repeated: bool = False) -> Iterator[tuple[Part, Tensor | None]]:
-        """The parts that make units felt, and for which units they do; None for all."""
-        by_writers = self.by_writers
-        some = True in by_writers.tolist()
+        """The parts to scale in order to prune units, and for which units; None for all."""
+        by_incoming = self.by_incoming
+        some = True in by_incoming.tolist()
         for part in self.readers:
             if not part.frozen and (repeated or not part.repeated):
-                yield part, ~by_writers | self.given if some else None
+                yield part, ~by_incoming | self.nonzero_start if some else None
         if some:
             for part in (*self.writers, *self.biases):
                 if repeated or not part.repeated:
-                    yield part, by_writers
+                    yield part, by_incoming
 
     def keys(self) -> set[int]:
         """The keys of its layers."""
@@ -171,11 +172,11 @@ class Group:
 def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
     """The groups of `model`, over its live parameters; `trace` and `units` come from a copy of it.
 
-    Layers that no unit can leave (`Units.kept`) are in none, nor is what can go only together with them.
+    Layers that no unit can leave (`Units.unprunable`) are in none, nor is what can go only together with them.
     """
     groups = []
     for keys in _tied(units):
-        if any(key in units.kept for key, _, _ in keys):
+        if any(key in units.unprunable for key, _, _ in keys):
             continue
         labels = list(dict.fromkeys(label for key in keys for label in units.labels[key]))
         place = {label: i for i, label in enumerate(labels)}
@@ -185,9 +186,9 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
         ]
         group = Group(members, labels)
         at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members)
-        group.escaped = torch.tensor([label in units.escaped for label in labels])
-        group.shifted = torch.tensor([label in units.shifted for label in labels])
-        group.given = torch.tensor([not at_rest or label in units.given for label in labels])
+        group.untracked = torch.tensor([label in units.untracked for label in labels])
+        group.not_zero_preserving = torch.tensor([label in units.not_zero_preserving for label in labels])
+        group.nonzero_start = torch.tensor([not at_rest or label in units.nonzero_start for label in labels])
         group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
         for member in members:
             for direction in range(member.leaf.directions):
@@ -195,7 +196,7 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
         for part, name in _outer_readers(model, group, units, trace.leaves):
             if _add(group.readers, part):
                 group.reader_names.append(name)
-        group.followers += _followers(model, group, units)
+        group.scalings += _scalings(model, group, units)
         for parts in (group.readers, group.writers, group.biases):
             _find_repeated(parts)
         own = {id(p) for m in members for p in original(model, m.leaf).parameters()}
@@ -276,20 +277,20 @@ def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[in
             labels = [label for u in outputs for label in units.labels[leaf.key, member.layer, u.name]]
             columns = group.places(torch.tensor(labels * len(rows[member.layer])))
             yield from _inputs(model, leaf, member.layer + 1, columns, f"{leaf.name}[{member.layer + 1}]")
-    for consumer in units.consumers:
+    for consumer in units.layer_inputs:
         if (columns := group.places(consumer.labels)).max() >= 0:
             yield from _inputs(model, leaves[consumer.leaf.key], 0, columns, consumer.leaf.name)
-    for reader in units.readers:
+    for reader in units.uses:
         if (columns := group.places(reader.labels)).max() >= 0:
             yield Part(stored(model, reader.name), reader.axis, columns), reader.name
 
 
-def _followers(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
+def _scalings(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
     """Parameters with an entry for units of the group."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for follower in units.followers:
-        if follower.name in parameters and (places := group.places(follower.labels)).max() >= 0:
-            yield Part(parameters[follower.name], follower.axis, places)
+    for scaling in units.scalings:
+        if scaling.name in parameters and (places := group.places(scaling.labels)).max() >= 0:
+            yield Part(parameters[scaling.name], scaling.axis, places)
 
 
 def _inputs(model: nn.Module, leaf: Leaf, number: int, columns: Tensor, name: str) -> Iterator[tuple[Part, str]]:

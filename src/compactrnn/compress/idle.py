@@ -1,4 +1,4 @@
-"""What units do that nothing is written to."""
+"""The state of units without incoming weights over time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Idle(nn.Module):
     """
 
     def __init__(self, rows: list[list[AbstractCell]], removed: list[dict[str, Tensor]]):
-        """`removed[layer][unit set]`; a set of which nothing is removed is run with one unit, which nobody reads."""
+        """`removed[layer][unit set]`; a set of which nothing is removed is run with one unit that is not read."""
         super().__init__()
         none = torch.zeros(1, dtype=torch.long)
         self.directions = len(rows[0])

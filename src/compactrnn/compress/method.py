@@ -1,4 +1,4 @@
-"""What a pruning method decides; everything else about pruning units is shared."""
+"""The interface of pruning methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optimizer that goes on after its model has been cut."""
+"""Transfer of optimizer state to a pruned model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices of a weight that belong to units."""
+"""Slices of a weight that belong to hidden units: to measure, scale, threshold and gate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pruning removes from a model, as plain values that can be read, kept as JSON and applied again."""
+"""Pruning plans: what is removed from a model, as plain values, to be read, saved as JSON and applied again."""
 
 from __future__ import annotations
 
@@ -91,13 +91,14 @@ class PruningPlan:
     step.
 
     >>> import torch
+    >>> from torch import nn
     >>> import compactrnn as cr
     >>> lstm, x = nn.LSTM(4, 8), torch.randn(5, 2, 4)
     >>> pruner = cr.GroupLasso(lstm, x, keep=0.5, steps=1)
     >>> pruner.step()
     >>> plan = cr.PruningPlan.from_json(pruner.plan().to_json())
     >>> [(cut.name, len(cut.kept)) for cut in plan.units]
-    [('model[0].c', 4)]
+    [('model[0].h', 4)]
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Reading a dataclass of plain values from JSON that nobody vouches for."""
+"""Parsing and validation of pruning plans from untrusted JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the smallest cut with the same outputs: narrow where that is proven, scatter otherwise, and compare."""
+"""Planning the surgery: narrow layers where the outputs are proven to stay the same, scatter elsewhere."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Cuts:
             CannotCut: two uses of one tensor, or of one layer, would be cut differently.
         """
         leaves = {m.leaf.key: m.leaf for g in self.groups for m in g.members} | {
-            c.leaf.key: c.leaf for c in self.units.consumers
+            c.leaf.key: c.leaf for c in self.units.layer_inputs
         }
         units = tuple(self._unit_cut(g, m) for g in self.groups for m in g.members)
-        names = dict.fromkeys(use.name for use in (*self.units.readers, *self.units.followers))
+        names = dict.fromkeys(use.name for use in (*self.units.uses, *self.units.scalings))
         tensors = (self._tensor_cut(name) for name in sorted(names))
         layers = tuple(
             LayerCut(
@@ -70,23 +70,23 @@ class Cuts:
         )
 
     def _kept_inputs(self, key: int, name: str) -> tuple[int, ...] | None:
-        uses = [c.labels for c in self.units.consumers if c.leaf.key == key]
+        uses = [c.labels for c in self.units.layer_inputs if c.leaf.key == key]
         cut = self._cut(uses) if uses else None
         if uses and cut is None:
             raise CannotCut(f"{name} is used twice, and of its input different columns would be cut")
         return _indices(~cut) if cut is not None and cut.any() else None
 
     def _tensor_cut(self, name: str) -> TensorCut | None:
-        uses = [use for use in (*self.units.readers, *self.units.followers) if use.name == name]
+        uses = [use for use in (*self.units.uses, *self.units.scalings) if use.name == name]
         cut = self._cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
-        if cut is None or (cut.any() and name in self.units.pinned):
+        if cut is None or (cut.any() and name in self.units.fixed_width):
             raise CannotCut(f"{name} has several uses, of which different columns would be cut")
         return TensorCut(name, uses[0].axis, len(cut), _indices(~cut)) if cut.any() else None
 
     def _idles(self, key: int) -> bool:
         """Whether what is cut out of a layer may be more than zero."""
         groups = [g for g in self.groups if key in g.keys()]
-        return any(bool((self.dead[g.name] & g.by_writers & g.given).any()) for g in groups)
+        return any(bool((self.dead[g.name] & g.by_incoming & g.nonzero_start).any()) for g in groups)
 
     def _narrowed_labels(self) -> Tensor:
         """Labels that vanish for those outside the layer: dead units of layers that are narrowed."""
@@ -139,7 +139,7 @@ def plan_cuts(
         return None if reasons[-1] else (small, plain)  # pyright: ignore
 
     clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
-    forced = [c for c in clusters if any((dead[g.name] & g.by_writers).any() for g in groups if g.keys() & c)]
+    forced = [c for c in clusters if any((dead[g.name] & g.by_incoming).any() for g in groups if g.keys() & c)]
     found = attempt(forced)
     if found is None:
         alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]

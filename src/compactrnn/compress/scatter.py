@@ -1,4 +1,4 @@
-"""A narrowed recurrent layer in the place of a wide one."""
+"""A narrowed recurrent layer with the output width of the original."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", 
 class Scattered(nn.Module):
     """Runs a narrowed layer and writes its output and states back to their old width.
 
-    Exact where the missing units are zero, or are read by nobody, or are idle: nothing is written to them, and so they
+    Exact where the missing units are zero, or are not read, or are idle: they have no incoming weights, and so they
     take a course that needs no weights (`Idle`). The code around still sees the old shapes and the old `hidden_size`.
     States keep the form that the wide layer gave them.
     """

@@ -1,4 +1,4 @@
-"""Which fraction of the units of each layer is to stay, from what the caller named."""
+"""Options by module name: the fraction of units to keep, and the layers to exclude."""
 
 from __future__ import annotations
 

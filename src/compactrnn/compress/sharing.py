@@ -1,4 +1,4 @@
-"""Parameters that several modules hold: one before a cut, one after it."""
+"""Tied parameters, which stay tied through surgery."""
 
 from __future__ import annotations
 

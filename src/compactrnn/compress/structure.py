@@ -1,4 +1,4 @@
-"""The sizes and forms that shrinking has given to the layers of a model, as plain values, and back."""
+"""Sizes and weight structures of the recurrent layers of a shrunk model, as plain values, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removing units from a copy of a model, as a plan says."""
+"""Surgery: remove the units of a plan from a copy of a model."""
 
 from __future__ import annotations
 

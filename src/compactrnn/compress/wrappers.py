@@ -1,4 +1,4 @@
-"""The model within what training code wraps around it."""
+"""Unwrapping compiled and data-parallel models."""
 
 from __future__ import annotations
 

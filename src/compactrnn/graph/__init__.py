@@ -1,1 +1,1 @@
-"""One exported graph of any model: units, who reads them, and time."""
+"""The exported graph of any model, and the dependency analysis of its hidden units."""

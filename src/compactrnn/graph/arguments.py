@@ -1,4 +1,4 @@
-"""What a model is called with: tensors in any arrangement, as a flat tuple."""
+"""Arguments of a model, in any nesting, as a flat tuple of tensors."""
 
 from __future__ import annotations
 

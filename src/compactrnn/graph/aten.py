@@ -42,7 +42,7 @@ BATCH_NORMS = frozenset(["_native_batch_norm_legit_no_training", "_native_batch_
 
 
 def is_random(node: Node) -> bool:
-    """Whether the node draws random numbers of which its operands tell no more than the shape."""
+    """Whether the node draws random numbers of which its operands give only the shape."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     return operation(node) in RANDOM or getattr(node.target, "_overloadname", "") == "p" or not node.all_input_nodes

@@ -1,4 +1,4 @@
-"""Copies of modules, also of those that hold the results of a forward pass."""
+"""Deep copies of modules, also of modules that keep results of a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is called with, and its tensors."""
+"""Example inputs of a model: its arguments, and the tensors among them."""
 
 from __future__ import annotations
 

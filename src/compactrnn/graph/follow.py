@@ -1,4 +1,4 @@
-"""A model's graphs in eval mode and in training, and the code that is in neither."""
+"""A model's exported graphs in eval and in train mode, and the code that neither covers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
         kept |= training.kept
         traced.trains_alike = training.operations == seen.operations
         traced.training = None if traced.trains_alike else _export(model, leaves, example, training)
-    except Exception:  # it may want more arguments, or branch on data: then nobody knows what it reads
+    except Exception:  # it may want more arguments, or branch on data: what it reads is not known then
         traced.training = None
     model.eval()
     traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran), **stored(leaves, kept)}

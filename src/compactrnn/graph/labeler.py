@@ -1,4 +1,4 @@
-"""What every operation of a graph does with the labels of its operands."""
+"""Label propagation: the labels of each operation's result from those of its operands."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ from .trace import Trace
 
 
 class Labeler:
-    """Runs the labels of one graph; what it finds goes into `units`."""
+    """Propagates labels through one graph; adds what it finds to `units`."""
 
     def __init__(self, trace: Trace, units: Units, values: dict[str, Any], example_inputs: tuple[Tensor, ...]):
         self.trace, self.units = trace, units
         self.inputs = dict(zip(trace.inputs, example_inputs, strict=True))
         self.values = {**trace.constants, **self.inputs, **values}
         self.stored = {**trace.parameters, **trace.buffers}
-        self.followed: dict[Node, set[Node]] = {}  # by which of its users
+        self.scaled_by: dict[Node, set[Node]] = {}  # by which of its users
         self.ties: list[tuple[int, int]] = []
 
     @torch.no_grad()
     def run(self) -> list[tuple[int, int]]:
-        """Follow all labels; returns the pairs of labels of which one unit starts from the state of the other."""
+        """Propagate all labels; returns pairs of labels of which one unit starts from the state of the other."""
         labels = {n: torch.full(t.shape, CONSTANT, dtype=torch.long) for n, t in self.trace.constants.items()}
         labels |= {n: torch.full(t.shape, DATA, dtype=torch.long) for n, t in self.inputs.items()}
         results = self.trace.interpret(self._visit, labels)
-        for node, users in self.followed.items():
+        for node, users in self.scaled_by.items():
             if set(node.users) - users:
-                self._pin_below(node)
+                self._fix_width_below(node)
         outputs = [o for o in self.trace.outputs if isinstance(o, Node)]
         for output, is_state in zip(outputs, self.trace.state_outputs(), strict=True):
             if not is_state:  # whole states that come beside another output just get smaller
-                self.units.escapes(results[output.name], "the model's output")
+                self.units.mark_untracked(results[output.name], "the model's output")
         return self.ties
 
     def _visit(self, node: Node, args: tuple, kwargs: dict) -> Any:
@@ -93,7 +93,7 @@ class Labeler:
         if name in WEIGHTED:
             result = self._weighted(node, args, shaped, name != "linear")
         elif name == "embedding" and not carries(args[1]):
-            self._pin(node.args[0])
+            self._fix_width(node.args[0])
             return _filled(shaped, DATA)
         elif name in ("matmul", "bmm", "mm", "mv"):
             result = self._matmul(args[0], args[1], shaped)
@@ -107,29 +107,29 @@ class Labeler:
         return self._unknown(node, operands, shaped) if result is None else result
 
     def _unknown(self, node: Node, operands: list[Tensor], shaped: Any) -> Any:
-        """What is made of units in a way that is not known is data from then on: the units have escaped."""
+        """An unknown operation: its result is data, and the units among its operands are untracked."""
         carried = torch.cat([o.flatten() for o in operands])
         for a in node.all_input_nodes:
-            self._pin(a)
-        self.units.escapes(carried, self._where(node))
+            self._fix_width(a)
+        self.units.mark_untracked(carried, self._where(node))
         return _filled(shaped, DATA if carries(carried) or (carried == DATA).any() else CONSTANT)
 
     def _where(self, node: Node) -> str:
         return f"{self.trace.module_of(node)}: {operation(node)}"
 
-    def _pin(self, node: Any) -> None:
+    def _fix_width(self, node: Any) -> None:
         name = getattr(node, "name", None)
         if name in self.trace.parameters:
-            self.units.pinned.add(self.trace.parameters[name])
+            self.units.fixed_width.add(self.trace.parameters[name])
 
     def _recurrent(self, node: Node, args: tuple) -> list[Tensor]:
         key, x, states, *_ = args
         leaf = self.trace.leaves[key]
         read = columns(x)
         if read is None:
-            self.units.escapes(x, f"{leaf.name}: its input mixes units")
+            self.units.mark_untracked(x, f"{leaf.name}: its input mixes units")
             read = torch.full((x.shape[-1],), DATA)
-        self.units.consumers.append(LayerInput(leaf, read))
+        self.units.layer_inputs.append(LayerInput(leaf, read))
 
         def own(layer: int, unit_set: str) -> Tensor:
             return torch.tensor(self.units.labels[key, layer, unit_set])
@@ -152,20 +152,20 @@ class Labeler:
         """Units start from `state`: from zero, from units that are tied to them, or from what is not known."""
         start = columns(state)
         if start is None:
-            self.units.escapes(state, reason)
+            self.units.mark_untracked(state, reason)
             start = torch.full_like(own, DATA)
         if carries(start[own <= 0]):
-            self.units.escapes(start[own <= 0], reason)
+            self.units.mark_untracked(start[own <= 0], reason)
         start, own = start[own > 0], own[own > 0]
-        self.units.given.update(own[start < 0].tolist())
-        self.units.passed_on.update(own[start > 0].tolist())
+        self.units.nonzero_start.update(own[start < 0].tolist())
+        self.units.initial_states_of_ties.update(own[start > 0].tolist())
         self.ties += [(a, b) for a, b in zip(start.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
 
     def _weighted(self, node: Node, args: tuple, shaped: Tensor, convolution: bool) -> Tensor | None:
         """A weighted sum of columns: note which column of which parameter reads which unit."""
         x, weight = args[0], self.trace.parameters.get(getattr(node.args[1], "name", ""))
         if not carries(x) and not carries(args[1]):
-            self._pin(node.args[1])
+            self._fix_width(node.args[1])
             return _filled(shaped, DATA)
         if weight is None:
             return None
@@ -173,7 +173,7 @@ class Labeler:
         read = columns(x.transpose(1, -1) if convolution else x)
         if read is None or grouped:
             return None
-        self.units.readers.append(Use(weight, 1, read))
+        self.units.uses.append(Use(weight, 1, read))
         return _filled(shaped, DATA)
 
     def values_of(self, node: Node) -> tuple:
@@ -196,15 +196,15 @@ class Labeler:
     def _move(self, node: Node, args: tuple, kwargs: dict) -> Any:
         if operation(node) in INDEXED:  # indices are taken as they are, not as labels; labels are on the CPU
             for index in _tensors(args[1:]):
-                self.units.escapes(index, self._where(node))
+                self.units.mark_untracked(index, self._where(node))
             args = (args[0], *tree_map_only(Tensor, lambda index: index.cpu(), self.values_of(node)[1:]))
         return node.target(*args, **kwargs)  # pyright: ignore
 
     def _same(self, node: Node, x: Tensor) -> Tensor:
-        """One number from one: the unit stays, but zero may not."""
+        """An element-wise function of one operand: the unit stays, but zero may not be preserved."""
         x = x.clone()
         if (x >= 0).any() and not self._keeps_zero(node):
-            self.units.shifts(x)
+            self.units.mark_not_zero_preserving(x)
             x[x == ZERO] = CONSTANT
         return x
 
@@ -219,14 +219,14 @@ class Labeler:
             clash = (result > 0) & (other > 0) & (result != other)
             if additive:
                 clash |= (unit > 0) & (low == DATA)
-                self.units.shifts(unit[low == CONSTANT])
-            self.units.escapes(torch.stack([result[clash], other[clash]]), self._where(node))
+                self.units.mark_not_zero_preserving(unit[low == CONSTANT])
+            self.units.mark_untracked(torch.stack([result[clash], other[clash]]), self._where(node))
             nothing = torch.full_like(low, ZERO) if operation(node) == "mul" else low
             result = torch.where(unit > 0, unit, torch.where(unit == ZERO, nothing, low))
             result[clash] = DATA
         if operation(node) == "div" and any(carries(o) for o in operands[1:]):
-            self.units.shifts(result)
-        self._follow_vectors(node, node.all_input_nodes, result)
+            self.units.mark_not_zero_preserving(result)
+        self._note_scalings(node, node.all_input_nodes, result)
         return result
 
     def _batch_norm(self, node: Node, args: tuple, shaped: Any) -> Any:
@@ -235,12 +235,12 @@ class Labeler:
         channels = columns(x.transpose(1, -1))
         if channels is None or any((a != CONSTANT).any() for a in _tensors(args[1:5])):
             return None
-        self.units.shifts(x)
-        self._follow_vectors(node, vectors, channels)
+        self.units.mark_not_zero_preserving(x)
+        self._note_scalings(node, vectors, channels)
         return [x.clone(), *_filled(shaped[1:], DATA)]
 
-    def _follow_vectors(self, user: Node, operands: list[Node], labels: Tensor) -> None:
-        """What is stored with one entry per column, and meets the columns `labels` in `user`, follows them."""
+    def _note_scalings(self, user: Node, operands: list[Node], labels: Tensor) -> None:
+        """Note stored tensors with an entry per column that scale or shift the columns `labels` in `user`."""
         met = columns(labels) if carries(labels) else None
         if met is None:
             return
@@ -248,19 +248,19 @@ class Labeler:
             if self.values[node.name].shape[-1:] != met.shape:
                 continue
             if name := self.stored.get(node.name):
-                self.units.followers.append(Scaling(name, self.values[node.name].dim() - 1, met))
+                self.units.scalings.append(Scaling(name, self.values[node.name].dim() - 1, met))
             elif node.op == "call_function" and operation(node) in ENTRYWISE:
-                self._follow_vectors(node, node.all_input_nodes, met)
+                self._note_scalings(node, node.all_input_nodes, met)
             else:
                 continue
-            self.followed.setdefault(node, set()).add(user)
+            self.scaled_by.setdefault(node, set()).add(user)
 
-    def _pin_below(self, node: Node) -> None:
-        """Pin what follows units at one place and is used at another, where the units are not."""
+    def _fix_width_below(self, node: Node) -> None:
+        """Keep the width of a stored tensor that scales units in one place and is used elsewhere too."""
         if name := self.stored.get(node.name):
-            self.units.pinned.add(name)
+            self.units.fixed_width.add(name)
         for below in node.all_input_nodes:
-            self._pin_below(below)
+            self._fix_width_below(below)
 
     def _keeps_zero(self, node: Node) -> bool:
         first, *rest = self.values_of(node)
@@ -268,7 +268,7 @@ class Labeler:
         return not node.target(torch.zeros_like(first), *rest, **kwargs).any()  # pyright: ignore
 
     def _reduce(self, node: Node, x: Tensor, shaped: Any) -> Any:
-        """What is taken along axes on which each unit has only its own numbers is the unit's."""
+        """A reduction along axes on which all elements carry the same unit keeps the unit."""
         name = operation(node)
         values = shaped if isinstance(shaped, Tensor) else shaped[0]
         if pooled := pooled_axes(name):
@@ -285,11 +285,11 @@ class Labeler:
         if isinstance(shaped, Tensor):
             return result.clone()
         if carries(x) and any(operation(u) == "getitem" and u.args[1] != 0 for u in node.users):
-            self.units.escapes(x, self._where(node))  # the places of the largest say something of the unit
+            self.units.mark_untracked(x, self._where(node))  # the places of the largest say something of the unit
         return [result.clone(), *_filled(shaped[1:], DATA)]
 
     def _shift(self, labels: Tensor) -> None:
-        self.units.shifts(labels)
+        self.units.mark_not_zero_preserving(labels)
         labels[labels == ZERO] = CONSTANT
 
 

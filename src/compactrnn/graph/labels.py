@@ -1,4 +1,4 @@
-"""Which unit does each number come from, and who reads it?
+"""Dependencies of hidden units: which unit each element of a tensor carries, and which weights consume it.
 
 The graph is run with an integer label per element: the unit that the element carries (1, 2, ...), or one of
 
@@ -6,14 +6,14 @@ The graph is run with an integer label per element: the unit that the element ca
 - `CONSTANT`: made of parameters and constants only;
 - `DATA`: made of inputs or of weighted sums, no single unit.
 
-Data movement runs on the labels themselves. A unit that meets another, or an operation that is not known, or that
-reaches the model's output, *escapes*: its readers cannot all be named. Nothing is guessed.
+Data movement runs on the labels themselves. A unit that is combined with another, meets an operation that is not known,
+or reaches the model's output, is *untracked* from there on: not all of its consumers are known. Nothing is guessed.
 
-Units that can only go together have one label: those whose weights are one parameter, and those of which one gives the
-first state of the other (the units of an encoder and of the decoder that starts from its state).
+*Tied* units, which can only be removed together, have one label: those whose weights are one parameter, and those of
+which one gives the initial state of the other (the units of an encoder and of the decoder that starts from its state).
 
-What scales or shifts a unit on the way to its readers, such as the vectors of a batch norm, *follows* it: it has an
-entry for the unit that goes when the unit goes.
+A *scaling* is a tensor that scales or shifts units on the way to their consumers, such as the vectors of a batch norm:
+it has an entry per unit, which is removed with the unit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UnitSetKey = tuple[int, int, str]  # leaf, layer, unit set
 
 @dataclass
 class Use:
-    """Entry `columns[i]` along `axis` of parameter `name` multiplies the unit labelled `labels[i]` (0: no unit)."""
+    """A weight that consumes units: entry i along `axis` of parameter `name` multiplies unit `labels[i]` (0: none)."""
 
     name: str
     axis: int
@@ -41,7 +41,7 @@ class Use:
 
 @dataclass
 class Scaling:
-    """Entry i along the last axis of parameter or buffer `name` scales or shifts the unit labelled `labels[i]`."""
+    """Entry i along the last axis of parameter or buffer `name` scales or shifts the unit `labels[i]`."""
 
     name: str
     axis: int
@@ -50,7 +50,7 @@ class Scaling:
 
 @dataclass
 class LayerInput:
-    """Column j of the input of recurrent layer `leaf` carries the unit labelled `labels[j]`."""
+    """The input of a recurrent layer: column j of the input of `leaf` carries the unit `labels[j]`."""
 
     leaf: Leaf
     labels: Tensor
@@ -58,34 +58,34 @@ class LayerInput:
 
 @dataclass
 class Units:
-    """What the graph tells: labels per (leaf key, layer, unit set), their readers, and the labels that escape.
+    """The result of the analysis: labels per (leaf key, layer, unit set), their consumers, and the untracked labels.
 
-    A unit in `shifted` is heard by its readers even while it is zero; one in `given` may start from a state that is
-    not zero. A tensor in `pinned` has a use of another kind beside those that are listed. `kept` are the layers (by
-    leaf key) that no unit can leave, with the reason.
+    A unit in `not_zero_preserving`, when zero, reaches its consumers as something else; one in `nonzero_start` may
+    start from a state that is not zero. A tensor in `fixed_width` is also used in ways that are not listed, and cannot
+    be cut. `unprunable` are the layers (by leaf key) of which no unit can be removed, and why.
     """
 
     labels: dict[UnitSetKey, list[int]] = field(default_factory=dict)
-    readers: list[Use] = field(default_factory=list)
-    consumers: list[LayerInput] = field(default_factory=list)
-    followers: list[Scaling] = field(default_factory=list)
-    shifted: set[int] = field(default_factory=set)
-    given: set[int] = field(default_factory=set)
-    passed_on: set[int] = field(default_factory=set)  # as the first state of a unit of the same label
-    escaped: set[int] = field(default_factory=set)
+    uses: list[Use] = field(default_factory=list)
+    layer_inputs: list[LayerInput] = field(default_factory=list)
+    scalings: list[Scaling] = field(default_factory=list)
+    not_zero_preserving: set[int] = field(default_factory=set)
+    nonzero_start: set[int] = field(default_factory=set)
+    initial_states_of_ties: set[int] = field(default_factory=set)  # units that a tied unit starts from
+    untracked: set[int] = field(default_factory=set)
     reasons: dict[int, str] = field(default_factory=dict)
-    pinned: set[str] = field(default_factory=set)
-    kept: dict[int, str] = field(default_factory=dict)
+    fixed_width: set[str] = field(default_factory=set)
+    unprunable: dict[int, str] = field(default_factory=dict)
 
-    def escapes(self, labels: Tensor, reason: str) -> None:
-        """Note that no complete list of readers exists for the units in `labels`."""
+    def mark_untracked(self, labels: Tensor, reason: str) -> None:
+        """Note that not all consumers of the units in `labels` are known."""
         for label in labels[labels > 0].unique().tolist():
-            self.escaped.add(label)
+            self.untracked.add(label)
             self.reasons.setdefault(label, reason)
 
-    def shifts(self, labels: Tensor) -> None:
-        """Note that the units in `labels`, when zero, do not reach their readers as zero."""
-        self.shifted.update(labels[labels > 0].unique().tolist())
+    def mark_not_zero_preserving(self, labels: Tensor) -> None:
+        """Note that the units in `labels`, when zero, do not reach their consumers as zero."""
+        self.not_zero_preserving.update(labels[labels > 0].unique().tolist())
 
     def labels_of(self, key: int) -> Tensor:
         """All labels of a recurrent layer."""

@@ -1,4 +1,4 @@
-"""Sequences that a model packs itself, followed as gathers."""
+"""Packed sequences made inside a model, traced as gathers."""
 
 from __future__ import annotations
 

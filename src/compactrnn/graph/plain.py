@@ -1,4 +1,4 @@
-"""Parameters that are computed from others, as plain ones."""
+"""Parametrized tensors replaced by their present values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a model cannot be followed, and what its owner can do."""
+"""Errors for models that cannot be exported, with the reason and the way out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:
 
 
 def not_exported(what: str, error: Exception) -> UnsupportedModelError:
-    """The error for code that torch.export fails on, in words about the code."""
+    """The error for code that torch.export fails on, in terms of the model's code."""
     reason = str(error).strip().split("\n")[0]
     if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in reason:
         return UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""The same random numbers each time, and the caller's own untouched."""
+"""Fixed random seeds that leave the caller's random state untouched."""
 
 from __future__ import annotations
 

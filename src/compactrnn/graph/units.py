@@ -1,4 +1,4 @@
-"""Number the units of a traced model, and follow them to all that read them."""
+"""Dependency analysis: number the hidden units of a traced model and find all of their consumers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .trace import Trace
 
 
 def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
-    """Label every unit of every recurrent layer of `trace` and follow the labels to all readers.
+    """Label every unit of every recurrent layer of `trace` and follow the labels to all consumers.
 
-    Where the trace has a training graph too, readers and escapes are those of both.
+    Where the trace has a training graph too, consumers and untracked units are those of both.
     """
     same = _shared(trace)
     graphs = [graph for graph in (trace, trace.training) if graph is not None]
@@ -29,19 +29,19 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
             ties += Labeler(graph, units, known, example_inputs).run()
         if not same.join(ties):
             break
-    units.given |= units.passed_on & units.shifted
+    units.nonzero_start |= units.initial_states_of_ties & units.not_zero_preserving
     for leaf in trace.leaves.values():
         if leaf.takes_state:
-            units.given.update(units.labels_of(leaf.key).tolist())
+            units.nonzero_start.update(units.labels_of(leaf.key).tolist())
     _keep_what_is_read_otherwise(trace, units)
     for key, reason in trace.unseen.items():
-        units.escapes(units.labels_of(key), reason)
-        units.given.update(units.labels_of(key).tolist())  # what is not seen may start it from any state
+        units.mark_untracked(units.labels_of(key), reason)
+        units.nonzero_start.update(units.labels_of(key).tolist())  # what is not seen may start it from any state
     return units
 
 
 class _Classes:
-    """Which labels are one: `parent[i]` leads to the first label of the class."""
+    """Equivalence classes of labels (union-find): `parent[i]` leads to the first label of the class."""
 
     def __init__(self, sets: dict[UnitSetKey, range]):
         self.sets = sets
@@ -54,7 +54,7 @@ class _Classes:
         return label
 
     def join(self, pairs: list[tuple[int, int]]) -> bool:
-        """Make the labels of every pair one; returns whether any two were not."""
+        """Merge the labels of every pair; returns whether any two were distinct."""
         changed = False
         for a, b in pairs:
             a, b = sorted((self.find(a), self.find(b)))
@@ -68,7 +68,7 @@ class _Classes:
 
 
 def _shared(trace: Trace) -> _Classes:
-    """Number the units; those whose rows, or whose columns within a layer, are of one parameter have one label."""
+    """Number the units; units are tied whose rows, or whose columns within a layer, are of one parameter."""
     sets: dict[UnitSetKey, range] = {}
     known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     pairs: list[tuple[int, int]] = []
@@ -99,8 +99,8 @@ def _shared(trace: Trace) -> _Classes:
 
 
 def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:
-    """No unit can leave a layer that no graph runs, or whose parameters are read beside it."""
-    run = {consumer.leaf.key for consumer in units.consumers}
+    """Mark layers as unprunable that no graph runs, or whose parameters are also read outside of them."""
+    run = {consumer.leaf.key for consumer in units.layer_inputs}
     readers: dict[int, str] = {}
     for graph in (trace, trace.training):
         for node in graph.nodes if graph else ():
@@ -109,7 +109,7 @@ def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:
                     readers[id(trace.model.get_parameter(name))] = graph.module_of(node)  # pyright: ignore
     for key, leaf in trace.leaves.items():
         if key not in run:
-            units.kept[key] = "forward does not run it on example_inputs, so what reads it is not known"
+            units.unprunable[key] = "forward does not run it on example_inputs, so what reads it is not known"
         for name, parameter in leaf.module.named_parameters():
             if id(parameter) in readers:
-                units.kept[key] = f"{readers[id(parameter)]} computes with its {name} itself, which would change"
+                units.unprunable[key] = f"{readers[id(parameter)]} computes with its {name} itself, which would change"

@@ -1,4 +1,4 @@
-"""What may use a recurrent layer without being in a graph."""
+"""Uses of a recurrent layer outside of the exported graphs."""
 
 from __future__ import annotations
 
