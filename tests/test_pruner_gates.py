@@ -79,7 +79,6 @@ class Sharing(nn.Module):
 MODELS = {shape.__name__: shape for shape in SHAPES} | STRUCTURED | {"sharing": Sharing}
 
 
-@pytest.mark.filterwarnings("ignore:ParametrizedDuRNN.step.*plain loop")  # its biases are gated
 @pytest.mark.parametrize("name", MODELS)
 def test_closed_units_go_and_the_others_take_their_gates_along(name):
     torch.manual_seed(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -69,7 +68,9 @@ def with_dense_forms(module: nn.Module, weights: Iterable[AbstractWeight]) -> nn
     def replaced(module: nn.Module) -> nn.Module:
         if isinstance(module, AbstractWeight):
             return forms.get(id(module), module)
-        twin = copy.copy(module)
+        twin = object.__new__(type(module))  # not by copy.copy, which parametrized modules refuse
+        twin.__dict__ = dict(module.__dict__)
+        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)  # which a trace replaces
         twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
         return twin
 
