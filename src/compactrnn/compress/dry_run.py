@@ -12,7 +12,8 @@ from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
 from ..graph.trace import Trace
 from ..graph.units import Units, find_units
-from .groups import Group, find_groups
+from .group_finding import find_groups
+from .groups import Group
 from .planning import plan_cuts
 
 

@@ -14,7 +14,8 @@ from ..graph.units import Units
 from .compare import Comparison
 from .dead import find_dead, why_dead
 from .gating import fold_masks_
-from .groups import Group, Member, original
+from .group_finding import original
+from .groups import Group, Member
 from .plan import LayerCut, PruningPlan, TensorCut, UnitCut
 from .sharing import CannotCut
 from .sizes import counts

@@ -17,7 +17,8 @@ from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from .dry_run import dry_run
-from .groups import Group, check_sizes, find_groups
+from .group_finding import check_sizes, find_groups
+from .groups import Group
 from .method import AbstractPruningMethod
 from .optimizer_state import move_optimizer_
 from .plan import PruningPlan

@@ -1,0 +1,171 @@
+"""Finding the groups: which slices of which parameters belong to each hidden unit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import compress
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import UnsupportedModelError
+from ..cells.base import AbstractCell
+from ..graph.carriers import identity
+from ..graph.labels import Units, UnitSetKey
+from ..graph.leaf import Leaf
+from ..graph.trace import Trace
+from ..layers import part_name
+from ..weights.base import AbstractWeight
+from .computed import shape_of, stored
+from .groups import Group, Member
+from .part import Part
+
+
+def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
+    """The groups of `model`, over its live parameters; `trace` and `units` come from a copy of it.
+
+    Layers that no unit can leave (`Units.unprunable`) are in none, nor is what can go only together with them.
+    """
+    groups = []
+    for keys in _tied(units):
+        if any(key in units.unprunable for key, _, _ in keys):
+            continue
+        labels = list(dict.fromkeys(label for key in keys for label in units.labels[key]))
+        place = {label: i for i, label in enumerate(labels)}
+        members = [
+            Member(trace.leaves[k], layer, name, torch.tensor([place[label] for label in units.labels[k, layer, name]]))
+            for k, layer, name in keys
+        ]
+        group = Group(members, labels)
+        at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members)
+        group.untracked = torch.tensor([label in units.untracked for label in labels])
+        group.not_zero_preserving = torch.tensor([label in units.not_zero_preserving for label in labels])
+        group.nonzero_start = torch.tensor([not at_rest or label in units.nonzero_start for label in labels])
+        group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
+        for member in members:
+            for direction in range(member.leaf.directions):
+                _own_parts(model, group, member, direction)
+        for part, name in _outer_readers(model, group, units, trace.leaves):
+            if _add(group.readers, part):
+                group.reader_names.append(name)
+        group.scalings += _scalings(model, group, units)
+        for parts in (group.readers, group.writers, group.biases):
+            _find_repeated(parts)
+        own = {id(p) for m in members for p in original(model, m.leaf).parameters()}
+        for part in group.readers:
+            part.inside = any(id(tensor) in own for tensor in part.tensors())
+        groups.append(group)
+    return groups
+
+
+def original(model: nn.Module, leaf: Leaf) -> nn.Module:
+    """The layer of `model` that `leaf`, found in a copy, stands for."""
+    return model if leaf.alone else model.get_submodule(leaf.name)
+
+
+def _tied(units: Units) -> list[list[UnitSetKey]]:
+    """The unit sets, those with a common label together."""
+    found: list[list[UnitSetKey]] = []
+    for key, labels in units.labels.items():
+        together = [sets for sets in found if any(not set(labels).isdisjoint(units.labels[k]) for k in sets)]
+        found = [sets for sets in found if sets not in together]
+        found.append([k for sets in together for k in sets] + [key])
+    return sorted(found)
+
+
+def _rests_at_zero(cell: AbstractCell) -> bool:
+    """Whether a cell with nothing written to it stays at zero, as LSTM, GRU and tanh do."""
+    cell = copy.deepcopy(cell)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+        states = cell.initial_states(1)
+        projected = torch.zeros_like(cell.project(states[0].new_zeros(1, cell.input_size)))
+        output, after = cell.step(cell.look_ahead(projected[None])[0], states)
+    own = [s.units is not None for s in cell.states]
+    return not any(tensor.any() for tensor in (output, *compress(states, own), *compress(after, own)))
+
+
+def _add(parts: list[Part], part: Part) -> bool:
+    """Append, unless it is there already: parameters may be shared."""
+    known = any(
+        p.axis == part.axis and identity(p.weight) == identity(part.weight) and torch.equal(p.units, part.units)
+        for p in parts
+    )
+    if not known:
+        parts.append(part)
+    return not known
+
+
+def _find_repeated(parts: list[Part]) -> None:
+    """Note the parts whose slices are of a factor that a part before them has too."""
+    known: list[tuple[int, tuple[int, ...], Tensor]] = []
+    for part in parts:
+        own = part.axis, part.carriers(), part.units
+        part.repeated = any(own[:2] == other[:2] and torch.equal(own[2], other[2]) for other in known)
+        known.append(own)
+
+
+def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -> None:
+    layer, cell = original(model, member.leaf), member.leaf.cells[member.layer][direction]
+    unit_set = cell.unit_set(member.set_name)
+    for name in unit_set.written_by:
+        weight = getattr(cell, name, None)
+        if weight is not None:
+            held = stored(layer, part_name(layer, member.layer, direction, name))
+            matrix = isinstance(weight, AbstractWeight)
+            gates = weight.gates if matrix else weight.numel() // len(member.units)
+            _add(group.writers if matrix else group.biases, Part(held, 0, member.units.repeat(gates)))
+    for name in unit_set.read_by:
+        _add(group.readers, Part(stored(layer, part_name(layer, member.layer, direction, name)), 1, member.units))
+
+
+def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[int, Leaf]) -> Iterator[tuple[Part, str]]:
+    """The next layer of the stack, other recurrent layers, and weights of the model."""
+    for member in group.members:
+        rows, leaf = member.leaf.cells, member.leaf
+        outputs = rows[member.layer][0].output_units()
+        if member.layer + 1 < len(rows) and member.set_name in {u.name for u in outputs}:
+            labels = [label for u in outputs for label in units.labels[leaf.key, member.layer, u.name]]
+            columns = group.places(torch.tensor(labels * len(rows[member.layer])))
+            yield from _inputs(model, leaf, member.layer + 1, columns, f"{leaf.name}[{member.layer + 1}]")
+    for consumer in units.layer_inputs:
+        if (columns := group.places(consumer.labels)).max() >= 0:
+            yield from _inputs(model, leaves[consumer.leaf.key], 0, columns, consumer.leaf.name)
+    for reader in units.uses:
+        if (columns := group.places(reader.labels)).max() >= 0:
+            yield Part(stored(model, reader.name), reader.axis, columns), reader.name
+
+
+def _scalings(model: nn.Module, group: Group, units: Units) -> Iterator[Part]:
+    """Parameters with an entry for units of the group."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for scaling in units.scalings:
+        if scaling.name in parameters and (places := group.places(scaling.labels)).max() >= 0:
+            yield Part(parameters[scaling.name], scaling.axis, places)
+
+
+def _inputs(model: nn.Module, leaf: Leaf, number: int, columns: Tensor, name: str) -> Iterator[tuple[Part, str]]:
+    layer = original(model, leaf)
+    for direction, cell in enumerate(leaf.cells[number]):
+        for attribute in cell.reads_input:
+            yield Part(stored(layer, part_name(layer, number, direction, attribute)), 1, columns), f"{name}.{attribute}"
+
+
+def check_sizes(model: nn.Module, leaf: Leaf) -> None:
+    """Refuse a model of which a layer has been cut, or changed otherwise, since it was traced."""
+    for number, row in enumerate(leaf.cells):
+        for direction, cell in enumerate(row):
+            for name in cell.weight_names():
+                traced = getattr(cell, name)
+                try:
+                    layer = original(model, leaf)
+                    shape = shape_of(stored(layer, part_name(layer, number, direction, name)))
+                except AttributeError:
+                    shape = None
+                if shape != shape_of(traced):
+                    raise UnsupportedModelError(
+                        f"{leaf.name or type(model).__name__}: the layer has other sizes than when this pruner was"
+                        " made; make a new GroupLasso for the model that shrink() returned"
+                    )
