@@ -99,6 +99,12 @@ def squares(m, x, w):
     return emit.matmul(m, m.settle(rows), m.settle(m.move([rows], lambda a: a[0].swapaxes(2, 3), 0)))
 
 
+def functions(m, x, w):
+    b, h = m.builder, gru(m.builder, x, w)
+    below = b.binary(emit.Binary.LESS, h, emit.FUNCTIONS["neg"](b, h))
+    return emit.select(b, below, emit.FUNCTIONS["gelu"](b, h), emit.FUNCTIONS["softplus"](b, h))
+
+
 def averaged(m, x, w):
     h = gru(m.builder, x, w)
     return m.builder.binary(emit.Binary.ADD, emit.reduce(m, h, [0], "max"), emit.reduce(m, h, [0], "mean"))
@@ -112,6 +118,7 @@ CASES = {
     "both ways": (nn.GRU, lambda m, h: m.fc(h), both_ways),
     "last step": (nn.GRU, lambda m, h: h[-1], lambda m, x, w: m.rearrange(gru(m.builder, x, w), lambda a: a[-1], None)),
     "weighted sum over time": (nn.GRU, lambda m, h: (torch.softmax(h[..., :1], 0) * h).sum(0), weighted),
+    "functions": (nn.GRU, lambda m, h: torch.where(h < -h, F.gelu(h), F.softplus(h)), functions),
     "product of two values": (nn.GRU, lambda m, h: (v := h.unflatten(2, (4, 2))) @ v.mT, squares),
     "largest and mean over time": (nn.GRU, lambda m, h: h.amax(0) + h.mean(0), averaged),
 }

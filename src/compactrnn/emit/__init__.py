@@ -22,6 +22,9 @@ same row, a row of `n` steps ago (a delay line), the first or last step, the seq
 three rows of padding is a delay of three steps. How far back a model looks shows only in a sequence that is long
 enough: `for_any_length` writes the program for sequences of two lengths, and longer ones until both agree.
 
+**Functions of single numbers** are in `FUNCTIONS`, by their ATen names: `FUNCTIONS["gelu"](builder, x)`. What has a
+kernel of its own is `Builder.unary` and `Builder.binary`, of which the second operand may repeat (`period`).
+
 A GRU, the difference from the step before, and a linear layer, from arrays alone:
 
 >>> import numpy as np
@@ -63,6 +66,8 @@ from .movement import Mover as Mover
 from .normalize import layer_norm as layer_norm
 from .normalize import scale_axis as scale_axis
 from .normalize import softmax as softmax
+from .pointwise import FUNCTIONS as FUNCTIONS
+from .pointwise import select as select
 from .ports import add_input as add_input
 from .ports import add_output as add_output
 from .products import convolution as convolution
