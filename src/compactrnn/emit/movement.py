@@ -12,7 +12,7 @@ from ..runtime.program import Code, Ref, Unary
 from .address import Moved, Source, addresses, padded
 from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
-from .plan import SHIFT, Operands, Plan, Relation, read_plan, same_numbers
+from .plan import SHIFT, Operands, Plan, Relation, read_plan
 
 Movement = Callable[[list[np.ndarray]], np.ndarray]
 
@@ -125,7 +125,7 @@ class Mover:
         parts: list[tuple[np.ndarray, Operand, np.ndarray]] = []
         ahead = plan.steps < 0
         for number in np.unique(plan.number[ahead]).tolist():
-            mask = ahead & same_numbers(plan.number, number)
+            mask = ahead & (plan.number == number)
             parts.append((mask, self._ahead(plan.where(mask), operands, number, where), np.arange(int(mask.sum()))))
         for kind in (Relation.FLIP, Relation.FIRST, Relation.LAST, Relation.ALWAYS, Relation.STEP):
             of_kind = (plan.relation == kind) & ~self._on_lines(plan) & ~ahead
@@ -180,7 +180,7 @@ class Mover:
         mask = self._on_lines(plan)
         found = []
         for number in np.unique(plan.number[plan.steps > 0]).tolist():
-            late = mask & (plan.steps > 0) & same_numbers(plan.number, number)
+            late = mask & (plan.steps > 0) & (plan.number == number)
             keys = plan.operand * SHIFT + plan.position
             part = late | (mask & (plan.steps == 0) & np.isin(keys, keys[late]))
             mask = mask & ~part

@@ -103,7 +103,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
         Relation.FLIP: stepwise & whole & (at == steps - 1 - now).all(0),
         Relation.STEP: shifted,
         Relation.ALWAYS: ~fed & ~operands.constant[source] & whole,
-        Relation.NUMBER: constant.all(0) & same_numbers(values, values[0]).all(0),
+        Relation.NUMBER: constant.all(0) & _same(values, values[0]).all(0),
     }
     relation = np.full_like(column, -1)
     for kind, mask in found.items():
@@ -120,7 +120,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
     return Plan(source, position, relation, np.where(relation == Relation.STEP, delay, 0), before)
 
 
-def same_numbers(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where two arrays are equal; a NaN equals itself."""
     return (a == b) | (np.isnan(a) & np.isnan(b))
 
