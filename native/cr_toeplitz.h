@@ -11,7 +11,7 @@ static inline uint64_t cr_toeplitz_blocks(const cr_tensor *tensor, const cr_toep
 }
 
 #ifndef CR_SPECTRAL_BYTES
-#define CR_SPECTRAL_BYTES (4u << 20) /* the tests have another */
+#define CR_SPECTRAL_BYTES (3u << 20) /* the tests have another */
 #endif
 
 /* Whether products are made by polynomials (cr_spectral.h) rather than with the expanded matrix: where that is faster, in
@@ -20,7 +20,7 @@ static inline uint64_t cr_toeplitz_blocks(const cr_tensor *tensor, const cr_toep
 static inline int cr_is_spectral(const cr_tensor *tensor, const cr_toeplitz *form)
 {
     uint64_t k = tensor->columns;
-    return !(k & (k - 1)) && 128ull * form->rank <= k && 2ull * form->units >= k &&
+    return !(k & (k - 1)) && 32ull * form->rank <= k && 2ull * form->units >= k &&
            4ull * form->gates * form->units * k >= CR_SPECTRAL_BYTES;
 }
 

@@ -66,9 +66,9 @@ class ToeplitzBlocks:
     def is_spectral(self, rank: int, k: int) -> bool:
         """Whether the core multiplies by polynomials instead of with the matrix: where that is faster, by sizes alone.
 
-        k is a power of two and at least 128 times the rank, a gate has k / 2 units or more, and the matrix 4 MiB.
+        k is a power of two and at least 32 times the rank, a gate has k / 2 units or more, and the matrix 3 MiB.
         """
-        return k & (k - 1) == 0 and 128 * rank <= k <= 2 * self.units and 4 * self.rows * k >= 4 << 20
+        return k & (k - 1) == 0 and 32 * rank <= k <= 2 * self.units and 4 * self.rows * k >= 3 << 20
 
     def expanded_bytes(self, values: np.ndarray) -> int:
         """Memory for what the core multiplies with: the matrix, or the spectra of its vectors, 16 beside each other."""
