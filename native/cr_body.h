@@ -217,24 +217,22 @@ static void cr_select(float *dst, const float *which, const float *a, const floa
 static void cr_lstm_cell(float *dst, const float *gates, float *cell, size_t n)
 {
     for (size_t i = 0; i < n; i += LANES) {
-        cr_v y[4], c = v_load_some(cell + i, n - i, 0.0f);
+        cr_v y[4];
         CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = v_load_some(gates + g * n + i, n - i, 0.0f);
-        cr_v h = cr_lstm_units(cr_tanh_numbers, y, &c);
-        v_store_some(cell + i, c, n - i);
-        v_store_some(dst + i, h, n - i);
+        cr_lstm_units(cr_tanh_numbers, y, cell + i, dst + i, n - i);
     }
 }
 
 static void cr_gru_cell(float *dst, const float *from_x, const float *from_h, const float *h, size_t n)
 {
     for (size_t i = 0; i < n; i += LANES) {
-        cr_v x[3], y[3], before = v_load_some(h + i, n - i, 0.0f);
+        cr_v x[3], y[3];
         CR_UNROLL for (size_t g = 0; g < 3; g++) {
             x[g] = v_load_some(from_x + g * n + i, n - i, 0.0f);
             y[g] = v_load_some(from_h + g * n + i, n - i, 0.0f);
         }
         cr_v reset = v_add(x[0], y[0]), update = v_add(x[1], y[1]);
-        v_store_some(dst + i, cr_gru_units(cr_tanh_numbers, reset, update, x[2], y[2], before), n - i);
+        cr_gru_units(cr_tanh_numbers, reset, update, x[2], y[2], h + i, dst + i, n - i);
     }
 }
 

@@ -279,10 +279,7 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
         CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = cr_after(type, v_load(gates + 4 * i + LANES * g), y[g]);
         const float *k = cr_tanh_numbers;
         if (type == CR_MATRIX_I4) CR_HIDE(k); /* its sums take the registers */
-        cr_v c = v_load_some(cell + i, n - i, 0.0f);
-        cr_v h = cr_lstm_units(k, y, &c);
-        v_store_some(cell + i, c, n - i);
-        v_store_some(dst + i, h, n - i);
+        cr_lstm_units(k, y, cell + i, dst + i, n - i);
     }
 }
 
@@ -309,8 +306,7 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
         cr_v from_x = v_load(gates + 3 * i + 2 * LANES);
         const float *k = cr_tanh_numbers;
         if (type == CR_MATRIX_I4) CR_HIDE(k);
-        cr_v before = v_load_some(h + i, n - i, 0.0f);
-        v_store_some(dst + i, cr_gru_units(k, y[0], y[1], from_x, y[2], before), n - i);
+        cr_gru_units(k, y[0], y[1], from_x, y[2], h + i, dst + i, n - i);
     }
 }
 
