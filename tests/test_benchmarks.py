@@ -3,7 +3,7 @@
 import pytest
 
 from compactrnn.cells import DuRNN
-from scripts import benchmark
+from scripts import BENCHMARKS, benchmark
 
 
 def test_linear_scan():
@@ -25,6 +25,12 @@ def test_native_step():
         "torch cell / float32",
         "torch cell / int8",
     }
+
+
+def test_cell_operations(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it races as native_step does
+    row = benchmark("cell_operations").row_of("gru", 16, "int8", rounds=2)
+    assert row["1 steps"]["ratio"] > 0 < row["64 steps"]["ratio"]
 
 
 def test_int8_inputs():

@@ -81,6 +81,7 @@ STEPWISE = {
     ),
     "powers": lambda m, x: x**5 + (x.abs() + 1) ** -2 + x.abs() ** 0.3 + 2**x + x**0,
     "hyperbolic": lambda m, x: torch.sinh(x) + torch.cosh(x) + torch.logit(x.sigmoid()) + torch.erfc(x),
+    "waves": lambda m, x: torch.sin(x) + torch.cos(30 * x),
     "other bases": lambda m, x: torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1) + torch.exp2(x),
 }
 OFFLINE = {
