@@ -151,12 +151,12 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     save_tree(tmp_path / "a", {"x": torch.ones(100)})
     (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-20])
     save_weights(tmp_path / "c", {"x": torch.ones(2)})
-    for name, words in (("b", "not a whole safetensors file"), ("c", "not a checkpoint")):
+    for name, words in (("b", "not a complete safetensors file"), ("c", "not a checkpoint")):
         with pytest.raises(ModelFileError, match=rf"/{name}: {words}"):
             load_tree(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="missing"):
         load_tree(tmp_path / "missing")
-    with pytest.raises(ModelFileError, match="not a whole"):
+    with pytest.raises(ModelFileError, match="not a complete"):
         load_weights(tmp_path / "b")
 
 
