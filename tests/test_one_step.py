@@ -101,6 +101,19 @@ def stacked(order):
     return Step(forward, one=nn.GRUCell(6, 8), two=nn.GRUCell(8, 8))
 
 
+class Swapped(nn.Module):
+    """By hand, so that only the names tell which state is which."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(14, 8), nn.Linear(16, 8)
+
+    def forward(self, x, a, b):
+        a = torch.tanh(self.one(torch.cat([x, a], -1)))
+        b = torch.tanh(self.two(torch.cat([a, b], -1)))
+        return a + b, b, a
+
+
 HC = (r(1, 6), z(1, 8), z(1, 8))
 REFUSED = {
     "no such argument": (Policy, (r(1, 1, 12), z(1, 1, 16), z(1, 1, 16)), ["h", "d"], r"\(obs, h, c\), got 'd'"),
@@ -124,6 +137,7 @@ REFUSED = {
     ),
     "h and c in another order": (lambda: lstm_step(lambda h, c: (c, h)), HC, [1, 2], "order of the states"),
     "two layers in another order": (lambda: stacked(lambda a, b: (b, a)), HC, [1, 2], "order of the states"),
+    "names in another order": (Swapped, HC, ["a", "b"], r"returns b, a; .* states={'a': 2, 'b': 1}"),
     "a sequence": (
         lambda: nn.GRU(6, 8, batch_first=True),
         (r(1, 9, 6), z(1, 1, 8)),

@@ -27,7 +27,7 @@ from .lowering import Lowered, in_float
 from .outputs import Port, port_name, unique, with_plain_outputs
 from .probe import Axes
 from .refusals import check_module
-from .state_slots import check_slots
+from .state_slots import check_names, check_slots
 from .stateless import check_stateless
 from .step_rows import find_rows
 from .step_states import Pair, Returned, States, pair_states, returned
@@ -78,6 +78,7 @@ def lower_one_step(
     trace = _trace(step, single, bare)
     if not isinstance(states, Mapping):
         check_slots(trace, pairs, names)
+        check_names(model, [names[p.argument] for p in pairs])
     program = _build(trace, names, given, kept, start, ports)
 
     places = [i for i in range(len(inputs)) if i not in {p.argument for p in pairs}]

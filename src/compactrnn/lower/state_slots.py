@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import nn
 
 from .._errors import invalid
 from ..graph.aten import MOVES
@@ -34,6 +38,35 @@ def check_slots(trace: Trace, pairs: Sequence[Pair], names: Sequence[str]) -> No
                 expected="new values in the order of the states",
                 hint=f"a dict gives the output of each: states={{{name!r}: ...}}",
             )
+
+
+def check_names(model: nn.Module, states: Sequence[str]) -> None:
+    """Refuse a `forward` whose code returns the states last, under their names, in another order.
+
+    Raises:
+        ValueError: as in `return y, h2, h1` for `states=["h1", "h2"]`.
+    """
+    for names in _returned_names(model):
+        last = names[-len(states) :]
+        if sorted(last) == sorted(states) and last != list(states):
+            found = {name: len(names) - len(last) + last.index(name) for name in states}
+            raise invalid(
+                "states",
+                got=f"{', '.join(states)}, and a forward that returns {', '.join(last)}",
+                expected="new values in the order of the states",
+                hint=f"a dict gives the output of each: states={found}",
+            )
+
+
+def _returned_names(model: nn.Module) -> Iterator[list[str]]:
+    """For each `return a, b, c` of the model's forward: the names, "" where something else stands."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(type(model).forward)))
+    except (OSError, TypeError, SyntaxError):  # made at run time, or in C
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+            yield [part.id if isinstance(part, ast.Name) else "" for part in node.value.elts]
 
 
 def _slots(trace: Trace) -> dict[str, set[tuple[str, int, int]]]:
