@@ -1,4 +1,4 @@
-"""Writing programs from arrays: what every importer of models is built on. It knows neither torch nor any model.
+"""Emission of programs from NumPy arrays, the basis of every model importer; independent of torch.
 
 A `Builder` holds the program. Functions append operations to it and take and give `Operand`s: numbers that the program
 computes, with a shape that includes the time axis. Weights and constants are NumPy arrays. Before each operation of the

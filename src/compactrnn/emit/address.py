@@ -1,4 +1,4 @@
-"""Data movement on addresses: an operation that only moves entries, run on where they are instead of what they are."""
+"""Symbolic data movement: operations that only move entries, run on addresses instead of values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Source = Operand | np.ndarray  # what a program computes, or a constant
 
 @dataclass
 class Moved:
-    """Entries of `operands` in another order, not yet copied: `address` says for each where it is.
+    """A lazy view: entries of `operands` in another order, not yet copied; `address` gives the source of each.
 
     `time` is the time axis, None without one, a string where the axes cannot be told apart.
     """
@@ -57,7 +57,7 @@ def _number(operand: Source, flat: list[Source]) -> int:
 
 
 def padded(x: np.ndarray, pads: Sequence[tuple[int, int]], filling: int) -> np.ndarray:
-    """`x` with so many entries before and after along each axis; fewer than none cuts.
+    """`x` padded along each axis; negative amounts crop.
 
     >>> padded(np.arange(4), [(1, -2)], 9)
     array([9, 0, 1])

@@ -1,4 +1,4 @@
-"""Writing a program: operands, and the segments in which they are computed."""
+"""The program builder: operands, and the segments that compute them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
 @dataclass(frozen=True)
 class Operand:
-    """Numbers that the program computes, laid out as `shape` without its time axis.
+    """A value of the program, laid out as `shape` without its time axis.
 
     `kind` STEP: one row per time step (`time` is the axis of `shape`); LAST: as if the sequence ended at this step;
     ONCE: known only after a whole sequence; CONSTANT: always known. A value that is the same at every step may still
@@ -41,7 +41,7 @@ class Operand:
 
 
 class Builder:
-    """Appends operations to the earliest segment in which all that they read is known."""
+    """Builds a program; appends each operation to the earliest segment where its operands are known."""
 
     def __init__(self) -> None:
         self.program = Program()
@@ -64,7 +64,7 @@ class Builder:
         return Ref(len(self.program.buffers) - 1)
 
     def state(self, name: str, init: np.ndarray, shape: tuple[int, ...], bounded: bool = False) -> Ref:
-        """A new state, to be read and set under a name; a number is added to a name that there is already."""
+        """A new named state; a name that is taken gets a number added."""
         taken, number, unique = {s.name for s in self.program.states}, 0, name
         while unique in taken:
             number += 1
@@ -74,7 +74,7 @@ class Builder:
         return ref
 
     def constant(self, values: np.ndarray) -> Ref:
-        """A buffer that is never written."""
+        """A new constant buffer."""
         return self.buffer(values.size, "constant", values)
 
     def known(self, constant: Operand, position: int) -> float:
@@ -84,7 +84,7 @@ class Builder:
         return float(init[constant.ref.offset + position])
 
     def tensor(self, values: Factor, block: int = 4) -> int:
-        """A stored array, shared if the same one was stored before."""
+        """Index of a stored array; equal arrays are stored once."""
         new = replace(stored(values), block=block)
         for number, old in enumerate(self.program.tensors):
             same = (old.values.dtype, old.block, old.toeplitz) == (new.values.dtype, block, new.toeplitz)
@@ -94,12 +94,12 @@ class Builder:
         return len(self.program.tensors) - 1
 
     def close(self, because: str) -> None:
-        """End the segment: what follows sees the whole sequence, so the model is offline."""
+        """End the segment; later segments see the whole sequence, so the model is offline."""
         self.offline_because = self.offline_because or because or "a value of the whole sequence is used"
         self._ops.append(("forward", []))
 
     def place(self, reads: Sequence[Operand], because: str = "") -> str:
-        """Make the current segment one in which `reads` are known together; returns the kind of what comes of them."""
+        """Move to a segment in which all `reads` are known; returns the kind of a value computed from them."""
         reads = [v for v in reads if v.kind != CONSTANT]
         if not reads:
             return STEP if self._ops[-1][0] == "forward" else ONCE
@@ -114,7 +114,7 @@ class Builder:
         return ONCE
 
     def every_step(self, reads: Sequence[Operand], because: str = "") -> None:
-        """Make the current segment one that runs at every step and in which `reads` are known."""
+        """Move to a segment that runs at every step and in which `reads` are known."""
         if any(v.kind in (LAST, ONCE) and v.segment == self.segment for v in reads):
             self.close(because or "a value of the whole sequence is used at every step")
         self._open("forward")
@@ -132,7 +132,7 @@ class Builder:
             self._ops[-1] = (kind, ops)
 
     def _keep(self, number: int) -> None:
-        """A step-wise buffer read by a later segment holds a row per step."""
+        """Keep one row per step of a buffer that a later segment reads."""
         buffer = self.program.buffers[number]
         if buffer.kind == "scratch":
             self.program.buffers[number] = replace(buffer, kind="sequence")
@@ -151,12 +151,12 @@ class Builder:
         return replace(like, ref=dst, kind=kind, segment=self.segment, bounded=False)
 
     def unary(self, fn: Unary, x: Operand, p0: float = 0.0, p1: float = 0.0, bounded: bool = False) -> Operand:
-        """`f(x)`, element by element."""
+        """Element-wise `f(x)`."""
         value = self.compute(Code.UNARY, [x], x, a=x.ref, fn=int(fn), p0=p0, p1=p1)
         return replace(value, bounded=bounded)
 
     def binary(self, fn: Binary, a: Operand, b: Operand | Ref, period: int = 0) -> Operand:
-        """`f(a, b)`, element by element; `b` repeats every `period` entries."""
+        """Element-wise `f(a, b)`; `b` repeats every `period` entries."""
         reads = [a, b] if isinstance(b, Operand) else [a]
         ref = b.ref if isinstance(b, Operand) else b
         value = self.compute(Code.BINARY, reads, a, a=a.ref, b=ref, fn=int(fn), k=period or a.width)
@@ -164,7 +164,7 @@ class Builder:
         return replace(value, bounded=bounded)
 
     def delay_line(self, x: Operand, steps: int, start: float = 0.0) -> Operand:
-        """`x` now and up to `steps` steps ago, one row after the other; `start` before the first step.
+        """Delay line: `x` of this and the last `steps` steps, newest first; `start` before the first step.
 
         It holds in the current segment and until the next step. One value has one line, as long as any reader needs.
         """
@@ -183,7 +183,7 @@ class Builder:
 
     @property
     def reach(self) -> int:
-        """How many steps back the program looks at most, states of recurrent layers aside."""
+        """Receptive field in steps, recurrent states aside."""
         return sum(op.k // op.n - 1 for _, ops in self._ops for op in ops if op.code == Code.DELAY)
 
     def affine(self, matrix: Factor, x: Operand, init: Ref | None, offset: int = 0, name: str = "") -> Ref:
@@ -246,7 +246,7 @@ class Builder:
         return Operand(dst, (n,), None, kind, self.segment, bounded=True)
 
     def finish(self) -> Program:
-        """The program with its segments."""
+        """The finished program."""
         segments = [Segment(kind, tuple(ops)) for kind, ops in self._ops if ops]
         self.program.segments = segments or [Segment("forward", ())]
         if self.offline_because:

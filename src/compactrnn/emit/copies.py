@@ -1,4 +1,4 @@
-"""A new row made of entries of others: copies of stretches, or one gather where there are many."""
+"""Assembly of a row from entries of others, by slice copies or one gather."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _gather(build: Builder, dst: Ref, entries: np.ndarray, sources: list[Operand
 
 
 def is_run(positions: np.ndarray) -> bool:
-    """Whether the positions follow each other.
+    """Whether the positions are contiguous.
 
     >>> is_run(np.array([3, 4, 5])), is_run(np.array([3, 5, 4]))
     (True, False)
@@ -47,7 +47,7 @@ def is_run(positions: np.ndarray) -> bool:
 
 
 def _runs(entries: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """(start, end, source, first position) of stretches that are copied as a whole."""
+    """(start, end, source, first position) of contiguous runs."""
     follows = (entries[1:, 0] == entries[:-1, 0]) & (entries[1:, 1] == entries[:-1, 1] + 1)
     starts = [0, *(np.flatnonzero(~follows) + 1).tolist()]
     ends = [*starts[1:], len(entries)]

@@ -1,4 +1,4 @@
-"""The factors of a matrix, as a program stores them."""
+"""Matrix factors as a program stores them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def factor_name(name: str, number: int, count: int) -> str:
 
 
 def stored(matrix: Factor) -> Tensor:
-    """A factor as it is stored, numbers in float32."""
+    """A factor in stored form, as float32."""
     if isinstance(matrix, Tensor):
         return matrix
     return Tensor(matrix.astype(np.float32) if matrix.dtype.kind == "f" else matrix)
 
 
 def can_interleave(matrix: Factor, gates: int) -> bool:
-    """Whether the kernels of LSTM and GRU can have the matrix in their order of rows."""
+    """Whether the matrix can be stored in the row order of the LSTM and GRU kernels."""
     toeplitz = stored(matrix).toeplitz
     return toeplitz is None or toeplitz.gates == gates
 

@@ -1,4 +1,4 @@
-"""A program for sequences of any length, read off two sequences of certain lengths."""
+"""Programs for any sequence length, from programs for two lengths that must agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEWEST, MOST = 17, 1151  # steps of the sequences on which it is told how far ba
 
 
 def for_any_length(build: Callable[[int], Builder], model: str) -> Builder:
-    """What `build(steps)` writes, if it is the same for a short and a long sequence.
+    """The program of `build(steps)`, checked to be the same for a short and a long sequence.
 
     The sequences get longer until both show how far back each operation looks. `model` is what messages name.
 
@@ -33,7 +33,7 @@ def for_any_length(build: Callable[[int], Builder], model: str) -> Builder:
             if 8 * steps > MOST:
                 raise UnsupportedModelError(
                     f"{where or model}: depends on the length of the sequence, as `x / x.shape[1]` or"
-                    " `x[:, 16]` do; an engine does not know how long a sequence will be"
+                    " `x[:, 16]` do; a streaming engine does not know the length"
                 )
         except UndecidedError:
             if steps >= MOST:
@@ -42,7 +42,7 @@ def for_any_length(build: Callable[[int], Builder], model: str) -> Builder:
 
 
 def difference(a: Builder, b: Builder) -> str | None:
-    """Where the first difference of two programs comes from; None where they are the same."""
+    """Origin of the first difference between two programs; None if they are equal."""
     for number, (p, q) in enumerate(zip_longest(a.program.buffers, b.program.buffers)):
         if p is None or q is None or (p.width, p.kind) != (q.width, q.kind) or not _equal(p.init, q.init):
             return (a.origins if p is not None else b.origins)[number]

@@ -1,4 +1,4 @@
-"""Moved entries put in place: views of what lies side by side, copies, delay lines, sequences backwards."""
+"""Materialization of moved entries: views, copies, delay lines and reversed sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Movement = Callable[[list[np.ndarray]], np.ndarray]
 
 
 class Mover:
-    """Moves entries, and finds or copies together what the moved rows consist of."""
+    """Moves entries lazily and materializes the result."""
 
     def __init__(self, builder: Builder):
         self.builder = builder
@@ -28,12 +28,12 @@ class Mover:
         self._rows: dict[str, Operand] = {}
 
     def edge(self, value: float) -> np.ndarray:
-        """A number that fills up a sequence before its first or after its last step."""
+        """A fill value before the first or after the last step."""
         self._edges.append(float32(value))
         return self._edges[-1]
 
     def grows(self, constant: np.ndarray) -> None:
-        """Note that a constant is as long as the sequence."""
+        """Mark a constant as having the sequence's length."""
         self._grown.append(constant)
 
     def move(self, operands: Sequence[Source | Moved], run: Movement, time: int | str | None, where: str = "") -> Moved:
@@ -47,7 +47,7 @@ class Mover:
         return Moved(flat, moved, time, where or self.builder.where)
 
     def pad(self, x: Source | Moved, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> Moved:
-        """`x` with so many entries of `value` before and after along each axis; fewer than none cuts.
+        """`x` padded with `value` along each axis; negative amounts crop.
 
         `time` is the time axis of `x`, which the result has too.
         """
@@ -72,16 +72,16 @@ class Mover:
         return self.rearrange(source, lambda t: np.broadcast_to(t, shape), time)
 
     def piece(self, x: Operand, axis: int, place: int) -> Operand:
-        """Entry `place` along a feature axis, which stays, of length one."""
+        """Entry `place` along a feature axis, kept with length one."""
         return self.rearrange(x, lambda t: np.take(t, [place], axis), x.time)
 
     def join(self, parts: Sequence[Source], axis: int, where: str = "") -> Operand:
-        """Values side by side along a feature axis."""
+        """Concatenation along a feature axis."""
         time = next((p.time for p in parts if isinstance(p, Operand) and p.time is not None), None)
         return self.settle(self.move(parts, lambda arrays: np.concatenate(arrays, axis), time, where))
 
     def settle(self, moved: Moved, passing: bool = False) -> Operand:
-        """`moved` as a value: a view if its entries lie side by side, else a copy.
+        """Materialize `moved`: a view if its entries are contiguous, else a copy.
 
         `passing`: it is read by the next operation alone, so it may be a view of a delay line, which has changed by the
         next step.
@@ -157,7 +157,7 @@ class Mover:
         return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)
 
     def flip(self, value: Operand, where: str = "") -> Operand:
-        """The sequence backwards."""
+        """The reversed sequence."""
         build, key = self.builder, (value.ref, value.width)
         if value.kind != STEP:
             return value
@@ -171,12 +171,12 @@ class Mover:
         return replace(self._flipped[key], shape=value.shape, time=value.time)
 
     def _on_lines(self, plan: Plan) -> np.ndarray:
-        """The entries that delay lines give: of earlier steps, and of this step where earlier ones are read too."""
+        """Entries taken from delay lines: earlier steps, and this step where earlier ones are read too."""
         keys = plan.operand * SHIFT + plan.position
         return (plan.relation == Relation.STEP) & (plan.steps >= 0) & np.isin(keys, keys[plan.steps > 0])
 
     def _delayed(self, plan: Plan, operands: list, where: str) -> list[tuple[np.ndarray, Operand]]:
-        """The entries that delay lines give, and for each line the row that is delayed."""
+        """Entries taken from delay lines, and the delayed row of each line."""
         mask = self._on_lines(plan)
         found = []
         for number in np.unique(plan.number[plan.steps > 0]).tolist():
@@ -212,7 +212,7 @@ class Mover:
         return np.array([order[k] for k in (plan.operand * SHIFT + plan.position).tolist()])
 
     def _ahead(self, plan: Plan, operands: list, number: float, where: str) -> Operand:
-        """Entries of later steps: of earlier steps of the sequence backwards, turned round again."""
+        """Entries of later steps, by a delay line over the reversed sequence."""
         build = self.builder
         row = self.flip(self._row(plan, operands, where), where)
         build.every_step([row])
@@ -234,6 +234,6 @@ def _distinct(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def float32(x: np.ndarray | float) -> np.ndarray:
-    """Numbers as a program has them; what is too large is infinite."""
+    """As float32; too large values become infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32)

@@ -1,4 +1,4 @@
-"""Softmax, and norms over features."""
+"""Softmax, layer norm and batch norm."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _softmax_over_time(build: Builder, x: Operand, log: bool) -> Operand:
 def layer_norm(
     build: Builder, x: Operand, k: int, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
 ) -> Operand:
-    """Every `k` entries brought to mean 0 and variance 1 (`eps` added), times `weight`, plus `bias`, (k,) each."""
+    """Layer norm over every `k` entries, with `weight` and `bias` of (k,)."""
     y = build.compute(Code.LAYER_NORM, [x], x, a=x.ref, k=k, p0=float(eps))
     y = y if weight is None else build.binary(Binary.MUL, y, build.constant(weight), period=k)
     return y if bias is None else build.binary(Binary.ADD, y, build.constant(bias), period=k)

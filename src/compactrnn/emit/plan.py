@@ -1,4 +1,4 @@
-"""Where the entries of a moved row come from, read off the movement run on addresses instead of numbers."""
+"""Analysis of a movement: the source and delay of every entry of a moved row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHIFT = 1 << 40  # an address is (number of the operand + 1) * SHIFT + place in 
 
 
 class UndecidedError(UnsupportedModelError):
-    """The sequence is too short to tell how far back an operation looks."""
+    """The traced sequence is too short to determine the look-back."""
 
 
 class Relation(IntEnum):
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     number: np.ndarray
 
     def where(self, mask: np.ndarray) -> Plan:
-        """The entries in `mask`."""
+        """The entries selected by `mask`."""
         return Plan(*(part[mask] for part in self))
 
 
@@ -121,7 +121,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Where two arrays are equal; a NaN equals itself."""
+    """Element-wise equality, with NaN equal to itself."""
     return (a == b) | (np.isnan(a) & np.isnan(b))
 
 

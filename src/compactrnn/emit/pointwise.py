@@ -1,4 +1,4 @@
-"""Functions that act entry by entry."""
+"""Element-wise functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scale(b: Builder, x: Operand, factor: float, shift: float = 0.0) -> Operand:
 
 
 def clamp(b: Builder, x: Operand, low: float | None, high: float | None) -> Operand:
-    """`x` limited to [low, high]."""
+    """`x` clamped to [low, high]."""
     low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
     return b.unary(Unary.CLAMP, x, low, high, bounded=x.bounded or (low >= -1 and high <= 1))
 
@@ -73,7 +73,7 @@ def power(b: Builder, x: Operand, exponent: float) -> Operand | None:
 
 
 def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
-    """The result takes its shape from the operand that changes with time."""
+    """Element-wise `fn`; the shape is that of the operand with a time axis."""
     value = b.binary(fn, x, y)
     return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)
 
@@ -96,7 +96,7 @@ def against(b: Builder, fn: Binary, x: Operand, n: float) -> Operand:
 
 
 def rounded(b: Builder, x: Operand, decimals: int = 0) -> Operand:
-    """To the nearest whole number, of two the even one: float32 keeps no fraction beyond 2^23."""
+    """Round half to even; float32 has no fraction beyond 2^23."""
     if decimals:
         return scale(b, rounded(b, scale(b, x, 10.0**decimals)), 10.0**-decimals)
     size = b.unary(Unary.ABS, x)
@@ -106,23 +106,23 @@ def rounded(b: Builder, x: Operand, decimals: int = 0) -> Operand:
 
 
 def floor(b: Builder, x: Operand) -> Operand:
-    """The largest whole number that is not larger."""
+    """Floor."""
     near = rounded(b, x)
     return select(b, compare(b, Binary.LESS, x, near), scale(b, near, 1.0, -1.0), near)
 
 
 def ceil(b: Builder, x: Operand) -> Operand:
-    """The smallest whole number that is not smaller."""
+    """Ceiling."""
     return scale(b, floor(b, scale(b, x, -1.0)), -1.0)
 
 
 def trunc(b: Builder, x: Operand) -> Operand:
-    """Without its fraction."""
+    """Truncation towards zero."""
     return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
 
 
 def rest(b: Builder, x: Operand, y: Operand) -> Operand:
-    """x - y floor(x / y), and y more where rounding has made that fall below."""
+    """Remainder with the sign of y: x - y floor(x / y), corrected for rounding."""
     whole = floor(b, combine(b, Binary.DIV, x, y))
     left = combine(b, Binary.SUB, x, combine(b, Binary.MUL, whole, y))
     below = against(b, Binary.LESS, combine(b, Binary.MUL, left, y), 0)
@@ -130,12 +130,12 @@ def rest(b: Builder, x: Operand, y: Operand) -> Operand:
 
 
 def floor_divide(b: Builder, x: Operand, y: Operand) -> Operand:
-    """The quotient rounded down; of an infinite x NaN, as in torch."""
+    """Floor division; NaN for an infinite x, as in torch."""
     return rounded(b, combine(b, Binary.DIV, combine(b, Binary.SUB, x, rest(b, x, y)), y))
 
 
 def sign(b: Builder, x: Operand) -> Operand:
-    """1, 0 or -1; of a NaN 0."""
+    """Sign; 0 for NaN."""
     return b.binary(Binary.SUB, against(b, Binary.LESS, scale(b, x, -1.0), 0), against(b, Binary.LESS, x, 0))
 
 

@@ -26,7 +26,7 @@ def add_input(build: Builder, name: str, shape: Sequence[int], time: int, batch:
 def add_output(
     build: Builder, name: str, value: Operand | np.ndarray, time: int | None = None, batch: int | None = None
 ) -> None:
-    """Give `value`, at every step where it has a time axis, after the last step where it has none.
+    """Add an output: at every step if `value` has a time axis, else after the last step.
 
     `time` is the time axis of a constant; `batch` is an axis of length one that the port leaves out.
     """

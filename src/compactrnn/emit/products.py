@@ -64,7 +64,7 @@ def convolution(
     stride: int = 1,
     time: int | None = 2,
 ) -> Operand:
-    """A window that slides over the last axis, time or another: a product with the steps in it, the latest first.
+    """Convolution over the last axis: one product with the window, newest step first.
 
     Args:
         mover: what moves and writes.
@@ -94,7 +94,7 @@ def convolution(
 
 
 def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") -> Operand | None:
-    """The row of `table`, (vocabulary, n), that a token of each step says; None for several tokens a step."""
+    """Embedding: the row of `table`, (vocabulary, n), for each step's token; None for several tokens per step."""
     if token.width != 1:
         return None
     kind, (vocabulary, n) = build.place([token]), table.shape
@@ -113,7 +113,7 @@ def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") ->
 
 
 def turned(mover: Mover, x: Operand) -> Operand:
-    """The last two axes exchanged."""
+    """Transpose of the last two axes."""
     last = len(x.shape) - 1
     time = {last: last - 1, last - 1: last}.get(x.time, x.time) if x.time is not None else None
     return mover.rearrange(x, lambda t: t.swapaxes(-1, -2), time)

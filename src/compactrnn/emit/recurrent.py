@@ -135,7 +135,7 @@ def gru_step(
 
 
 def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:
-    """Let the states be `after` from now on, which may be in other states; a delay line gets its newest row."""
+    """Write the new states `after`, which may be in other states; a delay line gets its newest row."""
     changed = [(s, apart(build, value, states)) for s, value in zip(states, after, strict=True) if value.ref != s.ref]
     for state, value in changed:
         if value.width < state.width:
@@ -145,7 +145,7 @@ def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Oper
 
 
 def apart(build: Builder, value: Operand, states: Sequence[Operand]) -> Operand:
-    """A copy of what is in a state, which is about to change."""
+    """A copy of a value that is stored in a state about to be written."""
     if value.ref.buffer in {s.ref.buffer for s in states}:
         return build.unary(Unary.COPY, value, bounded=value.bounded)
     return value
@@ -171,7 +171,7 @@ def _finish(
 
 
 def _fits_kernel(weight_ih: Sequence[Factor], weight_hh: Sequence[Factor], gates: int) -> bool:
-    """Whether the kernel of the whole step can have the rows of both matrices in its order."""
+    """Whether the fused kernel can be used: both matrices can be stored in its row order."""
     return all(can_interleave(factors[0], gates) for factors in (weight_ih, weight_hh))
 
 

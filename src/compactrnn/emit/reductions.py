@@ -1,4 +1,4 @@
-"""Sums, means, extremes and running sums: over features at every step, or over time."""
+"""Reductions and cumulative sums, over features at every step or over time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
 
 
 def _count(build: Builder, like: Operand) -> Ref:
-    """A buffer that counts the steps so far."""
+    """A step counter."""
     build.place([like])
     state = build.buffer(1, "state", np.zeros(1))
     build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
@@ -87,7 +87,7 @@ def _count(build: Builder, like: Operand) -> Ref:
 
 
 def argmax(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Operand:
-    """The place of the largest along a feature axis, at every step."""
+    """Argmax along a feature axis, at every step."""
     axis = axis % len(x.shape)
     rows, k = moved_last(mover, x, [axis])
     fn = int(Reduce.ARGMAX)
@@ -96,7 +96,7 @@ def argmax(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Opera
 
 
 def top(build: Builder, x: Operand, k: int, axis: int) -> list[Operand]:
-    """The `k` largest of a step's numbers, all along `axis`, largest first, and their places."""
+    """Top-k along `axis` at every step: values, largest first, and positions."""
     shape = tuple(k if d == axis else n for d, n in enumerate(x.shape))
     found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]
     return [replace(y, shape=shape) for y in found]

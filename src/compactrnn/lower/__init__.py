@@ -1,4 +1,4 @@
-"""From a torch model to a program and its file."""
+"""Lowering of torch models to programs and model files."""
 
 from .lowering import lower as lower
 from .pack_model import PackReport as PackReport

@@ -1,4 +1,4 @@
-"""What the recurrent layers of a model get when it is called."""
+"""Calls of a model's recurrent layers: which inputs they get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reading = tuple[int | None, ...]  # an axis of each input, or None
 
 
 class Call(NamedTuple):
-    """What one call of a recurrent layer got; no `batch` where its input has no axis for one."""
+    """Sizes in one call of a recurrent layer; `batch` is None without a batch axis."""
 
     layer: str
     steps: int
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 @torch.no_grad()
 def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
-    """What the recurrent layers get when the model is called."""
+    """Run the model and record the calls of its recurrent layers."""
     seen: list[Call] = []
 
     def note(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -79,7 +79,7 @@ def input_names(model: nn.Module, count: int) -> list[str]:
 
 
 def axes_text(reading: Iterable[int | None], names: list[str]) -> str:
-    """The axes in words."""
+    """The axes as text, for messages."""
     found = [f"axis {a} of {n}" for a, n in zip(reading, names, strict=True) if a is not None]
     return ", ".join(found) or "missing"
 

@@ -1,4 +1,4 @@
-"""One direction of one recurrent layer as operations."""
+"""Lowering of one direction of a recurrent layer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
 def _generic(
     visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
 ) -> tuple[Operand, list[Operand]]:
-    """Any cell, from its own `project` and `step`."""
+    """Any cell, by exporting its `project` and `step`."""
     build, steps = visitor.builder, x.shape[0]
     rows = replace(x, shape=(steps, x.width), time=0)
     if cell.steps_ahead:
@@ -102,7 +102,7 @@ def _generic(
     y, *after = lower_step(visitor, cell, rows, held, name)
     if build.segment != segment:
         raise UnsupportedModelError(
-            f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
+            f"{type(cell).__name__}.step: mixes the rows of a batch; each must be computed independently"
         )
     return replace(y, shape=(steps, 1, y.width), time=0), [replace(s, shape=(1, s.width), time=None) for s in after]
 

@@ -1,4 +1,4 @@
-"""Comparisons, choices, and conversions between truth values, whole numbers and floats."""
+"""Comparisons, `where`, logic and type conversions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any
 
 @handles("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
 def _both(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | None:
-    """Truth values combined; of whole numbers only `logical_...`, which takes all but zero for true."""
+    """Logical operations on booleans; on integers only `logical_*`, where non-zero is true."""
     logical = "logical" in _name(node)
     if not logical and visitor.values[node.name].dtype != torch.bool:
         return None
@@ -51,7 +51,7 @@ def _both(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | No
 
 @handles("bitwise_not")
 def _not(visitor: Visitor, node: torch.fx.Node, x: Operand) -> Operand:
-    """Not of a truth value; -1 - x of a whole number."""
+    """Logical or bitwise not."""
     if visitor.values[node.name].dtype == torch.bool:
         return scale(visitor.builder, x, -1.0, 1.0)
     return scale(visitor.builder, x, -1.0, -1.0)
@@ -59,7 +59,7 @@ def _not(visitor: Visitor, node: torch.fx.Node, x: Operand) -> Operand:
 
 @handles("remainder", "fmod", "floor_divide")
 def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand:
-    """The quotient rounded down; what that leaves, with the sign of `b`; what cutting leaves, with that of `a`."""
+    """Floor division, and remainders with the sign of `b` or of `a`."""
     build = visitor.builder
     a, b = visitor.spread(a, node), visitor.spread(b, node)
     if _name(node) == "floor_divide":
@@ -82,7 +82,7 @@ def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | N
 
 @handles("to", "_to_copy", "type_as")
 def _cast(visitor: Visitor, node: torch.fx.Node, x: Operand, *args: Any, **kwargs: Any) -> Operand | None:
-    """Of another type: a whole number drops its fraction, a truth value is whether it is not zero."""
+    """Type conversion: truncation to integers, `!= 0` for booleans."""
     before, after = visitor.values[node.args[0].name].dtype, visitor.values[node.name].dtype  # pyright: ignore
     if after == torch.bool:
         return x if before == torch.bool else against(visitor.builder, Binary.NOT_EQUAL, x, 0)
@@ -93,13 +93,13 @@ def _cast(visitor: Visitor, node: torch.fx.Node, x: Operand, *args: Any, **kwarg
 
 @handles("copy")
 def _copied(visitor: Visitor, node: torch.fx.Node, x: Any, source: Any, *args: Any) -> Any:
-    """What is written over `x`."""
+    """`copy_`: the value written over `x`."""
     return visitor.spread(source, node)
 
 
 @handles("_assert_tensor_metadata")
 def _assert(visitor: Visitor, node: torch.fx.Node, x: Operand, *args: Any, **kwargs: Any) -> Operand:
-    """What torch.export notes before a cast; nobody reads it."""
+    """An assertion of torch.export; it has no effect."""
     return x
 
 

@@ -1,4 +1,4 @@
-"""Operations in terms of others: torch's own decompositions, and some of ours that keep to what an engine has."""
+"""Decompositions of ATen operations into those that can be lowered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS: dict[str, Callable] = {}
 
 
 def rewrites(*names: str) -> Callable[[Callable], Callable]:
-    """Register a function of tensors that does what the ATen operations of these names (`name.overload`) do."""
+    """Register a decomposition for ATen operations (`name.overload`)."""
 
     def register(function: Callable) -> Callable:
         OURS.update(dict.fromkeys(names, function))
@@ -30,7 +30,7 @@ def rewrites(*names: str) -> Callable[[Callable], Callable]:
 
 @cache
 def decompositions() -> dict[Any, Callable]:
-    """For `run_decompositions`: every operation that `Visitor` has no form for, as others."""
+    """The table for `run_decompositions`: every operation without a handler."""
     known = known_operations() | {"conv2d", "conv3d"}  # named in refusals as the model names them
     table = {op: f for op, f in torch.export.default_decompositions().items() if _name(op) not in known}
     for name, function in OURS.items():
@@ -95,7 +95,7 @@ def _vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = Fal
 
 
 def _normalized(x: Tensor, groups: int, eps: float) -> Tensor:
-    """Axis 1 in groups, each brought to mean 0 and variance 1 over itself and all axes after it."""
+    """Group norm over axis 1."""
     y = x.unflatten(1, (groups, -1))
     dims = list(range(2, y.dim()))
     y = y - y.mean(dims, keepdim=True)
@@ -170,7 +170,7 @@ def _grouped_convolution(
 
 
 def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, filling: float) -> Tensor | None:
-    """The windows of a pooling, along a new last axis."""
+    """Pooling windows along a new last axis."""
     size, stride, padding, dilation = (
         v[0] if isinstance(v, list | tuple) else v for v in (size, stride, padding, dilation)
     )

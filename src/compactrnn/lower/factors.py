@@ -1,4 +1,4 @@
-"""Weights as the factors that a program stores."""
+"""Weights as the factors stored in a program."""
 
 from __future__ import annotations
 

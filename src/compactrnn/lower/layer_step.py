@@ -1,4 +1,4 @@
-"""A recurrent layer or cell within a model that is one time step: its states are values, like its input."""
+"""Lowering of recurrent layers and cells inside a one-step model."""
 
 from __future__ import annotations
 

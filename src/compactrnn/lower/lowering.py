@@ -1,4 +1,4 @@
-"""A torch model as a program."""
+"""Lowering of a torch model to a program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .visitor import Visitor
 
 @dataclass(frozen=True)
 class Lowered:
-    """A model's program in float32, and what was found out about the model on the way.
+    """The float32 program of a model, with the analysis it came from: axes, graph, states.
 
     Attributes:
         program: the operations, batch axis dropped.
@@ -65,7 +65,7 @@ def lower(model: nn.Module, example_inputs: Any) -> Program:
 
 
 def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
-    """As `lower`, with all that was found out on the way."""
+    """As `lower`, with the whole analysis."""
     check_layers(model)
     model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
     inputs = in_float(inputs)
@@ -84,7 +84,7 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
 
 
 def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Tensors as a float32 model on the CPU takes them."""
+    """Tensors converted to float32 on the CPU."""
     inputs = tuple(x.detach().cpu() for x in inputs)
     return tuple(x.float() if x.is_floating_point() else x for x in inputs)
 
@@ -111,7 +111,7 @@ def _build(
     ports: list[Port],
     exports: dict,
 ) -> Builder:
-    """The program, as read off a sequence of `steps` steps."""
+    """The program for a traced sequence of `steps` steps."""
     small, large = (axes.with_steps(single, n) for n in (steps, steps + 1))
     try:
         values, longer = graph.run(small), graph.run(large)

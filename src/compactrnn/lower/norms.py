@@ -1,4 +1,4 @@
-"""Softmax, and norms over features."""
+"""Softmax, layer norm and batch norm."""
 
 from __future__ import annotations
 

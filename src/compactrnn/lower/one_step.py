@@ -1,4 +1,4 @@
-"""A torch model that is one time step, its states among its arguments and outputs, as a program that keeps them."""
+"""Lowering of a one-step model, whose states are arguments and outputs, to a stateful program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STEPS = 24  # of the sequences that are compared with torch, at least
 
 
 class _Layer(nn.Module):
-    """Gives a model that is one bare layer or cell a parent."""
+    """Wraps a bare layer or cell in a module."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -201,7 +201,7 @@ def _build(
 
 
 def _operand(build: Builder, value: Any) -> Any:
-    """A constant that is returned as what the program has."""
+    """A constant output as an operand."""
     if not isinstance(value, Tensor):
         return value
     return Operand(build.constant(value.float().numpy().ravel()), tuple(value.shape), None, CONSTANT, 0)

@@ -1,4 +1,4 @@
-"""What a model returns: names, and which axes are time and batch."""
+"""A model's outputs: names, time and batch axes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _plain(result: Any) -> Any:
 
 
 def _fields(leaf: Any) -> dict[str, Any] | None:
-    """The named parts of an object that torch does not take apart."""
+    """Named fields of an object that is not a pytree node of torch."""
     if type(leaf) in pytree.SUPPORTED_NODES or isinstance(leaf, type | nn.Module):
         return None
     if dataclasses.is_dataclass(leaf):
@@ -77,7 +77,7 @@ def _fields(leaf: Any) -> dict[str, Any] | None:
 
 
 def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes: Axes) -> tuple[list[Port], list[str]]:
-    """What an engine gives of what the model returns for `inputs` of batch 1, and the names of what it leaves out.
+    """The engine's outputs among those of the model for `inputs` of batch 1, and the names of the others.
 
     Dict keys and fields of named tuples are names; so are `h_n`, `c_n`, ... for the states after the last step, with
     the layer's name before them where there are several layers. The states of a model that is one bare layer are left

@@ -1,4 +1,4 @@
-"""From a trained torch model to a checked model file."""
+"""`pack`: from a trained torch model to a verified model file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .verify import Check, argument, given, verify
 
 @dataclass(frozen=True)
 class PackReport:
-    """What `pack` wrote and measured.
+    """The result of `pack`: sizes, checks against torch and quantization error.
 
     Attributes:
         bytes: size of the file.

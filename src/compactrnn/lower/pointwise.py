@@ -1,4 +1,4 @@
-"""Functions that act entry by entry."""
+"""Element-wise operations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def number(x: Any) -> float | None:
 
 @handles("add", "sub", "rsub")
 def _sum(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: float = 1, **kwargs: Any) -> Operand:
-    """`a + alpha b` and the like; of truth values, whether any is true."""
+    """Sums and differences `a + alpha b`; logical or for booleans."""
     build, name = visitor.builder, node.target._schema.name  # pyright: ignore
     if name.endswith("rsub"):
         a, b = b, a

@@ -1,4 +1,4 @@
-"""Which axis of each input is time, which is the batch? Enlarge some and see what the recurrent layers get."""
+"""Detection of the time and batch axes, by enlarging axes and watching the recurrent layers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Axes:
         return resized(inputs, self.batches, size)
 
     def steps(self, inputs: tuple[Tensor, ...]) -> int:
-        """Number of time steps."""
+        """Number of time steps of the example."""
         return inputs[0].shape[self.times[0]]
 
     def rows(self, inputs: tuple[Tensor, ...]) -> int:
@@ -193,7 +193,7 @@ def _alone(
 
 
 def _check_axes(base: list[Call], tried: dict[Reading, list[Call]], time: Reading, names: list[str]) -> None:
-    """Refuse a layer that runs along another axis than the first."""
+    """Raise an error for a layer that runs along another axis than the first."""
     found = tried[time]
     for i, (before, after) in enumerate(zip(base, found, strict=True)):
         if after.steps == before.steps + 1 or after.batch == before.batch:

@@ -1,4 +1,4 @@
-"""Products of two values, and of values with a matrix each."""
+"""Linear layers, matrix products, convolutions and embeddings."""
 
 from __future__ import annotations
 

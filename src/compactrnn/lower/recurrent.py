@@ -31,7 +31,7 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         )
     if any(isinstance(s, Operand) for s in states):
         raise UnsupportedModelError(
-            f"{leaf.name}: its initial state is computed from input data; wanted zeros or parameters."
+            f"{leaf.name}: its initial state is computed from input data; expected zeros or parameters."
             " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros, or"
             " pack the model as one step that takes and returns them, with states=[...]"
         )

@@ -1,4 +1,4 @@
-"""Reductions: over features at every step, or over time."""
+"""Reductions over features or over time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = {"amax": "max", "amin": "min", "cumsum": "sum", "cumprod": "product"}
 def _reduce(
     visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any = None, keepdim: bool = False, **kwargs: Any
 ) -> Operand:
-    """Over features at every step, over time, or first the one and then the other."""
+    """Reduce over features, over time, or both."""
     name = _name(node)
     return reductions.reduce(visitor.mover, x, _dims(x, dim), _NAMES.get(name, name), keepdim)
 
@@ -50,7 +50,7 @@ def _argmax(
 def _topk(
     visitor: Visitor, node: torch.fx.Node, x: Operand, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> list[Operand] | None:
-    """The largest of a step's numbers, largest first, and their places."""
+    """Top-k at every step."""
     axis = dim % len(x.shape)
     if not largest or not sorted or axis == x.time or x.shape[axis] != x.width:
         return None

@@ -1,4 +1,4 @@
-"""What torch gives, laid out as an engine gives it, and how exact it is itself."""
+"""Reference outputs of the torch model, and their own rounding error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDING = 2.0**-23  # of one float32 number
 
 
 class Reference:
-    """The model in torch, in float32 and, to see what float32 loses, in float64."""
+    """The torch model in float32, and in float64 to bound the error of float32."""
 
     def __init__(self, lowered: Lowered):
         self.lowered = lowered
@@ -35,7 +35,7 @@ class Reference:
         return self._known[id(inputs)][1]
 
     def exact(self, inputs: tuple[Tensor, ...]) -> list[Rows]:
-        """What rounding may make of the outputs: computed in float64, with the weights as they are and rounded.
+        """Bound of the float32 rounding error, from float64 runs with exact and rounded weights.
 
         Where the model cannot run in float64, float32 with rounded weights alone.
         """
@@ -73,7 +73,7 @@ def _row(y: Tensor, port: Port, row: int) -> np.ndarray:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """Of the model's numbers."""
+    """Dtype of the model."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
@@ -95,7 +95,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @torch.no_grad()
 def _rounded(model: nn.Module) -> nn.Module:
-    """A copy whose weights are off by what float32 rounds away."""
+    """A copy with weights perturbed by float32 rounding."""
     twin, generator = copy_module(model), torch.Generator().manual_seed(0)
     for p in twin.parameters():
         if p.is_floating_point():

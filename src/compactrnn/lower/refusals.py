@@ -1,4 +1,4 @@
-"""Why a model as a whole cannot be packed."""
+"""Reasons why a model as a whole cannot be packed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cells_used(model: nn.Module) -> str:
 
 
 def check_module(model: nn.Module) -> None:
-    """Refuse what is no module of Python code."""
+    """Raise an error for a model that is not a Python nn.Module."""
     kind = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         name = getattr(model, "original_name", kind)
@@ -45,7 +45,7 @@ def check_module(model: nn.Module) -> None:
 
 
 def check_layers(model: nn.Module) -> None:
-    """Refuse what holds no recurrent layer that can be followed."""
+    """Raise an error for a model without a recurrent layer that can be traced."""
     check_module(model)
     kind = type(model).__name__
     if any(is_recurrent(m) for m in model.modules()):
@@ -60,7 +60,7 @@ def check_layers(model: nn.Module) -> None:
         if isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
             raise UnsupportedModelError(
                 f"{where} a {type(module).__name__}, a subclass of {type(module).__mro__[1].__name__} with a forward of"
-                f" its own; wanted one whose forward is torch's: call {_LAYERS} in a module around it"
+                f" its own; expected torch's forward: call {_LAYERS} in a module around it"
             )
         if "quantized" in type(module).__module__ and type(module).__name__ in ("LSTM", "GRU", "LSTMCell", "GRUCell"):
             raise UnsupportedModelError(
@@ -79,7 +79,7 @@ def check_layers(model: nn.Module) -> None:
 def no_time(
     base: list[Call], tried: dict[Reading, list[Call]], errors: dict[Reading, BaseException], inputs: tuple[Tensor, ...]
 ) -> str:
-    """Why no axis is time."""
+    """Why no axis could be identified as time."""
     first, shapes = base[0], ", ".join(str(tuple(x.shape)) for x in inputs)
     states = (
         "An engine keeps the states from step to step: pack the step with states=[...], the names of the arguments that"
@@ -117,7 +117,7 @@ def no_time(
 
 
 def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], name: str) -> str:
-    """What to do about an input that is given once, not at every step."""
+    """Advice for an input that is given once per sequence."""
     shape = tuple(inputs[names.index(name)].shape)
     initial = _initial_states(model, inputs, names)
     states = list(dict.fromkeys(given for given, _ in initial))

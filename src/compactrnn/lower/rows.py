@@ -1,4 +1,4 @@
-"""Each sequence of a batch by itself must give what it gives within the batch."""
+"""Check that the sequences of a batch are computed independently."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLOSE = 1e-4  # of the largest value
 
 
 def check_rows(lowered: Lowered) -> None:
-    """Refuse a model in which the sequences of a batch depend on each other, and name where they first do.
+    """Raise an error if sequences of a batch depend on each other, naming the first module where they do.
 
     Raises:
         UnsupportedModelError: an output of one sequence changes with the others.

@@ -1,4 +1,4 @@
-"""Sequences to compare a program on, made from the example."""
+"""Test sequences for comparing a program with torch, made from the example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States that are paired by their order, compared with what the recurrent layers make of them."""
+"""Check of states paired by order against the recurrent layers that update them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .step_states import Pair
 
 
 def check_slots(trace: Trace, pairs: Sequence[Pair], names: Sequence[str]) -> None:
-    """Refuse pairs in which a state goes into one state of a layer and comes back from another.
+    """Raise an error for a pair whose state enters one state of a layer and returns from another.
 
     That is known where both are a layer's states as they stand.
 
@@ -41,7 +41,7 @@ def check_slots(trace: Trace, pairs: Sequence[Pair], names: Sequence[str]) -> No
 
 
 def check_names(model: nn.Module, states: Sequence[str]) -> None:
-    """Refuse a `forward` whose code returns the states last, under their names, in another order.
+    """Raise an error for a `forward` that returns the states under their names in another order.
 
     Raises:
         ValueError: as in `return y, h2, h1` for `states=["h1", "h2"]`.

@@ -1,4 +1,4 @@
-"""A model that gives another answer when it is called again is refused."""
+"""Check that repeated calls of a model give the same result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CALLS = 3
 
 
 def check_stateless(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse a model that keeps something from call to call, or draws random numbers, in eval mode.
+    """Raise an error if the model keeps state between calls or is random in eval mode.
 
     What it keeps without reading it, such as features for a loss, does no harm.
 
@@ -53,7 +53,7 @@ def _answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, list]]:
-    """What the modules hold that a call can change, by name: buffers and plain attributes, as they are now."""
+    """Snapshot of buffers and plain attributes by name."""
     for path, module in model.named_modules():
         for name, value in [*vars(module).items(), *module._buffers.items()]:
             if name not in _OWN:

@@ -1,4 +1,4 @@
-"""A cell's own `step`, exported with the batch in the place of time, so that what is per row is per step."""
+"""Lowering of a cell's `step`, exported with the batch axis in place of time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _lowered(
 
 
 def _rows_pushed(trace: Trace, cell: AbstractCell) -> list[Any]:
-    """The outputs of a step, with what is pushed in the place of the lines that `push` updates."""
+    """The outputs of a step, with a delay line replaced by its newest row."""
     y, *after = trace.outputs
     lines = zip(cell.states, trace.inputs[1:], after, strict=True)
     return [y, *(_pushed(new, before) or new if state.delay else new for state, before, new in lines)]
@@ -96,7 +96,7 @@ def _pushed(new: Any, before: str) -> Any:
 
 
 def _whole(node: Any) -> Any:
-    """What `node` gives all rows of."""
+    """The source of full slices."""
     while operation(node) == "slice" and node.args[1:3] == (0, 0) and node.args[3:] in ((), (2**63 - 1,)):
         node = node.args[0]
     return node
@@ -110,7 +110,7 @@ def _trace(exports: dict[Hashable, Trace], step: _Part, cell: AbstractCell, rows
             program = export(step, rows, [0] * len(rows), decompositions())
         except UnsupportedModelError:
             raise UnsupportedModelError(
-                f"{type(cell).__name__}.step: combines rows of the batch; wanted each apart, as an engine runs one"
+                f"{type(cell).__name__}.step: mixes the rows of a batch; each must be computed independently"
             ) from None
         except Exception as error:
             raise not_exported(f"{type(cell).__name__}.step", error) from error
@@ -125,7 +125,7 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _options(module: nn.Module) -> Hashable:
-    """What makes two modules compute the same function of their parameters and buffers."""
+    """Cache key: equal for modules that compute the same function of their parameters and buffers."""
     options = tuple((n, _plain(v)) for n, v in sorted(vars(module).items()) if n not in _OWN)
     tensors = tuple((n, tuple(t.shape), t.dtype) for n, t in _tensors(module))
     children = tuple((n, c and _options(c)) for n, c in module._modules.items())
@@ -133,7 +133,7 @@ def _options(module: nn.Module) -> Hashable:
 
 
 def _plain(value: object) -> Hashable:
-    """The value of what cannot change, the identity of anything else."""
+    """The value of an immutable option, the identity of any other."""
     if isinstance(value, tuple):
         return tuple(_plain(v) for v in value)
     fixed = value is None or isinstance(value, str | int | float | type)

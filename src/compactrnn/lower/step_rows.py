@@ -1,4 +1,4 @@
-"""Where the tensors of a model that is one time step have their batch axis."""
+"""Detection of batch axes in a one-step model."""
 
 from __future__ import annotations
 

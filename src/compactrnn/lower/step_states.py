@@ -1,4 +1,4 @@
-"""Which arguments of a model are states, and which of what it returns are their new values."""
+"""Pairing of state arguments with outputs in a one-step model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that is one time step, repeated over sequences as an engine does it: what a packed step is compared with."""
+"""A one-step model unrolled over sequences: the reference for a packed step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
         return x.reshape(len(x), *rest).movedim(0, self.batch)
 
     def from_step(self, y: Tensor) -> Tensor:
-        """The other way."""
+        """Inverse of the above."""
         if self.batch is None:
             return y.reshape(self.port)
         y = y.movedim(self.batch, 0)
@@ -80,7 +80,7 @@ class Unrolled(nn.Module):
         self.start_from(initial)
 
     def start_from(self, initial: Mapping[str, Tensor]) -> None:
-        """Begin with other states."""
+        """Set the initial states."""
         for i, state in enumerate(self.states):
             self.register_buffer(f"initial_{i}", initial[state.name].clone())
 

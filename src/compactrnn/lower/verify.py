@@ -1,4 +1,4 @@
-"""A program in float32 against torch: on the example, on made-up sequences and on calibration data."""
+"""Verification of a float32 program against torch, on the example, test sequences and calibration data."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class _Started(NamedTuple):
 def _check_given_states(
     lowered: Lowered, unrolled: Unrolled, engine: Engine, inputs: tuple[Tensor, ...], sizes: list[float]
 ) -> Check:
-    """From states that are drawn at random; they are compared after each step."""
+    """Compare from random states, and the states after each step."""
     model, generator = copy_module(unrolled), torch.Generator().manual_seed(0)
     given = {s.name: torch.randn(s.layout.port, generator=generator) for s in model.states}
     model.start_from(given)
@@ -140,7 +140,7 @@ def _check(
 
 
 def _errors(got: np.ndarray, want: np.ndarray, size: float, time: int | None) -> np.ndarray:
-    """The largest difference in each step; infinite where one is finite or a number and the other is not."""
+    """Largest difference per step; infinite where only one of the two is finite or NaN."""
     got, want = got.astype(np.float64), want.astype(np.float64)
     with np.errstate(invalid="ignore"):
         difference = np.abs(got - want) / size

@@ -1,4 +1,4 @@
-"""Walking an exported graph and writing operations."""
+"""Traversal of an exported graph, with a handler for each ATen operation."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def handles(*names: str) -> Callable:
 
 
 def known_operations() -> frozenset[str]:
-    """The names of all operations that a `Visitor` has a form for."""
+    """Names of all operations with a handler."""
     return frozenset({"getitem", *HANDLERS, *UNSETTLED, *MOVES, *WRITES, *PADS, *FRESH})
 
 
 def catalog() -> str:
-    """What can be lowered, in words."""
+    """The supported operations as text, for messages."""
     named = {n.strip("_") for n in {*HANDLERS, *UNSETTLED} - _INNER}
     return f"recurrent layers, {', '.join(sorted(named))}, moving data, and what torch.export breaks down into these"
 
 
 class Convolution(NamedTuple):
-    """How a one-dimensional convolution slides."""
+    """Stride, padding, dilation and groups of a 1-d convolution."""
 
     stride: int
     padding: int
@@ -56,7 +56,7 @@ class Convolution(NamedTuple):
 
 
 def convolves(function: Callable) -> Callable:
-    """Register what lowers a one-dimensional convolution; it gets its input before that is put in place."""
+    """Register a handler for 1-d convolutions; it gets the input before materialization."""
 
     def lower(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None, *rest: Any) -> Any:
         defaults = [1, 0, 1, 1] if operation(node) == "conv1d" else [1, 0, 1, False, 0, 1]
@@ -150,14 +150,14 @@ class Visitor:
         raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
 
     def _why(self, node: torch.fx.Node, args: tuple) -> str:
-        """What is known of the reason."""
+        """The reason, if known."""
         if operation(node) not in known_operations():
             return ""
         shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Operand | Moved | Tensor)]
         return f" with these arguments (of shape {', '.join(shapes)})"
 
     def _known(self, node: torch.fx.Node) -> Any:
-        """What does not depend on the input; on the length of the sequence it may."""
+        """Whether a value is independent of the input (it may depend on the sequence length)."""
         value = self.values[node.name]
         if isinstance(value, Tensor) and self.axes[node.name] is not None:
             self.mover.grows(self.source(value))
@@ -172,7 +172,7 @@ class Visitor:
         return self._arrays[id(x)][1]
 
     def settle(self, x: Any) -> Any:
-        """`x` with its entries in place, if it is a value that was moved."""
+        """`x`, materialized if it is a lazy view."""
         return self.mover.settle(x) if isinstance(x, Moved) else x
 
     @staticmethod
@@ -212,7 +212,7 @@ class Visitor:
         return replace(moved, time=self.axes[node.name])
 
     def time_axis(self, node: torch.fx.Node) -> int | None:
-        """The axis of the node's result that is time; refuses if there is no telling."""
+        """The time axis of the node's result; raises if it cannot be determined."""
         axis = self.axes[node.name]
         if axis == "unclear":
             raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""Contracts that every weight, cell, compressor and runtime keeps, for use in your own tests too."""
+"""Contract tests for weights, cells, compressors and programs, for use in your own tests."""
 
 from .cell_contract import CellContract as CellContract
 from .compressor_contract import CompressorCase as CompressorCase

@@ -1,4 +1,4 @@
-"""What every cell has to hold to; a new one is run through it by one line in a table."""
+"""The contract of cells, as pytest tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CellContract:
         return make_cell(4, 6, **options).double()
 
     def test_declaration(self, make_cell: Callable[..., AbstractCell]):
-        """It names what the cell has, in sizes that agree."""
+        """The declaration names existing parts of matching sizes."""
         check_declaration(self._cell(make_cell))
 
     def test_step_takes_batches(self, make_cell: Callable[..., AbstractCell]):
@@ -132,7 +132,7 @@ class CellContract:
         assert any(p.grad is not None for p in cell.parameters())
 
     def test_declared_readers_are_all(self, make_cell: Callable[..., AbstractCell]):
-        """With the columns of its readers at zero, a unit's own rows can be anything: no other unit notices."""
+        """With its outgoing weights at zero, a unit's incoming weights do not affect any other unit."""
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
         for units in self._cell(make_cell).active_units():
             cell = self._cell(make_cell)
@@ -144,7 +144,7 @@ class CellContract:
             assert_close(_others(cell, units, k, x), before, rtol=0, atol=1e-12, msg=missing)
 
     def test_declared_writers_are_all(self, make_cell: Callable[..., AbstractCell]):
-        """With its rows at those of another unit, a unit does the same as that one."""
+        """A unit with the incoming weights of another behaves identically."""
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
         for units in self._cell(make_cell).active_units():
             cell = self._cell(make_cell)
@@ -185,7 +185,7 @@ class CellContract:
             assert small.macs() < cell.macs()
 
     def test_select_of_inputs(self, make_cell: Callable[..., AbstractCell]):
-        """Cutting input columns is leaving those inputs out."""
+        """Removing input columns equals leaving out those inputs."""
         cell, keep = self._cell(make_cell), torch.tensor([3, 1])
         x = torch.zeros(STEPS, BATCH, 4, dtype=torch.float64)
         x[..., keep] = torch.randn(STEPS, BATCH, 2, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How a matrix is stored: one file each."""
+"""Weights: how a matrix is stored, one file each."""
 
 from .base import AbstractWeight as AbstractWeight
 from .base import WeightSpec as WeightSpec

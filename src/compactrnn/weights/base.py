@@ -1,4 +1,4 @@
-"""What every stored matrix can do."""
+"""The base class of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .terms import Matrix, Term
 
 @dataclass(frozen=True)
 class WeightSpec(ABC):
-    """How a matrix is to be stored, before its size is known; `build` makes the matrix."""
+    """Specification of a weight, without its size; `build` makes the weight."""
 
     @abstractmethod
     def build(self, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight:
@@ -22,7 +22,7 @@ class WeightSpec(ABC):
 
 
 class AbstractWeight(nn.Module, ABC):
-    """A learnt linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.
+    """A trainable linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.
 
     The rows are `gates` equal blocks of `rows` each (an LSTM's i, f, g, o); a structure holds within a gate.
     A subclass gives `forward` and `dense`, makes its parameters and ends `__init__` with `self.reset_parameters()`.
@@ -47,7 +47,7 @@ class AbstractWeight(nn.Module, ABC):
         """W itself, (out_features, in_features), differentiable."""
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Draw the parameters so that the entries of `dense()` have the variance of U(-bound, bound).
+        """Initialize the parameters so that the entries of `dense()` have the variance of U(-bound, bound).
 
         `bound` is `in_features ** -0.5` unless given. All parameters are drawn alike and then scaled by one number,
         which is right wherever W is homogeneous in them (a product, a sum of products): doubling them shows the degree.

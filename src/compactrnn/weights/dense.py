@@ -1,4 +1,4 @@
-"""The full matrix."""
+"""Dense weight."""
 
 from __future__ import annotations
 

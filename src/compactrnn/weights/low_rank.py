@@ -1,4 +1,4 @@
-"""The product of a tall and a wide matrix."""
+"""Low-rank weight."""
 
 from __future__ import annotations
 
