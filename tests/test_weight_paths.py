@@ -224,6 +224,15 @@ def test_the_engine_does_what_the_weights_say(spec, cell):
     assert len(steps) == (cell.kernel != "") and all(("CELL" in code.name) == elementwise for code in steps)
 
 
+def test_a_large_toeplitz_like_matrix_costs_what_the_core_executes():
+    """It multiplies by polynomials from some size on, with far fewer operations."""
+    for size, fewer in ((64, False), (512, True)):
+        layer = cr.LSTM(8, size, batch_first=True, hidden_weight=ToeplitzLike(rank=4))
+        program, hidden = lower(Model(layer), torch.randn(1, 5, 8)), layer.weight_hh_l0
+        assert program.macs_per_step() == 4 * size * 8 + hidden.macs()
+        assert (hidden.macs() < 4 * size * size) == (hidden.runtime_parameters() < 4 * size * size) == fewer
+
+
 def test_the_report_names_what_is_stored_dense(tmp_path):
     names = {}
     for spec in (ToeplitzLike(2), LowRank(2), Kronecker(2, 2), Foreign()):

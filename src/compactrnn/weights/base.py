@@ -118,7 +118,8 @@ class AbstractWeight(nn.Module, ABC):
 
     def runtime_parameters(self) -> int:
         """How many numbers the core reads for one product."""
-        return self.macs()
+        with torch.no_grad():
+            return sum(term.read for term in self.terms())
 
     def macs(self) -> int:
         """Multiply-accumulate operations of the core for one product with one vector."""

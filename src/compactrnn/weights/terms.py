@@ -33,8 +33,13 @@ class Term(ABC):
         return self.macs
 
     @property
+    def read(self) -> int:
+        """How many numbers the core reads for one product."""
+        return self.macs
+
+    @property
     def macs(self) -> int:
-        """Multiply-accumulate operations of the core for one product with one vector; it reads as many numbers."""
+        """Multiply-accumulate operations of the core for one product with one vector."""
         out, inp = self.shape
         return out * inp
 
@@ -83,6 +88,12 @@ class ToeplitzTerm(Term):
     def stored(self) -> int:
         """The entries of g and h."""
         return self.first.numel() + self.second.numel()
+
+    @property
+    def read(self) -> int:
+        """The entries of the matrix, or of the transforms of g and h."""
+        by_polynomials = ToeplitzBlocks(self.rows, self.gates).is_spectral(*self.first.shape[-2:])
+        return self.stored if by_polynomials else self.rows * self.first.shape[-1]
 
     @property
     def macs(self) -> int:
