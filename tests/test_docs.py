@@ -53,7 +53,8 @@ def test_a_block_with_the_name_of_a_file_is_text_of_that_file(path, code):
 
 
 @pytest.mark.parametrize("code", OTHERS)
-def test_any_other_block_runs(code):
+def test_any_other_block_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run(code)
 
 

@@ -89,7 +89,7 @@ def time_loop(kind: Kind) -> Iterator[None]:
     - "plain": `step` after `step` in Python, the reference; `cr.LSTM`, `cr.GRU` and `cr.RNN`, too, run so in place of
       torch's fused operators
     - "native": the step as a short list of native operations; float32 on the CPU
-    - "scan": all times at once, for cells that are linear in their state (GILR, MinGRU)
+    - "scan": all times at once, for cells that are linear in their states (GILR, MinGRU)
 
     Raises:
         ValueError: another kind, or, when a layer runs, one that its cell cannot run in.
