@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
@@ -176,7 +177,7 @@ class AbstractFused(nn.RNNBase):
         """
         weights = self._layer_weights(number)
         structured = [w for w in weights if isinstance(w, AbstractWeight)]
-        if not structured or torch.is_autocast_enabled("cpu"):
+        if not structured or torch.is_autocast_enabled("cpu") or parametrize.is_parametrized(self):
             return False
         cell = bound_cell(self, f"_l{number}")
         (report,) = loop_report(cell) if not why_not_native(cell.parameters()) else (None,)
