@@ -144,6 +144,12 @@ REFUSED = {
         ["hx"],
         r"gets 9 steps.*x\[:, :1\]",
     ),
+    "a look ahead": (
+        lambda: Step(lambda m, x, s: m.rnn(x, s), rnn=cr.Recurrent(cr.FSMN, 6, 8, look_back=2, look_ahead=1)),
+        (r(1, 1, 6), z(1, 1, 16)),
+        [1],
+        "rnn: looks ahead",
+    ),
     "rows together": (
         lambda: Step(lambda m, x, h: (x, m.c(x, h - h.mean(0))), c=nn.GRUCell(6, 8)),
         (r(2, 6), z(2, 8)),
