@@ -278,6 +278,28 @@ def test_what_looks_ahead_packs_offline(make, bidirectional, tmp_path):
     assert packed(model, tmp_path, x, "int8")[0].error < 0.03
 
 
+class OneStep(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.rnn = cr.Recurrent(FSMN, 3, 8, projection_size=2, look_back=3, **options)
+
+    def forward(self, x, line):
+        y, line = self.rnn(x[None], line)
+        return y[0], line
+
+
+def test_a_model_of_one_step_keeps_the_whole_line(tmp_path):
+    torch.manual_seed(0)
+    model, xs, line = OneStep(), torch.randn(12, 1, 3), torch.zeros(1, 1, 6)
+    cr.pack(model, tmp_path / "m.crnn", (xs[0], line), states=["line"], weights="float32", calibration=[xs])
+    stream = cr.Engine(tmp_path / "m.crnn").stream()
+    for x in xs:
+        y, line = model(x, line)
+        assert_close(torch.from_numpy(stream.step(x[0].numpy())), y[0].detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(cr.UnsupportedModelError, match=r"reads 2 later steps.*pack the model without states"):
+        cr.pack(OneStep(look_ahead=2), tmp_path / "m.crnn", (xs[0], torch.zeros(1, 1, 6)), states=["line"])
+
+
 def test_a_delay_line_is_one_operation_however_long():
     from compactrnn.lower import lower
     from compactrnn.runtime.program import Code

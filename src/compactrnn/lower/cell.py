@@ -54,11 +54,11 @@ def cell_step(
 ) -> tuple[Operand, list[Operand]]:
     """The output, (T, 1, output), and the states after one step from `states`, (1, size) each.
 
-    With `in_place` the states may be written.
+    With `in_place` the states may be written, and of a delay line that `push` updates there is the new row alone.
     """
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
     if fused is None:
-        return _generic(visitor, cell, x, states, name)
+        return _generic(visitor, cell, x, states, name, in_place)
     if cell.kernel == "lstm" and not in_place:
         states = [states[0], visitor.builder.unary(Unary.COPY, states[1])]
     y, after = fused(visitor.builder, cell, x, states, name)
@@ -89,7 +89,7 @@ def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
 
 
 def _generic(
-    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str], in_place: bool
 ) -> tuple[Operand, list[Operand]]:
     """Any cell, by exporting its `project` and `step`."""
     build, steps = visitor.builder, x.shape[0]
@@ -99,7 +99,7 @@ def _generic(
         build.place([rows])
     segment = build.segment
     held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, segment=segment, bounded=False) for s in states]
-    y, *after = lower_step(visitor, cell, rows, held, name)
+    y, *after = lower_step(visitor, cell, rows, held, name, pushed=in_place)
     if build.segment != segment:
         raise UnsupportedModelError(
             f"{type(cell).__name__}.step: mixes the rows of a batch; each must be computed independently"

@@ -36,8 +36,11 @@ def layer_step(
             f"{layer_name}: gets {rows} rows, and an engine runs one sequence: give an"
             " example of batch 1, and write x.shape[0] or -1 where the model has a fixed number"
         )
-    if any(cell.steps_ahead for row in leaf.cells for cell in row):
-        raise UnsupportedModelError(f"{layer_name}: looks ahead, and a model that is one step has no later steps")
+    if ahead := max(cell.steps_ahead for row in leaf.cells for cell in row):
+        raise UnsupportedModelError(
+            f"{layer_name}: reads {ahead} later steps, and with states=... forward is one step: pack the model without"
+            " states, for whole sequences"
+        )
     build.place([x])
     x = replace(x, shape=(_ROWS, 1, width), time=0, segment=build.segment)
     flat, after = iter(states), []

@@ -47,18 +47,23 @@ def lower_ahead(visitor: Visitor, cell: AbstractCell, x: Operand, name: Callable
 
 
 def lower_step(
-    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str]
+    visitor: Visitor, cell: AbstractCell, x: Operand, states: list[Operand], name: Callable[[str], str], pushed: bool
 ) -> list[Operand]:
     """Operations of one step: from the input and state rows to the output and new state rows.
 
-    Of a delay line that `push` updates, the new row alone. What looks ahead gets `lower_ahead(x)` in place of x. `name`
-    gives the name in the model of a part of the cell.
+    With `pushed`, of a delay line that `push` updates the new row alone. What looks ahead gets `lower_ahead(x)` in
+    place of x. `name` gives the name in the model of a part of the cell.
     """
-    return _lowered(visitor, _Step(cell), cell, [x, *states], name)
+    return _lowered(visitor, _Step(cell), cell, [x, *states], name, pushed)
 
 
 def _lowered(
-    visitor: Visitor, part: _Part, cell: AbstractCell, operands: list[Operand], name: Callable[[str], str]
+    visitor: Visitor,
+    part: _Part,
+    cell: AbstractCell,
+    operands: list[Operand],
+    name: Callable[[str], str],
+    pushed: bool = False,
 ) -> list[Operand]:
     def rename(path: str) -> str:
         _, part, *rest = path.split(".")
@@ -71,7 +76,7 @@ def _lowered(
     steps = operands[0].shape[0]
     small, large = (tuple(torch.zeros(n, v.width, dtype=like.dtype) for v in operands) for n in (steps, steps + 1))
     trace = _trace(visitor.exports, part, cell, small)
-    if isinstance(part, _Step):
+    if pushed:
         trace = replace(trace, outputs=_rows_pushed(trace, cell))
     inner = Visitor(visitor.builder, trace, trace.run(small), trace.run(large), visitor.exports, rename)
     return inner.lower(operands)
