@@ -150,18 +150,16 @@ def test_a_file_that_names_wrong_states_is_refused(tmp_path):
     packed(nn.GRU(6, 16, batch_first=True), torch.randn(1, 9, 6), tmp_path)
     content = (tmp_path / "m.crnn").read_bytes()
     (state,) = read(content).states
-    good = {"name": state.name, "buffer": state.buffer, "shape": [16], "bounded": state.bounded}
-    assert cr.Engine(forged(content, [good])).states[0].name == "h_l0"
-    assert cr.Engine(forged(content, [])).states == ()
-    fields = {
-        "name": [None, 3, []],
-        "buffer": [None, -1, 0, 1.0, True, "1", 99, 10**30],
-        "shape": [None, 16, [], [-16], [16.0], [4, 5], [0, 16], [True, 16], [1] * 8 + [16]],
-        "bounded": [None, 0, 1, "yes"],
-    }
-    wrong = [{**good, key: value} for key, values in fields.items() for value in values]
-    wrong += [{"name": "h"}, {**good, "more": 1}, 3]
-    for entries in (*([entry] for entry in wrong), [good, good], [good, {**good, "name": "h"}], {}, None):
+    buffer, good = state.buffer, [state.buffer, state.bounded, 16]
+    assert cr.Engine(forged(content, {"h_l0": good})).states == (state,)
+    assert cr.Engine(forged(content, {})).states == ()
+    wrong = [[value, True, 16] for value in (None, -1, 0, 1.0, True, "1", 99, 10**30)]
+    wrong += [[buffer, value, 16] for value in (None, 0, 1, "yes")]
+    wrong += [
+        [buffer, True, *shape] for shape in ([], [-16], [16.0], [4, 5], [0, 16], [True, 16], [None], [1] * 8 + [16])
+    ]
+    wrong += [[], [buffer], {}, 3, None]
+    for entries in (*({"h": entry} for entry in wrong), {"h": good, "h_l0": good}, [], [good], None):
         with pytest.raises(cr.ModelFileError, match="states that there are not"):
             cr.Engine(forged(content, entries))
 

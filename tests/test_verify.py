@@ -48,7 +48,8 @@ def test_the_report_says_what_was_compared(tmp_path):
     assert all(check.error <= 1e-4 and not check.skipped for check in checks.values())
     assert report.parity == max(c.error for what, c in checks.items() if what != "large inputs") < 1e-5
     noted = cr.Engine(tmp_path / "m.crnn").metadata["pack"]
-    assert noted["checks"][0] == {"what": "the example", "steps": 22, "error": report.checks[0].error, "skipped": ""}
+    error = pytest.approx(report.checks[0].error, rel=1e-3)
+    assert noted["checks"][0] == {"what": "the example", "steps": 22, "error": error}
 
 
 def test_the_error_is_that_against_torch(tmp_path):

@@ -208,8 +208,7 @@ def pack(
         tuple(lowered.left_out),
         made_dense(lowered.trace),
     )
-    notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step")}
-    packed.metadata = {**packed.metadata, **(metadata or {}), "pack": notes}
+    packed.metadata = {**packed.metadata, **(metadata or {}), "pack": _notes(report)}
     blob = write(packed)
     Engine(blob)
     save(blob, path)
@@ -250,3 +249,18 @@ def _warn(
         for name, share in list(quantized.shares.items())[:1]:
             message += f"; {name} causes {share:.0%} of it, which weights={{{name!r}: 'float32'}} avoids"
         warnings.warn(message, stacklevel=3)
+
+
+def _notes(report: PackReport) -> dict[str, Any]:
+    """What a file says of its making, briefly: not what its records show, no empty lists, numbers to five digits."""
+    notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step", "types")}
+    lists = ("shares", "checks", "left_out", "made_dense")
+    return {k: _brief(v) for k, v in notes.items() if v or k not in lists}
+
+
+def _brief(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _brief(v) for k, v in value.items() if v != ""}
+    if isinstance(value, list | tuple):
+        return [_brief(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

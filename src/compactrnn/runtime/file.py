@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import asdict
 
 import numpy as np
 
@@ -47,7 +46,7 @@ def encode(program: Program) -> bytes:
     if program.states:
         products = [op for op in program.ops if op.code in GATES and op.p0]
         fixed = any(program.tensors[op.tensor].scale is not None for op in products if op.tensor is not None)
-        document["states"] = [asdict(s) | {"bounded": s.bounded and fixed} for s in program.states]
+        document["states"] = {s.name: [s.buffer, s.bounded and fixed, *s.shape] for s in program.states}
     metadata = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     try:
         check_json_size(metadata)

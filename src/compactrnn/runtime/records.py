@@ -40,7 +40,7 @@ class Records:
         self.input_names = _names(document, "inputs", len(self.inputs))
         self.output_names = _names(document, "outputs", len(self.outputs))
         self.op_names = _op_names(document.get("operations", {}), len(self.ops))
-        self.states = _states(document.get("states", []), self.buffers)
+        self.states = _states(document.get("states", {}), self.buffers)
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
             raise ModelFileError("its JSON section has no metadata")
@@ -131,20 +131,19 @@ def _op_names(names: object, count: int) -> dict[int, str]:
 
 
 def _states(entries: object, buffers: np.ndarray) -> tuple[State, ...]:
-    """The states that have names: each a state buffer, with a name and a shape of its own."""
-    if isinstance(entries, list):
-        states = tuple(state for entry in entries if (state := _state(entry, buffers)))
-        if len(states) == len(entries) == len({s.name for s in states}) == len({s.buffer for s in states}):
+    """The states that have names: each a state buffer, with a shape of its own."""
+    if isinstance(entries, dict):
+        states = tuple(state for item in entries.items() if (state := _state(*item, buffers)))
+        if len(states) == len(entries) == len({s.buffer for s in states}):
             return states
     raise ModelFileError("its JSON section names states that there are not")
 
 
-def _state(entry: object, buffers: np.ndarray) -> State | None:
-    if not isinstance(entry, dict) or set(entry) != {"name", "buffer", "shape", "bounded"}:
+def _state(name: str, entry: object, buffers: np.ndarray) -> State | None:
+    if not isinstance(entry, list) or not 2 <= len(entry) <= 2 + lay.MAX_RANK:
         return None
-    name, buffer, shape, bounded = (entry[key] for key in ("name", "buffer", "shape", "bounded"))
-    numbers = [buffer, *shape] if isinstance(shape, list) and len(shape) <= lay.MAX_RANK else [None]
-    if not isinstance(name, str) or not isinstance(bounded, bool) or any(type(n) is not int or n < 0 for n in numbers):
+    buffer, bounded, *shape = entry
+    if not isinstance(bounded, bool) or any(type(n) is not int or n < 0 for n in (buffer, *shape)):
         return None
     if buffer >= len(buffers) or lay.KINDS[buffers[buffer]["kind"]] != "state":
         return None
