@@ -245,7 +245,6 @@ class AbstractCell(nn.Module, ABC):
         return sum(w.macs() for w in self.children() if isinstance(w, AbstractWeight))
 
     def extra_repr(self) -> str:
-        """Shown by `print(module)`."""
         return f"{self.input_size}, {self.hidden_size}"
 
 

@@ -132,7 +132,6 @@ class DuRNN(AbstractCell):
         return torch.cat([projected, gate if self.gate_bias is None else gate + self.gate_bias], dim=-1)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         if self.hidden is None:
             long = self._remember(projected, states[0])
             return long, (long,)

@@ -51,7 +51,6 @@ class Elman(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         total = projected + self.hidden(h)
         if self.hidden_bias is not None:

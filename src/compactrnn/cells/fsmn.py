@@ -83,7 +83,6 @@ class FSMN(AbstractCell):
         return torch.cat([projected, ahead], -1)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (line,) = states
         size = self.output.in_features
         p = projected[:, :size]

@@ -57,7 +57,6 @@ class GILR(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         forget, candidate = projected.chunk(2, dim=-1)
         forget, candidate = torch.sigmoid(forget), _FUNCTIONS[self.nonlinearity](candidate)

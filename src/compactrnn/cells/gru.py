@@ -53,7 +53,6 @@ class GRU(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         recurrent = self.hidden(h)
         if self.hidden_bias is not None:

@@ -89,7 +89,6 @@ class HiPPO(AbstractCell):
         return torch.cat([self.memory_input(x), super().project(x)], -1)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         h, memory, steps = states
         u = projected[:, : self.memory_size] + self.hidden(h)
         first = self._spread(u) * (1 - self.degree).clamp(min=0)

@@ -60,7 +60,6 @@ class IndRNN(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         total = projected + self.recurrent * h
         h = torch.relu(total) if self.nonlinearity == "relu" else torch.tanh(total)

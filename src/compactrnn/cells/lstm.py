@@ -63,7 +63,6 @@ class LSTM(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         h, c = states
         gates = projected + self.hidden(h)
         if self.hidden_bias is not None:

@@ -54,7 +54,6 @@ class MGU(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         forget_x, candidate_x = projected.chunk(2, dim=-1)
         forget = torch.sigmoid(forget_x + self.forget(h))

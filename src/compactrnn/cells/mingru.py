@@ -50,7 +50,6 @@ class MinGRU(AbstractCell):
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step; see `AbstractCell.step`."""
         (h,) = states
         update, candidate = projected.chunk(2, dim=-1)
         update = torch.sigmoid(update)

@@ -19,7 +19,6 @@ _LONGEST = 500  # characters of a cell
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """One line."""
     typer.echo(json.dumps(record, allow_nan=False))
 
 

@@ -25,7 +25,6 @@ class Factors(nn.Module):
             self.register_buffer(f"factors_{axis}", like.new_ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tensor, scaled."""
         for factors in self.buffers():
             x = x * factors
         return x

@@ -38,7 +38,6 @@ class Gated(nn.Module):
         return axis == self.axis and bool((self.places[slices.to(self.places.device)] >= 0).any())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tensor, gated."""
         gates = self.gate().to(x)
         factors = torch.cat([gates, gates.new_ones(1)]).index_select(0, self.places % (len(gates) + 1))
         return x * factors.view([-1 if d == self.axis else 1 for d in range(x.dim())])

@@ -48,7 +48,6 @@ class GradualUnitPruning(AbstractPruningMethod):
             group.decay_(torch.where(self.pruned[group.name].to(group.device), factor, 1.0))
 
     def exempt_fraction(self, group: Group, count: int) -> float:
-        """The schedule."""
         keep = self._fractions[group.name]
         return keep + (1 - keep) * (1 - min(count / self.steps, 1)) ** 3
 

@@ -80,12 +80,10 @@ class Group:
 
     @property
     def leaf(self) -> Leaf:
-        """The (first) layer."""
         return self.members[0].leaf
 
     @property
     def count(self) -> int:
-        """How many units."""
         return len(self.labels)
 
     @property

@@ -21,11 +21,9 @@ class ZeroWeight(AbstractWeight):
         super().__init__(DENSE, weight.out_features, weight.in_features, weight.gates)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros."""
         return x.new_zeros(*x.shape[:-1], self.out_features)
 
     def dense(self) -> Tensor:
-        """W."""
         return torch.zeros(self.out_features, self.in_features)
 
 

@@ -107,7 +107,6 @@ class Scattered(nn.Module):
         return torch.cat([x, rest], -1).index_select(-1, getattr(self, f"places_{slot}"))
 
     def _entries(self, states: Any) -> list[list[Tensor]]:
-        """`entries[kind][layer and direction]`."""
         return [list(kind) for kind in ([states] if self._kinds == 1 else states)]
 
     def _selected(self, entries: list[list[Tensor]], which: str) -> list[list[Tensor]]:

@@ -41,7 +41,6 @@ def cut(model: M, units: tuple[UnitCut, ...], layers: tuple[LayerCut, ...], tens
 
 
 def apply_plan(plan: PruningPlan, model: M, same_weights: bool = True) -> M:
-    """See `PruningPlan.apply`."""
     if not isinstance(model, nn.Module):
         raise invalid("model", got=f"a {type(model).__name__}", expected="an nn.Module")
     model = unwrap(model)  # pyright: ignore

@@ -36,7 +36,6 @@ class Operand:
 
     @property
     def width(self) -> int:
-        """Numbers per step."""
         return int(np.prod(self.step_shape, dtype=int))
 
 
@@ -57,7 +56,6 @@ class Builder:
         return len(self._ops) - 1
 
     def buffer(self, width: int, kind: str = "scratch", init: np.ndarray | None = None) -> Ref:
-        """A new buffer."""
         init = None if init is None else np.ascontiguousarray(init, np.float32).reshape(width)
         self.program.buffers.append(Buffer(width, kind, init))
         self.origins.append(self.where)
@@ -138,7 +136,6 @@ class Builder:
             self.program.buffers[number] = replace(buffer, kind="sequence")
 
     def emit(self, code: Code, dst: Ref, n: int, **fields) -> None:
-        """Append one operation."""
         self._ops[-1][1].append(Op(code, dst, n, **fields))
 
     def compute(
@@ -151,7 +148,6 @@ class Builder:
         return replace(like, ref=dst, kind=kind, segment=self.segment, bounded=False)
 
     def unary(self, fn: Unary, x: Operand, p0: float = 0.0, p1: float = 0.0, bounded: bool = False) -> Operand:
-        """Element-wise `f(x)`."""
         value = self.compute(Code.UNARY, [x], x, a=x.ref, fn=int(fn), p0=p0, p1=p1)
         return replace(value, bounded=bounded)
 
@@ -246,7 +242,6 @@ class Builder:
         return Operand(dst, (n,), None, kind, self.segment, bounded=True)
 
     def finish(self) -> Program:
-        """The finished program."""
         segments = [Segment(kind, tuple(ops)) for kind, ops in self._ops if ops]
         self.program.segments = segments or [Segment("forward", ())]
         if self.offline_because:

@@ -157,7 +157,6 @@ class Mover:
         return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)
 
     def flip(self, value: Operand, where: str = "") -> Operand:
-        """The reversed sequence."""
         build, key = self.builder, (value.ref, value.width)
         if value.kind != STEP:
             return value

@@ -106,18 +106,15 @@ def rounded(b: Builder, x: Operand, decimals: int = 0) -> Operand:
 
 
 def floor(b: Builder, x: Operand) -> Operand:
-    """Floor."""
     near = rounded(b, x)
     return select(b, compare(b, Binary.LESS, x, near), scale(b, near, 1.0, -1.0), near)
 
 
 def ceil(b: Builder, x: Operand) -> Operand:
-    """Ceiling."""
     return scale(b, floor(b, scale(b, x, -1.0)), -1.0)
 
 
 def trunc(b: Builder, x: Operand) -> Operand:
-    """Truncation towards zero."""
     return select(b, against(b, Binary.LESS, x, 0), ceil(b, x), floor(b, x))
 
 

@@ -79,7 +79,6 @@ def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
 
 
 def _count(build: Builder, like: Operand) -> Ref:
-    """A step counter."""
     build.place([like])
     state = build.buffer(1, "state", np.zeros(1))
     build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)

@@ -53,5 +53,4 @@ class Example:
         return replace(self, args=args, kwargs={name: filled(x, rest) for name, x in self.kwargs.items()})
 
     def call(self, model: nn.Module) -> Any:
-        """What `model` gives."""
         return model(*self.args, **self.kwargs)

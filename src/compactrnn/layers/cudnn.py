@@ -52,5 +52,4 @@ class Contiguous(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        """The gradients, unchanged."""
         return None, *gradients

@@ -52,11 +52,9 @@ class DenseForm(nn.Module):
         self.register_buffer("matrix", weight.dense())
 
     def forward(self, x: Tensor) -> Tensor:
-        """`W x`."""
         return nn.functional.linear(x, self.dense())
 
     def dense(self) -> Tensor:
-        """W."""
         return self.matrix  # pyright: ignore
 
 

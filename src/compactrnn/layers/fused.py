@@ -248,7 +248,6 @@ class AbstractFused(nn.RNNBase):
         return plain
 
     def extra_repr(self) -> str:
-        """Shown by `print(module)`."""
         specs = [f"{n}={s}" for n in ("input_weight", "hidden_weight") if (s := getattr(self, n)) != DENSE]
         return ", ".join([super().extra_repr(), *specs])
 

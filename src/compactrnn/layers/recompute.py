@@ -86,7 +86,6 @@ def _run(layer: Layer, pieces: Sequence[Tensor], states: Any, axis: int) -> Iter
 
 
 def _time_axis(what: str, layer: Any, input: object) -> int:
-    """Checks both, too."""
     for name, module in layer.named_modules() if isinstance(layer, nn.Module) else ():
         if getattr(module, "bidirectional", False):
             place = f"{type(module).__name__} {name!r}" if name else type(module).__name__

@@ -80,7 +80,6 @@ class Recurrent(nn.Module):
         self.to(device=device, dtype=dtype)
 
     def rows(self) -> list[list[AbstractCell]]:
-        """`cells` as lists."""
         return [list(row) for row in self.cells]  # pyright: ignore
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
@@ -101,13 +100,11 @@ class Recurrent(nn.Module):
         return [torch.stack(kind) for kind in zip(*row, strict=True)]
 
     def reset_parameters(self) -> None:
-        """Re-initialize all parameters."""
         for row in self.rows():
             for cell in row:
                 cell.reset_parameters()
 
     def extra_repr(self) -> str:
-        """Shown by `print(module)`."""
         parts = [self.cell_class.__name__, str(self.input_size), str(self.hidden_size)]
         plain = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         return ", ".join(parts + [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v])

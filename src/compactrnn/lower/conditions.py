@@ -72,7 +72,6 @@ def _remainder(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand
 
 @handles("pow")
 def _power(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any) -> Operand | None:
-    """x^number, number^x."""
     if isinstance(a, int | float) and a > 0:
         return visitor.builder.unary(Unary.EXP, scale(visitor.builder, b, math.log(a)))
     if not isinstance(b, int | float) or isinstance(a, int | float):

@@ -95,7 +95,6 @@ class Factored(nn.Module):
             self.add_module(f"factor{number}", module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`W x`."""
         for module in reversed(list(self.children())):
             x = module(x)
         return x

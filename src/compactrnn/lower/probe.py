@@ -40,7 +40,6 @@ class Axes:
         return inputs[0].shape[self.times[0]]
 
     def rows(self, inputs: tuple[Tensor, ...]) -> int:
-        """Number of sequences."""
         return next((x.shape[b] for x, b in zip(inputs, self.batches, strict=True) if b is not None), 1)
 
     def sequence(self, inputs: tuple[Tensor, ...], row: int) -> tuple[Tensor, ...]:

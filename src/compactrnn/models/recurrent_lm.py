@@ -94,7 +94,6 @@ class LanguageModel(AbstractModel):
         return tuple(size) if isinstance(size, (list, tuple)) else (size,) * self.recurrent.num_layers
 
     def size_options(self) -> dict[str, Any]:
-        """The option `hidden`."""
         return {"hidden": self.layer_sizes()}
 
     def recurrent_parameters(self) -> int:

@@ -122,7 +122,6 @@ class SequenceModel(AbstractModel):
         return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
 
     def size_options(self) -> dict[str, Any]:
-        """The option `hidden`."""
         return {"hidden": self.layer_sizes()}
 
     def recurrent_parameters(self) -> int:

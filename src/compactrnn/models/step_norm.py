@@ -31,7 +31,6 @@ class StepNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize `x`."""
         if not self.training:
             slope = (self.running_var + self.epsilon).rsqrt() * self.weight
             return x * slope + (self.bias - self.running_mean * slope)

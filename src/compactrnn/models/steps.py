@@ -26,7 +26,6 @@ class FullSteps:
         return values
 
     def padded(self, data: Tensor) -> Tensor:
-        """(batch, time, n)."""
         return data.transpose(0, 1)
 
 

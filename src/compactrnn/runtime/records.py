@@ -47,14 +47,12 @@ class Records:
         self.metadata: dict = metadata
 
     def input_list(self) -> list[Input]:
-        """The inputs."""
         return [
             Input(name, int(port["buffer"]), _shape(port), int(port["vocabulary"]))
             for name, port in zip(self.input_names, self.inputs, strict=True)
         ]
 
     def output_list(self) -> list[Output]:
-        """The outputs."""
         return [
             Output(name, Ref(int(port["buffer"]), int(port["offset"])), _shape(port), bool(port["final"]))
             for name, port in zip(self.output_names, self.outputs, strict=True)
@@ -82,7 +80,6 @@ class Records:
         return total
 
     def program(self) -> Program:
-        """The whole program."""
         ops = [replace(_op(record), name=self.op_names.get(i, "")) for i, record in enumerate(self.ops)]
         segments = []
         for record in self.segments:

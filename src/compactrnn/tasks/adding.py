@@ -61,7 +61,6 @@ class AddingTask(AbstractSequenceTask):
 
     @property
     def steps(self) -> int:  # pyright: ignore
-        """The length T."""
         return self.data.steps
 
     def updates_per_epoch(self) -> int:
@@ -69,7 +68,6 @@ class AddingTask(AbstractSequenceTask):
         return UPDATES
 
     def batch(self, index: int, epoch: int = 0) -> Batch:
-        """New sequences."""
         return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
 
     def batches(self, part: str) -> Iterator[Batch]:
@@ -79,15 +77,12 @@ class AddingTask(AbstractSequenceTask):
             yield self._draw(generator(self.seed, part, 0, number), min(ROWS, count - start))
 
     def counts(self, part: str) -> dict[str, int]:
-        """Sequences."""
         return {"sequences": {"train": 1000, "valid": self.data.valid, "test": self.data.test}[part]}
 
     def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error."""
         return self.error_per_target(answers, targets).mean()
 
     def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Squared error."""
         return (answers[:, 0] - targets).square()
 
     def _draw(self, random: np.random.Generator, count: int) -> Batch:

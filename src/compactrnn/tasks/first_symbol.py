@@ -65,7 +65,6 @@ class FirstSymbolTask(AbstractClassificationTask):
 
     @property
     def steps(self) -> int:  # pyright: ignore
-        """The length T."""
         return self.data.steps
 
     def updates_per_epoch(self) -> int:
@@ -73,7 +72,6 @@ class FirstSymbolTask(AbstractClassificationTask):
         return UPDATES
 
     def batch(self, index: int, epoch: int = 0) -> Batch:
-        """New sequences."""
         return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
 
     def batches(self, part: str) -> Iterator[Batch]:
@@ -89,7 +87,6 @@ class FirstSymbolTask(AbstractClassificationTask):
             yield Batch(torch.cat([one.inputs for one in drawn]), torch.cat([one.targets for one in drawn]))
 
     def counts(self, part: str) -> dict[str, int]:
-        """Sequences."""
         return {"sequences": self.data.test if part == "test" else self.data.valid}
 
     def solved(self, outputs: Tensor, batch: Batch) -> bool:

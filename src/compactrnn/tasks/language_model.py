@@ -146,7 +146,6 @@ class LanguageModelTask(AbstractTask):
         return outputs[:, start : start + self.steps]
 
     def build_model(self, options: LanguageModelOptions) -> LanguageModel:
-        """See `LanguageModel`."""
         return LanguageModel(len(self.vocabulary), options)
 
     def forward(self, model: Any, batch: Batch, states: Any) -> tuple[Tensor, Any]:
@@ -159,7 +158,6 @@ class LanguageModelTask(AbstractTask):
         return batch.within(outputs)
 
     def target_count(self, batch: Batch) -> int:
-        """One per symbol."""
         return batch.steps()
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -200,15 +198,12 @@ class LanguageModelTask(AbstractTask):
             raise invalid("model", got=got, expected=f"one token of {size} in, {size} logits out, step by step")
 
     def counts(self, part: str) -> dict[str, int]:
-        """Symbols."""
         return {"symbols": len(self.parts[part])}
 
     def data_name(self) -> str:
-        """The text."""
         return self.data.data
 
     def metadata(self) -> dict[str, Any]:
-        """Task and vocabulary."""
         return {
             "task": {"name": "language_model", "data": self.data.data, "level": self.data.level, "metric": self.metric},
             "vocabulary": list(self.vocabulary.symbols),

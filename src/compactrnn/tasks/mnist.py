@@ -70,7 +70,6 @@ class MnistTask(AbstractClassificationTask):
 
     @property
     def steps(self) -> int:  # pyright: ignore
-        """Pixels."""
         return PIXELS
 
     def updates_per_epoch(self) -> int:
@@ -90,7 +89,6 @@ class MnistTask(AbstractClassificationTask):
             yield self._sequences(part, numbers[start : start + ROWS])
 
     def counts(self, part: str) -> dict[str, int]:
-        """Sequences."""
         return {"sequences": len(self.parts[part][1])}
 
     def _sequences(self, part: str, numbers: np.ndarray) -> Batch:

@@ -70,7 +70,6 @@ class AbstractSequenceTask(AbstractTask):
         """The error of each answer, whose mean is the metric: (targets, outputs), (targets,) -> (targets,)."""
 
     def build_model(self, options: SequenceModelOptions) -> SequenceModel:
-        """See `SequenceModel`."""
         return SequenceModel(self.inputs, self.outputs, options, self.every_step)
 
     def forward(self, model: nn.Module, batch: Batch, states: Any) -> tuple[Tensor, Any]:
@@ -95,7 +94,6 @@ class AbstractSequenceTask(AbstractTask):
 
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
-        """The mean error."""
         training, device = model.training, next(model.parameters()).device
         model.eval()
         value = self._mean_error(

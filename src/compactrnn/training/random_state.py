@@ -37,7 +37,6 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore the generators."""
     random.setstate(state["python"])
     kind, key, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, gauss))

@@ -30,7 +30,6 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The final weights."""
         return self.path / "model.safetensors"
 
     @property

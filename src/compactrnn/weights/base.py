@@ -127,7 +127,6 @@ class AbstractWeight(nn.Module, ABC):
             return sum(term.macs for term in self.terms())
 
     def extra_repr(self) -> str:
-        """Shown by `print(module)`."""
         return f"{self.out_features}x{self.in_features}, {self.spec}"
 
     def _check_matrix(self, matrix: Tensor) -> None:

@@ -19,7 +19,6 @@ class Dense(WeightSpec):
     """
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> DenseWeight:
-        """Make the matrix; see `WeightSpec.build`."""
         return DenseWeight(self, out_features, in_features, gates)
 
 
@@ -47,11 +46,9 @@ class DenseWeight(AbstractWeight):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """`W x`."""
         return nn.functional.linear(x, self.weight)
 
     def dense(self) -> Tensor:
-        """W."""
         return self.weight
 
     def reset_parameters(self, bound: float | None = None) -> None:
@@ -62,14 +59,12 @@ class DenseWeight(AbstractWeight):
         nn.init.uniform_(self.weight, -limit, limit)
 
     def from_dense_(self, matrix: Tensor) -> DenseWeight:
-        """Copy `matrix`."""
         self._check_matrix(matrix)
         with torch.no_grad():
             self.weight.copy_(matrix)
         return self
 
     def scale_(self, out: Tensor | None = None, inp: Tensor | None = None) -> DenseWeight:
-        """Exact."""
         with torch.no_grad():
             if out is not None:
                 self.weight.mul_(out.unsqueeze(-1))

@@ -25,7 +25,6 @@ class Kronecker(WeightSpec):
     in_block: int
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> KroneckerWeight:
-        """Make the matrix; see `WeightSpec.build`."""
         return KroneckerWeight(self, out_features, in_features, gates)
 
 
@@ -41,10 +40,8 @@ class KroneckerWeight(AbstractWeight):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`W x`."""
         grid = x.unflatten(-1, (self.left.shape[-1], self.right.shape[-1])).unsqueeze(-3)
         return (self.left @ grid @ self.right.mT).flatten(-3)
 
     def dense(self) -> Tensor:
-        """W."""
         return torch.cat([torch.kron(a, b) for a, b in zip(self.left, self.right, strict=True)])

@@ -43,7 +43,6 @@ class LowRank(WeightSpec):
         return f"LowRank(rank={self.rank})" if self.energy is None else f"LowRank(energy={self.energy})"
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> LowRankWeight:
-        """Make the matrix; see `WeightSpec.build`."""
         return LowRankWeight(self, out_features, in_features, gates)
 
 
@@ -73,15 +72,12 @@ class LowRankWeight(AbstractWeight):
         return self.right.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`Z (P x)`."""
         return nn.functional.linear(nn.functional.linear(x, self.right), self.left)
 
     def dense(self) -> Tensor:
-        """`Z P`."""
         return self.left @ self.right
 
     def terms(self) -> tuple[Term, ...]:
-        """Z and P."""
         return Matrix(self.left), Matrix(self.right)
 
     def from_dense_(self, matrix: Tensor) -> LowRankWeight:

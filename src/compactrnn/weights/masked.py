@@ -26,15 +26,12 @@ class MaskedWeight(AbstractWeight):
         self.register_buffer("columns_kept", torch.ones(inner.in_features, dtype=like.dtype, device=like.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`W x`."""
         return self.inner(x * self.columns_kept) * self.rows_kept
 
     def dense(self) -> Tensor:
-        """W."""
         return self.inner.dense() * self.columns_kept * self.rows_kept.unsqueeze(-1)
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Re-initialize V."""
         self.inner.reset_parameters(bound)
 
     @torch.no_grad()

@@ -51,12 +51,10 @@ class Matrix(Term):
     values: Tensor
 
     def dense(self) -> Tensor:
-        """The matrix."""
         return self.values
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
         return self.values.shape[0], self.values.shape[1]
 
 
@@ -81,7 +79,6 @@ class ToeplitzTerm(Term):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
         return self.rows, self.first.shape[-1]
 
     @property

@@ -38,7 +38,6 @@ class ToeplitzLike(WeightSpec):
         check_positive(self.rank, "rank")
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> ToeplitzLikeWeight:
-        """Make the matrix; see `WeightSpec.build`."""
         return ToeplitzLikeWeight(self, out_features, in_features, gates)
 
 

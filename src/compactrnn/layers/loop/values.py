@@ -69,11 +69,9 @@ class Graph:
         return self._made.setdefault(identity, Value(op, args, width, key))
 
     def number(self, x: float) -> Value:
-        """A constant number."""
         return self.value("number", key=float(x))
 
     def apply(self, op: str, *args: Value) -> Value:
-        """An element-wise operation."""
         if all(a.op == "number" for a in args):
             return self.number(float(MEANING[op](*(torch.tensor(a.key, dtype=torch.float64) for a in args))))
         if len(args) == 2 and (simple := self._simpler(op, *args)):

@@ -30,16 +30,13 @@ class EngineRunner(AbstractRunner):
         return int(inputs[0]) if self.engine.inputs[0].vocabulary else inputs[0]
 
     def feed(self, prepared: Any) -> Any:
-        """Run one call."""
         return self._call(prepared)
 
     def reset(self) -> None:
-        """Reset the stream."""
         if self.stream is not None:
             self.stream.reset()
 
     def to_numpy(self, output: Any) -> np.ndarray:
-        """The first output."""
         return np.asarray(output[0] if isinstance(output, tuple) else output).reshape(self.steps, -1)
 
     def further_seconds(self, inputs: np.ndarray, calls: int) -> dict[str, float]:

@@ -26,7 +26,6 @@ class Layer:
 
     @property
     def hidden_size(self) -> int:
-        """Number of units."""
         return self.hidden_weight.shape[1]
 
     @property

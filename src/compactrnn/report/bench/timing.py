@@ -33,7 +33,6 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The median."""
         return float(np.median(self.repetitions))
 
     def as_dict(self) -> dict[str, float]:
