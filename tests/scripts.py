@@ -5,10 +5,11 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def benchmark(name: str) -> ModuleType:
-    return _script(ROOT / "benchmarks" / f"{name}.py")
+    return _script(BENCHMARKS / f"{name}.py")
 
 
 def example_module(name: str) -> ModuleType:

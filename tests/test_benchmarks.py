@@ -1,4 +1,4 @@
-"""The races behind published figures still start; what they measure here says nothing."""
+"""The benchmarks behind published figures still start; what they measure here says nothing."""
 
 import pytest
 

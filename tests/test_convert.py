@@ -160,7 +160,7 @@ def quantised():
         (weight_norm, "weight_hh_l0 is not a parameter but computed.*remove_parametrizations"),
         (old_weight_norm, "weight_hh_l0 is not a parameter but computed"),
         (pruned, "weight_ih_l0 is not a parameter but computed.*prune.remove"),
-        (quantised, "quantised; convert the float model"),
+        (quantised, "quantized; convert the float model"),
     ],
 )
 def test_what_would_be_lost_is_refused(make, message):

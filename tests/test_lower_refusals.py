@@ -100,7 +100,12 @@ REFUSED = {
         "g is a torch.jit",
         "Python",
     ),
-    "own forward": (lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)), r(9, 2, 4), "g is a Own", "forward is torch's"),
+    "own forward": (
+        lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
+        r(9, 2, 4),
+        "g is a Own",
+        "expected torch's forward",
+    ),
     "unused": (uses(lambda m, x: 2 * x), r(2, 9, 4), "does not call", "(g)"),
     "two recurrent axes": (
         lambda: Uses(dual, intra=gru(), inter=gru(8)),

@@ -148,7 +148,7 @@ REFUSED = {
         lambda: Step(lambda m, x, s: m.rnn(x, s), rnn=cr.Recurrent(cr.FSMN, 6, 8, look_back=2, look_ahead=1)),
         (r(1, 1, 6), z(1, 1, 4)),
         [1],
-        "rnn: looks ahead",
+        "rnn: reads 1 later step",
     ),
     "rows together": (
         lambda: Step(lambda m, x, h: (x, m.c(x, h - h.mean(0))), c=nn.GRUCell(6, 8)),

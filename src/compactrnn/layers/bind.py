@@ -50,21 +50,24 @@ def bind(module: Any, suffix: str) -> AbstractCell:
     return cell
 
 
-_bound: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[list[Any], AbstractCell]]] = weakref.WeakKeyDictionary()
+_Kept = tuple[list[Any], list[tuple[int, ...]], AbstractCell]
+_bound: weakref.WeakKeyDictionary[nn.Module, dict[str, _Kept]] = weakref.WeakKeyDictionary()
 
 
 def bound_cell(module: Any, suffix: str) -> AbstractCell:
-    """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects, to be run only.
+    """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects of the same sizes.
 
-    A cell's loop over time is traced once, so a layer that is run by cells needs the same ones every time.
+    The cell is to be run only. Its loop over time is traced once, so a layer that is run by cells needs the same ones
+    every time.
     """
     parts = [_part(module, name + suffix) for name in PARTS if _has(module, name)]
-    before, cell = _bound.setdefault(module, {}).get(suffix, ([], None))
-    if cell is not None and len(before) == len(parts) and all(a is b for a, b in zip(before, parts, strict=True)):
-        return cell
+    sizes = [tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for p in parts]
+    kept = _bound.setdefault(module, {}).get(suffix)
+    if kept is not None and kept[1] == sizes and all(a is b for a, b in zip(kept[0], parts, strict=True)):
+        return kept[2]
     cell = bind(module, suffix)
     if all(isinstance(part, nn.Module | nn.Parameter) for part in parts):  # not those of torch.func.functional_call
-        _bound[module][suffix] = parts, cell
+        _bound[module][suffix] = parts, sizes, cell
     return cell
 
 

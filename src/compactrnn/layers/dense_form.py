@@ -27,7 +27,7 @@ def is_dense_product(weight: AbstractWeight) -> bool:
         return True
     like = tensors[0] if tensors else torch.zeros(())
     x = torch.randn(2, weight.in_features, generator=torch.Generator().manual_seed(0)).to(like)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.autocast(like.device.type, enabled=False), torch.random.fork_rng(devices=[]):
         own, dense = weight(x), nn.functional.linear(x, weight.dense())
         error, size = float((own - dense).norm()), float(dense.norm())
     if error > 4 * torch.finfo(like.dtype).eps ** 0.5 * size:

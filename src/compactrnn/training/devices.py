@@ -113,6 +113,20 @@ class Processes:
         if any(self.sum([abs(a - b) for a, b in zip(own, first, strict=True)])):
             raise RuntimeError("the processes of the run hold different weights; use machines of one kind")
 
+    @contextmanager
+    def closed_at_end(self) -> Iterator[None]:
+        """Close the connections at the end, or when all have stopped: open ones may abort a process at its exit."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._close()
+            raise
+        self._close()
+
+    def _close(self) -> None:
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
     def alone(self, precision: Any) -> Fabric:
         """Fabric for a module that is not trained: `DistributedDataParallel` takes none without gradients."""
         if self.count == 1:

@@ -53,7 +53,9 @@ def train(
             return done
         try:
             with _process_settings(), lost_process():
-                return Trainer(recipe, folder, progress if progress and first else NullProgress()).run()
+                trainer = Trainer(recipe, folder, progress if progress and first else NullProgress())
+                with trainer.processes.closed_at_end():
+                    return trainer.run()
         except BaseException:
             if first:
                 folder.forget_start()
