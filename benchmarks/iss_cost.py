@@ -4,7 +4,7 @@ python benchmarks/iss_cost.py [--pairs 60] [--threads 1] [--out benchmarks/resul
 
 A step is forward, backward, clipping and an AdamW update of the demo's dense character model (embedding 64, two LSTM
 layers of 256, 73 characters; 16 streams of 64 steps). Steps with and without the pruner alternate, in turned order
-every second time. The figure is the median of the ratios of neighbouring steps, with its quartiles.
+every second time. The figure is the median of the ratios of neighboring steps, with its quartiles.
 """
 
 import argparse

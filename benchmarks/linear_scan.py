@@ -6,7 +6,7 @@ python benchmarks/linear_scan.py [--seconds 4] [--out benchmarks/results/linear_
 All contenders compute the states of h_t = a_t * h_{t-1} + x_t and the gradients of a, x and the initial state, in turns
 in one process, torch on one thread, the order turned from turn to turn. A figure is the median with its quartiles, and
 the least. `processor` is the time that the process computed, of all threads together: on a machine that others use
-they do not disturb it much. Ratios are of that, between neighbours in a turn, and say nothing of two threads. The plain
+they do not disturb it much. Ratios are of that, between neighbors in a turn, and say nothing of two threads. The plain
 loop (linear_scan.c) is compiled here by `cc -O3 -march=native`. The floor is the time in which torch copies as many
 bytes as must be moved at least, into memory that is there: five arrays are read and three written.
 """

@@ -5,7 +5,7 @@ python benchmarks/time_loop.py [--batch 64] [--turns 5] [--cells NAME...] [--onl
 A step is forward and backward (all parameters and the input) of one layer: 784 steps, a batch of 64 or of one, input
 and hidden size 128, one thread. Steps alternate with those of an `nn.LSTM` with the same input whose hidden size makes
 its multiply-accumulates of a time step equal (4 h (h + 128) = those of the cell, to the nearest h); the figure is the
-median of the ratios of neighbours, with its quartiles. What the first call takes longer than the median of the others,
+median of the ratios of neighbors, with its quartiles. What the first call takes longer than the median of the others,
 compiling, stands apart. A contender that fails, or is not done in two minutes, is a row with its error. Rows that are
 not asked for are kept as the file has them, each with the machine's load at its time.
 

@@ -4,7 +4,7 @@ python benchmarks/train_speed.py [--pairs 200] [--threads 1] [--out benchmarks/r
 
 A step is forward, backward and an SGD update of a layer with a linear head. Steps of the two models alternate, in
 turned order every second time, and both are built anew, in turned order, in each of several rounds (where in memory a
-model lies matters more than anything else here). The figure is the median of the ratios of neighbouring steps, with its
+model lies matters more than anything else here). The figure is the median of the ratios of neighboring steps, with its
 quartiles.
 """
 

@@ -86,7 +86,7 @@ typedef struct {
     uint64_t init;
 } cr_buffer;
 
-/* A matrix lies in panels of 16 rows, and a panel in 64-byte lines; `block` neighbouring panels (the last block may have
+/* A matrix lies in panels of 16 rows, and a panel in 64-byte lines; `block` neighboring panels (the last block may have
  * fewer) lie line by line beside each other, so that one sweep over memory feeds all of them:
  *     for each block: for each line j: for each panel of the block: 64 bytes
  *     f32: line j holds column j of the 16 rows

@@ -12,7 +12,7 @@
  *   then j+4, j+2, j+1. Maximum and minimum go the same way, starting from -infinity or infinity.
  * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost. A subnormal comes out as zero.
  * - A large Toeplitz-like matrix is multiplied as cr_spectral.h says, lane by lane; the result is then added to init.
- * - Quantising: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
+ * - Quantizing: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
  *   absmax < 1e-30 gives all zeros. A NaN or infinity anywhere in x makes the scale a NaN, and with it every result.
  * - ARGMAX and TOP: of equal numbers the first counts, and NaN counts as the largest.
  *
@@ -27,7 +27,7 @@
 extern "C" {
 #endif
 
-/* A quantised vector of k numbers: its scale in the first line, int8 numbers padded with zeros to whole groups of 64,
+/* A quantized vector of k numbers: its scale in the first line, int8 numbers padded with zeros to whole groups of 64,
  * and an int32 sum of each group. */
 #define CR_LINES(bytes) (((size_t)(bytes) + 63) / 64 * 64)
 #define CR_QUANTIZED_SUMS(k) (64 + CR_LINES(k))
@@ -65,7 +65,7 @@ typedef struct cr_rows {
     size_t stride;
 } cr_rows;
 
-/* dst = init + W x for each of `steps`: init.first NULL: zeros; dst may be init. x as quantised, for float32 as it is. */
+/* dst = init + W x for each of `steps`: init.first NULL: zeros; dst may be init. x as quantized, for float32 as it is. */
 typedef void cr_affine(cr_rows dst, const cr_matrix *matrix, cr_rows x, cr_rows init, size_t steps);
 /* CR_LSTM and CR_GRU of n units: gates and x as above; dst may be h. `backwards`: from the last units to the first; steps
  * that go back and forth find the end of the matrix, where the step before was last, still in a near cache. */

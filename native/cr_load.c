@@ -295,7 +295,7 @@ static int cr_computes_right(const cr_kernels *kernels)
     return cr_crc32(cr_crc32(0, y, sizeof y), &quantized, sizeof quantized) == 0x8a0ef4efu;
 }
 
-/* What products need in the work space: quantised vectors for the steps of a chunk, or what cr_spectral.h takes. */
+/* What products need in the work space: quantized vectors for the steps of a chunk, or what cr_spectral.h takes. */
 static size_t cr_product_bytes(const cr_model *model)
 {
     size_t most = 0;

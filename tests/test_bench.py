@@ -37,7 +37,7 @@ def test_every_form_of_every_peer_answers_rightly_or_says_why_not(name, steps):
     assert [row.entry for row in rows if not row.ours] == [config.name for config in framework_configs(FRAMEWORKS)]
     for row in rows:
         if row.hot is None:
-            assert name.startswith("gru") and row.note == "its quantiser leaves GRU in float32", row
+            assert name.startswith("gru") and row.note == "its quantizer leaves GRU in float32", row
             continue
         assert not row.note and row.cold is not None and row.distance is not None
         assert 0 < row.hot["best"] <= row.hot["lower_quartile"] <= row.hot["median"] <= row.hot["upper_quartile"]
@@ -79,8 +79,8 @@ def test_a_wrong_contender_is_not_timed_and_its_row_says_so(monkeypatch):
         Config("no", "", refuse),
     ]
     monkeypatch.setattr(run, "framework_configs", lambda frameworks: configs)
-    *_, exact, quantised, refused = measure(case("lstm:4-8", ["float32"]), ["wrong"], 1, 3)
-    for row, bound in ((exact, "at most 0.001"), (quantised, "at most 0.02")):
+    *_, exact, quantized, refused = measure(case("lstm:4-8", ["float32"]), ["wrong"], 1, 3)
+    for row, bound in ((exact, "at most 0.001"), (quantized, "at most 0.02")):
         assert row.hot is None and "wrong answers" in row.note and bound in row.note
     assert refused.note == "not today"
 

@@ -276,7 +276,7 @@ def test_the_vector_of_the_power_method_finds_a_new_norm_in_a_few_calls_and_surv
         for _ in range(30):
             cell.constrain_()
             with torch.no_grad():
-                cell.hidden.weight.mul_(1.0)  # as an optimiser would
+                cell.hidden.weight.mul_(1.0)  # as an optimizer would
         assert spectral_norm(cell) <= 0.5 * 1.01
 
 
@@ -452,7 +452,7 @@ def test_errors_say_what_is_wrong(make, message):
 
 
 def test_layers_constrain_before_they_run():
-    """What an optimiser has overshot is back in its bounds in the forward pass, in training alone."""
+    """What an optimizer has overshot is back in its bounds in the forward pass, in training alone."""
     torch.manual_seed(0)
     layer = cr.Recurrent(IndRNN, 3, 4, num_layers=2, steps=10, bidirectional=True)
     x, us = torch.randn(10, 2, 3), [cell.recurrent for row in layer.rows() for cell in row]

@@ -540,7 +540,7 @@ PACKED = {
     "task first symbol": (lambda m: {**m, "task": {"name": "first_symbol"}}, "model"),
     "adding, 10^9 steps": (lambda m: {**m, "task": {"name": "adding", "steps": 10**9}}, "steps"),
     "adding, steps text": (lambda m: {**m, "task": {"name": "adding", "steps": "x"}}, "steps"),
-    "adding, other key": (lambda m: {**m, "task": {"name": "adding", "colour": 3}}, "colour"),
+    "adding, other key": (lambda m: {**m, "task": {"name": "adding", "color": 3}}, "color"),
     "data /etc/passwd": (task_with(data="/etc/passwd"), "--data"),
     "data escape": (task_with(data="\x1b[2J"), "--data"),
     "data list": (task_with(data=["alice"]), "--data"),

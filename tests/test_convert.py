@@ -147,7 +147,7 @@ def pruned():
     return layer
 
 
-def quantised():
+def quantized():
     model = nn.Sequential(nn.LSTM(4, 6))
     return torch.ao.quantization.quantize_dynamic(model, {nn.LSTM}, dtype=torch.qint8)
 
@@ -160,7 +160,7 @@ def quantised():
         (weight_norm, "weight_hh_l0 is not a parameter but computed.*remove_parametrizations"),
         (old_weight_norm, "weight_hh_l0 is not a parameter but computed"),
         (pruned, "weight_ih_l0 is not a parameter but computed.*prune.remove"),
-        (quantised, "quantized; convert the float model"),
+        (quantized, "quantized; convert the float model"),
     ],
 )
 def test_what_would_be_lost_is_refused(make, message):

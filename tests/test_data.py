@@ -80,7 +80,7 @@ def test_download_checks_and_replaces_at_once(tmp_path):
     assert target.read_bytes() == b"to be"
 
 
-def test_fetch_respects_licences(monkeypatch, tmp_path):
+def test_fetch_respects_licenses(monkeypatch, tmp_path):
     monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path / "data"))
     source = tmp_path / "source.txt"
     source.write_bytes(b"words")

@@ -85,7 +85,7 @@ def test_masks_of_a_layer_that_was_not_cut_come_back(tmp_path):
     same(cr.load(tmp_path, make), small, X)
 
 
-def test_a_weight_that_was_factorised_by_hand_comes_back(tmp_path):
+def test_a_weight_that_was_factorized_by_hand_comes_back(tmp_path):
     """The class builds dense matrices."""
     model = Structured()
     weight = cr.LowRank(rank=3).build(64, 16, gates=4)

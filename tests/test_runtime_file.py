@@ -375,7 +375,7 @@ def test_int4_matrices_are_checked():
     for wrong in (full[:, :1], full[:5], full.astype(np.int8)):
         with pytest.raises(ValueError, match=r"group_scale: expected uint8 of shape \(128, 2\).*, got .*"):
             write(int4_tensor(program, group_scale=wrong))
-    with pytest.raises(ValueError, match="scale of a quantised tensor"):
+    with pytest.raises(ValueError, match="scale of a quantized tensor"):
         write(int4_tensor(program, scale=None))
     wide = recurrent_program(n=1, k=64 * 130)
     heavy = np.full((64, 130), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Quantising and folding: what is stored stands for what was meant."""
+"""Quantizing and folding: what is stored stands for what was meant."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-/* Damage model files in every way and try to use them; run with address and undefined-behaviour sanitizers.
+/* Damage model files in every way and try to use them; run with address and undefined-behavior sanitizers.
  *
  *     corrupt FILE...
  *

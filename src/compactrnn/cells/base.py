@@ -144,7 +144,7 @@ class AbstractCell(nn.Module, ABC):
     def constrain_(self) -> None:
         """Project parameters onto their constraints, in place; called before every training sequence.
 
-        An optimiser may overshoot a bound. What `step` sees is bounded without `step` knowing of it, and it is traced
+        An optimizer may overshoot a bound. What `step` sees is bounded without `step` knowing of it, and it is traced
         and packed without the constraint. Most cells have none.
         """
 

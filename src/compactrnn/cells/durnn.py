@@ -180,7 +180,7 @@ class DuRNN(AbstractCell):
             bound = self.rho / self.hidden.in_features
             limit_(self.hidden.dense(), bound)
         elif self.constraint == "spectral":
-            # two sequences before one backward: a matrix that no optimiser has touched meanwhile must stay as it is
+            # two sequences before one backward: a matrix that no optimizer has touched meanwhile must stay as it is
             if self._versions() != self._bounded:
                 factor = (self.rho / self._follow_direction_()).clamp(max=1)
                 self.hidden.scale_(out=factor.expand(self.hidden.rows))

@@ -14,7 +14,7 @@ _FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
 
 class FSMN(AbstractCell):
-    """Compact FSMN: a low-rank projection, a learnt filter over time of each of its units, and a nonlinear layer.
+    """Compact FSMN: a low-rank projection, a trainable filter over time of each of its units, and a nonlinear layer.
 
         p_t = V x_t + b
         m_t = p_t + sum of a_i * p_(t - i stride) over i = 1 ... look_back

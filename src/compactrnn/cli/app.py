@@ -1,4 +1,4 @@
-"""All commands together."""
+"""The command-line application."""
 
 import typer
 

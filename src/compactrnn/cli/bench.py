@@ -23,12 +23,14 @@ def bench(
     against: Annotated[
         str | None, typer.Option(help="Some of torch, onnxruntime, openvino, ncnn; '' for none.", show_default="all")
     ] = None,
-    steps: Annotated[str, typer.Option(help="Steps a call.")] = "1,32",
-    weights: Annotated[str, typer.Option(help="Ours: some of int8, int4, float32, auto.")] = "int8,int4,float32",
-    rounds: Annotated[int, typer.Option(help="How often each runner has its repetition.", min=3, max=10_000)] = 15,
+    steps: Annotated[str, typer.Option(help="Time steps per call.")] = "1,32",
+    weights: Annotated[
+        str, typer.Option(help="Weights of the engine: some of int8, int4, float32, auto.")
+    ] = "int8,int4,float32",
+    rounds: Annotated[int, typer.Option(help="Number of interleaved repetitions.", min=3, max=10_000)] = 15,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file; - for standard output.")] = None,
 ) -> None:
-    """Measure microseconds a call, ours and others', each in its known configs, in one process, on one thread and core.
+    """Benchmark single steps: this engine and other frameworks, in one process, on one thread and core.
 
     A MODEL is one of
 
@@ -94,7 +96,7 @@ def bench(
 def _measure(
     models: list[str] | None, baselines: list[str], kinds: list[str], counts: list[int], rounds: int
 ) -> tuple[list[Any], bool]:
-    """The rows, and whether they are all that was asked for."""
+    """The rows, and whether the measurement is complete."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress

@@ -19,13 +19,13 @@ def list_(json: JsonFlag = False) -> None:
     """
     from ..data import DATASETS, data_folder
 
-    rows = [(d.name, d.present(), d.about, d.licence) for d in DATASETS.values()]
+    rows = [(d.name, d.present(), d.about, d.license) for d in DATASETS.values()]
     if json:
-        names = ("name", "present", "about", "licence")
+        names = ("name", "present", "about", "license")
         print_json({"folder": str(data_folder()), "sets": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    shown = [(name, "yes" if present else "no", about, licence) for name, present, about, licence in rows]
-    print_table(f"data folder: {data_folder()}", ("name", "here", "what", "licence"), shown)
+    shown = [(name, "yes" if present else "no", about, license) for name, present, about, license in rows]
+    print_table(f"data folder: {data_folder()}", ("name", "here", "what", "license"), shown)
 
 
 @app.command("get")

@@ -12,7 +12,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Put tables and plots of finished runs on one HTML page that needs no other file.
+    """Write tables and plots of finished runs to one self-contained HTML page.
 
     Example:
 

@@ -28,7 +28,7 @@ class Dataset:
 
     name: str
     about: str
-    licence: str
+    license: str
     paths: tuple[str, ...] = ()
     remotes: tuple[Remote, ...] = ()
     bundled: bool = False
@@ -93,9 +93,9 @@ def fetch(name: str) -> list[Path]:
             return [data_folder() / path for path in dataset.paths]
         raise invalid(
             f"data set {name}",
-            got="a licence that forbids downloading it here",
+            got="a license that forbids downloading it here",
             expected=f"the files {', '.join(dataset.paths)} placed in {data_folder()}",
-            hint=f"licence: {dataset.licence}",
+            hint=f"license: {dataset.license}",
         )
     return [download(remote, data_folder() / remote.path) for remote in dataset.remotes]
 

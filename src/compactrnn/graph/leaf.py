@@ -125,7 +125,7 @@ def leaf_forward(module: nn.Module, input: Any, hx: Any = _LEFT_OUT) -> tuple[An
         return _packed_forward(leaf, input, hx, batch_sizes)
     if not isinstance(input, Tensor):
         raise UnsupportedModelError(
-            f"{leaf.name or 'the model'}: called with a {type(input).__name__}, wanted a padded tensor;"
+            f"{leaf.name or 'the model'}: called with a {type(input).__name__}, expected a padded tensor;"
             " pass the plain tensor (batch 1 needs no packing)"
         )
     batched = input.dim() == 3

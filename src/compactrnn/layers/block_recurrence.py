@@ -1,4 +1,4 @@
-"""Linear recurrences over time that couple several states of a unit, such as complex numbers, with their gradient."""
+"""Block-diagonal linear recurrences over time (for example complex states), with gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights by their dense matrices, for loops that have no form for a weight's own product."""
+"""Dense replacements of weights, for loops that cannot run a weight's own product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _agreed: weakref.WeakKeyDictionary[AbstractWeight, Any] = weakref.WeakKeyDiction
 
 
 def is_dense_product(weight: AbstractWeight) -> bool:
-    """Whether `forward` multiplies with `dense()`: compared on two vectors, once as long as sizes and types stay.
+    """Whether `forward` agrees with `dense()` on two random vectors; cached while sizes and dtypes stay the same.
 
     What `forward` raises is raised here. Where numbers cannot be looked at (tracing, `torch.func`, meta tensors), and
     where they are not finite, it is taken for granted.
@@ -38,7 +38,7 @@ def is_dense_product(weight: AbstractWeight) -> bool:
 
 
 def differs(name: str, weight: AbstractWeight) -> str:
-    """What to say of a weight that is not `is_dense_product`."""
+    """The message about a weight for which `is_dense_product` is false."""
     return f"{name} ({type(weight).__name__}): forward gives other numbers than the product with dense()"
 
 

@@ -1,4 +1,4 @@
-"""Networks that a recipe describes: an embedding or inputs, recurrent layers, an output layer."""
+"""Models that a recipe can build: an input or embedding, recurrent layers, an output layer."""
 
 from .base import AbstractModel as AbstractModel
 from .recurrent_lm import LanguageModel as LanguageModel

@@ -1,4 +1,4 @@
-"""Figures in a page of prose."""
+"""Generated sections in Markdown pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def insert(page: str, name: str, text: str) -> str:
-    """The page with `text` between its markers of this name.
+    """Replace the text between the markers `name`.
 
     >>> insert("a\\n<!-- x: begin (by a command) -->\\nold\\n<!-- x: end -->\\nb", "x", "new\\n")
     'a\\n<!-- x: begin (by a command) -->\\nnew\\n<!-- x: end -->\\nb'

@@ -1,4 +1,4 @@
-"""One HTML page about some runs, with everything in it."""
+"""A self-contained HTML report of runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_page(runs: Sequence[Path], out: Path) -> None:
 
 
 def _names(runs: Sequence[str]) -> dict[str, str]:
-    """What each run is called in the plots: its folder, or the whole path where folders share a name."""
+    """Labels of the runs: folder names, or paths where names repeat."""
     short = {run: os.path.basename(os.path.abspath(run)) for run in runs}
     count = Counter(short.values())
     return {run: name if count[name] == 1 else run for run, name in short.items()}

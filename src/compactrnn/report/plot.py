@@ -1,4 +1,4 @@
-"""Quality against size, as one SVG."""
+"""Plots as SVG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._text import printable
 
 @dataclass(frozen=True)
 class Point:
-    """One model: what it is called, how big, how good."""
+    """One model in a plot: label, size, quality."""
 
     name: str
     size: float
@@ -21,7 +21,7 @@ class Point:
 
 
 def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str) -> str:
-    """The text of an SVG: size on a logarithmic axis, quality upwards from better to worse.
+    """SVG of quality against size (logarithmic).
 
     >>> quality_plot([Point("dense", 4e6, 82.7)], size_label="bytes", quality_label="perplexity")[:5]
     '<?xml'
@@ -78,8 +78,8 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
     for marker, (name, group) in zip("os^vDx", points.items(), strict=False):
         axes.scatter([], [], marker=marker, color="0.4", label=_plain(name))
         for point in group:
-            colour = f"C{names.index(point.name)}"
-            axes.scatter(point.size, point.quality / 1e9, marker=marker, color=colour, zorder=3)
+            color = f"C{names.index(point.name)}"
+            axes.scatter(point.size, point.quality / 1e9, marker=marker, color=color, zorder=3)
     for number, name in enumerate(names):
         axes.scatter([], [], marker="s", color=f"C{number}", label=_plain(name))
     axes.set_xscale("log")
@@ -93,7 +93,7 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
 
 
 def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str:
-    """The text of an SVG: for each group a bar for each name, on a logarithmic axis; names keep their colour."""
+    """The text of an SVG: for each group a bar for each name, on a logarithmic axis; names keep their color."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for group in groups.values() for name in group))

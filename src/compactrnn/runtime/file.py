@@ -289,7 +289,7 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
         record["place"] = data.add(values.tobytes())
     if kind in lay.SCALED:
         if tensor.scale is None or tensor.scale.shape != (rows,):
-            raise invalid("scale of a quantised tensor", got=tensor.scale, expected=f"{rows} numbers, one per row")
+            raise invalid("scale of a quantized tensor", got=tensor.scale, expected=f"{rows} numbers, one per row")
         record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32).tobytes())
     if kind == Type.MATRIX_I8:
         data.add(values.sum(axis=1, dtype=np.int32).tobytes())

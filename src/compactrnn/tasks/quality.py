@@ -31,8 +31,8 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
     """
     logits = logits.astype(np.float64)
     top = logits.max(-1)
-    normaliser = top + np.log(np.exp(logits - top[:, None]).sum(-1))
-    return float((normaliser - logits[np.arange(len(targets)), targets]).sum())
+    normalizer = top + np.log(np.exp(logits - top[:, None]).sum(-1))
+    return float((normalizer - logits[np.arange(len(targets)), targets]).sum())
 
 
 def evaluate_stream(engine: Any, tokens: np.ndarray, level: str, chunk: int = 1024) -> float:

@@ -1,4 +1,4 @@
-"""Train by a recipe: one call, one folder."""
+"""`train`: run a recipe in a folder."""
 
 from __future__ import annotations
 

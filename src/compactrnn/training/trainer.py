@@ -1,4 +1,4 @@
-"""A whole run: the phases of a recipe, one after the other, from wherever the last checkpoint is."""
+"""The trainer: runs the phases of a recipe from the last checkpoint on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check before the training that the model a compress phase ends with can be built again from its options."""
+"""Early check that the pruned model of a compress phase can be rebuilt from a recipe."""
 
 from __future__ import annotations
 

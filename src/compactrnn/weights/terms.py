@@ -109,7 +109,7 @@ def displacement(matrix: Tensor) -> Tensor:
 def from_displacement(difference: Tensor) -> Tensor:
     """The matrices M of which `difference`, (..., n, n), is the `displacement`.
 
-    Along a diagonal, neighbours of M differ by an entry of it: sums along all diagonals, each of which ends at minus
+    Along a diagonal, neighbors of M differ by an entry of it: sums along all diagonals, each of which ends at minus
     its start, are all there is to compute.
 
     >>> m = torch.randn(4, 4, dtype=torch.float64)

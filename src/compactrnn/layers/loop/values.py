@@ -123,7 +123,7 @@ class Graph:
         return self.value("slice", x, width=width, key=start)
 
     def cat(self, parts: Iterable[tuple[Value, int]]) -> Value:
-        """Values side by side, each with its width; neighbours cut from one value are put together again."""
+        """Values side by side, each with its width; neighbors cut from one value are put together again."""
         joined: list[tuple[Value, int]] = []
         for part, width in parts:
             if width == 0:

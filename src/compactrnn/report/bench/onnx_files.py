@@ -94,7 +94,7 @@ def write_layers(model: PlainModel, steps: int, path: Path) -> None:
 def write_cells(model: PlainModel, steps: int, path: Path, product: str, block: int = 256) -> None:
     """Matrix products and element-wise nodes, unrolled over time; input (steps[, size]), states as in `write_layers`.
 
-    `product` is "float32"; "int8", quantised dynamically a matrix, with a scale a row; or "blocks8" or "blocks4":
+    `product` is "float32"; "int8", quantized dynamically a matrix, with a scale a row; or "blocks8" or "blocks4":
     weights of so many bits with a scale for each `block` inputs of a row, products in int8.
     """
     graph = _Graph(model, steps, (steps,))

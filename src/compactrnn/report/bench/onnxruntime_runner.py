@@ -107,7 +107,7 @@ def _as(inputs: np.ndarray, shape: Any) -> np.ndarray:
     return np.ascontiguousarray(inputs, kind).reshape(shape)
 
 
-def _quantised(model: PlainModel, steps: int, path: Path, *, signed: bool, per_channel: bool) -> None:
+def _quantized(model: PlainModel, steps: int, path: Path, *, signed: bool, per_channel: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain, root = path.with_name("plain.onnx"), logging.getLogger()
@@ -121,7 +121,7 @@ def _quantised(model: PlainModel, steps: int, path: Path, *, signed: bool, per_c
         root.setLevel(level)
     left = {node.op_type for node in onnx.load(path).graph.node} & {"LSTM", "GRU"}
     if left:
-        raise Unsupported(f"its quantiser leaves {left.pop()} in float32")
+        raise Unsupported(f"its quantizer leaves {left.pop()} in float32")
 
 
 def _form(name: str, precision: str, write: Writer, kind: Callable[..., AbstractRunner] = _Bound) -> Config:
@@ -132,9 +132,9 @@ def _form(name: str, precision: str, write: Writer, kind: Callable[..., Abstract
 CONFIGS = (
     _form("run()", "float32", write_layers, _Run),
     _form("bound", "float32", write_layers),
-    _form("int8 signed", "int8", partial(_quantised, signed=True, per_channel=False)),
-    _form("int8 unsigned", "int8", partial(_quantised, signed=False, per_channel=False)),
-    _form("int8 per channel", "int8", partial(_quantised, signed=False, per_channel=True)),
+    _form("int8 signed", "int8", partial(_quantized, signed=True, per_channel=False)),
+    _form("int8 unsigned", "int8", partial(_quantized, signed=False, per_channel=False)),
+    _form("int8 per channel", "int8", partial(_quantized, signed=False, per_channel=True)),
     _form("cells float32", "float32", partial(write_cells, product="float32")),
     _form("cells int8", "int8", partial(write_cells, product="int8")),
     _form("cells int8/256", "int8", partial(write_cells, product="blocks8")),

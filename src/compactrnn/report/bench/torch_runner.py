@@ -24,7 +24,7 @@ class _Layers(AbstractRunner):
         self.model: Any = TorchModel(model)
         if engine is not None:
             if engine not in torch.backends.quantized.supported_engines:
-                raise Unsupported(f"this torch has no quantised engine {engine}")
+                raise Unsupported(f"this torch has no quantized engine {engine}")
             self.activate()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The main job, shown: a compact model against the dense one that it was learnt from."""
+"""The demo: a compact model against the dense model it was distilled and pruned from."""
 
 from .estimate import estimated_seconds as estimated_seconds
 from .models import demo_recipe as demo_recipe

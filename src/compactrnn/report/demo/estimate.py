@@ -1,4 +1,4 @@
-"""How long training the demo's models will take on this machine."""
+"""Estimate of the demo's training time on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...training.recipe import Recipe
 
 
 def estimated_seconds(recipe: Recipe, scratch: Recipe) -> float:
-    """Seconds of all phases, from a few updates of each at the size that it will have."""
+    """Estimated seconds of all phases, from a few updates of each."""
     total, hidden = 0.0, recipe.model.hidden
     for phase in recipe.phases.values():
         total += phase.total_updates(0) * seconds_per_update(_with(recipe, hidden), phase)

@@ -1,4 +1,4 @@
-"""The demo's models: dense, compact, and, where it trains, the compact sizes from scratch."""
+"""The demo's models: dense, compact and, with --train, the compact architecture from scratch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, and after how many updates in all."""
+    """A model and its total number of training updates."""
 
     name: str
     model: LanguageModel
@@ -30,7 +30,7 @@ class Trained:
 
 
 def shipped_models() -> tuple[LanguageModelTask, list[Trained]]:
-    """The dense and the compact model that come with the package; `shipped/CARD.md` says how they were made."""
+    """The shipped dense and compact model; `shipped/CARD.md` is their model card."""
     recipe = demo_recipe("compact", [])
     task: Any = build_task(recipe)
     updates = {name: phase.total_updates(0) for name, phase in recipe.phases.items()}
@@ -51,7 +51,7 @@ def _shipped(name: str, task: LanguageModelTask, recipe: Recipe) -> LanguageMode
 def train_models(
     out: Path, recipe: Recipe, scratch: Recipe, bar: ProgressBar
 ) -> tuple[LanguageModelTask, list[Trained]]:
-    """Train dense, then compact, then the learnt sizes from scratch; what an earlier call did is not done again."""
+    """Train dense, compact, then the compact architecture from scratch; finished runs are reused."""
     folder = RunFolder(out / "runs" / "compact")
     updates = train(recipe, folder.path, resume=True, progress=bar)["updates"]
     compact, _, _ = folder.load()

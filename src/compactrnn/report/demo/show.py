@@ -1,4 +1,4 @@
-"""The demo's outcome, for a person."""
+"""The demo's results on the console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """One table, what it says in words, a piece of generated text."""
+    """Print the table, a summary and a sample of generated text."""
     rows = {row["name"]: row for row in report["rows"]}
     rivals = [name for name in ("engine", "torch", "onnxruntime") if name in rows["dense"]["microseconds_per_step"]]
     table = Table(title="Alice in Wonderland, character by character", title_style="bold", title_justify="left")
@@ -39,7 +39,7 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def sentences(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What the figures say, won or lost."""
+    """Summary of the figures."""
     dense, compact, scratch = rows["dense"], rows["compact"], rows.get("from_scratch")
     beside = f", and {_percent(compact, scratch)} those of the same sizes from scratch" if scratch else ""
     share = compact["recurrent_parameters"] / dense["recurrent_parameters"]
