@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ..layers.loop.trace_step import operation as operation
+from ..layers.node_names import operation as operation
 
 # moves numbers around
 MOVES = frozenset(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import struct
 import sys
-from itertools import combinations
 
 import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
+from .arrays import check_apart, one_step, output_rows, sequences, state_values
 from .program import Input, Output, State
 from .records import Records
 from .source import read_source
@@ -98,14 +97,14 @@ class Engine:
 
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
-        arrays, steps = _sequences(self.inputs, xs)
+        arrays, steps = sequences(self.inputs, xs)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", expected="at least one")
         if steps:
             size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps)
             self._check_memory(f"run of {steps} steps", size)
-        rows = _rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
-        _check_apart(rows, arrays)
+        rows = output_rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
+        check_apart(rows, arrays)
         if steps:
             _native.Stream(self._model).run(arrays, rows, steps, True)
         return rows[0] if len(rows) == 1 else tuple(rows)
@@ -139,9 +138,9 @@ class Stream:
         y = self._native.step(x, out)
         if y is not None:
             return y
-        arrays = _one_step(self._engine.inputs, x)
-        rows = _rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
-        _check_apart(rows, arrays)
+        arrays = one_step(self._engine.inputs, x)
+        rows = output_rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
+        check_apart(rows, arrays)
         self._native.run(arrays, rows, 1, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -152,11 +151,11 @@ class Stream:
         """
         if out is None and (ys := self._native.run_plain(xs, self._most_steps)) is not None:
             return ys
-        arrays, steps = _sequences(self._engine.inputs, xs)
+        arrays, steps = sequences(self._engine.inputs, xs)
         if out is None:
             self._engine._check_memory(f"run of {steps} steps", steps * self._row_bytes)
-        rows = _rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
-        _check_apart(rows, arrays)
+        rows = output_rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
+        check_apart(rows, arrays)
         self._native.run(arrays, rows, steps, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -178,14 +177,14 @@ class Stream:
                 fixed scale (`State.bounded`), numbers beyond -1 to 1. Nothing is changed.
         """
         state = _state(self.states, name)
-        self._native.write_state(state.buffer, _state_values(state, values))
+        self._native.write_state(state.buffer, state_values(state, values))
 
     def reset(self, /, **states) -> None:
         """Reset to the initial state, but for the `states` given by name; see `set_state`.
 
         `stream.reset(h=h)`, or `stream.reset(**{"lstm.h_l0": h})` where a name has a dot.
         """
-        arrays = [(s.buffer, _state_values(s, states[s.name])) for s in (_state(self.states, n) for n in states)]
+        arrays = [(s.buffer, state_values(s, states[s.name])) for s in (_state(self.states, n) for n in states)]
         self._native.reset()
         for buffer, values in arrays:
             self._native.write_state(buffer, values)
@@ -220,114 +219,3 @@ def _state(states: tuple[State, ...], name: str) -> State:
         names = ", ".join(s.name for s in states) or "none: it keeps no state that has a name"
         raise invalid("state", got=repr(name), expected=f"a state of this model ({names})")
     return found
-
-
-def _state_values(state: State, values) -> np.ndarray:
-    array, what = np.asarray(values), f"state {state.name!r}"
-    if array.dtype.kind not in "bfiu":
-        raise TypeError(f"{what}: expected an array of float32, got an array of {array.dtype}")
-    if [n for n in array.shape if n != 1] != [n for n in state.shape if n != 1]:
-        raise invalid(what, got=f"shape {array.shape}", expected=str(state.shape))
-    with np.errstate(over="ignore"):
-        array = np.require(array, np.float32, ["C", "A"])
-    largest = np.abs(array).max(initial=0.0, where=~np.isnan(array)) if state.bounded else 0.0
-    if largest > 1:
-        raise invalid(
-            what,
-            got=f"a number of size {largest:.4g}",
-            expected="numbers from -1 to 1, which this state never leaves",
-            hint="quantized products read it with a fixed scale: pack(weights='float32') or pack(states=...) takes any",
-        )
-    return array
-
-
-def _each(inputs: tuple[Input, ...], given) -> tuple:
-    if len(inputs) == 1:
-        return (given,)
-    if not isinstance(given, (tuple, list)) or len(given) != len(inputs):
-        got = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise invalid("input", got=got, expected=f"a tuple of {len(inputs)}: {', '.join(i.name for i in inputs)}")
-    return tuple(given)
-
-
-def _one_step(inputs: tuple[Input, ...], x) -> list[np.ndarray]:
-    return [
-        np.array(_token(port, value), np.int32) if port.vocabulary else _numbers(port, value, port.shape)
-        for port, value in zip(inputs, _each(inputs, x), strict=True)
-    ]
-
-
-def _sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
-    arrays = []
-    for port, value in zip(inputs, _each(inputs, xs), strict=True):
-        arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
-    steps = {len(array) for array in arrays}
-    if len(steps) > 1:
-        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", expected="the same number for all")
-    return arrays, steps.pop() if steps else 0
-
-
-def _rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> list[np.ndarray]:
-    """Arrays for the outputs: new ones, or those of `out` if they fit."""
-    if out is None:
-        return [np.empty(shape, np.float32) for shape in shapes]
-    given = list(out) if len(outputs) > 1 and isinstance(out, (tuple, list)) else [out]
-    if len(given) != len(outputs):
-        raise invalid("out", got=f"{len(given)} arrays", expected=f"a tuple of {len(outputs)} arrays")
-    for port, array, shape in zip(outputs, given, shapes, strict=True):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"out: expected an array, got {type(array).__name__} for {port.name!r}")
-        if array.dtype != np.float32 or array.shape != shape or not array.flags.carray:
-            flaw = "" if array.flags.carray else ", not aligned, writable and in one piece"
-            got = f"{array.dtype} of shape {array.shape}{flaw}"
-            raise invalid(
-                "out", got=got, expected=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
-            )
-    return given
-
-
-def _check_apart(rows: list[np.ndarray], inputs: list[np.ndarray]) -> None:
-    """Outputs are written before all inputs are read, so no two may lie in the same memory."""
-    if any(np.may_share_memory(row, x) for row in rows for x in inputs):
-        raise invalid("out", got="memory of the input", expected="memory of its own")
-    if any(np.may_share_memory(p, q) for p, q in combinations(rows, 2)):
-        raise invalid("out", got="memory of another output", expected="memory of its own")
-
-
-def _token(port: Input, value) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"input {port.name!r}: expected an int token, got a bool")
-    try:
-        token = operator.index(value)
-    except TypeError:
-        raise TypeError(f"input {port.name!r}: expected an int token, got {type(value).__name__}") from None
-    if not 0 <= token < port.vocabulary:
-        raise invalid(f"input {port.name!r}", got=token, expected=f"a token from 0 to {port.vocabulary - 1}")
-    return token
-
-
-def _tokens(port: Input, value) -> np.ndarray:
-    array = np.asarray(value)
-    if array.size == 0 and array.ndim == 1:
-        array = array.astype(np.int32)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"input {port.name!r}: expected int tokens, got an array of {array.dtype}")
-    if array.ndim != 1:
-        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected="(time,) tokens")
-    wrong = array[(array < 0) | (array >= port.vocabulary)]
-    if wrong.size:
-        raise invalid(f"input {port.name!r}", got=int(wrong[0]), expected=f"tokens from 0 to {port.vocabulary - 1}")
-    return np.require(array, np.int32, ["C", "A"])
-
-
-def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind not in "bfiu":
-        got = f"an array of {array.dtype}" if isinstance(value, (np.ndarray, list, tuple)) else type(value).__name__
-        raise TypeError(f"input {port.name!r}: expected an array of float32, got {got}")
-    fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
-    if not fits:
-        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected=wanted)
-    with np.errstate(over="ignore"):
-        return np.require(array, np.float32, ["C", "A"]).reshape(array.shape)

@@ -1,8 +1,8 @@
 """Loops over time that are faster than calling `step` again and again.
 
-`trace` makes a graph of `values` from a cell's step, operation by operation (`forms`); `gradient` derives its gradient;
-`program` lays both out for native/loop, which `native` runs; `linear` is for steps that are linear in their state,
-`packed` for sequences of several lengths; `plain` is the reference; `choose` says which one runs.
+`trace_step` traces a cell's step, `read_step` makes a graph of `values` from it, operation by operation (`forms`);
+`gradient` derives its gradient; `loop_program` lays both out for native/loop, which `native` runs; `linear` is for
+steps that are linear in their state, `packed` for several lengths; `plain` is the reference; `select` chooses.
 """
 
 from .packed import look_ahead_packed as look_ahead_packed

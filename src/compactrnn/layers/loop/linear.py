@@ -11,7 +11,7 @@ from torch import Tensor
 from ..block_recurrence import block_scan
 from ..linear_recurrence import linear_scan
 from .native import NativeLoop
-from .trace_step import Step
+from .read_step import Step
 from .values import Graph, Value, evaluate, ordered
 
 

@@ -14,7 +14,7 @@ from ..ordinary import why_not_native
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .gradient import differentiate
 from .loop_program import LoopBuffer, LoopProgram, Place, Root
-from .trace_step import Line, Step
+from .read_step import Line, Step
 from .values import Value, evaluate, ordered
 
 # Cheap enough to be computed again on the way back rather than kept for every step.

@@ -20,7 +20,8 @@ from ..ordinary import why_not_native
 from .linear import LinearLoop
 from .native import NativeLoop
 from .plain import plain_loop
-from .trace_step import NotTraceable, Step, trace_step
+from .read_step import NotTraceable, Step
+from .trace_step import trace_step
 from .values import ordered
 
 Kind = Literal["auto", "plain", "native", "scan"]

@@ -1,0 +1,125 @@
+"""Arrays in and out of an engine: conversion and validation."""
+
+from __future__ import annotations
+
+import operator
+from itertools import combinations
+
+import numpy as np
+
+from .._errors import invalid
+from .program import Input, Output, State
+
+
+def state_values(state: State, values) -> np.ndarray:
+    """The values of a state as float32 in its shape, axes of length one aside."""
+    array, what = np.asarray(values), f"state {state.name!r}"
+    if array.dtype.kind not in "bfiu":
+        raise TypeError(f"{what}: expected an array of float32, got an array of {array.dtype}")
+    if [n for n in array.shape if n != 1] != [n for n in state.shape if n != 1]:
+        raise invalid(what, got=f"shape {array.shape}", expected=str(state.shape))
+    with np.errstate(over="ignore"):
+        array = np.require(array, np.float32, ["C", "A"])
+    largest = np.abs(array).max(initial=0.0, where=~np.isnan(array)) if state.bounded else 0.0
+    if largest > 1:
+        raise invalid(
+            what,
+            got=f"a number of size {largest:.4g}",
+            expected="numbers from -1 to 1, which this state never leaves",
+            hint="quantized products read it with a fixed scale: pack(weights='float32') or pack(states=...) takes any",
+        )
+    return array
+
+
+def _each(inputs: tuple[Input, ...], given) -> tuple:
+    if len(inputs) == 1:
+        return (given,)
+    if not isinstance(given, (tuple, list)) or len(given) != len(inputs):
+        got = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise invalid("input", got=got, expected=f"a tuple of {len(inputs)}: {', '.join(i.name for i in inputs)}")
+    return tuple(given)
+
+
+def one_step(inputs: tuple[Input, ...], x) -> list[np.ndarray]:
+    """The inputs of one time step: an array or a token each."""
+    return [
+        np.array(_token(port, value), np.int32) if port.vocabulary else _numbers(port, value, port.shape)
+        for port, value in zip(inputs, _each(inputs, x), strict=True)
+    ]
+
+
+def sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
+    """The inputs of a sequence, (time, ...) each, and the number of time steps."""
+    arrays = []
+    for port, value in zip(inputs, _each(inputs, xs), strict=True):
+        arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
+    steps = {len(array) for array in arrays}
+    if len(steps) > 1:
+        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", expected="the same number for all")
+    return arrays, steps.pop() if steps else 0
+
+
+def output_rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> list[np.ndarray]:
+    """Arrays for the outputs: new ones, or those of `out` if they fit."""
+    if out is None:
+        return [np.empty(shape, np.float32) for shape in shapes]
+    given = list(out) if len(outputs) > 1 and isinstance(out, (tuple, list)) else [out]
+    if len(given) != len(outputs):
+        raise invalid("out", got=f"{len(given)} arrays", expected=f"a tuple of {len(outputs)} arrays")
+    for port, array, shape in zip(outputs, given, shapes, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"out: expected an array, got {type(array).__name__} for {port.name!r}")
+        if array.dtype != np.float32 or array.shape != shape or not array.flags.carray:
+            flaw = "" if array.flags.carray else ", not aligned, writable and in one piece"
+            got = f"{array.dtype} of shape {array.shape}{flaw}"
+            raise invalid(
+                "out", got=got, expected=f"float32 of shape {shape} for {port.name!r}", hint="np.empty makes one"
+            )
+    return given
+
+
+def check_apart(rows: list[np.ndarray], inputs: list[np.ndarray]) -> None:
+    """Outputs are written before all inputs are read, so no two may lie in the same memory."""
+    if any(np.may_share_memory(row, x) for row in rows for x in inputs):
+        raise invalid("out", got="memory of the input", expected="memory of its own")
+    if any(np.may_share_memory(p, q) for p, q in combinations(rows, 2)):
+        raise invalid("out", got="memory of another output", expected="memory of its own")
+
+
+def _token(port: Input, value) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"input {port.name!r}: expected an int token, got a bool")
+    try:
+        token = operator.index(value)
+    except TypeError:
+        raise TypeError(f"input {port.name!r}: expected an int token, got {type(value).__name__}") from None
+    if not 0 <= token < port.vocabulary:
+        raise invalid(f"input {port.name!r}", got=token, expected=f"a token from 0 to {port.vocabulary - 1}")
+    return token
+
+
+def _tokens(port: Input, value) -> np.ndarray:
+    array = np.asarray(value)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.int32)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"input {port.name!r}: expected int tokens, got an array of {array.dtype}")
+    if array.ndim != 1:
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected="(time,) tokens")
+    wrong = array[(array < 0) | (array >= port.vocabulary)]
+    if wrong.size:
+        raise invalid(f"input {port.name!r}", got=int(wrong[0]), expected=f"tokens from 0 to {port.vocabulary - 1}")
+    return np.require(array, np.int32, ["C", "A"])
+
+
+def _numbers(port: Input, value, shape: tuple) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "bfiu":
+        got = f"an array of {array.dtype}" if isinstance(value, (np.ndarray, list, tuple)) else type(value).__name__
+        raise TypeError(f"input {port.name!r}: expected an array of float32, got {got}")
+    fits = array.ndim == len(shape) and all(a == b for a, b in zip(array.shape, shape, strict=True) if b != "time")
+    if not fits:
+        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        raise invalid(f"input {port.name!r}", got=f"shape {array.shape}", expected=wanted)
+    with np.errstate(over="ignore"):
+        return np.require(array, np.float32, ["C", "A"]).reshape(array.shape)
