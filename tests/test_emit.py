@@ -66,13 +66,13 @@ def linear(b, x, w):
 
 def two_before(m, x, w):
     h = lstm(m.builder, x, w)
-    return m.builder.binary(emit.Binary.SUB, h, m.settle(m.pad(h, [(2, -2), (0, 0), (0, 0)], 0.0, 0)))
+    return m.builder.binary(emit.Binary.SUB, h, m.materialize(m.pad(h, [(2, -2), (0, 0), (0, 0)], 0.0, 0)))
 
 
 def before_and_ahead(m, x, w):
     h = lstm(m.builder, x, w)
     cut = m.move([h], lambda a: a[0][3:], 0)
-    ahead = m.settle(m.pad(cut, [(0, 3), (0, 0), (0, 0)], 0.5, 0))
+    ahead = m.materialize(m.pad(cut, [(0, 3), (0, 0), (0, 0)], 0.5, 0))
     return m.join([h, ahead], 2)
 
 
@@ -96,7 +96,7 @@ def weighted(m, x, w):
 
 def squares(m, x, w):
     rows = m.move([gru(m.builder, x, w)], lambda a: a[0].reshape(-1, 1, 4, 2), 0)
-    return emit.matmul(m, m.settle(rows), m.settle(m.move([rows], lambda a: a[0].swapaxes(2, 3), 0)))
+    return emit.matmul(m, m.materialize(rows), m.materialize(m.move([rows], lambda a: a[0].swapaxes(2, 3), 0)))
 
 
 def functions(m, x, w):

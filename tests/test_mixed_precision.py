@@ -11,6 +11,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.cells import GILR, MGU, DuRNN, IndRNN
 from compactrnn.lower import lower
+from compactrnn.runtime.dead_code import remove_dead_code
 from compactrnn.runtime.equalize import can_center, equalize, rows_read
 from compactrnn.runtime.file import read, write
 from compactrnn.runtime.inventory import inventory, stored_types
@@ -18,7 +19,6 @@ from compactrnn.runtime.measure import Measure, compare, run
 from compactrnn.runtime.program import GATES, Binary, Code
 from compactrnn.runtime.quantize import quantize, quantize_measured
 from compactrnn.runtime.storage import WeightTypes, store
-from compactrnn.runtime.tidy import tidy
 from compactrnn.testing.programs import random_input
 from compactrnn.weights import LowRank
 from test_runtime_pack import layers, token_program
@@ -262,7 +262,7 @@ def test_a_batch_norm_before_a_matrix_stays_a_scale_and_a_shift():
 def test_equalizing_changes_no_product(center):
     program, biased = layers(sizes=(20, 20)), token_program(width=6, factor=3)
     for one in (program, biased):
-        one, data = tidy(one), [random_input(one, 12)]
+        one, data = remove_dead_code(one), [random_input(one, 12)]
         want = run(one, data)
         for tensor in {op.tensor for op in one.ops if op.code in GATES}:
             if center and not can_center(one, tensor):
@@ -274,7 +274,7 @@ def test_equalizing_changes_no_product(center):
 
 
 def test_equalized_columns_read_numbers_as_large_as_their_weights():
-    program = tidy(layers(sizes=(20,), inputs=5))
+    program = remove_dead_code(layers(sizes=(20,), inputs=5))
     tensor = next(op.tensor for op in program.ops if op.code == Code.AFFINE)
     rows = NUMBERS(0).normal([0, 5, 0, 0, 0], [1, 2, 1000, 1e-3, 0], (200, 5)).astype(np.float32)
     changed = equalize(program, tensor, rows, True)
@@ -285,7 +285,7 @@ def test_equalized_columns_read_numbers_as_large_as_their_weights():
 
 
 def test_the_rows_that_a_matrix_reads():
-    program = tidy(layers(sizes=(20,), inputs=5))
+    program = remove_dead_code(layers(sizes=(20,), inputs=5))
     xs = random_input(program, 7)
     first = next(op.tensor for op in program.ops if op.code == Code.AFFINE)
     assert np.array_equal(rows_read(program, first, [xs, xs[:2]]), np.concatenate([xs, xs[:2]]))
@@ -401,7 +401,7 @@ def test_products_have_the_names_of_the_model(tmp_path):
     assert names == ["conv", *lstm, *(f"own.cells.0.0.{part}" for part in cell), "mix", "head.0"]
     bare = lower(nn.GRU(4, 8), torch.randn(9, 1, 4))
     assert [op.name for op in bare.ops if op.tensor is not None] == ["weight_ih_l0", "weight_hh_l0"]
-    assert [op.name for op in read(write(bare)).ops] == [op.name for op in tidy(bare).ops]
+    assert [op.name for op in read(write(bare)).ops] == [op.name for op in remove_dead_code(bare).ops]
 
 
 def test_the_measure_of_a_difference():

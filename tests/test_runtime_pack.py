@@ -7,13 +7,13 @@ import pytest
 
 from compactrnn import Engine
 from compactrnn.runtime import mixed_precision
+from compactrnn.runtime.dead_code import remove_dead_code
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, padded
 from compactrnn.runtime.inventory import inventory
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups, quantize_rows
-from compactrnn.runtime.tidy import tidy
 from compactrnn.testing.programs import random_input, random_program
 
 
@@ -168,7 +168,7 @@ def test_layers_whose_states_are_given_out_together_do_not_stay_together():
     split = quantize(program, "float32")
     assert sum(segment.ops[0].code == Code.AFFINE for segment in split.segments) == 3
     xs = random_input(program, 5)
-    for a, b in zip(Engine(write(tidy(program))).run(xs), Engine(write(split)).run(xs), strict=True):
+    for a, b in zip(Engine(write(remove_dead_code(program))).run(xs), Engine(write(split)).run(xs), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -259,15 +259,17 @@ def test_the_program_is_not_changed():
 @pytest.mark.parametrize("seed", range(30))
 def test_tidying_changes_no_bit(seed):
     program = random_program(seed, 10, offline=seed % 3 == 0)
-    tidied = tidy(program)
-    assert len(tidied.ops) <= len(program.ops) and len(tidied.buffers) <= len(program.buffers)
+    cleaned = remove_dead_code(program)
+    assert len(cleaned.ops) <= len(program.ops) and len(cleaned.buffers) <= len(program.buffers)
     xs = random_input(program, 4)
-    first, second = (y if isinstance(y, tuple) else (y,) for y in (Engine(write(p)).run(xs) for p in (program, tidied)))
+    first, second = (
+        y if isinstance(y, tuple) else (y,) for y in (Engine(write(p)).run(xs) for p in (program, cleaned))
+    )
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert write(tidy(tidied)) == write(tidied)
+    assert write(remove_dead_code(cleaned)) == write(cleaned)
 
 
 def test_tidying_drops_what_nobody_reads():
     program = token_program(readers=3)
-    fewer = tidy(replace(program, outputs=program.outputs[:1]))
+    fewer = remove_dead_code(replace(program, outputs=program.outputs[:1]))
     assert len(fewer.ops) == 3 and len(fewer.tensors) == 2 and len(fewer.buffers) == 4

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compactrnn import Engine
 from compactrnn.runtime import _native
+from compactrnn.runtime.dead_code import writes
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows, gate_units, padded
 from compactrnn.runtime.hoist import hoist
@@ -29,7 +30,6 @@ from compactrnn.runtime.program import (
     Unary,
 )
 from compactrnn.runtime.quantize import quantize
-from compactrnn.runtime.tidy import writes
 from compactrnn.testing import RuntimeContract
 from compactrnn.testing.programs import random_input, random_program
 

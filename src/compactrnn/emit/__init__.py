@@ -17,7 +17,7 @@ operation goes to the earliest segment in which all that it reads is known. One 
 Read `Operand.kind` and `.segment`, but leave both to `Builder.place` and what calls it.
 
 **Movement.** Reshaping, transposing, slicing, padding and joining copy nothing at first: `Mover.move` runs any NumPy
-function that only moves entries on where they are, and `Mover.settle` finds out what the moved rows consist of: the
+function that only moves entries on where they are, and `Mover.materialize` finds out what moved rows consist of: the
 same row, a row of `n` steps ago (a delay line), the first or last step, the sequence backwards. So `x[:-3]` behind
 three rows of padding is a delay of three steps. How far back a model looks shows only in a sequence that is long
 enough: `for_any_length` writes the program for sequences of two lengths, and longer ones until both agree.
@@ -40,7 +40,7 @@ A GRU, the difference from the step before, and a linear layer, from arrays alon
 ...     b.where = "gru"
 ...     h, (last,) = gru(b, x, [w_ih], [w_hh], b_ih, b_hh)
 ...     b.where = "difference"
-...     before = move.settle(move.pad(h, [(1, -1), (0, 0)], 0.0, time=0))
+...     before = move.materialize(move.pad(h, [(1, -1), (0, 0)], 0.0, time=0))
 ...     change = b.binary(Binary.SUB, h, before)
 ...     b.where = "head"
 ...     add_output(b, "y", linear(b, move.join([h, change], 1), [head], np.ones(5), name="head"))

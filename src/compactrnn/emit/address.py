@@ -14,7 +14,7 @@ Source = Operand | np.ndarray  # what a program computes, or a constant
 
 
 @dataclass
-class Moved:
+class LazyView:
     """A lazy view: entries of `operands` in another order, not yet copied; `address` gives the source of each.
 
     `time` is the time axis, None without one, a string where the axes cannot be told apart.
@@ -32,9 +32,9 @@ class Moved:
         return self.address.shape
 
 
-def addresses(operand: Source | Moved, flat: list[Source]) -> np.ndarray:
+def addresses(operand: Source | LazyView, flat: list[Source]) -> np.ndarray:
     """An array of the operand's shape whose entries say where they are: operand in `flat`, step, place in the row."""
-    if isinstance(operand, Moved):
+    if isinstance(operand, LazyView):
         numbers = operand.address // SHIFT - 1
         places = np.array([_number(o, flat) for o in operand.operands])
         return operand.address % SHIFT + (places[numbers] + 1) * SHIFT

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Ref, Unary
-from .address import Moved, Source, addresses, padded
+from .address import LazyView, Source, addresses, padded
 from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
 from .plan import SHIFT, Operands, Plan, Relation, read_plan
@@ -36,7 +36,9 @@ class Mover:
         """Mark a constant as having the sequence's length."""
         self._grown.append(constant)
 
-    def move(self, operands: Sequence[Source | Moved], run: Movement, time: int | str | None, where: str = "") -> Moved:
+    def move(
+        self, operands: Sequence[Source | LazyView], run: Movement, time: int | str | None, where: str = ""
+    ) -> LazyView:
         """The result of `run(operands)`, an operation that only moves entries; `time` is the result's time axis.
 
         `run` gets the operands as arrays of 64-bit whole numbers, and must do the same whatever they are. `where` is
@@ -44,9 +46,9 @@ class Mover:
         """
         flat: list[Source] = []
         moved = run([addresses(o, flat) for o in operands])
-        return Moved(flat, moved, time, where or self.builder.where)
+        return LazyView(flat, moved, time, where or self.builder.where)
 
-    def pad(self, x: Source | Moved, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> Moved:
+    def pad(self, x: Source | LazyView, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> LazyView:
         """`x` padded with `value` along each axis; negative amounts crop.
 
         `time` is the time axis of `x`, which the result has too.
@@ -62,7 +64,7 @@ class Mover:
 
     def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
         """`x` moved by `run`, whose result has time axis `time`."""
-        return self.settle(self.move([x], lambda arrays: run(arrays[0]), time))
+        return self.materialize(self.move([x], lambda arrays: run(arrays[0]), time))
 
     def spread(self, x: Source | float, shape: tuple[int, ...], time: int | None) -> Operand:
         """`x`, a value or constant, broadcast to `shape`, of which `time` is the time axis."""
@@ -78,19 +80,19 @@ class Mover:
     def join(self, parts: Sequence[Source], axis: int, where: str = "") -> Operand:
         """Concatenation along a feature axis."""
         time = next((p.time for p in parts if isinstance(p, Operand) and p.time is not None), None)
-        return self.settle(self.move(parts, lambda arrays: np.concatenate(arrays, axis), time, where))
+        return self.materialize(self.move(parts, lambda arrays: np.concatenate(arrays, axis), time, where))
 
-    def settle(self, moved: Moved, passing: bool = False) -> Operand:
+    def materialize(self, moved: LazyView, passing: bool = False) -> Operand:
         """Materialize `moved`: a view if its entries are contiguous, else a copy.
 
         `passing`: it is read by the next operation alone, so it may be a view of a delay line, which has changed by the
         next step.
         """
         if moved.value is None:
-            moved.value = self._settle(moved, passing)
+            moved.value = self._materialized(moved, passing)
         return moved.value
 
-    def _settle(self, moved: Moved, passing: bool) -> Operand:
+    def _materialized(self, moved: LazyView, passing: bool) -> Operand:
         time, shape, where, build = moved.time, moved.shape, moved.where, self.builder
         if isinstance(time, str):
             raise UnsupportedModelError(f"{where}: folds time into another axis or changes the number of steps")

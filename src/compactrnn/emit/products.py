@@ -10,7 +10,7 @@ import numpy as np
 
 from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Ref, Unary
-from .address import Moved
+from .address import LazyView
 from .builder import Builder, Operand
 from .factor import Factor
 from .movement import Mover
@@ -55,7 +55,7 @@ def linear(
 
 def convolution(
     mover: Mover,
-    x: Operand | Moved,
+    x: Operand | LazyView,
     weight: np.ndarray,
     bias: np.ndarray | None = None,
     padding: tuple[int, int] = (0, 0),
@@ -87,7 +87,7 @@ def convolution(
         return found.reshape(*found.shape[:2], -1)
 
     init = None if bias is None else mover.builder.constant(bias)
-    rows = mover.settle(mover.move([x, mover.edge(0.0)], windows, None if time is None else 1), passing=True)
+    rows = mover.materialize(mover.move([x, mover.edge(0.0)], windows, None if time is None else 1), passing=True)
     kernel = weight[:, :, ::-1].transpose(0, 2, 1).reshape(len(weight), -1)
     y = linear(mover.builder, rows, [kernel], init, name)
     return mover.rearrange(y, lambda t: t.swapaxes(1, 2), time)

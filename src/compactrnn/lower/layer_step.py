@@ -54,7 +54,7 @@ def layer_step(
             after += last
         x = outputs[0]
         if len(outputs) > 1:
-            x = visitor.settle(visitor.mover.move(list(outputs), lambda t: np.concatenate(t, -1), 0, leaf.name))
+            x = visitor.materialize(visitor.mover.move(list(outputs), lambda t: np.concatenate(t, -1), 0, leaf.name))
     return [replace(x, shape=(1, 1, x.width), time=None), *after]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
-from ..emit.address import Moved
+from ..emit.address import LazyView
 from ..emit.builder import Builder, Operand
 from ..emit.movement import Mover
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
@@ -22,7 +22,7 @@ WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entrie
 _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
 
 HANDLERS: dict[str, Callable] = {}
-UNSETTLED: dict[str, Callable] = {}
+LAZY_HANDLERS: dict[str, Callable] = {}
 
 
 def handles(*names: str) -> Callable:
@@ -37,12 +37,12 @@ def handles(*names: str) -> Callable:
 
 def known_operations() -> frozenset[str]:
     """Names of all operations with a handler."""
-    return frozenset({"getitem", *HANDLERS, *UNSETTLED, *MOVES, *WRITES, *PADS, *FRESH})
+    return frozenset({"getitem", *HANDLERS, *LAZY_HANDLERS, *MOVES, *WRITES, *PADS, *FRESH})
 
 
 def catalog() -> str:
     """The supported operations as text, for messages."""
-    named = {n.strip("_") for n in {*HANDLERS, *UNSETTLED} - _INNER}
+    named = {n.strip("_") for n in {*HANDLERS, *LAZY_HANDLERS} - _INNER}
     return f"recurrent layers, {', '.join(sorted(named))}, moving data, and what torch.export breaks down into these"
 
 
@@ -66,7 +66,7 @@ def convolves(function: Callable) -> Callable:
             return None
         return function(visitor, node, x, weight, bias, Convolution(stride, padding, dilation, groups))
 
-    UNSETTLED.update(conv1d=lower, convolution=lower)
+    LAZY_HANDLERS.update(conv1d=lower, convolution=lower)
     return lower
 
 
@@ -100,7 +100,7 @@ class Visitor:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
         initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
         results = self.trace.interpret(self._visit, initial)
-        return [self.settle(results[o.name]) if isinstance(o, torch.fx.Node) else o for o in self.trace.outputs]
+        return [self.materialize(results[o.name]) if isinstance(o, torch.fx.Node) else o for o in self.trace.outputs]
 
     def where(self, node: torch.fx.Node) -> str:
         """Module and operation, for messages."""
@@ -127,7 +127,7 @@ class Visitor:
             return None
         if name == "getitem":
             return args[0][args[1]]
-        if name in FRESH or not any(isinstance(v, Operand | Moved) for v in pytree.tree_leaves((args, kwargs))):
+        if name in FRESH or not any(isinstance(v, Operand | LazyView) for v in pytree.tree_leaves((args, kwargs))):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
@@ -137,12 +137,12 @@ class Visitor:
             if constant_pad(args):
                 return self._pad(node, args[0], args[1], args[-1] if len(args) > 2 else None)
             return self._move(node, args, kwargs)
-        if name in UNSETTLED:
-            result = UNSETTLED[name](self, node, *args, **kwargs)
+        if name in LAZY_HANDLERS:
+            result = LAZY_HANDLERS[name](self, node, *args, **kwargs)
             if result is not None:
                 return result
         if name in HANDLERS:
-            args, kwargs = pytree.tree_map(self.settle, (args, dict(kwargs)))
+            args, kwargs = pytree.tree_map(self.materialize, (args, dict(kwargs)))
             result = HANDLERS[name](self, node, *args, **kwargs)
             if result is not None:
                 return result
@@ -153,7 +153,7 @@ class Visitor:
         """The reason, if known."""
         if operation(node) not in known_operations():
             return ""
-        shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Operand | Moved | Tensor)]
+        shapes = [f"{tuple(v.shape)}" for v in pytree.tree_leaves(args) if isinstance(v, Operand | LazyView | Tensor)]
         return f" with these arguments (of shape {', '.join(shapes)})"
 
     def _known(self, node: torch.fx.Node) -> Any:
@@ -171,22 +171,22 @@ class Visitor:
             self._arrays[id(x)] = x, x.detach().double().numpy()
         return self._arrays[id(x)][1]
 
-    def settle(self, x: Any) -> Any:
+    def materialize(self, x: Any) -> Any:
         """`x`, materialized if it is a lazy view."""
-        return self.mover.settle(x) if isinstance(x, Moved) else x
+        return self.mover.materialize(x) if isinstance(x, LazyView) else x
 
     @staticmethod
     def _only_moves(name: str, args: tuple, kwargs: dict) -> bool:
         """Whether an operation of a name that moves entries does so here: by fixed indices, and not by their bits."""
         leaves = pytree.tree_leaves((args[1:], kwargs))
-        if name in INDEXED and any(isinstance(v, Operand | Moved) for v in leaves):
+        if name in INDEXED and any(isinstance(v, Operand | LazyView) for v in leaves):
             return False
         return name != "view" or not any(isinstance(v, torch.dtype) for v in leaves)
 
     def _move(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         fixed = {i for i, v in enumerate(leaves) if isinstance(v, Tensor)} if operation(node) in INDEXED else set()
-        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | Moved | Tensor) and i not in fixed]
+        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | LazyView | Tensor) and i not in fixed]
 
         def run(arrays: list[np.ndarray], pick: int | None = None) -> np.ndarray:
             filled = list(leaves)
@@ -202,7 +202,7 @@ class Visitor:
             return [self.mover.move(operands, lambda x, i=i: run(x, i), axis) for i, axis in enumerate(axes)]
         return self.mover.move(operands, run, axes)
 
-    def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> Moved:
+    def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> LazyView:
         """Pads as torch gives them: of the last axis first."""
         number = float(value if isinstance(value, float | int) else 0)
         pairs = list(zip(pads[::2], pads[1::2], strict=True))[::-1]

@@ -11,10 +11,10 @@ import numpy as np
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from .arrays import check_apart, one_step, output_rows, sequences, state_values
+from .dead_code import output_width
 from .program import Input, Output, State
 from .records import Records
 from .source import read_source
-from .tidy import output_width
 
 _STATE_MAGIC = b"CRS1"
 MEMORY_LIMIT = 1 << 30

@@ -12,11 +12,11 @@ from .._errors import ModelFileError, invalid
 from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
+from .dead_code import writes
 from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
-from .tidy import writes
 
 _ABSENT = Ref(lay.NONE, 0)
 

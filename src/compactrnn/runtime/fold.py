@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from .dead_code import output_width, overlap, reads, writes
 from .program import Code, Op, Program, Tensor
 from .storage import join_names
-from .tidy import output_width, overlap, reads, writes
 
 _FILE_GROWTH = 1.25  # how much larger a file may get for a smaller hot set
 _BYTES = {"float32": (4, 4), "int4": (1, 0.5)}  # of an entry of a table, of a matrix; else 1

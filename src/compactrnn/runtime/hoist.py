@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+from .dead_code import overlap, reads, writes
 from .layout import MAX_SEGMENTS
 from .program import Code, Op, Program, Ref, Segment, Unary
-from .tidy import overlap, reads, writes
 
 _SMALLEST = 1024  # products: a smaller matrix costs less to read again than a segment of its own
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from .dead_code import reads, writes
 from .measure import Measure
 from .program import GATES, Op, Program
 from .storage import store
-from .tidy import reads, writes
 
 # What a core of a server and a laptop alike has for itself, and shares with its cluster: 1 MiB and 32 MiB, less an
 # eighth for inputs, states and scales.

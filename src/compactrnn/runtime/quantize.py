@@ -10,13 +10,13 @@ import numpy as np
 
 from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
+from .dead_code import remove_dead_code
 from .fold import fold_tokens
 from .hoist import hoist
 from .measure import Measure, run
 from .mixed_precision import CACHES, choose
 from .program import Program
 from .storage import WeightTypes, assign, store, type_of
-from .tidy import tidy
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def quantize_measured(
     types = WeightTypes.of(weights)
     if fold not in ("auto", True, False):
         raise invalid("fold", got=repr(fold), expected="'auto', True or False")
-    program = tidy(program)
+    program = remove_dead_code(program)
     types.check_names(program)
     if fold:
-        program = tidy(fold_tokens(program, lambda op: type_of(types, op), always=fold is True))
+        program = remove_dead_code(fold_tokens(program, lambda op: type_of(types, op), always=fold is True))
     program, by_tensor, named = assign(program, types)
     reasons = _unquantized(program, types)
     if not len(calibration):

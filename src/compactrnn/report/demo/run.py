@@ -80,12 +80,12 @@ def _row(entry: Trained, task: LanguageModelTask, path: Path, rounds: int) -> di
 
 def _benchmark(entry: Trained, task: LanguageModelTask, engine: Engine, path: Path, rounds: int) -> dict[str, Any]:
     installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    rivals = ["torch", "onnxruntime"] if installed else ["torch"]
+    frameworks = ["torch", "onnxruntime"] if installed else ["torch"]
     form = engine_config("engine int8", "int8", lambda: (engine, path.read_bytes()))
     subject = replace(language_case(entry.name, entry.model, task.parts["test"], entry.model), ours=(form,))
-    timings = hot_times(subject, rivals, rounds)
+    timings = hot_times(subject, frameworks, rounds)
     best = {
-        rival: round(min(timing.median for name, timing in timings.items() if name.startswith(rival)), 3)
-        for rival in ("engine", *rivals)
+        framework: round(min(timing.median for name, timing in timings.items() if name.startswith(framework)), 3)
+        for framework in ("engine", *frameworks)
     }
     return {"microseconds_per_step": best, "timings": {name: timing.as_dict() for name, timing in timings.items()}}

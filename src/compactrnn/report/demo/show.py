@@ -11,7 +11,7 @@ from rich.table import Table
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the table, a summary and a sample of generated text."""
     rows = {row["name"]: row for row in report["rows"]}
-    rivals = [name for name in ("engine", "torch", "onnxruntime") if name in rows["dense"]["microseconds_per_step"]]
+    frameworks = [name for name in ("engine", "torch", "onnxruntime") if name in rows["dense"]["microseconds_per_step"]]
     table = Table(title="Alice in Wonderland, character by character", title_style="bold", title_justify="left")
     table.add_column("")
     for name in rows:
@@ -28,9 +28,13 @@ def show(report: dict[str, Any], console: Console) -> None:
     line("recurrent parameters", (f"{row['recurrent_parameters']:,}" for row in rows.values()))
     line("MACs per step", (f"{row['macs_per_step']:,}" for row in rows.values()))
     line("bytes on disk", (f"{row['bytes']:,}" for row in rows.values()))
-    for rival in rivals:
-        label = {"engine": "engine int8", "torch": "torch, best form", "onnxruntime": "onnxruntime, best form"}[rival]
-        line(f"µs per character, {label}", (_time(row, rival) for row in rows.values()))
+    for framework in frameworks:
+        label = {
+            "engine": "engine int8",
+            "torch": "torch, best configuration",
+            "onnxruntime": "onnxruntime, best configuration",
+        }[framework]
+        line(f"µs per character, {label}", (_time(row, framework) for row in rows.values()))
     console.print(table)
     for sentence in sentences(rows):
         console.print(f"- {sentence}")
@@ -47,14 +51,14 @@ def sentences(rows: dict[str, dict[str, Any]]) -> list[str]:
     found = [
         f"compact has {share:.1%} of the recurrent parameters of dense, its bits per character are "
         f"{_percent(compact, dense)} dense's{beside}",
-        f"compact on the engine is {own['torch'] / times['engine']:.1f} times faster than dense in torch's best form",
+        f"compact on the engine is {own['torch'] / times['engine']:.1f} times faster than dense in torch",
     ]
     for name, row in (("dense", dense), ("compact", compact)):
-        for rival in ("torch", "onnxruntime"):
-            if rival in row["microseconds_per_step"]:
-                ratio = row["microseconds_per_step"][rival] / row["microseconds_per_step"]["engine"]
+        for framework in ("torch", "onnxruntime"):
+            if framework in row["microseconds_per_step"]:
+                ratio = row["microseconds_per_step"][framework] / row["microseconds_per_step"]["engine"]
                 verdict = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-                found.append(f"{name}: the engine is {verdict} than {rival}")
+                found.append(f"{name}: the engine is {verdict} than {framework}")
     return found
 
 
@@ -63,7 +67,7 @@ def _percent(one: dict[str, Any], other: dict[str, Any]) -> str:
     return f"{abs(change):.1%} {'above' if change > 0 else 'below'}"
 
 
-def _time(row: dict[str, Any], rival: str) -> str:
+def _time(row: dict[str, Any], framework: str) -> str:
     times = row["microseconds_per_step"]
-    won = times[rival] == min(times[name] for name in ("engine", "torch", "onnxruntime") if name in times)
-    return f"{times[rival]:.1f}" + (" *" if won else "  ")
+    won = times[framework] == min(times[name] for name in ("engine", "torch", "onnxruntime") if name in times)
+    return f"{times[framework]:.1f}" + (" *" if won else "  ")

@@ -8,7 +8,7 @@ from .operations import OPERATIONS, WIDTHS
 from .program import Op, Output, Program, Ref
 
 
-def tidy(program: Program) -> Program:
+def remove_dead_code(program: Program) -> Program:
     """The same program without dead operations, unused buffers and unused tensors."""
     return _drop_unused(_drop_dead(program))
 
