@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from .._activations import ACTIVATIONS
 from ..layers.node_names import operation as operation
 
 # moves numbers around
@@ -17,10 +18,9 @@ MOVES = frozenset(
     tile repeat_interleave flatten unflatten lift_fresh_copy dropout diagonal""".split()
 )
 # one number in, one number out
-SAME = frozenset(
-    """relu relu6 sigmoid tanh neg abs exp expm1 log log1p log_sigmoid sqrt rsqrt square reciprocal pow gelu silu mish
-    elu celu selu leaky_relu prelu softplus hardtanh hardsigmoid hardswish clamp clamp_min clamp_max erf sin cos sign
-    floor round _to_copy to type_as""".split()
+SAME = frozenset(ACTIVATIONS) | frozenset(
+    """sigmoid tanh abs exp log sqrt reciprocal pow prelu clamp clamp_min clamp_max erf sin cos sign floor round
+    _to_copy to type_as""".split()
 )
 PRODUCTS = frozenset(["mul", "div"])
 SUMS = frozenset(["add", "sub", "rsub", "maximum", "minimum", "lerp"])
