@@ -1,4 +1,4 @@
-"""A step of LSTM or GRU units apart from its product, against the fused kernel.
+"""LSTM_CELL and GRU_CELL after a separate product, against the fused kernels.
 
 python benchmarks/cell_operations.py [--rounds 200] [--out benchmarks/results/cell_operations.json]
 

@@ -24,7 +24,7 @@ def report_of(seed: int, folder: Path) -> dict:
 
 
 def median(values: list[float]) -> float:
-    """The middle one."""
+    """The median."""
     return statistics.median(values)
 
 

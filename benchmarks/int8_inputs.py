@@ -1,4 +1,4 @@
-"""What int8 costs models that read raw features, plainly and with what `pack` decides from calibration data.
+"""Quantization error of models that read raw features, without and with calibration data.
 
 python benchmarks/int8_inputs.py [--seeds 3] [--out benchmarks/results/int8_inputs.json] [--page docs/quantization.md]
 

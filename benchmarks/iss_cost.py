@@ -1,4 +1,4 @@
-"""What the group lasso adds to a training step, against the same step without it, side by side in one process.
+"""Overhead of the group lasso per training step, interleaved in one process.
 
 python benchmarks/iss_cost.py [--pairs 60] [--threads 1] [--out benchmarks/results/iss_cost.json]
 

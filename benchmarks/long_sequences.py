@@ -57,7 +57,7 @@ def thinned(history: list[dict[str, Any]], metric: str) -> list[dict[str, float]
 
 
 def command_of(recipe: dict[str, Any]) -> str:
-    """The call that makes a run of `recipe`: the committed recipe that is nearest, and what to overrule in it."""
+    """The call that makes a run of `recipe`: the committed recipe that is nearest, and its overrides."""
     wanted, nearest = flat(recipe), None
     for path in sorted((ROOT / "recipes").glob("*.toml")):
         given = flat(json.loads(json.dumps(load_recipe(path).as_dict())))
@@ -86,7 +86,7 @@ def _toml(value: Any) -> str:
 
 
 def label(row: dict[str, Any]) -> str:
-    """The model in a few words: its cell, sizes and what was overruled."""
+    """Short description of the model: cell, sizes and overridden options."""
     model = row["recipe"]["model"]
     sizes = " + ".join(map(str, model["hidden"]))
     overruled = re.findall(r"--set model\.(?:cell_options\.)?(\S+)", row["command"])

@@ -1,4 +1,4 @@
-"""What a look-back costs: a causal convolution before a GRU, by delay lines and by a chain of states for each tap.
+"""Cost of a causal convolution before a GRU, with delay lines and with a chain of states per tap.
 
 python benchmarks/look_back.py [--rounds 200] [--out benchmarks/results/look_back.json]
 

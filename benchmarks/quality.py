@@ -1,4 +1,4 @@
-"""What whole numbers cost: the test quality of trained models on the engine, by how their weights are stored.
+"""Test quality of trained models on the engine, by weight type.
 
     compactrnn demo --train
     compactrnn train recipes/ptb-small.toml --out runs/ptb-small

@@ -1,4 +1,4 @@
-"""What a cell costs in training that torch has no operator for: the native loop, and every means that torch has.
+"""Training time of cells without a torch operator: the native loop against every alternative in torch.
 
 python benchmarks/time_loop.py [--batch 64] [--turns 5] [--cells NAME...] [--only NAME...]
 
@@ -142,7 +142,7 @@ def indrnn_loop(projected: Tensor, h: Tensor, weight: Tensor) -> Tensor:
 
 
 def scripted(cell) -> Callable[[Tensor, Tensor], Tensor]:
-    """Written anew for each cell: a script cannot take a module's `step` as it is."""
+    """Written for each cell: a script cannot take a module's `step` as it is."""
     if isinstance(cell, MGU):
         return lambda x, h: mgu_loop(cell.project(x), h, cell.forget.dense(), cell.candidate.dense())
     if not isinstance(cell, IndRNN):

@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class UnitCut:
-    """One unit set of one layer: which of its `units` are `kept` (sorted indices), who reads them, and why.
+    """One unit set of one layer: which of its `units` are `kept` (sorted indices), its consumers, and why.
 
     `removed` says for each kind of reason how many of the others go; `reason` why not all consumers are known, where
     that is so; `left_alone` is "frozen" or "excluded" where all units stay for that reason.

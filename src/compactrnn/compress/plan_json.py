@@ -35,7 +35,7 @@ def plan_from(kind: type[T], text: str, form: str) -> T:
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := _twice([key for key, _ in pairs]):
-        raise ValueError(f"the key {twice[0]!r} stands there twice")
+        raise ValueError(f"the key {twice[0]!r} occurs twice")
     return dict(pairs)
 
 

@@ -145,7 +145,7 @@ class Pruner:
             return plan_cuts(self.model, *where, position=self.method.progress(self.count), digests=digests)
 
     def _warn_of_more(self, plan: PruningPlan) -> None:
-        """Say it if more is left than was asked for."""
+        """Warn if more units are left than asked for."""
         kept = {(u.path, u.layer, u.unit_set): len(u.kept) for u in plan.units}
         left = {g.name: kept[g.members[0].key] for g in self.groups}
         total, cut = sum(g.count for g in self.groups), sum(g.count - left[g.name] for g in self.groups)

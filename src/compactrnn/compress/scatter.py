@@ -58,7 +58,7 @@ class Scattered(nn.Module):
         self.to(next(layer.parameters()).device)
 
     def __getattr__(self, name: str) -> Any:
-        """What else the code around asks of a layer: `batch_first`, `flatten_parameters()`."""
+        """Attributes of the wrapped layer that other code reads: `batch_first`, `flatten_parameters()`."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -67,7 +67,7 @@ class Scattered(nn.Module):
             return getattr(self.layer, name)
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        """As the layer of old: (..., input) -> (..., old width), states of the old widths."""
+        """The calling convention of the original layer: (..., input) -> (..., old width), states of the old widths."""
         given = None if hx is None else self._entries(hx)
         if given is not None:
             hx = self._joined(self._selected(given, "kept"), self.layer)
