@@ -1,4 +1,4 @@
-"""What tests of cutting share: silence units, shrink, compare."""
+"""Helpers for tests of shrinking: zero units, shrink, compare."""
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -9,14 +9,14 @@ from compactrnn.graph.example import Example
 
 
 def silence(pruner, share=0.5, seed=0):
-    """Let the pruner drive a share of the units of every group out, as at the end of a schedule."""
+    """Let the pruner zero a fraction of the units of every group, as at the end of a schedule."""
     generator = torch.Generator().manual_seed(seed)
     for group in pruner.groups:
         group.decay_((torch.rand(group.count, generator=generator) > share).float())
 
 
 def cut(model, inputs, share=0.5):
-    """A model with silenced units, and what it shrinks to."""
+    """A model with zeroed units, and what it shrinks to."""
     pruner = cr.GroupLasso(model, inputs, strength=0.0)
     silence(pruner, share)
     return pruner, pruner.shrink()

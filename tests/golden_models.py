@@ -1,4 +1,4 @@
-"""Models whose outputs stay the same, bit for bit. To make them and their checksums anew:
+"""Models whose outputs stay the same, bit for bit. To write them and their checksums again:
 
     python tests/golden_models.py
 
@@ -100,7 +100,7 @@ def checksum(path: Path, isa: str) -> int:
 
 
 def main() -> None:
-    """Write everything."""
+    """Write the models and their checksums."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     FOLDER.mkdir(exist_ok=True)

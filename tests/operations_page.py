@@ -25,7 +25,7 @@ def operand(name: str, is_: Operand) -> str:
 
 
 def row(name: str, is_: Operation) -> str:
-    """A line of the table."""
+    """A row of the table."""
     sizes = f"; {is_.k}" if is_.k not in ("", "k") else ""
     operands = "; ".join(operand(*item) for item in is_.operands.items()) + sizes
     writes = "" if is_.writes == "n" else f" Writes dst[{is_.writes}]."

@@ -1,4 +1,4 @@
-"""A small trained run, packed, made once a session, and ways to damage copies of its files."""
+"""A small trained and packed run, made once per test session, and ways to damage copies of its files."""
 
 import json
 import shutil
@@ -51,5 +51,5 @@ def copy_run(made: Path, target: Path) -> Path:
 
 
 def change_json(path: Path, change) -> None:
-    """Write what `change` makes of the content of a JSON file."""
+    """Apply `change` to the content of a JSON file."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))

@@ -19,7 +19,7 @@ class RunningSignData:
 
 
 class RunningSign(AbstractClassificationTask):
-    """Is the sum of the numbers so far positive? Padding is not a number, its targets are no classes."""
+    """Is the sum of the numbers so far positive? Padded inputs are NaN, padded targets are invalid classes."""
 
     data_options = RunningSignData
     inputs, outputs, every_step = 2, 2, True

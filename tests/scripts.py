@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ and examples/, which are no packages, as modules."""
+"""Import the scripts of benchmarks/ and examples/, which are not packages."""
 
 import importlib.util
 from pathlib import Path

@@ -8,7 +8,7 @@ from compactrnn.models.step_norm import StepNorm
 
 
 class Tagger(nn.Module):
-    """Embedding, stacked LSTM, softmax head; gives its states back."""
+    """Embedding, stacked LSTM, softmax head; returns its states."""
 
     def __init__(self, hidden=16):
         super().__init__()
@@ -49,7 +49,7 @@ class Skip(nn.Module):
 
 
 class Attention(nn.Module):
-    """A weighted mean over time."""
+    """Attention pooling: a weighted mean over time."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class Residual(nn.Module):
 
 
 class Normed(nn.Module):
-    """Layer norm between the layer and its reader."""
+    """Layer norm between the layer and the next one."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class Normed(nn.Module):
 
 
 class LastState(nn.Module):
-    """Only the last state of the last layer is read."""
+    """Only the last layer's final state is used."""
 
     def __init__(self):
         super().__init__()
@@ -175,7 +175,7 @@ class Independent(nn.Module):
 
 
 class Dual(nn.Module):
-    """Two layers of DuRNN that both show both memories."""
+    """Two layers of DuRNN; both memories of both are used."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +201,7 @@ class DualResidual(nn.Module):
 
 
 class Linear(nn.Module):
-    """A GILR, and a MinGRU of which the last state is read."""
+    """A GILR, and a MinGRU whose final state is used."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ class Linear(nn.Module):
 
 
 class BatchNormed(nn.Module):
-    """torch's batch norm, which has channels second, between two layers and before the head, there without vectors."""
+    """torch's batch norm, which takes channels second, between two layers and, on single vectors, before the head."""
 
     def __init__(self):
         super().__init__()

@@ -80,7 +80,7 @@ class Cells(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A token, a state and a context that is given at every step."""
+    """A token, a state, and a context that is an input at every step."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
 
 
 class Attention(nn.Module):
-    """A decoder that attends over a memory that it is given, with the state before the step."""
+    """A decoder that attends over a memory given as an input, with the state before the step as the query."""
 
     def __init__(self):
         super().__init__()
@@ -112,7 +112,7 @@ class Result(NamedTuple):
 
 
 class Loop(nn.Module):
-    """A loop over time, of which one step is given."""
+    """A loop over time; the example input has one step."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Steps of every operation that a cell may use."""
+"""Cell steps that use every supported operation."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from compactrnn.weights import DENSE
 
 
 class Wide(AbstractCell):
-    """A state and an output with every operation that a step may have."""
+    """A state and an output, computed with every operation that a step may use."""
 
     def __init__(self, input_size, hidden_size, *, function, input_weight=DENSE, hidden_weight=DENSE):
         super().__init__(input_size, hidden_size)

@@ -41,7 +41,7 @@ def numbers(name: str) -> Tensor:
 
 
 def in_the_loop(name: str, args: tuple, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and slopes."""
+    """Values and derivatives."""
     graph = Graph()
     argument = graph.value("projected", width=1)
 

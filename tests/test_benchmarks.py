@@ -1,4 +1,4 @@
-"""The benchmarks behind published figures still start; what they measure here says nothing."""
+"""Smoke tests of the benchmarks behind published figures; the times measured here mean nothing."""
 
 import pytest
 

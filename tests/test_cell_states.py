@@ -26,7 +26,7 @@ def packed(model, folder, x, weights="float32"):
 
 
 class Learnt(AbstractCell):
-    """Starts from a parameter, counts its steps, and reads what it gave three steps ago."""
+    """Starts from a parameter, counts its steps, and reads its own output of three steps ago."""
 
     units = (UnitSet("h", written_by=("input", "hidden", "first"), read_by=("hidden",), output=True),)
 
@@ -162,7 +162,7 @@ def legs(order, inputs):
 
 
 class Memory(nn.Module):
-    """The memory of its input itself: nothing is read back, and the output is made of the coefficients."""
+    """Applied to its input alone: nothing is fed back, and the output is a function of the coefficients."""
 
     def __init__(self, order):
         super().__init__()
@@ -376,7 +376,7 @@ def test_block_scans(size, constant, reverse):
 
 
 class Rotation(AbstractCell):
-    """A complex number in each unit, turned and scaled by what the input says, or always alike."""
+    """A complex state per unit, rotated and scaled by input-dependent or constant factors."""
 
     states = (StateSpec("re"), StateSpec("im"))
     units = (

@@ -148,7 +148,7 @@ def mingru_reference(cell, x, h):
 
 
 def hippo_reference(cell, x, h, memory, steps):
-    """One channel after the other, by matrices."""
+    """One channel after another, by explicit matrices."""
     rows, order = cell.memory_size, cell.order
     u = cell.memory_input.dense() @ x + cell.hidden.dense() @ h
     n = torch.arange(order, dtype=x.dtype)
@@ -188,7 +188,7 @@ REFERENCES = {
 
 
 def output_of(cell, states):
-    """What the cell gives to others, from its states."""
+    """The cell's output as a function of its states."""
     of_set = {spec.units: s for s, spec in reversed(list(zip(states, cell.states, strict=True)))}
     return torch.cat([of_set[units.name] for units in cell.output_units()])
 
@@ -452,7 +452,7 @@ def test_errors_say_what_is_wrong(make, message):
 
 
 def test_layers_constrain_before_they_run():
-    """What an optimizer has overshot is back in its bounds in the forward pass, in training alone."""
+    """Parameters that an optimizer moved out of bounds are clamped in the forward pass, in training only."""
     torch.manual_seed(0)
     layer = cr.Recurrent(IndRNN, 3, 4, num_layers=2, steps=10, bidirectional=True)
     x, us = torch.randn(10, 2, 3), [cell.recurrent for row in layer.rows() for cell in row]

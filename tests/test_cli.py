@@ -237,7 +237,7 @@ def test_ctrl_c_is_code_130_and_resume_finishes(trained, tmp_path):
 
 
 def test_demo_with_the_models_of_the_package(tmp_path):
-    """Evaluated live, the models are as good as their card says, and their files are those of the card."""
+    """The models' evaluated quality and their file sizes are those of the model card."""
     report = run_demo(tmp_path, rounds=2)
     card = (SHIPPED / "CARD.md").read_text()
     line = next(line for line in card.splitlines() if line.startswith("| bits per character, test part, engine"))

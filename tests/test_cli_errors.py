@@ -1,4 +1,4 @@
-"""Wrong values, damaged folders and hostile files: one sentence, exit code 2 (or 1), nothing left behind."""
+"""Wrong values, damaged folders and hostile files: one-sentence errors, exit code 2 (or 1), no files left behind."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def made(tmp_path_factory):
 
 
 def refused(*arguments, words, code=2):
-    """What the command says: one sentence."""
+    """The one-sentence error of the command."""
     result = invoke(*arguments)
     lines = result.stderr.splitlines()
     assert result.exit_code == code, (result.output, result.exception)
@@ -173,7 +173,7 @@ def test_divergence_is_named_and_claims_no_folder(made, tmp_path, settings, word
 
 
 def refused_diverging(*arguments, words, code):
-    """As `refused`, below the bar of the training that had begun."""
+    """As `refused`, after the progress bar of a training that had begun."""
     result = invoke(*arguments)
     last = result.stderr.splitlines()[-1]
     assert result.exit_code == code and last.startswith("compactrnn: ") and words in last, result.output

@@ -1,4 +1,4 @@
-"""Units go when nobody hears them, and nothing else changes."""
+"""Units whose outputs are not used are removed, and nothing else changes."""
 
 import copy
 
@@ -79,7 +79,7 @@ def test_half_of_the_units_go_while_the_task_is_live(shape):
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s not in (Residual, Normed)])
 def test_exactly_the_silenced_units_go(shape):
-    """Units whose readers are zero go; units with tiny live readers stay."""
+    """Units whose outgoing weights are zero are removed; tiny outgoing weights keep a unit."""
     torch.manual_seed(1)
     model = shape()
     x = example(model)
@@ -115,7 +115,7 @@ def test_units_whose_readers_are_unknown_go_only_when_written_as_zero(shape):
 
 
 def settled(shape):
-    """A model of which no statistic and no vector is what a new one has."""
+    """A model whose statistics and vectors all differ from their initial values."""
     torch.manual_seed(9)
     model = shape()
     for name, tensor in model.state_dict().items():

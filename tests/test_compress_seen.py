@@ -1,4 +1,4 @@
-"""What forward shows, in eval and in training, what it does not show, and refusals before the training."""
+"""What tracing `forward` in eval and training mode reveals, what it cannot, and refusals before the training."""
 
 import random
 import warnings
@@ -13,7 +13,7 @@ from cutting import assert_same, cut, kept, silence, size
 
 
 class Tagger(nn.Module):
-    """What the others vary."""
+    """The base model of the variants below."""
 
     def __init__(self, layer=nn.LSTM, **options):
         super().__init__()
@@ -48,7 +48,7 @@ class Branching(Auxiliary):
 
 
 class Targets(Auxiliary):
-    """In training it wants more arguments."""
+    """Takes more arguments in training mode."""
 
     def forward(self, x, target=None):
         h = self.rnn(x)[0]
@@ -151,7 +151,7 @@ def test_what_is_kept_on_the_module_and_what_hooks_see_is_whole():
 
 
 class Unused(nn.Module):
-    """A decoder that another method runs."""
+    """A decoder that is run by another method."""
 
     def __init__(self):
         super().__init__()
@@ -175,7 +175,7 @@ def test_a_layer_that_forward_does_not_run_keeps_its_units():
 
 
 class Regularized(Tagger):
-    """Its second output is made of the layer's weights."""
+    """Its second output is computed from the layer's weights."""
 
     def forward(self, x):
         return self.out(self.rnn(x)[0]), self.rnn.weight_hh_l0.square().sum()
@@ -231,7 +231,7 @@ def test_random_forward_passes_are_compared_with_the_same_numbers(make):
 
 
 class Pooled(Tagger):
-    """Largest and mean values over time, in every way in which it is written."""
+    """Max and mean pooling over time, in every way people write it."""
 
     def __init__(self):
         super().__init__(bidirectional=True)
@@ -252,7 +252,7 @@ class Pooled(Tagger):
 
 
 class Masked(Tagger):
-    """Padding is hidden before the largest value is taken."""
+    """Masked max pooling: padding is excluded."""
 
     def forward(self, x, mask):
         return self.out(self.rnn(x)[0].masked_fill(~mask[..., None], float("-inf")).max(1).values)
@@ -349,7 +349,7 @@ def test_a_model_that_does_not_run_on_the_example_is_named():
 
 
 def test_a_refusal_comes_before_the_training():
-    """The code of the model looks at the values of units, so that no smaller one does the same."""
+    """The model's code branches on the values of units, so no smaller model is equivalent."""
 
     class Sized(Tagger):
         def forward(self, x):
@@ -379,7 +379,7 @@ def test_a_profiler_may_be_at_work():
 
 
 class Called(nn.Module):
-    """Takes its arguments by name, and more than tensors."""
+    """Takes keyword arguments, not all of them tensors."""
 
     def __init__(self):
         super().__init__()

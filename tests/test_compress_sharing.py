@@ -1,4 +1,4 @@
-"""What is one parameter before the cut is one after it."""
+"""Parameters that are shared before shrinking are shared after it."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class Both(nn.Module):
 
 
 class Directions(nn.Module):
-    """Both directions of a layer are one."""
+    """Both directions of a layer share their parameters."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Directions(nn.Module):
 
 
 class Hidden(nn.Module):
-    """One hidden matrix for two layers in a row."""
+    """One hidden-to-hidden matrix for two consecutive layers."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class Hidden(nn.Module):
 
 
 class Heads(nn.Module):
-    """One matrix reads two layers."""
+    """One matrix is applied to two layers."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Heads(nn.Module):
 
 
 class Structured(nn.Module):
-    """Two layers share a Kronecker product, which becomes dense when it is cut."""
+    """Two layers share a Kronecker product, which becomes dense when units are removed."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ MODELS = [Both, lambda: Both(["weight_hh_l0"]), lambda: Both(kind="GRU"), Direct
 
 
 def sharing(model):
-    """Groups of names of one parameter, without where a layer stands."""
+    """Groups of names of shared parameters, without the position of a layer."""
     names = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name.replace("layer.", "").split(".inner")[0])
@@ -135,7 +135,7 @@ def test_units_of_one_parameter_go_together():
 
 
 def test_parameters_that_would_be_cut_differently_are_named():
-    """Of the first layer's input all columns are read, of the second's only those of the units that are left."""
+    """The first layer keeps all input columns, the second only those of the remaining units."""
 
     class Stack(nn.Module):
         def __init__(self):
@@ -164,7 +164,7 @@ RANK = cr.LowRank(rank=4)
 
 
 class OwnFactor(nn.Module):
-    """A layer of low rank, of which the projection of the first layer's units is that of what reads them next."""
+    """Low-rank layers; the projection of the first layer's units is shared with the layer that reads them."""
 
     def __init__(self):
         super().__init__()
@@ -177,7 +177,7 @@ class OwnFactor(nn.Module):
 
 
 class HiddenFactor(nn.Module):
-    """Two layers in a row, with one right factor of their hidden matrices."""
+    """Two consecutive layers that share the right factor of their hidden-to-hidden matrices."""
 
     def __init__(self):
         super().__init__()
@@ -190,7 +190,7 @@ class HiddenFactor(nn.Module):
 
 
 class LeftFactor(nn.Module):
-    """Two layers side by side, with one left factor of their input matrices."""
+    """Two parallel layers that share the left factor of their input matrices."""
 
     def __init__(self):
         super().__init__()
@@ -203,7 +203,7 @@ class LeftFactor(nn.Module):
 
 
 class NextFactor(nn.Module):
-    """The second layer reads the first through the projection that the first has for itself."""
+    """The second layer reads the first through the first's own recurrent projection."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Units through first states: of encoders and decoders, from outside, learnt, carried along."""
+"""Units followed through initial states: encoder to decoder, given by the caller, learnt, carried over."""
 
 import random
 
@@ -15,7 +15,7 @@ def tokens(*shape):
 
 
 class Seq2Seq(nn.Module):
-    """An encoder and a decoder that starts from its state, called for a whole sequence."""
+    """An encoder, and a decoder that starts from its state and is called on a whole sequence."""
 
     def __init__(self, kind="GRU", layers=1, encoder=16, decoder=16, bidirectional=False):
         super().__init__()
@@ -32,7 +32,7 @@ class Seq2Seq(nn.Module):
 
 
 class Steps(Seq2Seq):
-    """Called step by step with its own symbols."""
+    """Decodes step by step, feeding back its own symbols."""
 
     def forward(self, x, y):
         h, symbol, outputs = self.start(self.enc(self.emb(x))[1]), y[:, :1], []
@@ -66,7 +66,7 @@ class Summed(Seq2Seq):
 
 
 class Joined(Seq2Seq):
-    """The directions of a bidirectional encoder, one beside the other."""
+    """The concatenated directions of a bidirectional encoder."""
 
     def __init__(self):
         super().__init__("LSTM", encoder=8, bidirectional=True)
@@ -100,7 +100,7 @@ def test_a_decoder_and_the_encoder_it_starts_from_lose_units_together(make):
 
 
 class Luong(Seq2Seq):
-    """Dot attention: outputs of the decoder meet those of the encoder."""
+    """Dot-product attention of the decoder over the encoder's outputs."""
 
     def __init__(self):
         super().__init__("LSTM")
@@ -114,7 +114,7 @@ class Luong(Seq2Seq):
 
 
 class Projected(Seq2Seq):
-    """The decoder's first state is a projection of both directions of the encoder."""
+    """The decoder's initial state is a projection of both directions of the encoder."""
 
     def __init__(self):
         super().__init__(bidirectional=True)
@@ -125,7 +125,7 @@ class Projected(Seq2Seq):
 
 
 class Sampled(Projected):
-    """A variational autoencoder: the first state is made of random numbers."""
+    """A variational autoencoder: the initial state is computed from a random sample."""
 
     def start(self, h):
         h = super().start(h)
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_sample():
 
 
 class Given(nn.Module):
-    """A residual sum around a layer of which the caller gives the first state: no unit is ever zero for sure."""
+    """A residual sum around a layer whose initial state is given by the caller: no unit is known to be zero."""
 
     def __init__(self, kind="GRU", residual=True, read=False):
         super().__init__()
@@ -165,7 +165,7 @@ class Given(nn.Module):
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
 def test_a_state_from_outside_may_be_anything(kind, residual):
-    """Also where the example's is zeros, as it is natural."""
+    """Also where the example's initial state is zero, as it usually is."""
     torch.manual_seed(0)
     model = Given(kind, residual)
     zeros = [torch.zeros(1, 4, 16)] * (2 if kind == "LSTM" else 1)
@@ -191,7 +191,7 @@ def test_units_that_rest_where_they_start_are_cut_by_a_schedule_too():
 
 
 class Learnt(nn.Module):
-    """The first state is a parameter (or a buffer)."""
+    """The initial state is a parameter (or a buffer)."""
 
     def __init__(self, residual, layers=1, buffer=False):
         super().__init__()
@@ -277,7 +277,7 @@ def test_a_scattered_layer_says_its_old_width():
 
 
 def test_states_handed_back_are_whole_where_they_have_their_old_width():
-    """Or narrower, where the layer is: then they are the states of the units that are left."""
+    """Narrower states, where the layer is narrower, are those of the remaining units."""
     torch.manual_seed(0)
     model, x = Given(residual=False), tokens(4, 7)
     _, small = cut(model, (x, torch.zeros(1, 4, 16)))
@@ -306,7 +306,7 @@ def test_a_state_that_the_example_leaves_out_may_be_anything_too():
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_a_state_that_is_handed_back_can_be_handed_in_again(residual):
-    """Without the sum the layer is narrower, and so are its states."""
+    """Without the residual sum the layer becomes narrower, and so do its states."""
     torch.manual_seed(0)
     model = Optional(residual=residual)
     _, small = cut(model, tokens(4, 7))

@@ -127,7 +127,7 @@ class Residual(nn.LSTM):
 
 
 class Renamed(nn.LSTM):
-    """Differs in its arguments only."""
+    """A subclass that differs in its arguments only."""
 
     def __init__(self, size):
         super().__init__(size, size)

@@ -1,4 +1,4 @@
-"""Modules are copied whatever they hold."""
+"""Modules can be copied whatever they contain."""
 
 import threading
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Kept:
 
 
 class Policy(nn.Module):
-    """Keeps what it computed."""
+    """Keeps its last output."""
 
     def __init__(self, keep):
         super().__init__()

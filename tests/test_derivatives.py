@@ -90,7 +90,7 @@ def test_third_derivatives():
 
 
 def test_learning_to_learn_with_one_layer_used_twice():
-    """The second use's input comes from the first: neither may count the other's share of the weights."""
+    """The input of the second call depends on the first: neither may count the other's gradient of the weights."""
     torch.manual_seed(0)
     layer, x = cr.Recurrent(cr.MGU, 4, 4), torch.randn(5, 3, 4)
 
@@ -109,7 +109,7 @@ def test_learning_to_learn_with_one_layer_used_twice():
 
 
 def test_second_derivatives_of_checkpoints_that_are_the_first_call():
-    """The check of a cell's loop must not be taken for a part of the checkpoint."""
+    """The check of a cell's loop must not become part of the recomputed graph."""
     x = torch.randn(8, 2, 3)
 
     def run(kind):

@@ -1,4 +1,4 @@
-"""Two processes train as one does, write once, stop together and go on where they were."""
+"""Two processes train as one does, write files once, stop together and resume where they stopped."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What the pages show: Python is text of the files that it names, or runs as it stands; commands exist."""
+"""Code in the docs: Python is quoted from the files that it names or runs as it stands; commands exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Programs written from arrays are those that torch models give, and need no torch."""
+"""Programs emitted from arrays equal those lowered from torch models, and need no torch."""
 
 import subprocess
 import sys
@@ -18,12 +18,12 @@ F = nn.functional
 
 
 def arrays(module):
-    """By its name in torch, each parameter."""
+    """Each parameter by its name in torch."""
     return {name: p.detach().numpy() for name, p in module.named_parameters()}
 
 
 def layer_inputs(w, suffix=""):
-    """The matrices and biases of a layer, as `lstm` and `gru` take them."""
+    """The matrices and biases of a layer as `lstm` and `gru` expect them."""
     ih, hh, b_ih, b_hh = (
         w[f"{n}_l0{suffix}"] for n in ("rnn.weight_ih", "rnn.weight_hh", "rnn.bias_ih", "rnn.bias_hh")
     )

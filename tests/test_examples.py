@@ -1,4 +1,4 @@
-"""What the examples show, runs."""
+"""The examples run."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""No model and no step of a cell is exported by torch more often than needed."""
+"""No model and no cell step is exported by torch more often than needed."""
 
 import pytest
 import torch

@@ -155,7 +155,7 @@ MEMORY = {
 
 @pytest.mark.parametrize("name", MEMORY)
 def test_metadata_asks_for_little_memory(monkeypatch, name):
-    """As much of it as is let through."""
+    """A write that stores only part of the bytes."""
     item = MEMORY[name]
     marks = 1 + item.count("[") + item.count("{")
     count = min(MAX_JSON_BYTES // (len(item.encode()) + 1), MAX_JSON_VALUES // marks) - 100
@@ -230,7 +230,7 @@ def test_two_trainings_in_one_folder(tmp_path):
 
 
 def test_a_start_that_is_killed_claims_nothing(tmp_path):
-    """There is nothing to go on from before the first checkpoint."""
+    """Before the first checkpoint there is nothing to resume from."""
     (tmp_path / "r.toml").write_text(RECIPE.replace("checkpoint_every = 5", "checkpoint_every = 1000000"))
     command = [sys.executable, "-m", "compactrnn", "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")]
     command += ["--set", "phases.train.updates=1000000"]
@@ -244,7 +244,7 @@ def test_a_start_that_is_killed_claims_nothing(tmp_path):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """Answers with what `server.answer` is, as it is; the data sets come from there."""
+    """A local server that answers every request with `server.answer`."""
     monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""The same bits on every instruction set, and the same as ever; `native/tests/run.sh` adds Arm's."""
+"""Outputs are the same bits on every instruction set and as recorded; `native/tests/run.sh` adds Arm's."""
 
 import pytest
 

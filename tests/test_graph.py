@@ -1,4 +1,4 @@
-"""The graph finds every reader of every unit, or says that it cannot."""
+"""The graph finds every use of every unit, or reports that it cannot."""
 
 import pytest
 import torch
@@ -177,7 +177,7 @@ def test_the_model_is_not_touched():
 
 
 class Branching(nn.Module):
-    """Its code depends on the data."""
+    """Its control flow depends on the data."""
 
     def __init__(self):
         super().__init__()

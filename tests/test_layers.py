@@ -39,7 +39,7 @@ class Case:
         return THEIRS[self.kind](self.input_size, self.hidden_size, **self.options)
 
     def ours(self, way):
-        """The same layer, by one of our ways; all but the last draw the same initial numbers by themselves."""
+        """The same layer, built in one of our ways; all but the last draw the same initial weights."""
         torch.manual_seed(self.seed)
         if way == "one size":
             return OURS[self.kind](self.input_size, self.hidden_size, **self.options)
@@ -108,7 +108,7 @@ def cases(draw):
 
 @torch.no_grad()
 def copy_cells(source, target):
-    """Give `target` the numbers of `source`, cell by cell."""
+    """Copy the parameters of `source` to `target`, cell by cell."""
     for row, other_row in zip(cells_of(source), cells_of(target), strict=True):
         for cell, other in zip(row, other_row, strict=True):
             for parameter, value in zip(other.parameters(), cell.parameters(), strict=True):
@@ -116,7 +116,7 @@ def copy_cells(source, target):
 
 
 def flat(kind, result):
-    """All tensors of a result: output, then states, tuples of states stacked as torch has them."""
+    """All tensors of a result: output, then states, stacked as torch returns them."""
     output, states = result
     if isinstance(output, PackedSequence):
         tensors = [t for t in output if t is not None]
@@ -128,7 +128,7 @@ def flat(kind, result):
 
 
 def close(ours, theirs, scale):
-    """Tensor by tensor, within 1e-5 of a scale."""
+    """Compare tensor by tensor, to 1e-5 of a scale."""
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         error = (a - b).abs().max().item() if a.numel() else 0.0
@@ -145,7 +145,7 @@ def results_close(ours, theirs):
 
 
 def gradients_close(ours, theirs):
-    """A gradient is a sum that may cancel: only the largest of them all says how large its terms were."""
+    """The terms of a gradient may cancel, so its error is relative to the largest gradient."""
     close(ours, theirs, largest(theirs))
 
 

@@ -1,4 +1,4 @@
-"""Sequences of several lengths: each is what it is alone, from the model to the engine."""
+"""Batches of sequences of several lengths: each sequence gives what it gives alone, in models and engines."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def padded(lengths=LENGTHS):
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN", "MGU", "IndRNN", "DuRNN", "GILR", "MinGRU"])
 def test_each_sequence_is_computed_as_if_it_were_alone(cell, every_step):
-    """Outputs and gradients, with norms and a residual sum; padding is not a number."""
+    """Outputs and gradients, with norms and a residual sum; padded inputs are NaN."""
     model = built(every_step, cell=cell, norm="batch", residual=True).eval()
     x = padded()
     got = model(x, LENGTHS)

@@ -10,7 +10,7 @@ from compactrnn.layers.linear_recurrence import _scan_in_torch, linear_scan
 
 
 def loop(decay, x, initial, reverse=False):
-    """The equation."""
+    """The recurrence, step by step."""
     h, states = initial, {}
     for t in reversed(range(len(x))) if reverse else range(len(x)):
         h = (decay[t] if decay.dim() == 3 else decay) * h + x[t]
@@ -69,7 +69,7 @@ def test_equals_the_loop_in_double(shape, form, reverse):
 @pytest.mark.parametrize("columns", [1, 5, 16, 40, 100])
 @pytest.mark.parametrize("pieces", [2, 3, 8])
 def test_threads_give_the_same(pieces, columns, form, reverse):
-    """The native functions take any number of pieces; which pays is chosen above them."""
+    """The native functions take any number of blocks; the caller chooses it for speed."""
     steps = 1003
     (decay, x, initial), dh = case(form, steps, 1, columns)
     decay, x, initial = (a.detach() for a in (decay, x, initial))
@@ -90,7 +90,7 @@ def test_threads_give_the_same(pieces, columns, form, reverse):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_arrays_beyond_the_caches(form):
-    """Written past them, by other instructions."""
+    """Large results are written by non-temporal stores."""
     arguments, weights = case(form, 16500, 1, 128)
     for one, other in zip(
         states_and_gradients(linear_scan, arguments, weights),

@@ -1,4 +1,4 @@
-"""However far a model looks back or ahead, the engine does: delays are found, shared and true."""
+"""Delays of any length, back or ahead, are recognized, shared and exact."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ F = nn.functional
 
 
 class Looks(nn.Module):
-    """A GRU on what `look` makes of the input, (batch, T, 3)."""
+    """A GRU on `look` of the input, (batch, T, 3)."""
 
     def __init__(self, look, features=3):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The native loop over time against the plain one."""
+"""The native loop over time against the Python loop."""
 
 import warnings
 from functools import partial
@@ -181,7 +181,7 @@ def test_only_what_is_linear_in_the_state_is_scanned(name):
 
 
 class Counting:
-    """A function that is not the same twice."""
+    """A function that gives another result at each call."""
 
     def __init__(self):
         self.calls = 0

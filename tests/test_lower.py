@@ -25,7 +25,7 @@ def engine_of(model, x, weights="float32"):
 
 
 def outputs(engine, x):
-    """What the engine gives for the first sequence, as a tuple."""
+    """The engine's outputs for the first sequence, as a tuple."""
     results = engine.run(x[0].numpy())
     return results if isinstance(results, tuple) else (results,)
 
@@ -38,7 +38,7 @@ def wanted(model, x):
 
 
 class Reads(nn.Module):
-    """An LSTM whose outputs are read in a way that `read` says."""
+    """An LSTM whose outputs are used by `read`."""
 
     def __init__(self, read, bidirectional=False):
         super().__init__()

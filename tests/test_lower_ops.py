@@ -1,4 +1,4 @@
-"""Every operation that a packed model may hold means what it means in torch, of NaN and infinity too."""
+"""Every operation of a packed model computes what torch computes, NaN and infinity included."""
 
 import numpy as np
 import pytest
@@ -150,7 +150,7 @@ ENTRYWISE = {
 
 
 class Before(nn.Module):
-    """What a function makes of the input, beside a layer that reads something else."""
+    """A function of the input, beside a layer that reads something else."""
 
     def __init__(self, function):
         super().__init__()

@@ -71,7 +71,7 @@ def packed(m, x, lengths):
 
 
 def uses(function, size=4, **layers):
-    """A maker of such a model, with a GRU `g` over `size` features."""
+    """A factory of such models, with a GRU `g` over `size` features."""
     return lambda: Uses(function, **{"g": gru(size), **layers})
 
 

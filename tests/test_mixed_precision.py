@@ -1,4 +1,4 @@
-"""What calibration data says: which products quantization hurts, and what is done about them."""
+"""Calibration data shows which products lose most by quantization, and what is done about them."""
 
 import warnings
 from dataclasses import replace
@@ -64,7 +64,7 @@ class Tagger(nn.Module):
 
 
 def trained_like(model, weight, data):
-    """As training leaves a matrix that reads features of different sizes: its columns make up for them."""
+    """A matrix trained on features of different scales: its columns compensate for them."""
     with torch.no_grad():
         weight /= data.flatten(0, -2).std(0)
     return model
@@ -339,7 +339,7 @@ def test_wrong_weights_are_refused(tmp_path, weights, message):
 
 @pytest.mark.parametrize(("value", "remedy"), [(np.nan, "columns scaled"), (np.inf, "float32: ")])
 def test_calibration_data_may_hold_what_is_no_number(value, remedy):
-    """A product in int8 makes NaN of infinity, which the gates of a GRU do not."""
+    """A product in int8 turns infinity into NaN, which the gates of a GRU do not."""
     torch.manual_seed(0)
     data = mixed_units(0)
     data[0, 30, 1] = value

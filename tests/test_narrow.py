@@ -86,7 +86,7 @@ def layer_width(layer):
 
 
 def _kinds(states):
-    """A list of the kinds of state, whatever form they have: h or (h, c), each a tensor or a tuple of them."""
+    """The states as a list, from h or (h, c), each a tensor or a tuple of tensors."""
     if isinstance(states, torch.Tensor):
         return [states]
     return list(states) if isinstance(states[0], tuple) or states[0].dim() == 3 else [states]

@@ -1,4 +1,4 @@
-"""A model that is one time step with explicit states: what torch computes with them fed back, a stream computes."""
+"""A model that is one time step with explicit states: a stream computes what torch computes when they are fed back."""
 
 import numpy as np
 import pytest
@@ -102,7 +102,7 @@ def stacked(order):
 
 
 class Swapped(nn.Module):
-    """By hand, so that only the names tell which state is which."""
+    """Updates its states by hand, so that only names can pair them."""
 
     def __init__(self):
         super().__init__()
@@ -215,7 +215,7 @@ def test_states_start_from_zeros_or_from_what_is_given(tmp_path):
 @pytest.mark.parametrize("weights", ["int8", "int4", "auto"])
 @pytest.mark.parametrize("name", ["policy of two layers", "gru by hand", "a stack of cells", "decoder"])
 def test_quantized_steps_take_states_of_any_size(tmp_path, name, weights):
-    """Nothing is clipped: a state of the size of 3 gives what float32 gives, but for rounding."""
+    """Nothing is clipped: a state as large as 3 gives float32's result up to rounding."""
     model, example, states, _ = case(name)
     exact, _ = packed(tmp_path, model, example, states)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The list of operations in Python, against that of the native core, and what follows from it."""
+"""The table of operations in Python against that of the native core, and what is derived from it."""
 
 from enum import IntEnum
 

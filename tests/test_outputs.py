@@ -1,4 +1,4 @@
-"""All that a model returns is given, by its own name."""
+"""Every output of a model is returned under its own name."""
 
 import contextlib
 import dataclasses

@@ -12,7 +12,7 @@ LENGTHS = torch.tensor([5, 7, 3, 2])
 
 
 class Packed(nn.Module):
-    """What the others vary: a bidirectional layer and a head."""
+    """The base model of the variants below: a bidirectional layer and a head."""
 
     def __init__(self, layers=1, kind="LSTM", batch_first=True):
         super().__init__()
@@ -27,7 +27,7 @@ class Packed(nn.Module):
 
 
 class Sorted(Packed):
-    """Sorted lengths, a total length, and the last states of both directions."""
+    """Sorted lengths, `total_length`, and the final states of both directions."""
 
     def forward(self, x, lengths):
         y, (h, _) = self.rnn(self.pack(x, lengths, enforce_sorted=True))
@@ -36,7 +36,7 @@ class Sorted(Packed):
 
 
 class Data(Packed):
-    """The packed numbers themselves."""
+    """Uses the data of a `PackedSequence`."""
 
     def forward(self, x, lengths):
         packed = self.pack(x, lengths)
@@ -45,7 +45,7 @@ class Data(Packed):
 
 
 class Attention(Packed):
-    """Attention and the largest value, both without the padding."""
+    """Masked attention and masked max pooling."""
 
     def __init__(self):
         super().__init__(2)
@@ -67,7 +67,7 @@ class Last(Packed):
 
 
 class ByHand(Packed):
-    """Sorted by hand, other padding, and brought back."""
+    """Sorted by hand, padded with another value, and unsorted again."""
 
     def forward(self, x, lengths):
         lengths, order = lengths.sort(descending=True)
@@ -77,7 +77,7 @@ class ByHand(Packed):
 
 
 class Given(Packed):
-    """First states, in the order of the batch."""
+    """Initial states, in the order of the batch."""
 
     def __init__(self):
         super().__init__(kind="GRU")

@@ -1,4 +1,4 @@
-"""Progress as numbers: the callback, the file, the bar."""
+"""Progress reports: the callback, the file, the bar."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Everything that a pruner makes is where the model is: on a GPU without one, by fake tensors."""
+"""A pruner creates its tensors on the model's device; the GPU is simulated by fake tensors."""
 
 import pytest
 import torch

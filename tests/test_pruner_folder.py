@@ -1,4 +1,4 @@
-"""A small model goes to a folder and comes back into the code that built the big one."""
+"""A shrunk model is saved, and loaded into the code that builds the original one."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def same(a, b, x):
 
 
 def shrunk(model, x, seed=0):
-    """Any units silenced, as many as it comes."""
+    """Zero randomly chosen units."""
     generator = torch.Generator().manual_seed(seed)
     pruner = cr.GroupLasso(model, x, strength=0.0)
     for group in pruner.groups:

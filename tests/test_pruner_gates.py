@@ -1,4 +1,4 @@
-"""Trainable gates multiply units wherever they are read, in any weight, and are folded into the small model."""
+"""Trainable gates multiply units wherever they are used, in any weight, and are folded into the shrunk model."""
 
 import copy
 import warnings
@@ -24,7 +24,7 @@ def output(model, x):
 
 
 class Fixed(AbstractGate):
-    """Gates that are what they are."""
+    """Gates of constant value."""
 
     def __init__(self, values):
         super().__init__()
@@ -64,7 +64,7 @@ STRUCTURED = {
 
 
 class Sharing(nn.Module):
-    """One hidden matrix for two layers in a row."""
+    """One hidden-to-hidden matrix for two consecutive layers."""
 
     def __init__(self):
         super().__init__()

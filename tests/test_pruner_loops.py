@@ -1,4 +1,4 @@
-"""Pruning within real training loops."""
+"""Pruning in real training loops."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""An optimizer goes on with the small model as if it had always been its own."""
+"""An optimizer continues with the shrunk model as if it had been built for it."""
 
 import copy
 
@@ -146,7 +146,7 @@ def test_lbfgs_starts_its_history_again():
 
 
 class OneAxis(torch.optim.Optimizer):
-    """Keeps a number for each row and each column, without the other axis."""
+    """Keeps a number for each row and each column (as Adafactor does)."""
 
     def __init__(self, params, odd=False):
         super().__init__(params, {"lr": 1e-2})
@@ -181,7 +181,7 @@ def test_state_of_an_unknown_form_is_dropped_with_a_warning():
 
 
 def test_a_square_matrix_leaves_no_doubt():
-    """Rows and columns of the head have the same number before the cut: which is which cannot be told."""
+    """Rows and columns of the head have the same length before shrinking: the axes cannot be told apart."""
     _, pruner, optimizer = trained(lambda m: OneAxis([m.head.weight]), outputs=UNITS)
     with pytest.warns(UserWarning, match="OneAxis: without_0, without_1"):
         small = pruner.shrink(optimizer)

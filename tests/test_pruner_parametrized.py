@@ -1,4 +1,4 @@
-"""Computed weights: what is heard is faded, the originals are trained, the small model is plain."""
+"""Parametrized weights: the computed weight decays, the originals are trained, the shrunk model is plain."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A plan says what is removed, survives as JSON, and cuts an equal model to the same bits, and no other."""
+"""A plan lists what is removed, survives JSON, and shrinks an equal model to the same bits, and no other model."""
 
 import copy
 import json

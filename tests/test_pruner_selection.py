@@ -1,4 +1,4 @@
-"""Which layers are pruned, how far, and what is said about the others."""
+"""Which layers are pruned, how far, and what is reported about the others."""
 
 import copy
 import warnings

@@ -1,4 +1,4 @@
-"""Any value in any key of a recipe: it trains, or one sentence says why not."""
+"""Any value for any key of a recipe: it trains, or a one-sentence error says why not."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""Engine and Stream: what they take, what they refuse, and that they need little."""
+"""Engine and Stream: what they accept, what they refuse, and how little memory they need."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,7 @@ from compactrnn.testing.programs import random_input, random_program
 
 
 class Numbers:
-    """The same pseudo-random numbers for ever: a linear congruential generator."""
+    """Pseudo-random numbers that never change: a linear congruential generator."""
 
     def __init__(self, seed):
         self.state = seed

@@ -1,4 +1,4 @@
-"""Model files: what is written is read, and nothing else is."""
+"""Model files: what is written can be read, and nothing else."""
 
 import os
 import zlib
@@ -59,7 +59,7 @@ def repair(data: bytearray) -> bytes:
 
 
 def changed(data: bytes, section: str, index: int, field: str, value) -> bytes:
-    """The file with one field of one record changed and good checksums."""
+    """The file with one field of one record changed and valid checksums."""
     parts = {"buffers": lay.BUFFER, "tensors": lay.TENSOR, "ops": lay.OP, "segments": lay.SEGMENT}
     parts |= {"inputs": lay.PORT, "outputs": lay.PORT}
     header = np.frombuffer(data, lay.HEADER, 1).copy()[0]

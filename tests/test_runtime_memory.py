@@ -1,4 +1,4 @@
-"""What a model may take and read: memory within limits, arrays wherever they lie, nothing before it is written."""
+"""Memory limits, arrays of any alignment and stride, and no reads before the first write."""
 
 import numpy as np
 import pytest
@@ -252,7 +252,7 @@ def test_a_program_that_takes_long_to_verify_is_refused():
 
 
 def test_a_file_that_reads_ahead_is_refused_by_the_engine():
-    """Not only by the writer."""
+    """Also by the loader."""
     good = two_segments([copy(Ref(1), 4, X), copy(Ref(2), 4, Ref(1))], [], ["state", "scratch"])
     data = write(good)
 

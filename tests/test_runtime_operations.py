@@ -1,4 +1,4 @@
-"""What single operations give at the edges, on every instruction set: NaN, infinities, subnormals, delays."""
+"""Single operations at the edges, on every instruction set: NaN, infinities, subnormals, delays."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Quantizing and folding: what is stored stands for what was meant."""
+"""Quantization and folding: stored tensors represent the original ones."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The native core against the meaning of each operation, written once more in numpy float64."""
+"""The native core against an independent implementation of each operation in numpy, float64."""
 
 import math
 

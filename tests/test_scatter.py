@@ -1,4 +1,4 @@
-"""A layer that keeps its width outside gives exactly what the wide one gave."""
+"""A shrunk layer that keeps its outer width gives exactly what the wide one gave."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ from compactrnn.weights.base import AbstractWeight
 
 
 def written_by_zeros(wide):
-    """Silence random units of `wide` in place, rows and columns; returns those that stay, `[layer][unit set]`."""
+    """Zero random units of `wide` in place, rows and columns; returns those that remain, `[layer][unit set]`."""
     kept = []
     rows = cells_of(wide)
     for row in rows:

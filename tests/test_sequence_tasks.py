@@ -1,4 +1,4 @@
-"""Tasks with one answer per sequence, and the model that answers."""
+"""Tasks with one target per sequence, and their models."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ GENERATED = [adding, first_symbol]
 
 
 class Knows(torch.nn.Module):
-    """Answers by `rule`."""
+    """A stand-in for an engine that answers by `rule`."""
 
     def __init__(self, rule):
         super().__init__()

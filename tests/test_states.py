@@ -21,7 +21,7 @@ def packed(model, x, path, weights="float32"):
 
 
 class Tagger(nn.Module):
-    """Two layers of an LSTM with a convolution before them and a GRU behind."""
+    """Two layers of LSTM with a convolution before them and a GRU after them."""
 
     def __init__(self):
         super().__init__()

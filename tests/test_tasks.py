@@ -29,7 +29,7 @@ def task_of(text, level="character", batch_size=4, steps=5):
 
 
 class TorchEngine:
-    """Looks like an engine, computes in torch."""
+    """Has an engine's interface and computes in torch."""
 
     def __init__(self, model):
         self.model = model.eval()

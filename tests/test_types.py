@@ -58,7 +58,7 @@ def check_training(layer, output):
 @every_layer
 @pytest.mark.parametrize("given", [torch.float32, bfloat16])
 def test_autocast(name, form, given):
-    """It trains and evaluates, on inputs that a linear layer before has cast too, and its states can be given back."""
+    """It trains and evaluates, also on inputs cast by a linear layer before it, and accepts its own states."""
     torch.manual_seed(0)
     layer, x = LAYERS[name](), FORMS[form]()
     wanted = data(layer(x)[0])
@@ -112,7 +112,7 @@ def test_autocast_to_float16(name, form):
 
 
 def test_autocast_where_the_processor_has_no_bfloat16():
-    """oneDNN is told that this is such a processor; torch's own LSTM then raises an error."""
+    """oneDNN is limited to an older instruction set; torch's own LSTM then raises an error."""
     code = """if True:
         import torch, compactrnn as cr
         x = torch.randn(5, 3, 4)

@@ -18,7 +18,7 @@ F = nn.functional
 
 
 class Reads(nn.Module):
-    """A GRU, (batch, T, 6) to (batch, T, 8), and what `read(self, x, h)` makes of it."""
+    """A GRU, (batch, T, 6) to (batch, T, 8), whose outputs are used by `read(self, x, h)`."""
 
     def __init__(self, read=lambda m, x, h: h):
         super().__init__()
@@ -153,7 +153,7 @@ def test_a_model_of_limited_length_packs_with_a_warning(tmp_path):
 
 
 def attended(h):
-    """Every sequence looks at all sequences of the batch."""
+    """Every sequence depends on all sequences of the batch."""
     weights = torch.einsum("btf,ctf->btc", h, h).softmax(-1)
     return torch.einsum("btc,ctf->btf", weights, h)
 
@@ -191,7 +191,7 @@ def test_bands_that_share_a_layer_are_refused(tmp_path):
 
 
 class Keeps(nn.Module):
-    """Holds something from call to call."""
+    """Keeps a value from call to call."""
 
     def __init__(self, kind):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every layer and loop calls a weight's own product, and the engine does what its terms say."""
+"""Every layer and loop calls a weight's own product, and the engine multiplies by its terms."""
 
 import copy
 import warnings
@@ -191,7 +191,7 @@ def test_the_native_loop_trains_any_weight_and_says_which_are_dense(spec):
 
 @pytest.mark.parametrize("spec", STRUCTURED, ids=str)
 def test_a_sequence_makes_the_matrix_dense_once(spec, monkeypatch):
-    """Not at every step, forwards or back."""
+    """Not at every step, in the forward or backward pass."""
     kind = type(spec.build(8, 8))
     for layer in (fused(cr.LSTM, spec, 8), recurrent(MGU, spec, 8)):
         x = torch.randn(1, 40, 6)
@@ -248,7 +248,7 @@ def test_the_report_names_what_is_stored_dense(tmp_path):
 
 
 def shared_factor():
-    """A projection of the hidden state that its own layer and the next one read, as in Lu et al., 2016."""
+    """A projection of the hidden state shared by its own layer and the next one, as in Lu et al., 2016."""
     lstm = cr.LSTM(6, 8, 2, batch_first=True, input_weight=LowRank(rank=3), hidden_weight=LowRank(rank=3))
     lstm.weight_ih_l1.right = lstm.weight_hh_l0.right
     return lstm

@@ -12,7 +12,7 @@ from compactrnn.weights.masked import MaskedWeight
 
 @dataclass(frozen=True)
 class Masked(WeightSpec):
-    """What a pruner makes of `inner`."""
+    """The weight that a pruner wraps around `inner`."""
 
     inner: WeightSpec
 

@@ -1,4 +1,4 @@
-"""List everything that a user or a newcomer reads, to be read in one go: python tests/wording.py [PATH...].
+"""List every text that a user or a newcomer reads: python tests/wording.py [PATH...].
 
 First lines of docstrings, texts of errors and warnings, help texts of the command line, headings of the documents, each
 with its place. Placeholders of f-strings are shown as written.
