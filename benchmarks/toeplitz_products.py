@@ -46,7 +46,7 @@ def layer(n: int, rank: int, plain: bool) -> Program:
     form, tensors = ToeplitzBlocks(4 * n, 4, interleaved=True), []
     for _ in range(2):
         vectors = (rng.normal(size=(2, 4, rank, n)) * rank**-0.25 * n**-0.5).astype(np.float32)
-        tensor = Tensor(vectors, toeplitz=form)
+        tensor = Tensor(vectors, form=form)
         tensors.append(Tensor(tensor.dense().astype(np.float32)) if plain else tensor)
     buffers = [Buffer(n, "input"), Buffer(rows), Buffer(n, "state"), Buffer(n, "state"), Buffer(n)]
     ops = (

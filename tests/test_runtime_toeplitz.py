@@ -52,10 +52,10 @@ def test_blocks_are_products_of_a_circulant_and_a_skew_circulant_matrix(k, rank)
 
 def test_gates_are_blocks_below_each_other_cut_off_and_interleaved():
     tensor = toeplitz(np.random.default_rng(0), 7, 3, gates=2)
-    whole = np.stack([Tensor(tensor.values[:, i : i + 1], toeplitz=ToeplitzBlocks(3)).dense() for i in range(6)])
+    whole = np.stack([Tensor(tensor.values[:, i : i + 1], form=ToeplitzBlocks(3)).dense() for i in range(6)])
     rows = whole.reshape(2, 9, 3)[:, :7].reshape(14, 3)
     np.testing.assert_array_equal(tensor.dense(), rows)
-    other = replace(tensor, toeplitz=ToeplitzBlocks(14, 2, interleaved=True))
+    other = replace(tensor, form=ToeplitzBlocks(14, 2, interleaved=True))
     assert tensor.shape == (14, 3) and other.shape == (32, 3)
     np.testing.assert_array_equal(other.dense(), gate_rows(rows, 2))
 
@@ -78,7 +78,7 @@ def test_the_core_multiplies_with_the_matrix(units, k, gates, rank, block, inter
         matrix = engine.run(np.eye(k, dtype=np.float32)).T  # its columns, exactly
         np.testing.assert_allclose(matrix, wanted, rtol=1e-7, atol=1e-7 * np.abs(wanted).max())
     assert write(read(data)) == data
-    assert read(data).tensors[0].toeplitz == tensor.toeplitz
+    assert read(data).tensors[0].form == tensor.form
 
 
 POLYNOMIALS = [  # units, k, gates, rank, interleaved
@@ -98,7 +98,7 @@ POLYNOMIALS = [  # units, k, gates, rank, interleaved
 def test_large_matrices_are_multiplied_by_polynomials(units, k, gates, rank, interleaved):
     rng = np.random.default_rng(units)
     tensor = toeplitz(rng, units, k, gates, rank, interleaved=interleaved)
-    assert tensor.toeplitz.is_spectral(rank, k)
+    assert tensor.form.is_spectral(rank, k)
     program = affine(tensor)
     (op,) = program.ops
     bias = Buffer(op.n, "constant", rng.normal(size=op.n).astype(np.float32))
@@ -114,7 +114,7 @@ def test_large_matrices_are_multiplied_by_polynomials(units, k, gates, rank, int
         results.append(np.stack([stream.step(x) for x in xs]))
         assert all(y.tobytes() == results[0].tobytes() for y in results)
     assert Engine(data).macs_per_step == program.macs_per_step() < units * gates * k
-    assert Engine(data).expanded_bytes == tensor.toeplitz.expanded_bytes(tensor.values) + 16 * k
+    assert Engine(data).expanded_bytes == tensor.form.expanded_bytes(tensor.values) + 16 * k
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_other_matrices_are_expanded(units, k, gates, rank):
 
 def fast_product(tensor, xs):
     """The product with each row of `xs` in float64, by numpy's transforms."""
-    form, k = tensor.toeplitz, xs.shape[1]
+    form, k = tensor.form, xs.shape[1]
     first, second = tensor.values.astype(np.float64)
     turn = np.exp(1j * np.pi * np.arange(k) / k)
     inner = np.fft.ifft(np.fft.fft(turn * second) * np.fft.fft(turn * xs)[:, None, None]) * turn.conj()
@@ -153,7 +153,7 @@ def test_units_are_the_same_by_polynomials(code, biased, n, k):
     gates, rng = GATES[code], np.random.default_rng(n)
     tensor = toeplitz(rng, n, k, gates, 1, block=gates, interleaved=True)
     rows = gates * padded(n)
-    assert tensor.toeplitz.is_spectral(1, k)
+    assert tensor.form.is_spectral(1, k)
     buffers = [
         Buffer(k, "input"),
         Buffer(rows, "constant", rng.normal(size=rows).astype(np.float32)),
@@ -187,7 +187,7 @@ def test_multiplications_by_polynomials_are_counted():
     whole = sum(split(half // 2) for half in halves)
     pointwise = 4 * (k // 2) + 2 + sum(4 * (half // 2) for half in halves)
     wanted = split(k // 2) + gates * rank * (split(k // 2) + whole + pointwise) + gates * whole
-    assert tensor.toeplitz.macs(rank, k) == wanted == affine(tensor).macs_per_step()
+    assert tensor.form.macs_of(rank, k) == wanted == affine(tensor).macs_per_step()
 
 
 def test_not_a_number_is_not_lost_in_a_polynomial():
@@ -210,11 +210,11 @@ def test_entries_far_from_each_other_stay_accurate():
 def test_the_largest_vectors_give_finite_matrices():
     values = np.full((2, 1, 64, 64), 1e10, np.float32)
     form = ToeplitzBlocks(64)
-    assert np.isfinite(Engine(write(affine(Tensor(values, toeplitz=form)))).run(np.eye(64, dtype=np.float32))).all()
+    assert np.isfinite(Engine(write(affine(Tensor(values, form=form)))).run(np.eye(64, dtype=np.float32))).all()
     with pytest.raises(ValueError, match=r"expected numbers up to 1e\+10"):
-        write(affine(Tensor(values * 2, toeplitz=form)))
+        write(affine(Tensor(values * 2, form=form)))
     with pytest.raises(ValueError, match="got nan"):
-        write(affine(Tensor(values * np.nan, toeplitz=form)))
+        write(affine(Tensor(values * np.nan, form=form)))
 
 
 @pytest.mark.parametrize("n", [16, 37, 256])
@@ -243,7 +243,7 @@ def test_matrices_count_as_memory():
         with pytest.raises(ValueError, match=f"Toeplitz-like matrices: expected .*, got {engine.expanded_bytes} bytes"):
             Engine(data, memory_limit=limit)
     values = np.ones((2, 1, 1, 65535), np.float32)
-    huge = write(affine(Tensor(values, toeplitz=ToeplitzBlocks(65535))))
+    huge = write(affine(Tensor(values, form=ToeplitzBlocks(65535))))
     assert len(huge) < 1 << 20
     with pytest.raises(ValueError, match="Toeplitz-like matrices"):
         Engine(huge)
@@ -341,10 +341,10 @@ def test_what_cannot_be_stored_is_refused():
         (ToeplitzBlocks(3), np.ones((2, 1, 4, 3), np.float32)),
     ]:
         with pytest.raises(ValueError, match="vectors of a Toeplitz-like matrix: expected"):
-            write(affine(replace(Tensor(values, toeplitz=ToeplitzBlocks(3)), values=wrong, toeplitz=form)))
+            write(affine(replace(Tensor(values, form=ToeplitzBlocks(3)), values=wrong, form=form)))
     with pytest.raises(ValueError, match="multiple of 2 gates"):
         ToeplitzBlocks(3, gates=2).dense(values)
-    table = Tensor(values, toeplitz=ToeplitzBlocks(3))
+    table = Tensor(values, form=ToeplitzBlocks(3))
     op = Op(Code.EMBED, Ref(1), 3, a=Ref(0), tensor=0)
     program = Program([Buffer(1, "input"), Buffer(3)], [table], [Segment("forward", (op,))])
     program = replace(program, inputs=[Input("x", 0, (), 3)], outputs=[Output("y", Ref(1), (3,))])

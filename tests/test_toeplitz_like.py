@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from compactrnn.weights import ToeplitzLike, ToeplitzTerm
-from compactrnn.weights.terms import displacement, from_displacement
+from compactrnn.weights.toeplitz_term import displacement, from_displacement
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, in jvp
 

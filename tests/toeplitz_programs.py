@@ -11,7 +11,7 @@ def toeplitz(rng, units, k, gates=1, rank=2, block=4, interleaved=False):
     """A random matrix whose products with unit vectors have unit variance."""
     values = rng.normal(size=(2, gates * -(-units // k), rank, k)) * rank**-0.25 * k**-0.5
     form = ToeplitzBlocks(gates * units, gates, interleaved)
-    return Tensor(values.astype(np.float32), block=block, toeplitz=form)
+    return Tensor(values.astype(np.float32), block=block, form=form)
 
 
 def lstm(n, k, rank, dense=False):

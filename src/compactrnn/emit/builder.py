@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Unary
-from .factor import Factor, factor_name, interleaved, stored
+from .factor import Factor, Stored, Structured, factor_name, interleaved, stored
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
@@ -81,11 +81,11 @@ class Builder:
         assert init is not None
         return float(init[constant.ref.offset + position])
 
-    def tensor(self, values: Factor, block: int = 4) -> int:
+    def tensor(self, values: Stored, block: int = 4) -> int:
         """Index of a stored array; equal arrays are stored once."""
         new = replace(stored(values), block=block)
         for number, old in enumerate(self.program.tensors):
-            same = (old.values.dtype, old.block, old.toeplitz) == (new.values.dtype, block, new.toeplitz)
+            same = (old.values.dtype, old.block, old.form) == (new.values.dtype, block, new.form)
             if same and np.array_equal(old.values, new.values):
                 return number
         self.program.tensors.append(replace(new, values=np.ascontiguousarray(new.values)))
@@ -188,10 +188,12 @@ class Builder:
         `name` is that of the matrix in the model.
         """
         n, k = matrix.shape
+        a = Ref(x.ref.buffer, x.ref.offset + offset)
+        if isinstance(matrix, Structured):
+            return matrix.multiply(self, replace(x, ref=a, shape=(k,), time=None), init, name)
         dst = self.buffer(n)
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(stored(matrix))
-        a = Ref(x.ref.buffer, x.ref.offset + offset)
         self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
         return dst
 
@@ -212,6 +214,7 @@ class Builder:
         """An LSTM or GRU of `n` units, its gates `gates` + F1 F2 ... x; returns the place of its output."""
         x, dst, count = self.inner(factors, x, name), self.buffer(n), GATES[code]
         name = factor_name(name, 0, len(factors))
+        assert not isinstance(factors[0], Structured)
         matrix = interleaved(factors[0], count)
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(matrix, block=count)

@@ -1,15 +1,35 @@
-"""Matrix factors as a program stores them."""
+"""Matrix factors as a program stores and multiplies them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..runtime.gates import gate_rows
-from ..runtime.program import Tensor
+from ..runtime.program import Ref, Tensor
 
-Factor = np.ndarray | Tensor  # a matrix: its entries, or what is stored of it
+if TYPE_CHECKING:
+    from .builder import Builder, Operand
+
+
+class Structured(ABC):
+    """A matrix whose product is other operations than one `AFFINE`."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @abstractmethod
+    def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
+        """Write the operations of `init + W x`; returns the place of the result."""
+
+
+Factor = np.ndarray | Tensor | Structured  # a matrix: its entries, what is stored of it, or how it is multiplied
+Stored = np.ndarray | Tensor
 
 
 def factor_name(name: str, number: int, count: int) -> str:
@@ -21,7 +41,7 @@ def factor_name(name: str, number: int, count: int) -> str:
     return f"{name}.factor{number}" if name and count > 1 else name
 
 
-def stored(matrix: Factor) -> Tensor:
+def stored(matrix: Stored) -> Tensor:
     """A factor in stored form, as float32."""
     if isinstance(matrix, Tensor):
         return matrix
@@ -30,13 +50,18 @@ def stored(matrix: Factor) -> Tensor:
 
 def can_interleave(matrix: Factor, gates: int) -> bool:
     """Whether the matrix can be stored in the row order of the LSTM and GRU kernels."""
-    toeplitz = stored(matrix).toeplitz
-    return toeplitz is None or toeplitz.gates == gates
+    if isinstance(matrix, Structured):
+        return False
+    form = stored(matrix).form
+    return form is None or form.interleaved_for(gates) is not None
 
 
-def interleaved(matrix: Factor, gates: int) -> Tensor:
-    """The matrix with its rows in the order of the LSTM and GRU kernels, see `gates.gate_rows`."""
+def interleaved(matrix: Stored, gates: int) -> Tensor:
+    """The matrix with its rows in the order of the LSTM and GRU kernels, see `gates.gate_rows`.
+
+    Only where `can_interleave` is true.
+    """
     found = stored(matrix)
-    if found.toeplitz is not None:
-        return replace(found, toeplitz=replace(found.toeplitz, interleaved=True))
+    if found.form is not None:
+        return replace(found, form=found.form.interleaved_for(gates))
     return replace(found, values=gate_rows(found.values, gates))

@@ -50,7 +50,7 @@ def difference(a: Builder, b: Builder) -> str | None:
     for x, y in zip_longest(p.ops, q.ops):
         if x is None or x != y:
             return a.origins[(x or y).dst.buffer]
-    same = [t.toeplitz for t in p.tensors] == [t.toeplitz for t in q.tensors]
+    same = [t.form for t in p.tensors] == [t.form for t in q.tensors]
     same = same and all(map(_equal, *([t.values for t in z.tensors] for z in (p, q))))
     return None if same and p.outputs == q.outputs else ""
 

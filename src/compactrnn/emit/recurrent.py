@@ -10,7 +10,7 @@ import numpy as np
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
 from .builder import LAST, STEP, Builder, Operand
-from .factor import Factor, can_interleave, interleaved
+from .factor import Factor, Structured, can_interleave, interleaved
 
 
 def lstm(
@@ -180,6 +180,7 @@ def _from_input(
 ) -> Ref:
     """`bias` + W x, the gates in the order of the kernels."""
     first, *rest = factors
+    assert not isinstance(first, Structured)
     init = None if bias is None else build.constant(gate_rows(bias, gates))
     return build.chain([interleaved(first, gates), *rest], x, init, name("input"))
 

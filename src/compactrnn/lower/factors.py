@@ -4,33 +4,63 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
+import math
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..emit import structured
+from ..emit.factor import Factor
 from ..graph.trace import Trace
 from ..runtime import program
 from ..runtime.toeplitz import ToeplitzBlocks
+from ..weights import terms
 from ..weights.base import AbstractWeight
-from ..weights.terms import Term, ToeplitzTerm
+from ..weights.terms import Term, flatten, unflatten
+from ..weights.toeplitz_term import ToeplitzTerm
 from .visitor import array
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def factors(weight: AbstractWeight) -> list[program.Tensor]:
+def factors(weight: AbstractWeight) -> list[Factor]:
     """F1, F2, ... with `W = F1 F2 ...`: what the engine multiplies with, the last one first."""
     return [factor(term) for term in weight.terms()]
 
 
-def factor(term: Term) -> program.Tensor:
-    """A term as it is stored; the dense matrix of one that the core has no form for."""
-    if isinstance(term, ToeplitzTerm):
-        vectors = np.stack([array(term.first), array(term.second)])
-        return program.Tensor(vectors, toeplitz=ToeplitzBlocks(term.rows, term.gates))
+@functools.singledispatch
+def factor(term: Term) -> Factor:
+    """A term as it is stored and multiplied; the dense matrix of one that the core has no form for."""
     return program.Tensor(array(term.dense()))
+
+
+def is_known(term: Term) -> bool:
+    """Whether the core has a form for the term."""
+    return factor.dispatch(type(term)) is not factor.dispatch(Term)
+
+
+@factor.register
+def _(term: ToeplitzTerm) -> Factor:
+    vectors = np.stack([array(term.first), array(term.second)])
+    return program.Tensor(vectors, form=ToeplitzBlocks(term.rows, term.gates))
+
+
+@factor.register
+def _(term: terms.Diagonal) -> Factor:
+    return structured.Diagonal(array(term.values))
+
+
+@factor.register
+def _(term: terms.Selection) -> Factor:
+    return structured.Selection(array(term.index), term.columns)
+
+
+@factor.register
+def _(term: terms.Sum) -> Factor:
+    return structured.Sum([[factor(inner) for inner in part] for part in term.parts])
 
 
 def made_dense(trace: Trace) -> tuple[str, ...]:
@@ -42,7 +72,8 @@ def made_dense(trace: Trace) -> tuple[str, ...]:
                 for name, weight in cell.named_children():
                     if not isinstance(weight, AbstractWeight):
                         continue
-                    if sum(f.values.size for f in factors(weight)) > weight.stored_parameters():
+                    stored = (t.stored if is_known(t) else math.prod(t.shape) for t in weight.terms())
+                    if sum(stored) > weight.stored_parameters():
                         found.append(leaf.part_name(layer, direction, name))
     return tuple(found)
 
@@ -59,27 +90,31 @@ class _Matrix(nn.Module):
         return self.weight  # pyright: ignore
 
 
-class _Toeplitz(nn.Module):
-    def __init__(self, term: ToeplitzTerm):
+class _Term(nn.Module):
+    """A term that the core multiplies with in its own way, as one operation on its tensors."""
+
+    def __init__(self, term: Term):
         super().__init__()
-        self.rows, self.gates = term.rows, term.gates
-        self.register_buffer("first", term.first)
-        self.register_buffer("second", term.second)
+        tensors, rest = flatten(term)
+        self.rest, (self.rows, self.columns) = json.dumps(rest), term.shape
+        for number, tensor in enumerate(tensors):
+            self.register_buffer(f"tensor{number}", tensor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.compactrnn.toeplitz_like(x, self.first, self.second, self.rows, self.gates)
+        return torch.ops.compactrnn.multiply(x, list(self.buffers()), self.rest, self.rows)
 
     def dense(self) -> Tensor:
-        return self(torch.eye(self.first.shape[-1], dtype=self.first.dtype)).T  # pyright: ignore
+        like = next(b for b in self.buffers() if b.is_floating_point())
+        return self(torch.eye(self.columns, dtype=like.dtype)).T
 
 
-@torch.library.custom_op("compactrnn::toeplitz_like", mutates_args=())
-def _toeplitz_like(x: Tensor, first: Tensor, second: Tensor, rows: int, gates: int) -> Tensor:
-    return nn.functional.linear(x, ToeplitzTerm(first, second, rows, gates).dense())
+@torch.library.custom_op("compactrnn::multiply", mutates_args=())
+def _multiply(x: Tensor, tensors: list[Tensor], rest: str, rows: int) -> Tensor:
+    return nn.functional.linear(x, unflatten(tensors, json.loads(rest)).dense().to(x.dtype))
 
 
-@_toeplitz_like.register_fake
-def _(x: Tensor, first: Tensor, second: Tensor, rows: int, gates: int) -> Tensor:
+@_multiply.register_fake
+def _(x: Tensor, tensors: list[Tensor], rest: str, rows: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], rows)
 
 
@@ -91,7 +126,7 @@ class Factored(nn.Module):
         self.out_features, self.in_features = weight.out_features, weight.in_features
         self.gates, self.rows = weight.gates, weight.rows
         for number, term in enumerate(weight.terms()):
-            module = _Toeplitz(term) if isinstance(term, ToeplitzTerm) else _Matrix(term.dense())
+            module = _Term(term) if is_known(term) else _Matrix(term.dense())
             self.add_module(f"factor{number}", module)
 
     def forward(self, x: Tensor) -> Tensor:

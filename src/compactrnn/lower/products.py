@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ..emit import products
 from ..emit.builder import Operand
 from ..emit.pointwise import combine
 from ..runtime.program import Binary
-from ..weights.terms import ToeplitzTerm
+from ..weights.terms import unflatten
 from .factors import factor
 from .visitor import Convolution, Visitor, array, convolves, handles
 
@@ -31,14 +32,14 @@ def _with_matrix(
     return products.linear(visitor.builder, x, [array(weight)], None if bias is None else array(bias), name)
 
 
-@handles("toeplitz_like")
-def _toeplitz_like(
-    visitor: Visitor, node: torch.fx.Node, x: Any, first: Tensor, second: Tensor, rows: int, gates: int
+@handles("multiply")
+def _multiply(
+    visitor: Visitor, node: torch.fx.Node, x: Any, tensors: list[Tensor], rest: str, rows: int
 ) -> Operand | None:
     if not isinstance(x, Operand):
         return None
-    name = visitor.weight_name(node, node.args[1])
-    return products.linear(visitor.builder, x, [factor(ToeplitzTerm(first, second, rows, gates))], None, name)
+    name = visitor.weight_name(node, node.args[1][0])  # pyright: ignore
+    return products.linear(visitor.builder, x, [factor(unflatten(tensors, json.loads(rest)))], None, name)
 
 
 @handles("addmm", "baddbmm")

@@ -17,6 +17,7 @@ from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
+from .toeplitz import ToeplitzBlocks
 
 _ABSENT = Ref(lay.NONE, 0)
 
@@ -139,15 +140,15 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
             wanted = " or ".join(np.dtype(c).name for c in types)
             got = dtype if tensor.group_scale is None else "int4"
             raise invalid(f"tensor of {op.code.name}", got=got, expected=wanted)
-        if tensor.toeplitz is not None and use != "matrix":
-            raise invalid(f"tensor of {op.code.name}", got="Toeplitz-like blocks", expected="a table or an index")
+        if tensor.form is not None and use != "matrix":
+            raise invalid(f"tensor of {op.code.name}", got=tensor.form.name, expected="a table or an index")
         number[op.tensor, use] = len(stored)
         stored.append((op.tensor, _stored_type(tensor, types[dtype.char])))
     return stored, number
 
 
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
-    if tensor.toeplitz is not None:
+    if isinstance(tensor.form, ToeplitzBlocks):
         return Type.TOEPLITZ_F32
     return plain if tensor.group_scale is None else Type.MATRIX_I4
 
@@ -297,8 +298,8 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
 
 def _place_toeplitz(record: np.void, tensor: Tensor, data: _Data, expanded: int) -> int:
     """What it is multiplied as comes to `expanded` in memory; where that of the next one does."""
-    form = tensor.toeplitz
-    assert form is not None
+    form = tensor.form
+    assert isinstance(form, ToeplitzBlocks)
     form.check(tensor.values)
     head = np.zeros(1, lay.TOEPLITZ)
     head["rank"], head["gates"] = tensor.values.shape[2], form.gates

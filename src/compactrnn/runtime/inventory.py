@@ -30,7 +30,7 @@ def inventory(program: Program) -> list[dict[str, Any]]:
                 "name": op.name,
                 "shape": " x ".join(map(str, shape)),
                 "stored as": type_name(tensor),
-                "parameters": prod(shape) if tensor.toeplitz is None else tensor.values.size,
+                "parameters": prod(shape) if tensor.form is None else tensor.values.size,
                 "bytes": stored_bytes(tensor, op),
                 "MACs": program.macs(op) if id(op) in forward else 0,
             }
@@ -53,17 +53,17 @@ def stored_types(program: Program) -> dict[str, str]:
 
 
 def type_name(tensor: Tensor) -> str:
-    """float32, float16, int8, int4, int32 or toeplitz float32."""
-    if tensor.toeplitz is not None:
-        return f"toeplitz {tensor.values.dtype.name}"
+    """float32, float16, int8, int4 or int32, after the name of a form: "toeplitz float32"."""
+    if tensor.form is not None:
+        return f"{tensor.form.name} {tensor.values.dtype.name}"
     return "int4" if tensor.group_scale is not None else tensor.values.dtype.name
 
 
 def stored_bytes(tensor: Tensor, op: Op) -> int:
     """Bytes in the file, scales included, padding between arrays not."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
-    if tensor.toeplitz is not None:
-        return lay.TOEPLITZ.itemsize + tensor.values.nbytes
+    if tensor.form is not None:
+        return tensor.form.stored_bytes(tensor.values)
     if OPERATIONS[op.code].tensor != "matrix":
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)

@@ -36,6 +36,7 @@ class Type(IntEnum):
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
+FORMS = (Type.TOEPLITZ_F32,)
 SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8)
 
 

@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .form import Form
 from .operations import GATES as GATES
 from .operations import OPERATIONS, Code
 from .operations import Binary as Binary
 from .operations import Reduce as Reduce
 from .operations import Top as Top
 from .operations import Unary as Unary
-from .toeplitz import ToeplitzBlocks
 
 
 class Ref(NamedTuple):
@@ -130,39 +130,33 @@ class Tensor:
     64 columns: weight = values * group_scale[row, column // 64] * scale[row]. A matrix is stored in blocks of `block`
     panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE.
 
-    With `toeplitz` the `values`, float32, are the vectors that make a Toeplitz-like matrix; see `ToeplitzBlocks`.
+    With a `form` the `values` are not the entries of the matrix: see `Form` and those that there are.
     """
 
     values: np.ndarray
     scale: np.ndarray | None = None
     group_scale: np.ndarray | None = None
     block: int = 4
-    toeplitz: ToeplitzBlocks | None = None
+    form: Form | None = None
 
     @property
     def is_float(self) -> bool:
         """Whether it is a float array, which can be stored in several types."""
-        return self.values.dtype.kind == "f" and self.toeplitz is None
+        return self.values.dtype.kind == "f" and self.form is None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the array that the numbers stand for."""
-        return self.values.shape if self.toeplitz is None else self.toeplitz.shape(self.values)
+        return self.values.shape if self.form is None else self.form.shape(self.values)
 
     def dense(self) -> np.ndarray:
         """What the numbers stand for, as float64."""
-        if self.toeplitz is not None:
-            return self.toeplitz.dense(self.values)
+        if self.form is not None:
+            return self.form.dense(self.values)
         values = self.values.astype(np.float64)
         if self.group_scale is not None:
             values *= np.repeat(self.group_scale, 64, axis=1)[:, : values.shape[1]]
         return values if self.scale is None else values * self.scale[:, None].astype(np.float64)
-
-
-def product_macs(plain: int, tensor: Tensor) -> int:
-    """Multiply-accumulate operations of a product that takes `plain` with a plain matrix."""
-    form, sizes = tensor.toeplitz, tensor.values.shape[-2:]
-    return form.macs(*sizes) if form is not None and form.is_spectral(*sizes) else plain
 
 
 @dataclass
@@ -204,7 +198,8 @@ class Program:
 
     def macs(self, op: Op) -> int:
         """Multiply-accumulate operations of the matrix product of one of its operations."""
-        return op.macs if op.tensor is None else product_macs(op.macs, self.tensors[op.tensor])
+        tensor = None if op.tensor is None else self.tensors[op.tensor]
+        return op.macs if tensor is None or tensor.form is None else tensor.form.macs(tensor.values, op.macs)
 
     def map_ops(self, change) -> Program:
         """A copy in which `change(op)` stands for each op."""

@@ -106,11 +106,12 @@ def quantize_measured(
 
 
 def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:
-    """Why Toeplitz-like matrices stay as they are, where another type is asked for."""
+    """Why structured matrices stay as they are, where another type is asked for."""
+    numbered = ((op, op.tensor) for op in program.ops if op.tensor is not None)
     stay = {
-        op.tensor: "toeplitz float32: the vectors of a Toeplitz-like matrix are not quantized"
-        for op in program.ops
-        if op.tensor is not None and program.tensors[op.tensor].toeplitz and type_of(types, op) != "float32"
+        number: f"{form.name} float32: the numbers of this form are not quantized"
+        for op, number in numbered
+        if (form := program.tensors[number].form) is not None and type_of(types, op) != "float32"
     }
     return _by_name(program, stay)
 

@@ -11,7 +11,7 @@ from .._errors import ModelFileError
 from .._files import parse_json
 from . import layout as lay
 from .layout import Type
-from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor, product_macs
+from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
 from .toeplitz import ToeplitzBlocks
 
 
@@ -60,18 +60,14 @@ class Records:
 
     def macs_per_step(self) -> int:
         """Multiply-accumulate operations of all matrix products of one time step."""
-        toeplitz = {
-            i: _tensor(record, self.data)
-            for i, record in enumerate(self.tensors)
-            if int(record["type"]) == Type.TOEPLITZ_F32
-        }
         gates = np.zeros(max(Code) + 1, np.int64)
         gates[list(GATES)] = list(GATES.values())
-        plain = gates[self.ops["code"]] * self.ops["n"] * self.ops["k"]
-        macs = [
-            product_macs(int(count), toeplitz[int(tensor)]) if int(tensor) in toeplitz else int(count)
-            for count, tensor in zip(plain, self.ops["tensor"], strict=True)
-        ]
+        macs = [int(count) for count in gates[self.ops["code"]] * self.ops["n"] * self.ops["k"]]
+        structured = {i: _tensor(r, self.data) for i, r in enumerate(self.tensors) if int(r["type"]) in lay.FORMS}
+        for number, tensor in enumerate(self.ops["tensor"]):
+            found = structured.get(int(tensor))
+            if found is not None and found.form is not None:
+                macs[number] = found.form.macs(found.values, macs[number])
         total = 0
         for segment in self.segments:
             first, count = int(segment["first_op"]), int(segment["op_count"])
@@ -176,7 +172,7 @@ def _toeplitz(data: bytes, place: int, columns: int, block: int) -> Tensor:
     rank, gates, units = int(head["rank"]), int(head["gates"]), int(head["units"])
     shape = (2, gates * -(-units // columns), rank, columns)
     values = np.frombuffer(data, np.float32, math.prod(shape), place + lay.TOEPLITZ.itemsize).reshape(shape)
-    return Tensor(values, block=block, toeplitz=ToeplitzBlocks(gates * units, gates, bool(head["interleaved"])))
+    return Tensor(values, block=block, form=ToeplitzBlocks(gates * units, gates, bool(head["interleaved"])))
 
 
 def _op(record: np.void) -> Op:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from .._errors import invalid
+from .form import Form
 from .gates import LANES, gate_rows, padded
 
 LARGEST = 1e10  # entry of a vector: with it the matrix, and all that products go through, is finite in float32
 
 
 @dataclass(frozen=True)
-class ToeplitzBlocks:
+class ToeplitzBlocks(Form):
     """How stored vectors make a matrix of `rows` rows and k columns: of each k x k block
 
         M = sum_j Z_1(g_j) Z_-1(h_j)
@@ -34,6 +36,7 @@ class ToeplitzBlocks:
     [[1.0, 3.0, 2.0], [2.0, 1.0, 3.0], [3.0, 2.0, 1.0]]
     """
 
+    name: ClassVar[str] = "toeplitz"
     rows: int
     gates: int = 1
     interleaved: bool = False
@@ -79,8 +82,21 @@ class ToeplitzBlocks:
         groups = -(-blocks // beside) * -(-rank * beside // LANES)
         return 4 * k * (1 + 2 * LANES * groups)
 
-    def macs(self, rank: int, k: int) -> int:
-        """Multiplications of a product with a vector, rows that are only padding left out.
+    def macs(self, values: np.ndarray, plain: int) -> int:
+        """Those of a plain matrix, which it is expanded to, or of its polynomials, see `macs_of`."""
+        sizes = values.shape[-2:]
+        return self.macs_of(*sizes) if self.is_spectral(*sizes) else plain
+
+    def stored_bytes(self, values: np.ndarray) -> int:
+        """A head of one line, and the vectors."""
+        return 64 + values.nbytes
+
+    def interleaved_for(self, gates: int) -> ToeplitzBlocks | None:
+        """Where it is of as many gates."""
+        return replace(self, interleaved=True) if gates == self.gates else None
+
+    def macs_of(self, rank: int, k: int) -> int:
+        """Multiplications of a product with a vector of k numbers, rows that are only padding left out.
 
         By polynomials (native/cr_spectral.h): the vector once, and each pair of vectors, go through remainders modulo
         X^k + 1; each pair and each block go through those modulo X^k - 1.

@@ -130,7 +130,7 @@ class _Writer:
     def _toeplitz(self, units: int, k: int, gates: int, block: int, interleaved: bool = False) -> int:
         rank = int(self.rng.integers(1, min(k, 3) + 1))
         values = self._values(2, gates * -(-units // k), rank, k)
-        return self._stored(Tensor(values, block=block, toeplitz=ToeplitzBlocks(gates * units, gates, interleaved)))
+        return self._stored(Tensor(values, block=block, form=ToeplitzBlocks(gates * units, gates, interleaved)))
 
     def _stored(self, tensor: Tensor) -> int:
         self.program.tensors.append(tensor)

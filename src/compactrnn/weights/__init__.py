@@ -9,8 +9,8 @@ from .kronecker import Kronecker as Kronecker
 from .low_rank import LowRank as LowRank
 from .terms import Matrix as Matrix
 from .terms import Term as Term
-from .terms import ToeplitzTerm as ToeplitzTerm
 from .toeplitz_like import ToeplitzLike as ToeplitzLike
+from .toeplitz_term import ToeplitzTerm as ToeplitzTerm
 
 # by the names that recipes and saved models give them
 SPECS = {

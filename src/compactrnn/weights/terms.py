@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from ..runtime.toeplitz import ToeplitzBlocks
 
 
 class Term(ABC):
@@ -59,99 +60,124 @@ class Matrix(Term):
 
 
 @dataclass(frozen=True, eq=False)
-class ToeplitzTerm(Term):
-    """Square blocks `sum_j Z_1(g_j) Z_-1(h_j)` below each other; see `compactrnn.weights.ToeplitzLike`.
+class Diagonal(Term):
+    """A square matrix with `values`, (n,), on its diagonal."""
 
-    `first` has the g and `second` the h, both of shape (blocks, rank, in). The `rows` rows in all are those of `gates`
-    gates, the last block of each of which may be cut off. A model file stores g and h; the core multiplies with the
-    matrix that it makes of them when it opens the file, or by polynomials; see `runtime.toeplitz.ToeplitzBlocks`.
-    """
-
-    first: Tensor
-    second: Tensor
-    rows: int
-    gates: int = 1
+    values: Tensor
 
     def dense(self) -> Tensor:
-        """The blocks below each other, O(rank in^2) operations for each."""
-        blocks = from_displacement(2 * self.first.mT @ self.second.flip(-1))
-        return blocks.unflatten(0, (self.gates, -1)).flatten(1, 2)[:, : self.rows // self.gates].flatten(0, 1)
+        return torch.diag(self.values)
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.rows, self.first.shape[-1]
+        return len(self.values), len(self.values)
 
     @property
     def stored(self) -> int:
-        """The entries of g and h."""
-        return self.first.numel() + self.second.numel()
-
-    @property
-    def read(self) -> int:
-        """The entries of the matrix, or of the transforms of g and h."""
-        by_polynomials = ToeplitzBlocks(self.rows, self.gates).is_spectral(*self.first.shape[-2:])
-        return self.stored if by_polynomials else self.rows * self.first.shape[-1]
+        return len(self.values)
 
     @property
     def macs(self) -> int:
-        """Those of the matrix, or of its polynomials."""
-        return ToeplitzBlocks(self.rows, self.gates).macs(*self.first.shape[-2:])
+        """None: n multiplications, as element-wise functions of a step, are not counted."""
+        return 0
 
 
-def displacement(matrix: Tensor) -> Tensor:
-    """`Z_1 M - M Z_-1` of square matrices M, (..., n, n).
+@dataclass(frozen=True, eq=False)
+class Selection(Term):
+    """`y[i] = x[index[i]]`, 0 where the index is negative: a permutation, zeros added, entries left out.
 
-    Z_f moves every entry of a vector down by one and puts f times the last entry first.
+    `index` is int64, (out,); x has `columns` entries.
     """
-    return matrix.roll(1, -2) - torch.cat([matrix[..., 1:], -matrix[..., :1]], -1)
+
+    index: Tensor
+    columns: int
+
+    def dense(self) -> Tensor:
+        return (self.index[:, None] == torch.arange(self.columns, device=self.index.device)).float()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.index), self.columns
+
+    @property
+    def stored(self) -> int:
+        """None that is learned: the file has `index` as whole numbers."""
+        return 0
+
+    @property
+    def macs(self) -> int:
+        return 0
 
 
-def from_displacement(difference: Tensor) -> Tensor:
-    """The matrices M of which `difference`, (..., n, n), is the `displacement`.
+@dataclass(frozen=True, eq=False)
+class Sum(Term):
+    """`T1 T2 ... + S1 S2 ... + ...`: each of `parts` has the terms of a summand, as `AbstractWeight.terms` has them."""
 
-    Along a diagonal, neighbors of M differ by an entry of it: sums along all diagonals, each of which ends at minus
-    its start, are all there is to compute.
+    parts: tuple[tuple[Term, ...], ...]
 
-    >>> m = torch.randn(4, 4, dtype=torch.float64)
-    >>> torch.allclose(from_displacement(displacement(m)), m)
-    True
+    def dense(self) -> Tensor:
+        return functools.reduce(torch.add, (product(terms) for terms in self.parts))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        first = self.parts[0]
+        return first[0].shape[0], first[-1].shape[1]
+
+    @property
+    def stored(self) -> int:
+        return sum(term.stored for terms in self.parts for term in terms)
+
+    @property
+    def read(self) -> int:
+        return sum(term.read for terms in self.parts for term in terms)
+
+    @property
+    def macs(self) -> int:
+        return sum(term.macs for terms in self.parts for term in terms)
+
+
+def product(terms: tuple[Term, ...]) -> Tensor:
+    """The dense matrix of a product of terms."""
+    return functools.reduce(torch.matmul, (term.dense() for term in terms))
+
+
+def flatten(term: Term) -> tuple[list[Tensor], Any]:
+    """The tensors of a term, and the rest of it as plain values, from which `unflatten` makes the same term again.
+
+    >>> tensors, rest = flatten(Sum(((Matrix(torch.ones(2, 2)),), (Diagonal(torch.ones(2)),))))
+    >>> unflatten(tensors, rest).dense()
+    tensor([[2., 1.],
+            [1., 2.]])
     """
-    return _FromDisplacement.apply(difference, False)  # pyright: ignore
+    tensors: list[Tensor] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return {"tensor": len(tensors) - 1}
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, Term):
+            kept = {field.name: plain(getattr(value, field.name)) for field in fields(value)}  # pyright: ignore
+            return {"term": type(value).__name__, "fields": kept}
+        return value
+
+    return tensors, plain(term)
 
 
-class _FromDisplacement(torch.autograd.Function):
-    """Linear. Its adjoint is itself between reversals of all rows and columns, so it has derivatives of every order."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(difference: Tensor, adjoint: bool) -> Tensor:
-        blocks = difference.reshape(-1, *difference.shape[-2:]).unbind()  # one by one, which takes little memory
-        made = [_matrix(block.flip(0, 1)).flip(0, 1) if adjoint else _matrix(block) for block in blocks]
-        return torch.stack(made).view(difference.shape)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.adjoint = inputs[1]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
-        return _FromDisplacement.apply(grad, not ctx.adjoint), None  # pyright: ignore
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor, _: None) -> Tensor:  # pyright: ignore
-        return _FromDisplacement.apply(tangent, ctx.adjoint)  # pyright: ignore
+def unflatten(tensors: list[Tensor], rest: Any) -> Any:
+    """The term of which `flatten` gave these."""
+    if isinstance(rest, list):
+        return tuple(unflatten(tensors, item) for item in rest)
+    if isinstance(rest, dict) and "tensor" in rest:
+        return tensors[rest["tensor"]]
+    if isinstance(rest, dict):
+        kind = next(kind for kind in _kinds(Term) if kind.__name__ == rest["term"])
+        return kind(**{name: unflatten(tensors, value) for name, value in rest["fields"].items()})
+    return rest
 
 
-def _matrix(difference: Tensor) -> Tensor:
-    along = _skewed(difference)  # a diagonal of M in each row
-    sums = along.cumsum(-1)
-    # a diagonal starts with half of all its differences, as it ends at minus its start
-    diagonals = along.sub_(sums).add_(sums[:, -1:], alpha=0.5)
-    return _skewed(diagonals.flip(-1)).flip(-1)
-
-
-def _skewed(matrix: Tensor) -> Tensor:
-    """Entry [i, j] is entry [i + j + 1, j] of `matrix`, rows counted modulo n."""
-    n = matrix.shape[-1]
-    return torch.cat([matrix, matrix]).as_strided((n, n), (n, n + 1), n).contiguous()
+def _kinds(base: type[Term]) -> Iterator[type[Term]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)

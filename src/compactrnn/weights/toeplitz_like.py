@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from .base import AbstractWeight, WeightSpec
-from .terms import Term, ToeplitzTerm, displacement
+from .terms import Term
+from .toeplitz_term import ToeplitzTerm, displacement
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""Products with sums of matrices, diagonal matrices and selections of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..runtime.program import Binary, Code, Ref, Tensor
+from .builder import Builder, Operand
+from .factor import Factor, Structured
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Structured):
+    """`F1 F2 ... + G1 G2 ... + ...`: each of `parts` are the factors of a summand."""
+
+    parts: Sequence[Sequence[Factor]]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        first = self.parts[0]
+        return first[0].shape[0], first[-1].shape[1]
+
+    def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
+        for number, factors in enumerate(self.parts):
+            init = build.chain(factors, x, init, f"{name}.part{number}" if name else "")
+        assert init is not None
+        return init
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(Structured):
+    """The square matrix with `values` on its diagonal."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.values), len(self.values)
+
+    def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
+        n, dst = len(self.values), build.buffer(len(self.values))
+        build.emit(Code.BINARY, dst, n, k=n, a=x.ref, b=build.constant(self.values), fn=int(Binary.MUL), name=name)
+        return _plus(build, dst, n, init)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(Structured):
+    """`y[i] = x[index[i]]`, 0 where the index is negative, of a vector of `columns` entries."""
+
+    index: np.ndarray
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.index), self.columns
+
+    def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
+        n, dst = len(self.index), build.buffer(len(self.index))
+        tensor = build.tensor(Tensor(self.index.astype(np.int32)))
+        build.emit(Code.GATHER, dst, n, k=self.columns, a=x.ref, tensor=tensor)
+        return _plus(build, dst, n, init)
+
+
+def _plus(build: Builder, product: Ref, n: int, init: Ref | None) -> Ref:
+    if init is None:
+        return product
+    dst = build.buffer(n)
+    build.emit(Code.BINARY, dst, n, k=n, a=product, b=init, fn=int(Binary.ADD))
+    return dst
