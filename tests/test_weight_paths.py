@@ -15,10 +15,12 @@ from compactrnn.cells import GILR, GRU, LSTM, MGU
 from compactrnn.layers.dense_form import is_dense_product
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
+from compactrnn.runtime.inventory import parameter_count
 from compactrnn.runtime.program import Code
 from compactrnn.runtime.quantize import quantize
 from compactrnn.weights import AbstractWeight, Dense, Kronecker, LowRank, Term, ToeplitzLike, WeightSpec
 from compactrnn.weights.masked import MaskedWeight
+from composed import Composed
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,16 @@ class ForeignWeight(AbstractWeight):
         return self.inner.terms() if self.spec.whole else (Permuted(self.inner.dense()),)
 
 
-SPECS = [Dense(), LowRank(rank=2), Kronecker(2, 2), ToeplitzLike(rank=2), Masked(), Foreign(), Foreign(whole=True)]
+SPECS = [
+    Dense(),
+    LowRank(rank=2),
+    Kronecker(2, 2),
+    ToeplitzLike(rank=2),
+    Masked(),
+    Foreign(),
+    Foreign(whole=True),
+    Composed(),
+]
 
 
 class Model(nn.Module):
@@ -213,14 +224,15 @@ def test_the_engine_does_what_the_weights_say(spec, cell):
     (cell,) = layer.cells[0]
     assert program.macs_per_step() == cell.macs()
     weights = [child for child in cell.children() if isinstance(child, AbstractWeight)]
-    stored = sum(t.values.size for t in program.tensors)
+    stored = parameter_count(program)
     assert stored == sum(term.stored for weight in weights for term in weight.terms())
-    if isinstance(spec, ToeplitzLike | LowRank | Dense):
+    if isinstance(spec, ToeplitzLike | LowRank | Dense | Composed):
         assert stored == sum(weight.stored_parameters() for weight in weights)
     y = cr.Engine(write(quantize(program, "float32"))).run(x[0].numpy())
     assert np.abs(y - model(x)[0].detach().numpy()).max() < 1e-5
     steps = {op.code for op in program.ops} & {Code.LSTM, Code.GRU, Code.LSTM_CELL, Code.GRU_CELL}
-    elementwise = isinstance(spec, Foreign) and spec.whole  # rows that the kernels cannot have in their order
+    # rows that the kernels cannot have in their order
+    elementwise = (isinstance(spec, Foreign) and spec.whole) or isinstance(spec, Composed)
     assert len(steps) == (cell.kernel != "") and all(("CELL" in code.name) == elementwise for code in steps)
 
 

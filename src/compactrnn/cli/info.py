@@ -32,18 +32,15 @@ def info(
 def _packed(path: Path) -> dict[str, Any]:
     from ..runtime.engine import Engine
     from ..runtime.file import read
-    from ..runtime.inventory import inventory
+    from ..runtime.inventory import inventory, parameter_count
     from ..runtime.source import read_source
 
     engine, content = Engine(path), read_source(path)[1]
     program = read(content)
-    layers = inventory(program)
-    numbers = [op.tensor for op in program.ops if op.tensor is not None]
-    tensors = dict(zip(numbers, layers, strict=True))  # each once
     return {
-        "layers": layers,
+        "layers": inventory(program),
         "operations": len(program.ops),
-        "parameters": sum(row["parameters"] for row in tensors.values()),
+        "parameters": parameter_count(program),
         "bytes": len(content),
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,

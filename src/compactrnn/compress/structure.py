@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from ..cells.base import AbstractCell
 from ..layers import cells_of, convert_, is_recurrent, narrow_, part_name
 from ..layers.fused import AbstractFused
 from ..layers.recurrent import Recurrent
-from ..weights import SPECS
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
+from ..weights.registry import weight_kinds, weight_spec, weight_table
 from .scatter import Scattered
 
 
@@ -107,8 +106,9 @@ def _forms(cell: AbstractCell) -> dict[str, dict[str, Any]]:
 def _form(weight: AbstractWeight) -> dict[str, Any]:
     masked = isinstance(weight, MaskedWeight)
     spec = weight.inner.spec if isinstance(weight, MaskedWeight) else weight.spec
-    known = type(spec).__name__ in SPECS
-    return {"spec": type(spec).__name__, "options": asdict(spec) if known else {}, "masked": masked}
+    options = weight_table(spec) or {}
+    options.pop("kind", None)
+    return {"spec": type(spec).__name__, "options": options, "masked": masked}
 
 
 def _kept(
@@ -159,13 +159,14 @@ def _list(sizes: int | list[int], count: int) -> list[int]:
 
 def _restructure(layer: nn.Module, forms: list[list[dict[str, dict[str, Any]]]], where: str) -> None:
     """Give every weight the form in which it was saved."""
+    kinds = weight_kinds()
     for i, row in enumerate(cells_of(layer)):
         for d, cell in enumerate(row):
             for name, weight in _weights(cell).items():
                 wanted = forms[i][d][name]
                 if _form(weight) == wanted:
                     continue
-                if wanted["spec"] not in SPECS and _form(weight) | {"masked": wanted["masked"]} != wanted:
+                if wanted["spec"] not in kinds and _form(weight) | {"masked": wanted["masked"]} != wanted:
                     raise invalid(
                         f"{where}, {part_name(layer, i, d, name)}",
                         got=repr(weight.spec),
@@ -173,7 +174,7 @@ def _restructure(layer: nn.Module, forms: list[list[dict[str, dict[str, Any]]]],
                     )
                 plain = weight.inner if isinstance(weight, MaskedWeight) else weight
                 if _form(plain) | {"masked": wanted["masked"]} != wanted:
-                    spec = SPECS[wanted["spec"]](**wanted["options"])
+                    spec = weight_spec({"kind": wanted["spec"], **wanted["options"]})
                     plain = spec.build(weight.out_features, weight.in_features, weight.gates)
                 _put_weight(layer, i, d, name, MaskedWeight(plain) if wanted["masked"] else plain)
     if isinstance(layer, AbstractFused):

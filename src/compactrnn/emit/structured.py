@@ -42,7 +42,7 @@ class Diagonal(Structured):
 
     def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
         n, dst = len(self.values), build.buffer(len(self.values))
-        build.emit(Code.BINARY, dst, n, k=n, a=x.ref, b=build.constant(self.values), fn=int(Binary.MUL), name=name)
+        build.emit(Code.BINARY, dst, n, k=n, a=x.ref, b=_stored_once(build, self.values), fn=int(Binary.MUL), name=name)
         return _plus(build, dst, n, init)
 
 
@@ -62,6 +62,15 @@ class Selection(Structured):
         tensor = build.tensor(Tensor(self.index.astype(np.int32)))
         build.emit(Code.GATHER, dst, n, k=self.columns, a=x.ref, tensor=tensor)
         return _plus(build, dst, n, init)
+
+
+def _stored_once(build: Builder, values: np.ndarray) -> Ref:
+    """A constant of these values, that of another diagonal matrix where it is the same."""
+    values = values.astype(np.float32)
+    for number, buffer in enumerate(build.program.buffers):
+        if buffer.kind == "constant" and np.array_equal(buffer.init, values):  # pyright: ignore
+            return Ref(number)
+    return build.constant(values)
 
 
 def _plus(build: Builder, product: Ref, n: int, init: Ref | None) -> Ref:

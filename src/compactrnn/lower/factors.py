@@ -93,9 +93,10 @@ class _Matrix(nn.Module):
 class _Term(nn.Module):
     """A term that the core multiplies with in its own way, as one operation on its tensors."""
 
-    def __init__(self, term: Term):
+    def __init__(self, term: Term, dtype: torch.dtype):
         super().__init__()
         tensors, rest = flatten(term)
+        self.dtype = dtype
         self.rest, (self.rows, self.columns) = json.dumps(rest), term.shape
         for number, tensor in enumerate(tensors):
             self.register_buffer(f"tensor{number}", tensor)
@@ -104,8 +105,7 @@ class _Term(nn.Module):
         return torch.ops.compactrnn.multiply(x, list(self.buffers()), self.rest, self.rows)
 
     def dense(self) -> Tensor:
-        like = next(b for b in self.buffers() if b.is_floating_point())
-        return self(torch.eye(self.columns, dtype=like.dtype)).T
+        return self(torch.eye(self.columns, dtype=self.dtype)).T
 
 
 @torch.library.custom_op("compactrnn::multiply", mutates_args=())
@@ -125,8 +125,9 @@ class Factored(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.out_features, weight.in_features
         self.gates, self.rows = weight.gates, weight.rows
+        dtype = next((t.dtype for t in [*weight.parameters(), *weight.buffers()]), torch.get_default_dtype())
         for number, term in enumerate(weight.terms()):
-            module = _Term(term) if is_known(term) else _Matrix(term.dense())
+            module = _Term(term, dtype) if is_known(term) else _Matrix(term.dense())
             self.add_module(f"factor{number}", module)
 
     def forward(self, x: Tensor) -> Tensor:

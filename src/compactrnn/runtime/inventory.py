@@ -8,34 +8,56 @@ from typing import Any
 from . import layout as lay
 from .layout import Type
 from .operations import OPERATIONS
-from .program import GATES, Op, Program, Tensor
+from .program import GATES, Code, Op, Program, Tensor
 
 
 def inventory(program: Program) -> list[dict[str, Any]]:
-    """For each operation that has a tensor: what it does, the name of the weights, their shape and type, count and
+    """For each operation that has weights: what it does, the name of the weights, their shape and type, count and
     bytes, and the products of a step.
 
-    A tensor that several operations share is listed with each.
+    Weights are tensors, and constants that an element-wise operation with a name multiplies with, as of a diagonal
+    matrix. Indices are stored but not counted: nothing of them is learned. What several operations share is listed
+    with each.
     """
     forward = {id(op) for s in program.segments if s.kind == "forward" for op in s.ops}
     rows = []
     for number, op in enumerate(program.ops):
-        if op.tensor is None:
+        if op.tensor is not None:
+            row = _tensor_row(program.tensors[op.tensor], op)
+        elif _has_constant(program, op):
+            row = {"shape": str(op.k), "stored as": "float32", "parameters": op.k, "bytes": 4 * op.k}
+        else:
             continue
-        tensor = program.tensors[op.tensor]
-        shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.shape
-        rows.append(
-            {
-                "operation": f"{number} {op.code.name.lower()}",
-                "name": op.name,
-                "shape": " x ".join(map(str, shape)),
-                "stored as": type_name(tensor),
-                "parameters": prod(shape) if tensor.form is None else tensor.values.size,
-                "bytes": stored_bytes(tensor, op),
-                "MACs": program.macs(op) if id(op) in forward else 0,
-            }
-        )
+        macs = program.macs(op) if id(op) in forward else 0
+        rows.append({"operation": f"{number} {op.code.name.lower()}", "name": op.name, **row, "MACs": macs})
     return rows
+
+
+def parameter_count(program: Program) -> int:
+    """How many numbers are stored that `inventory` counts, each once where operations share them."""
+    found = {}
+    for op in program.ops:
+        if op.tensor is not None:
+            found["tensor", op.tensor] = _tensor_row(program.tensors[op.tensor], op)["parameters"]
+        elif op.b is not None and _has_constant(program, op):
+            found["constant", *op.b] = op.k
+    return sum(found.values())
+
+
+def _tensor_row(tensor: Tensor, op: Op) -> dict[str, Any]:
+    shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.shape
+    count = prod(shape) if tensor.form is None else tensor.values.size
+    return {
+        "shape": " x ".join(map(str, shape)),
+        "stored as": type_name(tensor),
+        "parameters": 0 if OPERATIONS[op.code].tensor == "index" else count,
+        "bytes": stored_bytes(tensor, op),
+    }
+
+
+def _has_constant(program: Program, op: Op) -> bool:
+    named = op.code == Code.BINARY and op.name and op.b is not None
+    return bool(named) and program.buffers[op.b.buffer].kind == "constant"  # pyright: ignore
 
 
 def stored_types(program: Program) -> dict[str, str]:

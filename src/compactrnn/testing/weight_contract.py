@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch.testing import assert_close
 
 from ..weights import AbstractWeight, WeightSpec
 from ..weights.dense import select
+from ..weights.terms import product
 
 
 class WeightContract:
@@ -54,7 +54,7 @@ class WeightContract:
         for weight in self._weights(spec):
             matrices = [term.dense() for term in weight.terms()]
             assert [tuple(m.shape) for m in matrices] == [term.shape for term in weight.terms()]
-            assert_close(functools.reduce(torch.matmul, matrices), weight.dense())
+            assert_close(product(weight.terms()), weight.dense())
             assert weight.macs() == sum(term.macs for term in weight.terms())
             assert weight.stored_parameters() == sum(p.numel() for p in weight.parameters())
 

@@ -11,10 +11,3 @@ from .terms import Matrix as Matrix
 from .terms import Term as Term
 from .toeplitz_like import ToeplitzLike as ToeplitzLike
 from .toeplitz_term import ToeplitzTerm as ToeplitzTerm
-
-# by the names that recipes and saved models give them
-SPECS = {
-    name: value
-    for name, value in sorted(vars().items())
-    if isinstance(value, type) and issubclass(value, WeightSpec) and value is not WeightSpec
-}

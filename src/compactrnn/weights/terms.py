@@ -93,7 +93,8 @@ class Selection(Term):
     columns: int
 
     def dense(self) -> Tensor:
-        return (self.index[:, None] == torch.arange(self.columns, device=self.index.device)).float()
+        """The matrix of zeros and ones as bool, so that a product with others has their dtype."""
+        return self.index[:, None] == torch.arange(self.columns, device=self.index.device)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,8 +138,12 @@ class Sum(Term):
 
 
 def product(terms: tuple[Term, ...]) -> Tensor:
-    """The dense matrix of a product of terms."""
-    return functools.reduce(torch.matmul, (term.dense() for term in terms))
+    """The dense matrix of a product of terms, in the common dtype of their numbers."""
+    matrices = [term.dense() for term in terms]
+    dtype = functools.reduce(torch.promote_types, (matrix.dtype for matrix in matrices))
+    if not dtype.is_floating_point:
+        dtype = torch.get_default_dtype()
+    return functools.reduce(torch.matmul, (matrix.to(dtype) for matrix in matrices))
 
 
 def flatten(term: Term) -> tuple[list[Tensor], Any]:
