@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
@@ -122,7 +123,7 @@ class AbstractFused(nn.RNNBase):
         """
         if casts_in_vain(self):
             return without_casts(self, input, hx)
-        if self._as_torch and not _needs_cells():
+        if self._as_torch and not _needs_cells() and not _is_slow_in_torch(input, *self._flat_weights):
             for state in hx if isinstance(hx, tuple) else () if hx is None else (hx,):
                 if isinstance(state, Tensor):
                     check_dtype(self, "initial state", state)
@@ -142,7 +143,10 @@ class AbstractFused(nn.RNNBase):
             self._wider_than_torchs(number)
             or _needs_cells()
             or self._must_be_called(number)
-            or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
+            or (
+                (steps.batch_sizes is not None or self._has_few_products(number))
+                and not why_not_native([steps.data, *states])
+            )
         ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
@@ -250,6 +254,11 @@ class AbstractFused(nn.RNNBase):
     def extra_repr(self) -> str:
         specs = [f"{n}={s}" for n in ("input_weight", "hidden_weight") if (s := getattr(self, n)) != DENSE]
         return ", ".join([super().extra_repr(), *specs])
+
+
+def _is_slow_in_torch(input: Any, *weights: Any) -> bool:
+    """Whether these are sequences of several lengths on a CPU, whose gradient takes torch several times as long."""
+    return isinstance(input, PackedSequence) and not why_not_native([input.data, *weights])
 
 
 def _needs_cells() -> bool:
