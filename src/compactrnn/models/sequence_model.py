@@ -24,7 +24,8 @@ class SequenceModelOptions:
 
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
     that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
-    drops the same units at every step of a sequence.
+    drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
+    many units in each: for models that answer at every step.
     """
 
     adjustable: ClassVar = ("dropout",)
@@ -32,6 +33,7 @@ class SequenceModelOptions:
     cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
     residual: Flag = False
+    bidirectional: Flag = False
     dropout: ShareBelow1 = 0.0
     cell_options: Mapping[str, Option] = field(default_factory=dict)
     last_cell_options: Mapping[str, Option] = field(default_factory=dict)
@@ -65,14 +67,17 @@ class SequenceModel(AbstractModel):
             raise invalid("model.hidden", got="no layer", expected="a size per layer")
         if options.residual and len(set(sizes)) > 1:
             raise invalid("model.residual", got=f"layers of {sizes} units", expected="equal sizes")
-        last = len(sizes) - 1
+        if options.bidirectional and not every_step:
+            raise invalid("model.bidirectional", got="true", expected="false for a model that answers at the last step")
+        last, directions = len(sizes) - 1, 2 if options.bidirectional else 1
+        widths = [size * directions for size in sizes]
         self.layers = nn.ModuleList(
             _layer(options, width, size, {**options.cell_options, **(options.last_cell_options if n == last else {})})
-            for n, (width, size) in enumerate(zip([inputs, *sizes], sizes, strict=False))
+            for n, (width, size) in enumerate(zip([inputs, *widths], sizes, strict=False))
         )
-        self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in sizes)
+        self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in widths)
         self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
-        self.output = nn.Linear(sizes[-1], outputs)
+        self.output = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
@@ -130,7 +135,7 @@ class SequenceModel(AbstractModel):
 
 
 def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:
-    specs = weight_specs(options)
+    specs: dict[str, Any] = {**weight_specs(options), **({"bidirectional": True} if options.bidirectional else {})}
     cell_options = {name: None if value == "none" else value for name, value in cell_options.items()}
     fused = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.RNN}.get(options.cell)
     try:
