@@ -1,4 +1,4 @@
-"""Tasks on separate sequences, with one target per sequence or one per step."""
+"""Tasks on separate sequences."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ EXAMPLE_STEPS, CALIBRATION_STEPS = 16, 4096
 MAX_STEPS = 1 << 30  # to evaluate, as the metadata of a packed model may ask for
 
 
-class AbstractSequenceTask(AbstractTask):
-    """Sequences (batch, time, inputs), with time first in memory, each from the initial state.
+class AbstractSequencesTask(AbstractTask):
+    """Sequences (batch, time, inputs), each from the initial state; the model answers at the last step, or at all.
 
-    There is one target per sequence, predicted at its last step, or with `every_step` one per step, (batch, time).
     Sequences of several lengths are padded; see `Batch`. A batch follows from seed, epoch and index alone; validation
-    and test parts are the same for every seed. A subclass gives `batch`, `batches`, `criterion` and
-    `error_per_target`.
+    and test parts are the same for every seed. A subclass gives `batch`, `batches`, `loss`, `target_count` and
+    `errors`.
     """
 
     model_options = SequenceModelOptions
@@ -62,12 +61,8 @@ class AbstractSequenceTask(AbstractTask):
         """All sequences of a part."""
 
     @abstractmethod
-    def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss: (targets, outputs), (targets,) -> scalar."""
-
-    @abstractmethod
-    def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """The error of each answer, whose mean is the metric: (targets, outputs), (targets,) -> (targets,)."""
+    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
+        """The sum of the errors of `answers`, and the number that it is divided by, over all batches, in the metric."""
 
     def build_model(self, options: SequenceModelOptions) -> SequenceModel:
         return SequenceModel(self.inputs, self.outputs, options, self.every_step)
@@ -79,18 +74,6 @@ class AbstractSequenceTask(AbstractTask):
     def answers(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The outputs, with `every_step` those that are not at padding."""
         return batch.within(outputs) if self.every_step else outputs
-
-    def targets(self, batch: Batch) -> Tensor:
-        """The targets, one for each of `answers`."""
-        return batch.within(batch.targets) if self.every_step else batch.targets
-
-    def target_count(self, batch: Batch) -> int:
-        """One per sequence, or per step."""
-        return batch.steps() if self.every_step else len(batch)
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The criterion over all targets."""
-        return self.criterion(self.answers(outputs, batch), self.targets(batch))
 
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
@@ -123,8 +106,8 @@ class AbstractSequenceTask(AbstractTask):
     def _mean_error(self, part: str, answers: Callable[[Batch], Tensor]) -> float:
         total, count = 0.0, 0
         for batch in self.batches(part):
-            errors = self.error_per_target(answers(batch), self.targets(batch))
-            total, count = total + float(errors.double().sum()), count + len(errors)
+            error, number = self.errors(answers(batch), batch)
+            total, count = total + error, count + number
         return total / count
 
     def metadata(self) -> dict[str, Any]:
@@ -140,6 +123,38 @@ class AbstractSequenceTask(AbstractTask):
         batch = next(self.batches("valid")).rows(0, 4)
         common = batch.inputs.shape[1] if batch.lengths is None else int(batch.lengths.min())
         return batch.inputs[:, : min(common, CALIBRATION_STEPS)]
+
+
+class AbstractSequenceTask(AbstractSequencesTask):
+    """One target per sequence, predicted at its last step, or with `every_step` one per step, (batch, time).
+
+    Sequences have time first in memory. A subclass gives `batch`, `batches`, `criterion` and `error_per_target`.
+    """
+
+    @abstractmethod
+    def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss: (targets, outputs), (targets,) -> scalar."""
+
+    @abstractmethod
+    def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """The error of each answer, whose mean is the metric: (targets, outputs), (targets,) -> (targets,)."""
+
+    def targets(self, batch: Batch) -> Tensor:
+        """The targets, one for each of `answers`."""
+        return batch.within(batch.targets) if self.every_step else batch.targets
+
+    def target_count(self, batch: Batch) -> int:
+        """One per sequence, or per step."""
+        return batch.steps() if self.every_step else len(batch)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The criterion over all targets."""
+        return self.criterion(self.answers(outputs, batch), self.targets(batch))
+
+    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
+        """The sum of `error_per_target`, and the number of targets."""
+        errors = self.error_per_target(answers, self.targets(batch))
+        return float(errors.double().sum()), len(errors)
 
 
 def _run_each(engine: Any, batch: Batch, every_step: bool) -> Tensor:
