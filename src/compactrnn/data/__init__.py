@@ -1,5 +1,6 @@
 """Data sets: where they are stored and how they are read."""
 
+from .an4 import load_an4 as load_an4
 from .catalog import DATASETS as DATASETS
 from .catalog import Dataset as Dataset
 from .catalog import fetch as fetch

@@ -1,5 +1,7 @@
 """Models that a recipe can build: an input or embedding, recurrent layers, an output layer."""
 
+from .acoustic_model import AcousticModel as AcousticModel
+from .acoustic_model import AcousticModelOptions as AcousticModelOptions
 from .base import AbstractModel as AbstractModel
 from .recurrent_lm import LanguageModel as LanguageModel
 from .recurrent_lm import LanguageModelOptions as LanguageModelOptions

@@ -12,6 +12,7 @@ from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
 from .quality import shortened
+from .speech import SpeechTask
 
 DEFAULT = "language_model"
 
@@ -20,6 +21,7 @@ TASKS: dict[str, type[AbstractTask]] = {
     "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
     "mnist": MnistTask,
+    "speech": SpeechTask,
 }
 
 
