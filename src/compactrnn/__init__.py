@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .compress import PruningPlan as PruningPlan
     from .compress import load as load
     from .compress import save as save
+    from .decoding import Recognizer as Recognizer
+    from .decoding import recognize as recognize
     from .layers import GRU as GRU
     from .layers import LSTM as LSTM
     from .layers import RNN as RNN
@@ -59,6 +61,7 @@ _HOME = {
     "ModelFileError": "_errors",
     "PruningPlan": "compress",
     "RNN": "layers",
+    "Recognizer": "decoding",
     "Recurrent": "layers",
     "ToeplitzLike": "weights",
     "UnsupportedModelError": "_errors",
@@ -68,6 +71,7 @@ _HOME = {
     "load": "compress",
     "loop_report": "layers",
     "pack": "lower",
+    "recognize": "decoding",
     "save": "compress",
     "time_loop": "layers",
     "linear_scan": "layers",

@@ -20,3 +20,9 @@ def sentence(text: object) -> str:
     """
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
+
+
+def shortened(value: object) -> str:
+    """A value for a message, at most 80 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import bench, data, demo, evaluate, info, pack, report, train
+from . import bench, data, demo, evaluate, info, pack, report, run, train
 from .errors import reported
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("demo")(reported(demo.demo))
 app.command("train")(reported(train.train))
 app.command("eval")(reported(evaluate.evaluate))
 app.command("pack")(reported(pack.pack))
+app.command("run")(reported(run.run))
 app.command("bench")(reported(bench.bench))
 app.command("info")(reported(info.info))
 app.command("report")(reported(report.report))

@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .._errors import invalid
+from .._text import shortened
 
 BOUNDARY = ""  # what stands before the first word and after the last
 
@@ -66,6 +68,24 @@ class Bigram:
             for before, word in pairwise(sentence):
                 counts.setdefault(before, Counter())[word] += 1
         return cls(counts, words)
+
+    def as_json(self) -> dict[str, Any]:
+        """What JSON can hold: the counts, and the words that have none."""
+        seen = {word for row in self.counts.values() for word in row}
+        return {"counts": self.counts, "unseen": [word for word in self.words if word not in seen]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Bigram:
+        """The model that `as_json` gave; `ValueError` for anything else."""
+        counts, unseen = (value.get("counts"), value.get("unseen")) if isinstance(value, dict) else (None, None)
+        if not isinstance(counts, dict) or not all(isinstance(row, dict) for row in counts.values()):
+            raise invalid("bigram: counts", got=shortened(counts), expected="a dict of dicts")
+        if not isinstance(unseen, list) or not all(isinstance(word, str) for word in unseen):
+            raise invalid("bigram: unseen", got=shortened(unseen), expected="a list of words")
+        return cls(counts, unseen)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bigram) and (self.counts, self.words) == (other.counts, other.words)
 
     def row(self, before: str) -> np.ndarray:
         """`log P(w | before)` of each of `words` and, last, of the end: (words + 1,)."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import invalid
+from .._text import shortened as shortened
 
 METRIC = {"character": "bits_per_character", "word": "perplexity"}
 
@@ -45,9 +46,3 @@ def evaluate_stream(engine: Any, tokens: np.ndarray, level: str, chunk: int = 10
         logits = stream.run(inputs[start : start + chunk])
         total += negative_log_likelihood(np.asarray(logits), targets[start : start + chunk])
     return from_nats(total / len(inputs), level)
-
-
-def shortened(value: Any) -> str:
-    """A value for a message, at most 80 characters of it."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
