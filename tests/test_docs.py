@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+from acoustic_models import Acoustic
 from compactrnn.cli.app import app
 from compactrnn.weights import Dense
 
@@ -94,6 +95,20 @@ def test_the_pruning_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     names = {"cr": cr, "nn": nn, "torch": torch}
     for code in blocks("docs/pruning.md"):
         exec(code, names)
+
+
+def test_the_speech_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {
+        "chunks": [np.zeros((n, 13)) for n in (5, 40, 1)],
+        "log_probabilities": np.log(np.full((4, 28), 1 / 28)),
+        "model": Acoustic(39, 28),
+        "x": torch.randn(1, 20, 39),
+    }
+    for code in blocks("docs/speech.md"):
+        exec(code, names)
+    assert isinstance(names["words"], list)
 
 
 def test_the_training_page_runs(capsys):
