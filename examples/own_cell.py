@@ -19,33 +19,30 @@ from compactrnn.testing import CellContract
 from compactrnn.weights import DENSE
 
 
-class FastGRNN(AbstractCell):
-    """Gate and candidate share their products, so that a gated unit costs no more than a plain one.
+class UGRNN(AbstractCell):
+    """Update gate recurrent network: one gate keeps the state or takes the candidate.
 
-        a = W x + U h
-        z = sigmoid(a + bz)
-        h' = (sigmoid(zeta) * (1 - z) + sigmoid(nu)) * tanh(a + bh) + z * h
+        g = sigmoid(Wg x + bg + Ug h)
+        c = tanh(Wc x + bc + Uc h)
+        h' = g * h + (1 - g) * c
 
-    Source: Kusupati, Singh, Bhatia, Kumar, Jain, Varma, "FastGRNN: A Fast, Accurate, Stable and Tiny Kilobyte Sized
-    Gated Recurrent Neural Network", 2018.
+    Source: Collins, Sohl-Dickstein, Sussillo, "Capacity and Trainability in Recurrent Neural Networks", 2017.
     """
 
     states = (StateSpec("h"),)
-    units = (UnitSet("h", written_by=("input", "hidden", "bz", "bh"), read_by=("hidden",), output=True),)
+    units = (UnitSet("h", written_by=("input", "input_bias", "hidden"), read_by=("hidden",), output=True),)
 
     def __init__(self, input_size, hidden_size, *, input_weight=DENSE, hidden_weight=DENSE):
         super().__init__(input_size, hidden_size)
-        self.input = input_weight.build(hidden_size, input_size)
-        self.hidden = hidden_weight.build(hidden_size, hidden_size)
-        self.bz, self.bh = nn.Parameter(torch.empty(hidden_size)), nn.Parameter(torch.empty(hidden_size))
-        self.zeta, self.nu = nn.Parameter(torch.empty(())), nn.Parameter(torch.empty(()))
+        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # gate, candidate
+        self.input_bias = nn.Parameter(torch.empty(2 * hidden_size))
+        self.hidden = hidden_weight.build(2 * hidden_size, hidden_size, gates=2)
         self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states
-        a = projected + self.hidden(h)
-        z = torch.sigmoid(a + self.bz)
-        h = (torch.sigmoid(self.zeta) * (1 - z) + torch.sigmoid(self.nu)) * torch.tanh(a + self.bh) + z * h
+        gate, candidate = (projected + self.hidden(h)).chunk(2, -1)
+        h = torch.lerp(torch.tanh(candidate), h, torch.sigmoid(gate))
         return h, (h,)
 
 
@@ -54,15 +51,15 @@ class Latch(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rnn = cr.Recurrent(FastGRNN, 2, 48, hidden_weight=cr.LowRank(rank=12), batch_first=True)
+        self.rnn = cr.Recurrent(UGRNN, 2, 48, hidden_weight=cr.LowRank(rank=12), batch_first=True)
         self.head = nn.Linear(48, 2)
 
     def forward(self, x):
         return self.head(self.rnn(x)[0])
 
 
-@pytest.mark.parametrize("make_cell", [FastGRNN])
-class TestFastGRNN(CellContract):
+@pytest.mark.parametrize("make_cell", [UGRNN])
+class TestUGRNN(CellContract):
     """What the cell declares is true."""
 
 

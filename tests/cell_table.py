@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, DuRNN, Elman, HiPPO, IndRNN, MinGRU
+from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, DuRNN, Elman, FastGRNN, HiPPO, IndRNN, MinGRU
 from compactrnn.weights import Kronecker, LowRank
 
 CELLS = [
@@ -12,6 +12,8 @@ CELLS = [
     partial(GRU, bias=False),
     partial(Elman),
     partial(Elman, nonlinearity="relu"),
+    partial(FastGRNN),
+    partial(FastGRNN, hidden_weight=LowRank(rank=2)),
     partial(MGU),
     partial(MGU, hidden_weight=LowRank(rank=2)),
     partial(MGU, hidden_weight=Kronecker(out_block=2, in_block=2)),

@@ -16,6 +16,7 @@ from compactrnn.cells import (
     MGU,
     DuRNN,
     Elman,
+    FastGRNN,
     HiPPO,
     IndRNN,
     MinGRU,
@@ -34,6 +35,8 @@ CELLS = [
     partial(GRU, bias=False),
     Elman,
     partial(Elman, nonlinearity="relu"),
+    FastGRNN,
+    partial(FastGRNN, bias=False),
     MGU,
     partial(MGU, bias=False),
     IndRNN,
@@ -105,6 +108,13 @@ def mgu_reference(cell, x, h):
     f = (Wf @ x + bf + cell.forget.dense() @ h).sigmoid()
     c = (Wc @ x + bc + cell.candidate.dense() @ (f * h)).tanh()
     return ((1 - f) * h + f * c,)
+
+
+def fastgrnn_reference(cell, x, h):
+    a = cell.input.dense() @ x + cell.hidden.dense() @ h
+    bz, bh = (0 if b is None else b for b in (cell.gate_bias, cell.candidate_bias))
+    z = (a + bz).sigmoid()
+    return ((cell.zeta.sigmoid() * (1 - z) + cell.nu.sigmoid()) * (a + bh).tanh() + z * h,)
 
 
 def linear(weight, bias, x, gate=0, gates=1):
@@ -180,6 +190,7 @@ REFERENCES = {
     MGU: mgu_reference,
     IndRNN: indrnn_reference,
     DuRNN: durnn_reference,
+    FastGRNN: fastgrnn_reference,
     GILR: gilr_reference,
     MinGRU: mingru_reference,
     HiPPO: hippo_reference,

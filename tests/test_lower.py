@@ -189,6 +189,7 @@ def test_any_weight_in_any_cell(cell, spec):
 
 CELLS = [
     partial(cr.Recurrent, cr.MGU),
+    partial(cr.Recurrent, cr.FastGRNN),
     partial(cr.Recurrent, cr.IndRNN, steps=9),
     partial(cr.Recurrent, cr.IndRNN, nonlinearity="tanh", bias=False),
     partial(cr.Recurrent, cr.DuRNN, steps=9),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cells import MGU as MGU
     from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
+    from .cells import FastGRNN as FastGRNN
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
@@ -48,6 +49,7 @@ _HOME = {
     "Elman": "cells",
     "Engine": "runtime.engine",
     "FSMN": "cells",
+    "FastGRNN": "cells",
     "GILR": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",

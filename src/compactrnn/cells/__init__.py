@@ -7,6 +7,7 @@ from .base import push as push
 from .declaration import check_declaration as check_declaration
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
+from .fastgrnn import FastGRNN as FastGRNN
 from .fsmn import FSMN as FSMN
 from .gilr import GILR as GILR
 from .gru import GRU as GRU
