@@ -1,14 +1,27 @@
 import gzip
 import hashlib
 import struct
+import wave
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from compactrnn.data import DATASETS, Corpus, catalog, data_folder, fetch, load_corpus, load_mnist
+from compactrnn.data import (
+    DATASETS,
+    Corpus,
+    catalog,
+    data_folder,
+    digit_strings,
+    fetch,
+    load_corpus,
+    load_fsdd,
+    load_mnist,
+)
 from compactrnn.data.catalog import Remote, download
 from compactrnn.data.mnist import read_idx
 from compactrnn.data.text import read_text
+from spoken_digits import toy_digits
 
 
 def test_data_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -114,3 +127,68 @@ def test_idx_files_are_read_plain_or_compressed_and_checked(monkeypatch, tmp_pat
         (folder / "torn").write_bytes(torn)
         with pytest.raises(ValueError, match=r"IDX file: .*torn"):
             read_idx(folder / "torn")
+
+
+def test_spoken_digits_are_the_same_from_one_file_and_from_recordings(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"neither fsdd\.npz nor recordings.*data get fsdd"):
+        load_fsdd()
+    with pytest.raises(ValueError, match=r"no file to download.*clone https"):
+        fetch("fsdd")
+    folder = tmp_path / "fsdd" / "recordings"
+    folder.mkdir(parents=True)
+    parts = [(digit, speaker, take) for speaker in ("ann", "bob") for digit in (0, 7) for take in (0, 5, 10)]
+    audio = [np.arange(5 + n, dtype=np.int16) - 3 for n in range(len(parts))]
+    for (digit, speaker, take), samples in zip(parts, audio, strict=True):
+        with wave.open(str(folder / f"{digit}_{speaker}_{take}.wav"), "wb") as file:
+            file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+            file.writeframes(samples.tobytes())
+    one_by_one = load_fsdd()
+    arrays = {
+        "audio": np.concatenate(audio),
+        "offsets": np.cumsum([0, *map(len, audio)]),
+        "digit": np.array([digit for digit, _, _ in parts], np.uint8),
+        "speaker": np.array([speaker == "bob" for _, speaker, _ in parts], np.uint8),
+        "take": np.array([take for _, _, take in parts], np.uint8),
+        "rate": np.int32(8000),
+        "speakers": np.array(["ann", "bob"]),
+    }
+    np.savez(tmp_path / "fsdd" / "fsdd.npz", **arrays)
+    at_once = load_fsdd()
+    assert one_by_one.speakers == at_once.speakers == ("ann", "bob") and len(at_once) == 12
+    for n in range(12):
+        assert np.array_equal(one_by_one.samples(n), at_once.samples(n))
+        assert np.array_equal(at_once.samples(n), audio[n] / np.float32(32768))
+    train, test = at_once.official()
+    assert at_once.take[train].tolist() == [5, 10] * 4 and at_once.take[test].tolist() == [0] * 4
+    assert at_once.fold(1)[0].tolist() == [0, 1, 2, 3, 4, 5] and at_once.fold(1)[1].tolist() == [6, 7, 8, 9, 10, 11]
+    with pytest.raises(ValueError, match="speaker: expected 0 to 1: ann, bob, got 2"):
+        at_once.fold(2)
+    for name, wrong in (
+        ("offsets", arrays["offsets"][::-1]),
+        ("digit", arrays["digit"] + 4),
+        ("rate", np.int32(16000)),
+    ):
+        np.savez(tmp_path / "fsdd" / "fsdd.npz", **{**arrays, name: wrong})
+        with pytest.raises(ValueError, match=r"FSDD: expected int16 audio at 8000 Hz"):
+            load_fsdd()
+    (tmp_path / "fsdd" / "fsdd.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"FSDD file: expected an \.npz file"):
+        load_fsdd()
+
+
+def test_connected_digits_are_of_one_speaker_and_one_part():
+    digits = toy_digits()
+    train, test = digits.official()
+    strings = digit_strings(digits, train, 50, np.random.default_rng(3))
+    assert strings == digit_strings(digits, train, 50, np.random.default_rng(3))
+    for string in strings:
+        assert 3 <= len(string.recordings) <= 7 and not set(string.recordings) & set(test.tolist())
+        assert len(set(digits.speaker[list(string.recordings)].tolist())) == 1
+        samples, at = string.samples(digits), 0
+        for index, pause in zip(string.recordings, string.pauses, strict=False):
+            assert 400 <= pause <= 2400 and not samples[at : at + pause].any()
+            at += pause + len(digits.samples(index))
+            assert np.array_equal(samples[at - len(digits.samples(index)) : at], digits.samples(index))
+        assert at + string.pauses[-1] == len(samples)
+        assert string.labels(digits).tolist() == [int(digits.digit[i]) for i in string.recordings]

@@ -8,4 +8,8 @@ from .corpus import CORPORA as CORPORA
 from .corpus import Corpus as Corpus
 from .corpus import load_corpus as load_corpus
 from .folder import data_folder as data_folder
+from .fsdd import DigitString as DigitString
+from .fsdd import SpokenDigits as SpokenDigits
+from .fsdd import digit_strings as digit_strings
+from .fsdd import load_fsdd as load_fsdd
 from .mnist import load_mnist as load_mnist

@@ -24,7 +24,10 @@ class Remote:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: `bundled` ones come with the package; those without `remotes` must be placed by the user."""
+    """A data set: `bundled` ones come with the package; those without `remotes` must be placed by the user.
+
+    `instead` are files that serve in place of `paths`, `source` says where a user gets what cannot be downloaded here.
+    """
 
     name: str
     about: str
@@ -32,11 +35,16 @@ class Dataset:
     paths: tuple[str, ...] = ()
     remotes: tuple[Remote, ...] = ()
     bundled: bool = False
+    instead: tuple[str, ...] = ()
+    source: str = ""
 
     def present(self) -> bool:
         """Whether every file is there."""
         root = data_folder()
-        return self.bundled or all((root / p).is_file() or (root / p.removesuffix(".gz")).is_file() for p in self.paths)
+        return self.bundled or any(
+            files and all((root / p).is_file() or (root / p.removesuffix(".gz")).is_file() for p in files)
+            for files in (self.paths, self.instead)
+        )
 
 
 _MNIST_AT = "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -77,6 +85,14 @@ DATASETS = {
             paths=tuple(f"mnist/{name}.gz" for name in _MNIST),
             remotes=tuple(Remote(f"mnist/{name}.gz", f"{_MNIST_AT}/{name}.gz", sha) for name, sha in _MNIST.items()),
         ),
+        Dataset(
+            "fsdd",
+            "Free Spoken Digit Dataset of Zohar Jackson and others, 3,000 recordings of six speakers",
+            "CC BY-SA 4.0: credit https://github.com/Jakobovski/free-spoken-digit-dataset",
+            paths=("fsdd/fsdd.npz",),
+            instead=("fsdd/recordings/0_george_0.wav",),
+            source="or clone https://github.com/Jakobovski/free-spoken-digit-dataset there as fsdd",
+        ),
     )
 }
 
@@ -93,9 +109,9 @@ def fetch(name: str) -> list[Path]:
             return [data_folder() / path for path in dataset.paths]
         raise invalid(
             f"data set {name}",
-            got="a license that forbids downloading it here",
+            got="no file to download" if dataset.source else "a license that forbids downloading it here",
             expected=f"the files {', '.join(dataset.paths)} placed in {data_folder()}",
-            hint=f"license: {dataset.license}",
+            hint=dataset.source or f"license: {dataset.license}",
         )
     return [download(remote, data_folder() / remote.path) for remote in dataset.remotes]
 
