@@ -3,6 +3,7 @@
 from .acoustic_model import AcousticModel as AcousticModel
 from .acoustic_model import AcousticModelOptions as AcousticModelOptions
 from .base import AbstractModel as AbstractModel
+from .log_mel import LogMel as LogMel
 from .recurrent_lm import LanguageModel as LanguageModel
 from .recurrent_lm import LanguageModelOptions as LanguageModelOptions
 from .sequence_model import SequenceModel as SequenceModel
