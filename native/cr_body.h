@@ -277,9 +277,9 @@ static void cr_layer_norm(float *dst, const float *a, size_t n, size_t k, float 
 
 const cr_kernels CR_TABLE = {
     .name = CR_ISA_NAME,
-    .affine = {cr_affine_f32, cr_affine_i8, cr_affine_i4},
-    .lstm = {cr_lstm_f32, cr_lstm_i8, cr_lstm_i4},
-    .gru = {cr_gru_f32, cr_gru_i8, cr_gru_i4},
+    .affine = CR_BY_TYPE(cr_affine),
+    .lstm = CR_BY_TYPE(cr_lstm),
+    .gru = CR_BY_TYPE(cr_gru),
     .spectral = cr_spectral,
     .quantize = cr_quantize,
     .unary = cr_unary,

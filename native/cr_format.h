@@ -100,6 +100,10 @@ typedef struct {
  * the group scales add up to at most CR_MAX_GROUP_SCALES, so that no sum of products leaves 32 bits.
  * The matrix of a CR_LSTM or CR_GRU is of blocks of 4 or 3 panels: the gates of 16 units. A table lies row after row,
  * unpadded; a CR_TABLE_I8 has a scale for each row too. */
+/* A sparse matrix lies in the same panels and lines, of which only some are stored; all entries of the others are zero. At
+ * `place` comes for each panel the number of its first stored line, uint32, and after those of the panels the number of all
+ * stored lines; at the next line a uint16 for each stored line: its j, ascending within a panel; at the next line the
+ * stored lines, 64 bytes each, panel after panel; scales and sums as above. `block` panels are multiplied side by side. */
 #define CR_MAX_GROUP_SCALES 33026u    /* 2^31 / (64 * 8 * 127) */
 enum cr_type {
     CR_MATRIX_F32 = 0,
@@ -110,7 +114,9 @@ enum cr_type {
     CR_TABLE_I8 = 5,
     CR_INDEX = 6,                     /* int32, columns = 1 */
     CR_TOEPLITZ_F32 = 7,              /* a float32 matrix of Toeplitz-like blocks */
-    CR_TYPE_COUNT = 8
+    CR_SPARSE_F32 = 8,
+    CR_SPARSE_I8 = 9,
+    CR_TYPE_COUNT = 10
 };
 
 typedef struct {

@@ -5,7 +5,8 @@
  * - Only add, subtract, multiply, divide, square root, comparison and exact conversions, each rounded once, unfused, in
  *   round-to-nearest-even with subnormals flushed. No library functions, no estimates.
  * - A vector is 16 lanes, on every machine. Element-wise work is per lane, so the width of registers cannot matter.
- * - A float32 matrix row is one sequential chain: acc = init, then acc = acc + w[j] * x[j] for j = 0, 1, ...
+ * - A float32 matrix row is one sequential chain: acc = init, then acc = acc + w[j] * x[j] for j = 0, 1, ... In a sparse
+ *   matrix j goes through the stored lines: what x has elsewhere, NaN and infinity too, does not count.
  * - An int8 matrix row is an exact int32 sum, in any order, then init + (float)sum * (row_scale * x_scale). An int4 row is
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
@@ -22,6 +23,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "cr_format.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -41,7 +44,20 @@ typedef struct cr_matrix {
     size_t rows;
     size_t columns;
     size_t block;
+    const uint32_t *starts;  /* of a sparse matrix: the first line of each panel, and the j of each line */
+    const uint16_t *numbers;
 } cr_matrix;
+
+static inline int cr_is_sparse(unsigned type)
+{
+    return type == CR_SPARSE_F32 || type == CR_SPARSE_I8;
+}
+
+/* Whether products with a matrix of this type take quantized inputs. */
+static inline int cr_takes_quantized(unsigned type)
+{
+    return type == CR_MATRIX_I8 || type == CR_MATRIX_I4 || type == CR_SPARSE_I8;
+}
 
 /* A Toeplitz-like matrix of k columns as remainders of polynomials, see cr_spectra.c: `gates` gates of `of_gate` blocks each,
  * cut off at `units` rows. The vectors g (first) and h (second) are `count` groups of k lines each, `groups` for every
@@ -76,10 +92,10 @@ typedef void cr_gru(float *dst, const cr_matrix *matrix, const void *x, const fl
 
 typedef struct cr_kernels {
     const char *name;
-    /* by type: CR_MATRIX_F32, CR_MATRIX_I8, CR_MATRIX_I4 */
-    cr_affine *affine[3];
-    cr_lstm *lstm[3];
-    cr_gru *gru[3];
+    /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
+    cr_affine *affine[CR_TYPE_COUNT];
+    cr_lstm *lstm[CR_TYPE_COUNT];
+    cr_gru *gru[CR_TYPE_COUNT];
     /* the rows of the matrix times x; rows that are only padding are left as they are */
     void (*spectral)(float *dst, const cr_spectra *matrix, const float *x, float *work);
     void (*quantize)(void *to, const float *x, float scale, size_t k);

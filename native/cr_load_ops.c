@@ -1,6 +1,7 @@
 /* Verify the ops of a file, one by one: operands, sizes, parameters. */
 #include <math.h>
 
+#include "cr_kernels.h"
 #include "cr_load.h"
 #include "cr_numbers.h"
 
@@ -81,7 +82,7 @@ static int cr_check_parameters(const cr_op *op, const cr_operation *is, const cr
 {
     if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
     unsigned count = op->code == CR_UNARY ? cr_unary_parameters[op->fn] : is->parameters;
-    if (is->tensor == CR_USES_MATRIX && (tensor->type == CR_MATRIX_I8 || tensor->type == CR_MATRIX_I4)) count = 1;
+    if (is->tensor == CR_USES_MATRIX && cr_takes_quantized(tensor->type)) count = 1;
     if ((count < 1 && op->p0 != 0) || (count < 2 && op->p1 != 0)) return CR_ERROR_VALUE;
     if (is->tensor == CR_USES_MATRIX && op->p0 != 0 && !(op->p0 >= 1e-30f && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
     if (op->code == CR_LAYER_NORM && !(op->p0 >= 0 && op->p0 <= 1e30f)) return CR_ERROR_VALUE;

@@ -1,7 +1,9 @@
 /* Verify the tensors of a file: places, padding, scales, sums. */
 #include <string.h>
 
+#include "cr_kernels.h"
 #include "cr_load.h"
+#include "cr_sparse.h"
 #include "cr_toeplitz.h"
 
 static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
@@ -19,22 +21,30 @@ static int cr_is_zero(const unsigned char *bytes, uint64_t from, uint64_t to)
     return 1;
 }
 
-/* Where the lines of panel `panel` start and how far apart they are, in a matrix of `per_panel` lines a panel, of which
- * every `group` are followed by a line of scales (0: none). */
+/* Where the lines of panel `panel` start, how many there are and how far apart they are, in a matrix of `per_panel` lines a
+ * panel, of which every `group` are followed by a line of scales (0: none). A sparse matrix gives the number of each. */
 typedef struct {
     const unsigned char *first;
+    uint64_t count;
     uint64_t stride;
     uint64_t groups;
     uint64_t in_block;
+    const uint16_t *numbers;
 } cr_panel;
 
-static cr_panel cr_find_panel(const unsigned char *matrix, const cr_tensor *tensor, uint64_t per_panel, uint64_t panel)
+static cr_panel cr_find_panel(const cr_model *model, const cr_tensor *tensor, uint64_t per_panel, uint64_t panel)
 {
+    if (cr_is_sparse(tensor->type)) {
+        cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
+        uint32_t start = stored.starts[panel], end = stored.starts[panel + 1];
+        return (cr_panel){stored.lines + (uint64_t)start * CR_LINE, end - start, CR_LINE, 0, 0, stored.numbers + start};
+    }
     uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES, block = panel / tensor->block * tensor->block;
     uint64_t size = panels - block < tensor->block ? panels - block : tensor->block;
     uint64_t groups = tensor->type == CR_MATRIX_I4 ? (tensor->columns + CR_GROUP - 1) / CR_GROUP : 0;
     uint64_t bytes = block * per_panel + block / tensor->block * groups; /* lines before the block */
-    return (cr_panel){matrix + (bytes + panel - block) * CR_LINE, size * CR_LINE, groups, panel - block};
+    const unsigned char *first = model->file + tensor->place + (bytes + panel - block) * CR_LINE;
+    return (cr_panel){first, per_panel, size * CR_LINE, groups, panel - block, NULL};
 }
 
 /* Line `line` of a panel: the lines of scales of the groups before it are passed over. */
@@ -47,40 +57,53 @@ static const unsigned char *cr_panel_line(const cr_panel *panel, uint64_t line)
 static uint64_t cr_lines_of_panel(const cr_tensor *tensor)
 {
     uint64_t columns = tensor->columns;
-    return tensor->type == CR_MATRIX_F32 ? columns : tensor->type == CR_MATRIX_I8 ? (columns + 3) / 4 : (columns + 7) / 8;
+    switch (tensor->type) {
+    case CR_MATRIX_I8:
+    case CR_SPARSE_I8: return (columns + 3) / 4;
+    case CR_MATRIX_I4: return (columns + 7) / 8;
+    default: return columns;
+    }
+}
+
+/* Of the last line of a panel, the entries of columns beyond the matrix. */
+static int cr_check_last_line(const cr_tensor *tensor, const unsigned char *last)
+{
+    int is_int4 = tensor->type == CR_MATRIX_I4;
+    uint64_t left = is_int4 ? (tensor->columns + 7) % 8 + 1 : (tensor->columns + 3) % 4 + 1;
+    for (uint64_t b = 0; b < CR_LINE && cr_takes_quantized(tensor->type); b++) {
+        if (is_int4 ? b % 4 + 4 >= left && last[b] >> 4 != 8 : b % 4 >= left && last[b]) return CR_ERROR_LAYOUT;
+        if (is_int4 && b % 4 >= left && (last[b] & 15) != 8) return CR_ERROR_LAYOUT;
+    }
+    return CR_OK;
 }
 
 /* Entries of rows and columns beyond the matrix, within its panels, are zero. A row has 4 bytes of each line. */
-static int cr_check_padding(const unsigned char *matrix, const cr_tensor *tensor)
+static int cr_check_padding(const cr_model *model, const cr_tensor *tensor)
 {
     uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     unsigned char zero = tensor->type == CR_MATRIX_I4 ? 0x88 : 0;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
-        uint64_t rows = tensor->rows - i * CR_LANES;
-        for (uint64_t j = 0; j < lines && rows < CR_LANES; j++)
+        cr_panel panel = cr_find_panel(model, tensor, lines, i);
+        uint64_t rows = tensor->rows - i * CR_LANES, end = panel.count;
+        for (uint64_t j = 0; j < end && rows < CR_LANES; j++)
             for (uint64_t b = 4 * rows; b < CR_LINE; b++)
                 if (cr_panel_line(&panel, j)[b] != zero) return CR_ERROR_LAYOUT;
-        const unsigned char *last = cr_panel_line(&panel, lines - 1);
-        uint64_t left = tensor->type == CR_MATRIX_I8 ? (tensor->columns + 3) % 4 + 1 : (tensor->columns + 7) % 8 + 1;
-        for (uint64_t b = 0; b < CR_LINE && tensor->type != CR_MATRIX_F32; b++) {
-            if (tensor->type == CR_MATRIX_I8 ? b % 4 >= left && last[b] : b % 4 + 4 >= left && last[b] >> 4 != 8)
-                return CR_ERROR_LAYOUT;
-            if (tensor->type == CR_MATRIX_I4 && b % 4 >= left && (last[b] & 15) != 8) return CR_ERROR_LAYOUT;
-        }
+        if (!end || (panel.numbers && panel.numbers[end - 1] != lines - 1)) continue;
+        int code = cr_check_last_line(tensor, cr_panel_line(&panel, end - 1));
+        if (code) return code;
     }
     return CR_OK;
 }
 
 /* The sums of rows are what they say. */
-static int cr_check_sums(const cr_model *model, const unsigned char *matrix, const cr_tensor *tensor, uint64_t place)
+static int cr_check_sums(const cr_model *model, const cr_tensor *tensor, uint64_t place)
 {
     const int32_t *sums = (const int32_t *)(const void *)(model->file + place);
     uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        cr_panel panel = cr_find_panel(model, tensor, lines, i);
         int32_t sum[CR_LANES] = {0};
-        for (uint64_t j = 0; j < lines; j++) {
+        for (uint64_t j = 0; j < panel.count; j++) {
             const int8_t *line = (const int8_t *)cr_panel_line(&panel, j);
             for (int r = 0; r < (int)CR_LANES; r++)
                 sum[r] += line[4 * r] + line[4 * r + 1] + line[4 * r + 2] + line[4 * r + 3];
@@ -92,11 +115,11 @@ static int cr_check_sums(const cr_model *model, const unsigned char *matrix, con
 }
 
 /* The scales of the groups of each row add up to no more than 32 bits can take; what is padding has none. */
-static int cr_check_group_scales(const unsigned char *matrix, const cr_tensor *tensor)
+static int cr_check_group_scales(const cr_model *model, const cr_tensor *tensor)
 {
     uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(matrix, tensor, lines, i);
+        cr_panel panel = cr_find_panel(model, tensor, lines, i);
         uint32_t sum[CR_LANES] = {0};
         uint64_t in_block = panel.stride / CR_LINE;
         for (uint64_t g = 0; g < panel.groups; g++) {
@@ -111,20 +134,38 @@ static int cr_check_group_scales(const unsigned char *matrix, const cr_tensor *t
     return CR_OK;
 }
 
+/* `entries`: the place of the lines. */
 static int cr_check_matrix(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t entries)
 {
     int code;
     uint64_t place;
-    const unsigned char *matrix = model->file + entries;
-    if ((code = cr_check_padding(matrix, tensor))) return code;
-    if (tensor->type == CR_MATRIX_F32) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if ((code = cr_check_padding(model, tensor))) return code;
+    if (!cr_takes_quantized(tensor->type)) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
     if (tensor->scale != place) return CR_ERROR_LAYOUT;
     if ((code = cr_check_scales(model, place, tensor->rows))) return code;
-    if (tensor->type == CR_MATRIX_I4) return cr_check_group_scales(matrix, tensor);
-    if (memchr(matrix, 0x80, (size_t)(place - entries))) return CR_ERROR_VALUE;
+    if (tensor->type == CR_MATRIX_I4) return cr_check_group_scales(model, tensor);
+    if (memchr(model->file + entries, 0x80, (size_t)(place - entries))) return CR_ERROR_VALUE;
     if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
-    return cr_check_sums(model, matrix, tensor, place);
+    return cr_check_sums(model, tensor, place);
+}
+
+/* Which lines of a sparse matrix are stored, from where the panels start, at `place`, on. */
+static int cr_check_sparse(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+{
+    int code;
+    uint64_t per_panel = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    const uint32_t *starts = (const uint32_t *)(const void *)(model->file + place);
+    if (starts[0]) return CR_ERROR_VALUE;
+    for (uint64_t i = 0; i < panels; i++)
+        if (starts[i + 1] < starts[i] || starts[i + 1] - starts[i] > per_panel) return CR_ERROR_VALUE;
+    if ((code = cr_take_section(walk, 2ull * starts[panels], &place))) return code;
+    const uint16_t *numbers = (const uint16_t *)(const void *)(model->file + place);
+    for (uint64_t i = 0; i < panels; i++)
+        for (uint64_t j = starts[i]; j < starts[i + 1]; j++)
+            if (numbers[j] >= per_panel || (j > starts[i] && numbers[j] <= numbers[j - 1])) return CR_ERROR_VALUE;
+    if ((code = cr_take_section(walk, (uint64_t)CR_LINE * starts[panels], &place))) return code;
+    return cr_check_matrix(model, walk, tensor, place);
 }
 
 /* A Toeplitz-like matrix, whose form is at `place`, and where it will be expanded. */
@@ -173,11 +214,14 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
     case CR_TABLE_I8: bytes = rows * columns; break;
     case CR_INDEX: bytes = rows * 4; break;
     case CR_TOEPLITZ_F32: bytes = sizeof(cr_toeplitz); break;
+    case CR_SPARSE_F32:
+    case CR_SPARSE_I8: bytes = 4 * (panels + 1); break;
     }
     if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
     if (tensor->type == CR_TOEPLITZ_F32) return cr_check_toeplitz(model, walk, tensor, place);
+    if (cr_is_sparse(tensor->type)) return cr_check_sparse(model, walk, tensor, place);
     if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
     if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;

@@ -4,6 +4,7 @@
 #include "cr.h"
 #include "cr_kernels.h"
 #include "cr_numbers.h"
+#include "cr_sparse.h"
 #include "cr_subnormal.h"
 #include "cr_toeplitz.h"
 
@@ -100,16 +101,23 @@ static uint32_t cr_kernel_type(const cr_tensor *tensor)
 static cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
 {
     if (tensor->type == CR_TOEPLITZ_F32)
-        return (cr_matrix){model->expanded + tensor->scale, NULL, NULL, tensor->rows, tensor->columns, tensor->block};
+        return (cr_matrix){model->expanded + tensor->scale, NULL, NULL, tensor->rows, tensor->columns, tensor->block,
+                           NULL, NULL};
     const unsigned char *scale = model->file + tensor->scale;
+    if (cr_is_sparse(tensor->type)) {
+        cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
+        return (cr_matrix){stored.lines, (const void *)scale, (const void *)(scale + CR_LINES(4ull * tensor->rows)),
+                           tensor->rows, tensor->columns, tensor->block, stored.starts, stored.numbers};
+    }
     const void *sums = scale + CR_LINES(4ull * tensor->rows);
-    return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block};
+    return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block,
+                       NULL, NULL};
 }
 
 /* The inputs of a product for `steps` steps in the form that the matrix takes. */
 static cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t type, cr_rows x, size_t steps)
 {
-    if (type == CR_MATRIX_F32) return x;
+    if (!cr_takes_quantized(type)) return x;
     cr_rows quantized = {run->block + run->model->workspace, CR_QUANTIZED_BYTES(op->k)};
     for (size_t s = 0; s < steps; s++) {
         const void *row = (const char *)x.first + s * x.stride;
@@ -172,7 +180,7 @@ static void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
     const float *gates = cr_floats(run, op->a), *x = cr_floats(run, op->c);
     float *b = cr_at_or_none(run, op->b).first, *sums = cr_run_spectral(run, tensor, x);
-    cr_matrix nothing = {sums, NULL, NULL, tensor->rows, 0, tensor->block};
+    cr_matrix nothing = {sums, NULL, NULL, tensor->rows, 0, tensor->block, NULL, NULL};
     if (op->code == CR_LSTM) {
         kernels->binary(CR_BINARY_ADD, sums, gates, sums, tensor->rows, tensor->rows);
         kernels->lstm[CR_MATRIX_F32](dst, &nothing, x, sums, b, op->n, 0);

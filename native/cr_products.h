@@ -49,6 +49,7 @@ CR_INLINE size_t cr_panel_bytes(unsigned type, size_t columns)
 {
     if (type == CR_MATRIX_F32) return 64 * columns;
     if (type == CR_MATRIX_I8) return 64 * ((columns + 3) / 4);
+    if (cr_is_sparse(type)) return 0; /* it says itself where its panels are */
     return 64 * ((columns + 7) / 8);
 }
 
@@ -156,6 +157,8 @@ CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t p
     cr_scale_sums(y, total, scale, panels, x, steps);
 }
 
+#include "cr_sparse_sweeps.h"
+
 /* A place in a matrix: the block from panel `panel` on, of `size` panels. */
 typedef struct {
     const char *lines;
@@ -166,8 +169,13 @@ typedef struct {
 CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at, size_t first, size_t panels, cr_rows x,
                         size_t steps)
 {
+    size_t panel = at.panel + first, row = panel * LANES;
+    if (type == CR_SPARSE_F32)
+        cr_sweep_sparse_f32(y, m, panel, panels, x, steps);
+    else if (type == CR_SPARSE_I8)
+        cr_sweep_sparse_i8(y, m, panel, panels, x, steps);
+    if (cr_is_sparse(type)) return;
     const void *lines = at.lines + 64 * first;
-    size_t row = (at.panel + first) * LANES;
     if (type == CR_MATRIX_F32)
         cr_sweep_f32(y, lines, at.size, panels, m->columns, x, steps);
     else if (type == CR_MATRIX_I8)
@@ -179,12 +187,12 @@ CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at,
 /* Where the sums start: for float32 before the sweep, for whole numbers after it. */
 CR_INLINE cr_v cr_before(unsigned type, cr_v init)
 {
-    return type == CR_MATRIX_F32 ? init : v_splat(0.0f);
+    return cr_takes_quantized(type) ? v_splat(0.0f) : init;
 }
 
 CR_INLINE cr_v cr_after(unsigned type, cr_v init, cr_v y)
 {
-    return type == CR_MATRIX_F32 ? y : v_add(init, y);
+    return cr_takes_quantized(type) ? v_add(init, y) : y;
 }
 
 CR_INLINE size_t cr_block_bytes(unsigned type, const cr_matrix *m, size_t panels)
@@ -225,7 +233,7 @@ CR_INLINE cr_rows cr_from_step(cr_rows rows, size_t step)
 CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init, size_t steps)
 {
     enum { WIDE = CR_TILE_PANELS };
-    const size_t wide = type == CR_MATRIX_I4 ? (WIDE + 1) / 2 : WIDE; /* twice as many sums */
+    const size_t wide = type == CR_MATRIX_I4 || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
     size_t count = (m->rows + LANES - 1) / LANES;
     cr_block at = {m->lines, 0, m->block};
     for (; at.panel < count; at.lines += cr_block_bytes(type, m, at.size), at.panel += at.size) {
@@ -341,3 +349,11 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
 CR_MATRIX_KERNELS(f32, CR_MATRIX_F32)
 CR_MATRIX_KERNELS(i8, CR_MATRIX_I8)
 CR_MATRIX_KERNELS(i4, CR_MATRIX_I4)
+CR_MATRIX_KERNELS(sparse_f32, CR_SPARSE_F32)
+CR_MATRIX_KERNELS(sparse_i8, CR_SPARSE_I8)
+
+#define CR_BY_TYPE(name)                                                                                               \
+    {                                                                                                                  \
+        [CR_MATRIX_F32] = name##_f32, [CR_MATRIX_I8] = name##_i8, [CR_MATRIX_I4] = name##_i4,                          \
+        [CR_SPARSE_F32] = name##_sparse_f32, [CR_SPARSE_I8] = name##_sparse_i8                                         \
+    }

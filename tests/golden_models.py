@@ -17,6 +17,7 @@ from compactrnn.emit.builder import STEP, Builder, Operand
 from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
+from sparse_programs import layer as sparse_layer
 from toeplitz_programs import lstm
 
 FOLDER = Path(__file__).parent / "golden"
@@ -111,6 +112,9 @@ def main() -> None:
         cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
     programs = {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
+    for whole, weights in ((False, "float32"), (True, "int8")):
+        programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
+        programs[f"sparse-gru-{weights}"] = sparse_layer(Code.GRU, 37, 9, whole=whole)
     programs["toeplitz-float32"] = lstm(37, 9, rank=3)
     programs["toeplitz-large"] = lstm(512, 512, rank=1)
     for name, program in programs.items():

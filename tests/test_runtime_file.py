@@ -181,7 +181,7 @@ MALICIOUS = [
     ("buffers", 1, "segment", 1, "outside its buffer"),
     ("buffers", 2, "segment", 1, "outside its buffer"),
     ("buffers", 0, "segment", 1, "outside its buffer"),
-    ("tensors", 0, "type", 9, "unknown"),
+    ("tensors", 0, "type", len(lay.Type), "unknown"),
     ("tensors", 0, "rows", 0, "limits"),
     ("tensors", 0, "rows", 0xFFFFFFFF, "limits"),
     ("tensors", 0, "columns", 4, "contradict"),

@@ -275,7 +275,7 @@ FORM = [
 ]
 TENSOR = [
     ("type", lay.Type.MATRIX_F32, "not where"),
-    ("type", 8, "unknown"),
+    ("type", len(lay.Type), "unknown"),
     ("rows", 15, "contradict"),
     ("rows", 0, "limits"),
     ("columns", 4, "not where"),

@@ -3,6 +3,7 @@
  * file, and not, over and over, its envelope. */
 #include "model.h"
 
+#include "cr_kernels.h"
 #include "cr_toeplitz.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
@@ -85,6 +86,15 @@ static void place_buffers(uint8_t *file, size_t most, sections *s, uint64_t *at)
             if (s->buffers[i].kind == order[pass]) s->buffers[i].place = block, block += round_line(4ull * s->buffers[i].width);
 }
 
+/* Entries of the columns beyond the matrix are zero, and no int8 entry is -128. */
+static void clean_entries(int8_t *entry, uint64_t column, uint64_t columns)
+{
+    for (uint64_t b = 0; b < 4; b++) {
+        if (column + b >= columns) entry[b] = 0;
+        if (entry[b] == -128) entry[b] = -127;
+    }
+}
+
 static void sum_rows(uint8_t *file, const cr_tensor *t, uint64_t sums)
 {
     uint64_t lines = (t->columns + 3) / 4, panels = (t->rows + CR_LANES - 1) / CR_LANES;
@@ -94,11 +104,8 @@ static void sum_rows(uint8_t *file, const cr_tensor *t, uint64_t sums)
         int32_t sum = 0;
         for (uint64_t j = 0; j < lines; j++) {
             int8_t *entry = (int8_t *)file + t->place + (first * lines + j * width + panel - first) * CR_LINE + 4 * (row % CR_LANES);
-            for (int b = 0; b < 4; b++) {
-                if (4 * j + (uint64_t)b >= t->columns) entry[b] = 0;
-                if (entry[b] == -128) entry[b] = -127;
-                sum += entry[b];
-            }
+            clean_entries(entry, 4 * j, t->columns);
+            sum += entry[0] + entry[1] + entry[2] + entry[3];
         }
         memcpy(file + sums + 4 * row, &sum, 4);
     }
@@ -133,14 +140,60 @@ static void place_toeplitz(uint8_t *file, size_t most, cr_tensor *t, uint64_t *a
     }
 }
 
+/* The lines of a sparse matrix: their numbers ascend within each panel, of which none has more than there are. */
+static void place_sparse(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at)
+{
+    int whole = t->type == CR_SPARSE_I8;
+    uint64_t panels = ((uint64_t)t->rows + CR_LANES - 1) / CR_LANES, columns = t->columns;
+    uint64_t per_panel = whole ? (columns + 3) / 4 : columns;
+    t->place = place(file, most, at, 4 * (panels + 1));
+    if (*at > most) return;
+    uint32_t *starts = (uint32_t *)(void *)(file + t->place);
+    starts[0] = 0;
+    for (uint64_t i = 0; i < panels; i++) {
+        uint64_t count = starts[i + 1] < starts[i] ? 1 : starts[i + 1] - starts[i];
+        if (count > per_panel || count > most / CR_LINE) count = per_panel < 2 ? per_panel : 2;
+        starts[i + 1] = starts[i] + (uint32_t)count;
+    }
+    uint64_t numbers_at = place(file, most, at, 2ull * starts[panels]);
+    if (*at > most) return;
+    uint16_t *numbers = (uint16_t *)(void *)(file + numbers_at);
+    uint64_t lines = place(file, most, at, 64ull * starts[panels]);
+    t->scale = whole ? place(file, most, at, 4ull * t->rows) : 0;
+    uint64_t sums = whole ? place(file, most, at, 4ull * t->rows) : 0;
+    if (*at > most) return;
+    if (whole) memset(file + sums, 0, 4ull * t->rows);
+    for (uint64_t i = 0; i < panels; i++)
+        for (uint64_t l = starts[i]; l < starts[i + 1]; l++) {
+            uint64_t first = l > starts[i] ? numbers[l - 1] + 1u : 0, last = per_panel - (starts[i + 1] - l);
+            if (numbers[l] < first) numbers[l] = (uint16_t)first;
+            if (numbers[l] > last) numbers[l] = (uint16_t)last;
+            for (uint64_t r = 0; r < CR_LANES; r++) {
+                uint64_t row = i * CR_LANES + r;
+                int8_t *entry = (int8_t *)file + lines + l * CR_LINE + 4 * r;
+                if (row >= t->rows) memset(entry, 0, 4);
+                if (row >= t->rows || !whole) continue;
+                clean_entries(entry, 4ull * numbers[l], columns);
+                int32_t sum;
+                memcpy(&sum, file + sums + 4 * row, 4);
+                sum += entry[0] + entry[1] + entry[2] + entry[3];
+                memcpy(file + sums + 4 * row, &sum, 4);
+            }
+        }
+}
+
 static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t *expanded)
 {
     uint64_t rows = t->rows, columns = t->columns, panels = (rows + CR_LANES - 1) / CR_LANES, bytes = 0;
-    int is_matrix = t->type <= CR_MATRIX_I4 || t->type == CR_TOEPLITZ_F32;
+    int is_matrix = t->type <= CR_MATRIX_I4 || (t->type >= CR_TOEPLITZ_F32 && t->type < CR_TYPE_COUNT);
     if (!is_matrix) t->block = 0;
     if (is_matrix && (!t->block || t->block > 4)) t->block = 1 + t->block % 4;
     if (t->type == CR_TOEPLITZ_F32) {
         place_toeplitz(file, most, t, at, expanded);
+        return;
+    }
+    if (cr_is_sparse(t->type)) {
+        if (rows && rows < most && columns && columns <= CR_MAX_COLUMNS) place_sparse(file, most, t, at);
         return;
     }
     switch (t->type) {
@@ -244,12 +297,15 @@ static void change_buffer(cr_buffer *buffer, uint64_t *state)
     }
 }
 
-/* What a Toeplitz-like matrix says of itself. */
+/* What a Toeplitz-like or a sparse matrix says of itself. */
 static void change_form(uint8_t *file, size_t size, sections *s, uint64_t *state)
 {
     const cr_tensor *t = &s->tensors[pick(state, s->header->tensor_count)];
     if (t->type == CR_TOEPLITZ_F32 && t->place < size && sizeof(cr_toeplitz) <= size - t->place)
         change_word(file + t->place, 16, state);
+    size_t starts = round_line(4 * ((size_t)t->rows / CR_LANES + 2));
+    if (!cr_is_sparse(t->type) || t->place >= size || t->rows >= size || starts + CR_LINE > size - t->place) return;
+    change_word(file + t->place + (pick(state, 2) ? starts : 0), CR_LINE, state);
 }
 
 static void change_record(uint8_t *file, size_t size, uint64_t *state)

@@ -15,7 +15,7 @@ from compactrnn.runtime.rounding import quantize_groups
 from compactrnn.runtime.toeplitz import ToeplitzBlocks
 from compactrnn.testing.programs import random_program
 
-KINDS = ("float32", "int8", "int4", "toeplitz float32")  # of matrices
+KINDS = ("float32", "int8", "int4", "toeplitz float32", "sparse float32", "sparse int8")  # of matrices
 
 
 def smallest() -> Program:
@@ -45,7 +45,7 @@ def polynomials(code: Code) -> Program:
     """An LSTM or GRU whose product the core makes by polynomials, where it is compiled for tests with small files."""
     gates, units, k = GATES[code], 66, 128
     values = np.random.default_rng(0).normal(size=(2, gates, 1, k)).astype(np.float32)
-    tensor = Tensor(values, block=gates, toeplitz=ToeplitzBlocks(gates * units, gates, interleaved=True))
+    tensor = Tensor(values, block=gates, form=ToeplitzBlocks(gates * units, gates, interleaved=True))
     rows = tensor.shape[0]
     buffers = [Buffer(k, "input"), Buffer(rows, "constant", np.zeros(rows)), Buffer(units, "state"), Buffer(units)]
     state = {"b": Ref(2)} if code == Code.LSTM else {"d": Ref(2)}

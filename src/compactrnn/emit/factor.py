@@ -62,6 +62,5 @@ def interleaved(matrix: Stored, gates: int) -> Tensor:
     Only where `can_interleave` is true.
     """
     found = stored(matrix)
-    if found.form is not None:
-        return replace(found, form=found.form.interleaved_for(gates))
-    return replace(found, values=gate_rows(found.values, gates))
+    values = gate_rows(found.values, gates) if found.has_entries else found.values
+    return replace(found, values=values, form=found.form and found.form.interleaved_for(gates))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .measure import run
-from .program import GATES, Binary, Buffer, Code, Op, Output, Program, Ref, Segment, Tensor, Unary
+from .program import GATES, Binary, Buffer, Code, Op, Output, Program, Ref, Segment, Unary
 
 
 def source(op: Op) -> Ref:
@@ -60,7 +60,7 @@ def equalize(program: Program, tensor: int, rows: np.ndarray, center: bool) -> P
     scale = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
     shift = values @ mean.astype(np.float64)
     tensors = list(program.tensors)
-    tensors[tensor] = Tensor(values / scale.astype(np.float64), block=tensors[tensor].block)
+    tensors[tensor] = replace(tensors[tensor], values=values / scale.astype(np.float64))
     buffers = [*program.buffers, Buffer(len(scale), "constant", scale)]
     factor, offset = Ref(len(buffers) - 1), Ref(len(buffers))
     if center:

@@ -17,6 +17,7 @@ from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
+from .sparse import SparseLines, pack
 from .toeplitz import ToeplitzBlocks
 
 _ABSENT = Ref(lay.NONE, 0)
@@ -150,6 +151,10 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
     if isinstance(tensor.form, ToeplitzBlocks):
         return Type.TOEPLITZ_F32
+    if isinstance(tensor.form, SparseLines):
+        if tensor.group_scale is not None:
+            raise invalid("sparse matrix", got="int4", expected="float32 or int8")
+        return {Type.MATRIX_F32: Type.SPARSE_F32, Type.MATRIX_I8: Type.SPARSE_I8}[plain]
     return plain if tensor.group_scale is None else Type.MATRIX_I4
 
 
@@ -286,13 +291,16 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
             _check_int4(tensor)
         record["block"] = tensor.block
         record["place"] = data.add(lay.pack_matrix(values, tensor.block, tensor.group_scale))
+    elif kind in lay.FORMS:
+        record["block"] = tensor.block
+        record["place"], *_ = [data.add(part.tobytes()) for part in pack(values)]
     else:
         record["place"] = data.add(values.tobytes())
     if kind in lay.SCALED:
         if tensor.scale is None or tensor.scale.shape != (rows,):
             raise invalid("scale of a quantized tensor", got=tensor.scale, expected=f"{rows} numbers, one per row")
         record["scale"] = data.add(np.ascontiguousarray(tensor.scale, np.float32).tobytes())
-    if kind == Type.MATRIX_I8:
+    if kind in lay.SUMMED:
         data.add(values.sum(axis=1, dtype=np.int32).tobytes())
 
 

@@ -65,7 +65,7 @@ def _pays(program: Program, op: Op, readers: list[Op], type_of: Callable[[Op], s
     rows = len(program.tensors[_index(op)].values)
     others = [o for o in program.ops if not any(o is r for r in readers) and o is not op]
     kept = {o.tensor for o in others}
-    before = sum(entry(r) * r.n * r.k for r in readers if r.tensor not in kept)
+    before = sum(entry(r) * program.tensors[_index(r)].numbers for r in readers if r.tensor not in kept)
     before += entry(op) * rows * op.n if op.tensor not in kept else 0
     folded = [_folded(op, reader, 0) for reader in readers]
     after = sum(entry(o) * rows * o.n for o in folded)
@@ -75,7 +75,7 @@ def _pays(program: Program, op: Op, readers: list[Op], type_of: Callable[[Op], s
     for other in program.ops:
         if other.tensor is not None:
             stored[other.tensor] = max(entry(other), stored.get(other.tensor, 0))
-    total = sum(size * program.tensors[i].values.size for i, size in stored.items())
+    total = sum(size * program.tensors[i].numbers for i, size in stored.items())
     return all(entry(o) == 1 for o in folded) and total - before + after <= _FILE_GROWTH * total
 
 

@@ -15,6 +15,7 @@ class Form(ABC):
     """
 
     name: ClassVar[str]
+    has_entries: ClassVar[bool] = False  # whether the values are the entries of the matrix, which can be quantized
 
     @abstractmethod
     def check(self, values: np.ndarray) -> None:
@@ -28,13 +29,22 @@ class Form(ABC):
     def dense(self, values: np.ndarray) -> np.ndarray:
         """The matrix in float64."""
 
+    def numbers(self, values: np.ndarray) -> int:
+        """How many numbers are stored, padding not counted."""
+        return values.size
+
+    def read(self, values: np.ndarray) -> int:
+        """How many numbers a product reads."""
+        rows, columns = self.shape(values)
+        return rows * columns
+
     @abstractmethod
     def macs(self, values: np.ndarray, plain: int) -> int:
         """Multiply-accumulate operations of a product that takes `plain` with a plain matrix."""
 
     @abstractmethod
     def stored_bytes(self, values: np.ndarray) -> int:
-        """Bytes in the file, padding between arrays not counted."""
+        """Bytes in the file, scales and padding between arrays not counted."""
 
     def interleaved_for(self, gates: int) -> Form | None:
         """The same matrix with its rows in the order of the LSTM and GRU kernels; None where they have no such form."""

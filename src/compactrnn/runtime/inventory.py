@@ -46,7 +46,7 @@ def parameter_count(program: Program) -> int:
 
 def _tensor_row(tensor: Tensor, op: Op) -> dict[str, Any]:
     shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.shape
-    count = prod(shape) if tensor.form is None else tensor.values.size
+    count = prod(shape) if tensor.form is None else tensor.numbers
     return {
         "shape": " x ".join(map(str, shape)),
         "stored as": type_name(tensor),
@@ -85,7 +85,7 @@ def stored_bytes(tensor: Tensor, op: Op) -> int:
     """Bytes in the file, scales included, padding between arrays not."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.form is not None:
-        return tensor.form.stored_bytes(tensor.values)
+        return tensor.form.stored_bytes(tensor.values) + 2 * scales  # with the sums of rows
     if OPERATIONS[op.code].tensor != "matrix":
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)

@@ -33,11 +33,14 @@ class Type(IntEnum):
     TABLE_I8 = 5
     INDEX = 6
     TOEPLITZ_F32 = 7
+    SPARSE_F32 = 8
+    SPARSE_I8 = 9
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
-FORMS = (Type.TOEPLITZ_F32,)
-SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8)
+FORMS = (Type.TOEPLITZ_F32, Type.SPARSE_F32, Type.SPARSE_I8)
+SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8, Type.SPARSE_I8)
+SUMMED = (Type.MATRIX_I8, Type.SPARSE_I8)  # which have the sums of rows beside the scales
 
 
 HEADER = np.dtype(
@@ -99,10 +102,10 @@ def pack_matrix(values: np.ndarray, block: int = 4, group_scale: np.ndarray | No
     for first in range(0, panels, block):
         rows = slice(first * LANES, min(first + block, panels) * LANES)
         if group_scale is None:
-            parts.append(_lines(values[rows], _COLUMNS[kind]).tobytes())
+            parts.append(panel_lines(values[rows], _COLUMNS[kind]).tobytes())
             continue
         for group in range(group_scale.shape[1]):
-            part = _lines(values[rows, group * GROUP : (group + 1) * GROUP] + 8, 8, fill=8).astype(np.uint8)
+            part = panel_lines(values[rows, group * GROUP : (group + 1) * GROUP] + 8, 8, fill=8).astype(np.uint8)
             parts.append((part[..., :4] | part[..., 4:] << 4).tobytes())
             parts.append(group_scale[rows, group].astype(np.uint8).tobytes().ljust(LINE, b"\0"))
     return b"".join(parts)
@@ -147,7 +150,7 @@ def unpack_matrix(data: bytes, kind: Type, rows: int, columns: int, block: int) 
 _COLUMNS = {Type.MATRIX_F32: 1, Type.MATRIX_I8: 4, Type.MATRIX_I4: 8}  # of a line
 
 
-def _lines(values: np.ndarray, depth: int, fill: int = 0) -> np.ndarray:
+def panel_lines(values: np.ndarray, depth: int, fill: int = 0) -> np.ndarray:
     """The rows of a block, padded, as lines of all its panels: (lines, panels, 16, depth)."""
     rows, columns = values.shape
     whole = np.pad(values, ((0, -rows % LANES), (0, -columns % depth)), constant_values=fill)

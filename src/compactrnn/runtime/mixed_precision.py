@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 
 from .dead_code import reads, writes
 from .measure import Measure
@@ -39,7 +38,7 @@ def _small(
     program: Program, types: Mapping[int, str], auto: set[int], measure: Measure | None, caches: Sequence[int]
 ) -> set[int]:
     matrices = {i for op in program.ops if (i := _matrix(op)) is not None}
-    sizes = {i: prod(program.tensors[i].shape) for i in matrices}
+    sizes = {i: program.tensors[i].read for i in matrices}
     total = sum(_BYTES.get(types.get(i, "float32"), 1) * size for i, size in sizes.items())
     free = sorted((i for i in matrices & auto - _heads(program) if sizes[i] >= SMALLEST), key=lambda i: -sizes[i])
     errors: dict[int, float] = {}

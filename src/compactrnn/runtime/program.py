@@ -130,7 +130,7 @@ class Tensor:
     64 columns: weight = values * group_scale[row, column // 64] * scale[row]. A matrix is stored in blocks of `block`
     panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE.
 
-    With a `form` the `values` are not the entries of the matrix: see `Form` and those that there are.
+    With a `form` the file has not all entries of the matrix; see `Form` and those that there are.
     """
 
     values: np.ndarray
@@ -140,9 +140,24 @@ class Tensor:
     form: Form | None = None
 
     @property
+    def has_entries(self) -> bool:
+        """Whether the values are the entries of the array."""
+        return self.form is None or self.form.has_entries
+
+    @property
     def is_float(self) -> bool:
         """Whether it is a float array, which can be stored in several types."""
-        return self.values.dtype.kind == "f" and self.form is None
+        return self.values.dtype.kind == "f" and self.has_entries
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are stored."""
+        return self.values.size if self.form is None else self.form.numbers(self.values)
+
+    @property
+    def read(self) -> int:
+        """How many numbers a product reads."""
+        return self.values.size if self.form is None else self.form.read(self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,8 +167,9 @@ class Tensor:
     def dense(self) -> np.ndarray:
         """What the numbers stand for, as float64."""
         if self.form is not None:
-            return self.form.dense(self.values)
-        values = self.values.astype(np.float64)
+            values = self.form.dense(self.values)
+        else:
+            values = self.values.astype(np.float64)
         if self.group_scale is not None:
             values *= np.repeat(self.group_scale, 64, axis=1)[:, : values.shape[1]]
         return values if self.scale is None else values * self.scale[:, None].astype(np.float64)

@@ -47,7 +47,7 @@ def quantize(
     "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
     the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
     the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
-    Toeplitz-like matrices are always float32.
+    Toeplitz-like matrices are always float32, sparse ones float32 or int8.
 
     With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
 
@@ -106,13 +106,17 @@ def quantize_measured(
 
 
 def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:
-    """Why structured matrices stay as they are, where another type is asked for."""
-    numbered = ((op, op.tensor) for op in program.ops if op.tensor is not None)
-    stay = {
-        number: f"{form.name} float32: the numbers of this form are not quantized"
-        for op, number in numbered
-        if (form := program.tensors[number].form) is not None and type_of(types, op) != "float32"
-    }
+    """Why structured matrices are not of the type that is asked for."""
+    stay: dict[int, str] = {}
+    for op in program.ops:
+        tensor = None if op.tensor is None else program.tensors[op.tensor]
+        if op.tensor is None or tensor is None or tensor.form is None:
+            continue
+        asked, name = type_of(types, op), tensor.form.name
+        if not tensor.has_entries and asked != "float32":
+            stay[op.tensor] = f"{name} float32: the numbers of this form are not quantized"
+        elif tensor.has_entries and asked == "int4":
+            stay[op.tensor] = f"{name} int8: this form has no int4"
     return _by_name(program, stay)
 
 

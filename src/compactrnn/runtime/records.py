@@ -12,6 +12,7 @@ from .._files import parse_json
 from . import layout as lay
 from .layout import Type
 from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
+from .sparse import DEPTH, SPARSE, stored_lines, unpack
 from .toeplitz import ToeplitzBlocks
 
 
@@ -63,11 +64,10 @@ class Records:
         gates = np.zeros(max(Code) + 1, np.int64)
         gates[list(GATES)] = list(GATES.values())
         macs = [int(count) for count in gates[self.ops["code"]] * self.ops["n"] * self.ops["k"]]
-        structured = {i: _tensor(r, self.data) for i, r in enumerate(self.tensors) if int(r["type"]) in lay.FORMS}
         for number, tensor in enumerate(self.ops["tensor"]):
-            found = structured.get(int(tensor))
-            if found is not None and found.form is not None:
-                macs[number] = found.form.macs(found.values, macs[number])
+            record = None if int(tensor) == lay.NONE else self.tensors[int(tensor)]
+            if record is not None and int(record["type"]) in lay.FORMS:
+                macs[number] = _structured_macs(record, self.data, macs[number])
         total = 0
         for segment in self.segments:
             first, count = int(segment["first_op"]), int(segment["op_count"])
@@ -158,6 +158,9 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     if kind == Type.TOEPLITZ_F32:
         return _toeplitz(data, place, columns, block)
     row_scale = np.frombuffer(data, np.float32, rows, scale) if scale else None
+    if kind in DEPTH:
+        values = unpack(stored_lines(data, place, rows, kind), rows, columns)
+        return Tensor(values, row_scale, block=block, form=SPARSE)
     if kind in lay.MATRICES:
         entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
         values, group_scale = lay.unpack_matrix(entries, kind, rows, columns, block)
@@ -165,6 +168,15 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     dtype = {Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
     values = np.frombuffer(data, dtype, rows * columns, place)
     return Tensor(values if kind == Type.INDEX else values.reshape(rows, columns), row_scale)
+
+
+def _structured_macs(record: np.void, data: bytes, plain: int) -> int:
+    kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
+    if kind in DEPTH:
+        return stored_lines(data, int(record["place"]), rows, kind).entries(columns)
+    tensor = _tensor(record, data)
+    assert tensor.form is not None
+    return tensor.form.macs(tensor.values, plain)
 
 
 def _toeplitz(data: bytes, place: int, columns: int, block: int) -> Tensor:

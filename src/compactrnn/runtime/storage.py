@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .._errors import invalid
-from .program import Code, Op, Program, Tensor
+from .program import Code, Op, Program
 from .rounding import quantize_groups, quantize_rows
 
 WEIGHTS = ("float32", "int8", "int4", "auto")
@@ -85,6 +85,12 @@ def type_of(types: WeightTypes, op: Op) -> str:
     return "int8" if op.code == Code.EMBED and asked != "float32" else asked
 
 
+def stored_type(program: Program, op: Op, asked: str) -> str:
+    """What there is of the type that is asked for: matrices of a form have no int4."""
+    form = op.tensor is not None and program.tensors[op.tensor].form is not None
+    return "int8" if form and asked in ("int4", "auto") else asked
+
+
 def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str], set[int]]:
     """The type of each tensor, and the tensors that the caller named.
 
@@ -98,7 +104,7 @@ def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str
     def change(op: Op) -> Op:
         if op.tensor is None or not is_stored(program, op):
             return op
-        wanted = type_of(types, op)
+        wanted = stored_type(program, op, type_of(types, op))
         use = op.tensor, wanted, op.code == Code.EMBED
         if use not in numbers:
             taken = any(tensor == op.tensor for tensor, *_ in numbers)
@@ -123,8 +129,8 @@ def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
         if not tensor.is_float:
             tensors.append(tensor)
         elif wanted.startswith("float"):
-            tensors.append(Tensor(tensor.values.astype(wanted, copy=False), block=tensor.block))
+            tensors.append(replace(tensor, values=tensor.values.astype(wanted, copy=False)))
         else:
             rounded = quantize_groups if wanted == "int4" else quantize_rows
-            tensors.append(rounded(tensor.values, tensor.block))
+            tensors.append(replace(rounded(tensor.values, tensor.block), form=tensor.form))
     return replace(program, tensors=tensors)

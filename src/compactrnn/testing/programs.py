@@ -23,6 +23,7 @@ from ..runtime.program import (
     Top,
     Unary,
 )
+from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 
 
@@ -123,9 +124,19 @@ class _Writer:
         return self._stored(Tensor(self._values(*shape), block=int(self.rng.integers(1, 5))))
 
     def _gate_matrix(self, gates: int, n: int, k: int, block: int) -> int:
-        if self.rng.random() < 0.3:
+        kind = self.rng.random()
+        if kind < 0.25:
             return self._toeplitz(n, k, gates, block, interleaved=True)
-        return self._stored(Tensor(gate_rows(self._values(gates * n, k), gates), block=block))
+        values, form = self._values(gates * n, k), None
+        if kind < 0.5:
+            values, form = self._with_zeros(values), SPARSE
+        return self._stored(Tensor(gate_rows(values, gates), block=block, form=form))
+
+    def _with_zeros(self, values: np.ndarray) -> np.ndarray:
+        """In all rows of some columns, in some rows of others."""
+        rows, columns = values.shape
+        kept = self.rng.random((rows, columns)) < self.rng.random(columns) * self.rng.random()
+        return values * kept
 
     def _toeplitz(self, units: int, k: int, gates: int, block: int, interleaved: bool = False) -> int:
         rank = int(self.rng.integers(1, min(k, 3) + 1))
@@ -190,6 +201,12 @@ class _Writer:
         ref, k = self._any()
         gates, block, units = int(self.rng.integers(1, 4)), int(self.rng.integers(1, 5)), self._units()
         self._new(Code.AFFINE, gates * units, k, a=ref, tensor=self._toeplitz(units, k, gates, block))
+
+    def _op_sparse(self) -> None:
+        ref, k = self._any()
+        n, block = self._width(), int(self.rng.integers(1, 5))
+        tensor = self._stored(Tensor(self._with_zeros(self._values(n, k)), block=block, form=SPARSE))
+        self._new(Code.AFFINE, n, k, a=ref, tensor=tensor)
 
     def _op_gather(self) -> None:
         ref, width = self._any()
