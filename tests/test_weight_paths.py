@@ -18,7 +18,7 @@ from compactrnn.runtime.file import write
 from compactrnn.runtime.inventory import parameter_count
 from compactrnn.runtime.program import Code
 from compactrnn.runtime.quantize import quantize
-from compactrnn.weights import AbstractWeight, Dense, Kronecker, LowRank, Term, ToeplitzLike, WeightSpec
+from compactrnn.weights import AbstractWeight, BlockSparse, Dense, Kronecker, LowRank, Term, ToeplitzLike, WeightSpec
 from compactrnn.weights.masked import MaskedWeight
 from composed import Composed
 
@@ -72,11 +72,13 @@ class ForeignWeight(AbstractWeight):
         return self.inner.terms() if self.spec.whole else (Permuted(self.inner.dense()),)
 
 
+SPARSE = BlockSparse(keep=0.5)
 SPECS = [
     Dense(),
     LowRank(rank=2),
     Kronecker(2, 2),
     ToeplitzLike(rank=2),
+    SPARSE,
     Masked(),
     Foreign(),
     Foreign(whole=True),
@@ -184,7 +186,9 @@ def test_a_product_is_compared_once_for_a_size(monkeypatch):
     assert is_dense_product(weight) and len(calls) == 2
 
 
-NATIVE = {str(spec): () if isinstance(spec, Dense | LowRank) else ("forget", "candidate") for spec in SPECS}
+NATIVE = {
+    str(spec): () if isinstance(spec, Dense | LowRank | BlockSparse) else ("forget", "candidate") for spec in SPECS
+}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -226,7 +230,7 @@ def test_the_engine_does_what_the_weights_say(spec, cell):
     weights = [child for child in cell.children() if isinstance(child, AbstractWeight)]
     stored = parameter_count(program)
     assert stored == sum(term.stored for weight in weights for term in weight.terms())
-    if isinstance(spec, ToeplitzLike | LowRank | Dense | Composed):
+    if isinstance(spec, ToeplitzLike | LowRank | Dense | Composed | BlockSparse):
         assert stored == sum(weight.stored_parameters() for weight in weights)
     y = cr.Engine(write(quantize(program, "float32"))).run(x[0].numpy())
     assert np.abs(y - model(x)[0].detach().numpy()).max() < 1e-5
@@ -247,13 +251,14 @@ def test_a_large_toeplitz_like_matrix_costs_what_the_core_executes():
 
 def test_the_report_names_what_is_stored_dense(tmp_path):
     names = {}
-    for spec in (ToeplitzLike(2), LowRank(2), Kronecker(2, 2), Foreign()):
+    for spec in (ToeplitzLike(2), LowRank(2), SPARSE, Kronecker(2, 2), Foreign()):
         layer = cr.LSTM(6, 8, batch_first=True, hidden_weight=spec)
         report = cr.pack(Model(layer), tmp_path / "model.crnn", torch.randn(1, 5, 6), weights="float32")
         names[str(spec)] = report.made_dense
     assert names == {
         "ToeplitzLike(rank=2)": (),
         "LowRank(rank=2)": (),
+        str(SPARSE): (),
         "Kronecker(out_block=2, in_block=2)": ("rnn.weight_hh_l0",),
         "Foreign(whole=False)": ("rnn.weight_hh_l0",),
     }

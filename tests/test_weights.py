@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from compactrnn.testing import WeightContract
-from compactrnn.weights import Dense, DenseWeight, Kronecker, LowRank, ToeplitzLike, WeightSpec
+from compactrnn.weights import BlockSparse, Dense, DenseWeight, Kronecker, LowRank, ToeplitzLike, WeightSpec
 from compactrnn.weights.dense import select
 from compactrnn.weights.masked import MaskedWeight
 
@@ -26,6 +26,8 @@ SPECS = [
     LowRank(energy=1.0),
     Kronecker(out_block=4, in_block=2),
     ToeplitzLike(rank=2),
+    BlockSparse(keep=0.5),
+    BlockSparse(block=(4, 5), keep=0.4),
     Masked(Kronecker(out_block=4, in_block=2)),
 ]
 

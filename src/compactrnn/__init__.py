@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .layers import truncated as truncated
     from .lower import pack as pack
     from .runtime.engine import Engine as Engine
+    from .weights import BlockSparse as BlockSparse
     from .weights import Dense as Dense
     from .weights import Kronecker as Kronecker
     from .weights import LowRank as LowRank
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BlockSparse": "weights",
     "Dense": "weights",
     "DuRNN": "cells",
     "Elman": "cells",

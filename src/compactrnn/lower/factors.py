@@ -16,9 +16,11 @@ from ..emit import structured
 from ..emit.factor import Factor
 from ..graph.trace import Trace
 from ..runtime import program
+from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
+from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
 from ..weights.toeplitz_term import ToeplitzTerm
 from .visitor import array
@@ -46,6 +48,11 @@ def is_known(term: Term) -> bool:
 def _(term: ToeplitzTerm) -> Factor:
     vectors = np.stack([array(term.first), array(term.second)])
     return program.Tensor(vectors, form=ToeplitzBlocks(term.rows, term.gates))
+
+
+@factor.register
+def _(term: SparseTerm) -> Factor:
+    return program.Tensor(array(term.dense()), form=SPARSE)
 
 
 @factor.register

@@ -1,0 +1,68 @@
+"""A matrix of which the core stores and multiplies only lines that are not zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..runtime.gates import LANES
+from .terms import Term
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTerm(Term):
+    """A (rows, columns) matrix with `values`, (n,), at the places `index`, int64, (n,), and zeros elsewhere.
+
+    The place of row i and column j is `i * columns + j`; no place occurs twice. The rows are those of `gates` equal
+    blocks. A model file has lines of 16 rows of a gate x 1 column, in int8 of 16 x 4, of which those are stored that
+    have a value; so blocks of 16 x 4 values cost nothing else. Counts are those of float32: all rows of a line count.
+
+    Where a model multiplies with the rows of all gates one after the other, not by the operations LSTM and GRU, and a
+    gate is no multiple of 16 rows, lines have rows of two gates; then more of them have a value.
+    """
+
+    values: Tensor
+    index: Tensor
+    rows: int
+    columns: int
+    gates: int = 1
+
+    def dense(self) -> Tensor:
+        flat = self.values.new_zeros(self.rows * self.columns)
+        return flat.index_put((self.index,), self.values).view(self.rows, self.columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
+    @property
+    def macs(self) -> int:
+        """The entries of all lines that have a value."""
+        units = self.rows // self.gates
+        row = self.index // self.columns
+        panel = row // units * -(-units // LANES) + row % units // LANES
+        lines = torch.unique(panel * self.columns + self.index % self.columns)
+        panel_of_gate = lines // self.columns % -(-units // LANES)
+        return int((units - LANES * panel_of_gate).clamp(max=LANES).sum())
+
+
+def block_diagonal_term(blocks: Tensor) -> SparseTerm:
+    """The matrix, in each gate, with the `blocks` on its diagonal, one after the other.
+
+    `blocks` is of shape (n, a, b), or (gates, n, a, b): then each gate, of n a rows and n b columns, has its own.
+
+    >>> block_diagonal_term(torch.ones(2, 1, 2)).dense()
+    tensor([[1., 1., 0., 0.],
+            [0., 0., 1., 1.]])
+    """
+    if blocks.dim() == 3:
+        blocks = blocks[None]
+    gates, n, height, width = blocks.shape
+    gate, block, i, j = torch.meshgrid(
+        *(torch.arange(size, device=blocks.device) for size in blocks.shape), indexing="ij"
+    )
+    row, columns = (gate * n + block) * height + i, n * width
+    index = row * columns + block * width + j
+    return SparseTerm(blocks.reshape(-1), index.reshape(-1), gates * n * height, columns, gates)
