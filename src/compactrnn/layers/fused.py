@@ -189,7 +189,7 @@ class AbstractFused(nn.RNNBase):
             return False
         plain = sum(w.numel() for w in weights if isinstance(w, Tensor) and w.dim() == 2)
         dense = plain + sum(w.out_features * w.in_features for w in structured)
-        return _FEW * (plain + sum(w.macs() for w in structured)) <= dense
+        return _FEW * (plain + sum(w.training_macs() for w in structured)) <= dense
 
     def _layer_weights(self, number: int) -> list[Any]:
         return [getattr(self, name) for name in self._layer_names(number)]

@@ -126,6 +126,10 @@ class AbstractWeight(nn.Module, ABC):
         with torch.no_grad():
             return sum(term.macs for term in self.terms())
 
+    def training_macs(self) -> int:
+        """Those of `forward` for one vector: as many as in the core unless a subclass says otherwise."""
+        return self.macs()
+
     def extra_repr(self) -> str:
         return f"{self.out_features}x{self.in_features}, {self.spec}"
 

@@ -19,7 +19,7 @@ class BlockSparse(WeightSpec):
 
     Each gate is cut into blocks from its first row and column on, of which the last may be smaller, and of each row of
     n blocks `round(keep * n)`, at least one, are there. Which, `from_dense_` chooses: those of the largest norm. Before
-    they are random, but for those on the diagonal of a square gate, which come first.
+    they are random; in a square gate those on the diagonal come first where they are at most half of them.
 
     The core multiplies with blocks of 16 x 4 (the default) as fast as with a dense matrix of as many bytes, in float32
     and int8; with smaller ones as if they were filled up to lines of 16 x 1, or in int8 16 x 4.
@@ -70,6 +70,10 @@ class BlockSparseWeight(AbstractWeight):
     def terms(self) -> tuple[Term, ...]:
         """One, of which the core stores the blocks that are there."""
         return (SparseTerm(self.values, self.index, self.out_features, self.in_features, self.gates),)
+
+    def training_macs(self) -> int:
+        """Those of the dense matrix, with which `forward` multiplies."""
+        return self.out_features * self.in_features
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw so that the matrix, zeros included, has the variance of U(-bound, bound), bound = in_features ** -0.5.
@@ -126,18 +130,21 @@ class BlockSparseWeight(AbstractWeight):
         return self._blocks(matrix.square()).sum(dim=2)
 
     def _random_scores(self) -> Tensor:
-        """Of each block, those on the diagonal of a square gate above all others."""
+        """Of each block; those on the diagonal of a square gate come first if they are at most half of what is kept."""
         diagonal = torch.zeros(self.out_features, self.in_features, device="cpu")
         if self.rows == self.in_features:
             diagonal = torch.eye(self.rows, device="cpu").repeat(self.gates, 1)
         found = self._norms(diagonal) > 0
-        return torch.rand(found.shape, device="cpu") + found
+        first = found & (2 * found.sum(dim=1, keepdim=True) <= self._kept_of(found.shape[1]))
+        return torch.rand(found.shape, device="cpu") + first
+
+    def _kept_of(self, blocks: int) -> int:
+        return max(1, round(self.spec.keep * blocks))
 
     def _places(self, scores: Tensor) -> Tensor:
         """Those of the entries of the blocks with the highest scores, of every row of blocks."""
-        count = max(1, round(self.spec.keep * scores.shape[1]))
         kept = torch.zeros(scores.shape, dtype=torch.bool, device="cpu")
-        kept.scatter_(1, scores.topk(count, dim=1).indices, True)
+        kept.scatter_(1, scores.topk(self._kept_of(scores.shape[1]), dim=1).indices, True)
         height, width = self.spec.block
         entries = kept.unflatten(0, (self.gates, -1)).repeat_interleave(height, 1).repeat_interleave(width, 2)
         return entries[:, : self.rows, : self.in_features].reshape(-1).nonzero().squeeze(1)
