@@ -277,9 +277,9 @@ static void cr_layer_norm(float *dst, const float *a, size_t n, size_t k, float 
 
 const cr_kernels CR_TABLE = {
     .name = CR_ISA_NAME,
-    .affine = CR_BY_TYPE(cr_affine),
-    .lstm = CR_BY_TYPE(cr_lstm),
-    .gru = CR_BY_TYPE(cr_gru),
+    .affine = {CR_BY_TYPE(cr_affine), [CR_ENTRIES_F32] = cr_affine_entries_f32, [CR_ENTRIES_I8] = cr_affine_entries_i8},
+    .lstm = {CR_BY_TYPE(cr_lstm)},
+    .gru = {CR_BY_TYPE(cr_gru)},
     .spectral = cr_spectral,
     .quantize = cr_quantize,
     .unary = cr_unary,

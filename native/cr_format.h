@@ -103,7 +103,12 @@ typedef struct {
 /* A sparse matrix lies in the same panels and lines, of which only some are stored; all entries of the others are zero. At
  * `place` comes for each panel the number of its first stored line, uint32, and after those of the panels the number of all
  * stored lines; at the next line a uint16 for each stored line: its j, ascending within a panel; at the next line the
- * stored lines, 64 bytes each, panel after panel; scales and sums as above. `block` panels are multiplied side by side. */
+ * stored lines, 64 bytes each, panel after panel; scales and sums as above. `block` panels are multiplied side by side.
+ *
+ * Of a matrix of single entries, of at most CR_MAX_COLUMNS rows, at `place` comes for each column the number of its first
+ * entry, uint32, and after those of the columns the number of all entries; at the next line a uint16 for each entry: its row,
+ * ascending within a column; at the next line the entries, float32 or int8, column after column; scales as above. It serves
+ * AFFINE alone, and has no `block`. */
 #define CR_MAX_GROUP_SCALES 33026u    /* 2^31 / (64 * 8 * 127) */
 enum cr_type {
     CR_MATRIX_F32 = 0,
@@ -116,14 +121,16 @@ enum cr_type {
     CR_TOEPLITZ_F32 = 7,              /* a float32 matrix of Toeplitz-like blocks */
     CR_SPARSE_F32 = 8,
     CR_SPARSE_I8 = 9,
-    CR_TYPE_COUNT = 10
+    CR_ENTRIES_F32 = 10,
+    CR_ENTRIES_I8 = 11,
+    CR_TYPE_COUNT = 12
 };
 
 typedef struct {
     uint32_t type;
     uint32_t rows;
     uint32_t columns;
-    uint32_t block;                   /* panels of a block, of any matrix; else 0 */
+    uint32_t block;                   /* panels of a block, of a matrix that has panels; else 0 */
     uint64_t place;
     uint64_t scale;                   /* the place of the scales; 0 where there are none; see cr_toeplitz */
 } cr_tensor;

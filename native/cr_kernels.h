@@ -6,7 +6,8 @@
  *   round-to-nearest-even with subnormals flushed. No library functions, no estimates.
  * - A vector is 16 lanes, on every machine. Element-wise work is per lane, so the width of registers cannot matter.
  * - A float32 matrix row is one sequential chain: acc = init, then acc = acc + w[j] * x[j] for j = 0, 1, ... In a sparse
- *   matrix j goes through the stored lines: what x has elsewhere, NaN and infinity too, does not count.
+ *   matrix j goes through the stored lines, or the row's single entries: what x has elsewhere, NaN and infinity too, does
+ *   not count. A single int8 entry is the float32 number entry * row_scale.
  * - An int8 matrix row is an exact int32 sum, in any order, then init + (float)sum * (row_scale * x_scale). An int4 row is
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
@@ -44,13 +45,19 @@ typedef struct cr_matrix {
     size_t rows;
     size_t columns;
     size_t block;
-    const uint32_t *starts;  /* of a sparse matrix: the first line of each panel, and the j of each line */
+    const uint32_t *starts;  /* the first line of each panel, and the j of each line; or, of single entries, the first of
+                                each column, and the row of each */
     const uint16_t *numbers;
 } cr_matrix;
 
 static inline int cr_is_sparse(unsigned type)
 {
     return type == CR_SPARSE_F32 || type == CR_SPARSE_I8;
+}
+
+static inline int cr_has_single_entries(unsigned type)
+{
+    return type == CR_ENTRIES_F32 || type == CR_ENTRIES_I8;
 }
 
 /* Whether products with a matrix of this type take quantized inputs. */

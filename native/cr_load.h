@@ -24,7 +24,7 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor);
 /* Whether products can be made with tensors of this type. */
 static inline int cr_is_matrix(uint32_t type)
 {
-    return type <= CR_MATRIX_I4 || type == CR_TOEPLITZ_F32 || type == CR_SPARSE_F32 || type == CR_SPARSE_I8;
+    return type <= CR_MATRIX_I4 || (type >= CR_TOEPLITZ_F32 && type < CR_TYPE_COUNT);
 }
 
 /* How many numbers an op writes at dst. */

@@ -150,22 +150,42 @@ static int cr_check_matrix(const cr_model *model, cr_walk *walk, const cr_tensor
     return cr_check_sums(model, tensor, place);
 }
 
-/* Which lines of a sparse matrix are stored, from where the panels start, at `place`, on. */
-static int cr_check_sparse(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+/* Of `groups` groups, panels or columns, where each starts, from `place` on: none has more than `most`, whose numbers ascend
+ * below that. `count` becomes that of all. */
+static int cr_check_starts(const cr_model *model, cr_walk *walk, uint64_t place, uint64_t groups, uint64_t most, uint64_t *count)
 {
-    int code;
-    uint64_t per_panel = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     const uint32_t *starts = (const uint32_t *)(const void *)(model->file + place);
     if (starts[0]) return CR_ERROR_VALUE;
-    for (uint64_t i = 0; i < panels; i++)
-        if (starts[i + 1] < starts[i] || starts[i + 1] - starts[i] > per_panel) return CR_ERROR_VALUE;
-    if ((code = cr_take_section(walk, 2ull * starts[panels], &place))) return code;
+    for (uint64_t i = 0; i < groups; i++)
+        if (starts[i + 1] < starts[i] || starts[i + 1] - starts[i] > most) return CR_ERROR_VALUE;
+    *count = starts[groups];
+    int code = cr_take_section(walk, 2 * *count, &place);
+    if (code) return code;
     const uint16_t *numbers = (const uint16_t *)(const void *)(model->file + place);
-    for (uint64_t i = 0; i < panels; i++)
+    for (uint64_t i = 0; i < groups; i++)
         for (uint64_t j = starts[i]; j < starts[i + 1]; j++)
-            if (numbers[j] >= per_panel || (j > starts[i] && numbers[j] <= numbers[j - 1])) return CR_ERROR_VALUE;
-    if ((code = cr_take_section(walk, (uint64_t)CR_LINE * starts[panels], &place))) return code;
+            if (numbers[j] >= most || (j > starts[i] && numbers[j] <= numbers[j - 1])) return CR_ERROR_VALUE;
+    return CR_OK;
+}
+
+static int cr_check_sparse(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+{
+    uint64_t count;
+    int code = cr_check_starts(model, walk, place, cr_count_of_starts(tensor) - 1, cr_lines_of_panel(tensor), &count);
+    if (code || (code = cr_take_section(walk, CR_LINE * count, &place))) return code;
     return cr_check_matrix(model, walk, tensor, place);
+}
+
+static int cr_check_entries(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+{
+    uint64_t count, whole = tensor->type == CR_ENTRIES_I8;
+    if (tensor->rows > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
+    int code = cr_check_starts(model, walk, place, tensor->columns, tensor->rows, &count);
+    if (code || (code = cr_take_section(walk, whole ? count : 4 * count, &place))) return code;
+    if (!whole) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
+    if (memchr(model->file + place, 0x80, (size_t)count)) return CR_ERROR_VALUE;
+    if ((code = cr_take_section(walk, 4ull * tensor->rows, &place))) return code;
+    return tensor->scale != place ? CR_ERROR_LAYOUT : cr_check_scales(model, place, tensor->rows);
 }
 
 /* A Toeplitz-like matrix, whose form is at `place`, and where it will be expanded. */
@@ -200,7 +220,8 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
     if (tensor->type >= CR_TYPE_COUNT) return CR_ERROR_ENUM;
     if (!rows || !columns || rows > CR_MAX_ROWS || columns > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
     int is_matrix = cr_is_matrix(tensor->type);
-    if (is_matrix ? !tensor->block || tensor->block > CR_MAX_BLOCK_PANELS : tensor->block != 0) return CR_ERROR_LIMIT;
+    int has_panels = is_matrix && !cr_has_single_entries(tensor->type);
+    if (has_panels ? !tensor->block || tensor->block > CR_MAX_BLOCK_PANELS : tensor->block != 0) return CR_ERROR_LIMIT;
     if (is_matrix && columns > CR_MAX_COLUMNS) return CR_ERROR_LIMIT;
     switch (tensor->type) {
     case CR_MATRIX_F32:
@@ -215,13 +236,16 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
     case CR_INDEX: bytes = rows * 4; break;
     case CR_TOEPLITZ_F32: bytes = sizeof(cr_toeplitz); break;
     case CR_SPARSE_F32:
-    case CR_SPARSE_I8: bytes = 4 * (panels + 1); break;
+    case CR_SPARSE_I8:
+    case CR_ENTRIES_F32:
+    case CR_ENTRIES_I8: bytes = 4 * (uint64_t)cr_count_of_starts(tensor); break;
     }
     if (tensor->type == CR_INDEX && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
     if (tensor->type == CR_TOEPLITZ_F32) return cr_check_toeplitz(model, walk, tensor, place);
     if (cr_is_sparse(tensor->type)) return cr_check_sparse(model, walk, tensor, place);
+    if (cr_has_single_entries(tensor->type)) return cr_check_entries(model, walk, tensor, place);
     if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
     if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;

@@ -104,7 +104,7 @@ static cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
         return (cr_matrix){model->expanded + tensor->scale, NULL, NULL, tensor->rows, tensor->columns, tensor->block,
                            NULL, NULL};
     const unsigned char *scale = model->file + tensor->scale;
-    if (cr_is_sparse(tensor->type)) {
+    if (cr_is_sparse(tensor->type) || cr_has_single_entries(tensor->type)) {
         cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
         return (cr_matrix){stored.lines, (const void *)scale, (const void *)(scale + CR_LINES(4ull * tensor->rows)),
                            tensor->rows, tensor->columns, tensor->block, stored.starts, stored.numbers};

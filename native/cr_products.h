@@ -267,6 +267,8 @@ CR_INLINE void cr_affine_step(unsigned type, cr_rows dst, const cr_matrix *m, cr
     }
 }
 
+#include "cr_entries.h"
+
 CR_INLINE cr_block cr_gates_block(unsigned type, const cr_matrix *m, size_t gates, size_t number)
 {
     return (cr_block){(const char *)m->lines + number * cr_block_bytes(type, m, gates), number * gates, gates};
@@ -353,7 +355,5 @@ CR_MATRIX_KERNELS(sparse_f32, CR_SPARSE_F32)
 CR_MATRIX_KERNELS(sparse_i8, CR_SPARSE_I8)
 
 #define CR_BY_TYPE(name)                                                                                               \
-    {                                                                                                                  \
-        [CR_MATRIX_F32] = name##_f32, [CR_MATRIX_I8] = name##_i8, [CR_MATRIX_I4] = name##_i4,                          \
-        [CR_SPARSE_F32] = name##_sparse_f32, [CR_SPARSE_I8] = name##_sparse_i8                                         \
-    }
+    [CR_MATRIX_F32] = name##_f32, [CR_MATRIX_I8] = name##_i8, [CR_MATRIX_I4] = name##_i4,                              \
+    [CR_SPARSE_F32] = name##_sparse_f32, [CR_SPARSE_I8] = name##_sparse_i8

@@ -18,6 +18,7 @@ from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
 from sparse_programs import layer as sparse_layer
+from sparse_programs import single_entries
 from toeplitz_programs import lstm
 
 FOLDER = Path(__file__).parent / "golden"
@@ -115,6 +116,7 @@ def main() -> None:
     for whole, weights in ((False, "float32"), (True, "int8")):
         programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
         programs[f"sparse-gru-{weights}"] = sparse_layer(Code.GRU, 37, 9, whole=whole)
+        programs[f"entries-{weights}"] = single_entries(70, whole)
     programs["toeplitz-float32"] = lstm(37, 9, rank=3)
     programs["toeplitz-large"] = lstm(512, 512, rank=1)
     for name, program in programs.items():

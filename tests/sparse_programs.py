@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from compactrnn.runtime.entries import ENTRIES
 from compactrnn.runtime.gates import gate_rows, padded
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.rounding import quantize_rows
@@ -18,6 +19,22 @@ def sparse(rng, rows, columns, keep=0.3, whole=False, block=4, gates=1):
     values = gate_rows(values, gates) if gates > 1 else values
     tensor = quantize_rows(values, block) if whole else Tensor(values.astype(np.float32), block=block)
     return replace(tensor, form=SPARSE)
+
+
+def single_entries(n, whole=False):
+    """x -> two products with single entries, the second on top of the first."""
+    rng, tensors = np.random.default_rng(n), []
+    for _ in range(2):
+        values = rng.normal(size=(n, n)) * (rng.random((n, n)) < 0.05)
+        tensor = quantize_rows(values) if whole else Tensor(values.astype(np.float32))
+        tensors.append(replace(tensor, form=ENTRIES))
+    ops = (
+        Op(Code.AFFINE, Ref(1), n, n, a=Ref(0), tensor=0),
+        Op(Code.AFFINE, Ref(1), n, n, a=Ref(2), b=Ref(1), tensor=1),
+        Op(Code.UNARY, Ref(2), n, a=Ref(1), fn=Unary.TANH),
+    )
+    buffers = [Buffer(n, "input"), Buffer(n), Buffer(n, "state")]
+    return Program(buffers, tensors, [Segment("forward", ops)], [Input("x", 0, (n,))], [Output("y", Ref(2), (n,))])
 
 
 def plain(program):

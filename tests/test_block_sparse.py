@@ -1,5 +1,7 @@
 """Block-sparse weights, and the term that the core multiplies with."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from compactrnn.runtime.file import write
 from compactrnn.runtime.inventory import inventory, stored_types
 from compactrnn.runtime.program import Code
 from compactrnn.runtime.quantize import quantize
-from compactrnn.weights import BlockSparse, SparseTerm
+from compactrnn.weights import AbstractWeight, BlockSparse, LowRank, SparseTerm, WeightSpec
 from compactrnn.weights.sparse_term import block_diagonal_term
+from compactrnn.weights.terms import Sum
 
 
 def kept(weight):
@@ -146,15 +149,62 @@ def test_a_block_diagonal_matrix():
     assert odd.macs == 15 * 10
 
 
-def test_single_entries():
-    """Each costs the line that it is in."""
+def test_few_values_cost_themselves_and_more_of_them_their_lines():
     values, index = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5, 15, 16 * 10 + 5])
-    term = SparseTerm(values, index, 20, 10)
-    wanted = torch.zeros(20, 10)
+    term = SparseTerm(values, index, 40, 10)
+    wanted = torch.zeros(40, 10)
     wanted[0, 5], wanted[1, 5], wanted[16, 5] = 1, 2, 3
     assert_close(term.dense(), wanted)
-    assert term.macs == 16 + 4
+    assert term.is_scattered and term.macs == term.stored == 3
+    assert not SparseTerm(values, index, 20, 10).is_scattered
+    assert SparseTerm(values, index, 20, 10).macs == 16 + 4  # the second line has but four rows
     assert SparseTerm(values[:0], index[:0], 20, 10).macs == 0
+
+
+@dataclass(frozen=True)
+class Scattered(WeightSpec):
+    """A dense matrix of low rank, and a few free entries."""
+
+    def build(self, out_features, in_features, gates=1):
+        return ScatteredWeight(self, out_features, in_features, gates)
+
+
+class ScatteredWeight(AbstractWeight):
+    def __init__(self, spec, out_features, in_features, gates=1):
+        super().__init__(spec, out_features, in_features, gates)
+        self.inner = LowRank(rank=2).build(out_features, in_features, gates)
+        index = torch.randperm(out_features * in_features)[: out_features * in_features // 50]
+        self.register_buffer("index", index)
+        self.values = nn.Parameter(torch.randn(len(index)))
+
+    def forward(self, x):
+        return self.inner(x) + nn.functional.linear(x, self.sparse.dense())
+
+    def dense(self):
+        return self.inner.dense() + self.sparse.dense()
+
+    @property
+    def sparse(self):
+        return SparseTerm(self.values, self.index, self.out_features, self.in_features, self.gates)
+
+    def terms(self):
+        return (Sum((self.inner.terms(), (self.sparse,))),)
+
+
+@pytest.mark.parametrize("kind", [cr.LSTM, cr.GRU])
+def test_a_sum_with_a_few_entries_is_packed_as_it_is(kind):
+    torch.manual_seed(0)
+    model, x = lstm(37, 29, Scattered(), kind), torch.randn(1, 9, 29)
+    program = lower(model, x)
+    weights = [w for name, w in model.rnn.named_children() if name.startswith("weight")]
+    assert program.macs_per_step() == sum(w.macs() for w in weights)
+    assert sum(t.numbers for t in program.tensors) == sum(w.stored_parameters() for w in weights)
+    assert program.macs_per_step() < sum(w.dense().numel() for w in weights) / 4
+    wanted = model(x)[0].detach().numpy()
+    for weights, bound in (("float32", 1e-5), ("int8", 0.02)):
+        stored = quantize(program, weights)
+        assert sum(name == f"unstructured {weights}" for name in stored_types(stored).values()) == 4
+        np.testing.assert_allclose(cr.Engine(write(stored)).run(x[0].numpy()), wanted, atol=bound)
 
 
 @pytest.mark.parametrize(

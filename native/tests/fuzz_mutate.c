@@ -3,7 +3,7 @@
  * file, and not, over and over, its envelope. */
 #include "model.h"
 
-#include "cr_kernels.h"
+#include "cr_sparse.h"
 #include "cr_toeplitz.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
@@ -140,46 +140,66 @@ static void place_toeplitz(uint8_t *file, size_t most, cr_tensor *t, uint64_t *a
     }
 }
 
-/* The lines of a sparse matrix: their numbers ascend within each panel, of which none has more than there are. */
+/* Where the lines of panels, or the entries of columns, start, and their numbers: at most `most_of_one` for each, which
+ * ascend. What is numbered has no place yet. */
+static cr_stored_lines place_starts(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t most_of_one)
+{
+    uint64_t groups = cr_count_of_starts(t) - 1;
+    t->place = place(file, most, at, 4 * (groups + 1));
+    if (*at > most) return (cr_stored_lines){NULL, NULL, NULL};
+    uint32_t *starts = (uint32_t *)(void *)(file + t->place);
+    starts[0] = 0;
+    for (uint64_t i = 0; i < groups; i++) {
+        uint64_t count = starts[i + 1] < starts[i] ? 1 : starts[i + 1] - starts[i];
+        if (count > most_of_one || count > most / CR_LINE) count = most_of_one < 2 ? most_of_one : 2;
+        starts[i + 1] = starts[i] + (uint32_t)count;
+    }
+    uint16_t *numbers = (uint16_t *)(void *)(file + place(file, most, at, 2ull * starts[groups]));
+    for (uint64_t i = 0; i < groups && *at <= most; i++)
+        for (uint64_t l = starts[i]; l < starts[i + 1]; l++) {
+            uint64_t first = l > starts[i] ? numbers[l - 1] + 1u : 0, last = most_of_one - (starts[i + 1] - l);
+            if (numbers[l] < first) numbers[l] = (uint16_t)first;
+            if (numbers[l] > last) numbers[l] = (uint16_t)last;
+        }
+    return (cr_stored_lines){starts, numbers, NULL};
+}
+
 static void place_sparse(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at)
 {
     int whole = t->type == CR_SPARSE_I8;
-    uint64_t panels = ((uint64_t)t->rows + CR_LANES - 1) / CR_LANES, columns = t->columns;
-    uint64_t per_panel = whole ? (columns + 3) / 4 : columns;
-    t->place = place(file, most, at, 4 * (panels + 1));
+    uint64_t panels = cr_count_of_starts(t) - 1, columns = t->columns;
+    cr_stored_lines stored = place_starts(file, most, t, at, whole ? (columns + 3) / 4 : columns);
     if (*at > most) return;
-    uint32_t *starts = (uint32_t *)(void *)(file + t->place);
-    starts[0] = 0;
-    for (uint64_t i = 0; i < panels; i++) {
-        uint64_t count = starts[i + 1] < starts[i] ? 1 : starts[i + 1] - starts[i];
-        if (count > per_panel || count > most / CR_LINE) count = per_panel < 2 ? per_panel : 2;
-        starts[i + 1] = starts[i] + (uint32_t)count;
-    }
-    uint64_t numbers_at = place(file, most, at, 2ull * starts[panels]);
-    if (*at > most) return;
-    uint16_t *numbers = (uint16_t *)(void *)(file + numbers_at);
-    uint64_t lines = place(file, most, at, 64ull * starts[panels]);
+    uint64_t lines = place(file, most, at, 64ull * stored.starts[panels]);
     t->scale = whole ? place(file, most, at, 4ull * t->rows) : 0;
     uint64_t sums = whole ? place(file, most, at, 4ull * t->rows) : 0;
     if (*at > most) return;
     if (whole) memset(file + sums, 0, 4ull * t->rows);
     for (uint64_t i = 0; i < panels; i++)
-        for (uint64_t l = starts[i]; l < starts[i + 1]; l++) {
-            uint64_t first = l > starts[i] ? numbers[l - 1] + 1u : 0, last = per_panel - (starts[i + 1] - l);
-            if (numbers[l] < first) numbers[l] = (uint16_t)first;
-            if (numbers[l] > last) numbers[l] = (uint16_t)last;
+        for (uint64_t l = stored.starts[i]; l < stored.starts[i + 1]; l++)
             for (uint64_t r = 0; r < CR_LANES; r++) {
                 uint64_t row = i * CR_LANES + r;
                 int8_t *entry = (int8_t *)file + lines + l * CR_LINE + 4 * r;
                 if (row >= t->rows) memset(entry, 0, 4);
                 if (row >= t->rows || !whole) continue;
-                clean_entries(entry, 4ull * numbers[l], columns);
+                clean_entries(entry, 4ull * stored.numbers[l], columns);
                 int32_t sum;
                 memcpy(&sum, file + sums + 4 * row, 4);
                 sum += entry[0] + entry[1] + entry[2] + entry[3];
                 memcpy(file + sums + 4 * row, &sum, 4);
             }
-        }
+}
+
+static void place_entries(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at)
+{
+    int whole = t->type == CR_ENTRIES_I8;
+    t->block = 0;
+    cr_stored_lines stored = place_starts(file, most, t, at, t->rows);
+    if (*at > most) return;
+    uint64_t count = stored.starts[t->columns], entries = place(file, most, at, whole ? count : 4 * count);
+    t->scale = whole ? place(file, most, at, 4ull * t->rows) : 0;
+    for (uint64_t i = 0; i < count && whole && *at <= most; i++)
+        if (file[entries + i] == 0x80) file[entries + i] = 0x81;
 }
 
 static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t *expanded)
@@ -192,8 +212,9 @@ static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at,
         place_toeplitz(file, most, t, at, expanded);
         return;
     }
-    if (cr_is_sparse(t->type)) {
-        if (rows && rows < most && columns && columns <= CR_MAX_COLUMNS) place_sparse(file, most, t, at);
+    if (cr_is_sparse(t->type) || cr_has_single_entries(t->type)) {
+        if (!rows || rows >= most || !columns || columns > CR_MAX_COLUMNS) return;
+        (cr_is_sparse(t->type) ? place_sparse : place_entries)(file, most, t, at);
         return;
     }
     switch (t->type) {
@@ -303,8 +324,9 @@ static void change_form(uint8_t *file, size_t size, sections *s, uint64_t *state
     const cr_tensor *t = &s->tensors[pick(state, s->header->tensor_count)];
     if (t->type == CR_TOEPLITZ_F32 && t->place < size && sizeof(cr_toeplitz) <= size - t->place)
         change_word(file + t->place, 16, state);
-    size_t starts = round_line(4 * ((size_t)t->rows / CR_LANES + 2));
-    if (!cr_is_sparse(t->type) || t->place >= size || t->rows >= size || starts + CR_LINE > size - t->place) return;
+    if (!cr_is_sparse(t->type) && !cr_has_single_entries(t->type)) return;
+    size_t starts = round_line(4 * cr_count_of_starts(t));
+    if (t->place >= size || starts + CR_LINE > size - t->place) return;
     change_word(file + t->place + (pick(state, 2) ? starts : 0), CR_LINE, state);
 }
 

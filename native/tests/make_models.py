@@ -81,6 +81,7 @@ def main(folder: Path) -> None:
     for code in (Code.LSTM, Code.GRU):
         (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
     products = {(code.name, kind) for code in GATES for kind in KINDS}
+    products |= {(Code.AFFINE.name, f"unstructured {kind}") for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
     missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}

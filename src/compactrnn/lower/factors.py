@@ -16,6 +16,7 @@ from ..emit import structured
 from ..emit.factor import Factor
 from ..graph.trace import Trace
 from ..runtime import program
+from ..runtime.entries import ENTRIES
 from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
@@ -52,7 +53,7 @@ def _(term: ToeplitzTerm) -> Factor:
 
 @factor.register
 def _(term: SparseTerm) -> Factor:
-    return program.Tensor(array(term.dense()), form=SPARSE)
+    return program.Tensor(array(term.dense()), form=ENTRIES if term.is_scattered else SPARSE)
 
 
 @factor.register

@@ -13,6 +13,7 @@ from .._files import check_json_size, write_atomically
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from . import layout as lay
 from .dead_code import writes
+from .entries import SingleEntries, pack_entries
 from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
@@ -46,8 +47,8 @@ def encode(program: Program) -> bytes:
     if names:
         document["operations"] = names
     if program.states:
-        products = [op for op in program.ops if op.code in GATES and op.p0]
-        fixed = any(program.tensors[op.tensor].scale is not None for op in products if op.tensor is not None)
+        read = {op.tensor for op in program.ops if op.code in GATES and op.p0}
+        fixed = any(kind in lay.QUANTIZED_INPUTS for tensor, kind in types if tensor in read)
         document["states"] = {s.name: [s.buffer, s.bounded and fixed, *s.shape] for s in program.states}
     metadata = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     try:
@@ -151,10 +152,12 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
     if isinstance(tensor.form, ToeplitzBlocks):
         return Type.TOEPLITZ_F32
-    if isinstance(tensor.form, SparseLines):
+    if tensor.form is not None:
         if tensor.group_scale is not None:
-            raise invalid("sparse matrix", got="int4", expected="float32 or int8")
-        return {Type.MATRIX_F32: Type.SPARSE_F32, Type.MATRIX_I8: Type.SPARSE_I8}[plain]
+            raise invalid(f"{tensor.form.name} matrix", got="int4", expected="float32 or int8")
+        lines = isinstance(tensor.form, SparseLines)
+        of_type = (Type.SPARSE_F32, Type.SPARSE_I8) if lines else (Type.ENTRIES_F32, Type.ENTRIES_I8)
+        return of_type[plain == Type.MATRIX_I8]
     return plain if tensor.group_scale is None else Type.MATRIX_I4
 
 
@@ -163,7 +166,7 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
     _check_fields(op)
     tensor = number[op.tensor, operation.tensor] if op.tensor is not None else lay.NONE
     parameters = Unary(op.fn).parameters if op.code == Code.UNARY else operation.parameters
-    if operation.tensor == "matrix" and tensor != lay.NONE and types[tensor][1] in lay.SCALED:
+    if operation.tensor == "matrix" and tensor != lay.NONE and types[tensor][1] in lay.QUANTIZED_INPUTS:
         parameters = 1
     return (
         int(op.code),
@@ -291,9 +294,12 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
             _check_int4(tensor)
         record["block"] = tensor.block
         record["place"] = data.add(lay.pack_matrix(values, tensor.block, tensor.group_scale))
-    elif kind in lay.FORMS:
+    elif isinstance(tensor.form, SparseLines):
         record["block"] = tensor.block
         record["place"], *_ = [data.add(part.tobytes()) for part in pack(values)]
+    elif isinstance(tensor.form, SingleEntries):
+        tensor.form.check(values)
+        record["place"], *_ = [data.add(part.tobytes()) for part in pack_entries(values)]
     else:
         record["place"] = data.add(values.tobytes())
     if kind in lay.SCALED:

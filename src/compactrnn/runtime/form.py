@@ -44,7 +44,7 @@ class Form(ABC):
 
     @abstractmethod
     def stored_bytes(self, values: np.ndarray) -> int:
-        """Bytes in the file, scales and padding between arrays not counted."""
+        """Bytes in the file, padding between arrays not counted."""
 
     def interleaved_for(self, gates: int) -> Form | None:
         """The same matrix with its rows in the order of the LSTM and GRU kernels; None where they have no such form."""

@@ -85,7 +85,7 @@ def stored_bytes(tensor: Tensor, op: Op) -> int:
     """Bytes in the file, scales included, padding between arrays not."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.form is not None:
-        return tensor.form.stored_bytes(tensor.values) + 2 * scales  # with the sums of rows
+        return tensor.form.stored_bytes(tensor.values)
     if OPERATIONS[op.code].tensor != "matrix":
         return tensor.values.nbytes + scales
     kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)

@@ -14,6 +14,7 @@ VERSION: int = _native.constants["VERSION"]
 LINE: int = _native.constants["LINE"]
 GROUP: int = _native.constants["GROUP"]  # columns of an int4 matrix that share a scale
 NONE: int = _native.constants["NONE"]
+MAX_COLUMNS: int = _native.constants["MAX_COLUMNS"]
 MAX_RANK: int = _native.constants["MAX_RANK"]
 MAX_SEGMENTS: int = _native.constants["MAX_SEGMENTS"]
 MAX_GROUP_SCALES: int = _native.constants["MAX_GROUP_SCALES"]  # of a row, so that no sum of products leaves 32 bits
@@ -35,12 +36,15 @@ class Type(IntEnum):
     TOEPLITZ_F32 = 7
     SPARSE_F32 = 8
     SPARSE_I8 = 9
+    ENTRIES_F32 = 10
+    ENTRIES_I8 = 11
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
-FORMS = (Type.TOEPLITZ_F32, Type.SPARSE_F32, Type.SPARSE_I8)
-SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8, Type.SPARSE_I8)
+FORMS = (Type.TOEPLITZ_F32, Type.SPARSE_F32, Type.SPARSE_I8, Type.ENTRIES_F32, Type.ENTRIES_I8)
+SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8, Type.SPARSE_I8, Type.ENTRIES_I8)
 SUMMED = (Type.MATRIX_I8, Type.SPARSE_I8)  # which have the sums of rows beside the scales
+QUANTIZED_INPUTS = (Type.MATRIX_I8, Type.MATRIX_I4, Type.SPARSE_I8)  # what products with them read
 
 
 HEADER = np.dtype(

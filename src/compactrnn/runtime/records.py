@@ -10,6 +10,7 @@ import numpy as np
 from .._errors import ModelFileError
 from .._files import parse_json
 from . import layout as lay
+from .entries import ENTRIES, stored_entries, unpack_entries
 from .layout import Type
 from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
 from .sparse import DEPTH, SPARSE, stored_lines, unpack
@@ -161,6 +162,9 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     if kind in DEPTH:
         values = unpack(stored_lines(data, place, rows, kind), rows, columns)
         return Tensor(values, row_scale, block=block, form=SPARSE)
+    if kind in (Type.ENTRIES_F32, Type.ENTRIES_I8):
+        values = unpack_entries(stored_entries(data, place, columns, kind), rows)
+        return Tensor(values, row_scale, form=ENTRIES)
     if kind in lay.MATRICES:
         entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
         values, group_scale = lay.unpack_matrix(entries, kind, rows, columns, block)
@@ -174,6 +178,8 @@ def _structured_macs(record: np.void, data: bytes, plain: int) -> int:
     kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
     if kind in DEPTH:
         return stored_lines(data, int(record["place"]), rows, kind).entries(columns)
+    if kind in (Type.ENTRIES_F32, Type.ENTRIES_I8):
+        return len(stored_entries(data, int(record["place"]), columns, kind).rows)
     tensor = _tensor(record, data)
     assert tensor.form is not None
     return tensor.form.macs(tensor.values, plain)

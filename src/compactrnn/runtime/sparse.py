@@ -69,7 +69,8 @@ class SparseLines(Form):
         return self.numbers(values)
 
     def stored_bytes(self, values: np.ndarray) -> int:
-        return sum(part.nbytes for part in pack(values))
+        scales = 8 * len(values) if values.itemsize == 1 else 0  # and sums of rows
+        return sum(part.nbytes for part in pack(values)) + scales
 
     def interleaved_for(self, gates: int) -> SparseLines:
         return self

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..runtime.entries import ENTRIES
 from ..runtime.gates import gate_rows, padded
 from ..runtime.program import (
     GATES,
@@ -205,7 +206,8 @@ class _Writer:
     def _op_sparse(self) -> None:
         ref, k = self._any()
         n, block = self._width(), int(self.rng.integers(1, 5))
-        tensor = self._stored(Tensor(self._with_zeros(self._values(n, k)), block=block, form=SPARSE))
+        form = SPARSE if self.rng.random() < 0.5 else ENTRIES
+        tensor = self._stored(Tensor(self._with_zeros(self._values(n, k)), block=block, form=form))
         self._new(Code.AFFINE, n, k, a=ref, tensor=tensor)
 
     def _op_gather(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.gates import LANES
+from ..runtime.layout import MAX_COLUMNS
 from .terms import Term
 
 
@@ -18,6 +19,7 @@ class SparseTerm(Term):
     The place of row i and column j is `i * columns + j`; no place occurs twice. The rows are those of `gates` equal
     blocks. A model file has lines of 16 rows of a gate x 1 column, in int8 of 16 x 4, of which those are stored that
     have a value; so blocks of 16 x 4 values cost nothing else. Counts are those of float32: all rows of a line count.
+    Where a line has two values at most on average, each value is stored, with its row, and multiplied on its own.
 
     Where a model multiplies with the rows of all gates one after the other, not by the operations LSTM and GRU, and a
     gate is no multiple of 16 rows, lines have rows of two gates; then more of them have a value.
@@ -39,7 +41,19 @@ class SparseTerm(Term):
 
     @property
     def macs(self) -> int:
-        """The entries of all lines that have a value."""
+        """One for each value, or the entries of all lines that have one."""
+        lines = self._line_entries()
+        return len(self.values) if self._is_scattered(lines) else lines
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether single values are stored."""
+        return self._is_scattered(self._line_entries())
+
+    def _is_scattered(self, line_entries: int) -> bool:
+        return 8 * len(self.values) <= line_entries and self.rows <= MAX_COLUMNS
+
+    def _line_entries(self) -> int:
         units = self.rows // self.gates
         row = self.index // self.columns
         panel = row // units * -(-units // LANES) + row % units // LANES

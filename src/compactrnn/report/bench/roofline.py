@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from ...runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
+from ...runtime.entries import stored_entries
 from ...runtime.layout import Type
 from ...runtime.records import Records
 from ...runtime.sparse import DEPTH, stored_lines
@@ -15,12 +16,15 @@ _BITS = {"F32": 32, "F16": 16, "I8": 8, "I4": 4}
 
 
 def weight_bytes(data: bytes) -> int:
-    """Bytes of weights that one step reads: every matrix, the stored lines of a sparse one, a row of each table."""
+    """Bytes of weights that one step reads: every matrix, what is stored of a sparse one, a row of each table."""
     total = 0
     for tensor in Records(data).tensors:
         if int(tensor["type"]) in DEPTH:
             kept = stored_lines(data, int(tensor["place"]), int(tensor["rows"]), Type(int(tensor["type"])))
             total += kept.lines.nbytes + kept.numbers.nbytes
+        if int(tensor["type"]) in (Type.ENTRIES_F32, Type.ENTRIES_I8):
+            entries = stored_entries(data, int(tensor["place"]), int(tensor["columns"]), Type(int(tensor["type"])))
+            total += sum(part.nbytes for part in entries)
         shape, _, kind = Type(int(tensor["type"])).name.partition("_")
         rows = {"MATRIX": int(tensor["rows"]), "TABLE": 1}.get(shape, 0)
         total += rows * int(tensor["columns"]) * _BITS.get(kind, 0) // 8
