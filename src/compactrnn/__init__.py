@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
+    from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
     from .compress import PruningPlan as PruningPlan
+    from .compress import factorize_ as factorize_
     from .compress import load as load
+    from .compress import plan_factorization as plan_factorization
     from .compress import save as save
     from .decoding import Recognizer as Recognizer
     from .decoding import recognize as recognize
     from .layers import GRU as GRU
     from .layers import LSTM as LSTM
     from .layers import RNN as RNN
+    from .layers import Embedding as Embedding
+    from .layers import Linear as Linear
     from .layers import Recurrent as Recurrent
     from .layers import checkpointed as checkpointed
     from .layers import convert_ as convert_
@@ -49,9 +54,11 @@ _HOME = {
     "Dense": "weights",
     "DuRNN": "cells",
     "Elman": "cells",
+    "Embedding": "layers",
     "Engine": "runtime.engine",
     "FSMN": "cells",
     "FastGRNN": "cells",
+    "FactorizationPlan": "compress",
     "GILR": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",
@@ -59,6 +66,7 @@ _HOME = {
     "IndRNN": "cells",
     "Kronecker": "weights",
     "LSTM": "layers",
+    "Linear": "layers",
     "LowRank": "weights",
     "MGU": "cells",
     "MinGRU": "cells",
@@ -71,11 +79,13 @@ _HOME = {
     "UnsupportedModelError": "_errors",
     "checkpointed": "layers",
     "convert_": "layers",
+    "factorize_": "compress",
     "from_torch": "layers",
     "load": "compress",
     "loop_report": "layers",
     "pack": "lower",
     "recognize": "decoding",
+    "plan_factorization": "compress",
     "save": "compress",
     "time_loop": "layers",
     "linear_scan": "layers",

@@ -1,5 +1,8 @@
 """Structured pruning: how a trained model becomes smaller."""
 
+from .factorization import FactorizationPlan as FactorizationPlan
+from .factorize import factorize_ as factorize_
+from .factorize import plan_factorization as plan_factorization
 from .folder import load as load
 from .folder import save as save
 from .gates import AbstractGate as AbstractGate

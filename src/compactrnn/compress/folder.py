@@ -15,6 +15,7 @@ from .._errors import ModelFileError, invalid
 from ..graph.copy import copy_module
 from ..layers.fused import AbstractFused
 from ..layers.narrow import put_tensor_
+from .products import describe_products, rebuild_products
 from .structure import describe, rebuild
 from .wrappers import unwrap
 
@@ -63,6 +64,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
         "format": _FORMAT,
         "class": type(model).__qualname__,
         "layers": describe(model),
+        "products": describe_products(model),
         "shared": shared,
         "frozen": frozen,
         "temporary": temporary,
@@ -106,6 +108,7 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
     saved: dict[str, Tensor] = tree["tensors"]
     wanted = saved | {name: saved[source] for name, source in tree["shared"].items()}
     model = rebuild(model, tree["layers"], wanted)
+    rebuild_products(model, tree.get("products", []))  # which older files lack
     have = dict(_tensors(model))
     if missing := [name for name in wanted if name not in have and name not in tree["temporary"]]:
         raise invalid(f"{type(model).__name__}", got=f"no {min(missing)}", expected="every tensor that was saved")

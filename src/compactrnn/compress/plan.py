@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from .plan_json import plan_from
+from .plan_json import check_pruning, plan_from
+from .table import size_lines
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -136,7 +137,9 @@ class PruningPlan:
         Raises:
             ValueError: `text` is not such JSON, or a size, an index or a name in it cannot be; says which.
         """
-        return plan_from(cls, text, FORMAT)
+        plan = plan_from(cls, text, FORMAT)
+        check_pruning(plan)
+        return plan
 
     def __str__(self) -> str:
         rows = [f"at {self.position}"] if self.position else []
@@ -150,16 +153,8 @@ class PruningPlan:
         rows += [
             f"{c.path or 'model'}: narrower inside; its output keeps its width" for c in self.layers if c.scattered
         ]
-        return "\n".join([*rows, *size_lines(self)])
+        return "\n".join([*rows, *size_lines(self, SIZES)])
 
 
 FORMAT = "compactrnn pruning plan 1"
-
-
-def size_lines(sizes: object) -> list[str]:
-    """Sizes before and after, one line each, of an object with the three pairs."""
-    rows = []
-    for name in ("parameters", "recurrent_parameters", "macs"):
-        before, after = getattr(sizes, name)
-        rows.append(f"{name.replace('_', ' ')}: {before:,} -> {after:,} ({before / max(after, 1):.2f}x)")
-    return rows
+SIZES = ("parameters", "recurrent_parameters", "macs")

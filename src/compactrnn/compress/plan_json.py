@@ -1,36 +1,35 @@
-"""Parsing and validation of pruning plans from untrusted JSON."""
+"""Parsing and validation of plans from untrusted JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
+import math
 import types
 import typing
 from typing import Any, TypeVar
 
 from .._errors import invalid
+from ..weights.base import WeightSpec
+from ..weights.registry import weight_spec
 
 T = TypeVar("T")
 
 _MOST = 2**31  # no size in a plan is larger
 
 
-def plan_from(kind: type[T], text: str, form: str) -> T:
-    """The plan of class `kind` in `text`, of which every type, size and index has been checked."""
+def plan_from(kind: type[T], text: str, form: str, what: str = "pruning plan") -> T:
+    """The value of dataclass `kind` in `text`, of which every type has been checked."""
     if not isinstance(text, str):
-        raise invalid("pruning plan", got=f"a {type(text).__name__}", expected="JSON text")
+        raise invalid(what, got=f"a {type(text).__name__}", expected="JSON text")
     try:
         tree = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
     except (ValueError, RecursionError) as error:
-        raise invalid(
-            "pruning plan", got=f"{type(error).__name__}: {error}", expected="JSON that to_json wrote"
-        ) from None
+        raise invalid(what, got=f"{type(error).__name__}: {error}", expected="JSON that to_json wrote") from None
     if not isinstance(tree, dict) or tree.pop("format", None) != form:
-        raise invalid("pruning plan", got="another JSON text", expected=f"an object with format {form!r}")
-    plan: Any = _read(kind, tree, "plan")
-    _check(plan)
-    return plan
+        raise invalid(what, got="another JSON text", expected=f"an object with format {form!r}")
+    return _read(kind, tree, "plan")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -49,7 +48,11 @@ def _no_constants(name: str) -> Any:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: a dataclass, tuple, dict, str, int, bool, or one of these or None."""
+    """`value` as `kind`: a dataclass, tuple, dict, str, int, bool, finite float, weight, or one of these or None."""
+    if kind is WeightSpec:
+        if not isinstance(value, dict):
+            raise invalid(where, got=_said(value), expected="an object with the kind of a weight and its options")
+        return weight_spec(value)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict) or value.keys() != hints.keys():
@@ -70,9 +73,12 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise invalid(where, got=_said(value), expected="an object")
         return {name: _read(arguments[1], v, f"{where}[{name!r}]") for name, v in value.items()}
-    if type(value) is not kind or (kind is int and not 0 <= value < _MOST):
-        expected = {int: f"an integer from 0 to {_MOST - 1}", bool: "true or false"}.get(kind, "a string")
-        raise invalid(where, got=_said(value), expected=expected)
+    if kind is float and type(value) is int and abs(value) < _MOST:
+        return float(value)
+    allowed = {int: lambda: 0 <= value < _MOST, float: lambda: math.isfinite(value)}
+    if type(value) is not kind or not allowed.get(kind, lambda: True)():
+        names = {int: f"an integer from 0 to {_MOST - 1}", bool: "true or false", float: "a finite number"}
+        raise invalid(where, got=_said(value), expected=names.get(kind, "a string"))
     return value
 
 
@@ -81,8 +87,8 @@ def _said(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _check(plan: Any) -> None:
-    """Indices are sorted, each once and within their sizes, and nothing is named twice."""
+def check_pruning(plan: Any) -> None:
+    """Refuse a pruning plan unless indices are sorted, each once and within their sizes, and nothing is named twice."""
     for cut in plan.units:
         _check_kept(cut.kept, cut.units, f"{cut.name}, kept")
         if sum(count for _, count in cut.removed) not in (0, cut.units - len(cut.kept)):

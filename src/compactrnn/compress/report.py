@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .plan import PruningPlan, size_lines
+from .plan import SIZES, PruningPlan
+from .table import size_lines
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PruneReport:
             note = f"; not all consumers are known ({layer.reason})" if layer.reason else ""
             note += f"; left alone ({layer.left_alone})" if layer.left_alone else ""
             rows.append(f"{layer.name}: {layer.kept} of {layer.units} units; read by {readers}{note}")
-        return "\n".join([*rows, *size_lines(self)])
+        return "\n".join([*rows, *size_lines(self, SIZES)])
 
 
 def report(plan: PruningPlan) -> PruneReport:

@@ -81,22 +81,7 @@ def _digest(tensor: Tensor) -> str:
 def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> None:
     """Refuse a model that is not the one that the plan was made for."""
     where = f"the plan of a {plan.model}"
-    have = recorded(model, digests=same_weights)
-    for name in (*plan.weights, *have):
-        theirs, ours = plan.weights.get(name), have.get(name)
-        if theirs is None or ours is None:
-            got = f"{name}, which the plan's model lacks" if theirs is None else f"no {name}"
-            raise invalid(where, got=f"a {type(model).__name__} with {got}", expected="the parameters of its model")
-        if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
-            expected = f"{theirs.dtype} of shape {theirs.shape}, as the plan's model has"
-            raise invalid(f"{where}, {name}", got=f"{ours.dtype} of shape {ours.shape}", expected=expected)
-        if same_weights and theirs.digest != ours.digest:
-            raise invalid(
-                f"{where}, {name}",
-                got="other values",
-                expected="those that the plan was made for, as other units may be zero here",
-                hint="make a plan for this model, or cut it regardless by apply(model, same_weights=False)",
-            )
+    check_tensors(where, plan.weights, model, same_weights)
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer in plan.layers:
         module = modules.get(layer.path)
@@ -110,6 +95,30 @@ def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> Non
         if record is None or len(record.shape) <= tensor.axis or record.shape[tensor.axis] != tensor.size:
             expected = f"a tensor with {tensor.size} entries along axis {tensor.axis}"
             raise invalid(f"{where}, {tensor.name}", got=record and record.shape, expected=expected)
+
+
+def check_tensors(where: str, records: dict[str, TensorRecord], model: nn.Module, same_weights: bool) -> None:
+    """Refuse a model whose tensors are not those in `records`, as `recorded` made them.
+
+    Raises:
+        ValueError: says in what they differ; `where` is what refuses it.
+    """
+    have = recorded(model, digests=same_weights)
+    for name in (*records, *have):
+        theirs, ours = records.get(name), have.get(name)
+        if theirs is None or ours is None:
+            got = f"{name}, which the plan's model lacks" if theirs is None else f"no {name}"
+            raise invalid(where, got=f"a {type(model).__name__} with {got}", expected="the parameters of its model")
+        if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+            expected = f"{theirs.dtype} of shape {theirs.shape}, as the plan's model has"
+            raise invalid(f"{where}, {name}", got=f"{ours.dtype} of shape {ours.shape}", expected=expected)
+        if same_weights and theirs.digest != ours.digest:
+            raise invalid(
+                f"{where}, {name}",
+                got="other values",
+                expected="those that the plan was made for",
+                hint="make a plan for this model, or use it regardless by apply(model, same_weights=False)",
+            )
 
 
 def _check_layer(module: nn.Module, layer: LayerCut, units: list[UnitCut], where: str) -> None:

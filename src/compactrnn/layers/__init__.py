@@ -2,9 +2,11 @@
 
 from .convert import convert_ as convert_
 from .convert import from_torch as from_torch
+from .embedding import Embedding as Embedding
 from .inspect import cells_of as cells_of
 from .inspect import is_recurrent as is_recurrent
 from .inspect import part_name as part_name
+from .linear import Linear as Linear
 from .linear_recurrence import linear_scan as linear_scan
 from .loop import loop_report as loop_report
 from .loop import time_loop as time_loop

@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import math
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from ..emit import structured
 from ..emit.factor import Factor
-from ..graph.trace import Trace
 from ..runtime import program
 from ..runtime.entries import ENTRIES
 from ..runtime.sparse import SPARSE
@@ -71,19 +71,13 @@ def _(term: terms.Sum) -> Factor:
     return structured.Sum([[factor(inner) for inner in part] for part in term.parts])
 
 
-def made_dense(trace: Trace) -> tuple[str, ...]:
+def made_dense(weights: Mapping[str, AbstractWeight]) -> tuple[str, ...]:
     """The names of weights of which more numbers are stored than they have parameters."""
-    found = []
-    for leaf in trace.leaves.values():
-        for layer, row in enumerate(leaf.cells):
-            for direction, cell in enumerate(row):
-                for name, weight in cell.named_children():
-                    if not isinstance(weight, AbstractWeight):
-                        continue
-                    stored = (t.stored if is_known(t) else math.prod(t.shape) for t in weight.terms())
-                    if sum(stored) > weight.stored_parameters():
-                        found.append(leaf.part_name(layer, direction, name))
-    return tuple(found)
+
+    def stored(weight: AbstractWeight) -> int:
+        return sum(t.stored if is_known(t) else math.prod(t.shape) for t in weight.terms())
+
+    return tuple(name for name, weight in weights.items() if stored(weight) > weight.stored_parameters())
 
 
 class _Matrix(nn.Module):

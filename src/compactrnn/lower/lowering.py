@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from .probe import Axes, find_axes
 from .refusals import check_layers
 from .stateless import check_stateless
 from .visitor import Visitor
+from .weights import product_names, with_products
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
     graph = _graph(model, axes, single)
     ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
     exports: dict = {}
+    rename = product_names(model)
     builder = for_any_length(
-        lambda steps: _build(graph, axes, names, single, steps, ports, exports), type(model).__name__
+        lambda steps: _build(graph, axes, names, single, steps, ports, exports, rename), type(model).__name__
     )
     return Lowered(builder.finish(), model, inputs, axes, graph, ports, left_out, builder.reach)
 
@@ -95,6 +98,7 @@ def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
     It is exported on many steps, which cost nothing there: on few, a slice such as `x[:, :20]` would be all of them. A
     model that takes only so many, as a table of positions is long, is exported on few.
     """
+    model = with_products(model)
     with Pooling():
         try:
             return trace(model, axes.with_steps(single, MOST), axes.times, decompositions())
@@ -110,6 +114,7 @@ def _build(
     steps: int,
     ports: list[Port],
     exports: dict,
+    rename: Callable[[str], str],
 ) -> Builder:
     """The program for a traced sequence of `steps` steps."""
     small, large = (axes.with_steps(single, n) for n in (steps, steps + 1))
@@ -121,7 +126,7 @@ def _build(
             f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
         ) from error
     builder = Builder()
-    visitor = Visitor(builder, graph, values, longer, exports)
+    visitor = Visitor(builder, graph, values, longer, exports, rename)
     given = zip(names, small, axes.times, axes.batches, strict=True)
     inputs = [add_input(builder, name, x.shape, time, batch) for name, x, time, batch in given]
     outputs = visitor.lower(inputs)

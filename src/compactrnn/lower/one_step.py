@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ from .step_rows import find_rows
 from .step_states import Pair, Returned, States, pair_states, returned
 from .unrolled import Layout, StepState, Unrolled
 from .visitor import Visitor
+from .weights import product_names, with_products
 
 _STEPS = 24  # of the sequences that are compared with torch, at least
 
@@ -75,11 +76,11 @@ def lower_one_step(
 
     single_outputs = _run(step, single, type(model).__name__)
     ports, left_out = _ports(single_outputs, pairs, rows.outputs)
-    trace = _trace(step, single, bare)
+    trace = _trace(with_products(step), single, bare)
     if not isinstance(states, Mapping):
         check_slots(trace, pairs, names)
         check_names(model, [names[p.argument] for p in pairs])
-    program = _build(trace, names, given, kept, start, ports)
+    program = _build(trace, names, given, kept, start, ports, product_names(step))
 
     places = [i for i in range(len(inputs)) if i not in {p.argument for p in pairs}]
     layouts = [given[i]._replace(port=port.shape) for i, port in zip(places, program.inputs, strict=True)]
@@ -179,6 +180,7 @@ def _build(
     states: list[StepState],
     initial: dict[str, Tensor],
     ports: list[_Given],
+    rename: Callable[[str], str],
 ) -> Program:
     build = Builder()
     kept = {s.argument: s for s in states}
@@ -191,7 +193,8 @@ def _build(
             build.program.inputs.append(Input(names[i], ref.buffer, layout.port, 0))
         operands.append(Operand(ref, layout.shape, None, STEP, 0))
     example = trace.example.tensors
-    results = [_operand(build, value) for value in Visitor(build, trace, trace.run(example)).lower(operands)]
+    visitor = Visitor(build, trace, trace.run(example), rename=rename)
+    results = [_operand(build, value) for value in visitor.lower(operands)]
     before = [operands[s.argument] for s in states]
     for port in ports:
         value = apart(build, results[port.place], before)

@@ -22,6 +22,7 @@ from ..runtime.file import save, write
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
+from ..weights.base import AbstractWeight
 from .factors import made_dense
 from .lowering import Lowered, in_float, lower_model
 from .one_step import lower_one_step
@@ -31,6 +32,7 @@ from .sequences import LARGE
 from .step_states import States
 from .unrolled import Unrolled
 from .verify import Check, argument, given, verify
+from .weights import outer_weights
 
 
 @dataclass(frozen=True)
@@ -206,13 +208,27 @@ def pack(
         quantized.shares,
         tuple(checks),
         tuple(lowered.left_out),
-        made_dense(lowered.trace),
+        made_dense(_weights(lowered)),
     )
     packed.metadata = {**packed.metadata, **(metadata or {}), "pack": _notes(report)}
     blob = write(packed)
     Engine(blob)
     save(blob, path)
     return replace(report, bytes=len(blob))
+
+
+def _weights(lowered: Lowered) -> dict[str, AbstractWeight]:
+    """Every weight by its name in the model: those of recurrent layers, and those outside of them."""
+    cells = {
+        leaf.part_name(layer, direction, name): weight
+        for leaf in lowered.trace.leaves.values()
+        for layer, row in enumerate(leaf.cells)
+        for direction, cell in enumerate(row)
+        for name, weight in cell.named_children()
+        if isinstance(weight, AbstractWeight)
+    }
+    model = lowered.model.step if isinstance(lowered.model, Unrolled) else lowered.model
+    return {**cells, **outer_weights(model)}
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:

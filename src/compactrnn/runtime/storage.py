@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -45,15 +45,14 @@ class WeightTypes:
         return max(found, key=lambda f: (f[1], -WEIGHTS.index(f[0])))
 
     def _of_part(self, name: str) -> tuple[str, bool]:
-        keys = [key for key in self.by_key if _matches(key, name)]
-        key = max(keys, key=lambda k: (k == name, len(k)), default="*")
+        key = best_key(self.by_key, name) or "*"
         return self.by_key[key], key != "*"
 
     def check_names(self, program: Program) -> None:
         """Raise `ValueError` for keys that name no weights of the program."""
         names = {op.name for op in program.ops if op.tensor is not None and op.code != Code.GATHER and op.name}
         for key in self.by_key:
-            if key != "*" and not any(_matches(key, name) for name in names):
+            if key != "*" and not any(matches(key, name) for name in names):
                 known = sorted(names)
                 listed = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
                 raise invalid(
@@ -61,7 +60,13 @@ class WeightTypes:
                 )
 
 
-def _matches(key: str, name: str) -> bool:
+def best_key(keys: Iterable[str], name: str) -> str | None:
+    """Of the keys that match a name, the name itself or the longest; None if none does."""
+    return max((key for key in keys if matches(key, name)), key=lambda key: (key == name, len(key)), default=None)
+
+
+def matches(key: str, name: str) -> bool:
+    """Whether `key` is the name of weights, of a module that holds them, or a pattern of their names."""
     return key == name or name.startswith(key + ".") or fnmatchcase(name, key)
 
 

@@ -66,6 +66,15 @@ class LowRankWeight(AbstractWeight):
         self.right = nn.Parameter(torch.empty(rank, in_features))
         self.reset_parameters()
 
+    @classmethod
+    def of(cls, left: Tensor, right: Tensor, gates: int = 1) -> LowRankWeight:
+        """The weight of these factors, (out_features, rank) and (rank, in_features)."""
+        with torch.device("meta"):
+            weight = cls(LowRank(rank=1), left.shape[0], right.shape[1], gates)
+        weight.spec = LowRank(rank=right.shape[0])
+        weight.left, weight.right = nn.Parameter(left.clone()), nn.Parameter(right.clone())
+        return weight
+
     @property
     def rank(self) -> int:
         """The inner size, an upper bound of the rank of W."""
@@ -83,11 +92,9 @@ class LowRankWeight(AbstractWeight):
     def from_dense_(self, matrix: Tensor) -> LowRankWeight:
         """The best approximation of its rank: `matrix = U S V^T` cut to r, `Z = U S^(1/2)`, `P = S^(1/2) V^T`."""
         self._check_matrix(matrix)
-        # float64, so that a matrix that has this rank is met to the last digits of its own type
-        u, s, vt = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-        rank = self.rank if self.spec.energy is None else _rank_of_energy(s, self.spec.energy)
-        root = s[:rank].sqrt()
-        self._set_factors((u[:, :rank] * root).to(self.left), (root[:, None] * vt[:rank]).to(self.right))
+        left, s, right = principal_factors(matrix)
+        rank = self.rank if self.spec.energy is None else rank_of_energy(s, self.spec.energy)
+        self._set_factors(left[:, :rank].to(self.left), right[:rank].to(self.right))
         return self
 
     def select_(self, out: Tensor | None = None, inp: Tensor | None = None) -> AbstractWeight | None:
@@ -129,6 +136,34 @@ class LowRankWeight(AbstractWeight):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _rank_of_energy(singular_values: Tensor, energy: float) -> int:
+def principal_factors(matrix: Tensor, moment: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Z, s and P with `matrix = Z P`: the first r columns of Z and rows of P are its best approximation of rank r.
+
+    The error is `|W - Z P|^2` (Frobenius), or with `moment`, E[x x^T] of shape (in, in) or its diagonal (in,), the
+    expected error of the product, `E |W x - Z P x|^2`. At rank r it is `sum_{i > r} s_i^2`: s are the singular values
+    of `W M^(1/2)`, M the moment, and Z spans the first r principal components of what the product gives. In float64.
+
+    >>> left, s, right = principal_factors(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 9.0]))
+    >>> s
+    tensor([3., 2.], dtype=torch.float64)
+
+    Source: Izenman, "Reduced-rank regression for the multivariate linear model", 1975.
+    """
+    w = matrix.detach().double()  # so that a matrix that has this rank is met to the last digits of its own type
+    if moment is None:
+        scaled = w
+    elif moment.dim() == 1:
+        scaled = w * moment.to(w).sqrt()
+    else:
+        values, vectors = torch.linalg.eigh(moment.to(w))
+        scaled = w @ (vectors * values.clamp_min(0).sqrt())
+    u, s, _ = torch.linalg.svd(scaled, full_matrices=False)
+    right = u.T @ w
+    root = right.norm(dim=1).sqrt()  # both factors are of one size
+    return u * root, s, right / root.clamp_min(torch.finfo(w.dtype).tiny)[:, None]
+
+
+def rank_of_energy(singular_values: Tensor, energy: float) -> int:
+    """The smallest r with `sum_{i <= r} s_i^2 >= energy * sum_i s_i^2`, at least 1."""
     explained = singular_values.square().cumsum(0)
     return max(1, int((explained < energy * explained[-1]).sum()) + 1) if explained[-1] > 0 else 1
