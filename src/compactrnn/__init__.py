@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
     from .compress import PruningPlan as PruningPlan
+    from .compress import analyze as analyze
     from .compress import factorize_ as factorize_
     from .compress import load as load
     from .compress import plan_factorization as plan_factorization
@@ -77,6 +78,7 @@ _HOME = {
     "Recurrent": "layers",
     "ToeplitzLike": "weights",
     "UnsupportedModelError": "_errors",
+    "analyze": "compress",
     "checkpointed": "layers",
     "convert_": "layers",
     "factorize_": "compress",

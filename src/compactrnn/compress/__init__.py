@@ -1,5 +1,7 @@
 """Structured pruning: how a trained model becomes smaller."""
 
+from .analyze import Analysis as Analysis
+from .analyze import analyze as analyze
 from .factorization import FactorizationPlan as FactorizationPlan
 from .factorize import factorize_ as factorize_
 from .factorize import plan_factorization as plan_factorization

@@ -158,6 +158,7 @@ def principal_factors(matrix: Tensor, moment: Tensor | None = None) -> tuple[Ten
         values, vectors = torch.linalg.eigh(moment.to(w))
         scaled = w @ (vectors * values.clamp_min(0).sqrt())
     u, s, _ = torch.linalg.svd(scaled, full_matrices=False)
+    u = u * w.any(1, keepdim=True)  # a row of zeros, such as a padding token's, is not rounded
     right = u.T @ w
     root = right.norm(dim=1).sqrt()  # both factors are of one size
     return u * root, s, right / root.clamp_min(torch.finfo(w.dtype).tiny)[:, None]
