@@ -17,7 +17,11 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise ValueError("input should be a finite number, a text or true or false")
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    raise ValueError("input should be a finite number, a text, true or false, or a list or table of these")
 
 
 Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]

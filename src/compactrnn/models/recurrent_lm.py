@@ -12,11 +12,14 @@ from .. import layers
 from .._bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 from .._errors import invalid
 from .base import AbstractModel, weight_specs
+from .named_weights import give_weights_, weight_tables
 
 
 @dataclass(frozen=True)
 class LanguageModelOptions:
     """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
+
+    `weights` has such tables by name, for single matrices: `"recurrent.weight_ih_l0"`, `"output"`, or a pattern.
 
     `dropout` acts between the layers, and after the last one unless `output_dropout` is given. `init` is the bound of
     a uniform distribution for all parameters, or "orthogonal": orthogonal hidden matrices in each gate, Glorot
@@ -34,6 +37,7 @@ class LanguageModelOptions:
     init: Bound | Literal["orthogonal"] | None = None
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
 
@@ -65,12 +69,14 @@ class LanguageModel(AbstractModel):
                     "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", expected="equal sizes"
                 )
             self.output.weight = self.embedding.weight
+        self.options = options
         self.adjust(options)
         if options.init == "orthogonal":
             _orthogonal(self.recurrent)
         elif options.init is not None:
             for parameter in self.parameters():
                 nn.init.uniform_(parameter, -options.init, options.init)
+        give_weights_(self, options.weights)
 
     def advance(self, tokens: Tensor, states: Any = None) -> tuple[Tensor, Any]:
         """Logits, and the states after the last token; `states` None starts from zeros."""
@@ -94,7 +100,7 @@ class LanguageModel(AbstractModel):
         return tuple(size) if isinstance(size, (list, tuple)) else (size,) * self.recurrent.num_layers
 
     def size_options(self) -> dict[str, Any]:
-        return {"hidden": self.layer_sizes()}
+        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

@@ -14,6 +14,7 @@ from .._bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
 from .._errors import invalid
 from ..cells.base import AbstractCell
 from .base import AbstractModel, weight_specs
+from .named_weights import give_weights_, weight_tables
 from .step_norm import StepNorm
 from .steps import FullSteps, PackedSteps
 
@@ -21,6 +22,8 @@ from .steps import FullSteps, PackedSteps
 @dataclass(frozen=True)
 class SequenceModelOptions:
     """Sizes and kinds; `input_weight` and `hidden_weight` are tables such as `{kind = "LowRank", rank = 16}`.
+
+    `weights` has such tables by name, for single matrices: `"layers.1.weight_ih_l0"`, `"output"`, or a pattern.
 
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
     that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
@@ -39,6 +42,7 @@ class SequenceModelOptions:
     last_cell_options: Mapping[str, Option] = field(default_factory=dict)
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
     __pydantic_config__ = STRICT
 
 
@@ -78,6 +82,8 @@ class SequenceModel(AbstractModel):
         self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in widths)
         self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
         self.output = nn.Linear(widths[-1], outputs)
+        self.options = options
+        give_weights_(self, options.weights)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
@@ -127,7 +133,7 @@ class SequenceModel(AbstractModel):
         return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
 
     def size_options(self) -> dict[str, Any]:
-        return {"hidden": self.layer_sizes()}
+        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

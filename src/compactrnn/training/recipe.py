@@ -16,6 +16,7 @@ from .._bounds import (
     CountFrom0,
     Finite,
     Flag,
+    Option,
     Positive,
     PositiveOrZero,
     Seed,
@@ -27,6 +28,7 @@ from .._errors import invalid
 from .._files import read_file
 from .._validate import validated
 from ..tasks.table import DEFAULT, TASKS
+from ..weights.registry import weight_spec
 from .phase_names import PhaseName, check_apart
 
 _MAX_BYTES = 1 << 20
@@ -82,6 +84,36 @@ class CompressOptions:
 
 
 @dataclass(frozen=True)
+class FactorizeOptions:
+    """What the model's matrices are replaced by at the start of a phase; see `compactrnn.factorize_`.
+
+    Low rank for all of them: of a `rank`, of the smallest rank with this share of `energy`, or of the ranks with which
+    the fraction `keep` of the model's parameters is left. `weights` has other weights by name, such as
+    `"output" = { kind = "LowRank", rank = 8 }`; an empty table leaves a matrix. Ranks and factors are of what flows
+    through on `calibration` batches of training data, with 0 of the matrices alone.
+    """
+
+    rank: Count | None = None
+    energy: ShareAbove0 | None = None
+    keep: ShareAbove0 | None = None
+    weights: dict[str, dict[str, Option]] = field(default_factory=dict)
+    calibration: CountFrom0 = 0
+
+    def __post_init__(self):
+        given = [name for name in ("rank", "energy", "keep") if getattr(self, name) is not None]
+        if len(given) > 1 or not (given or self.weights):
+            raise ValueError("give one of rank, energy and keep, or weights by name")
+        if self.keep == 1:
+            raise ValueError("keep: expected less than 1, got 1")
+        for name, table in self.weights.items():
+            if table:
+                try:
+                    weight_spec(table)
+                except ValueError as error:
+                    raise ValueError(f"weights.{name}: {error}") from None
+
+
+@dataclass(frozen=True)
 class DistillOptions:
     """Distillation from the final model of phase `teacher`: `(1 - weight) * loss + weight * distillation_loss`."""
 
@@ -112,11 +144,14 @@ class PhaseOptions:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     compress: CompressOptions | None = None
+    factorize: FactorizeOptions | None = None
     distill: DistillOptions | None = None
 
     def __post_init__(self):
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("give either updates or epochs")
+        if self.compress and self.factorize:
+            raise ValueError("give compress and factorize in two phases, one after the other")
         cut = self.compress and self.compress.steps
         if cut and self.updates is not None and cut > self.updates:
             raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")

@@ -31,6 +31,7 @@ def write_result(trainer: Trainer, elsewhere: float) -> None:
         "updates": {**trainer.updates, "total": sum(trainer.updates.values())},
         "parameters": sum(p.numel() for p in model.parameters()),
         "recurrent_parameters": model.recurrent_parameters(),
+        **({"weights": weights} if (weights := model.size_options().get("weights")) else {}),
         **{name: round(value, 1) for name, value in spent.items()},
         **{name: value for name in ("solved", "ended_by") if (value := getattr(trainer, name)) is not None},
         "threads": torch.get_num_threads(),

@@ -20,6 +20,7 @@ from .build import build_model, load_state, model_options
 from .check import numbers_per_weight
 from .clock import Clock
 from .devices import Processes, fabric_of
+from .factorize import factorize_model_
 from .interrupt import stop_flag
 from .phase import PhaseRun
 from .precision import precision_here
@@ -29,7 +30,7 @@ from .recipe import PhaseOptions, Recipe
 from .reporter import Reporter
 from .result import write_result
 from .run_folder import RunFolder, build_task, load_checkpoint, load_phase, save_phase
-from .validate_plan import validate_plan
+from .validate_plan import validate_phases
 
 SOLVED = 5  # batches of training in a row without a mistake (Martin and Cundy, 2018)
 
@@ -68,9 +69,8 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train all phases that are not done yet; returns the result."""
         first, saved = self._restore()
-        for name, phase in list(self.recipe.phases.items())[first:]:
-            if phase.compress is not None:
-                validate_plan(self.model, self.task, self.model_options, phase.compress, name)
+        begun = saved is not None and saved["run"] is not None
+        validate_phases(self.model, self.task, self.model_options, list(self.recipe.phases.items())[first:], begun)
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
                 if number and (saved is None or saved["run"] is None):
@@ -92,6 +92,9 @@ class Trainer:
         if saved is not None and saved["run"] is None:
             with _fits(self.folder.checkpoint):
                 self._set_random(saved)  # from before the phase: what is built below draws from it
+        if phase.factorize is not None and (saved is None or saved["run"] is None):
+            factorize_model_(self.model, self._task_in(phase), phase.factorize)
+            self.model_options = {**self.model_options, **self.model.size_options()}
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
         task = self._task_in(phase)
         run = PhaseRun(phase, training, task, self.model, self.processes, teacher, self.precision)

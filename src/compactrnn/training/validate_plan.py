@@ -1,9 +1,10 @@
-"""Early check that the pruned model of a compress phase can be rebuilt from a recipe."""
+"""Early check that the pruned and factorized models of a recipe can be rebuilt from it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,34 @@ import torch
 from .._errors import UnsupportedModelError, invalid
 from ..models.base import AbstractModel
 from ..tasks.base import AbstractTask
-from .recipe import CompressOptions
+from .factorize import factorize_model_
+from .recipe import CompressOptions, PhaseOptions
+
+
+def validate_phases(
+    model: AbstractModel,
+    task: AbstractTask,
+    model_options: Mapping[str, Any],
+    phases: Sequence[tuple[str, PhaseOptions]],
+    begun: bool = False,
+) -> None:
+    """Try on copies what the phases do to the model; the first has `begun` with a model that is factorized already.
+
+    Raises:
+        ValueError: a phase cannot be run, or its result could not be loaded; says which.
+        UnsupportedModelError: the model cannot be followed.
+    """
+    options = dict(model_options)
+    for number, (name, phase) in enumerate(phases):
+        if phase.factorize is not None and not (begun and number == 0):
+            model = copy.deepcopy(model)
+            try:
+                factorize_model_(model, task, replace(phase.factorize, calibration=0))
+            except ValueError as error:
+                raise ValueError(f"phases.{name}.factorize: {error}") from error
+            options |= model.size_options()
+        if phase.compress is not None:
+            validate_plan(model, task, options, phase.compress, name)
 
 
 def validate_plan(

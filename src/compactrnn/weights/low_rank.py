@@ -72,7 +72,7 @@ class LowRankWeight(AbstractWeight):
         with torch.device("meta"):
             weight = cls(LowRank(rank=1), left.shape[0], right.shape[1], gates)
         weight.spec = LowRank(rank=right.shape[0])
-        weight.left, weight.right = nn.Parameter(left.clone()), nn.Parameter(right.clone())
+        weight._set_factors(left, right)
         return weight
 
     @property
@@ -117,13 +117,15 @@ class LowRankWeight(AbstractWeight):
         return self
 
     def _set_factors(self, left: Tensor, right: Tensor) -> None:
-        if left.shape == self.left.shape and right.shape == self.right.shape:
+        if left.shape == self.left.shape and right.shape == self.right.shape and not self.left.is_meta:
             with torch.no_grad():
                 self.left.copy_(left)
                 self.right.copy_(right)
         else:
-            self.left = nn.Parameter(left.clone(), requires_grad=self.left.requires_grad)
-            self.right = nn.Parameter(right.clone(), requires_grad=self.right.requires_grad)
+            # in the layout that a built weight has, for the same products to the last bit
+            left, right = (factor.detach().clone(memory_format=torch.contiguous_format) for factor in (left, right))
+            self.left = nn.Parameter(left, requires_grad=self.left.requires_grad)
+            self.right = nn.Parameter(right, requires_grad=self.right.requires_grad)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # the rank that an energy led to is known to the state dict alone

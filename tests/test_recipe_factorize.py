@@ -1,0 +1,152 @@
+"""A phase of a recipe that factorizes the model of the phase before it."""
+
+import json
+
+import pytest
+import torch
+
+from compactrnn._checkpoint import load_tree
+from compactrnn.layers.matrices import matrices
+from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
+from compactrnn.training.pack_run import pack_run
+from compactrnn.training.recipe import recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+from compactrnn.training.trainer import Trainer
+from compactrnn.weights import Kronecker, LowRank
+from compactrnn.weights.low_rank import LowRankWeight
+
+TEXT = "the cat sat on the mat; the dog did not.\n" * 60
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    optimizer = {"learning_rate": 1e-2, "clip": 1.0}
+    return {
+        "task": {"data": str(tmp_path / "text.txt")},
+        "model": {"embedding": 8, "hidden": [16, 12], "dropout": 0.1},
+        "training": {"batch_size": 8, "steps": 10, "evaluate_every": 9, "checkpoint_every": 4, "threads": 1},
+        "phases": {
+            "dense": {"updates": 9, "optimizer": optimizer},
+            "small": {
+                "updates": 9,
+                "optimizer": optimizer,
+                "factorize": {"keep": 0.6, "calibration": 2, "weights": {"embedding": {}}},
+                "distill": {"teacher": "dense"},
+            },
+            "cut": {"updates": 9, "optimizer": optimizer, "compress": {"keep": 0.75, "steps": 7}},
+        },
+    }
+
+
+def test_dense_training_then_factorization_then_pruning(table, tmp_path):
+    result = train(recipe_from(table), tmp_path / "run")
+    sizes = [
+        sum(t.numel() for t in load_tree(RunFolder(tmp_path / "run").phase(n))["model"].values())
+        for n in table["phases"]
+    ]
+    assert sizes[1] <= 0.6 * sizes[0] and sizes[2] < sizes[1] and result["parameters"] == sizes[2]
+    assert result["weights"] and all(table["kind"] == "LowRank" for table in result["weights"].values())
+    model, _, _ = RunFolder(tmp_path / "run").load()
+    assert {m.name for m in matrices(model) if isinstance(m.held, LowRankWeight)} == set(result["weights"])
+    assert pack_run(tmp_path / "run", tmp_path / "model.crnn", "float32")["parity"] < 1e-5
+
+
+class Stop(BaseException):
+    """In place of a signal that kills the process."""
+
+
+@pytest.mark.parametrize("phase, update", [(1, None), (1, 8), (2, 4)])
+def test_a_run_that_is_killed_in_any_phase_goes_on_exactly(phase, update, table, tmp_path, monkeypatch):
+    recipe = recipe_from(table)
+    train(recipe, tmp_path / "whole")
+    checkpoint = Trainer.checkpoint
+
+    def then_stop(trainer, number, run):
+        checkpoint(trainer, number, run)
+        if (number, run and run.update) == (phase, update):
+            raise Stop
+
+    monkeypatch.setattr(Trainer, "checkpoint", then_stop)
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "killed")
+    monkeypatch.undo()
+    train(recipe, tmp_path / "killed", resume=True)
+    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    parts = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "killed")]
+    assert parts[0]["weights"] == parts[1]["weights"] and parts[0]["test"] == parts[1]["test"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"keep": 0.5, "rank": 3}, "give one of rank, energy and keep"),
+        ({}, "give one of rank, energy and keep, or weights by name"),
+        ({"keep": 1.0}, "keep: expected less than 1"),
+        ({"weights": {"output": {"kind": "Magic"}}}, "weights.output: weight kind: expected one of"),
+        ({"rank": 0}, "phases.small.factorize.rank"),
+    ],
+)
+def test_options_are_checked(options, message, table):
+    table["phases"]["small"]["factorize"] = options
+    with pytest.raises(ValueError, match=message):
+        recipe_from(table)
+
+
+def test_two_compressors_in_a_phase_are_refused(table):
+    table["phases"]["small"]["compress"] = {"strength": 0.1}
+    with pytest.raises(ValueError, match="give compress and factorize in two phases"):
+        recipe_from(table)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"weights": {"outptu": {"kind": "LowRank", "rank": 2}}},
+            r"phases.small.factorize: spec: .*unknown name 'outptu'",
+        ),
+        ({"keep": 0.01}, r"phases.small.factorize: keep: expected at least 0\."),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_training(options, message, table, tmp_path):
+    table["phases"]["small"]["factorize"] = options
+    with pytest.raises(ValueError, match=message):
+        train(recipe_from(table), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_models_take_weights_by_name():
+    torch.manual_seed(0)
+    options = {
+        "recurrent.weight_hh_*": {"kind": "LowRank", "rank": 3},
+        "output": {"kind": "Kronecker", "out_block": 5, "in_block": 4},
+    }
+    model = LanguageModel(10, LanguageModelOptions(embedding=8, hidden=(12, 8), weights=options))
+    held = {m.name: getattr(m.held, "spec", None) for m in matrices(model)}
+    assert held["recurrent.weight_hh_l0"] == held["recurrent.weight_hh_l1"] == LowRank(rank=3)
+    assert held["output"] == Kronecker(5, 4) and held["embedding"] is None
+    assert 0.5 < float(model.output.weight.dense().detach().std() * 8**0.5 * 3**0.5) < 2
+    sequence = SequenceModel(
+        3, 4, SequenceModelOptions(hidden=(8,), cell="MGU", weights={"layers": {"kind": "LowRank", "rank": 2}})
+    )
+    assert set(sequence.size_options()["weights"]) == {
+        f"layers.0.cells.0.0.{n}" for n in ("input", "forget", "candidate")
+    }
+    with pytest.raises(ValueError, match=r"model.weights: expected the name of a matrix: .*got 'nothing'"):
+        LanguageModel(10, LanguageModelOptions(weights={"nothing": {"kind": "LowRank", "rank": 3}}))
+    with pytest.raises(ValueError, match=r"model.weights.output: rank: expected at most 8"):
+        LanguageModel(10, LanguageModelOptions(hidden=(8,), weights={"output": {"kind": "LowRank", "rank": 30}}))
+
+
+def test_a_tied_table_stays_tied_through_a_recipe(table, tmp_path):
+    table["model"] = {"embedding": 12, "hidden": [12], "tie": True}
+    table["phases"] = {
+        "dense": {"updates": 5},
+        "small": {"updates": 5, "factorize": {"rank": 3}},
+    }
+    train(recipe_from(table), tmp_path / "run")
+    model, _, _ = RunFolder(tmp_path / "run").load()
+    assert model.output.weight is model.embedding.weight and model.output.weight.rank == 3
