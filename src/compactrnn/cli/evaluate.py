@@ -43,18 +43,18 @@ def _packed(path: Path, data: str | None, part: str) -> dict[str, Any]:
 
     engine = Engine(path)
     task = task_of(engine.metadata, data)
-    return _record(task, task.evaluate_engine(engine, part), part, engine.isa)
+    return _record(task, task.engine_scores(engine, part), part, engine.isa)
 
 
 def _run_folder(path: Path, data: str | None, part: str) -> dict[str, Any]:
     from ..training.run_folder import RunFolder
 
     model, task, _ = RunFolder(path).load(data)
-    return _record(task, task.evaluate(model, part), part, "torch")
+    return _record(task, task.scores(model, part), part, "torch")
 
 
-def _record(task: Any, value: float, part: str, runs_on: str) -> dict[str, Any]:
-    record = {"metric": task.metric, "value": value, **task.extra_metrics(value)}
+def _record(task: Any, scores: dict[str, float], part: str, runs_on: str) -> dict[str, Any]:
+    record = {"metric": task.metric, "value": scores.pop(task.metric), **scores}
     if (data := task.data_name()) is not None:
         record["data"] = data
     return {**record, "part": part, **task.counts(part), "runs_on": runs_on}

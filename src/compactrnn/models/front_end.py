@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Normalization = Literal["utterance", "running", "none"]
 _SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of a line through five points, by least squares
-_EPSILON = 1e-3
+_LEAST_VARIANCE = 0.01
 
 
 class FrontEnd(nn.Module):
@@ -25,7 +25,7 @@ class FrontEnd(nn.Module):
 
     With "utterance" m and s are those of the whole sequence, so that the model runs offline. With "running" they are
     those of the steps up to this one and of `prior` steps more, of mean 0 and variance 1: the statistics of the
-    training data, which a longer sequence overrules. Variances are at least 1e-3.
+    training data, which a longer sequence overrules. Variances are at least 0.01.
 
     With `lengths`, int64 (batch,), the padding of sequence i after `lengths[i]` steps is in no statistics.
 
@@ -74,7 +74,7 @@ class FrontEnd(nn.Module):
         steps = x[:, :, 0, :1].clamp(1, 1).cumsum(1) + self.prior
         mean = x.mean(2).cumsum(1) / steps
         variance = (x.square().mean(2).cumsum(1) + self.prior) / steps - mean.square()
-        return (x - mean.unsqueeze(2)) * variance.clamp(min=_EPSILON).rsqrt().unsqueeze(2)
+        return (x - mean.unsqueeze(2)) * variance.clamp(min=_LEAST_VARIANCE).rsqrt().unsqueeze(2)
 
 
 def _normalized(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -87,7 +87,7 @@ def _normalized(x: Tensor, lengths: Tensor | None) -> Tensor:
         frames = (lengths * x.shape[2])[:, None, None, None].to(x)
         x = x - (x * within).sum((1, 2), keepdim=True) / frames
         variance = (x * within).square().sum((1, 2), keepdim=True) / frames
-    return x * variance.clamp(min=_EPSILON).rsqrt()
+    return x * variance.clamp(min=_LEAST_VARIANCE).rsqrt()
 
 
 def _slopes(x: Tensor) -> Tensor:

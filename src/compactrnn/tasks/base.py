@@ -99,6 +99,16 @@ class AbstractTask(ABC):
     def evaluate_engine(self, engine: Any, part: str) -> float:
         """The metric of a packed model on `part`; `ValueError` if its inputs or outputs are not this task's."""
 
+    def scores(self, model: nn.Module, part: str) -> dict[str, float]:
+        """The metric of `evaluate` and others, by name."""
+        metric = self.evaluate(model, part)
+        return {self.metric: metric, **self.extra_metrics(metric)}
+
+    def engine_scores(self, engine: Any, part: str) -> dict[str, float]:
+        """The metric of `evaluate_engine` and others, by name."""
+        metric = self.evaluate_engine(engine, part)
+        return {self.metric: metric, **self.extra_metrics(metric)}
+
     def extra_metrics(self, metric: float) -> dict[str, float]:
         """Other metrics that follow from the value of the metric, by name."""
         return {}

@@ -61,8 +61,8 @@ class AbstractSequencesTask(AbstractTask):
         """All sequences of a part."""
 
     @abstractmethod
-    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
-        """The sum of the errors of `answers`, and the number that it is divided by, over all batches, in the metric."""
+    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Of each metric by name: the sum of the errors of `answers`, and of how many it is the sum."""
 
     def build_model(self, options: SequenceModelOptions) -> SequenceModel:
         return SequenceModel(self.inputs, self.outputs, options, self.every_step)
@@ -75,20 +75,26 @@ class AbstractSequencesTask(AbstractTask):
         """The outputs, with `every_step` those that are not at padding."""
         return batch.within(outputs) if self.every_step else outputs
 
-    @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
+        return self.scores(model, part)[self.metric]
+
+    @torch.no_grad()
+    def scores(self, model: Any, part: str) -> dict[str, float]:
         training, device = model.training, next(model.parameters()).device
         model.eval()
-        value = self._mean_error(
+        scores = self._mean_errors(
             part, lambda batch: self.answers(self.forward(model, batch.to(device), None)[0].float().cpu(), batch)
         )
         model.train(training)
-        return value
+        return scores
 
     def evaluate_engine(self, engine: Any, part: str) -> float:
         """The mean error of a packed model, which reads one sequence after the other."""
+        return self.engine_scores(engine, part)[self.metric]
+
+    def engine_scores(self, engine: Any, part: str) -> dict[str, float]:
         self._check_engine(engine)
-        return self._mean_error(part, lambda batch: _run_each(engine, batch, self.every_step))
+        return self._mean_errors(part, lambda batch: _run_each(engine, batch, self.every_step))
 
     def _check_engine(self, engine: Any) -> None:
         ports = [(port.vocabulary, port.shape) for port in engine.inputs]
@@ -103,12 +109,14 @@ class AbstractSequencesTask(AbstractTask):
             raise invalid("task", got=f"{steps:,} steps to evaluate", expected=f"at most {MAX_STEPS:,}")
         check_memory(4 * self.batch_rows * self.steps * self.inputs, "the sequences of the task")
 
-    def _mean_error(self, part: str, answers: Callable[[Batch], Tensor]) -> float:
-        total, count = 0.0, 0
+    def _mean_errors(self, part: str, answers: Callable[[Batch], Tensor]) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for batch in self.batches(part):
-            error, number = self.errors(answers(batch), batch)
-            total, count = total + error, count + number
-        return total / count
+            for name, (total, count) in self.errors(answers(batch), batch).items():
+                totals[name], counts[name] = totals.get(name, 0.0) + total, counts.get(name, 0) + count
+        means = {name: totals[name] / counts[name] for name in totals}
+        return {**means, **self.extra_metrics(means[self.metric])}
 
     def metadata(self) -> dict[str, Any]:
         """The section `[task]` and the metric."""
@@ -151,10 +159,10 @@ class AbstractSequenceTask(AbstractSequencesTask):
         """The criterion over all targets."""
         return self.criterion(self.answers(outputs, batch), self.targets(batch))
 
-    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
+    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
         """The sum of `error_per_target`, and the number of targets."""
         errors = self.error_per_target(answers, self.targets(batch))
-        return float(errors.double().sum()), len(errors)
+        return {self.metric: (float(errors.double().sum()), len(errors))}
 
 
 def _run_each(engine: Any, batch: Batch, every_step: bool) -> Tensor:

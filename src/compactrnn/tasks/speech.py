@@ -20,9 +20,9 @@ from .cepstral_augmentation import CepstralAugmentation, MelScale
 from .ctc import best_path, ctc_loss, encode
 from .quality import shortened
 from .sequence import AbstractSequencesTask, generator
-from .word_errors import jiwer, word_errors
+from .word_errors import character_errors, jiwer, word_errors
 
-STACKED = 3  # frames of 10 ms in a step
+FRAME_RATE, STACKED = 100, 3  # frames a second, and frames in a step
 ROWS = 16
 NINTH, EIGHTH = 9, 7  # of the speakers in alphabetical order, every ninth from the eighth on is held out
 LENGTH_JITTER = 0.1
@@ -101,11 +101,7 @@ class SpeechTask(AbstractSequencesTask):
         """The task of a recipe, with the symbols of `saved`, or else of the training transcripts."""
         if saved is None:
             return cls(data, batch_size=batch_size, seed=seed)
-        symbols = saved.get("symbols")
-        known = isinstance(symbols, list) and all(isinstance(s, str) and len(s) == 1 for s in symbols)
-        if not isinstance(symbols, list) or not known or len(set(symbols)) < len(symbols):
-            raise invalid("symbols", got=shortened(symbols), expected="the characters that the model was trained on")
-        return cls(data, batch_size=batch_size, seed=seed, symbols=symbols)
+        return cls(data, batch_size=batch_size, seed=seed, symbols=_symbols(saved))
 
     @property
     def coefficients(self) -> int:
@@ -177,12 +173,13 @@ class SpeechTask(AbstractSequencesTask):
         """The number of characters."""
         return int((batch.targets > 0).sum())
 
-    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
-        """A hundred for each word substituted, deleted or inserted, and the number of words."""
+    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """A hundred for each word or character substituted, deleted or inserted, and the number of them."""
         lengths = [batch.inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
         recognized = [self.text(best_path(one.numpy())) for one in answers.split(lengths)]
-        errors, words = word_errors([self.text(row[row > 0].tolist()) for row in batch.targets], recognized)
-        return 100.0 * errors, words
+        references = [self.text(row[row > 0].tolist()) for row in batch.targets]
+        counted = {"wer": word_errors(references, recognized), "cer": character_errors(references, recognized)}
+        return {name: (100.0 * errors, number) for name, (errors, number) in counted.items()}
 
     def text(self, numbers: Sequence[int]) -> str:
         """The words that symbol numbers spell."""
@@ -192,5 +189,22 @@ class SpeechTask(AbstractSequencesTask):
         return {"sequences": len(self.parts[part]), "words": sum(len(u.text.split()) for u in self.parts[part])}
 
     def metadata(self) -> dict[str, Any]:
-        """The section `[task]`, the metric, and the characters: symbol n + 1 is `symbols[n]`, 0 the blank."""
-        return {**super().metadata(), "symbols": self.symbols}
+        """The section `[task]`, the metric, and what a recognizer takes and gives: `symbols` by number, 0 the blank."""
+        recognizer = {
+            "symbols": ["", *self.symbols],
+            "input": "features",
+            "frames_per_step": STACKED,
+            "sample_rate": FRAME_RATE,
+        }
+        return {**super().metadata(), "recognizer": recognizer}
+
+
+def _symbols(metadata: Mapping[str, Any]) -> list[str]:
+    """The characters that a model was trained on, without the blank; the metadata may be anyone's."""
+    section = metadata.get("recognizer")
+    symbols = section.get("symbols") if isinstance(section, Mapping) else None
+    if isinstance(symbols, list) and symbols[:1] == [""] and all(isinstance(s, str) for s in symbols):
+        if len(set(symbols)) == len(symbols) and all(len(s) == 1 for s in symbols[1:]):
+            return symbols[1:]
+    expected = "the blank, '', and the characters that the model was trained on"
+    raise invalid("model metadata: symbols", got=shortened(symbols), expected=expected)

@@ -18,14 +18,14 @@ def write_result(trainer: Trainer, elsewhere: float) -> None:
     model, task, recipe, folder = trainer.model, trainer.task, trainer.recipe, trainer.folder
     save_weights(folder.model, model.state_dict())
     folder.write_config(trainer.config())
-    test = task.evaluate(model, "test")
+    scores = task.scores(model, "test")
     valid = task.evaluate(model, "valid", recipe.training.validation_streams)
     spent = trainer.clock.read()
     spent["cpu_seconds"] += elsewhere
     result = {
         "metric": task.metric,
-        "test": test,
-        **{f"test_{name}": value for name, value in task.extra_metrics(test).items()},
+        "test": scores.pop(task.metric),
+        **{f"test_{name}": value for name, value in scores.items()},
         "valid": valid,
         "seed": recipe.training.seed,
         "updates": {**trainer.updates, "total": sum(trainer.updates.values())},
