@@ -123,7 +123,9 @@ class AbstractFused(nn.RNNBase):
         """
         if casts_in_vain(self):
             return without_casts(self, input, hx)
-        if self._as_torch and not _needs_cells() and not _is_slow_in_torch(input, *self._flat_weights):
+        packed = isinstance(input, PackedSequence)
+        slow = packed and _is_slow_in_torch(input.data, *self._flat_weights)
+        if self._as_torch and not _needs_cells() and not slow:
             for state in hx if isinstance(hx, tuple) else () if hx is None else (hx,):
                 if isinstance(state, Tensor):
                     check_dtype(self, "initial state", state)
@@ -143,10 +145,8 @@ class AbstractFused(nn.RNNBase):
             self._wider_than_torchs(number)
             or _needs_cells()
             or self._must_be_called(number)
-            or (
-                (steps.batch_sizes is not None or self._has_few_products(number))
-                and not why_not_native([steps.data, *states])
-            )
+            or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
+            or (steps.batch_sizes is not None and _is_slow_in_torch(steps.data, *states))
         ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
@@ -256,9 +256,9 @@ class AbstractFused(nn.RNNBase):
         return ", ".join([super().extra_repr(), *specs])
 
 
-def _is_slow_in_torch(input: Any, *weights: Any) -> bool:
-    """Whether these are sequences of several lengths on a CPU, whose gradient takes torch several times as long."""
-    return isinstance(input, PackedSequence) and not why_not_native([input.data, *weights])
+def _is_slow_in_torch(*packed: Tensor) -> bool:
+    """Whether the gradient of packed sequences takes torch several times as long as the native loop: on a CPU."""
+    return not torch.is_autocast_enabled("cpu") and not why_not_native(packed)
 
 
 def _needs_cells() -> bool:
