@@ -123,9 +123,7 @@ class AbstractFused(nn.RNNBase):
         """
         if casts_in_vain(self):
             return without_casts(self, input, hx)
-        packed = isinstance(input, PackedSequence)
-        slow = packed and _is_slow_in_torch(input.data, *self._flat_weights)
-        if self._as_torch and not _needs_cells() and not slow:
+        if self._as_torch and not _needs_cells() and not self._is_slow_in_torch(input):
             for state in hx if isinstance(hx, tuple) else () if hx is None else (hx,):
                 if isinstance(state, Tensor):
                     check_dtype(self, "initial state", state)
@@ -139,6 +137,10 @@ class AbstractFused(nn.RNNBase):
         )
         return run_stack(self, form, input, hx, self._run_layer)
 
+    def _is_slow_in_torch(self, input: Any) -> bool:
+        """Whether these are packed sequences on the CPU, whose gradient takes torch several times as long."""
+        return isinstance(input, PackedSequence) and _runs_natively(input.data, *self._flat_weights)
+
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         if (
@@ -146,7 +148,7 @@ class AbstractFused(nn.RNNBase):
             or _needs_cells()
             or self._must_be_called(number)
             or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
-            or (steps.batch_sizes is not None and _is_slow_in_torch(steps.data, *states))
+            or (steps.batch_sizes is not None and _runs_natively(steps.data, *states))
         ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
@@ -256,9 +258,9 @@ class AbstractFused(nn.RNNBase):
         return ", ".join([super().extra_repr(), *specs])
 
 
-def _is_slow_in_torch(*packed: Tensor) -> bool:
-    """Whether the gradient of packed sequences takes torch several times as long as the native loop: on a CPU."""
-    return not torch.is_autocast_enabled("cpu") and not why_not_native(packed)
+def _runs_natively(*tensors: Tensor) -> bool:
+    """Whether the native loop takes the place of torch's operator on the CPU for these."""
+    return not torch.is_autocast_enabled("cpu") and not why_not_native(tensors)
 
 
 def _needs_cells() -> bool:
