@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,16 +32,6 @@ def ctc_loss(log_probabilities: Tensor, batch: Batch) -> Tensor:
         log_probabilities.transpose(0, 1), batch.targets, lengths, targets, BLANK, "sum", zero_infinity=True
     )
     return total / targets.sum().clamp(min=1)
-
-
-def best_path(outputs: np.ndarray) -> list[int]:
-    """The symbols of the most probable path: of equal neighbors one, without blanks; (steps, symbols) -> numbers.
-
-    >>> best_path(np.eye(3)[[0, 1, 1, 0, 1, 2, 2]])
-    [1, 1, 2]
-    """
-    path = outputs.argmax(-1)
-    return [int(symbol) for n, symbol in enumerate(path) if symbol != BLANK and (n == 0 or symbol != path[n - 1])]
 
 
 def encode(texts: Sequence[str], symbols: Sequence[str]) -> Tensor:

@@ -17,6 +17,7 @@ from ..models.sequence_model import SequenceModel, SequenceModelOptions
 from .base import AbstractTask
 from .batch import Batch
 
+Answers = Callable[[Batch], Tensor]
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[str, ...] = get_args(Part)
 EXAMPLE_STEPS, CALIBRATION_STEPS = 16, 4096
@@ -64,6 +65,10 @@ class AbstractSequencesTask(AbstractTask):
     def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
         """Of each metric by name: the sum of the errors of `answers`, and of how many it is the sum."""
 
+    def other_errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """The same of metrics that are not needed while a model is trained; default: none."""
+        return {}
+
     def build_model(self, options: SequenceModelOptions) -> SequenceModel:
         return SequenceModel(self.inputs, self.outputs, options, self.every_step)
 
@@ -76,25 +81,34 @@ class AbstractSequencesTask(AbstractTask):
         return batch.within(outputs) if self.every_step else outputs
 
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
-        return self.scores(model, part)[self.metric]
+        return self._means(part, self._model_answers(model), [self.errors])[self.metric]
 
-    @torch.no_grad()
     def scores(self, model: Any, part: str) -> dict[str, float]:
-        training, device = model.training, next(model.parameters()).device
-        model.eval()
-        scores = self._mean_errors(
-            part, lambda batch: self.answers(self.forward(model, batch.to(device), None)[0].float().cpu(), batch)
-        )
-        model.train(training)
-        return scores
+        return self._means(part, self._model_answers(model), [self.errors, self.other_errors])
 
     def evaluate_engine(self, engine: Any, part: str) -> float:
         """The mean error of a packed model, which reads one sequence after the other."""
-        return self.engine_scores(engine, part)[self.metric]
+        return self._means(part, self._engine_answers(engine), [self.errors])[self.metric]
 
     def engine_scores(self, engine: Any, part: str) -> dict[str, float]:
+        return self._means(part, self._engine_answers(engine), [self.errors, self.other_errors])
+
+    def _model_answers(self, model: Any) -> Answers:
+        device = next(model.parameters()).device
+
+        @torch.no_grad()
+        def answers(batch: Batch) -> Tensor:
+            training = model.training
+            model.eval()
+            outputs = self.forward(model, batch.to(device), None)[0].float().cpu()
+            model.train(training)
+            return self.answers(outputs, batch)
+
+        return answers
+
+    def _engine_answers(self, engine: Any) -> Answers:
         self._check_engine(engine)
-        return self._mean_errors(part, lambda batch: _run_each(engine, batch, self.every_step))
+        return lambda batch: _run_each(engine, batch, self.every_step)
 
     def _check_engine(self, engine: Any) -> None:
         ports = [(port.vocabulary, port.shape) for port in engine.inputs]
@@ -109,11 +123,12 @@ class AbstractSequencesTask(AbstractTask):
             raise invalid("task", got=f"{steps:,} steps to evaluate", expected=f"at most {MAX_STEPS:,}")
         check_memory(4 * self.batch_rows * self.steps * self.inputs, "the sequences of the task")
 
-    def _mean_errors(self, part: str, answers: Callable[[Batch], Tensor]) -> dict[str, float]:
+    def _means(self, part: str, answers: Answers, measures: Sequence[Callable[..., Any]]) -> dict[str, float]:
         totals: dict[str, float] = {}
         counts: dict[str, int] = {}
         for batch in self.batches(part):
-            for name, (total, count) in self.errors(answers(batch), batch).items():
+            found = answers(batch)
+            for name, (total, count) in (item for measure in measures for item in measure(found, batch).items()):
                 totals[name], counts[name] = totals.get(name, 0.0) + total, counts.get(name, 0) + count
         means = {name: totals[name] / counts[name] for name in totals}
         return {**means, **self.extra_metrics(means[self.metric])}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._bounds import STRICT, CountFrom0, Flag, ShareBelow1
+from .._bounds import STRICT, CountFrom0, Finite, Flag, ShareBelow1
 from .._errors import invalid
 from ..data import load_an4
 from ..data.an4 import HIGHEST, LOWEST, MEL_FILTERS, Utterance
+from ..decoding import Bigram, RecognizerSpec
 from ..models.acoustic_model import AcousticModel, AcousticModelOptions
 from .batch import Batch
 from .cepstral_augmentation import CepstralAugmentation, MelScale
-from .ctc import best_path, ctc_loss, encode
+from .ctc import ctc_loss, encode
 from .quality import shortened
 from .sequence import AbstractSequencesTask, generator
 from .word_errors import character_errors, jiwer, word_errors
@@ -30,7 +32,7 @@ LENGTH_JITTER = 0.1
 
 @dataclass(frozen=True)
 class SpeechData:
-    """The ranges of `CepstralAugmentation` in training, all 0 for none.
+    """The ranges of `CepstralAugmentation` in training, all 0 for none; two weights of `LexiconDecoder`.
 
     With `all_speakers` the validation part belongs to the training part too: for a last training after all choices
     were made.
@@ -41,6 +43,8 @@ class SpeechData:
     warp: ShareBelow1 = 0.12
     frequency_masks: CountFrom0 = 2
     frames_per_mask: CountFrom0 = 80
+    lm_weight: Finite = 0.3
+    word_bonus: Finite = 1.0
     name: Literal["speech"] = "speech"
     __pydantic_config__ = STRICT
 
@@ -50,8 +54,9 @@ class SpeechTask(AbstractSequencesTask):
 
     The model gives log-probabilities of the blank and of the characters of the training transcripts, for the loss of
     connectionist temporal classification. The metric is the word error rate of the best path: substitutions,
-    deletions and insertions of words, per word of the references. Frames that do not fill a step at the end of an
-    utterance, up to two, are left out.
+    deletions and insertions of words, per word of the references. Others are `cer`, the same of characters, and
+    `lexicon_wer`, that of words found with the lexicon and a bigram of the training transcripts. Frames that do not
+    fill a step at the end of an utterance, up to two, are left out.
 
     The validation part are the utterances of eight speakers of the training part: every ninth in alphabetical order,
     from the eighth on. The test part is AN4's own, 130 utterances of ten other speakers.
@@ -173,38 +178,53 @@ class SpeechTask(AbstractSequencesTask):
         """The number of characters."""
         return int((batch.targets > 0).sum())
 
-    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
-        """A hundred for each word or character substituted, deleted or inserted, and the number of them."""
-        lengths = [batch.inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
-        recognized = [self.text(best_path(one.numpy())) for one in answers.split(lengths)]
-        references = [self.text(row[row > 0].tolist()) for row in batch.targets]
-        counted = {"wer": word_errors(references, recognized), "cer": character_errors(references, recognized)}
-        return {name: (100.0 * errors, number) for name, (errors, number) in counted.items()}
+    @cached_property
+    def recognizer(self) -> RecognizerSpec:
+        """What a packed model takes and gives; its bigram is of the transcripts of the training part."""
+        return RecognizerSpec(
+            ("", *self.symbols),
+            frames_per_step=STACKED,
+            sample_rate=FRAME_RATE,
+            bigram=Bigram.of([u.text for u in self.parts["train"]]),
+            lm_weight=self.data.lm_weight,
+            word_bonus=self.data.word_bonus,
+        )
 
-    def text(self, numbers: Sequence[int]) -> str:
-        """The words that symbol numbers spell."""
-        return " ".join("".join(self.symbols[n - 1] for n in numbers).split())
+    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Of the best path: a hundred for each word substituted, deleted or inserted, and the number of words."""
+        return {"wer": _percent(*word_errors(self.texts(batch), self._recognized(answers, batch, "greedy")))}
+
+    def other_errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """The same of characters, and of words found with the lexicon and the bigram of the training transcripts."""
+        texts, found = self.texts(batch), self._recognized(answers, batch, "lexicon")
+        characters = character_errors(texts, self._recognized(answers, batch, "greedy"))
+        return {"cer": _percent(*characters), "lexicon_wer": _percent(*word_errors(texts, found))}
+
+    def _recognized(self, answers: Tensor, batch: Batch, decode: str) -> list[str]:
+        decoder = self.recognizer.decoder(decode)
+        lengths = [batch.inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+        return [" ".join(decoder.decode(one.numpy())) for one in answers.split(lengths)]
+
+    def texts(self, batch: Batch) -> list[str]:
+        """The transcripts of a batch."""
+        return ["".join(self.symbols[n - 1] for n in row[row > 0].tolist()) for row in batch.targets]
 
     def counts(self, part: str) -> dict[str, int]:
         return {"sequences": len(self.parts[part]), "words": sum(len(u.text.split()) for u in self.parts[part])}
 
     def metadata(self) -> dict[str, Any]:
-        """The section `[task]`, the metric, and what a recognizer takes and gives: `symbols` by number, 0 the blank."""
-        recognizer = {
-            "symbols": ["", *self.symbols],
-            "input": "features",
-            "frames_per_step": STACKED,
-            "sample_rate": FRAME_RATE,
-        }
-        return {**super().metadata(), "recognizer": recognizer}
+        """The section `[task]`, the metric, and the entry `recognizer` of `RecognizerSpec`."""
+        return {**super().metadata(), **self.recognizer.metadata()}
+
+
+def _percent(errors: int, number: int) -> tuple[float, int]:
+    return 100.0 * errors, number
 
 
 def _symbols(metadata: Mapping[str, Any]) -> list[str]:
     """The characters that a model was trained on, without the blank; the metadata may be anyone's."""
-    section = metadata.get("recognizer")
-    symbols = section.get("symbols") if isinstance(section, Mapping) else None
-    if isinstance(symbols, list) and symbols[:1] == [""] and all(isinstance(s, str) for s in symbols):
-        if len(set(symbols)) == len(symbols) and all(len(s) == 1 for s in symbols[1:]):
-            return symbols[1:]
-    expected = "the blank, '', and the characters that the model was trained on"
-    raise invalid("model metadata: symbols", got=shortened(symbols), expected=expected)
+    blank, *characters = RecognizerSpec.from_metadata(metadata).symbols
+    if blank or not all(len(character) == 1 for character in characters):
+        got = shortened([blank, *characters])
+        raise invalid("model metadata: symbols", got=got, expected="the blank, '', and single characters")
+    return characters
