@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import compactrnn as cr
 import made_up_speech
-from compactrnn.data import load_an4
+from compactrnn.data import fetch, load_an4
 from compactrnn.models import AcousticModel, AcousticModelOptions
 from compactrnn.models.front_end import FrontEnd
 from compactrnn.tasks.batch import Batch
@@ -327,6 +327,8 @@ def test_a_file_that_is_not_an4s_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("COMPACTRNN_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"AN4: .*no an4_mfcc13.npz.*COMPACTRNN_DATA"):
         load_an4()
+    with pytest.raises(ValueError, match=r"data set an4: .*no file to download; .*docs/speech.md"):
+        fetch("an4")
     good = made_up_speech.arrays()
     count, frames = len(good["ids"]), len(good["mfcc"])
     bad = good["mfcc"].copy()

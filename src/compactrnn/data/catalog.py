@@ -86,6 +86,13 @@ DATASETS = {
             remotes=tuple(Remote(f"mnist/{name}.gz", f"{_MNIST_AT}/{name}.gz", sha) for name, sha in _MNIST.items()),
         ),
         Dataset(
+            "an4",
+            "AN4 of Carnegie Mellon University: 1,078 spelled names, numbers and commands of 84 speakers, as cepstra",
+            "BSD-like: free for any purpose, the notice of Carnegie Mellon University stays with it",
+            paths=("an4/an4_mfcc13.npz",),
+            source="its arrays: docs/speech.md; the recordings: http://www.speech.cs.cmu.edu/databases/an4/",
+        ),
+        Dataset(
             "fsdd",
             "Free Spoken Digit Dataset of Zohar Jackson and others, 3,000 recordings of six speakers",
             "CC BY-SA 4.0: credit https://github.com/Jakobovski/free-spoken-digit-dataset",
