@@ -108,12 +108,17 @@ def test_a_model_reads_no_padding_and_gives_probabilities(name):
             assert_close(y[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(other[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(alone.exp().sum(-1), torch.ones(count))
-    assert model.layer_sizes() == (8, 8) and model.size_options() == {"hidden": (8, 8)}
+    assert model.layer_sizes() == (8, 8) and model.size_options() == {"hidden": (8, 8), "weights": {}}
 
 
 def test_options_of_the_model():
     with pytest.raises(ValueError, match=r"model.bidirectional"):
         cr.models.SequenceModel(3, 2, cr.models.SequenceModelOptions(bidirectional=True))
+    tables = {"sequence_model.layers.1.weight_hh_l0": {"kind": "LowRank", "rank": 2}}
+    low = AcousticModel(4, 6, AcousticModelOptions(hidden=(8, 8), weights=tables))
+    assert low.size_options() == {"hidden": (8, 8), "weights": tables}
+    again = AcousticModel(4, 6, AcousticModelOptions(**low.size_options()))
+    assert [p.shape for p in again.parameters()] == [p.shape for p in low.parameters()]
     model = AcousticModel(4, 6, AcousticModelOptions(hidden=(8, 5), bidirectional=True, dropout=0.2))
     assert model.sequence_model.layers[1].input_size == 16 and model.sequence_model.output.in_features == 10
     model.adjust(AcousticModelOptions(dropout=0.4, input_dropout=0.5))
@@ -292,8 +297,9 @@ updates = 12
 updates = 12
 compress = { keep = 0.5, steps = 6, minimum = 4 }
 distill = { teacher = "train", weight = 0.5 }
-[phases.tune]
+[phases.factorize]
 updates = 6
+factorize = { rank = 3 }
 distill = { teacher = "train", weight = 0.5 }
 """
 

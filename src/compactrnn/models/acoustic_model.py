@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from .._bounds import STRICT, CountFrom0, ShareBelow1
 from .base import AbstractModel
 from .front_end import FrontEnd, Normalization
+from .named_weights import give_weights_, weight_tables
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 
 @dataclass(frozen=True)
 class AcousticModelOptions(SequenceModelOptions):
-    """Those of `SequenceModel`; `deltas`, `normalization` and `prior` of `FrontEnd`; dropout of what that gives."""
+    """Those of `SequenceModel`; `deltas`, `normalization` and `prior` of `FrontEnd`; dropout of what that gives.
+
+    In `weights` names begin with the part of the model, as in `"sequence_model.layers.1.weight_ih_l0"`.
+    """
 
     adjustable: ClassVar = ("dropout", "input_dropout")
     deltas: Literal[0, 1, 2] = 1
@@ -44,8 +48,10 @@ class AcousticModel(AbstractModel):
         self.front_end = FrontEnd(coefficients, stacked, options.deltas, options.normalization, options.prior)
         self.input_dropout = nn.Dropout(options.input_dropout)
         own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
-        core = SequenceModelOptions(**own)
+        core = SequenceModelOptions(**{**own, "weights": {}})
         self.sequence_model = SequenceModel(self.front_end.size, symbols, core, every_step=True)
+        self.options = options
+        give_weights_(self, options.weights)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The log-probabilities of a batch of sequences; those at padding are of no use."""
@@ -69,7 +75,7 @@ class AcousticModel(AbstractModel):
         return self.sequence_model.layer_sizes()
 
     def size_options(self) -> dict[str, Any]:
-        return self.sequence_model.size_options()
+        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
