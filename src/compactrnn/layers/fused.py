@@ -139,7 +139,7 @@ class AbstractFused(nn.RNNBase):
 
     def _is_slow_in_torch(self, input: Any) -> bool:
         """Whether these are packed sequences on the CPU, whose gradient takes torch several times as long."""
-        return isinstance(input, PackedSequence) and _runs_natively(input.data, *self._flat_weights)
+        return isinstance(input, PackedSequence) and _runs_natively(input.data, *self.parameters())
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
