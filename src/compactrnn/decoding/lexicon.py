@@ -78,11 +78,11 @@ class LexiconDecoder(AbstractDecoder):
         lexicon: Iterable[str],
         bigram: Bigram | None = None,
         *,
-        lm_weight: float = 1.0,
+        lm_weight: float = 0.5,
         word_bonus: float = 0.0,
         beam: int = 100,
         threshold: float = 20.0,
-        certainty: float = 10.0,
+        certainty: float = 5.0,
     ):
         for name, value in (("lm_weight", lm_weight), ("word_bonus", word_bonus)):
             if not math.isfinite(value):

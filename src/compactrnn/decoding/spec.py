@@ -57,11 +57,11 @@ class RecognizerSpec:
     sample_rate: float = 100
     lexicon: tuple[str, ...] | None = None
     bigram: Bigram | None = None
-    lm_weight: float = 1.0
+    lm_weight: float = 0.5
     word_bonus: float = 0.0
     beam: int = 100
     threshold: float = 20.0
-    certainty: float = 10.0
+    certainty: float = 5.0
 
     def __post_init__(self):
         _check_texts("symbols", self.symbols)
