@@ -80,8 +80,8 @@ class LexiconDecoder(AbstractDecoder):
         *,
         lm_weight: float = 0.5,
         word_bonus: float = 0.0,
-        beam: int = 100,
-        threshold: float = 20.0,
+        beam: int = 50,
+        threshold: float = 12.0,
         certainty: float = 5.0,
     ):
         for name, value in (("lm_weight", lm_weight), ("word_bonus", word_bonus)):

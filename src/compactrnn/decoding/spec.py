@@ -59,8 +59,8 @@ class RecognizerSpec:
     bigram: Bigram | None = None
     lm_weight: float = 0.5
     word_bonus: float = 0.0
-    beam: int = 100
-    threshold: float = 20.0
+    beam: int = 50
+    threshold: float = 12.0
     certainty: float = 5.0
 
     def __post_init__(self):
