@@ -8,14 +8,20 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compactrnn as cr
+import made_up_speech
 from acoustic_models import COEFFICIENTS, HOP, STACKED, SYMBOLS, audio_spec, features_spec, pack_recognizer
 from compactrnn.decoding import Bigram, RecognizerSpec, log_softmax
+from compactrnn.models import AcousticModelOptions
 from compactrnn.runtime import file as model_file
+from compactrnn.tasks.speech import SpeechData, SpeechTask
+from compactrnn.training.pack_run import pack_model
 from run_folders import invoke
+from scripts import benchmark
 
 
 @pytest.fixture(scope="module")
@@ -383,3 +389,25 @@ def test_symbols_never_steer_the_terminal(tmp_path):
 def test_log_softmax_keeps_log_probabilities():
     x = log_softmax(np.random.default_rng(0).standard_normal((5, 7)))
     assert np.abs(log_softmax(x) - x).max() < 1e-12
+
+
+def test_the_benchmark_of_an4_runs(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setenv("COMPACTRNN_DATA", str(made_up_speech.write(tmp_path).parents[1]))
+    script, files = benchmark("decode_an4"), {}
+    for normalization in ("running", "utterance"):
+        task = SpeechTask(SpeechData(), batch_size=4)
+        model = task.build_model(AcousticModelOptions(hidden=(8,), normalization=normalization))
+        files[normalization] = tmp_path / f"{normalization}.crnn"
+        pack_model(model, task, files[normalization], "float32")
+    engines = {name: cr.Engine(path) for name, path in files.items()}
+    assert engines["utterance"].offline and not engines["running"].offline
+    rows = [script.row_of(name, engine, engine) for name, engine in engines.items()]
+    test = rows[0]["decoders"]["bigram"]
+    assert test["as_a_stream"]["equal"] == test["as_a_stream"]["utterances"] == 6
+    assert "as_a_stream" not in rows[1]["decoders"]["bigram"]
+    assert test["wer"] == pytest.approx(100 * sum(test["word_errors"]) / sum(test["words"]))
+    apart = script.bootstrap(rows[0], rows[1], "greedy")
+    assert apart["from"] <= apart["difference"] <= apart["to"]
+    assert script.bootstrap(rows[0], rows[0], "bigram")["difference"] == 0
+    assert "running" in script.table(rows)
