@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import wave
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -143,6 +144,30 @@ def test_metadata_of_anyone(number):
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         RecognizerSpec.from_metadata({"recognizer": section})
     assert str(caught.value).startswith("model metadata: recognizer") and len(str(caught.value)) < 400
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["counts", "unseen", "a"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([f.name for f in fields(RecognizerSpec)]), JSON)
+def test_metadata_is_taken_or_refused_with_a_sentence(name, value):
+    section = {**features_spec().metadata()["recognizer"], name: value}
+    try:
+        RecognizerSpec.from_metadata({"recognizer": section}).decoder().decode(log_softmax(np.zeros((2, 5))))
+    except ValueError as error:
+        assert str(error).startswith(("model metadata: recognizer: ", "log-probabilities: "))
+
+
+def test_a_search_is_bounded():
+    words = tuple("".join(letters) for letters in itertools.product("abc", repeat=10))
+    RecognizerSpec(SYMBOLS, lexicon=words)
+    with pytest.raises(ValueError, match="beginnings of words"):
+        RecognizerSpec(SYMBOLS, lexicon=words, beam=1000)
 
 
 @pytest.mark.parametrize("spec", [features_spec(lm_weight=0.5, beam=7), audio_spec(), features_spec(bigram=None)])

@@ -22,7 +22,7 @@ cd "$work"
 import importlib.util, subprocess, sys
 
 assert importlib.util.find_spec("torch") is None
-from compactrnn import Engine
+from compactrnn import Engine, Recognizer
 import numpy as np
 
 case = np.load("case.npz")

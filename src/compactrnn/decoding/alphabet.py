@@ -1,4 +1,4 @@
-"""The symbols that an acoustic model tells apart."""
+"""The output symbols of an acoustic model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FLOOR = -1e30  # what a log-probability counts as at least: sums of them stay fi
 
 
 class Alphabet:
-    """`symbols` by number, one of them, number `blank`, the one of CTC that writes nothing.
+    """The output symbols of a CTC model, by number; number `blank` is the blank.
 
-    Words are the symbols between two `" "`. Without a `" "` among them each symbol is a word of its own.
+    Words are spelled by the symbols between two `" "`. Without a `" "` among them each symbol is a word.
 
     Raises:
         ValueError: fewer than two symbols, the same one twice, an empty one (but for the blank), or no such blank.

@@ -134,7 +134,10 @@ class LexiconDecoder(AbstractDecoder):
         return grown
 
     def _least(self) -> float:
-        """A rank that `_best` keeps nothing below, but for the next frame's blank, by which all prefixes live on."""
+        """The rank that a path must exceed in the next frame, less that frame's log-probability of the blank.
+
+        All prefixes may take the blank, so that there will be as many with their present rank and the blank's.
+        """
         ranks = [score.rank for score in self._kept.values()]
         return max(max(ranks) - self.threshold, min(ranks) if len(ranks) == self.beam else -math.inf)
 

@@ -18,7 +18,8 @@ KEY = "recognizer"  # of a model file's metadata
 DECODERS = ("greedy", "lexicon")
 INPUTS = ("features", "audio")
 MOST_LETTERS = 1 << 20  # of all symbols, and of all words
-LIMITS = {"frames_per_step": 1 << 20, "beam": 10_000}
+MOST_SCORES = 1 << 26  # that a search may have to keep: those of a tree's nodes after each prefix's last word
+LIMITS = {"frames_per_step": 1 << 20, "beam": 1000}
 RANGES = {
     "sample_rate": (1e-3, 1e6),
     "lm_weight": (-1e3, 1e3),
@@ -78,7 +79,10 @@ class RecognizerSpec:
             _check_texts("lexicon", self.lexicon)
         if self.bigram is not None and not isinstance(self.bigram, Bigram):
             raise invalid("bigram", got=shortened(self.bigram), expected="a Bigram")
-        self.decoder()
+        decoder = self.decoder()
+        if isinstance(decoder, LexiconDecoder) and self.beam * len(decoder.tree) > MOST_SCORES:
+            got = f"{len(decoder.tree):,} beginnings of words with a beam of {self.beam}"
+            raise invalid("lexicon", got=got, expected=f"at most {MOST_SCORES:,} as their product")
 
     @property
     def words(self) -> tuple[str, ...] | None:

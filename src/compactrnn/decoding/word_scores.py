@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ CACHED = 1 << 20  # numbers
 class Row(NamedTuple):
     """After one word: what each next word adds, the best of them by node of the tree, and what the end adds."""
 
-    words: list[float]
-    ahead: list[float]
+    words: array[float]
+    ahead: array[float]
     end: float
 
 
@@ -42,4 +43,5 @@ class WordScores:
         else:
             row = self._weight * self._bigram.row(BOUNDARY if word == NO_WORD else self._tree.lexicon[word])
             words, end = row[self._columns] + self._bonus, float(row[-1])
-        return Row(words.tolist(), self._tree.best_below(words).tolist(), end)
+        ahead = self._tree.best_below(words)
+        return Row(array("d", words.tobytes()), array("d", ahead.tobytes()), end)
