@@ -163,11 +163,12 @@ def test_metadata_is_taken_or_refused_with_a_sentence(name, value):
         assert str(error).startswith(("model metadata: recognizer: ", "log-probabilities: "))
 
 
-def test_a_search_is_bounded():
-    words = tuple("".join(letters) for letters in itertools.product("abc", repeat=10))
-    RecognizerSpec(SYMBOLS, lexicon=words)
-    with pytest.raises(ValueError, match="beginnings of words"):
-        RecognizerSpec(SYMBOLS, lexicon=words, beam=1000)
+def test_a_search_is_bounded(monkeypatch):
+    monkeypatch.setattr("compactrnn.decoding.spec.MOST_SCORES", 1000)
+    words = tuple("".join(letters) for letters in itertools.product("abc", repeat=3))
+    assert RecognizerSpec(SYMBOLS, lexicon=words, beam=25).words == words  # 40 nodes
+    with pytest.raises(ValueError, match="40 beginnings of words with a beam of 26"):
+        RecognizerSpec(SYMBOLS, lexicon=words, beam=26)
 
 
 @pytest.mark.parametrize("spec", [features_spec(lm_weight=0.5, beam=7), audio_spec(), features_spec(bigram=None)])
