@@ -50,3 +50,12 @@ def test_look_back():
 def test_structured_weights():
     rows = benchmark("structured_weights").race("LSTM", 16, 5, 2, "LowRank", 2, pairs=2, seed=0)
     assert [row["way"] for row in rows] == ["chosen", "dense", "own"] and all(row["ratio"] > 0 for row in rows)
+
+
+def test_sparse_products(tmp_path):
+    script = benchmark("sparse_products")
+    steps = script.compile_steps(tmp_path)
+    dense, *rows = script.sparsity_rows(steps, 32, 2, rounds=2)
+    assert dense["dense over this"] == 1 and [row["MACs"] for row in rows] == [4096, 2048]
+    row = script.scattered_row(steps, 16, 0.05, rounds=2)
+    assert row["entries int8"]["bytes"] < row["entries float32"]["bytes"] < row["plain float32"]["bytes"]
