@@ -1,8 +1,11 @@
 """Smoke tests of the benchmarks behind published figures; the times measured here mean nothing."""
 
+import numpy as np
 import pytest
 
+import compactrnn as cr
 from compactrnn.cells import DuRNN
+from compactrnn.runtime.file import write
 from scripts import BENCHMARKS, benchmark
 
 
@@ -52,10 +55,16 @@ def test_structured_weights():
     assert [row["way"] for row in rows] == ["chosen", "dense", "own"] and all(row["ratio"] > 0 for row in rows)
 
 
-def test_sparse_products(tmp_path):
+def test_sparse_products(monkeypatch, tmp_path):
     script = benchmark("sparse_products")
-    steps = script.compile_steps(tmp_path)
-    dense, *rows = script.sparsity_rows(steps, 32, 2, rounds=2)
+
+    def run(steps, models, rounds):  # from Python: to compile the core takes too long here
+        for model in models:
+            assert np.isfinite(cr.Engine(write(model)).run(np.ones((2, *model.inputs[0].shape)))).all()
+        return np.ones((len(models), rounds))
+
+    monkeypatch.setattr(script, "race", run)
+    dense, *rows = script.sparsity_rows(tmp_path, 32, 2, rounds=2)
     assert dense["dense over this"] == 1 and [row["MACs"] for row in rows] == [4096, 2048]
-    row = script.scattered_row(steps, 16, 0.05, rounds=2)
-    assert row["entries int8"]["bytes"] < row["entries float32"]["bytes"] < row["plain float32"]["bytes"]
+    row = script.scattered_row(tmp_path, 128, 0.02, rounds=2)
+    assert row["entries int8"]["bytes"] < row["entries float32"]["bytes"] < row["lines float32"]["bytes"]
