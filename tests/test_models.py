@@ -1,13 +1,15 @@
 """Models by their options, weights by their names."""
 
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 from compactrnn import weights
 from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
-from compactrnn.weights.registry import weight_kinds, weight_spec
+from compactrnn.weights.registry import weight_kinds, weight_spec, weight_table
 
 
 def test_every_exported_weight_is_known_by_its_name():
@@ -26,7 +28,7 @@ def test_a_weight_that_is_exported_later_needs_no_entry(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["Magic", None, "WeightSpec", "DENSE", "DenseWeight", 3])
 def test_other_names_are_refused_with_the_known_ones(kind):
-    with pytest.raises(ValueError, match=r"weight kind: expected one of Dense, Kronecker, LowRank, .*got"):
+    with pytest.raises(ValueError, match=r"weight kind: expected one of .*Dense.*, Kronecker, LowRank, .*got"):
         weight_spec({"kind": kind})
 
 
@@ -53,3 +55,39 @@ def _sequence(options):
 def test_models_know_no_task():
     code = "import sys, compactrnn.models; assert not [m for m in sys.modules if m.startswith('compactrnn.tasks')]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SPECS = [
+    weights.LowRank(4) + weights.Diagonal(),
+    weights.Doped(weights.Kronecker(4, 2), keep=0.01),
+    weights.Doped(weights.LowRank(rank=2) + weights.Monarch(blocks=2), keep=0.1),
+    weights.Hashed(compression=8),
+    weights.TensorTrain(rank=2, modes=2),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_weight_comes_back_from_its_table(spec):
+    table = json.loads(json.dumps(weight_table(spec)))
+    assert weight_spec(table) == spec and table["kind"] == type(spec).__name__
+
+
+def test_what_is_not_exported_has_no_table():
+    @dataclass(frozen=True)
+    class Mine(weights.Dense):
+        pass
+
+    assert weight_table(Mine()) is None is weight_table(weights.Doped(Mine() + weights.Dense(), keep=0.1))
+
+
+def test_sums_are_flat_and_have_parts():
+    spec = weights.LowRank(4) + weights.Diagonal() + weights.Sparse(0.1)
+    assert spec == weights.Sum((weights.LowRank(4), weights.Diagonal(), weights.Sparse(0.1)))
+    assert weight_spec({"kind": "Sum", "parts": [{"kind": "LowRank", "rank": 4}, {"kind": "Diagonal"}]})
+    for parts in ((), (weights.Dense(),)):
+        with pytest.raises(ValueError, match="parts of a Sum: expected two weights or more"):
+            weights.Sum(parts)
+    with pytest.raises(ValueError, match=r"parts of a Sum: expected weights such as .*got 'Dense'"):
+        weights.Sum((weights.Dense(), "Dense"))
+    with pytest.raises(TypeError):
+        weights.LowRank(4) + 3

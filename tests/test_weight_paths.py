@@ -18,7 +18,25 @@ from compactrnn.runtime.file import write
 from compactrnn.runtime.inventory import parameter_count
 from compactrnn.runtime.program import Code
 from compactrnn.runtime.quantize import quantize
-from compactrnn.weights import AbstractWeight, BlockSparse, Dense, Kronecker, LowRank, Term, ToeplitzLike, WeightSpec
+from compactrnn.weights import (
+    AbstractWeight,
+    BlockCirculant,
+    BlockDiagonal,
+    BlockSparse,
+    Circulant,
+    Dense,
+    Doped,
+    Hashed,
+    Kronecker,
+    LowRank,
+    Monarch,
+    Sparse,
+    Sum,
+    TensorTrain,
+    Term,
+    ToeplitzLike,
+    WeightSpec,
+)
 from compactrnn.weights.masked import MaskedWeight
 from composed import Composed
 
@@ -83,7 +101,20 @@ SPECS = [
     Foreign(),
     Foreign(whole=True),
     Composed(),
+    BlockCirculant(block=2),
+    BlockDiagonal(blocks=2),
+    Circulant(),
+    Hashed(compression=3),
+    Monarch(blocks=2),
+    TensorTrain(rank=2),
+    Sparse(keep=0.3),
+    LowRank(rank=2) + BlockDiagonal(blocks=2),
+    Doped(Monarch(blocks=2), keep=0.2),
 ]
+
+
+STRUCTURED_TERMS = Composed | BlockDiagonal | Monarch | TensorTrain | Sparse | Sum | Doped
+STORED_AS_COUNTED = STRUCTURED_TERMS | BlockSparse | ToeplitzLike | LowRank | Dense
 
 
 class Model(nn.Module):
@@ -230,13 +261,13 @@ def test_the_engine_does_what_the_weights_say(spec, cell):
     weights = [child for child in cell.children() if isinstance(child, AbstractWeight)]
     stored = parameter_count(program)
     assert stored == sum(term.stored for weight in weights for term in weight.terms())
-    if isinstance(spec, ToeplitzLike | LowRank | Dense | Composed | BlockSparse):
+    if isinstance(spec, STORED_AS_COUNTED):
         assert stored == sum(weight.stored_parameters() for weight in weights)
     y = cr.Engine(write(quantize(program, "float32"))).run(x[0].numpy())
     assert np.abs(y - model(x)[0].detach().numpy()).max() < 1e-5
     steps = {op.code for op in program.ops} & {Code.LSTM, Code.GRU, Code.LSTM_CELL, Code.GRU_CELL}
     # rows that the kernels cannot have in their order
-    elementwise = (isinstance(spec, Foreign) and spec.whole) or isinstance(spec, Composed)
+    elementwise = (isinstance(spec, Foreign) and spec.whole) or isinstance(spec, STRUCTURED_TERMS)
     assert len(steps) == (cell.kernel != "") and all(("CELL" in code.name) == elementwise for code in steps)
 
 

@@ -5,9 +5,27 @@ import torch
 from torch.testing import assert_close
 
 from compactrnn.testing import WeightContract
-from compactrnn.weights import BlockSparse, Dense, DenseWeight, Kronecker, LowRank, ToeplitzLike, WeightSpec
+from compactrnn.weights import (
+    BlockCirculant,
+    BlockDiagonal,
+    BlockSparse,
+    Circulant,
+    Dense,
+    DenseWeight,
+    Diagonal,
+    Doped,
+    Hashed,
+    Kronecker,
+    LowRank,
+    Monarch,
+    Sparse,
+    TensorTrain,
+    ToeplitzLike,
+    WeightSpec,
+)
 from compactrnn.weights.dense import select
 from compactrnn.weights.masked import MaskedWeight
+from compactrnn.weights.terms import product
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,20 @@ SPECS = [
     BlockSparse(keep=0.5),
     BlockSparse(block=(4, 5), keep=0.4),
     Masked(Kronecker(out_block=4, in_block=2)),
+    Circulant(),
+    BlockCirculant(block=4),
+    BlockDiagonal(blocks=4),
+    Hashed(compression=4),
+    Hashed(buckets=7),
+    TensorTrain(rank=3),
+    TensorTrain(rank=2, modes=2),
+    Monarch(blocks=4),
+    Sparse(keep=0.1),
+    LowRank(rank=2) + Sparse(keep=0.02),
+    Doped(LowRank(rank=2), keep=0.03),
+    Doped(BlockDiagonal(blocks=4), keep=0.1),
 ]
+INEXACT = Kronecker | ToeplitzLike | Circulant | BlockCirculant | Hashed | TensorTrain
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -37,7 +68,12 @@ class TestWeights(WeightContract):
     pass
 
 
-@pytest.mark.parametrize("spec", [s for s in SPECS if not isinstance(s, Kronecker | ToeplitzLike)], ids=str)
+@pytest.mark.parametrize("spec", [Diagonal(), LowRank(rank=2) + Diagonal(), Monarch(blocks=2) + Diagonal()], ids=str)
+class TestSquareGates(WeightContract):
+    sizes = ((16, 16, 1), (24, 8, 3), (64, 16, 4))
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if not isinstance(s, INEXACT)], ids=str)
 def test_rows_and_columns_are_scaled_exactly(spec):
     weight = spec.build(16, 12)
     out, inp = torch.rand(16), torch.rand(12)
@@ -95,6 +131,23 @@ def test_low_rank_becomes_dense_where_that_is_smaller():
         (lambda: Kronecker(out_block=3, in_block=2).build(16, 8), "a multiple of out_block=3"),
         (lambda: Kronecker(out_block=4, in_block=3).build(16, 8), "a multiple of in_block=3"),
         (lambda: Kronecker(out_block=0, in_block=2).build(16, 8), r"out_block: .*got 0"),
+        (lambda: Diagonal().build(16, 8), "out_features per gate: expected in_features=8.*got 16"),
+        (lambda: BlockDiagonal(blocks=3).build(16, 12), "a multiple of blocks=3"),
+        (lambda: BlockDiagonal(blocks=3).build(12, 16), "in_features: .*a multiple of blocks=3"),
+        (lambda: BlockDiagonal(blocks=0), "blocks: .*got 0"),
+        (lambda: BlockCirculant(block=8).build(12, 16), "a multiple of block=8"),
+        (lambda: BlockCirculant(block=8).build(16, 12), "in_features: .*a multiple of block=8"),
+        (lambda: Monarch(blocks=4).build(24, 16, gates=4), "out_features per gate: .*a multiple of blocks=4"),
+        (lambda: Hashed(), "exactly one of the two"),
+        (lambda: Hashed(compression=2, buckets=3), "exactly one of the two"),
+        (lambda: Hashed(compression=0.5), "compression: .*got 0.5"),
+        (lambda: Hashed(buckets=17).build(4, 4), "buckets: expected at most 16.*got 17"),
+        (lambda: TensorTrain(rank=0), "rank: .*got 0"),
+        (lambda: TensorTrain(rank=2, modes=1.5), "modes: .*got 1.5"),
+        (lambda: Sparse(keep=0), "keep: .*got 0"),
+        (lambda: Doped(Dense(), keep=2), "keep: .*got 2"),
+        (lambda: Doped(0.01, keep=0.1), "weight: expected a weight such as .*got 0.01"),
+        (lambda: (LowRank(2) + Diagonal()).build(8, 4), "out_features per gate"),
         (lambda: Dense().build(0, 8), r"out_features: .*got 0"),
         (lambda: Dense().build(7, 8, gates=2), r"out_features: .*got 7"),
         (lambda: Dense().build(4, 3).from_dense_(torch.zeros(3, 4)), "matrix shape"),
@@ -103,3 +156,73 @@ def test_low_rank_becomes_dense_where_that_is_smaller():
 def test_errors_say_what_is_wrong(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_nearest_fits_are_projections():
+    """Nothing of the same structure is nearer: what is left has no part in the directions of the parameters."""
+    specs = [BlockCirculant(block=4), Circulant(), BlockDiagonal(blocks=2), Hashed(compression=4), Sparse(keep=0.2)]
+    for spec in specs:
+        for size in ((8, 12, 1), (20, 8, 1), (24, 12, 3)):
+            if isinstance(spec, BlockCirculant | BlockDiagonal) and (size[0] // size[2]) % 4:
+                continue
+            matrix = torch.randn(size[0], size[1], dtype=torch.float64)
+            weight = spec.build(*size).double().from_dense_(matrix)
+            error = (weight.dense() - matrix).square().sum()
+            assert error > 0
+            for gradient in torch.autograd.grad(error, list(weight.parameters())):
+                assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_monarch_takes_the_best_of_rank_one_in_each_slice():
+    matrix = torch.randn(12, 8, dtype=torch.float64)
+    weight = Monarch(blocks=2).build(12, 8).double().from_dense_(matrix)
+    slices = matrix.view(6, 2, 2, 4).permute(1, 2, 0, 3)
+    left = torch.linalg.svdvals(slices)[..., 1:].square().sum()
+    assert_close((weight.dense() - matrix).square().sum(), left)
+
+
+@pytest.mark.parametrize("size", [(4 * 256, 256, 4), (36, 7, 3), (30, 64, 1)])
+def test_a_tensor_train_of_full_rank_is_any_matrix(size):
+    matrix = torch.randn(size[0], size[1], dtype=torch.float64) if size[0] < 1000 else None
+    weight = TensorTrain(rank=10**6 if matrix is not None else 3).build(*size).double()
+    x = torch.randn(2, size[1], dtype=torch.float64)
+    if matrix is not None:
+        assert_close(weight.from_dense_(matrix).dense(), matrix)
+    assert_close(weight(x), x @ weight.dense().T)
+    assert_close(product(weight.terms()), weight.dense())
+
+
+@pytest.mark.parametrize("spec", [Monarch(blocks=8), BlockDiagonal(blocks=8), Hashed(compression=8)], ids=str)
+def test_every_output_has_the_variance_of_a_dense_layer(spec):
+    torch.manual_seed(0)
+    weight, x = spec.build(256, 128), torch.randn(400, 128)
+    assert 0.8 < weight(x).var() / Dense().build(256, 128)(x).var() < 1.25
+
+
+def test_a_hash_is_the_same_everywhere():
+    """What a file stores is read by the same rule on every machine."""
+    weight = Hashed(buckets=5).build(3, 4)
+    with torch.no_grad():
+        weight.buckets.copy_(torch.tensor([[1.0, 2, 3, 4, 5]]))
+    assert weight.dense().int().tolist() == [[1, -4, 5, -4], [-2, -3, 2, 1], [-4, -2, 5, 1]]
+
+
+def test_the_fit_of_a_sum_is_the_better_of_both_orders():
+    """Sparse entries that are large hide a low rank from its decomposition."""
+    torch.manual_seed(1)
+    matrix = torch.randn(20, 2) @ torch.randn(2, 16)
+    matrix[torch.arange(20), torch.randint(16, (20,))] += 20.0
+    weight = Doped(LowRank(rank=2), keep=1 / 16).build(20, 16).from_dense_(matrix)
+    assert_close(weight.dense(), matrix, atol=1e-3, rtol=1e-3)
+
+
+def test_a_sum_is_cut_where_every_part_can_be():
+    torch.manual_seed(0)
+    weight = Doped(LowRank(rank=2), keep=0.2).build(16, 12)
+    small = select(weight, out=torch.arange(8), inp=torch.arange(6))
+    assert small is weight and isinstance(small.parts[0].spec, LowRank)
+    both = (LowRank(rank=2) + BlockDiagonal(blocks=2)).build(16, 12)
+    before = both.dense().detach().clone()
+    assert isinstance(select(both, out=torch.arange(8)), DenseWeight)
+    assert_close(both.dense(), before, rtol=0, atol=0)
+    assert both.parts[0].out_features == 16

@@ -42,16 +42,36 @@ if TYPE_CHECKING:
     from .layers import truncated as truncated
     from .lower import pack as pack
     from .runtime.engine import Engine as Engine
+    from .weights import BlockCirculant as BlockCirculant
+    from .weights import BlockDiagonal as BlockDiagonal
     from .weights import BlockSparse as BlockSparse
+    from .weights import Circulant as Circulant
     from .weights import Dense as Dense
+    from .weights import Diagonal as Diagonal
+    from .weights import Doped as Doped
+    from .weights import Hashed as Hashed
     from .weights import Kronecker as Kronecker
     from .weights import LowRank as LowRank
+    from .weights import Monarch as Monarch
+    from .weights import Sparse as Sparse
+    from .weights import Sum as Sum
+    from .weights import TensorTrain as TensorTrain
     from .weights import ToeplitzLike as ToeplitzLike
 
 __version__ = "0.1.0"
 
 _HOME = {
     "BlockSparse": "weights",
+    "BlockCirculant": "weights",
+    "BlockDiagonal": "weights",
+    "Circulant": "weights",
+    "Diagonal": "weights",
+    "Doped": "weights",
+    "Hashed": "weights",
+    "Monarch": "weights",
+    "Sparse": "weights",
+    "Sum": "weights",
+    "TensorTrain": "weights",
     "Dense": "weights",
     "DuRNN": "cells",
     "Elman": "cells",

@@ -21,6 +21,8 @@ from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
+from ..weights.block_term import Blocks
+from ..weights.entries_term import Entries
 from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
 from ..weights.toeplitz_term import ToeplitzTerm
@@ -69,6 +71,16 @@ def _(term: terms.Selection) -> Factor:
 @factor.register
 def _(term: terms.Sum) -> Factor:
     return structured.Sum([[factor(inner) for inner in part] for part in term.parts])
+
+
+@factor.register
+def _(term: Blocks) -> Factor:
+    return structured.Blocks(array(term.values), term.count)
+
+
+@factor.register
+def _(term: Entries) -> Factor:
+    return structured.Entries(array(term.values), array(term.index), term.columns)
 
 
 def made_dense(weights: Mapping[str, AbstractWeight]) -> tuple[str, ...]:

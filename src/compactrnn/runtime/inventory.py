@@ -8,7 +8,7 @@ from typing import Any
 from . import layout as lay
 from .layout import Type
 from .operations import OPERATIONS
-from .program import GATES, Code, Op, Program, Tensor
+from .program import GATES, Op, Program, Tensor
 
 
 def inventory(program: Program) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def inventory(program: Program) -> list[dict[str, Any]]:
     for number, op in enumerate(program.ops):
         if op.tensor is not None:
             row = _tensor_row(program.tensors[op.tensor], op)
-        elif _has_constant(program, op):
+        elif program.has_constant(op):
             row = {"shape": str(op.k), "stored as": "float32", "parameters": op.k, "bytes": 4 * op.k}
         else:
             continue
@@ -39,7 +39,7 @@ def parameter_count(program: Program) -> int:
     for op in program.ops:
         if op.tensor is not None:
             found["tensor", op.tensor] = _tensor_row(program.tensors[op.tensor], op)["parameters"]
-        elif op.b is not None and _has_constant(program, op):
+        elif op.b is not None and program.has_constant(op):
             found["constant", *op.b] = op.k
     return sum(found.values())
 
@@ -53,11 +53,6 @@ def _tensor_row(tensor: Tensor, op: Op) -> dict[str, Any]:
         "parameters": 0 if OPERATIONS[op.code].tensor == "index" else count,
         "bytes": stored_bytes(tensor, op),
     }
-
-
-def _has_constant(program: Program, op: Op) -> bool:
-    named = op.code == Code.BINARY and op.name and op.b is not None
-    return bool(named) and program.buffers[op.b.buffer].kind == "constant"  # pyright: ignore
 
 
 def stored_types(program: Program) -> dict[str, str]:

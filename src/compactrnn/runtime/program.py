@@ -213,9 +213,20 @@ class Program:
         return sum(self.macs(op) for s in self.segments if s.kind == "forward" for op in s.ops)
 
     def macs(self, op: Op) -> int:
-        """Multiply-accumulate operations of the matrix product of one of its operations."""
+        """Multiply-accumulate operations of the matrix product of one of its operations.
+
+        Also of an element-wise product with weights, see `has_constant`.
+        """
+        if self.has_constant(op):
+            return op.n
         tensor = None if op.tensor is None else self.tensors[op.tensor]
         return op.macs if tensor is None or tensor.form is None else tensor.form.macs(tensor.values, op.macs)
+
+    def has_constant(self, op: Op) -> bool:
+        """Whether it multiplies element by element with weights: a constant of an operation that has a name."""
+        if op.code != Code.BINARY or op.fn != Binary.MUL or not op.name or op.b is None:
+            return False
+        return self.buffers[op.b.buffer].kind == "constant"
 
     def map_ops(self, change) -> Program:
         """A copy in which `change(op)` stands for each op."""

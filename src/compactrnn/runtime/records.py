@@ -12,7 +12,7 @@ from .._files import parse_json
 from . import layout as lay
 from .entries import ENTRIES, stored_entries, unpack_entries
 from .layout import Type
-from .program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
+from .program import GATES, Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
 from .sparse import DEPTH, SPARSE, stored_lines, unpack
 from .toeplitz import ToeplitzBlocks
 
@@ -69,6 +69,11 @@ class Records:
             record = None if int(tensor) == lay.NONE else self.tensors[int(tensor)]
             if record is not None and int(record["type"]) in lay.FORMS:
                 macs[number] = _structured_macs(record, self.data, macs[number])
+        for number in self.op_names:
+            record = self.ops[number]
+            if record["code"] == Code.BINARY and record["fn"] == Binary.MUL and record["b"]["buffer"] != lay.NONE:
+                constant = lay.KINDS[self.buffers[record["b"]["buffer"]]["kind"]] == "constant"
+                macs[number] = int(record["n"]) if constant else 0
         total = 0
         for segment in self.segments:
             first, count = int(segment["first_op"]), int(segment["op_count"])

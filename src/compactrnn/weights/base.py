@@ -20,6 +20,12 @@ class WeightSpec(ABC):
     def build(self, out_features: int, in_features: int, gates: int = 1) -> AbstractWeight:
         """Make an `(out_features, in_features)` weight whose rows are `gates` equal blocks."""
 
+    def __add__(self, other: WeightSpec) -> WeightSpec:
+        """The sum of two weights, see `compactrnn.weights.Sum`."""
+        from .sum import Sum
+
+        return Sum((self, other)) if isinstance(other, WeightSpec) else NotImplemented
+
 
 class AbstractWeight(nn.Module, ABC):
     """A trainable linear map `y = W x`, W of shape (out_features, in_features), stored in some compact form.

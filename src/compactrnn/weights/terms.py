@@ -73,13 +73,8 @@ class Diagonal(Term):
         return len(self.values), len(self.values)
 
     @property
-    def stored(self) -> int:
-        return len(self.values)
-
-    @property
     def macs(self) -> int:
-        """None: n multiplications, as element-wise functions of a step, are not counted."""
-        return 0
+        return len(self.values)
 
 
 @dataclass(frozen=True, eq=False)
