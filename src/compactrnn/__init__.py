@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
+    from .compress import Doping as Doping
     from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
     from .compress import PruningPlan as PruningPlan
@@ -67,6 +68,7 @@ _HOME = {
     "Circulant": "weights",
     "Diagonal": "weights",
     "Doped": "weights",
+    "Doping": "compress",
     "Hashed": "weights",
     "Monarch": "weights",
     "Sparse": "weights",

@@ -2,6 +2,7 @@
 
 from .analyze import Analysis as Analysis
 from .analyze import analyze as analyze
+from .doping import Doping as Doping
 from .factorization import FactorizationPlan as FactorizationPlan
 from .factorize import factorize_ as factorize_
 from .factorize import plan_factorization as plan_factorization
