@@ -118,7 +118,7 @@ enum cr_type {
     CR_TABLE_F16 = 4,
     CR_TABLE_I8 = 5,
     CR_INDEX = 6,                     /* int32, columns = 1 */
-    CR_TOEPLITZ_F32 = 7,              /* a float32 matrix of Toeplitz-like blocks */
+    CR_TOEPLITZ_F32 = 7,              /* a float32 matrix that is made of vectors: of Toeplitz-like blocks, or by another rule */
     CR_SPARSE_F32 = 8,
     CR_SPARSE_I8 = 9,
     CR_ENTRIES_F32 = 10,
@@ -142,15 +142,29 @@ typedef struct {
  * where Z_1(v) and Z_-1(v) are the circulant and the skew-circulant matrix with the first column v. The vectors are float32
  * numbers of CR_MAX_VECTOR at most: of all blocks the g_j, each k numbers, then of all blocks the h_j.
  *
+ * Other rules have no `rank`, and `size` numbers for each vector. With them a row of `gates` gates is a unit as above.
+ *   CR_RULE_CIRCULANT: `size` divides k. A gate is ceil(units / size) times k / size circulant blocks of `size` rows and
+ *     columns, the last ones cut off below; stored is the first column of each, row of blocks after row of blocks.
+ *   CR_RULE_HASHED: with h = cr_mix(i k + j), an entry (i, j) of a gate is number (h >> 1) mod `size` of the gate's vector,
+ *     or minus that where h is odd. `size` is not more than a gate has entries.
+ *
  * cr_expand computes the panels of the matrix, laid out with `block` as those of a CR_MATRIX_F32, in memory of the
  * caller's. There `scale` is their place; they lie one after the other, in the order of the tensors. */
 #define CR_MAX_VECTOR 1e10f           /* so that no product with finite numbers of ordinary size overflows */
+enum cr_made_by {
+    CR_RULE_TOEPLITZ = 0,
+    CR_RULE_CIRCULANT = 1,
+    CR_RULE_HASHED = 2
+};
+
 typedef struct {
     uint32_t rank;                    /* from 1 to k */
     uint32_t gates;
     uint32_t units;
     uint32_t interleaved;             /* 0 or 1 */
-    uint32_t reserved[12];
+    uint32_t rule;
+    uint32_t size;                    /* 0 of Toeplitz-like blocks */
+    uint32_t reserved[10];
 } cr_toeplitz;
 
 typedef struct {

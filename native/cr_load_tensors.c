@@ -4,6 +4,7 @@
 #include "cr_kernels.h"
 #include "cr_load.h"
 #include "cr_sparse.h"
+#include "cr_shared.h"
 #include "cr_toeplitz.h"
 
 static int cr_check_scales(const cr_model *model, uint64_t place, uint64_t rows)
@@ -189,14 +190,15 @@ static int cr_check_entries(const cr_model *model, cr_walk *walk, const cr_tenso
 }
 
 /* A Toeplitz-like matrix, whose form is at `place`, and where it will be expanded. */
+/* A matrix that is made of vectors, whose form is at `place`, and where it will be expanded. */
 static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
 {
     const cr_toeplitz *form = (const void *)(model->file + place);
     uint64_t units = form->units, padded = (units + CR_LANES - 1) / CR_LANES * CR_LANES;
     if (!cr_is_zero((const unsigned char *)form->reserved, 0, sizeof form->reserved)) return CR_ERROR_LAYOUT;
-    if (!form->rank || form->rank > tensor->columns || !form->gates || !units || form->interleaved > 1) return CR_ERROR_LIMIT;
+    if (!cr_form_fits(form, tensor->columns)) return CR_ERROR_LIMIT;
     if (form->gates * (form->interleaved ? padded : units) != tensor->rows) return CR_ERROR_SHAPE;
-    uint64_t numbers = 2 * cr_toeplitz_blocks(tensor, form) * form->rank * tensor->columns;
+    uint64_t numbers = cr_form_numbers(form, tensor->columns);
     int code = cr_take_section(walk, 4 * numbers, &place);
     if (code) return code;
     const float *vectors = (const float *)(const void *)(model->file + place);

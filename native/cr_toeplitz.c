@@ -1,7 +1,7 @@
-/* Toeplitz-like matrices: from the vectors of a file to what the kernels multiply with. Where
- * products are not made by polynomials (cr_spectra.c), that is the matrix.
+/* From the vectors of a file to what the kernels multiply with. Where products are not made by polynomials (cr_spectra.c),
+ * that is the matrix.
  *
- * A block is M = sum_j Z_1(g_j) Z_-1(h_j), so that Z_1 M - M Z_-1 = 2 sum_j g_j (J h_j)^T: with row numbers modulo k,
+ * A Toeplitz-like block is M = sum_j Z_1(g_j) Z_-1(h_j), so that Z_1 M - M Z_-1 = 2 sum_j g_j (J h_j)^T: with row numbers modulo k,
  *     M[i][0]         = sum_j sum_l g_j[i - l] h_j[l]
  *     M[i + 1][c + 1] = M[i][c] - 2 sum_j g_j[i + 1] h_j[k - 1 - c]
  * and a column costs 2 * rank operations for each row. All of it is in double: a product of two float32 numbers is exact
@@ -10,6 +10,7 @@
 
 #include "cr.h"
 #include "cr_numbers.h"
+#include "cr_shared.h"
 #include "cr_subnormal.h"
 #include "cr_toeplitz.h"
 
@@ -71,10 +72,25 @@ static void cr_write_column(cr_rows_to to, const double *column, size_t count, s
     }
 }
 
+/* A matrix of which every entry is one of the numbers `v`. */
+static void cr_expand_shared(const cr_tensor *tensor, const cr_toeplitz *form, const float *v, float *panels, double *column)
+{
+    size_t k = tensor->columns;
+    for (uint64_t gate = 0; gate < form->gates; gate++)
+        for (uint64_t unit = 0; unit < form->units; unit += k) { /* `column` takes k numbers */
+            cr_rows_to to = {panels, tensor, form, gate, unit};
+            size_t count = form->units - unit < k ? (size_t)(form->units - unit) : k;
+            for (size_t c = 0; c < k; c++) {
+                for (size_t i = 0; i < count; i++) column[i] = (double)cr_shared_entry(form, v, k, gate, unit + i, c);
+                cr_write_column(to, column, count, c);
+            }
+        }
+}
+
 static void cr_expand_tensor(const cr_model *model, const cr_tensor *tensor, unsigned char *memory, double *scratch)
 {
     const cr_toeplitz *form = (const void *)(model->file + tensor->place);
-    size_t k = tensor->columns, rank = form->rank, of_gate = cr_toeplitz_blocks(tensor, form) / form->gates;
+    size_t k = tensor->columns, rank = form->rank, of_gate = (size_t)(cr_toeplitz_blocks(tensor, form) / form->gates);
     const float *g = (const float *)(const void *)(form + 1), *h = g + form->gates * of_gate * rank * k;
     float *panels = (float *)(void *)(memory + tensor->scale);
     if (cr_is_spectral(tensor, form)) {
@@ -83,6 +99,10 @@ static void cr_expand_tensor(const cr_model *model, const cr_tensor *tensor, uns
     }
     double *column = scratch;
     memset(panels, 0, (size_t)cr_expanded_bytes(tensor, form));
+    if (form->rule != CR_RULE_TOEPLITZ) {
+        cr_expand_shared(tensor, form, g, panels, column);
+        return;
+    }
     for (uint32_t gate = 0; gate < form->gates; gate++)
         for (size_t block = 0; block < of_gate; block++, g += rank * k, h += rank * k) {
             cr_rows_to to = {panels, tensor, form, gate, block * k};

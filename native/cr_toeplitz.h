@@ -20,7 +20,7 @@ static inline uint64_t cr_toeplitz_blocks(const cr_tensor *tensor, const cr_toep
 static inline int cr_is_spectral(const cr_tensor *tensor, const cr_toeplitz *form)
 {
     uint64_t k = tensor->columns;
-    return !(k & (k - 1)) && 32ull * form->rank <= k && 2ull * form->units >= k &&
+    return form->rule == CR_RULE_TOEPLITZ && !(k & (k - 1)) && 32ull * form->rank <= k && 2ull * form->units >= k &&
            4ull * form->gates * form->units * k >= CR_SPECTRAL_BYTES;
 }
 

@@ -115,6 +115,9 @@ SPECS = [
 
 STRUCTURED_TERMS = Composed | BlockDiagonal | Monarch | TensorTrain | Sparse | Sum | Doped
 STORED_AS_COUNTED = STRUCTURED_TERMS | BlockSparse | ToeplitzLike | LowRank | Dense
+STORED_AS_COUNTED = (
+    STRUCTURED_TERMS | BlockCirculant | BlockSparse | Circulant | Dense | Hashed | LowRank | ToeplitzLike
+)
 
 
 class Model(nn.Module):

@@ -4,6 +4,8 @@
 #include "model.h"
 
 #include "cr_sparse.h"
+#include "cr_kernels.h"
+#include "cr_shared.h"
 #include "cr_toeplitz.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
@@ -121,15 +123,20 @@ static void place_toeplitz(uint8_t *file, size_t most, cr_tensor *t, uint64_t *a
     memset(form.reserved, 0, sizeof form.reserved);
     form.interleaved &= 1;
     if (!form.gates || form.gates > t->rows) form.gates = 1;
-    if (!form.rank || form.rank > t->columns) form.rank = 1;
+    form.rule %= 3;
+    if (form.rule) form.rank = 0;
+    else form.size = 0;
+    if (!form.rule && (!form.rank || form.rank > t->columns)) form.rank = 1;
     if (!form.units || form.units > t->rows) form.units = 1 + t->rows / form.gates / 2;
     uint64_t padded = ((uint64_t)form.units + CR_LANES - 1) / CR_LANES * CR_LANES;
     t->rows = (uint32_t)(form.gates * (form.interleaved ? padded : form.units));
     memcpy(file + t->place, &form, sizeof form);
     if (!t->columns || t->columns > CR_MAX_COLUMNS) return;
-    uint64_t blocks = cr_toeplitz_blocks(t, &form);
-    if (blocks > most) return;
-    uint64_t count = 2 * blocks * form.rank * t->columns, vectors = place(file, most, at, 4 * count);
+    if (form.rule && !cr_form_fits(&form, t->columns)) form.size = 1;
+    memcpy(file + t->place, &form, sizeof form);
+    uint64_t count = cr_form_numbers(&form, t->columns);
+    if (count > most) return;
+    uint64_t vectors = place(file, most, at, 4 * count);
     t->scale = *expanded;
     *expanded += cr_expanded_bytes(t, &form);
     for (uint64_t i = 0; i < count && *at <= most; i++) {
@@ -327,6 +334,9 @@ static void change_form(uint8_t *file, size_t size, sections *s, uint64_t *state
     if (!cr_is_sparse(t->type) && !cr_has_single_entries(t->type)) return;
     size_t starts = round_line(4 * cr_count_of_starts(t));
     if (t->place >= size || starts + CR_LINE > size - t->place) return;
+        change_word(file + t->place, 24, state);
+    size_t starts = round_line(4 * ((size_t)t->rows / CR_LANES + 2));
+    if (!cr_is_sparse(t->type) || t->place >= size || t->rows >= size || starts + CR_LINE > size - t->place) return;
     change_word(file + t->place + (pick(state, 2) ? starts : 0), CR_LINE, state);
 }
 

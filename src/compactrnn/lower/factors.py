@@ -17,12 +17,14 @@ from ..emit import structured
 from ..emit.factor import Factor
 from ..runtime import program
 from ..runtime.entries import ENTRIES
+from ..runtime.shared import CirculantBlocks, HashedEntries
 from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
 from ..weights.block_term import Blocks
 from ..weights.entries_term import Entries
+from ..weights.shared_term import CirculantTerm, HashedTerm
 from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
 from ..weights.toeplitz_term import ToeplitzTerm
@@ -71,6 +73,18 @@ def _(term: terms.Selection) -> Factor:
 @factor.register
 def _(term: terms.Sum) -> Factor:
     return structured.Sum([[factor(inner) for inner in part] for part in term.parts])
+
+
+@factor.register
+def _(term: CirculantTerm) -> Factor:
+    form = CirculantBlocks(*term.shape, gates=len(term.vectors))
+    return program.Tensor(array(term.vectors), form=form)
+
+
+@factor.register
+def _(term: HashedTerm) -> Factor:
+    form = HashedEntries(*term.shape, gates=len(term.buckets))
+    return program.Tensor(array(term.buckets), form=form)
 
 
 @factor.register

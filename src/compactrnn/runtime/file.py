@@ -18,6 +18,7 @@ from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
+from .shared import Shared
 from .sparse import SparseLines, pack
 from .toeplitz import ToeplitzBlocks
 
@@ -68,7 +69,7 @@ def encode(program: Program) -> bytes:
     _place_buffers(program, kinds, buffers, data)
     for record, (index, kind) in zip(tensors, types, strict=True):
         if kind == Type.TOEPLITZ_F32:
-            expanded = _place_toeplitz(record, program.tensors[index], data, expanded)
+            expanded = _place_vectors(record, program.tensors[index], data, expanded)
         else:
             _place_tensor(record, program.tensors[index], kind, data)
     body = b"".join([*(_padded(part.tobytes()) for part in head), _padded(metadata), *data.parts])
@@ -150,7 +151,7 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 
 
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
-    if isinstance(tensor.form, ToeplitzBlocks):
+    if isinstance(tensor.form, ToeplitzBlocks | Shared):
         return Type.TOEPLITZ_F32
     if tensor.form is not None:
         if tensor.group_scale is not None:
@@ -310,13 +311,17 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
         data.add(values.sum(axis=1, dtype=np.int32).tobytes())
 
 
-def _place_toeplitz(record: np.void, tensor: Tensor, data: _Data, expanded: int) -> int:
+def _place_vectors(record: np.void, tensor: Tensor, data: _Data, expanded: int) -> int:
     """What it is multiplied as comes to `expanded` in memory; where that of the next one does."""
     form = tensor.form
-    assert isinstance(form, ToeplitzBlocks)
+    assert isinstance(form, ToeplitzBlocks | Shared)
     form.check(tensor.values)
     head = np.zeros(1, lay.TOEPLITZ)
-    head["rank"], head["gates"] = tensor.values.shape[2], form.gates
+    if isinstance(form, Shared):
+        head["rule"], head["size"] = form.rule, tensor.values.shape[-1]
+    else:
+        head["rank"] = tensor.values.shape[2]
+    head["gates"] = form.gates
     head["units"], head["interleaved"] = form.units, form.interleaved
     record["type"], record["block"], record["scale"] = Type.TOEPLITZ_F32, tensor.block, expanded
     record["rows"], record["columns"] = tensor.shape

@@ -58,7 +58,9 @@ BUFFER = np.dtype(
 TENSOR = np.dtype(
     [(name, "<u4") for name in ("type", "rows", "columns", "block")] + [("place", "<u8"), ("scale", "<u8")]
 )
-TOEPLITZ = np.dtype([(name, "<u4") for name in ("rank", "gates", "units", "interleaved")] + [("reserved", "<u4", 12)])
+TOEPLITZ = np.dtype(
+    [(name, "<u4") for name in ("rank", "gates", "units", "interleaved", "rule", "size")] + [("reserved", "<u4", 10)]
+)
 REF = np.dtype([("buffer", "<u4"), ("offset", "<u4")])
 OP = np.dtype(
     [("code", "<u2"), ("fn", "<u2"), ("n", "<u4"), ("k", "<u4"), ("tensor", "<u4")]

@@ -13,6 +13,7 @@ from . import layout as lay
 from .entries import ENTRIES, stored_entries, unpack_entries
 from .layout import Type
 from .program import GATES, Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
+from .shared import SHARED
 from .sparse import DEPTH, SPARSE, stored_lines, unpack
 from .toeplitz import ToeplitzBlocks
 
@@ -162,7 +163,7 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     kind, rows, columns = Type(int(record["type"])), int(record["rows"]), int(record["columns"])
     place, scale, block = int(record["place"]), int(record["scale"]), int(record["block"])
     if kind == Type.TOEPLITZ_F32:
-        return _toeplitz(data, place, columns, block)
+        return _made_of_vectors(data, place, columns, block)
     row_scale = np.frombuffer(data, np.float32, rows, scale) if scale else None
     if kind in DEPTH:
         values = unpack(stored_lines(data, place, rows, kind), rows, columns)
@@ -190,12 +191,18 @@ def _structured_macs(record: np.void, data: bytes, plain: int) -> int:
     return tensor.form.macs(tensor.values, plain)
 
 
-def _toeplitz(data: bytes, place: int, columns: int, block: int) -> Tensor:
+def _made_of_vectors(data: bytes, place: int, columns: int, block: int) -> Tensor:
     head = np.frombuffer(data, lay.TOEPLITZ, 1, place)[0]
-    rank, gates, units = int(head["rank"]), int(head["gates"]), int(head["units"])
-    shape = (2, gates * -(-units // columns), rank, columns)
+    gates, units, interleaved = int(head["gates"]), int(head["units"]), bool(head["interleaved"])
+    if kind := SHARED.get(int(head["rule"])):
+        form = kind(gates * units, columns, gates, interleaved)
+        shape = form.stored_shape(int(head["size"]))
+        assert shape is not None
+    else:
+        form = ToeplitzBlocks(gates * units, gates, interleaved)
+        shape = (2, gates * -(-units // columns), int(head["rank"]), columns)
     values = np.frombuffer(data, np.float32, math.prod(shape), place + lay.TOEPLITZ.itemsize).reshape(shape)
-    return Tensor(values, block=block, form=ToeplitzBlocks(gates * units, gates, bool(head["interleaved"])))
+    return Tensor(values, block=block, form=form)
 
 
 def _op(record: np.void) -> Op:

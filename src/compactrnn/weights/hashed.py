@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from .base import AbstractWeight, WeightSpec
-from .shared_term import HashedTerm, places
+from .shared_term import HashedTerm, hash_places
 from .terms import Term
 
 
@@ -18,7 +18,7 @@ class Hashed(WeightSpec):
     """`W[i, j] = s(i, j) v[b(i, j)]` in every gate: a hash takes a number of v, a bucket, and a sign for each entry.
 
     Give `compression`, how many entries share a number in the mean, or the number of `buckets` of a gate. The hash is
-    that of `compactrnn.weights.shared_term.mix` and the same for every matrix: nothing but v is stored.
+    that of `compactrnn.runtime.shared.hashed` and the same for every matrix: nothing but v is stored.
 
     >>> Hashed(compression=8).build(256, 64).stored_parameters()  # in place of 16384
     2048
@@ -56,9 +56,10 @@ class Hashed(WeightSpec):
 
 
 class HashedWeight(AbstractWeight):
-    """`buckets` has the v of every gate, (gates, buckets)."""
+    """`buckets` has the v of every gate, (gates, buckets); `place` is that of `HashedTerm`, and not saved."""
 
     spec: Hashed
+    place: Tensor
 
     def __init__(self, spec: Hashed, out_features: int, in_features: int, gates: int = 1):
         super().__init__(spec, out_features, in_features, gates)
@@ -72,6 +73,8 @@ class HashedWeight(AbstractWeight):
                 hint="use Dense() for this matrix",
             )
         self.buckets = nn.Parameter(torch.empty(gates, count))
+        place = hash_places(entries, count).to(self.buckets.device)
+        self.register_buffer("place", place, persistent=False)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,14 +85,15 @@ class HashedWeight(AbstractWeight):
 
     def terms(self) -> tuple[Term, ...]:
         """One, of which the core makes the matrix when it opens a file."""
-        return (HashedTerm(self.buckets, self.out_features, self.in_features),)
+        return (HashedTerm(self.buckets, self.place, self.in_features),)
 
     def from_dense_(self, matrix: Tensor) -> HashedWeight:
         """The nearest: the mean of the entries of each bucket, with their signs; 0 for a bucket without any."""
         self._check_matrix(matrix)
-        number, sign = places(self.rows * self.in_features, self.buckets.shape[1], self.buckets.device)
-        signed = matrix.detach().to(self.buckets).view(self.gates, -1) * sign
-        sums = torch.zeros_like(self.buckets).index_add_(1, number, signed)
+        gates, count = self.buckets.shape
+        flat = matrix.detach().to(self.buckets).reshape(gates, -1)
+        plus, minus = flat.new_zeros(gates, 2 * count).index_add_(1, self.place, flat).chunk(2, 1)
+        entries = self.place.bincount(minlength=2 * count).view(2, count).sum(0)
         with torch.no_grad():
-            self.buckets.copy_(sums / number.bincount(minlength=sums.shape[1]).clamp_min(1))
+            self.buckets.copy_((plus - minus) / entries.clamp_min(1))
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..runtime.shared import hashed
 from .terms import Term
 
 
@@ -15,7 +16,7 @@ class CirculantTerm(Term):
     """Circulant blocks of a matrix of `rows` rows; see `compactrnn.weights.BlockCirculant`.
 
     `vectors` has their first columns, (gates, blocks below each other, blocks beside each other, block); the last rows
-    of each gate may be cut off.
+    of each gate may be cut off. A model file stores the vectors, the core makes the matrix when it opens the file.
     """
 
     vectors: Tensor
@@ -32,44 +33,36 @@ class CirculantTerm(Term):
     def shape(self) -> tuple[int, int]:
         return self.rows, self.vectors.shape[2] * self.vectors.shape[3]
 
+    @property
+    def stored(self) -> int:
+        return self.vectors.numel()
+
 
 @dataclass(frozen=True, eq=False)
 class HashedTerm(Term):
-    """A matrix of `rows` rows and `columns` columns whose entries are numbers of a short vector, or minus these.
+    """A matrix of which the entries of each gate are numbers of a short vector, or minus these.
 
-    `buckets` has the numbers of each gate, (gates, count). Entry p = i * columns + j of a gate is number
-    `(h >> 1) mod count` of it, negative where h is odd, with h the 32-bit `mix` of p.
+    `buckets` has the vectors, (gates, count), and `place` for each entry of a gate, (entries,) row by row, the number
+    in its vector, `count` more where it is minus that: those of `compactrnn.runtime.shared.hashed`, which a model file
+    does not store. The core makes the matrix when it opens the file.
     """
 
     buckets: Tensor
-    rows: int
+    place: Tensor
     columns: int
 
     def dense(self) -> Tensor:
-        gates, count = self.buckets.shape
-        number, sign = places(self.rows // gates * self.columns, count, self.buckets.device)
-        return (self.buckets[:, number] * sign.to(self.buckets.dtype)).view(self.rows, self.columns)
+        return torch.cat([self.buckets, -self.buckets], 1)[:, self.place].view(self.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.rows, self.columns
+        return len(self.buckets) * len(self.place) // self.columns, self.columns
+
+    @property
+    def stored(self) -> int:
+        return self.buckets.numel()
 
 
-def places(entries: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The number among `count` of each of so many entries, and its sign."""
-    mixed = mix(torch.arange(entries, device=device))
-    return (mixed >> 1) % count, 1 - 2 * (mixed & 1)
-
-
-def mix(x: Tensor) -> Tensor:
-    """32 well mixed bits of each whole number: the finalizer of MurmurHash3.
-
-    >>> mix(torch.tensor([0, 1, 2])).tolist()
-    [0, 1364076727, 821347078]
-
-    Source: Appleby, MurmurHash3, 2011.
-    """
-    x = x & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-    return x ^ (x >> 16)
+def hash_places(entries: int, count: int) -> Tensor:
+    """`place` of a `HashedTerm`."""
+    return torch.from_numpy(hashed(entries, count))
