@@ -49,7 +49,7 @@ enum cr_code_of_error {
     CR_ERROR_TOKEN,          /* an input token outside its vocabulary; nothing was run */
     CR_ERROR_OFFLINE,        /* the model needs whole sequences: cr_run_sequence */
     CR_ERROR_ARITHMETIC,     /* the library was compiled so that it rounds differently */
-    CR_ERROR_EXPAND,         /* the model has Toeplitz-like matrices, and cr_expand has not been called */
+    CR_ERROR_EXPAND,         /* the model has matrices made of vectors, and cr_expand has not been called */
     CR_ERROR_COUNT
 };
 
@@ -71,7 +71,7 @@ typedef struct cr_model {
     size_t rows;             /* where the block's rows of sequences start: `chunk` of them, unless offline */
     size_t workspace;        /* where the block's work space starts */
     size_t chunk;            /* steps that run together, segment by segment */
-    size_t expanded_bytes;   /* of Toeplitz-like matrices and, as the last part, of what cr_expand itself works on */
+    size_t expanded_bytes;   /* of matrices made of vectors and, as the last part, of what cr_expand itself works on */
     size_t scratch_bytes;
     const unsigned char *expanded;
     int offline;             /* needs whole sequences */
@@ -82,9 +82,9 @@ typedef struct cr_model {
  * Reads nothing else, writes `model` only. The file must stay where it is, unchanged. */
 int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa);
 
-/* Toeplitz-like matrices are stored as a few vectors. Where a model has some, cr_expanded_size is not 0: cr_expand then
- * computes them, before the first run, in so many bytes of memory at a multiple of 64, which must stay there, unchanged,
- * as long as the model is used. It takes 2 * rank operations for each of their numbers. */
+/* Toeplitz-like, circulant and hashed matrices are stored as a few vectors. Where a model has some, cr_expanded_size is not
+ * 0: cr_expand then computes them, before the first run, in so many bytes of memory at a multiple of 64, which must stay
+ * there, unchanged, as long as the model is used. For each of the matrices' numbers it takes 2 * rank operations, or one. */
 size_t cr_expanded_size(const cr_model *model);
 void cr_expand(cr_model *model, void *memory);
 

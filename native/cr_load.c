@@ -32,7 +32,7 @@ static const char *const error_text[CR_ERROR_COUNT] = {
     [CR_ERROR_ISA] = "these kernels are unknown, or this processor lacks them",
     [CR_ERROR_TOKEN] = "an input token is outside its vocabulary",
     [CR_ERROR_OFFLINE] = "the model needs whole sequences",
-    [CR_ERROR_EXPAND] = "the model has Toeplitz-like matrices: cr_expand computes them, before the first run",
+    [CR_ERROR_EXPAND] = "the model has matrices that are made of vectors: cr_expand computes them, before the first run",
     [CR_ERROR_ARITHMETIC] = "this build computes other numbers: it needs -ffp-contract=off, and no -ffast-math or x87 arithmetic",
 };
 

@@ -1,7 +1,8 @@
 /* From the vectors of a file to what the kernels multiply with. Where products are not made by polynomials (cr_spectra.c),
  * that is the matrix.
  *
- * A Toeplitz-like block is M = sum_j Z_1(g_j) Z_-1(h_j), so that Z_1 M - M Z_-1 = 2 sum_j g_j (J h_j)^T: with row numbers modulo k,
+ * A Toeplitz-like block is M = sum_j Z_1(g_j) Z_-1(h_j), so that Z_1 M - M Z_-1 = 2 sum_j g_j (J h_j)^T: with row numbers
+ * modulo k,
  *     M[i][0]         = sum_j sum_l g_j[i - l] h_j[l]
  *     M[i + 1][c + 1] = M[i][c] - 2 sum_j g_j[i + 1] h_j[k - 1 - c]
  * and a column costs 2 * rank operations for each row. All of it is in double: a product of two float32 numbers is exact

@@ -1,6 +1,7 @@
 """Code in the docs: Python is quoted from the files that it names or runs as it stands; commands exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import nn
 import compactrnn as cr
 from acoustic_models import Acoustic
 from compactrnn.cli.app import app
-from compactrnn.weights import Dense
+from compactrnn.weights import Dense, WeightSpec
+from compactrnn.weights.registry import weight_kinds, weight_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -115,6 +117,22 @@ def test_the_training_page_runs(capsys):
     for block in blocks("docs/training.md"):
         exec(block, {"cr": cr, "x": torch.randn(20, 2, 128)})
     assert "DuRNN" in capsys.readouterr().out
+
+
+def test_the_page_on_weights_runs_from_top_to_bottom():
+    torch.manual_seed(0)
+    names = {}
+    for code in blocks("docs/weights.md"):
+        exec(code, names)
+    assert names["entries"].stored_parameters() == 128 * 2
+
+
+def test_the_page_on_weights_has_every_weight_and_its_recipes_are_read():
+    page = (ROOT / "docs/weights.md").read_text()
+    rows = "".join(line for line in page.split("\n") if line.startswith("| `"))
+    assert all(f"`{name}(" in rows for name in weight_kinds())
+    (recipe,) = blocks("docs/weights.md", "toml")
+    assert all(isinstance(weight_spec(table), WeightSpec) for table in tomllib.loads(recipe).values())
 
 
 def test_the_page_on_steps_runs_from_top_to_bottom(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ class Engine:
     CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
 
     A small file may ask for much memory. `memory_limit` is the most bytes that one stream, one call of `run`, or the
-    Toeplitz-like matrices of the file may take (default: 1 GiB; None: any number); beyond it they raise `ValueError`
+    matrices made of the vectors in the file may take (default: 1 GiB; None: any number); beyond it they raise `ValueError`
     before they allocate anything. `stream_bytes`, `workspace_bytes(steps)` and `expanded_bytes` say what they take.
     """
 
@@ -62,7 +62,7 @@ class Engine:
         self.states: tuple[State, ...] = () if self.offline else records.states
         self.metadata: dict = dict(records.metadata)
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
-        self._check_memory(f"{name}: Toeplitz-like matrices", self.expanded_bytes)
+        self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
         self._model.expand()
         self._final_bytes = sum(4 * output_width(o) for o in self.outputs if o.final)
 
