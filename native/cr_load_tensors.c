@@ -189,7 +189,6 @@ static int cr_check_entries(const cr_model *model, cr_walk *walk, const cr_tenso
     return tensor->scale != place ? CR_ERROR_LAYOUT : cr_check_scales(model, place, tensor->rows);
 }
 
-/* A Toeplitz-like matrix, whose form is at `place`, and where it will be expanded. */
 /* A matrix that is made of vectors, whose form is at `place`, and where it will be expanded. */
 static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
 {

@@ -3,9 +3,8 @@
  * file, and not, over and over, its envelope. */
 #include "model.h"
 
-#include "cr_sparse.h"
-#include "cr_kernels.h"
 #include "cr_shared.h"
+#include "cr_sparse.h"
 #include "cr_toeplitz.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
@@ -330,13 +329,10 @@ static void change_form(uint8_t *file, size_t size, sections *s, uint64_t *state
 {
     const cr_tensor *t = &s->tensors[pick(state, s->header->tensor_count)];
     if (t->type == CR_TOEPLITZ_F32 && t->place < size && sizeof(cr_toeplitz) <= size - t->place)
-        change_word(file + t->place, 16, state);
+        change_word(file + t->place, 24, state);
     if (!cr_is_sparse(t->type) && !cr_has_single_entries(t->type)) return;
     size_t starts = round_line(4 * cr_count_of_starts(t));
     if (t->place >= size || starts + CR_LINE > size - t->place) return;
-        change_word(file + t->place, 24, state);
-    size_t starts = round_line(4 * ((size_t)t->rows / CR_LANES + 2));
-    if (!cr_is_sparse(t->type) || t->place >= size || t->rows >= size || starts + CR_LINE > size - t->place) return;
     change_word(file + t->place + (pick(state, 2) ? starts : 0), CR_LINE, state);
 }
 

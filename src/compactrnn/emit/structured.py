@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runtime.program import Binary, Code, Reduce, Ref, Tensor
+from ..runtime.program import Binary, Code, Ref, Tensor
 from .builder import Builder, Operand
 from .factor import Factor, Structured, stored
 
@@ -85,29 +85,6 @@ class Blocks(Structured):
             where = f"{name}.block{number}" if name and len(self.values) > 1 else name
             build.emit(Code.AFFINE, to, n, k=k, a=a, b=b, tensor=build.tensor(stored(block)), p0=scale, name=where)
         return dst
-
-
-@dataclass(frozen=True, eq=False)
-class Entries(Structured):
-    """Row i has `values[i, k]` in column `index[i, k]` and zeros elsewhere."""
-
-    values: np.ndarray
-    index: np.ndarray
-    columns: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.values), self.columns
-
-    def multiply(self, build: Builder, x: Operand, init: Ref | None, name: str) -> Ref:
-        (n, each), size = self.values.shape, self.values.size
-        taken, dst = build.buffer(size), build.buffer(n)
-        tensor = build.tensor(Tensor(self.index.reshape(-1).astype(np.int32)))
-        build.emit(Code.GATHER, taken, size, k=self.columns, a=x.ref, tensor=tensor)
-        values = _stored_once(build, self.values.reshape(-1))
-        build.emit(Code.BINARY, taken, size, k=size, a=taken, b=values, fn=int(Binary.MUL), name=name)
-        build.emit(Code.REDUCE, dst, n, k=each, a=taken, fn=int(Reduce.SUM))
-        return _plus(build, dst, n, init)
 
 
 def _stored_once(build: Builder, values: np.ndarray) -> Ref:

@@ -23,7 +23,6 @@ from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
 from ..weights.block_term import Blocks
-from ..weights.entries_term import Entries
 from ..weights.shared_term import CirculantTerm, HashedTerm
 from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
@@ -90,11 +89,6 @@ def _(term: HashedTerm) -> Factor:
 @factor.register
 def _(term: Blocks) -> Factor:
     return structured.Blocks(array(term.values), term.count)
-
-
-@factor.register
-def _(term: Entries) -> Factor:
-    return structured.Entries(array(term.values), array(term.index), term.columns)
 
 
 def made_dense(weights: Mapping[str, AbstractWeight]) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ class Engine:
     CRNN_ISA, or the best that the processor has). A damaged or foreign file raises `ModelFileError`.
 
     A small file may ask for much memory. `memory_limit` is the most bytes that one stream, one call of `run`, or the
-    matrices made of the vectors in the file may take (default: 1 GiB; None: any number); beyond it they raise `ValueError`
-    before they allocate anything. `stream_bytes`, `workspace_bytes(steps)` and `expanded_bytes` say what they take.
+    matrices made of the vectors in the file may take (default: 1 GiB; None: any number); beyond it they raise
+    `ValueError` before they allocate anything. `stream_bytes`, `workspace_bytes(steps)` and `expanded_bytes` say what
+    they take.
     """
 
     def __init__(

@@ -47,8 +47,8 @@ def quantize(
     "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
     the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
     the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
-    Toeplitz-like matrices are always float32, sparse ones and those of single entries float32 or int8.
-    Toeplitz-like, circulant and hashed matrices are always float32, sparse ones float32 or int8.
+    Toeplitz-like, circulant and hashed matrices are always float32, sparse ones and those of single entries float32 or
+    int8.
 
     With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
 

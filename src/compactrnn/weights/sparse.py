@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from .base import AbstractWeight, WeightSpec, take
-from .entries_term import Entries
+from .sparse_term import SparseTerm
 from .terms import Term
 
 
@@ -68,7 +68,10 @@ class SparseWeight(AbstractWeight):
         return self.terms()[0].dense()
 
     def terms(self) -> tuple[Term, ...]:
-        return (Entries(self.values, self.index, self.in_features),)
+        """One: where few entries are left, the core stores each on its own; else lines of 16 rows."""
+        first = torch.arange(self.out_features, device=self.index.device)[:, None] * self.in_features
+        places = (first + self.index).flatten()
+        return (SparseTerm(self.values.flatten(), places, self.out_features, self.in_features, self.gates),)
 
     def from_dense_(self, matrix: Tensor) -> SparseWeight:
         """The nearest: of each row the largest entries, as many as it has."""
