@@ -62,7 +62,16 @@ class Structured(nn.Module):
 
 
 X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
-SPECS = [None, cr.LowRank(rank=4), cr.LowRank(rank=14), cr.LowRank(energy=0.9), cr.Kronecker(out_block=4, in_block=2)]
+SPECS = [
+    None,
+    cr.LowRank(rank=4),
+    cr.LowRank(rank=14),
+    cr.LowRank(energy=0.9),
+    cr.Kronecker(out_block=4, in_block=2),
+    cr.Doped(cr.LowRank(rank=4), keep=0.2),
+    cr.Monarch(blocks=2) + cr.Diagonal(),
+    cr.BlockSparse(block=(4, 2), keep=0.5),
+]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

@@ -15,6 +15,7 @@ from .._errors import ModelFileError, invalid
 from ..graph.copy import copy_module
 from ..layers.fused import AbstractFused
 from ..layers.narrow import put_tensor_
+from ..weights.base import AbstractWeight
 from .products import describe_products, rebuild_products
 from .structure import describe, rebuild
 from .wrappers import unwrap
@@ -109,6 +110,9 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
     wanted = saved | {name: saved[source] for name, source in tree["shared"].items()}
     model = rebuild(model, tree["layers"], wanted)
     rebuild_products(model, tree.get("products", []))  # which older files lack
+    for path, module in model.named_modules():
+        if isinstance(module, AbstractWeight):  # how many entries a sparse one has, its tensors alone say
+            module._load_from_state_dict(dict(wanted), f"{path}." if path else "", {}, False, [], [], [])
     have = dict(_tensors(model))
     if missing := [name for name in wanted if name not in have and name not in tree["temporary"]]:
         raise invalid(f"{type(model).__name__}", got=f"no {min(missing)}", expected="every tensor that was saved")
