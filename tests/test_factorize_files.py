@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
-from test_factorize import MODELS, built, difference, factored
+from test_factorize import MODELS, Net, X, built, difference, factored
 
 
 def packed(model, x, path):
@@ -131,6 +131,44 @@ def test_pruning_and_factorizing_in_either_order(name, tmp_path):
     assert difference(small(x), wider) < 1e-5
     cr.factorize_(small, cr.LowRank(rank=2), x)
     assert factored(small) and small(x).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_factor_shared_between_recurrence_and_next_layer(kind, tmp_path):
+    torch.manual_seed(0)
+    model = Net(kind(12, 16, 3, batch_first=True), width=16).eval()
+    layer, before = model.layers[0], model(X)
+    stacked = torch.cat([layer.weight_hh_l0, layer.weight_ih_l1]).detach().double()
+    s = torch.linalg.svdvals(stacked)
+    arguments = {"spec": cr.LowRank(rank=5), "example_inputs": X, "shared": True}
+    plan = cr.plan_factorization(model, **arguments)
+    pairs = [("layers.0.weight_hh_l0", "layers.0.weight_ih_l1"), ("layers.0.weight_hh_l1", "layers.0.weight_ih_l2")]
+    assert [form.names for form in plan.matrices if form.joined] == pairs
+    assert torch.equal(plan.apply(model)(X), cr.factorize_(model, **arguments)(X))
+    assert sum(p.numel() for p in model.parameters()) == plan.parameters[1]
+    assert layer.weight_hh_l0.right is layer.weight_ih_l1.right and layer.weight_hh_l1.right is layer.weight_ih_l2.right
+    now = torch.cat([layer.weight_hh_l0.dense(), layer.weight_ih_l1.dense()]).detach().double()
+    assert (now - stacked).square().sum().item() == pytest.approx(s[5:].square().sum().item(), rel=1e-4)
+    assert difference(model(X), before) < 1 and "over" in str(plan)
+    assert packed(model, X, tmp_path / "model.crnn").parity < 1e-5
+    cr.save(model, tmp_path)
+    again = cr.load(tmp_path, Net(kind(12, 16, 3, batch_first=True), width=16)).eval()
+    assert torch.equal(again(X), model(X)) and again.layers[0].weight_hh_l0.right is again.layers[0].weight_ih_l1.right
+    small, expected = cut(model, X)
+    assert difference(small(X), expected) < 1e-5
+    assert small.layers[0].weight_hh_l0.right is small.layers[0].weight_ih_l1.right
+
+
+def test_sharing_meets_a_size_and_is_refused_where_nothing_can_be_shared():
+    torch.manual_seed(0)
+    model = nn.LSTM(12, 16, 3)
+    plan = cr.plan_factorization(model, keep=0.5, shared=True, batches=[X])
+    assert 0.94 <= plan.parameters[1] / plan.parameters[0] / 0.5 <= 1
+    again = cr.FactorizationPlan.from_json(plan.to_json())
+    assert sum(p.numel() for p in again.apply(model, batches=[X]).parameters()) == plan.parameters[1]
+    for other in (nn.LSTM(12, 16), nn.LSTM(12, 16, 2, bidirectional=True), cr.Recurrent(cr.MGU, 12, 16, 2)):
+        with pytest.raises(ValueError, match="shared: expected an LSTM, GRU or RNN of several layers"):
+            cr.factorize_(other, cr.LowRank(rank=2), shared=True)
 
 
 def test_a_factorized_model_trains_on():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from .._errors import check_positive, invalid
 from ..layers.matrices import ModelMatrix
 from ..weights.base import AbstractWeight
-from ..weights.low_rank import LowRankWeight
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ class Budget:
             return cls(name, value)
         return None
 
-    def cost(self, matrix: ModelMatrix, weight: Any) -> float:
-        """What a matrix costs that is stored as `weight`: a parameter, or an `AbstractWeight`."""
+    def cost(self, matrix: ModelMatrix, weight: AbstractWeight | None = None) -> float:
+        """What a matrix costs as it is, or stored as `weight`."""
         if self.kind == "macs":
-            return macs(matrix, weight)
-        numbers = weight.stored_parameters() if isinstance(weight, AbstractWeight) else weight.numel()
+            return matrix.macs(weight)
+        numbers = matrix.numbers if weight is None else weight.stored_parameters()
         return numbers * (matrix.number_size if self.kind == "bytes" else 1)
 
     def limit(self, before: float) -> float:
@@ -62,11 +60,3 @@ class Budget:
                 expected=f"at least {smallest}, with all that can be factorized at rank 1",
                 hint="; ".join(hints),
             )
-
-
-def macs(matrix: ModelMatrix, weight: Any) -> int:
-    """Multiply-accumulates of one product with a matrix, stored as `weight`, in each place; a lookup has none."""
-    tables = sum(place.is_table for place in matrix.places)
-    product = weight.macs() if isinstance(weight, AbstractWeight) else matrix.shape[0] * matrix.shape[1]
-    lookup = weight.right.numel() if isinstance(weight, LowRankWeight) else 0
-    return tables * lookup + (len(matrix.places) - tables) * product

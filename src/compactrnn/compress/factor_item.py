@@ -14,7 +14,6 @@ from ..runtime.storage import best_key, matches
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import Dense, DenseWeight
 from ..weights.low_rank import LowRank, LowRankWeight, principal_factors, rank_of_energy
-from .budget import macs
 from .factorization import MatrixForm
 
 Spec = WeightSpec | Mapping[str, WeightSpec | None] | None
@@ -41,6 +40,8 @@ class Item:
         """Z, s and P of `principal_factors`."""
         if self._factors is None:
             dense = self.matrix.dense()
+            if not dense.isfinite().all():
+                raise invalid(self.matrix.name, got="numbers that are not finite", expected="a trained matrix")
             if self.moment is not None and self.moment.dim() == 1:  # of the rows
                 right, s, left = principal_factors(dense.T, self.moment)
                 self._factors = left.T, s, right.T
@@ -72,8 +73,7 @@ class Item:
                 except ValueError as error:
                     return self.leave(str(error))
             label = str(spec)
-        held = matrix.held
-        before = held.stored_parameters() if isinstance(held, AbstractWeight) else out * inp
+        before = matrix.numbers
         if weight.stored_parameters() >= before:
             return self.leave(f"{label} has {weight.stored_parameters()} numbers in place of {before}", refuse=False)
         dense = matrix.dense()
@@ -87,13 +87,13 @@ class Item:
 
     def form(self) -> MatrixForm:
         matrix, weight = self.matrix, self.weight
-        numbers = sum(p.numel() for p in matrix.parameters()) or matrix.shape[0] * matrix.shape[1]
-        before = macs(matrix, matrix.held)
+        numbers = matrix.numbers, matrix.numbers if weight is None else weight.stored_parameters()
+        sizes = numbers, (matrix.macs(), matrix.macs(weight))
+        joined = matrix.joined
         if weight is None:
-            same = (numbers, numbers), (before, before)
-            return MatrixForm(matrix.names, matrix.shape, None, *same, reason=self.reason)
-        sizes = (numbers, weight.stored_parameters()), (before, macs(matrix, weight))
-        return MatrixForm(matrix.names, matrix.shape, weight.spec, *sizes, self.energy, self.moment is not None)
+            return MatrixForm(matrix.names, matrix.shape, None, *sizes, reason=self.reason, joined=joined)
+        weighted = self.moment is not None
+        return MatrixForm(matrix.names, matrix.shape, weight.spec, *sizes, self.energy, weighted, joined=joined)
 
 
 def requested(model: nn.Module, spec: Spec, by_budget: bool) -> list[Item]:

@@ -23,6 +23,8 @@ M = TypeVar("M", bound=nn.Module)
 class MatrixForm:
     """What a plan does with one matrix (out, in), which may stand in several places of the model, `names`.
 
+    `joined` ones are different matrices that share a factor: one above the other they are of this shape.
+
     `spec` is its new weight, None where it stays as it is for `reason`. Pairs are before and after: numbers that it
     consists of, and multiply-accumulates of one product with it. `energy` is the part of its squared norm that is
     kept; where it is `weighted`, of what the product gives on the calibration data.
@@ -36,6 +38,7 @@ class MatrixForm:
     energy: float = 1.0
     weighted: bool = False
     reason: str = ""
+    joined: bool = False
 
     @property
     def name(self) -> str:
@@ -112,7 +115,7 @@ class FactorizationPlan:
     def __str__(self) -> str:
         rows = [["matrix", "shape", "weight", "parameters", "energy", "MACs"]]
         for form in self.matrices:
-            start = [" = ".join(form.names), f"{form.shape[0]}x{form.shape[1]}"]
+            start = [(" over " if form.joined else " = ").join(form.names), f"{form.shape[0]}x{form.shape[1]}"]
             if form.spec is None:
                 rows.append([*start, f"as it is: {form.reason}"])
                 continue

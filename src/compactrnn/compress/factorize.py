@@ -13,9 +13,10 @@ from .._errors import invalid
 from ..graph.copy import copy_module
 from ..layers.matrices import ModelMatrix, matrices
 from ..weights.low_rank import LowRank, LowRankWeight
-from .budget import Budget, macs
+from .budget import Budget
 from .factor_item import Item, Spec, requested
 from .factorization import FactorizationPlan
+from .joined import join
 from .moments import Run, call, check_batches, input_moments
 from .rank_choice import Choice, choose_ranks
 from .surgery import check_tensors, recorded
@@ -33,6 +34,7 @@ def factorize_(
     bytes: int | None = None,
     macs: int | None = None,
     batches: Iterable[Any] | None = None,
+    shared: bool = False,
 ) -> M:
     """Replace the matrices of a trained model by weights of another form, set from them, in place; returns the model.
 
@@ -61,6 +63,8 @@ def factorize_(
         bytes: the bytes of the model's parameters that are left, in their present type.
         macs: the multiply-accumulates that are left of one product with each matrix.
         batches: calibration data, each item like `example_inputs`.
+        shared: in a stack of layers the recurrent matrix of each and the input matrix of the next, which multiply the
+            same h, get one factor P for both, `[U; W] = [Z_h; Z_x] P` (Prabhavalkar et al., 2016; Lu et al., 2016).
 
     Raises:
         ValueError: arguments out of range; a name that the model does not have; a matrix that is named and cannot be
@@ -75,7 +79,7 @@ def factorize_(
     2013; with data, Izenman, 1975, and Chen et al., "DRONE: Data-aware low-rank compression for large NLP models",
     2021.
     """
-    _, found = _planned(model, spec, example_inputs, Budget.of(keep, bytes, macs), batches, call)
+    _, found = _planned(model, spec, example_inputs, Budget.of(keep, bytes, macs), batches, call, shared)
     for item in found:
         if item.weight is not None:
             item.matrix.put(item.weight)
@@ -91,6 +95,7 @@ def plan_factorization(
     bytes: int | None = None,
     macs: int | None = None,
     batches: Iterable[Any] | None = None,
+    shared: bool = False,
 ) -> FactorizationPlan:
     """What `factorize_` would do with the same arguments; the model stays as it is.
 
@@ -99,7 +104,7 @@ def plan_factorization(
     >>> [(form.name, form.spec) for form in plan.matrices]
     [('weight_ih_l0', None), ('weight_hh_l0', LowRank(rank=4))]
     """
-    return _planned(model, spec, example_inputs, Budget.of(keep, bytes, macs), batches, call, digests=True)[0]
+    return _planned(model, spec, example_inputs, Budget.of(keep, bytes, macs), batches, call, shared, digests=True)[0]
 
 
 def factorize_on(model: M, spec: Spec, batches: Iterable[Any], run: Run, keep: float | None = None) -> M:
@@ -119,6 +124,7 @@ def _planned(
     budget: Budget | None,
     batches: Iterable[Any] | None,
     run: Run,
+    shared: bool = False,
     digests: bool = False,
 ) -> tuple[FactorizationPlan, list[Item]]:
     if not isinstance(model, nn.Module):
@@ -131,6 +137,11 @@ def _planned(
     with without_autocast():
         if data is not None or example_inputs is not None:
             _try(model, items, data[0] if example_inputs is None else example_inputs, run)  # pyright: ignore
+        if shared:
+            apart, items = len(items), join(items)
+            if len(items) == apart:
+                expected = "an LSTM, GRU or RNN of several layers in one direction that gets low rank"
+                raise invalid("shared", got="a model in which nothing can be", expected=expected)
         moments = {} if data is None else input_moments(model, data, run)
         for item in items:
             item.moment = moments.get(item.matrix.name)
@@ -141,7 +152,7 @@ def _planned(
         before = (
             sum(p.numel() for p in numbers),
             sum(p.numel() * p.element_size() for p in numbers),
-            sum(macs(item.matrix, item.matrix.held) for item in items),
+            sum(item.matrix.macs() for item in items),
         )
         if budget is not None:
             _spend(items, budget, before)
@@ -189,11 +200,11 @@ def _spend(items: list[Item], budget: Budget, before: tuple[int, int, int]) -> N
     for item in free:
         s = item.factors()[1].square().cpu()
         errors = torch.cat([s.flip(0).cumsum(0).flip(0), s.new_zeros(1)]) / s.sum().clamp_min(1e-300)
-        each, dense = budget.cost(item.matrix, _rank_one(item.matrix)), budget.cost(item.matrix, item.matrix.held)
+        each, dense = budget.cost(item.matrix, _rank_one(item.matrix)), budget.cost(item.matrix)
         choices.append(Choice(errors.numpy(), each, dense))
     wanted = before[{"keep": 0, "bytes": 1, "macs": 2}[budget.kind]]
     fitted = [(item.matrix, item.weight) for item in items if item.weight is not None]
-    rest = wanted - sum(budget.cost(matrix, matrix.held) - budget.cost(matrix, weight) for matrix, weight in fitted)
+    rest = wanted - sum(budget.cost(matrix) - budget.cost(matrix, weight) for matrix, weight in fitted)
     rest -= sum(choice.dense for choice in choices)
     left = (f"{item.matrix.name} stays: {item.reason}" for item in items if item.reason)
     budget.check(rest + sum(choice.least for choice in choices), wanted, itertools.islice(left, 3))
@@ -224,7 +235,8 @@ def apply_factorization(
     data = None if batches is None else check_batches(batches)
     moments = {} if data is None else input_moments(inner, data)
     small = copy_module(inner)
-    items = {item.matrix.names: item for item in map(Item, matrices(small))}
+    single = list(map(Item, matrices(small)))
+    items = {item.matrix.names: item for item in single} | {item.matrix.names: item for item in join(single)}
     fitted = []
     for form in plan.matrices:
         if form.spec is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..cells.base import AbstractCell
 from ..weights.base import AbstractWeight
+from ..weights.low_rank import LowRankWeight
 from .bind import GATES
 from .convert import convert_
 from .embedding import Embedding
@@ -64,6 +66,7 @@ _TABLE = ("num_embeddings", "embedding_dim", "max_norm", "norm_type", "scale_gra
 class ModelMatrix:
     """A matrix of a model, and all places where it stands: `left_alone` is why it must stay as it is, or empty."""
 
+    joined: ClassVar = False
     places: tuple[Place, ...]
     left_alone: str
 
@@ -100,6 +103,18 @@ class ModelMatrix:
     def parameters(self) -> list[nn.Parameter]:
         held = self.held
         return list(held.parameters()) if isinstance(held, AbstractWeight) else [] if held is None else [held]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it consists of."""
+        return sum(p.numel() for p in self.parameters()) or self.shape[0] * self.shape[1]
+
+    def macs(self, weight: AbstractWeight | None = None) -> int:
+        """Multiply-accumulates of one product in each of its places, with `weight` for it; a lookup has none."""
+        held = self.held if weight is None else weight
+        product = held.macs() if isinstance(held, AbstractWeight) else self.shape[0] * self.shape[1]
+        lookup = held.right.numel() if isinstance(held, LowRankWeight) else 0
+        return sum(lookup if place.is_table else product for place in self.places)
 
     @property
     def number_size(self) -> int:
