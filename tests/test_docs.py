@@ -12,6 +12,7 @@ from torch import nn
 import compactrnn as cr
 from acoustic_models import Acoustic
 from compactrnn.cli.app import app
+from compactrnn.training.recipe import recipe_from
 from compactrnn.weights import Dense, WeightSpec
 from compactrnn.weights.registry import weight_kinds, weight_spec
 
@@ -97,6 +98,18 @@ def test_the_pruning_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     names = {"cr": cr, "nn": nn, "torch": torch}
     for code in blocks("docs/pruning.md"):
         exec(code, names)
+
+
+def test_the_page_on_factorization_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"cr": cr, "nn": nn, "torch": torch}
+    for code in blocks("docs/factorize.md"):
+        exec(code, names)
+    assert "1/4: error" in capsys.readouterr().out
+    (recipe,) = blocks("docs/factorize.md", "toml")
+    phases = tomllib.loads(recipe)["phases"]
+    assert recipe_from({"phases": phases}).phases["small"].factorize.weights["embedding"] == {}
 
 
 def test_the_speech_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
