@@ -209,7 +209,7 @@ def test_a_padding_row_stays_zero():
     assert not model.table.weight.left.grad[3].any()
 
 
-@pytest.mark.parametrize("spec", [cr.Kronecker(4, 3), cr.ToeplitzLike(1)])
+@pytest.mark.parametrize("spec", [cr.Kronecker(4, 3), cr.ToeplitzLike(1), cr.BlockSparse(block=(16, 4), keep=0.34)])
 def test_any_weight_takes_the_place_of_a_matrix(spec):
     model, x = built("lstm")
     cr.factorize_(model, {"layers.0.weight_ih_l0": spec, "layers.0.weight_hh_l1": cr.Kronecker(4, 4)}, x)

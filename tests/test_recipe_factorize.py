@@ -1,7 +1,5 @@
 """A phase of a recipe that factorizes the model of the phase before it."""
 
-import json
-
 import pytest
 import torch
 
@@ -19,12 +17,11 @@ from compactrnn.weights.low_rank import LowRankWeight
 TEXT = "the cat sat on the mat; the dog did not.\n" * 60
 
 
-@pytest.fixture
-def table(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT)
+def options(folder):
+    (folder / "text.txt").write_text(TEXT)
     optimizer = {"learning_rate": 1e-2, "clip": 1.0}
     return {
-        "task": {"data": str(tmp_path / "text.txt")},
+        "task": {"data": str(folder / "text.txt")},
         "model": {"embedding": 8, "hidden": [16, 12], "dropout": 0.1},
         "training": {"batch_size": 8, "steps": 10, "evaluate_every": 9, "checkpoint_every": 4, "threads": 1},
         "phases": {
@@ -40,17 +37,29 @@ def table(tmp_path):
     }
 
 
-def test_dense_training_then_factorization_then_pruning(table, tmp_path):
-    result = train(recipe_from(table), tmp_path / "run")
-    sizes = [
-        sum(t.numel() for t in load_tree(RunFolder(tmp_path / "run").phase(n))["model"].values())
-        for n in table["phases"]
-    ]
+@pytest.fixture
+def table(tmp_path):
+    return options(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was not interrupted, and its recipe."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = recipe_from(options(folder))
+    train(recipe, folder / "run")
+    return recipe, RunFolder(folder / "run")
+
+
+def test_dense_training_then_factorization_then_pruning(whole, tmp_path):
+    recipe, run = whole
+    result = run.read_result()
+    sizes = [sum(t.numel() for t in load_tree(run.phase(name))["model"].values()) for name in recipe.phases]
     assert sizes[1] <= 0.6 * sizes[0] and sizes[2] < sizes[1] and result["parameters"] == sizes[2]
     assert result["weights"] and all(table["kind"] == "LowRank" for table in result["weights"].values())
-    model, _, _ = RunFolder(tmp_path / "run").load()
+    model, _, _ = run.load()
     assert {m.name for m in matrices(model) if isinstance(m.held, LowRankWeight)} == set(result["weights"])
-    assert pack_run(tmp_path / "run", tmp_path / "model.crnn", "float32")["parity"] < 1e-5
+    assert pack_run(run.path, tmp_path / "model.crnn", "float32")["parity"] < 1e-5
 
 
 class Stop(BaseException):
@@ -58,9 +67,8 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("phase, update", [(1, None), (1, 8), (2, 4)])
-def test_a_run_that_is_killed_in_any_phase_goes_on_exactly(phase, update, table, tmp_path, monkeypatch):
-    recipe = recipe_from(table)
-    train(recipe, tmp_path / "whole")
+def test_a_run_that_is_killed_in_any_phase_goes_on_exactly(phase, update, whole, tmp_path, monkeypatch):
+    recipe, run = whole
     checkpoint = Trainer.checkpoint
 
     def then_stop(trainer, number, run):
@@ -74,9 +82,9 @@ def test_a_run_that_is_killed_in_any_phase_goes_on_exactly(phase, update, table,
     monkeypatch.undo()
     train(recipe, tmp_path / "killed", resume=True)
     for name in ("model.safetensors", "metrics.jsonl", "config.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
-    parts = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "killed")]
-    assert parts[0]["weights"] == parts[1]["weights"] and parts[0]["test"] == parts[1]["test"]
+        assert (run.path / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    before, after = run.read_result(), RunFolder(tmp_path / "killed").read_result()
+    assert before["weights"] == after["weights"] and before["test"] == after["test"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Structured pruning: how a trained model becomes smaller."""
+"""Pruning and factorization: how a trained model becomes smaller."""
 
 from .analyze import Analysis as Analysis
 from .analyze import analyze as analyze
