@@ -324,6 +324,18 @@ def test_a_smaller_rank_follows_a_larger_one():
     assert difference(twice(x), once(x)) < 1e-4
 
 
+class Checked(nn.LSTM):
+    def check_input(self, input, batch_sizes):
+        """Nothing."""
+
+
+def test_a_layer_that_cannot_be_converted_is_refused_and_nothing_is_changed():
+    model = nn.ModuleList([nn.LSTM(12, 16), Checked(12, 16)])
+    with pytest.raises(cr.UnsupportedModelError, match="with its own check_input"):
+        cr.factorize_(model, cr.LowRank(rank=2))
+    assert type(model[0]) is nn.LSTM and not factored(model)
+
+
 def test_half_precision_keeps_its_type():
     model, x = built("rnn")
     cr.factorize_(model.double(), cr.LowRank(rank=3), x.double())

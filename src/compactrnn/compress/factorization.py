@@ -93,7 +93,7 @@ class FactorizationPlan:
         """The plan as JSON text.
 
         Raises:
-            ValueError: a weight is not one of `compactrnn.weights`, so that nobody could read it.
+            ValueError: a weight is not one of `compactrnn.weights`, which have names.
         """
         tree = asdict(self)
         for row, form in zip(tree["matrices"], self.matrices, strict=True):

@@ -11,6 +11,7 @@ from torch import nn
 
 from .._errors import invalid
 from ..graph.copy import copy_module
+from ..layers import convert_
 from ..layers.matrices import ModelMatrix, matrices
 from ..weights.low_rank import LowRank, LowRankWeight
 from .budget import Budget
@@ -80,9 +81,7 @@ def factorize_(
     2021.
     """
     _, found = _planned(model, spec, example_inputs, Budget.of(keep, bytes, macs), batches, call, shared)
-    for item in found:
-        if item.weight is not None:
-            item.matrix.put(item.weight)
+    _replace(found)
     return model
 
 
@@ -110,10 +109,17 @@ def plan_factorization(
 def factorize_on(model: M, spec: Spec, batches: Iterable[Any], run: Run, keep: float | None = None) -> M:
     """As `factorize_`, for a model that is called by `run(model, batch)`; without batches by the weights alone."""
     _, found = _planned(model, spec, None, Budget.of(keep, None, None), batches or None, run)
-    for item in found:
+    _replace(found)
+    return model
+
+
+def _replace(items: list[Item]) -> None:
+    """Put the new weights in their places, or none of them."""
+    places = [place for item in items if item.weight is not None for place in item.matrix.places]
+    convert_(nn.ModuleList(place.module for place in places))  # what cannot be converted is refused here
+    for item in items:
         if item.weight is not None:
             item.matrix.put(item.weight)
-    return model
 
 
 @torch.no_grad()
@@ -133,7 +139,7 @@ def _planned(
     data = None if batches is None else check_batches(batches)
     items = requested(model, spec, budget is not None)
     if not items:
-        raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="one at least")
+        raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="at least one")
     with without_autocast():
         if data is not None or example_inputs is not None:
             _try(model, items, data[0] if example_inputs is None else example_inputs, run)  # pyright: ignore
@@ -249,6 +255,5 @@ def apply_factorization(
         if item.weight is None:
             raise invalid("factorization plan", got=f"{form.name}: {item.reason}", expected="a smaller form")
         fitted.append(item)
-    for item in fitted:
-        item.matrix.put(item.weight)
+    _replace(fitted)
     return small  # pyright: ignore
