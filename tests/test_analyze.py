@@ -60,6 +60,9 @@ def test_a_loss_takes_the_place_of_the_outputs():
 
 def test_one_line_for_a_trained_layer_and_none_for_no_data():
     assert "weight_hh_l0" in str(cr.analyze(nn.LSTM(12, 16, batch_first=True), [X]))
+    assert cr.analyze(nn.Linear(4, 4)).matrices[0].cuts[1:] == (None, None)
+    with pytest.raises(ValueError, match="Conv1d: expected at least one, got no recurrent"):
+        cr.analyze(nn.Conv1d(2, 2, 3))
     with pytest.raises(ValueError, match="batches: expected at least one"):
         cr.analyze(MODELS["lstm"](), [])
     broken = nn.Linear(12, 12)

@@ -41,15 +41,15 @@ class RankPoint:
 class MatrixAnalysis:
     """One matrix (out, in): its singular values, the ranks that keep 90, 95 and 99 % of their energy, and cuts of it.
 
-    `cuts` are those to a half, a quarter and an eighth of its numbers. `reason` says why it must stay as it is; empty
-    if it may be factorized.
+    `cuts` are those to a half, a quarter and an eighth of its numbers, None where rank 1 has more. `reason` says why it
+    must stay as it is; empty if it may be factorized.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, int]
     singular_values: tuple[float, ...] = ()
     ranks: tuple[RankPoint, ...] = ()
-    cuts: tuple[RankPoint, ...] = ()
+    cuts: tuple[RankPoint | None, ...] = ()
     reason: str = ""
 
 
@@ -76,7 +76,7 @@ class Analysis:
                 rows.append([*start, f"stays: {found.reason}"])
                 continue
             ranks = [f"{p.rank} ({p.parameters})" for p in found.ranks]
-            errors = [f"{p.energy if p.error is None else p.error:.4f}" for p in found.cuts]
+            errors = ["-" if p is None else f"{p.energy if p.error is None else p.error:.4f}" for p in found.cuts]
             rows.append([*start, str(found.shape[0] * found.shape[1]), *ranks, *errors])
         lines = table(rows)
         if self.error:
@@ -101,7 +101,7 @@ def analyze(
         loss: `loss(model, batch)`, a number or scalar tensor; batches may then be anything.
 
     Raises:
-        ValueError: no batches, or a loss that is no number.
+        ValueError: no such layer, no batches, or a loss that is no number.
 
     >>> lstm = nn.LSTM(16, 32)
     >>> report = analyze(lstm, [torch.randn(20, 2, 16)])
@@ -115,7 +115,9 @@ def analyze(
         moments = {} if data is None else input_moments(model, data, run)
         measured = None if data is None else _Measured(model, data, run)
         found = []
-        for number, matrix in enumerate(matrices(model)):
+        if not (known := matrices(model)):
+            raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="at least one")
+        for number, matrix in enumerate(known):
             if matrix.left_alone:
                 found.append(MatrixAnalysis(matrix.names, matrix.shape, reason=matrix.left_alone))
                 continue
@@ -127,16 +129,16 @@ def analyze(
             def point(rank: int, error: float | None = None, kept: Tensor = kept, size: int = out + inp) -> RankPoint:
                 return RankPoint(rank, rank * size, float(kept[rank - 1]), error)
 
-            cuts = [min(len(s), max(1, out * inp // (share * (out + inp)))) for share in _SHARES]
-            forms = (LowRankWeight.of(left[:, :r], right[:r], matrix.gates) for r in cuts)
-            errors = [None] * len(cuts) if measured is None else list(measured.errors(number, forms))
+            ranks = [out * inp // (share * (out + inp)) for share in _SHARES]
+            forms = {r: LowRankWeight.of(left[:, :r], right[:r], matrix.gates) for r in ranks if r}
+            errors = {} if measured is None else dict(zip(forms, measured.errors(number, forms.values()), strict=True))
             found.append(
                 MatrixAnalysis(
                     matrix.names,
                     matrix.shape,
                     tuple(s.tolist()),
                     tuple(point(rank_of_energy(s, energy)) for energy in _ENERGIES),
-                    tuple(point(rank, error) for rank, error in zip(cuts, errors, strict=True)),
+                    tuple(point(rank, errors.get(rank)) if rank else None for rank in ranks),
                 )
             )
     if measured is None:
