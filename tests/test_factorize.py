@@ -259,6 +259,7 @@ def test_what_must_stay_is_left_with_the_reason():
         cr.factorize_(model, {"head": cr.LowRank(rank=2)}, X)
     normed = nn.Sequential(parametrizations.weight_norm(nn.Linear(12, 12)), nn.Linear(12, 30))
     assert "computed from other parameters" in cr.plan_factorization(normed, cr.LowRank(rank=2)).matrices[0].reason
+    assert "computed" in cr.plan_factorization(normed, cr.LowRank(rank=2), X).matrices[0].reason
     tables = nn.Sequential(nn.Embedding(30, 12, max_norm=1.0), nn.Linear(12, 30))
     assert "max_norm" in cr.plan_factorization(tables, cr.LowRank(rank=2)).matrices[0].reason
     owner = nn.Linear(12, 30)

@@ -117,7 +117,7 @@ def analyze(
         found = []
         if not (known := matrices(model)):
             raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="at least one")
-        for number, matrix in enumerate(known):
+        for matrix in known:
             if matrix.left_alone:
                 found.append(MatrixAnalysis(matrix.names, matrix.shape, reason=matrix.left_alone))
                 continue
@@ -131,7 +131,9 @@ def analyze(
 
             ranks = [out * inp // (share * (out + inp)) for share in _SHARES]
             forms = {r: LowRankWeight.of(left[:, :r], right[:r], matrix.gates) for r in ranks if r}
-            errors = {} if measured is None else dict(zip(forms, measured.errors(number, forms.values()), strict=True))
+            errors = (
+                {} if measured is None else dict(zip(forms, measured.errors(matrix.name, forms.values()), strict=True))
+            )
             found.append(
                 MatrixAnalysis(
                     matrix.names,
@@ -165,10 +167,10 @@ class _Measured:
     def _mean(self, losses: list[list[Tensor]]) -> float:
         return sum(float(y) for found in losses for y in found) / len(losses)
 
-    def errors(self, number: int, forms: Iterable[LowRankWeight]) -> Iterator[float]:
-        """With each of `forms` in the place of matrix `number`."""
+    def errors(self, name: str, forms: Iterable[LowRankWeight]) -> Iterator[float]:
+        """With each of `forms` in the place of the matrix called `name`."""
         twin = copy_module(self.model).eval()
-        matrix = matrices(twin)[number]
+        matrix = next(matrix for matrix in matrices(twin) if name in matrix.names)
         like = matrix.dense()
         for form in forms:
             matrix.put(form.to(like))

@@ -178,10 +178,10 @@ def _planned(
 def _try(model: nn.Module, items: list[Item], example: Any, run: Run) -> None:
     """Let those matrices stay that the code of the model reads by itself: it does not run with them in another form."""
 
-    def error(places: list[int]) -> Exception | None:
+    def error(names: set[str]) -> Exception | None:
         twin = copy_module(model).eval()
-        for number, matrix in enumerate(matrices(twin)):
-            if number in places:
+        for matrix in matrices(twin):
+            if not names.isdisjoint(matrix.names):
                 matrix.put(_rank_one(matrix).to(matrix.dense()))
         try:
             run(twin, example)
@@ -189,14 +189,15 @@ def _try(model: nn.Module, items: list[Item], example: Any, run: Run) -> None:
             return error
         return None
 
-    candidates = [n for n, item in enumerate(items) if not item.reason]
-    if (known := error([])) is not None:
+    candidates = [item for item in items if not item.reason]
+    if (known := error(set())) is not None:
         raise invalid("example_inputs", got=f"{type(known).__name__}: {known}", expected="what the model runs on")
-    if error(candidates) is None:
+    if error({item.matrix.name for item in candidates}) is None:
         return
-    for number in candidates:
-        if (found := error([number])) is not None:
-            items[number].leave(f"the code of the model reads it by itself ({str(found).splitlines()[0]})")
+    for item in candidates:
+        if (found := error({item.matrix.name})) is not None:
+            reason = (str(found).splitlines() or [type(found).__name__])[0]
+            item.leave(f"the code of the model reads it by itself ({reason})")
 
 
 def _spend(items: list[Item], budget: Budget, before: tuple[int, int, int]) -> None:
