@@ -1,13 +1,28 @@
 /* Products of matrices with vectors, and the cells that end in them, for cr_body.h. */
 
+/* The largest |x|, of NaN or numbers beside NaN any: in any order. */
+CR_INLINE float cr_largest_size(const float *x, size_t k)
+{
+    cr_v first = v_splat(0.0f), second = first;
+    size_t i = 0;
+    for (; i + 2 * LANES <= k; i += 2 * LANES) {
+        first = v_over(cr_abs(v_load(x + i)), first);
+        second = v_over(cr_abs(v_load(x + i + LANES)), second);
+    }
+    for (; i < k; i += LANES) first = v_over(cr_abs(v_load_some(x + i, k - i, 0.0f)), first);
+    float lanes[LANES];
+    v_store(lanes, v_over(second, first));
+    for (size_t half = LANES / 2; half; half /= 2)
+        CR_UNROLL for (size_t j = 0; j < half; j++) lanes[j] = lanes[j] > lanes[j + half] ? lanes[j] : lanes[j + half];
+    return lanes[0];
+}
+
 static void cr_quantize(void *to, const float *x, float scale, size_t k)
 {
     int8_t *numbers = (int8_t *)to + 64;
     int32_t *sums = (int32_t *)(void *)((char *)to + CR_QUANTIZED_SUMS(k));
     if (scale == 0) {
-        cr_v largest = v_splat(0.0f);
-        for (size_t i = 0; i < k; i += LANES) largest = v_over(cr_abs(v_load_some(x + i, k - i, 0.0f)), largest);
-        scale = cr_fold_lanes(CR_FOLD_MAX, largest) / 127.0f;
+        scale = cr_largest_size(x, k) / 127.0f;
         scale = scale < 1e-30f / 127.0f ? 0.0f : scale;
     }
     cr_v inverse = v_splat(scale == 0 ? 0.0f : 1.0f / scale), zero = v_splat(0.0f), strange = zero;
@@ -32,13 +47,6 @@ static void cr_quantize(void *to, const float *x, float scale, size_t k)
     memcpy(to, any_strange ? (const void *)&not_a_number : (const void *)&scale, sizeof scale);
 }
 
-CR_INLINE float cr_scale_of(const void *quantized)
-{
-    float scale;
-    memcpy(&scale, quantized, sizeof scale);
-    return scale;
-}
-
 CR_INLINE const char *cr_step_of(cr_rows rows, size_t step)
 {
     return (const char *)rows.first + step * rows.stride;
@@ -58,22 +66,53 @@ CR_INLINE size_t cr_group_count(unsigned type, size_t columns)
     return type == CR_MATRIX_I4 ? (columns + CR_GROUP - 1) / CR_GROUP : 0;
 }
 
+/* The vectors that a sweep multiplies with, `stride` bytes apart. A line of a matrix takes one number of a float32 vector,
+ * four or eight quantized ones: those of the next line come `next` bytes later. */
+typedef struct {
+    const char *numbers;
+    size_t stride;
+    size_t next;
+    const char *scale;       /* of quantized ones, a float each, `scale_stride` bytes apart */
+    size_t scale_stride;
+} cr_vectors;
+
+CR_INLINE cr_vectors cr_vectors_of(unsigned type, cr_rows x)
+{
+    const char *first = x.first;
+    if (!cr_takes_quantized(type)) return (cr_vectors){first, x.stride, 4, NULL, 0};
+    return (cr_vectors){first + 64, x.stride, type == CR_MATRIX_I4 ? 8 : 4, first, x.stride};
+}
+
+CR_INLINE cr_vectors cr_from_vector(cr_vectors x, size_t step)
+{
+    x.numbers += step * x.stride;
+    if (x.scale) x.scale += step * x.scale_stride;
+    return x;
+}
+
+CR_INLINE float cr_scale_of(cr_vectors x, size_t step)
+{
+    float scale;
+    memcpy(&scale, x.scale + step * x.scale_stride, sizeof scale);
+    return scale;
+}
+
 /* What follows are the sweeps: `panels` panels from `lines` on, out of a block of `block`, times `steps` vectors. Sizes
  * are constants where these are inlined, so that all sums stay in registers. float32 sums go on from y; those of whole
  * numbers take no register for where they start, and leave W x. */
 
-CR_INLINE void cr_sweep_f32(cr_v *y, const float *lines, size_t block, size_t panels, size_t columns, cr_rows x,
+CR_INLINE void cr_sweep_f32(cr_v *y, const float *lines, size_t block, size_t panels, size_t columns, cr_vectors x,
                             size_t steps)
 {
-    const float *in[CR_TILE_STEPS];
-    cr_v sum[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
-    CR_UNROLL for (size_t s = 0; s < steps; s++) in[s] = (const float *)(const void *)cr_step_of(x, s);
+    const char *in[CR_MAX_STEPS];
+    cr_v sum[CR_MAX_SUMS];
+    CR_UNROLL for (size_t s = 0; s < steps; s++) in[s] = x.numbers + s * x.stride;
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) sum[i] = y[i];
     for (size_t j = 0; j < columns; j++, lines += LANES * block) {
         cr_v w[CR_MAX_BLOCK_PANELS];
         CR_UNROLL for (size_t p = 0; p < panels; p++) w[p] = v_load(lines + LANES * p);
         CR_UNROLL for (size_t s = 0; s < steps; s++) {
-            cr_v xj = v_splat(in[s][j]);
+            cr_v xj = v_splat(*(const float *)(const void *)(in[s] + j * x.next));
             CR_UNROLL for (size_t p = 0; p < panels; p++)
                 sum[s * panels + p] = v_add(sum[s * panels + p], v_mul(w[p], xj));
         }
@@ -82,10 +121,10 @@ CR_INLINE void cr_sweep_f32(cr_v *y, const float *lines, size_t block, size_t pa
 }
 
 /* y = sum * (row scale * scale of x) */
-CR_INLINE void cr_scale_sums(cr_v *y, const cr_w *sum, const float *scale, size_t panels, cr_rows x, size_t steps)
+CR_INLINE void cr_scale_sums(cr_v *y, const cr_w *sum, const float *scale, size_t panels, cr_vectors x, size_t steps)
 {
     CR_UNROLL for (size_t s = 0; s < steps; s++) {
-        cr_v of_x = v_splat(cr_scale_of(cr_step_of(x, s)));
+        cr_v of_x = v_splat(cr_scale_of(x, s));
         CR_UNROLL for (size_t p = 0; p < panels; p++) {
             size_t i = s * panels + p;
             y[i] = v_mul(v_from_whole(sum[i]), v_mul(v_load(scale + LANES * p), of_x));
@@ -94,19 +133,19 @@ CR_INLINE void cr_scale_sums(cr_v *y, const cr_w *sum, const float *scale, size_
 }
 
 CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t panels, size_t columns,
-                           const float *scale, const int32_t *sums, cr_rows x, size_t steps)
+                           const float *scale, const int32_t *sums, cr_vectors x, size_t steps)
 {
-    const int8_t *in[CR_TILE_STEPS];
-    cr_w sum[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS], odd[CR_MAX_BLOCK_PANELS];
+    const int8_t *in[CR_MAX_STEPS];
+    cr_w sum[CR_MAX_SUMS], odd[CR_MAX_BLOCK_PANELS];
     size_t count = (columns + 3) / 4, j = 0;
     CR_UNROLL for (size_t s = 0; s < steps; s++) {
-        in[s] = (const int8_t *)cr_step_of(x, s) + 64;
+        in[s] = (const int8_t *)x.numbers + s * x.stride;
         CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i8_start(sums + LANES * p);
     }
     if (steps == 1) { /* a second set of sums: half as long a chain of dependent additions */
         CR_UNROLL for (size_t p = 0; p < panels; p++) odd[p] = w_splat(0);
         for (; j + 1 < count; j += 2, lines += 128 * block) {
-            cr_x first = i8_splat(in[0] + 4 * j), second = i8_splat(in[0] + 4 * j + 4);
+            cr_x first = i8_splat(in[0] + j * x.next), second = i8_splat(in[0] + j * x.next + x.next);
             CR_UNROLL for (size_t p = 0; p < panels; p++) sum[p] = i8_dot(sum[p], lines + 64 * p, first);
             CR_UNROLL for (size_t p = 0; p < panels; p++)
                 odd[p] = i8_dot(odd[p], lines + 64 * (block + p), second);
@@ -115,7 +154,7 @@ CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t pa
     }
     for (; j < count; j++, lines += 64 * block)
         CR_UNROLL for (size_t s = 0; s < steps; s++) {
-            cr_x xj = i8_splat(in[s] + 4 * j);
+            cr_x xj = i8_splat(in[s] + j * x.next);
             CR_UNROLL for (size_t p = 0; p < panels; p++)
                 sum[s * panels + p] = i8_dot(sum[s * panels + p], lines + 64 * p, xj);
         }
@@ -124,19 +163,18 @@ CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t pa
 
 /* `first`: number of the first panel within its block, for the scales of the groups. */
 CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t panels, size_t first, size_t columns,
-                           const float *scale, cr_rows x, size_t steps)
+                           const float *scale, cr_vectors x, size_t steps)
 {
-    cr_w total[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
+    cr_w total[CR_MAX_SUMS];
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) total[i] = w_splat(0);
     for (size_t from = 0; from < columns; from += CR_GROUP) {
         size_t left = (columns - from + 7) / 8, count = left < CR_GROUP / 8 ? left : CR_GROUP / 8;
-        const int8_t *in[CR_TILE_STEPS];
-        cr_h sum[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
+        const int8_t *in[CR_MAX_STEPS];
+        cr_h sum[CR_MAX_SUMS];
         CR_UNROLL for (size_t s = 0; s < steps; s++) {
-            const char *step = cr_step_of(x, s);
             int32_t of_group;
-            memcpy(&of_group, step + CR_QUANTIZED_SUMS(columns) + from / CR_GROUP * 4, 4);
-            in[s] = (const int8_t *)step + 64 + from;
+            in[s] = (const int8_t *)x.numbers + s * x.stride + from;
+            memcpy(&of_group, x.numbers + s * x.stride + CR_LINES(columns) + from / CR_GROUP * 4, 4);
             /* entries are stored as entry + 8 */
             CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i4_start(-8 * of_group);
         }
@@ -166,8 +204,8 @@ typedef struct {
     size_t size;
 } cr_block;
 
-CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at, size_t first, size_t panels, cr_rows x,
-                        size_t steps)
+CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at, size_t first, size_t panels,
+                        cr_vectors x, size_t steps)
 {
     size_t panel = at.panel + first, row = panel * LANES;
     if (type == CR_SPARSE_F32)
@@ -207,9 +245,9 @@ CR_INLINE cr_v cr_init_of(cr_rows init, size_t step, size_t row, size_t left)
 }
 
 CR_INLINE void cr_affine_tile(unsigned type, cr_rows dst, const cr_matrix *m, cr_block at, size_t first, size_t panels,
-                              cr_rows x, cr_rows init, size_t steps)
+                              cr_vectors x, cr_rows init, size_t steps)
 {
-    cr_v y[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
+    cr_v y[CR_MAX_SUMS];
     size_t row = (at.panel + first) * LANES, left = m->rows - row;
     CR_UNROLL for (size_t s = 0; s < steps; s++)
         CR_UNROLL for (size_t p = 0; p < panels; p++)
@@ -229,8 +267,19 @@ CR_INLINE cr_rows cr_from_step(cr_rows rows, size_t step)
     return rows;
 }
 
+/* Panels of one block times the steps from s on, `tile` at a time; returns the first of those that are too few for that. */
+CR_INLINE size_t cr_affine_strip(unsigned type, cr_rows dst, const cr_matrix *m, cr_block at, size_t first, size_t panels,
+                                 cr_vectors x, cr_rows init, size_t s, size_t steps, size_t tile)
+{
+    for (; s + tile <= steps; s += tile) {
+        cr_rows to = cr_from_step(dst, s), from = cr_from_step(init, s);
+        cr_affine_tile(type, to, m, at, first, panels, cr_from_vector(x, s), from, tile);
+    }
+    return s;
+}
+
 /* A block of weights stays in the nearest cache while it meets all steps; `steps` is a multiple of CR_TILE_STEPS. */
-CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init, size_t steps)
+CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, cr_vectors x, cr_rows init, size_t steps)
 {
     enum { WIDE = CR_TILE_PANELS };
     const size_t wide = type == CR_MATRIX_I4 || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
@@ -238,17 +287,17 @@ CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, c
     cr_block at = {m->lines, 0, m->block};
     for (; at.panel < count; at.lines += cr_block_bytes(type, m, at.size), at.panel += at.size) {
         if (at.size > count - at.panel) at.size = count - at.panel;
-        for (size_t s = 0; s < steps; s += CR_TILE_STEPS) {
-            cr_rows to = cr_from_step(dst, s), in = cr_from_step(x, s), from = cr_from_step(init, s);
-            size_t p = 0;
-            for (; p + wide <= at.size; p += wide) cr_affine_tile(type, to, m, at, p, wide, in, from, CR_TILE_STEPS);
-            for (; p < at.size; p++) cr_affine_tile(type, to, m, at, p, 1, in, from, CR_TILE_STEPS);
+        size_t p = 0;
+        for (; p + wide <= at.size; p += wide) cr_affine_strip(type, dst, m, at, p, wide, x, init, 0, steps, CR_TILE_STEPS);
+        for (; p < at.size; p++) {
+            size_t done = cr_affine_strip(type, dst, m, at, p, 1, x, init, 0, steps, CR_MAX_STEPS);
+            cr_affine_strip(type, dst, m, at, p, 1, x, init, done, steps, CR_TILE_STEPS);
         }
     }
 }
 
 /* One step: the size of a block is a constant in each sweep. */
-CR_INLINE void cr_affine_step(unsigned type, cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init)
+CR_INLINE void cr_affine_step(unsigned type, cr_rows dst, const cr_matrix *m, cr_vectors x, cr_rows init)
 {
     size_t count = (m->rows + LANES - 1) / LANES;
     cr_block at = {m->lines, 0, 4};
@@ -278,7 +327,7 @@ CR_INLINE cr_block cr_gates_block(unsigned type, const cr_matrix *m, size_t gate
 CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *gates, float *cell,
                            size_t n, int backwards)
 {
-    cr_rows in = {(void *)(uintptr_t)x, 0};
+    cr_vectors in = cr_vectors_of(type, (cr_rows){(void *)(uintptr_t)x, 0});
     size_t count = (n + LANES - 1) / LANES;
     for (size_t b = 0; b < count; b++) {
         cr_block at = cr_gates_block(type, m, 4, backwards ? count - 1 - b : b);
@@ -303,7 +352,7 @@ CR_INLINE cr_v cr_gru_start(const float *gates, const float *bias, size_t i, siz
 CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *gates,
                           const float *bias, const float *h, size_t n, int backwards)
 {
-    cr_rows in = {(void *)(uintptr_t)x, 0};
+    cr_vectors in = cr_vectors_of(type, (cr_rows){(void *)(uintptr_t)x, 0});
     size_t count = (n + LANES - 1) / LANES;
     for (size_t b = 0; b < count; b++) {
         cr_block at = cr_gates_block(type, m, 3, backwards ? count - 1 - b : b);
@@ -324,11 +373,11 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
 #define CR_MATRIX_KERNELS(suffix, type)                                                                                \
     CR_NOINLINE void cr_tiles_##suffix(cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init, size_t steps)         \
     {                                                                                                                  \
-        cr_affine_tiles(type, dst, m, x, init, steps);                                                                 \
+        cr_affine_tiles(type, dst, m, cr_vectors_of(type, x), init, steps);                                            \
     }                                                                                                                  \
     CR_NOINLINE void cr_step_##suffix(cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init)                        \
     {                                                                                                                  \
-        cr_affine_step(type, dst, m, x, init);                                                                         \
+        cr_affine_step(type, dst, m, cr_vectors_of(type, x), init);                                                    \
     }                                                                                                                  \
     static void cr_affine_##suffix(cr_rows dst, const cr_matrix *m, cr_rows x, cr_rows init, size_t steps)             \
     {                                                                                                                  \

@@ -27,13 +27,13 @@ CR_INLINE void cr_add_line_f32(cr_v *sum, cr_stored_panel at, size_t line, const
     CR_UNROLL for (size_t s = 0; s < steps; s++) sum[s * stride] = v_add(sum[s * stride], v_mul(w, v_splat(in[s][j])));
 }
 
-CR_INLINE void cr_sweep_sparse_f32(cr_v *y, const cr_matrix *m, size_t panel, size_t panels, cr_rows x, size_t steps)
+CR_INLINE void cr_sweep_sparse_f32(cr_v *y, const cr_matrix *m, size_t panel, size_t panels, cr_vectors x, size_t steps)
 {
-    const float *in[CR_TILE_STEPS];
+    const float *in[CR_MAX_STEPS];
     cr_stored_panel at[CR_MAX_BLOCK_PANELS];
-    cr_v sum[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS];
+    cr_v sum[CR_MAX_SUMS];
     size_t least = cr_find_panels(at, m, panel, panels);
-    CR_UNROLL for (size_t s = 0; s < steps; s++) in[s] = (const float *)(const void *)cr_step_of(x, s);
+    CR_UNROLL for (size_t s = 0; s < steps; s++) in[s] = (const float *)(const void *)(x.numbers + s * x.stride);
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) sum[i] = y[i];
     for (size_t line = 0; line < least; line++)
         CR_UNROLL for (size_t p = 0; p < panels; p++) cr_add_line_f32(sum + p, at[p], line, in, panels, steps);
@@ -50,14 +50,14 @@ CR_INLINE void cr_add_line_i8(cr_w *sum, cr_stored_panel at, size_t line, const 
         sum[s * stride] = i8_dot(sum[s * stride], (const int8_t *)at.lines + 64 * line, i8_splat(in[s] + 4 * j));
 }
 
-CR_INLINE void cr_sweep_sparse_i8(cr_v *y, const cr_matrix *m, size_t panel, size_t panels, cr_rows x, size_t steps)
+CR_INLINE void cr_sweep_sparse_i8(cr_v *y, const cr_matrix *m, size_t panel, size_t panels, cr_vectors x, size_t steps)
 {
-    const int8_t *in[CR_TILE_STEPS];
+    const int8_t *in[CR_MAX_STEPS];
     cr_stored_panel at[CR_MAX_BLOCK_PANELS];
-    cr_w sum[CR_MAX_BLOCK_PANELS * CR_TILE_STEPS], odd[CR_MAX_BLOCK_PANELS];
+    cr_w sum[CR_MAX_SUMS], odd[CR_MAX_BLOCK_PANELS];
     size_t least = cr_find_panels(at, m, panel, panels), row = panel * LANES, line = 0;
     CR_UNROLL for (size_t s = 0; s < steps; s++) {
-        in[s] = (const int8_t *)cr_step_of(x, s) + 64;
+        in[s] = (const int8_t *)x.numbers + s * x.stride;
         CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i8_start(m->sums + row + LANES * p);
     }
     if (steps == 1) { /* a second set of sums, as with plain matrices */
