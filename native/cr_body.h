@@ -101,6 +101,7 @@ static void cr_reduce(unsigned fn, float *dst, const float *a, size_t n, size_t 
 /* Matrices ---------------------------------------------------------------------------------------------------- */
 
 #include "cr_products.h"
+#include "cr_matmul.h"
 #include "cr_spectral.h"
 
 static void cr_row_i8(float *dst, const int8_t *row, float scale, size_t n)
@@ -281,6 +282,7 @@ const cr_kernels CR_TABLE = {
     .affine = {CR_BY_TYPE(cr_affine), [CR_ENTRIES_F32] = cr_affine_entries_f32, [CR_ENTRIES_I8] = cr_affine_entries_i8},
     .lstm = {CR_BY_TYPE(cr_lstm)},
     .gru = {CR_BY_TYPE(cr_gru)},
+    .matmul = {{cr_left_f32, cr_left_i8}, {cr_right_f32, cr_right_i8}},
     .spectral = cr_spectral,
     .quantize = cr_quantize,
     .unary = cr_unary,

@@ -97,12 +97,19 @@ typedef void cr_lstm(float *dst, const cr_matrix *matrix, const void *x, const f
 typedef void cr_gru(float *dst, const cr_matrix *matrix, const void *x, const float *gates, const float *bias,
                     const float *h, size_t n, int backwards);
 
+/* CR_MATMUL: dst = init + W X, X of `count` columns, or init + X W^T, X of as many rows. init NULL: zeros; dst may be init.
+ * X as the products above take a vector of all its numbers; `work` has room for it column by column. */
+#define CR_MATMUL_WORK(count, columns) (CR_LINES(4 * (size_t)(count)) * ((size_t)(columns) + 2))
+typedef void cr_matmul(float *dst, const cr_matrix *matrix, const void *x, const float *init, size_t count, void *work);
+
 typedef struct cr_kernels {
     const char *name;
     /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
     cr_affine *affine[CR_TYPE_COUNT];
     cr_lstm *lstm[CR_TYPE_COUNT];
     cr_gru *gru[CR_TYPE_COUNT];
+    /* by function, CR_MATMUL_LEFT and CR_MATMUL_RIGHT, and by type: CR_MATRIX_F32, CR_MATRIX_I8 */
+    cr_matmul *matmul[2][2];
     /* the rows of the matrix times x; rows that are only padding are left as they are */
     void (*spectral)(float *dst, const cr_spectra *matrix, const float *x, float *work);
     void (*quantize)(void *to, const float *x, float scale, size_t k);

@@ -304,6 +304,8 @@ static size_t cr_product_bytes(const cr_model *model)
         if (op->tensor == CR_NONE || !cr_is_matrix(model->tensors[op->tensor].type)) continue;
         const cr_tensor *tensor = &model->tensors[op->tensor];
         size_t bytes = model->chunk * CR_QUANTIZED_BYTES(op->k);
+        if (op->code == CR_MATMUL)
+            bytes = CR_QUANTIZED_BYTES(op->k) + CR_MATMUL_WORK(op->k / tensor->columns, tensor->columns);
         if (tensor->type == CR_TOEPLITZ_F32 && cr_is_spectral(tensor, (const void *)(model->file + tensor->place)))
             bytes = 4 * CR_SPECTRAL_WORK(op->k) + 2 * CR_LINES(4 * tensor->rows);
         if (bytes > most) most = bytes;

@@ -89,10 +89,19 @@ static int cr_check_parameters(const cr_op *op, const cr_operation *is, const cr
     return op->code == CR_UNARY && op->fn == CR_UNARY_CLAMP && op->p0 > op->p1 ? CR_ERROR_VALUE : CR_OK;
 }
 
+/* A whole number of vectors goes in, and the same number comes out. */
+static int cr_check_matmul(const cr_op *op, const cr_tensor *tensor)
+{
+    if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_MATRIX_I8) return CR_ERROR_SHAPE;
+    if (op->k % tensor->columns || op->n % tensor->rows) return CR_ERROR_SHAPE;
+    return op->k / tensor->columns == op->n / tensor->rows ? CR_OK : CR_ERROR_SHAPE;
+}
+
 static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tensor *tensor)
 {
     switch (is->tensor) {
     case CR_USES_MATRIX:
+        if (op->code == CR_MATMUL) return cr_check_matmul(op, tensor);
         if (!cr_is_matrix(tensor->type) || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
         return tensor->columns != op->k || (is->gates > 1 && tensor->block != is->gates) ? CR_ERROR_SHAPE : CR_OK;
     case CR_USES_TABLE:

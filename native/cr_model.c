@@ -173,6 +173,16 @@ static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps
     run->model->kernels->affine[type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
 }
 
+static void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *dst)
+{
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    cr_matrix matrix = cr_matrix_of(run->model, tensor);
+    const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->a), 1).first;
+    void *work = run->block + run->model->workspace + CR_QUANTIZED_BYTES(op->k);
+    const float *init = cr_at_or_none(run, op->b).first;
+    run->model->kernels->matmul[op->fn][tensor->type](dst, &matrix, x, init, op->k / matrix.columns, work);
+}
+
 /* The cell of a product by polynomials: sums go to where the kernels start, and these multiply with no columns. */
 static void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
@@ -282,6 +292,7 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     switch (op->code) {
     case CR_EMBED: cr_run_embed(run, op, dst); break;
     case CR_AFFINE: cr_run_affine(run, op, 1); break;
+    case CR_MATMUL: cr_run_matmul(run, op, dst); break;
     case CR_GATHER: cr_run_gather(run, op, dst); break;
     case CR_UNARY: kernels->unary(op->fn, dst, cr_floats(run, op->a), n, op->p0, op->p1); break;
     case CR_BINARY: kernels->binary(op->fn, dst, cr_floats(run, op->a), cr_floats(run, op->b), n, k); break;
@@ -429,8 +440,9 @@ uint64_t cr_step_work(const cr_model *model)
     uint64_t work = 0;
     for (uint32_t i = 0; i < model->header->op_count; i++) {
         const cr_op *op = &model->ops[i];
-        unsigned width = cr_operations[op->code].work;
-        work += cr_width_of(width ? width : (unsigned)CR_WIDTH_N, op->n, op->k);
+        const cr_operation *is = &cr_operations[op->code];
+        uint64_t k = is->tensor == CR_USES_MATRIX ? model->tensors[op->tensor].columns : op->k;
+        work += cr_width_of(is->work ? is->work : (unsigned)CR_WIDTH_N, op->n, k);
     }
     return work;
 }

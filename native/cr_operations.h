@@ -58,7 +58,9 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX 
     X(SELECT, 14, .a = {CR_WIDTH_N, CR_IN_PLACE}, .b = {CR_WIDTH_N, CR_IN_PLACE}, .c = {CR_WIDTH_N, CR_IN_PLACE})      \
     X(DELAY, 15, .a = {CR_WIDTH_N, 0}, .k = CR_N_DIVIDES_K, .writes_k = 1, .work = CR_WIDTH_K)                         \
     X(LSTM_CELL, 16, .a = {CR_WIDTH_4N, 0}, .b = {CR_WIDTH_N, CR_UPDATED}, .work = CR_WIDTH_4N)                        \
-    X(GRU_CELL, 17, .a = {CR_WIDTH_3N, 0}, .c = {CR_WIDTH_3N, 0}, .d = {CR_WIDTH_N, CR_IN_PLACE}, .work = CR_WIDTH_3N)
+    X(GRU_CELL, 17, .a = {CR_WIDTH_3N, 0}, .c = {CR_WIDTH_3N, 0}, .d = {CR_WIDTH_N, CR_IN_PLACE}, .work = CR_WIDTH_3N) \
+    X(MATMUL, 18, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .k = CR_ANY_K,                   \
+      .tensor = CR_USES_MATRIX, .gates = 1, .rows = CR_WIDTH_N, .functions = CR_MATMUL_COUNT, .work = CR_WIDTH_N_K)
 
 /* X(name, number, parameters, kernel): how many of p0 and p1 it has, and its value for the vector x. */
 #define CR_UNARY_FUNCTIONS(X)                                                                                          \
@@ -91,6 +93,7 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX 
 
 #define CR_REDUCE_FUNCTIONS(X) X(SUM, 0) X(MAX, 1) X(MIN, 2) X(ARGMAX, 3)
 #define CR_TOP_FUNCTIONS(X) X(VALUES, 0) X(POSITIONS, 1)
+#define CR_MATMUL_FUNCTIONS(X) X(LEFT, 0) X(RIGHT, 1)
 
 #define CR_WIDTH_NAME(name, value) CR_WIDTH_##name,
 enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
@@ -101,16 +104,19 @@ enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
 #define CR_BINARY_NAME(name, number, ...) CR_BINARY_##name = number,
 #define CR_REDUCE_NAME(name, number) CR_REDUCE_##name = number,
 #define CR_TOP_NAME(name, number) CR_TOP_##name = number,
+#define CR_MATMUL_NAME(name, number) CR_MATMUL_##name = number,
 enum cr_code { CR_OPERATIONS(CR_OPERATION_NAME) CR_CODE_COUNT };
 enum cr_unary { CR_UNARY_FUNCTIONS(CR_UNARY_NAME) CR_UNARY_COUNT };
 enum cr_binary { CR_BINARY_FUNCTIONS(CR_BINARY_NAME) CR_BINARY_COUNT };
 enum cr_reduce { CR_REDUCE_FUNCTIONS(CR_REDUCE_NAME) CR_REDUCE_COUNT };
 enum cr_top { CR_TOP_FUNCTIONS(CR_TOP_NAME) CR_TOP_COUNT };
+enum cr_matmul_function { CR_MATMUL_FUNCTIONS(CR_MATMUL_NAME) CR_MATMUL_COUNT };
 #undef CR_OPERATION_NAME
 #undef CR_UNARY_NAME
 #undef CR_BINARY_NAME
 #undef CR_REDUCE_NAME
 #undef CR_TOP_NAME
+#undef CR_MATMUL_NAME
 
 typedef struct {
     uint8_t width;                    /* enum cr_width */

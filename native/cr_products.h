@@ -316,6 +316,14 @@ CR_INLINE void cr_affine_step(unsigned type, cr_rows dst, const cr_matrix *m, cr
     }
 }
 
+CR_INLINE void cr_affine_all(unsigned type, cr_rows dst, const cr_matrix *m, cr_vectors x, cr_rows init, size_t steps)
+{
+    size_t tiled = steps / CR_TILE_STEPS * CR_TILE_STEPS;
+    if (tiled) cr_affine_tiles(type, dst, m, x, init, tiled);
+    for (size_t s = tiled; s < steps; s++)
+        cr_affine_step(type, cr_from_step(dst, s), m, cr_from_vector(x, s), cr_from_step(init, s));
+}
+
 #include "cr_entries.h"
 
 CR_INLINE cr_block cr_gates_block(unsigned type, const cr_matrix *m, size_t gates, size_t number)

@@ -82,6 +82,7 @@ void describe_format(nb::module_ &module) {
 #define CODE(name, number) {#name, number},
     enums["Reduce"] = numbers({CR_REDUCE_FUNCTIONS(CODE)});
     enums["Top"] = numbers({CR_TOP_FUNCTIONS(CODE)});
+    enums["Matmul"] = numbers({CR_MATMUL_FUNCTIONS(CODE)});
 #undef CODE
     for (const cr_operation &is : cr_operations)
         if (is.name) operations[is.name] = operation(is);

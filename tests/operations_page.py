@@ -14,6 +14,7 @@ What a program can do at each step. The page is made by `python tests/operations
 An operation has sizes n and k, operands a, b, c and d, and writes n numbers at dst where nothing else is said. P is n
 rounded up to a multiple of 16: gates in blocks of 16 units. "In place" means that an operand may be the very place of
 dst; else it does not overlap it. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P) and k columns.
+Of MATMUL k is a multiple of the columns, and n the same multiple of the rows.
 
 """
 

@@ -11,7 +11,7 @@ from compactrnn.runtime import (
     toeplitz,
 )
 from compactrnn.runtime.file import write
-from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Binary, Code, Reduce, Top, Unary
+from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Binary, Code, Matmul, Reduce, Top, Unary
 from compactrnn.runtime.program import Buffer, Input, Op, Output, Program, Ref, Segment
 from compactrnn.testing.programs import random_program
 from operations_page import PAGE, page
@@ -21,7 +21,7 @@ def names(*values: str) -> dict[str, int]:
     return {value.upper(): i for i, value in enumerate(values)}
 
 
-@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top])
+@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top, Matmul])
 def test_codes_and_functions_are_those_of_the_core(enum: type[IntEnum]):
     assert {member.name: member.value for member in enum} == _native.enums[enum.__name__]
 

@@ -19,6 +19,7 @@ from compactrnn.runtime.program import (
     Buffer,
     Code,
     Input,
+    Matmul,
     Op,
     Output,
     Program,
@@ -124,6 +125,11 @@ class Reference:
         elif op.code == Code.AFFINE:
             y = tensor.dense() @ self.read(op.a, k)
             y = y + (self.read(op.b, n) if op.b else 0)
+        elif op.code == Code.MATMUL:
+            matrix, x = tensor.dense(), self.read(op.a, k)
+            columns = matrix.shape[1]
+            y = matrix @ x.reshape(columns, -1) if op.fn == Matmul.LEFT else x.reshape(-1, columns) @ matrix.T
+            y = y.ravel() + (self.read(op.b, n) if op.b else 0)
         elif op.code == Code.GATHER:
             x = self.read(op.a, k)
             y = np.array([x[i] if i >= 0 else 0.0 for i in tensor.values])
@@ -187,7 +193,7 @@ def test_random_programs_cover_every_operation():
     ops = [op for seed in range(60) for op in random_program(seed, 12, offline=seed % 2 == 0).ops]
     assert {op.code for op in ops} == set(Code)
     assert {op.fn for op in ops if op.code == Code.UNARY} == set(Unary)
-    for code, functions in ((Code.BINARY, Binary), (Code.REDUCE, Reduce), (Code.TOP, Top)):
+    for code, functions in ((Code.BINARY, Binary), (Code.REDUCE, Reduce), (Code.TOP, Top), (Code.MATMUL, Matmul)):
         assert {op.fn for op in ops if op.code == code} == set(functions)
     blocks = {p.tensors[o.tensor].block for p in map(random_program, range(60)) for o in p.ops if o.code == Code.AFFINE}
     assert blocks == {1, 2, 3, 4}

@@ -9,7 +9,20 @@ import numpy as np
 from compactrnn.runtime.file import write
 from compactrnn.runtime.hoist import hoist
 from compactrnn.runtime.inventory import type_name
-from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
+from compactrnn.runtime.program import (
+    GATES,
+    Buffer,
+    Code,
+    Input,
+    Matmul,
+    Op,
+    Output,
+    Program,
+    Ref,
+    Segment,
+    Tensor,
+    Unary,
+)
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
 from compactrnn.runtime.toeplitz import ToeplitzBlocks
@@ -63,6 +76,8 @@ def uses(program: Program) -> set:
             tensor = program.tensors[op.tensor]
             kind = type_name(tensor)
         found.add((op.code.name, kind))
+        if op.code == Code.MATMUL:
+            found.add((Matmul(op.fn).name, kind))
     return found
 
 
@@ -80,8 +95,9 @@ def main(folder: Path) -> None:
     (folder / "wide.crnn").write_bytes(write(wide()))
     for code in (Code.LSTM, Code.GRU):
         (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
-    products = {(code.name, kind) for code in GATES for kind in KINDS}
+    products = {(code.name, kind) for code in set(GATES) - {Code.MATMUL} for kind in KINDS}
     products |= {(Code.AFFINE.name, f"unstructured {kind}") for kind in ("float32", "int8")}
+    products |= {(side.name, kind) for side in Matmul for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
     missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}

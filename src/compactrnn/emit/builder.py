@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..runtime.program import GATES, Binary, Buffer, Code, Op, Program, Ref, Segment, State, Unary
+from ..runtime.program import GATES, Binary, Buffer, Code, Matmul, Op, Program, Ref, Segment, State, Unary
 from .factor import Factor, Stored, Structured, factor_name, interleaved, stored
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
@@ -195,6 +195,19 @@ class Builder:
         scale = 1 / 127 if x.bounded else 0.0
         tensor = self.tensor(stored(matrix))
         self.emit(Code.AFFINE, dst, n, k=k, a=a, b=init, tensor=tensor, p0=scale, name=name)
+        return dst
+
+    def matmul(
+        self, side: Matmul, matrix: Stored, x: Operand, init: Ref | None, dst: Ref | None = None, name: str = ""
+    ) -> Ref:
+        """`init + W X` or `init + X W^T`, in the current segment, with all entries of `x` as the matrix X."""
+        tensor = stored(matrix)
+        rows, columns = tensor.shape
+        n = x.width // columns * rows
+        dst = self.buffer(n) if dst is None else dst
+        scale = 1 / 127 if x.bounded else 0.0
+        places = {"a": x.ref, "b": init, "tensor": self.tensor(tensor)}
+        self.emit(Code.MATMUL, dst, n, k=x.width, fn=int(side), p0=scale, name=name, **places)
         return dst
 
     def inner(self, factors: Sequence[Factor], x: Operand, name: str = "") -> Operand:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .equalize import can_center, equalize, rows_read
+from .equalize import can_center, can_scale, equalize, rows_read
 from .measure import Measure
 from .program import GATES, Program
 from .storage import store
@@ -115,7 +115,7 @@ class Accuracy:
         unbounded = tensor in self._unbounded
         kinds = [plain.type] + (["int8"] if plain.type == "int4" and unbounded else [])
         found = [replace(plain, per_step=True)] if not unbounded else []
-        if len(self._read(tensor)):
+        if can_scale(self.program, tensor) and len(self._read(tensor)):
             centers = (False, True) if can_center(self.program, tensor) else (False,)
             for kind in kinds:
                 found += [Remedy(kind)] if kind != plain.type else []

@@ -37,6 +37,11 @@ def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.nda
     return rows[np.isfinite(rows).all(axis=1)]
 
 
+def can_scale(program: Program, tensor: int) -> bool:
+    """Whether each column of the matrix is multiplied with one number of a vector: not in a `MATMUL`."""
+    return all(op.code != Code.MATMUL for op in program.ops if op.tensor == tensor)
+
+
 def can_center(program: Program, tensor: int) -> bool:
     """Whether a mean can be taken from what the matrix reads, and its product added to a bias."""
     readers = [op for op in program.ops if op.tensor == tensor]

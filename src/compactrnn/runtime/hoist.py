@@ -88,7 +88,7 @@ def _source(op: Op, ref: Ref | None, source: dict[int, tuple[Ref, int]]) -> Ref 
 
 
 def _is_large(op: Op, smallest: int) -> bool:
-    return op.code == Code.AFFINE and op.macs >= smallest
+    return op.code == Code.AFFINE and op.n * op.k >= smallest
 
 
 def _order(ops: tuple[Op, ...], together: set[int]) -> list[set[int]]:

@@ -45,7 +45,7 @@ def parameter_count(program: Program) -> int:
 
 
 def _tensor_row(tensor: Tensor, op: Op) -> dict[str, Any]:
-    shape = (GATES[op.code] * op.n, op.k) if op.code in GATES else tensor.shape
+    shape = (GATES[op.code] * op.n, op.k) if op.code in GATES and op.code != Code.MATMUL else tensor.shape
     count = prod(shape) if tensor.form is None else tensor.numbers
     return {
         "shape": " x ".join(map(str, shape)),

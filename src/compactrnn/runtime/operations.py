@@ -47,6 +47,7 @@ class Code(IntEnum):
     DELAY = 15
     LSTM_CELL = 16
     GRU_CELL = 17
+    MATMUL = 18
 
 
 class Function(IntEnum):
@@ -123,6 +124,13 @@ class Top(Function):
 
     VALUES = 0, "the numbers"
     POSITIONS = 1, "their positions"
+
+
+class Matmul(Function):
+    """On which side of X the matrix stands: X is the k numbers of a, row after row."""
+
+    LEFT = 0, "W X, X of as many rows as W has columns"
+    RIGHT = 1, "X W^T, X of as many columns as W"
 
 
 @dataclass(frozen=True)
@@ -240,6 +248,15 @@ OPERATIONS: dict[Code, Operation] = {
         a=Operand("3 * n"),
         c=Operand("3 * n"),
         d=_IN_PLACE,
+    ),
+    Code.MATMUL: Operation(
+        "b + f, the product of two matrices, row after row, without b only f; W is float32 or int8; p0 as in AFFINE",
+        a=_K,
+        b=Operand("n", in_place=True, optional=True),
+        k="k",
+        tensor="matrix",
+        gates=1,
+        functions=Matmul,
     ),
 }
 GATES = {code: operation.gates for code, operation in OPERATIONS.items() if operation.gates}

@@ -26,8 +26,9 @@ import numpy as np
 
 from .form import Form
 from .operations import GATES as GATES
-from .operations import OPERATIONS, Code
 from .operations import Binary as Binary
+from .operations import Code as Code
+from .operations import Matmul as Matmul
 from .operations import Reduce as Reduce
 from .operations import Top as Top
 from .operations import Unary as Unary
@@ -74,11 +75,6 @@ class Op:
     def refs(self) -> list[Ref]:
         """All places that it names, `dst` first."""
         return [ref for ref in (self.dst, self.a, self.b, self.c, self.d) if ref is not None]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulate operations of its product with a plain matrix; `Program.macs` knows others."""
-        return OPERATIONS[self.code].gates * self.n * self.k
 
 
 @dataclass(frozen=True)
@@ -219,8 +215,11 @@ class Program:
         """
         if self.has_constant(op):
             return op.n
-        tensor = None if op.tensor is None else self.tensors[op.tensor]
-        return op.macs if tensor is None or tensor.form is None else tensor.form.macs(tensor.values, op.macs)
+        if op.code not in GATES or op.tensor is None:
+            return 0
+        tensor = self.tensors[op.tensor]
+        plain = GATES[op.code] * op.n * tensor.shape[1]
+        return plain if tensor.form is None else tensor.form.macs(tensor.values, plain)
 
     def has_constant(self, op: Op) -> bool:
         """Whether it multiplies element by element with weights: a constant of an operation that has a name."""

@@ -44,11 +44,11 @@ def quantize(
 ) -> Program:
     """The program with its matrices and tables stored as `weights`, its products in segments of their own (`hoist`).
 
-    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables in int8; "auto" takes one of
-    the two for each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on
-    the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
-    Toeplitz-like, circulant and hashed matrices are always float32, sparse ones and those of single entries float32 or
-    int8.
+    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables and the factors of Kronecker
+    products in int8; "auto" takes one of the two for each matrix, see `choose`, by the sizes of the `caches` in bytes
+    and, if there are any, by its error on the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has
+    types by name, see `WeightTypes`. Toeplitz-like, circulant and hashed matrices are always float32, sparse ones and
+    those of single entries float32 or int8.
 
     With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
 

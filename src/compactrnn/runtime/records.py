@@ -65,7 +65,8 @@ class Records:
         """Multiply-accumulate operations of all matrix products of one time step."""
         gates = np.zeros(max(Code) + 1, np.int64)
         gates[list(GATES)] = list(GATES.values())
-        macs = [int(count) for count in gates[self.ops["code"]] * self.ops["n"] * self.ops["k"]]
+        columns = np.append(self.tensors["columns"], 0)[np.minimum(self.ops["tensor"], len(self.tensors))]
+        macs = [int(count) for count in gates[self.ops["code"]] * self.ops["n"] * columns]
         for number, tensor in enumerate(self.ops["tensor"]):
             record = None if int(tensor) == lay.NONE else self.tensors[int(tensor)]
             if record is not None and int(record["type"]) in lay.FORMS:

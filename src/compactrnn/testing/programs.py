@@ -14,6 +14,7 @@ from ..runtime.program import (
     Buffer,
     Code,
     Input,
+    Matmul,
     Op,
     Output,
     Program,
@@ -209,6 +210,16 @@ class _Writer:
         form = SPARSE if self.rng.random() < 0.5 else ENTRIES
         tensor = self._stored(Tensor(self._with_zeros(self._values(n, k)), block=block, form=form))
         self._new(Code.AFFINE, n, k, a=ref, tensor=tensor)
+
+    def _op_matmul(self) -> None:
+        ref, width = self._any()
+        side, k = Matmul(int(self.rng.integers(len(Matmul)))), self._group(width)
+        rows = max(1, min(self._width(), 4 * self.largest * k // width))
+        n = width // k * rows
+        bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
+        dst = self._new(Code.MATMUL, n, width, a=ref, b=bias, tensor=self._tensor(rows, k), fn=side)
+        if self.rng.random() < 0.5:
+            self._add(Code.MATMUL, dst, n, width, a=ref, b=dst, tensor=self._tensor(rows, k), fn=side)
 
     def _op_gather(self) -> None:
         ref, width = self._any()
