@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+import toeplitz_programs
 from compactrnn.emit.builder import STEP, Builder, Operand
+from compactrnn.emit.kronecker import Kronecker
+from compactrnn.emit.recurrent import lstm
 from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
 from sparse_programs import layer as sparse_layer
 from sparse_programs import single_entries
-from toeplitz_programs import lstm
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = 37
@@ -77,6 +79,23 @@ def unit_operations() -> Program:
     return program
 
 
+def kronecker() -> Program:
+    """An LSTM of 42 units, the matrices of each gate sums of two Kronecker products of sizes that fill no line."""
+    rng, b = np.random.default_rng(0), Builder()
+
+    def matrix(*sizes: int) -> Kronecker:
+        tall, wide, out_block, in_block = sizes
+        left, right = rng.uniform(-0.5, 0.5, (4, 2, tall, wide)), rng.uniform(-0.5, 0.5, (4, 2, out_block, in_block))
+        return Kronecker(left.astype(np.float32), right.astype(np.float32))
+
+    x = Operand(b.buffer(9, "input"), (9,), None, STEP, 0)
+    y, _ = lstm(b, x, [matrix(2, 1, 21, 9)], [matrix(6, 2, 7, 21)], rng.uniform(-0.3, 0.3, 168).astype(np.float32))
+    program = b.finish()
+    program.inputs.append(Input("x", x.ref.buffer, (9,)))
+    program.outputs.append(Output("y", y.ref, (42,)))
+    return program
+
+
 def checksum(path: Path, isa: str) -> int:
     """CRC-32 of the outputs of all steps and, where the model streams, of the state after them.
 
@@ -117,8 +136,9 @@ def main() -> None:
         programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
         programs[f"sparse-gru-{weights}"] = sparse_layer(Code.GRU, 37, 9, whole=whole)
         programs[f"entries-{weights}"] = single_entries(70, whole)
-    programs["toeplitz-float32"] = lstm(37, 9, rank=3)
-    programs["toeplitz-large"] = lstm(512, 512, rank=1)
+    programs["toeplitz-float32"] = toeplitz_programs.lstm(37, 9, rank=3)
+    programs["toeplitz-large"] = toeplitz_programs.lstm(512, 512, rank=1)
+    programs |= {f"kronecker-{weights}": quantize(kronecker(), weights) for weights in ("float32", "int8")}
     for name, program in programs.items():
         path = FOLDER / f"{name}.crnn"
         save(write(program), path)

@@ -42,7 +42,8 @@ SPECS = [
     Dense(),
     LowRank(rank=4),
     LowRank(energy=1.0),
-    Kronecker(out_block=4, in_block=2),
+    Kronecker(),
+    Kronecker(out_block=4, in_block=2, rank=2),
     ToeplitzLike(rank=2),
     BlockSparse(keep=0.5),
     BlockSparse(block=(4, 5), keep=0.4),
@@ -113,6 +114,35 @@ def test_a_state_dict_brings_the_rank_that_an_energy_led_to():
     assert_close(other.dense(), weight.dense())
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_kronecker_product_is_the_nearest_of_its_rank(rank):
+    """The distance is that of Van Loan and Pitsianis: the singular values left out, of the blocks as rows."""
+    matrix, gates, tall, wide, out_block, in_block = torch.randn(2 * 12, 10), 2, 3, 5, 4, 2
+    weight = Kronecker(out_block, in_block, rank=rank).build(2 * 12, 10, gates).from_dense_(matrix)
+    blocks = [
+        torch.stack(
+            [gate[i : i + out_block, j : j + in_block].flatten() for i in range(0, 12, 4) for j in range(0, 10, 2)]
+        )
+        for gate in matrix.chunk(gates)
+    ]
+    left_out = torch.cat([torch.linalg.svdvals(b)[rank:] for b in blocks])
+    assert_close((weight.dense() - matrix).norm(), left_out.norm())
+    assert weight.left.shape == (gates, rank, tall, wide)
+    kron = [sum(map(torch.kron, a, b)) for a, b in zip(weight.left, weight.right, strict=True)]
+    assert_close(weight.dense(), torch.cat(kron))
+    assert_close(weight.left.norm(dim=(2, 3)), weight.right.norm(dim=(2, 3)))
+
+
+def test_the_zero_matrix_is_a_kronecker_product():
+    assert not Kronecker().build(8, 6).from_dense_(torch.zeros(8, 6)).dense().any()
+
+
+@pytest.mark.parametrize("size, block", [(512, 16), (256, 16), (650, 25), (1500, 30), (74, 2), (1, 1), (2, 1), (3, 1)])
+def test_blocks_are_the_largest_up_to_the_square_root(size, block):
+    weight = Kronecker().build(4 * size, size, 4)
+    assert weight.right.shape == (4, 1, block, block) and weight.left.shape == (4, 1, size // block, size // block)
+
+
 def test_low_rank_becomes_dense_where_that_is_smaller():
     weight = LowRank(rank=4).build(16, 12)
     assert isinstance(select(weight, inp=torch.arange(3)), DenseWeight)
@@ -148,6 +178,17 @@ def test_low_rank_becomes_dense_where_that_is_smaller():
         (lambda: Doped(Dense(), keep=2), "keep: .*got 2"),
         (lambda: Doped(0.01, keep=0.1), "weight: expected a weight such as .*got 0.01"),
         (lambda: (LowRank(2) + Diagonal()).build(8, 4), "out_features per gate"),
+        (lambda: Kronecker(rank=0), r"rank: .*got 0"),
+        (
+            lambda: Kronecker(4, 2, rank=9).build(16, 8),
+            "rank: expected at most 8, the smaller of 4 x 4 and 4 x 2, got 9",
+        ),
+        (
+            lambda: Kronecker().build(16, 13),
+            "in_features: .*in_block.*got 13, a prime number; the nearest are 12 and 14",
+        ),
+        (lambda: Kronecker().build(4 * 41, 8, 4), "per gate: .*got 41, a prime number; the nearest are 40 and 42; or"),
+        (lambda: Kronecker().build(8, 5), "the nearest are 4 and 6; or give in_block=1 or in_block=5"),
         (lambda: Dense().build(0, 8), r"out_features: .*got 0"),
         (lambda: Dense().build(7, 8, gates=2), r"out_features: .*got 7"),
         (lambda: Dense().build(4, 3).from_dense_(torch.zeros(3, 4)), "matrix shape"),

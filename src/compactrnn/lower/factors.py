@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..emit import structured
 from ..emit.factor import Factor
+from ..emit.kronecker import Kronecker
 from ..runtime import program
 from ..runtime.entries import ENTRIES
 from ..runtime.shared import CirculantBlocks, HashedEntries
@@ -24,6 +25,7 @@ from ..weights import terms
 from ..weights.base import AbstractWeight
 from ..weights.block_term import Blocks
 from ..weights.shared_term import CirculantTerm, HashedTerm
+from ..weights.kronecker_term import KroneckerTerm
 from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
 from ..weights.toeplitz_term import ToeplitzTerm
@@ -52,6 +54,11 @@ def is_known(term: Term) -> bool:
 def _(term: ToeplitzTerm) -> Factor:
     vectors = np.stack([array(term.first), array(term.second)])
     return program.Tensor(vectors, form=ToeplitzBlocks(term.rows, term.gates))
+
+
+@factor.register
+def _(term: KroneckerTerm) -> Factor:
+    return Kronecker(array(term.left), array(term.right))
 
 
 @factor.register
