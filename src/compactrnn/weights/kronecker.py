@@ -69,7 +69,7 @@ class KroneckerWeight(AbstractWeight):
         return (self.left @ grid @ self.right.mT).sum(-3).flatten(-3)
 
     def dense(self) -> Tensor:
-        return self.terms()[0].dense()
+        return KroneckerTerm(self.left, self.right).dense()
 
     def terms(self) -> tuple[Term, ...]:
         """One, that the core stores as it is."""
