@@ -20,7 +20,7 @@ static cr_matrix cr_columns_f32(void *work, const float *x, size_t k, size_t cou
         for (size_t j = 0; j < k; j++)
             for (size_t p = first; p < panels && p < first + CR_MAX_BLOCK_PANELS; p++, line += LANES)
                 v_store(line, v_load_some(x + j * count + LANES * p, count - LANES * p, 0.0f));
-    return (cr_matrix){work, NULL, NULL, count, k, CR_MAX_BLOCK_PANELS};
+    return (cr_matrix){.lines = work, .rows = count, .columns = k, .block = CR_MAX_BLOCK_PANELS};
 }
 
 static cr_matrix cr_columns_i8(void *work, const void *quantized, size_t k, size_t count)
@@ -49,7 +49,7 @@ static cr_matrix cr_columns_i8(void *work, const void *quantized, size_t k, size
         v_store((float *)(void *)(sums + LANES * p), w_bits(sum));
         v_store(scale + LANES * p, v_splat(of_x));
     }
-    return (cr_matrix){lines, scale, sums, count, k, CR_MAX_BLOCK_PANELS};
+    return (cr_matrix){.lines = lines, .scale = scale, .sums = sums, .rows = count, .columns = k, .block = CR_MAX_BLOCK_PANELS};
 }
 
 /* W X: each row of W is a vector, which the columns of X are multiplied with. 16 of them lie in a panel. */
