@@ -1,4 +1,4 @@
-"""Every cell, in its variants."""
+"""Every cell, in its variants, as keywords of `Recurrent`."""
 
 from functools import partial
 
@@ -31,6 +31,14 @@ CELLS = [
     partial(HiPPO, memory_size=2, discretization="backward"),
     partial(FSMN, projection_size=5, look_back=3),
     partial(FSMN, look_back=2, look_ahead=2, stride=2),
+    partial(GRU, proj_size=3),
+    partial(Elman, proj_size=3, nonlinearity="relu"),
+    partial(MGU, proj_size=4, projection_weight=LowRank(rank=2)),
+    partial(HiPPO, proj_size=3, order=5),
+    partial(DuRNN, proj_size=3, short_size=5),
+    partial(IndRNN, proj_size=3),
+    partial(MinGRU, proj_size=3),
+    partial(FSMN, proj_size=3, projection_size=5, look_back=3),
 ]
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .layers import convert_ as convert_
     from .layers import from_torch as from_torch
     from .layers import linear_scan as linear_scan
+    from .layers import tie_ as tie_
     from .layers import truncated as truncated
     from .lower import pack as pack
     from .runtime.engine import Engine as Engine
@@ -113,6 +114,7 @@ _HOME = {
     "save": "compress",
     "time_loop": "layers",
     "linear_scan": "layers",
+    "tie_": "layers",
     "truncated": "layers",
 }
 

@@ -16,3 +16,4 @@ from .indrnn import IndRNN as IndRNN
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
+from .projected import Projected as Projected

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class StateSpec:
     number or one per entry. `role` says what the numbers are: a "state", a "counter" of steps (whole numbers, which a
     narrow type cannot represent), or a "delay" line. Weights in `written_by` write a state of a `shape` by their rows,
     those in `read_by` read it by their columns; these rows and columns belong to no unit, and pruning keeps them.
+
+    `products_only` says that the step gives the state of a unit set to the weights in `read_by` of the set and does
+    nothing else with it, as an LSTM with h. With a projection of the output (`Projected`) it is then not kept.
     """
 
     name: str
@@ -41,6 +44,7 @@ class StateSpec:
     role: Literal["state", "counter", "delay"] = "state"
     written_by: tuple[str, ...] = ()
     read_by: tuple[str, ...] = ()
+    products_only: bool = False
 
     def __post_init__(self):
         if self.units is None and self.shape is None:
@@ -100,7 +104,7 @@ class AbstractCell(nn.Module, ABC):
     input: AbstractWeight
     reads_input: tuple[str, ...] = ("input",)
     steps_ahead: int = 0  # how many later steps `look_ahead` reads
-    kernel: ClassVar[str] = ""  # the native operation that does this step whole, if there is one
+    kernel: str = ""  # the native operation that does this step whole, if there is one
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

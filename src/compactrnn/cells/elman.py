@@ -25,7 +25,7 @@ class Elman(AbstractCell):
     Source: Elman, "Finding Structure in Time", 1990.
     """
 
-    states = (StateSpec("h"),)
+    states = (StateSpec("h", products_only=True),)
     units = (
         UnitSet("h", written_by=("input", "hidden", "input_bias", "hidden_bias"), read_by=("hidden",), output=True),
     )

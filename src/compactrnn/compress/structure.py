@@ -147,7 +147,7 @@ def _resize(layer: nn.Module, stored: dict[str, Any], where: str) -> None:
         keep = [[{name: torch.arange(n) for name, n in sets.items()} for sets in row] for row in units]
         narrow_(layer, keep, torch.arange(stored["inputs"]))
     # one size for all layers, or a list even if all are the same
-    for name in ("hidden_size", "proj_size")[: 2 if isinstance(layer, nn.RNNBase) else 1]:
+    for name in ("hidden_size", "proj_size"):
         if _list(stored[name], len(units)) != _list(getattr(layer, name), len(units)):
             raise invalid(f"{where}.{name}", got=stored[name], expected=f"{getattr(layer, name)}, by its units")
         setattr(layer, name, stored[name])

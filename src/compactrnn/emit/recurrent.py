@@ -53,13 +53,18 @@ def gru(
     bias_ih: np.ndarray | None = None,
     bias_hh: np.ndarray | None = None,
     *,
+    projection: Sequence[Factor] = (),
     initial: Sequence[np.ndarray] | None = None,
     name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
     """A GRU over the sequence `x`; see `gru_step` for the weights, `lstm` for the rest."""
-    (h,) = [np.zeros(weight_ih[0].shape[0] // 3)] if initial is None else initial
-    x, states = _begin(build, x, {name("h"): (h, bool((np.abs(h) <= 1).all()))})
-    y, after = gru_step(build, x, states, weight_ih, weight_hh, bias_ih, bias_hh, name)
+    n = weight_ih[0].shape[0] // 3
+    sizes = {"h": projection[0].shape[0], "c": n} if projection else {"h": n}
+    starts = dict(zip(sizes, initial or [np.zeros(size) for size in sizes.values()], strict=True))
+    own = "c" if projection else "h"
+    small = bool((np.abs(starts[own]) <= 1).all())
+    x, states = _begin(build, x, {name(key): (start, small and key == own) for key, start in starts.items()})
+    y, after = gru_step(build, x, states, weight_ih, weight_hh, bias_ih, bias_hh, projection, name)
     return _finish(build, x, y, states, after)
 
 
@@ -111,14 +116,16 @@ def gru_step(
     weight_hh: Sequence[Factor],
     bias_ih: np.ndarray | None,
     bias_hh: np.ndarray | None,
+    projection: Sequence[Factor] = (),
     name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
     """r, z = sig(W x + b + U h + c); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h.
 
-    The gates are in torch's order r, z, n; of the two biases both are given or none. See `lstm_step` for the rest.
+    The gates are in torch's order r, z, n; of the two biases both are given or none. With a projection P the states are
+    p = P h, which U is multiplied with and which is the output, and h. See `lstm_step` for the rest.
     """
-    (h,) = states
-    n, before = h.width, _vector(h)
+    read, h = states[0], states[-1]
+    n, before = h.width, _vector(read)
     if _fits_kernel(weight_ih, weight_hh, 3):
         to_gates = to_candidate = None
         if bias_ih is not None and bias_hh is not None:
@@ -130,8 +137,12 @@ def gru_step(
     else:
         from_input = build.chain(weight_ih, x, _constant(build, bias_ih), name("input"))
         from_state = build.chain(weight_hh, before, _constant(build, bias_hh), name("hidden"))
-        out = build.gru_cell(_computed(build, from_input, 3 * n), _computed(build, from_state, 3 * n), before).ref
-    return _computed(build, out, n, h.bounded), [replace(h, ref=out, kind=STEP)]
+        out = build.gru_cell(_computed(build, from_input, 3 * n), _computed(build, from_state, 3 * n), _vector(h)).ref
+    y, after = _computed(build, out, n, h.bounded), [replace(h, ref=out, kind=STEP)]
+    if projection:
+        y = _computed(build, build.chain(projection, y, None, name("projection")), read.width)
+        after = [replace(read, ref=y.ref, kind=STEP), *after]
+    return y, after
 
 
 def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import GRU, LSTM, AbstractCell, Elman, Projected
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
 
@@ -33,8 +33,9 @@ def bind(module: Any, suffix: str) -> AbstractCell:
     options: dict[str, Any] = {"bias": "input_bias" in parts}
     with torch.device("meta"):
         if module.mode == "LSTM":
-            projection = parts["projection"].shape[0] if "projection" in parts else 0  # pyright: ignore
-            cell = LSTM(columns, hidden_size, proj_size=projection, **options)  # pyright: ignore
+            cell = LSTM(columns, hidden_size, **options)
+            if (p := parts.get("projection")) is not None:
+                cell = Projected(cell, p.shape[0] if isinstance(p, Tensor) else p.out_features)
         elif module.mode == "GRU":
             cell = GRU(columns, hidden_size, **options)
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from .._errors import check_positive, invalid
+from .._errors import invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
 from .autocast import casts_in_vain, without_casts
@@ -23,7 +23,7 @@ from .dense_form import differs, is_dense_product
 from .loop import loop_report, wanted_loop
 from .ordinary import is_batched_or_dual, why_not_native
 from .run_layer import scan_layer
-from .sequence import StateForm, Steps, check_dtype, run_stack, sizes_per_layer
+from .sequence import StateForm, Steps, check_dtype, projection_per_layer, run_stack, sizes_per_layer
 
 _FEW = 3  # times fewer multiplications for a weight's own product to be faster than torch's operator
 
@@ -272,14 +272,3 @@ def _new(spec: WeightSpec, out_features: int, in_features: int, gates: int = 1) 
     if spec == DENSE:  # not drawn yet, so that the same seed gives the same numbers as in torch
         return nn.Parameter(torch.empty(out_features, in_features))
     return spec.build(out_features, in_features, gates)
-
-
-def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> list[int]:
-    """The projection of every layer, 0 in all of them for none."""
-    projections = list(proj_size) if isinstance(proj_size, list | tuple) else [proj_size] * len(sizes)
-    if len(projections) != len(sizes):
-        raise invalid("proj_size", got=proj_size, expected=f"{len(sizes)} sizes, one for each layer")
-    if any(projections):
-        for projection in projections:
-            check_positive(projection, "proj_size")
-    return projections  # pyright: ignore

@@ -41,6 +41,9 @@ def narrow_(
         alike = len({row[0].state_sizes() for row in cells}) == 1
         hidden = [row[0].hidden_size for row in cells]
         layer.hidden_size = _one_or_list(hidden, layer.hidden_size) if alike else hidden
+        if layer.proj_size:
+            projected = [row[0].output_size for row in cells]
+            layer.proj_size = projected if isinstance(layer.hidden_size, list) else projected[0]
         return layer
     fused = convert_(layer)
     assert isinstance(fused, AbstractFused)

