@@ -73,6 +73,7 @@ CELLS = [
     Projecting(GRU, 4, cr.LowRank(rank=2), bias=False),
     Projecting(Elman),
     Projecting(MGU),
+    Projecting(cr.FastGRNN),
     Projecting(HiPPO, order=5),
     Projecting(FSMN, projection_size=5, look_back=2, look_ahead=2),
     Projecting(DuRNN, short_size=5),

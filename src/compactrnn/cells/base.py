@@ -28,9 +28,10 @@ class StateSpec:
     `push`: the last k rows, the newest first, one after the other.
 
     `init` is the value before the first step: a number, or the name of a parameter or buffer of the cell, with one
-    number or one per entry. `role` says what the numbers are: a "state", a "counter" of steps (whole numbers, which a
-    narrow type cannot represent), or a "delay" line. Weights in `written_by` write a state of a `shape` by their rows,
-    those in `read_by` read it by their columns; these rows and columns belong to no unit, and pruning keeps them.
+    number or one per entry; None where the cell's own `initial_states` computes it. `role` says what the numbers are: a
+    "state", a "counter" of steps (whole numbers, which a narrow type cannot represent), or a "delay" line. Weights in
+    `written_by` write a state of a `shape` by their rows, those in `read_by` read it by their columns; these rows and
+    columns belong to no unit, and pruning keeps them.
 
     `products_only` says that the step gives the state of a unit set to the weights in `read_by` of the set and does
     nothing else with it, as an LSTM with h. With a projection of the output (`Projected`) it is then not kept.
@@ -38,7 +39,7 @@ class StateSpec:
 
     name: str
     units: str | None = None
-    init: float | str = 0.0
+    init: float | str | None = 0.0
     shape: tuple[int, ...] | None = None
     delay: int = 0
     role: Literal["state", "counter", "delay"] = "state"
@@ -198,7 +199,7 @@ class AbstractCell(nn.Module, ABC):
     def _initial(self, state: StateSpec, shape: tuple[int, int], like: Tensor) -> Tensor:
         if isinstance(state.init, str):
             return getattr(self, state.init).to(like).reshape(-1).expand(shape)
-        return like.new_full(shape, state.init)
+        return like.new_full(shape, state.init or 0.0)
 
     def select_(self, keep: Mapping[str, Tensor], inputs: Tensor | None = None) -> AbstractCell:
         """Keep the units `keep[set name]` (index tensors) and the input columns `inputs`; returns self.

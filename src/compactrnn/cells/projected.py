@@ -81,7 +81,8 @@ class Projected(AbstractCell):
         ]
         self.drops = place is not None and states[place].products_only
         if place is not None:
-            states = [StateSpec(name, units=name), *states[:place], *states[place + self.drops :]]
+            first = 0.0 if states[place].init == 0 else None
+            states = [StateSpec(name, units=name, init=first), *states[:place], *states[place + self.drops :]]
         self.states = tuple(states)
 
     def _inside(self, seen: Tensor | None = None, projected: Tensor | None = None) -> AbstractCell:
@@ -114,10 +115,9 @@ class Projected(AbstractCell):
 
     def initial_states(self, batch: int, like: Tensor | None = None) -> tuple[Tensor, ...]:
         states = super().initial_states(batch, like)
-        first = None if self.carried is None else self.inner_states[self.carried]
-        if first is None or first.init == 0:
+        if self.carried is None or self.states[0].init is not None:
             return states
-        own = self._initial(first, (batch, self.projection.in_features), states[0])
+        own = self._initial(self.inner_states[self.carried], (batch, self.projection.in_features), states[0])
         return self.projection(own), *states[1:]
 
     def reset_parameters(self) -> None:
