@@ -156,6 +156,23 @@ def test_an_lstm_is_that_of_torch(bidirectional):
     assert_close(sum(g.square().sum() for g in got), sum(g.square().sum() for g in wanted))
 
 
+def test_the_projection_of_an_lstm_may_be_any_weight(tmp_path):
+    torch.manual_seed(0)
+    fused = cr.LSTM(4, 16, 2, batch_first=True, proj_size=8, projection_weight=cr.LowRank(rank=3))
+    layer, x = cr.Recurrent(LSTM, 4, 16, 2, batch_first=True, proj_size=8), torch.randn(1, 9, 4)
+    for row, cells in zip(cr.layers.cells_of(fused), layer.cells, strict=True):
+        for name, weight in row[0].named_children():
+            getattr(cells[0], name).from_dense_(weight.dense())
+        for name, bias in row[0].named_parameters(recurse=False):
+            getattr(cells[0], name).data.copy_(bias)
+    assert_close(fused(x), layer(x))
+    assert_close(fused.to_torch()(x), layer(x))
+    assert type(fused.weight_hr_l1).__name__ == "LowRankWeight" and "projection_weight=LowRank(rank=3)" in repr(fused)
+    cr.pack(nn.Sequential(fused, First()), tmp_path / "model.crnn", x, weights="float32")
+    error = cr.Engine(tmp_path / "model.crnn").run(x[0].numpy()) - fused(x)[0][0].detach().numpy()
+    assert np.abs(error).max() < 1e-5
+
+
 def test_a_size_for_each_layer():
     layer = cr.Recurrent(GRU, 4, 8, proj_size=[3, 5], bidirectional=True)
     output, (h, c) = layer(torch.randn(6, 2, 4))
@@ -250,6 +267,8 @@ class Bounded(OutputGate):
         (lambda: Projected(DuRNN(4, 4, parts="short"), 2), "matrices are free.*, got DuRNN.* constrain_ .* hidden"),
         (lambda: Projected(Bounded(4, 4), 2), "matrices are free.*, got Bounded"),
         (lambda: Projected(Projected(GRU(4, 4), 2), 2), "without a projection.*, got Projected"),
+        (lambda: cr.LSTM(4, 4, projection_weight=cr.LowRank(rank=2)), "projection_weight: expected it with proj_size"),
+        (lambda: cr.Recurrent(GRU, 4, 4, projection_weight=cr.LowRank(rank=2)), "projection_weight: expected it with"),
         (lambda: cr.Recurrent(GRU, 4, 4, proj_size=[2, 0]), "proj_size: .*got 0"),
         (lambda: cr.Recurrent(GRU, 4, [4, 4], proj_size=[2]), r"proj_size: expected 2 sizes.*, got \[2\]"),
         (lambda: cr.Recurrent(GRU, 4, 4, proj_size=2, hidden_weight=cr.LowRank(rank=3)), "rank: expected at most 2"),

@@ -25,6 +25,7 @@ from .ordinary import is_batched_or_dual, why_not_native
 from .run_layer import scan_layer
 from .sequence import StateForm, Steps, check_dtype, projection_per_layer, run_stack, sizes_per_layer
 
+_SPECS = ("input_weight", "hidden_weight", "projection_weight")
 _FEW = 3  # times fewer multiplications for a weight's own product to be faster than torch's operator
 
 
@@ -38,6 +39,7 @@ class AbstractFused(nn.RNNBase):
 
     input_weight: WeightSpec = DENSE
     hidden_weight: WeightSpec = DENSE
+    projection_weight: WeightSpec = DENSE
 
     def _start(
         self,
@@ -54,23 +56,25 @@ class AbstractFused(nn.RNNBase):
         dtype: torch.dtype | None,
         input_weight: WeightSpec,
         hidden_weight: WeightSpec,
+        projection_weight: WeightSpec = DENSE,
     ) -> None:
-        for name, spec in (("input_weight", input_weight), ("hidden_weight", hidden_weight)):
+        specs = dict(zip(_SPECS, (input_weight, hidden_weight, projection_weight), strict=True))
+        for name, spec in specs.items():
             if not isinstance(spec, WeightSpec):
                 raise invalid(name, got=repr(spec), expected="a weight, such as Dense() or LowRank(rank=8)")
         rest = (bias, batch_first, dropout, bidirectional)
         per_layer = isinstance(hidden_size, list | tuple) or isinstance(proj_size, list | tuple)
-        if not per_layer and input_weight == hidden_weight == DENSE:
+        if not per_layer and all(spec == DENSE for spec in specs.values()):
             nn.RNNBase.__init__(self, mode, input_size, hidden_size, num_layers, *rest, proj_size, device, dtype)  # pyright: ignore
             return
         if isinstance(proj_size, list | tuple) and not isinstance(hidden_size, list | tuple):
             hidden_size = [hidden_size] * len(proj_size)  # pyright: ignore
         sizes, num_layers = sizes_per_layer(hidden_size, num_layers)  # pyright: ignore
-        projections = projection_per_layer(proj_size, sizes)
+        projections = projection_per_layer(proj_size, sizes, projection_weight)
         # torch checks the arguments and names the parameters; on the meta device that costs nothing
         size = max(sizes[0], projections[0] + 1) if per_layer else sizes[0]
         nn.RNNBase.__init__(self, mode, input_size, size, num_layers, *rest, projections[0], "meta", dtype)
-        self.input_weight, self.hidden_weight = input_weight, hidden_weight
+        vars(self).update(specs)
         self.hidden_size = sizes if per_layer else sizes[0]  # pyright: ignore
         self.proj_size = projections if per_layer and projections[0] else projections[0]  # pyright: ignore
         with contextlib.nullcontext() if device is None else torch.device(device):
@@ -92,7 +96,7 @@ class AbstractFused(nn.RNNBase):
                 if self.bias:
                     parts |= {n: nn.Parameter(torch.empty(gates * size)) for n in ("bias_ih", "bias_hh")}
                 if projection:
-                    parts["weight_hr"] = _new(DENSE, projection, size)
+                    parts["weight_hr"] = _new(self.projection_weight, projection, size)
                 for name, part in parts.items():
                     self.put(f"{name}_l{layer}{suffix}", part)
             width = output * directions
@@ -247,14 +251,14 @@ class AbstractFused(nn.RNNBase):
                     matrices[child] = nn.Parameter(child.dense().detach().clone(), requires_grad=trainable)
                 setattr(plain, name, matrices[child])
         plain.hidden_size, plain.proj_size = sizes[0], projections[0]
-        for name in ("input_weight", "hidden_weight"):
+        for name in _SPECS:
             plain.__dict__.pop(name, None)
         plain.refresh()
         plain.__class__ = next(c for c in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(self, c))  # pyright: ignore
         return plain
 
     def extra_repr(self) -> str:
-        specs = [f"{n}={s}" for n in ("input_weight", "hidden_weight") if (s := getattr(self, n)) != DENSE]
+        specs = [f"{n}={s}" for n in _SPECS if (s := getattr(self, n)) != DENSE]
         return ", ".join([super().extra_repr(), *specs])
 
 

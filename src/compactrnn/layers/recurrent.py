@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
         if isinstance(proj_size, list | tuple) and not isinstance(hidden_size, list | tuple):
             hidden_size = [hidden_size] * len(proj_size)  # pyright: ignore
         sizes, self.num_layers = sizes_per_layer(hidden_size, num_layers)
-        projections = projection_per_layer(proj_size, sizes)
+        projections = projection_per_layer(proj_size, sizes, projection_weight)
         per_layer = isinstance(hidden_size, list | tuple)
         self.cell_class = cell_class
         self.input_size = check_positive(input_size, "input_size")

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import check_positive, invalid
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
 
 
 @dataclass
@@ -150,14 +152,16 @@ def sizes_per_layer(hidden_size: int | Sequence[int], num_layers: int) -> tuple[
     return [check_positive(hidden_size, "hidden_size")] * num_layers, num_layers  # pyright: ignore
 
 
-def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int]) -> list[int]:
-    """The projection of every layer, 0 in all of them for none."""
+def projection_per_layer(proj_size: int | Sequence[int], sizes: list[int], weight: WeightSpec = DENSE) -> list[int]:
+    """The projection of every layer, 0 in all of them for none; `weight` is that of its matrix."""
     projections = list(proj_size) if isinstance(proj_size, list | tuple) else [proj_size] * len(sizes)
     if len(projections) != len(sizes):
         raise invalid("proj_size", got=proj_size, expected=f"{len(sizes)} sizes, one for each layer")
     if any(projections):
         for projection in projections:
             check_positive(projection, "proj_size")
+    elif weight != DENSE:
+        raise invalid("projection_weight", got=weight, expected="it with proj_size, the size of the projection")
     return projections  # pyright: ignore
 
 

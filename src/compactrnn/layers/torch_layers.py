@@ -20,8 +20,9 @@ class LSTM(AbstractFused, nn.LSTM):
     Arguments, call, results, parameter names and initial numbers are torch's; the equations stand at
     `compactrnn.cells.LSTM`. Beyond torch: `hidden_size` (and `proj_size`) may be a list, one size per layer; each state
     is then a tuple of tensors (N, size of the layer), one per layer and direction, instead of one tensor
-    (num_layers * directions, N, hidden_size), so that `h_n[-1]` means the same. `input_weight` and `hidden_weight` say
-    how the matrices that are applied to the input and to the last output are stored.
+    (num_layers * directions, N, hidden_size), so that `h_n[-1]` means the same. `input_weight`, `hidden_weight` and
+    `projection_weight` say how the matrices that are applied to the input and to the last output, and the projection of
+    `proj_size`, are stored.
 
     >>> import torch
     >>> from compactrnn.weights import LowRank
@@ -48,9 +49,10 @@ class LSTM(AbstractFused, nn.LSTM):
         *,
         input_weight: WeightSpec = DENSE,
         hidden_weight: WeightSpec = DENSE,
+        projection_weight: WeightSpec = DENSE,
     ):
         rest = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        self._start("LSTM", input_size, hidden_size, *rest, input_weight, hidden_weight)
+        self._start("LSTM", input_size, hidden_size, *rest, input_weight, hidden_weight, projection_weight)
 
 
 class GRU(AbstractFused, nn.GRU):
