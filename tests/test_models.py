@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from compactrnn import weights
 from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
@@ -41,6 +42,10 @@ def test_the_sizes_of_a_model_are_options_that_build_it_again():
     for model, build in (
         (LanguageModel(9, LanguageModelOptions(hidden=(5, 3))), lambda o: LanguageModel(9, LanguageModelOptions(**o))),
         (SequenceModel(2, 3, SequenceModelOptions(hidden=(4, 6))), lambda o: SequenceModel(2, 3, _sequence(o))),
+        (
+            SequenceModel(2, 3, SequenceModelOptions(hidden=(4, 6), projection=(3, 5))),
+            lambda o: SequenceModel(2, 3, _sequence(o)),
+        ),
     ):
         again = build(model.size_options())
         assert {n: t.shape for n, t in again.state_dict().items()} == {
@@ -91,3 +96,17 @@ def test_sums_are_flat_and_have_parts():
         weights.Sum((weights.Dense(), "Dense"))
     with pytest.raises(TypeError):
         weights.LowRank(4) + 3
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "MinGRU"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_projections_stand_between_the_layers(cell, bidirectional):
+    options = SequenceModelOptions(hidden=(8, 6), projection=(3, 4), cell=cell, bidirectional=bidirectional)
+    model, directions = SequenceModel(2, 5, options, every_step=True), 1 + bidirectional
+    assert model(torch.randn(2, 7, 2)).shape == (2, 7, 5)
+    assert model.output.in_features == 4 * directions
+    (first, second) = model.layers
+    inputs = second.weight_ih_l0.shape[1] if cell == "LSTM" else second.cells[0][0].input.in_features
+    assert (first.proj_size, second.proj_size, inputs) == (3, 4, 3 * directions)
+    with pytest.raises(ValueError, match=r"model.projection: expected none, or 2 sizes.*, got \[3\]"):
+        SequenceModel(2, 5, SequenceModelOptions(hidden=(8, 6), projection=(3,)))

@@ -107,7 +107,7 @@ class Projected(AbstractCell):
             return self.projection(y), after
         h, own = states[0], list(states[1:])
         if self.drops:
-            own.insert(place, h)
+            own.insert(place, h)  # which the readers get, and nothing else does
         y, after = self._inside(own[place], h).step(projected, tuple(own))
         output = self.projection(y)
         h = output if after[place] is y else self.projection(after[place])
@@ -122,19 +122,19 @@ class Projected(AbstractCell):
 
     def reset_parameters(self) -> None:
         """Initialize the cell as its class does, with Z for U, and P from U(-b, b), b = hidden_size ** -0.5."""
-        self._inside_(AbstractCell.reset_parameters)
+        self._change_inside("reset_parameters")
         self.projection.reset_parameters(self.projection.in_features**-0.5)
 
     def constrain_(self) -> None:
-        self._inside_(AbstractCell.constrain_)
+        self._change_inside("constrain_")
 
     def penalty(self) -> Tensor | None:
         return self._inside().penalty()
 
-    def _inside_(self, method: object) -> None:
-        """Call a method of the cell's class that changes the cell."""
+    def _change_inside(self, method: str) -> None:
+        """Call a method of the cell's class that changes the cell, and keep what it sets."""
         cell = self._inside()
-        getattr(cell, method.__name__)()  # pyright: ignore
+        getattr(cell, method)()
         kept = {"states", "units", *_OF_MODULES}
         vars(self).update({name: value for name, value in vars(cell).items() if name not in kept})
 

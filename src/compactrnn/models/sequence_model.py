@@ -28,11 +28,13 @@ class SequenceModelOptions:
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
     that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
     drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
-    many units in each: for models that answer at every step.
+    many units in each: for models that answer at every step. `projection` has the sizes of the layers' projections,
+    which their recurrence and the next layer read (`proj_size`); without, there are none.
     """
 
     adjustable: ClassVar = ("dropout",)
     hidden: Layers = (128, 128)
+    projection: Layers = ()
     cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
     residual: Flag = False
@@ -69,16 +71,20 @@ class SequenceModel(AbstractModel):
         sizes = list(options.hidden)
         if not sizes:
             raise invalid("model.hidden", got="no layer", expected="a size per layer")
-        if options.residual and len(set(sizes)) > 1:
-            raise invalid("model.residual", got=f"layers of {sizes} units", expected="equal sizes")
+        projections = list(options.projection) or [0] * len(sizes)
+        if len(projections) != len(sizes):
+            raise invalid("model.projection", got=projections, expected=f"none, or {len(sizes)} sizes as in hidden")
+        outputs_of = [p or n for p, n in zip(projections, sizes, strict=True)]
+        if options.residual and len(set(outputs_of)) > 1:
+            raise invalid("model.residual", got=f"layers of {outputs_of} units", expected="equal sizes")
         if options.bidirectional and not every_step:
             raise invalid("model.bidirectional", got="true", expected="false for a model that answers at the last step")
         last, directions = len(sizes) - 1, 2 if options.bidirectional else 1
-        widths = [size * directions for size in sizes]
-        self.layers = nn.ModuleList(
-            _layer(options, width, size, {**options.cell_options, **(options.last_cell_options if n == last else {})})
-            for n, (width, size) in enumerate(zip([inputs, *widths], sizes, strict=False))
-        )
+        widths = [size * directions for size in outputs_of]
+        self.layers = nn.ModuleList()
+        for n, (width, size, projection) in enumerate(zip([inputs, *widths], sizes, projections, strict=False)):
+            own = {**options.cell_options, **(options.last_cell_options if n == last else {})}
+            self.layers.append(_layer(options, width, size, projection, own))
         self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in widths)
         self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
         self.output = nn.Linear(widths[-1], outputs)
@@ -133,17 +139,23 @@ class SequenceModel(AbstractModel):
         return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
 
     def size_options(self) -> dict[str, Any]:
-        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
+        projections = tuple(int(layer.proj_size) for layer in self.layers)  # pyright: ignore
+        sizes = {"hidden": self.layer_sizes(), "projection": projections if any(projections) else ()}
+        return {**sizes, "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.layers.parameters())
 
 
-def _layer(options: SequenceModelOptions, inputs: int, size: int, cell_options: Mapping[str, Any]) -> nn.Module:
+def _layer(
+    options: SequenceModelOptions, inputs: int, size: int, projection: int, cell_options: Mapping[str, Any]
+) -> nn.Module:
     specs: dict[str, Any] = {**weight_specs(options), **({"bidirectional": True} if options.bidirectional else {})}
     cell_options = {name: None if value == "none" else value for name, value in cell_options.items()}
-    fused = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.RNN}.get(options.cell)
+    if projection:
+        specs["proj_size"] = projection
+    fused = {"LSTM": layers.LSTM, **({} if projection else {"GRU": layers.GRU, "RNN": layers.RNN})}.get(options.cell)
     try:
         if fused is not None:
             return fused(inputs, size, **specs, **cell_options)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import check_positive, invalid
+from .low_rank import rank_of_energy
 
 
 @torch.no_grad()
@@ -52,8 +53,7 @@ def joint_factors(
     both = [m.double() for m in (hidden, next_input) if m is not None]
     _, s, vt = torch.linalg.svd(torch.cat(both) if stacked else both[0], full_matrices=rank is not None)
     if rank is None:
-        explained = s.square().cumsum(0)
-        rank = min(len(s), int((explained < energy * explained[-1]).sum()) + 1)
+        rank = rank_of_energy(s, float(energy))  # pyright: ignore
     p = vt[:rank]
     z_h, *z_x = (m @ p.T for m in both)
     return p.to(hidden), z_h.to(hidden), z_x[0].to(hidden) if z_x else None
