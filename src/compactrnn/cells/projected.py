@@ -117,8 +117,9 @@ class Projected(AbstractCell):
         states = super().initial_states(batch, like)
         if self.carried is None or self.states[0].init is not None:
             return states
-        own = self._initial(self.inner_states[self.carried], (batch, self.projection.in_features), states[0])
-        return self.projection(own), *states[1:]
+        shape, like = (batch, self.projection.in_features), next(self.projection.parameters())
+        own = self._initial(self.inner_states[self.carried], shape, like)
+        return self.projection(own).to(states[0]), *states[1:]
 
     def reset_parameters(self) -> None:
         """Initialize the cell as its class does, with Z for U, and P from U(-b, b), b = hidden_size ** -0.5."""

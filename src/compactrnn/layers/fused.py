@@ -74,7 +74,8 @@ class AbstractFused(nn.RNNBase):
         # torch checks the arguments and names the parameters; on the meta device that costs nothing
         size = max(sizes[0], projections[0] + 1) if per_layer else sizes[0]
         nn.RNNBase.__init__(self, mode, input_size, size, num_layers, *rest, projections[0], "meta", dtype)
-        vars(self).update(specs)
+        self.input_weight, self.hidden_weight = input_weight, hidden_weight
+        self.projection_weight = projection_weight
         self.hidden_size = sizes if per_layer else sizes[0]  # pyright: ignore
         self.proj_size = projections if per_layer and projections[0] else projections[0]  # pyright: ignore
         with contextlib.nullcontext() if device is None else torch.device(device):
