@@ -5,7 +5,7 @@ import numpy as np
 from compactrnn.data.fsdd import RATE, SpokenDigits
 
 
-def toy_digits(speakers=3, takes=10, seed=0):
+def toy_digits(speakers=3, takes=12, seed=0):
     """Digit d of speaker s is two tones, one after the other, whose pitch follows from d and, less, from s."""
     random = np.random.default_rng(seed)
     parts = [(digit, speaker, take) for speaker in range(speakers) for digit in range(10) for take in range(takes)]

@@ -63,5 +63,6 @@ class FastGRNN(AbstractCell):
         a = projected + self.hidden(h)
         z = torch.sigmoid(a if self.gate_bias is None else a + self.gate_bias)
         candidate = torch.tanh(a if self.candidate_bias is None else a + self.candidate_bias)
-        h = (torch.sigmoid(self.zeta) * (1 - z) + torch.sigmoid(self.nu)) * candidate + z * h
+        zeta, nu = torch.sigmoid(self.zeta), torch.sigmoid(self.nu)
+        h = (zeta + nu - zeta * z) * candidate + z * h
         return h, (h,)

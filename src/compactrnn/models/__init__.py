@@ -2,6 +2,8 @@
 
 from .acoustic_model import AcousticModel as AcousticModel
 from .acoustic_model import AcousticModelOptions as AcousticModelOptions
+from .audio_model import AudioModel as AudioModel
+from .audio_model import AudioModelOptions as AudioModelOptions
 from .base import AbstractModel as AbstractModel
 from .log_mel import LogMel as LogMel
 from .recurrent_lm import LanguageModel as LanguageModel

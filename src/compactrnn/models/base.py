@@ -34,6 +34,10 @@ class AbstractModel(nn.Module, ABC):
     def adjust(self, options: Any) -> None:
         """Use the `adjustable` options from now on, the others stay as they were built."""
 
+    def weight_types(self) -> dict[str, str]:
+        """Types of weights that the others do not set, by name as in `pack(weights=...)`; default: none."""
+        return {}
+
     def update_statistics(self, batches: Iterable[Any]) -> None:
         """Estimate what only evaluation uses, such as batch-norm statistics, on training batches; default: nothing."""
 

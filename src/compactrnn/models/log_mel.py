@@ -74,9 +74,10 @@ class LogMel(nn.Module):
         angles = 2 * math.pi / size * torch.arange(window, dtype=torch.float64) * used[:, None]
         hann = torch.hann_window(window, dtype=torch.float64)
         spectrum = torch.cat([angles.cos(), -angles.sin()]) * hann
-        self.register_buffer("spectrum", spectrum.float())
-        self.register_buffer("filters", filters[:, used].float())
-        self.register_buffer("cosines", None if coefficients is None else _cosines(coefficients, mels).float())
+        self.register_buffer("spectrum", spectrum.float(), persistent=False)
+        self.register_buffer("filters", filters[:, used].float(), persistent=False)
+        cosines = None if coefficients is None else _cosines(coefficients, mels).float()
+        self.register_buffer("cosines", cosines, persistent=False)
         self.size = mels if coefficients is None else coefficients
 
     def forward(self, x: Tensor) -> Tensor:

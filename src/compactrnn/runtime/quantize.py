@@ -10,6 +10,7 @@ import numpy as np
 
 from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
+from .copies import remove_copies
 from .dead_code import remove_dead_code
 from .fold import fold_tokens
 from .hoist import hoist
@@ -84,17 +85,17 @@ def quantize_measured(
     program, by_tensor, named = assign(program, types)
     reasons = _unquantized(program, types)
     if not len(calibration):
-        return Quantized(hoist(store(program, choose(program, by_tensor, caches=caches))), reasons=reasons)
+        return Quantized(_stored(program, choose(program, by_tensor, caches=caches)), reasons=reasons)
     measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
     by_tensor = choose(program, by_tensor, measure if improve else None, caches)
-    plain = stored = hoist(store(program, by_tensor))
+    plain = stored = _stored(program, by_tensor)
     difference = measure.difference(plain)
     shares: dict[str, float] = {}
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
         part = measure.hardest(difference, measurable_steps(program))
         if improve:
             better, its_types, its_reasons = Accuracy(program, by_tensor, named, part).improve()
-            stored = hoist(store(better, its_types))
+            stored = _stored(better, its_types)
             improved = measure.difference(stored)
             if improved.error < difference.error:
                 program, by_tensor, difference = better, its_types, improved
@@ -104,6 +105,11 @@ def quantize_measured(
         if difference.error > LIMIT:
             shares = _by_name(program, Accuracy(program, by_tensor, named, part).shares())
     return Quantized(stored, difference.error, difference.cosine, reasons, shares)
+
+
+def _stored(program: Program, by_tensor: Mapping[int, str]) -> Program:
+    """The program as it is written: its numbers in these types, large products apart, no needless copies."""
+    return remove_copies(hoist(store(program, by_tensor)))
 
 
 def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:

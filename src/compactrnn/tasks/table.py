@@ -8,6 +8,7 @@ from typing import Any
 from .._errors import invalid
 from .adding import AddingTask
 from .base import AbstractTask
+from .digits import DigitsTask
 from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
@@ -18,6 +19,7 @@ DEFAULT = "language_model"
 
 TASKS: dict[str, type[AbstractTask]] = {
     "adding": AddingTask,
+    "digits": DigitsTask,
     "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
     "mnist": MnistTask,

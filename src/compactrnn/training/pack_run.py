@@ -22,12 +22,16 @@ def pack_run(run: str | Path, out: str | Path, weights: WeightsByName) -> dict[s
 
 
 def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
-    """Pack a model with its task's metadata; the error is measured on the task's calibration inputs."""
+    """Pack a model with its task's metadata; the error is measured on the task's calibration inputs.
+
+    What `weights` does not name is stored as `AbstractModel.weight_types` says, or else as `weights` says.
+    """
+    own = model.weight_types()
     report = pack(
         model.eval(),
         out,
         task.example_inputs(),
-        weights=weights,
+        weights={**own, **(weights if isinstance(weights, Mapping) else {"*": weights})} if own else weights,
         calibration=[task.calibration_inputs()],
         metadata=task.metadata(),
     )
