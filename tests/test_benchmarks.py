@@ -6,7 +6,9 @@ import pytest
 import compactrnn as cr
 from compactrnn.cells import DuRNN
 from compactrnn.runtime.file import write
+from compactrnn.tasks import digits
 from scripts import BENCHMARKS, benchmark
+from spoken_digits import toy_digits
 
 
 def test_linear_scan():
@@ -68,3 +70,15 @@ def test_sparse_products(monkeypatch, tmp_path):
     assert dense["dense over this"] == 1 and [row["MACs"] for row in rows] == [4096, 2048]
     row = script.scattered_row(tmp_path, 128, 0.02, rounds=2)
     assert row["entries int8"]["bytes"] < row["entries float32"]["bytes"] < row["lines float32"]["bytes"]
+
+
+def test_digits(monkeypatch, tmp_path):
+    script = benchmark("digits")
+    monkeypatch.setattr(digits, "load_fsdd", toy_digits)
+    options = ["training.batch_size=16", "phases.train.epochs=2"]
+    rows = [script.row_of("kilobyte", split, 1, tmp_path / split, options) for split in ("official", "1")]
+    assert all(row["bytes"] <= 6000 and 0 <= row["test_int8"] <= 100 for row in rows)
+    assert script.row_of("kilobyte", "1", 1, tmp_path / "1", options) == rows[1], "a finished run is read, not repeated"
+    monkeypatch.setattr(script, "REPETITIONS", 1)
+    times = {"kilobyte": script.microseconds(tmp_path / "1" / "int8.crnn")}
+    assert "| kilobyte | 1 | " in script.section(rows, times) and times["kilobyte"] > 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._bounds import STRICT, Count, CountFrom0
+from .._bounds import STRICT, Count, CountFrom0, Positive
 from .._errors import invalid
 from ..data import SpokenDigits, load_fsdd
 from ..data.fsdd import DIGITS, RATE
@@ -44,6 +44,7 @@ class DigitsData:
     hop: Count = 128
     window: Count = 256
     mels: Count = 32
+    floor: Positive = 1e-3
     augmentation: AudioAugmentation = field(default_factory=AudioAugmentation)
     name: Literal["digits"] = "digits"
     __pydantic_config__ = STRICT
@@ -71,7 +72,7 @@ class DigitsTask(AbstractClassificationTask):
     def __init__(self, data: DigitsData, *, batch_size: int, seed: int = 0):
         super().__init__(data, batch_size=batch_size, seed=seed)
         self.digits = load_fsdd()
-        self.log_mel = LogMel(RATE, data.hop, data.window, data.mels)
+        self.log_mel = log_mel_of(data)
         self.parts = split(self.digits, data)
         if batch_size > len(self.parts["train"]):
             got = f"at most the {len(self.parts['train'])} training recordings"
@@ -122,9 +123,7 @@ class DigitsTask(AbstractClassificationTask):
 
     def build_model(self, options: AudioModelOptions) -> AudioModel:
         """A model whose front end knows mean and deviation of the training part's energies."""
-        features = self.data.mels
-        if self.data.rows == "samples":
-            features = LogMel(RATE, self.data.hop, self.data.window, self.data.mels)
+        features = log_mel_of(self.data) if self.data.rows == "samples" else self.data.mels
         return AudioModel(features, DIGITS, options).standardize_(*self.statistics)
 
     def _mean_and_deviation(self) -> tuple[Tensor, Tensor]:
@@ -164,6 +163,11 @@ class DigitsTask(AbstractClassificationTask):
         for row, samples in zip(rows, audio, strict=True):
             row[: len(samples)] = samples
         return torch.from_numpy(rows).unflatten(1, (-1, self.data.hop)), torch.tensor(lengths)
+
+
+def log_mel_of(data: DigitsData) -> LogMel:
+    """The front end, inside the model or outside."""
+    return LogMel(RATE, data.hop, data.window, data.mels, floor=data.floor)
 
 
 def split(digits: SpokenDigits, data: DigitsData) -> dict[str, np.ndarray]:
