@@ -6,7 +6,7 @@ import pytest
 import compactrnn as cr
 from compactrnn.cells import DuRNN
 from compactrnn.runtime.file import write
-from compactrnn.tasks import digits
+from compactrnn.tasks import digit_audio
 from scripts import BENCHMARKS, benchmark
 from spoken_digits import toy_digits
 
@@ -74,7 +74,7 @@ def test_sparse_products(monkeypatch, tmp_path):
 
 def test_digits(monkeypatch, tmp_path):
     script = benchmark("digits")
-    monkeypatch.setattr(digits, "load_fsdd", toy_digits)
+    monkeypatch.setattr(digit_audio, "load_fsdd", toy_digits)
     options = ["training.batch_size=16", "phases.train.epochs=2"]
     rows = [script.row_of("kilobyte", split, 1, tmp_path / split, options) for split in ("official", "1")]
     assert all(row["bytes"] <= 6000 and 0 <= row["test_int8"] <= 100 for row in rows)

@@ -7,9 +7,9 @@ import torch
 import compactrnn as cr
 from compactrnn.models.audio_model import AudioModelOptions
 from compactrnn.models.masks import Masks
-from compactrnn.tasks import digits as module
+from compactrnn.tasks import digit_audio as module
 from compactrnn.tasks.audio_augmentation import AudioAugmentation
-from compactrnn.tasks.digits import DigitsData, DigitsTask, split
+from compactrnn.tasks.digits import DigitsData, DigitsTask
 from compactrnn.tasks.table import task_of
 from compactrnn.training.pack_run import pack_model
 from spoken_digits import toy_digits
@@ -34,7 +34,7 @@ def task(seed=0, **data):
 )
 def test_a_recording_is_in_one_part_and_a_speaker_left_out_in_none_but_the_test(data):
     digits, options = toy_digits(), DigitsData(**data)
-    parts = split(digits, options)
+    parts = options.parts(digits)
     assert sorted(np.concatenate(list(parts.values()))) == list(range(len(digits)))
     train, valid, test = (parts[name] for name in ("train", "valid", "test"))
     if options.split == "official":

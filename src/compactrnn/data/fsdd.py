@@ -18,6 +18,7 @@ from .folder import data_folder
 
 _MAX_BYTES = 1 << 28
 RATE, DIGITS, TAKES, TEST_TAKES = 8000, 10, 50, 5
+SHORTEST_STRING, LONGEST_STRING = 3, 7
 _NAME = re.compile(r"(\d)_([a-z]+)_(\d{1,2})\.wav")
 _ARRAYS = ("audio", "offsets", "digit", "speaker", "take", "rate", "speakers")
 
@@ -88,7 +89,7 @@ def digit_strings(
     strings = []
     for _ in range(count):
         own = by_speaker[random.integers(len(by_speaker))]
-        chosen = random.choice(own, random.integers(3, 8))
+        chosen = random.choice(own, random.integers(SHORTEST_STRING, LONGEST_STRING + 1))
         pauses = random.integers(RATE // 20, RATE * 3 // 10 + 1, len(chosen) + 1)
         strings.append(DigitString(tuple(map(int, chosen)), tuple(map(int, pauses))))
     return strings

@@ -8,6 +8,7 @@ from typing import Any
 from .._errors import invalid
 from .adding import AddingTask
 from .base import AbstractTask
+from .connected_digits import ConnectedDigitsTask
 from .digits import DigitsTask
 from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
@@ -19,6 +20,7 @@ DEFAULT = "language_model"
 
 TASKS: dict[str, type[AbstractTask]] = {
     "adding": AddingTask,
+    "connected_digits": ConnectedDigitsTask,
     "digits": DigitsTask,
     "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
