@@ -9,6 +9,8 @@ from compactrnn.models.audio_model import AudioModelOptions
 from compactrnn.models.masks import Masks
 from compactrnn.tasks import digit_audio as module
 from compactrnn.tasks.audio_augmentation import AudioAugmentation
+from compactrnn.tasks.connected_digits import ConnectedDigitsData, ConnectedDigitsTask
+from compactrnn.tasks.ctc import best_path
 from compactrnn.tasks.digits import DigitsData, DigitsTask
 from compactrnn.tasks.table import task_of
 from compactrnn.training.pack_run import pack_model
@@ -113,6 +115,37 @@ def test_a_trained_model_answers_from_samples_as_from_energies_and_from_its_file
         again = task_of(engine.metadata)
         assert again.data.rows == own.data.rows and again.data.speaker == 2
         assert abs(again.evaluate_engine(engine, "test") - error) <= 2
+
+
+def test_strings_of_a_part_are_of_its_recordings_and_a_file_recognizes_them_as_torch_does(tmp_path):
+    pytest.importorskip("jiwer")
+    torch.manual_seed(0)
+    data = ConnectedDigitsTask(ConnectedDigitsData(valid=6, test=6), batch_size=4)
+    again = ConnectedDigitsTask(ConnectedDigitsData(valid=6, test=6), batch_size=4)
+    first, same, other = data.batch(0), again.batch(0), data.batch(1)
+    assert torch.equal(first.inputs, same.inputs) and not torch.equal(first.targets, other.targets)
+    assert 12 <= data.target_count(first) <= 28 and bool((first.targets <= 10).all())
+    model = data.build_model(OPTIONS).eval()
+    (batch,) = data.batches("test")
+    with torch.no_grad():
+        outputs, _ = data.forward(model, batch, None)
+    loss = torch.nn.functional.ctc_loss(
+        outputs.log_softmax(-1).transpose(0, 1),
+        batch.targets,
+        batch.lengths,
+        (batch.targets > 0).sum(1),
+        reduction="sum",
+    )
+    torch.testing.assert_close(data.loss(outputs, batch), loss / data.target_count(batch))
+    assert data.errors(data.answers(outputs, batch), batch)[1] == data.target_count(batch)
+
+    pack_model(model, data, tmp_path / "digits.crnn", "float32")
+    engine = cr.Engine(tmp_path / "digits.crnn")
+    assert task_of(engine.metadata).evaluate_engine(engine, "test") == data.evaluate(model, "test")
+    recognizer, length = cr.Recognizer(engine), int(batch.lengths[0])
+    audio = batch.inputs[0, :length].flatten().numpy()
+    words = [word for chunk in np.array_split(audio, 9) for word in recognizer.feed(chunk)] + recognizer.finish()
+    assert words == [str(number - 1) for number in best_path(outputs[0, :length].numpy())]
 
 
 def test_what_cannot_be_split_is_refused():
