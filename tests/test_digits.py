@@ -17,7 +17,7 @@ from compactrnn.training.pack_run import pack_model
 from spoken_digits import toy_digits
 
 CHANGES = AudioAugmentation(speed=0.2, tone=0.3, gain=0.5, noise=0.1, silence=0.1)
-OPTIONS = AudioModelOptions(hidden=(12,), cell="GRU", bands_masked=4, frames_masked=2)
+OPTIONS = AudioModelOptions(hidden=(12,), cell="GRU", answer="mean", bands_masked=4, frames_masked=2)
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,8 @@ def test_a_batch_follows_from_seed_epoch_and_index_alone_and_an_epoch_reads_each
     for other in (task(2, augmentation=CHANGES).batch(1, 2), task(1, augmentation=CHANGES).batch(1, 1)):
         assert late.inputs.shape != other.inputs.shape or not torch.equal(late.inputs, other.inputs)
     plain = task(seed=1)
+    levels = [float(row.square().sum() / row.count_nonzero()) ** 0.5 for row in plain.batch(0).inputs]
+    assert all(abs(level - 0.05) < 0.001 for level in levels), "silence that fills a row up is not counted"
     seen = [float(row.abs().sum()) for n in range(plain.updates_per_epoch()) for row in plain.batch(n).inputs]
     assert len(set(seen)) == len(seen) == plain.updates_per_epoch() * 16
 
@@ -113,7 +115,7 @@ def test_a_trained_model_answers_from_samples_as_from_energies_and_from_its_file
         engine = cr.Engine(tmp_path / f"{name}.crnn")
         assert not engine.offline
         again = task_of(engine.metadata)
-        assert again.data.rows == own.data.rows and again.data.speaker == 2
+        assert isinstance(again, DigitsTask) and again.data.rows == own.data.rows and again.data.speaker == 2
         assert abs(again.evaluate_engine(engine, "test") - error) <= 2
 
 
@@ -127,6 +129,7 @@ def test_strings_of_a_part_are_of_its_recordings_and_a_file_recognizes_them_as_t
     assert 12 <= data.target_count(first) <= 28 and bool((first.targets <= 10).all())
     model = data.build_model(OPTIONS).eval()
     (batch,) = data.batches("test")
+    assert batch.lengths is not None
     with torch.no_grad():
         outputs, _ = data.forward(model, batch, None)
     loss = torch.nn.functional.ctc_loss(

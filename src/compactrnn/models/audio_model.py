@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,19 @@ from .._bounds import STRICT, CountFrom0
 from .base import AbstractModel
 from .log_mel import LogMel
 from .masks import Masks
-from .mean_normalization import MeanNormalization, Over
+from .mean_normalization import MeanNormalization, Over, count_steps, mean_over_steps
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 
 @dataclass(frozen=True)
 class AudioModelOptions(SequenceModelOptions):
-    """Those of `SequenceModel`; the mean and the `prior` of `MeanNormalization`; the widths of `Masks`."""
+    """Those of `SequenceModel`; the mean and the `prior` of `MeanNormalization`; the widths of `Masks`.
+
+    `answer`: the logits of the last step, or the mean of those of all steps.
+    """
 
     mean: Over = "running"
+    answer: Literal["last", "mean"] = "last"
     prior: CountFrom0 = 10
     bands_masked: CountFrom0 = 0
     frames_masked: CountFrom0 = 0
@@ -49,7 +53,8 @@ class AudioModel(AbstractModel):
         self.normalize = MeanNormalization(bands, options.mean, options.prior)
         self.masks = Masks(options.bands_masked, options.frames_masked)
         core = SequenceModelOptions(**{f.name: getattr(options, f.name) for f in fields(SequenceModelOptions)})
-        self.sequence_model = SequenceModel(bands, outputs, core, every_step)
+        self.mean_of_steps = options.answer == "mean" and not every_step
+        self.sequence_model = SequenceModel(bands, outputs, core, every_step or self.mean_of_steps)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What the recurrent layers read."""
@@ -57,7 +62,12 @@ class AudioModel(AbstractModel):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The logits of a batch of sequences."""
-        return self.sequence_model(self.features(x, lengths), lengths)
+        outputs = self.sequence_model(self.features(x, lengths), lengths)
+        if not self.mean_of_steps:
+            return outputs
+        if lengths is not None:
+            return mean_over_steps(outputs, lengths).squeeze(1)
+        return (outputs.cumsum(1) / count_steps(outputs))[:, -1]  # a running mean, so that a packed model streams
 
     @torch.no_grad()
     def standardize_(self, mean: Tensor, deviation: Tensor) -> AudioModel:

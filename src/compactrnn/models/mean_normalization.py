@@ -42,16 +42,21 @@ class MeanNormalization(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The normalized frames; those at padding are of no use."""
         if self.over == "utterance":
-            x = x - _mean(x, lengths)
+            x = x - mean_over_steps(x, lengths)
         else:
             x = x - self.mean
             if self.over == "running":
-                frames = x[..., :1].clamp(1, 1).cumsum(1) + self.prior
-                x = x - x.cumsum(1) / frames
+                x = x - x.cumsum(1) / (count_steps(x) + self.prior)
         return x * self.deviation.reciprocal()
 
 
-def _mean(x: Tensor, lengths: Tensor | None) -> Tensor:
+def count_steps(x: Tensor) -> Tensor:
+    """1, 2, 3, ... along the time of x (batch, time, n): (batch, time, 1), in a form that can be packed."""
+    return x[..., :1].clamp(1, 1).cumsum(1)
+
+
+def mean_over_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The mean of each sequence without its padding: (batch, time, n) to (batch, 1, n)."""
     if lengths is None:
         return x.mean(1, keepdim=True)
     within = (torch.arange(x.shape[1]) < lengths[:, None]).unsqueeze(-1).to(x)

@@ -67,7 +67,8 @@ class ConnectedDigitsTask(AbstractDigitsTask):
         """Strings made and changed at random."""
         random, augment = generator(self.seed, "train", epoch, index), self.data.augmentation
         strings = digit_strings(self.digits, self.recordings["train"], self.batch_size, random)
-        return self._sequences(strings, [augment.apply(s.samples(self.digits), RATE, random) for s in strings])
+        audio = [augment.apply(self.leveled(s.samples(self.digits)), RATE, random) for s in strings]
+        return self._sequences(strings, audio)
 
     def batches(self, part: str) -> Iterator[Batch]:
         """Twenty at a time, as they were recorded; of the training part, as many as of the validation part."""
@@ -75,7 +76,7 @@ class ConnectedDigitsTask(AbstractDigitsTask):
         for number, start in enumerate(range(0, count, STRINGS)):
             random = generator(self.seed, part, 0, number)
             strings = digit_strings(self.digits, self.recordings[part], min(STRINGS, count - start), random)
-            yield self._sequences(strings, [s.samples(self.digits) for s in strings])
+            yield self._sequences(strings, [self.leveled(s.samples(self.digits)) for s in strings])
 
     def counts(self, part: str) -> dict[str, int]:
         return {"sequences": self.data.test if part == "test" else self.data.valid}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._bounds import STRICT, Count, CountFrom0, Positive
+from .._bounds import STRICT, Count, CountFrom0, Positive, PositiveOrZero
 from .._errors import invalid
 from ..data import SpokenDigits, load_fsdd
 from ..data.fsdd import RATE
@@ -33,6 +33,9 @@ class DigitAudioData:
 
     `rows`: a step reads `hop` samples, from which the model computes `LogMel`, or with "log_mel" the energies
     themselves, for a front end outside of the model.
+
+    `level`: a recording, or a string of them, is scaled to this root mean square, as the gain control of a recorder
+    does, so that the `floor` of the energies means the same for everyone; 0 leaves it as it is.
     """
 
     split: Literal["official", "speaker"] = "official"
@@ -42,7 +45,8 @@ class DigitAudioData:
     hop: Count = 128
     window: Count = 256
     mels: Count = 20
-    floor: Positive = 1e-2
+    floor: Positive = 1e-3
+    level: PositiveOrZero = 0.05
     augmentation: AudioAugmentation = field(default_factory=AudioAugmentation)
     __pydantic_config__ = STRICT
 
@@ -84,6 +88,15 @@ class AbstractDigitsTask(AbstractSequencesTask):
         """Numbers of a step: samples, or energies."""
         return self.data.hop if self.data.rows == "samples" else self.data.mels
 
+    def audio(self, recording: int) -> np.ndarray:
+        """The samples of a recording at the level of the task."""
+        return self.leveled(self.digits.samples(recording))
+
+    def leveled(self, samples: np.ndarray) -> np.ndarray:
+        """Samples scaled to the level of the task; silence stays silence."""
+        size = np.sqrt(np.mean(np.square(samples)))
+        return samples * np.float32(self.data.level / size) if self.data.level and size else samples
+
     def most_steps(self, samples: int) -> int:
         """Steps of audio of so many samples, augmented."""
         augmentation = self.data.augmentation
@@ -98,7 +111,7 @@ class AbstractDigitsTask(AbstractSequencesTask):
         """Of the energies of the training part."""
         frames = []
         for numbers in np.array_split(self.recordings["train"], max(1, len(self.recordings["train"]) // ROWS)):
-            rows, lengths = self._as_samples([self.digits.samples(n) for n in numbers])
+            rows, lengths = self._as_samples([self.audio(n) for n in numbers])
             within = torch.arange(rows.shape[1]) < lengths[:, None]
             frames.append(self.log_mel(rows)[within])
         every = torch.cat(frames)
@@ -115,7 +128,7 @@ class AbstractDigitsTask(AbstractSequencesTask):
         lengths = np.diff(self.digits.offsets)[numbers]
         longer = np.sort(numbers[lengths >= np.median(lengths)])
         chosen = longer[:: max(1, len(longer) // CALIBRATION)][:CALIBRATION]
-        inputs, lengths = self._as_rows([self.digits.samples(n) for n in chosen])
+        inputs, lengths = self._as_rows([self.audio(n) for n in chosen])
         return inputs[:, : int(lengths.min())]
 
     def _as_rows(self, audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ class DigitsTask(AbstractDigitsTask, AbstractClassificationTask):
             self._order = (epoch, self._shuffled(epoch))
         random, chosen = generator(self.seed, "train", epoch, index), self._order[1][index]
         augment = self.data.augmentation
-        return self._sequences([augment.apply(self.digits.samples(n), RATE, random) for n in chosen], chosen)
+        return self._sequences([augment.apply(self.audio(n), RATE, random) for n in chosen], chosen)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The recordings of each batch, (batches, batch_size): sorted by length among those of eight batches."""
@@ -74,7 +74,7 @@ class DigitsTask(AbstractDigitsTask, AbstractClassificationTask):
         numbers = self.recordings[part]
         for start in range(0, len(numbers), ROWS):
             chosen = numbers[start : start + ROWS]
-            yield self._sequences([self.digits.samples(n) for n in chosen], chosen)
+            yield self._sequences([self.audio(n) for n in chosen], chosen)
 
     def counts(self, part: str) -> dict[str, int]:
         return {"sequences": len(self.recordings[part])}
