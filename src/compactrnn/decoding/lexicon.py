@@ -82,7 +82,7 @@ class LexiconDecoder(AbstractDecoder):
         word_bonus: float = 0.0,
         beam: int = 50,
         threshold: float = 12.0,
-        certainty: float = 5.0,
+        certainty: float = 3.0,
     ):
         for name, value in (("lm_weight", lm_weight), ("word_bonus", word_bonus)):
             if not math.isfinite(value):

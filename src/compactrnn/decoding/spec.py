@@ -62,7 +62,7 @@ class RecognizerSpec:
     word_bonus: float = 0.0
     beam: int = 50
     threshold: float = 12.0
-    certainty: float = 5.0
+    certainty: float = 3.0
 
     def __post_init__(self):
         _check_texts("symbols", self.symbols)

@@ -12,7 +12,7 @@ from .._errors import invalid
 from ..decoding import RecognizerSpec
 from .word_errors import word_errors
 
-LM_WEIGHTS, WORD_BONUSES = (0.0, 0.15, 0.3, 0.5, 0.75), (0.0, 1.0, 2.0, 3.0)
+LM_WEIGHTS, WORD_BONUSES = (0.0, 0.15, 0.3, 0.5, 0.75), (-1.0, 0.0, 1.0, 2.0)
 
 
 def tune(
