@@ -24,8 +24,8 @@ from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
 from ..weights.block_term import Blocks
-from ..weights.shared_term import CirculantTerm, HashedTerm
 from ..weights.kronecker_term import KroneckerTerm
+from ..weights.shared_term import CirculantTerm, HashedTerm
 from ..weights.sparse_term import SparseTerm
 from ..weights.terms import Term, flatten, unflatten
 from ..weights.toeplitz_term import ToeplitzTerm

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import layout as lay
 from .layout import Type
-from .operations import OPERATIONS
+from .operations import OPERATIONS, Code
 from .program import GATES, Op, Program, Tensor
 
 

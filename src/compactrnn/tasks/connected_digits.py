@@ -13,9 +13,9 @@ from torch import Tensor
 from .._bounds import STRICT, Sequences
 from ..data import DigitString, digit_strings
 from ..data.fsdd import DIGITS, LONGEST_STRING, RATE
-from ..decoding.spec import RecognizerSpec
+from ..decoding import Alphabet, GreedyDecoder, RecognizerSpec
 from .batch import Batch
-from .ctc import BLANK, best_path, ctc_loss, encode
+from .ctc import BLANK, ctc_loss, encode
 from .digit_audio import AbstractDigitsTask, DigitAudioData
 from .sequence import generator
 from .word_errors import jiwer, word_errors
@@ -89,13 +89,15 @@ class ConnectedDigitsTask(AbstractDigitsTask):
         """The number of digits."""
         return int((batch.targets > BLANK).sum())
 
-    def errors(self, answers: Tensor, batch: Batch) -> tuple[float, int]:
-        """A hundred for each digit substituted, deleted or inserted, and the number of digits."""
+    def errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:
+        """Of the best path: a hundred for each digit substituted, deleted or inserted, and the number of digits."""
         assert batch.lengths is not None
-        paths = [best_path(one.numpy()) for one in answers.split(batch.lengths.tolist())]
-        references = [row[row > BLANK].tolist() for row in batch.targets]
-        errors, digits = word_errors([_text(row) for row in references], [_text(row) for row in paths])
-        return 100.0 * errors, digits
+        alphabet = Alphabet(["", *SYMBOLS])
+        decoder = GreedyDecoder(alphabet)
+        found = [" ".join(decoder.decode(one.numpy())) for one in answers.log_softmax(-1).split(batch.lengths.tolist())]
+        spoken = [" ".join(alphabet.words(row[row > BLANK].tolist())) for row in batch.targets]
+        errors, digits = word_errors(spoken, found)
+        return {"wer": (100.0 * errors, digits)}
 
     def metadata(self) -> dict[str, Any]:
         """The task's, and for `rows = "samples"` what `compactrnn run` needs to know."""
@@ -108,7 +110,3 @@ class ConnectedDigitsTask(AbstractDigitsTask):
         inputs, lengths = self._as_rows(audio)
         targets = encode(["".join(map(str, string.labels(self.digits))) for string in strings], SYMBOLS)
         return Batch(inputs, targets.to(torch.int64), lengths)
-
-
-def _text(numbers: Sequence[int]) -> str:
-    return " ".join(SYMBOLS[number - 1] for number in numbers)
