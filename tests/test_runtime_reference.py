@@ -190,7 +190,7 @@ def test_random_programs_mean_what_they_say(seed, offline, operations):
 
 
 def test_random_programs_cover_every_operation():
-    ops = [op for seed in range(60) for op in random_program(seed, 12, offline=seed % 2 == 0).ops]
+    ops = [op for seed in range(200) for op in random_program(seed, 12, offline=seed % 2 == 0).ops]
     assert {op.code for op in ops} == set(Code)
     assert {op.fn for op in ops if op.code == Code.UNARY} == set(Unary)
     for code, functions in ((Code.BINARY, Binary), (Code.REDUCE, Reduce), (Code.TOP, Top), (Code.MATMUL, Matmul)):

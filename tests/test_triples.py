@@ -43,7 +43,10 @@ ARGUMENTS = {
     "ToeplitzLike": {"rank": 2},
 }
 # why a cell may refuse a weight: sizes that its structure cannot have, a matrix that the cell bounds in its own way
-REFUSALS = r"expected a multiple of|rank: expected at most|hidden_weight: expected .* with constraint="
+REFUSALS = (
+    "expected a multiple of|a diagonal matrix is square|rank: expected at most|"
+    "hidden_weight: expected .* with constraint="
+)
 
 
 def proximal(model, x):

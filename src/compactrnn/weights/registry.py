@@ -15,7 +15,7 @@ def weight_kinds() -> dict[str, type[WeightSpec]]:
     """Every specification that `compactrnn.weights` exports, by class name.
 
     >>> sorted(weight_kinds())[:3]
-    ['BlockCirculant', 'BlockDiagonal', 'Circulant']
+    ['BlockCirculant', 'BlockDiagonal', 'BlockSparse']
     """
     from .. import weights
 
