@@ -79,7 +79,12 @@ CR_INLINE cr_w cr_word(const int8_t *x)
 
 CR_INLINE cr_w i8_start(const int32_t *sums) { return _mm512_slli_epi32(_mm512_sub_epi32(w_splat(0), w_load(sums)), 7); }
 CR_INLINE cr_x i8_splat(const int8_t *x) { return w_xor(cr_word(x), w_splat((int32_t)0x80808080)); }
-CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x) { return _mm512_dpbusd_epi32(sum, x, w_load(line)); }
+CR_INLINE cr_w i8_dot(cr_w sum, const int8_t *line, cr_x x)
+{
+    /* GCC copies every sum to another register and back around _mm512_dpbusd_epi32 */
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "vm"(w_load(line)));
+    return sum;
+}
 CR_INLINE cr_x i4_splat(const int8_t *x) { return cr_word(x); }
 CR_INLINE cr_h i4_start(int32_t x) { return (cr_h){w_splat(x), w_splat(0)}; }
 CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
