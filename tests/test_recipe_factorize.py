@@ -87,6 +87,54 @@ def test_a_run_that_is_killed_in_any_phase_goes_on_exactly(phase, update, whole,
     assert before["weights"] == after["weights"] and before["test"] == after["test"]
 
 
+def shorter(recipe, phases, **changes):
+    table = recipe.as_dict()
+    return recipe_from({**table, **changes, "phases": dict(list(table["phases"].items())[:phases])})
+
+
+@pytest.fixture(scope="module")
+def dense(whole, tmp_path_factory):
+    """The folder of a run of the first phase alone."""
+    folder = tmp_path_factory.mktemp("dense") / "run"
+    train(shorter(whole[0], 1), folder)
+    return folder
+
+
+def test_a_run_from_another_one_equals_the_whole_recipe(whole, dense, tmp_path):
+    recipe, run = whole
+    before = {path: path.read_bytes() for path in dense.rglob("*") if path.is_file()}
+    train(recipe, tmp_path / "run", source=dense)
+    for name in ("model.safetensors", "metrics.jsonl", "config.json", "phases/dense.safetensors"):
+        assert (run.path / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+    assert before == {path: path.read_bytes() for path in dense.rglob("*") if path.is_file()}
+    assert train(recipe, tmp_path / "run", source=dense, resume=True) == RunFolder(tmp_path / "run").read_result()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: shorter(r, 1), "source: expected that of .*config.json, with phases after dense, got .* no"),
+        (lambda r: shorter(r, 3, model={**r.as_dict()["model"], "dropout": 0.2}), "got a recipe with another model"),
+        (lambda r: recipe_from({**(t := r.as_dict()), "phases": {"small": t["phases"]["cut"]}}), "another phases"),
+        (lambda r: recipe_from(bad_rank(r.as_dict())), "phases.small.factorize: "),
+    ],
+)
+def test_a_recipe_that_does_not_continue_a_run_is_refused(change, message, whole, dense, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(change(whole[0]), tmp_path / "run", source=dense)
+    assert not (tmp_path / "run").exists()
+
+
+def bad_rank(table):
+    table["phases"]["small"]["factorize"]["keep"] = 0.01
+    return table
+
+
+def test_a_run_from_a_folder_without_one_is_refused(whole, dense, tmp_path):
+    with pytest.raises(ValueError, match=r"run folder: expected a finished run, got .*nowhere"):
+        train(whole[0], tmp_path / "run", source=tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -40,5 +40,6 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 ShareBelow1 = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
 ShareAbove0 = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Layers = Annotated[tuple[Size, ...], Field(max_length=1000)]
+Projections = Annotated[tuple[Annotated[int, Field(strict=True, ge=0, le=2**24)], ...], Field(max_length=1000)]
 Bound = Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 Option = Annotated[Any, AfterValidator(_plain)]  # of a table whose keys another class knows

@@ -57,9 +57,5 @@ def weight_tables(model: nn.Module, options: Any) -> dict[str, dict[str, Any]]:
             table = weight_table(held.spec)
             if table is None:
                 raise invalid(matrix.name, got=held.spec, expected="a weight of compactrnn.weights, which has a name")
-            found[matrix.name] = _without_none(table)
+            found[matrix.name] = table
     return found
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}

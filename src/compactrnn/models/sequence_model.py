@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import cells, layers
-from .._bounds import STRICT, Flag, Layers, Option, ShareBelow1, Word
+from .._bounds import STRICT, Flag, Layers, Option, Projections, ShareBelow1, Word
 from .._errors import invalid
 from ..cells.base import AbstractCell
 from .base import AbstractModel, weight_specs
@@ -29,12 +29,12 @@ class SequenceModelOptions:
     that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
     drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
     many units in each: for models that answer at every step. `projection` has the sizes of the layers' projections,
-    which their recurrence and the next layer read (`proj_size`); without, there are none.
+    which their recurrence and the next layer read (`proj_size`), 0 for a layer without; an empty one has none.
     """
 
     adjustable: ClassVar = ("dropout",)
     hidden: Layers = (128, 128)
-    projection: Layers = ()
+    projection: Projections = ()
     cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
     residual: Flag = False

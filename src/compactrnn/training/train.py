@@ -12,6 +12,7 @@ import torch
 from .._errors import invalid
 from .check import check_machine
 from .devices import lost_process, process_rank
+from .fork import check_source
 from .lock import locked
 from .memory import keep_freed_memory
 from .progress import NullProgress, Progress
@@ -25,12 +26,15 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    source: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Run `recipe` in folder `out`; returns the content of its `result.json`.
 
     With `resume` the run continues from its last checkpoint and ends with the same weights, bit for bit, as if it had
     never stopped. Ctrl-C writes a checkpoint first. A run that ends before its first checkpoint leaves nothing behind.
+    With `source`, the folder of a finished run of the same recipe without its last phases, only these are trained, and
+    the result is the same as of the whole recipe.
     `progress` is called after every update and whenever a line is appended to the folder's `progress.jsonl`; see
     `Progress`.
 
@@ -39,7 +43,7 @@ def train(
 
     Raises:
         ValueError: the recipe asks for what is not there or does not fit in memory, another process trains in the
-            folder, or what it holds is damaged or of another recipe.
+            folder, or what it or `source` holds is damaged or of another recipe.
         FloatingPointError: the training diverges.
         ChildProcessError: another process of the run has ended.
     """
@@ -47,13 +51,16 @@ def train(
     check_machine(recipe.training)
     if (done := _finished(recipe, folder, resume)) is not None:
         return done
+    begun = RunFolder(Path(source)) if source is not None and not folder.config.exists() else None
+    if begun is not None:
+        check_source(begun, recipe)
     first = process_rank(recipe.training.devices) == 0
     with locked(folder.path) if first else nullcontext():
         if first and (done := _finished(recipe, folder, resume)) is not None:  # by another process, meanwhile
             return done
         try:
             with _process_settings(), lost_process():
-                trainer = Trainer(recipe, folder, progress if progress and first else NullProgress())
+                trainer = Trainer(recipe, folder, progress if progress and first else NullProgress(), begun)
                 with trainer.processes.closed_at_end():
                     return trainer.run()
         except BaseException:

@@ -21,6 +21,7 @@ from .check import numbers_per_weight
 from .clock import Clock
 from .devices import Processes, fabric_of
 from .factorize import factorize_model_
+from .fork import copy_run
 from .interrupt import stop_flag
 from .phase import PhaseRun
 from .precision import precision_here
@@ -38,14 +39,21 @@ SOLVED = 5  # batches of training in a row without a mistake (Martin and Cundy, 
 class Trainer:
     """The state of a run between its phases, and the loop over them."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Callable[[Progress], None]):
-        self.recipe, self.folder = recipe, folder
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        progress: Callable[[Progress], None],
+        source: RunFolder | None = None,
+    ):
+        self.recipe, self.folder, self.source = recipe, folder, source
         training = recipe.training
         self.clock, self.machine = Clock(), describe_machine()
         seed_everything(training.seed)
         self.task = build_task(recipe)
         # on a resumed run what it began with, also where another processor goes on
-        begun = folder.read_config() if folder.config.exists() else {}
+        before = source or folder
+        begun = before.read_config() if before.config.exists() else {}
         self.precision = begun.get("precision") or precision_here(training.accelerator, training.precision)
         self.model_options: dict[str, Any] = asdict(recipe.model)
         on_cpu = training.accelerator == "cpu"
@@ -71,6 +79,11 @@ class Trainer:
         first, saved = self._restore()
         begun = saved is not None and saved["run"] is not None
         validate_phases(self.model, self.task, self.model_options, list(self.recipe.phases.items())[first:], begun)
+        if self.processes.is_first:
+            if self.source is not None:
+                copy_run(self.source, self.folder, self.recipe)
+            self.reporter.restore(saved)
+        self.processes.barrier()
         with stop_flag() as self.stop:
             for number, (name, phase) in list(enumerate(self.recipe.phases.items()))[first:]:
                 if number and (saved is None or saved["run"] is None):
@@ -174,13 +187,12 @@ class Trainer:
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Go back to the last checkpoint, if there is one: the phase to run, and what it has to take over."""
-        saved = load_checkpoint(self.folder.checkpoint, len(self.recipe.phases))
+        checkpoint = (self.source or self.folder).checkpoint
+        saved = load_checkpoint(checkpoint, len(self.recipe.phases))
         self.processes.barrier()
-        if self.processes.is_first:
-            self.reporter.restore(saved)
         if saved is None:
             return 0, None
-        where = str(self.folder.checkpoint)
+        where = str(checkpoint)
         self.model = build_model(self.task, model_options(self.task, saved["model_options"], where))
         if saved["model"] is not None:
             load_state(self.model, saved["model"], where)

@@ -47,13 +47,16 @@ def weight_spec(table: Mapping[str, Any]) -> WeightSpec:
 def weight_table(spec: WeightSpec) -> dict[str, Any] | None:
     """The table that `weight_spec` reads as `spec`, of plain values; None for a kind that it does not know.
 
+    Options that are None are left out: they are so by default.
+
     >>> from compactrnn.weights import LowRank
     >>> weight_table(LowRank(rank=16))
-    {'kind': 'LowRank', 'rank': 16, 'energy': None}
+    {'kind': 'LowRank', 'rank': 16}
     """
     if weight_kinds().get(type(spec).__name__) is not type(spec):
         return None
-    options = {field.name: _plain(getattr(spec, field.name)) for field in fields(spec)}
+    given = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    options = {name: _plain(value) for name, value in given.items() if value is not None}
     return None if _UNKNOWN in options.values() else {"kind": type(spec).__name__, **options}
 
 

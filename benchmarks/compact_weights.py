@@ -1,0 +1,306 @@
+"""Every way to make the acoustic model of AN4 smaller, at equal parameters, against the same size from scratch.
+
+    COMPACTRNN_DATA=... python benchmarks/compact_weights.py --runs runs/compact --tune-on runs/an4
+    python benchmarks/compact_weights.py --runs runs/compact --tune-on runs/an4 --rows cut:low-rank:4 --seeds 0 1 2
+
+A row is KIND:STRUCTURE:TIMES. `cut` rows begin with the trained dense model, are set from its matrices, and fine-tuned
+with it as their teacher; `start` rows are trained in their structure from the first update; `scratch:dense` is the same
+dense network with fewer units. All are trained for as many updates, the dense model's counted to those that begin with
+it, on all speakers of the training part. Schedules were chosen on the held-out speakers (`--held-out` trains without
+them and prints their word error rate, without touching the results). The decoder's weights are chosen once, with the
+outputs of `--tune-on`, a run without the held-out speakers.
+
+Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from decode_an4 import DECODERS, bootstrap, engines_of, log_probabilities, scores, with_weights
+
+import compactrnn as cr
+from compactrnn import Engine
+from compactrnn._machine import describe_machine
+from compactrnn.decoding import RecognizerSpec
+from compactrnn.layers.matrices import ModelMatrix, matrices
+from compactrnn.models import AcousticModel
+from compactrnn.training.pack_run import pack_model
+from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+from compactrnn.weights import WeightSpec
+from compactrnn.weights.registry import weight_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "compact_weights.json"
+RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
+FINE_TUNING = 40  # epochs
+FINE_RATE = 1e-3
+UPDATES_PER_EPOCH = {True: 118, False: 105}  # with all speakers, without those held out
+SCRATCH = {4: 60, 8: 40}  # units of each layer and direction
+WEIGHTS = ("float32", "int8", "int4")
+LAYERS, UNITS = 3, 128
+
+
+def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
+    """The specification of the highest rank that stores at most so many numbers."""
+    best = make(1)
+    for rank in range(2, min(shape) + 1):
+        try:
+            if make(rank).build(*shape, gates).stored_parameters() > numbers:
+                break
+        except ValueError:  # above the full rank
+            break
+        best = make(rank)
+    return best
+
+
+def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
+    """Three quarters of the numbers in Kronecker products, one in free entries."""
+    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.75 * numbers)
+    return cr.Doped(structure, keep=0.25 * numbers / math.prod(shape))
+
+
+STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
+    "low-rank": lambda shape, gates, n: largest(lambda r: cr.LowRank(rank=r), shape, gates, n),
+    "kronecker": lambda shape, gates, n: largest(lambda r: cr.Kronecker(rank=r), shape, gates, n),
+    "doped-kronecker": doped,
+    "toeplitz": lambda shape, gates, n: largest(lambda r: cr.ToeplitzLike(rank=r), shape, gates, n),
+    "hashed": lambda shape, gates, n: cr.Hashed(compression=math.prod(shape) / n),
+    "block-sparse": lambda shape, gates, n: cr.BlockSparse(keep=n / math.prod(shape)),
+    "sparse": lambda shape, gates, n: cr.Sparse(keep=n / math.prod(shape)),
+}
+NOT_FROM_START = ("low-rank", "sparse", "doped-kronecker")  # placed above; their entries are found in a trained matrix
+ROWS = [
+    "dense",
+    *(f"{row}:{times}" for times in (4, 8) for row in ("cut:low-rank", "scratch:dense", "cut:units")),
+    *(f"cut:{name}:{times}" for times in (4, 8) for name in STRUCTURES if name != "low-rank"),
+    *(f"start:{name}:{times}" for times in (4, 8) for name in ("low-rank", "shared-low-rank", "hybrid")),
+    *(f"start:{name}:{times}" for times in (4, 8) for name in STRUCTURES if name not in NOT_FROM_START),
+]
+
+
+def recurrent_matrices(model: AcousticModel) -> list[ModelMatrix]:
+    """Those of the recurrent layers, in order."""
+    return [matrix for matrix in matrices(model) if "layers" in matrix.name]
+
+
+def share_of(model: AcousticModel, times: int) -> float:
+    """The part of the recurrent matrices' numbers that may be left, the rest of the model staying as it is."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    inside = sum(math.prod(matrix.shape) for matrix in recurrent_matrices(model))
+    return (total / times - (total - inside)) / inside
+
+
+def tables(found: Iterable[ModelMatrix], structure: str, share: float) -> dict[str, Any]:
+    """The weights of matrices by name, each with its share of numbers."""
+    make = STRUCTURES[structure]
+    return {m.name: _table(make(tuple(m.shape), m.gates, share * math.prod(m.shape))) for m in found}
+
+
+def _table(spec: WeightSpec) -> dict[str, Any]:
+    table = weight_table(spec)
+    assert table is not None
+    return table
+
+
+def with_projection(base: dict[str, Any], times: int, hybrid: bool) -> dict[str, Any]:
+    """Options of a model whose layers have projections, shared by their recurrence and the next layer.
+
+    In the hybrid what reads the input and the first layer is Toeplitz-like instead, of displacement rank 4. The size of
+    the projections is the largest that fits.
+    """
+    dense = model_of(base)
+    target = sum(parameter.numel() for parameter in dense.parameters()) / times
+    found = recurrent_matrices(dense)
+    below = [m for m in found if ".layers.0." in m.name or ".layers.1.weight_ih" in m.name]
+    lowest = below if hybrid else [m for m in below if ".layers.0.weight_ih" in m.name]
+    share = share_of(dense, times)
+    if hybrid:
+        weights = {m.name: _table(cr.ToeplitzLike(rank=4)) for m in lowest}
+    else:
+        weights = tables(lowest, "low-rank", share)
+    for size in range(UNITS - 1, 0, -1):
+        projection = [0 if hybrid else size, *[size] * (LAYERS - 1)]
+        options = {**base["model"], "projection": projection, "weights": weights}
+        if sum(p.numel() for p in model_of({**base, "model": options}).parameters()) <= target:
+            return options
+    raise AssertionError("no projection is small enough")
+
+
+def model_of(table: dict[str, Any]) -> AcousticModel:
+    """The model of a recipe, for its sizes."""
+    return AcousticModel(13, 28, recipe_from(table).model)
+
+
+def dense_recipe(seed: int, all_speakers: bool) -> dict[str, Any]:
+    """The recipe that every row begins with."""
+    chosen = [f"training.seed={seed}"]
+    if all_speakers:
+        updates = load_recipe(RECIPE).phases["train"].epochs * UPDATES_PER_EPOCH[True]
+        chosen += ["task.all_speakers=true", f"training.evaluate_every={updates}"]
+    return load_recipe(RECIPE, chosen).as_dict()
+
+
+def recipe_of(row: str, seed: int, all_speakers: bool = True) -> Recipe:
+    """The recipe of a row."""
+    table = dense_recipe(seed, all_speakers)
+    if row == "dense":
+        return recipe_from(table)
+    kind, structure, number = row.split(":")
+    times, phases = int(number), table["phases"]
+    train_phase, model = phases["train"], model_of(table)
+    if kind == "cut":
+        optimizer = {**train_phase["optimizer"], "learning_rate": FINE_RATE}
+        phase = {**train_phase, "epochs": FINE_TUNING, "optimizer": optimizer, "distill": {"teacher": "train"}}
+        phase["schedule"] = {**phase["schedule"], "warmup": 100}
+        if structure == "units":
+            # half of the updates to let units go, half to recover
+            steps = FINE_TUNING * UPDATES_PER_EPOCH[all_speakers] // 2
+            phase["compress"] = {"keep": SCRATCH[times] / UNITS, "steps": steps}
+        elif structure == "low-rank":
+            phase["factorize"] = {"keep": 1 / times, "calibration": 16}
+        else:
+            phase["factorize"] = {"weights": tables(recurrent_matrices(model), structure, share_of(model, times))}
+        phases["small"] = phase
+        return recipe_from(table)
+    phases["train"] = {**train_phase, "epochs": train_phase["epochs"] + FINE_TUNING}
+    if table["training"]["evaluate_every"]:
+        table["training"]["evaluate_every"] = phases["train"]["epochs"] * UPDATES_PER_EPOCH[all_speakers]
+    if kind == "scratch":
+        table["model"]["hidden"] = [SCRATCH[times]] * LAYERS
+    elif structure in ("shared-low-rank", "hybrid"):
+        table["model"] = with_projection(table, times, structure == "hybrid")
+    else:
+        table["model"]["weights"] = tables(recurrent_matrices(model), structure, share_of(model, times))
+    return recipe_from(table)
+
+
+def run_of(row: str, seed: int, runs: Path, all_speakers: bool) -> Path:
+    """Train a row, or take up a finished run; its folder. What begins with the dense model needs it first."""
+    run = runs / f"{row.replace(':', '-')}-{seed}"
+    source = run_of("dense", seed, runs, all_speakers) if row.startswith("cut:") else None
+    result = train(recipe_of(row, seed, all_speakers), run, resume=(run / "config.json").exists(), source=source)
+    if not all_speakers:
+        print(f"{run.name}: {result['valid']:.2f} % of the held-out words wrong", flush=True)
+    return run
+
+
+class Judge:
+    """Decoders whose weights are chosen once."""
+
+    def __init__(self, run: Path):
+        _, engine = engines_of(run, ["float32"])[0]
+        _, self.task, _ = RunFolder(run).load()
+        self.spec = RecognizerSpec.from_metadata(engine.metadata)
+        self.spec = type(self.spec)(**{**vars(self.spec), "lexicon": None, "bigram": None})
+        speakers = {utterance.speaker for utterance in self.task.parts["valid"]}
+        others = [u.text for u in self.task.parts["train"] if u.speaker not in speakers]
+        held_out = log_probabilities(engine, self.spec, self.task.parts["valid"])
+        self.chosen = {decoder: with_weights(decoder, self.spec, others, held_out)[0] for decoder in DECODERS}
+
+    def decode(self, file: Path) -> dict[str, Any]:
+        """The errors of a packed model with each decoder."""
+        outputs = log_probabilities(Engine(file), self.spec, self.task.parts["test"])
+        return {decoder: scores(spec, outputs) for decoder, spec in self.chosen.items()}
+
+
+def row_of(row: str, seed: int, run: Path, judge: Judge) -> dict[str, Any]:
+    """What is published of a run."""
+    model, task, _ = RunFolder(run).load()
+    result, files = RunFolder(run).read_result(), {}
+    for weights in WEIGHTS:
+        file = run / f"{weights}.crnn"
+        pack_model(model, task, file, weights)
+        files[weights] = {
+            "bytes": file.stat().st_size,
+            "macs_per_step": Engine(file).macs_per_step,
+            "decoders": judge.decode(file),
+        }
+    kept = {name: result[name] for name in ("parameters", "cpu_seconds", "updates", "machine", "recipe")}
+    return {"row": row, "seed": seed, **kept, "files": files}
+
+
+def wer(row: dict[str, Any], weights: str, decoder: str) -> float:
+    """A word error rate of a row, in percent."""
+    return row["files"][weights]["decoders"][decoder]["wer"]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians over the seeds: sizes, and word error rates greedy / with lexicon and bigram; against the dense model."""
+    head = ["row", "seeds", "parameters", "float32", "int8 bytes", "int8", "int4 bytes", "int4", "against dense, int8"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    dense = {row["seed"]: row for row in rows if row["row"] == "dense"}
+    for name in ROWS:
+        own = [row for row in rows if row["row"] == name]
+        if not own:
+            continue
+
+        def both(weights: str, own: list[dict[str, Any]] = own) -> str:
+            found = (statistics.median(wer(row, weights, d) for row in own) for d in ("greedy", "bigram"))
+            return " / ".join(f"{value:.1f}" for value in found)
+
+        sizes = {w: max(row["files"][w]["bytes"] for row in own) for w in WEIGHTS}
+        pairs = [(row, dense[row["seed"]]) for row in own if row["seed"] in dense and name != "dense"]
+        cells = [name, ", ".join(str(row["seed"]) for row in own), f"{own[0]['parameters']:,}", both("float32")]
+        cells += [f"{sizes['int8']:,}", both("int8"), f"{sizes['int4']:,}", both("int4")]
+        cells.append(interval(pairs) if pairs else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """The greedy word error rate of int8 minus the dense float32 one's, over seeds and resampled utterances."""
+    first = {"decoders": {"greedy": _joined(row["files"]["int8"] for row, _ in pairs)}}
+    second = {"decoders": {"greedy": _joined(row["files"]["float32"] for _, row in pairs)}}
+    found = bootstrap(first, second, "greedy")
+    return f"{found['difference']:+.1f} ({found['from']:+.1f} to {found['to']:+.1f})"
+
+
+def _joined(files: Iterable[dict[str, Any]]) -> dict[str, list[int]]:
+    """Errors and words of each utterance, summed over the seeds."""
+    found = [file["decoders"]["greedy"] for file in files]
+    return {key: [sum(v) for v in zip(*(f[key] for f in found), strict=True)] for key in ("word_errors", "words")}
+
+
+def main() -> None:
+    """Read arguments, train what is missing, write the results after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compact-weights")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--tune-on", type=Path, help="a run without the held-out speakers")
+    parser.add_argument("--held-out", action="store_true", help="train without the held-out speakers, for choices")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
+    rows = {(row["row"], row["seed"]): row for row in document["rows"]}
+    judge = None
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            run = run_of(row, seed, arguments.runs, not arguments.held_out)
+            if arguments.held_out:
+                continue
+            if arguments.tune_on is None:
+                raise SystemExit("--tune-on: expected a run without the held-out speakers, got none")
+            judge = judge or Judge(arguments.tune_on)
+            rows[row, seed] = found = row_of(row, seed, run, judge)
+            figures = {w: f"{wer(found, w, 'greedy'):.2f} / {wer(found, w, 'bigram'):.2f}" for w in WEIGHTS}
+            print(f"{run.name}: {found['parameters']:,} parameters, {figures}", flush=True)
+            order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
+            document = {"machine": describe_machine(), "rows": [rows[key] for key in order]}
+            RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if document["rows"]:
+        print(table(document["rows"]))
+
+
+if __name__ == "__main__":
+    main()
