@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cr.h"
+#include "cr_inline.h"
 #include "cr_kernels.h"
 #include "cr_numbers.h"
 #include "cr_sparse.h"
@@ -48,7 +49,7 @@ static cr_rows cr_at_or_none(const cr_run_state *run, cr_ref ref)
     return ref.buffer == CR_NONE ? (cr_rows){NULL, 0} : cr_at(run, ref);
 }
 
-static void cr_run_flip(const cr_run_state *run, const cr_op *op, float *dst)
+CR_NOINLINE void cr_run_flip(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_buffer *buffer = &run->model->buffers[op->a.buffer];
     size_t back = run->steps - 1 - run->t;
@@ -98,24 +99,29 @@ static uint32_t cr_kernel_type(const cr_tensor *tensor)
     return tensor->type == CR_TOEPLITZ_F32 ? CR_MATRIX_F32 : tensor->type;
 }
 
-static cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
+/* That of a matrix which is not stored in plain panels. */
+CR_NOINLINE cr_matrix cr_stored_matrix_of(const cr_model *model, const cr_tensor *tensor)
 {
     if (tensor->type == CR_TOEPLITZ_F32)
         return (cr_matrix){model->expanded + tensor->scale, NULL, NULL, tensor->rows, tensor->columns, tensor->block,
                            NULL, NULL};
     const unsigned char *scale = model->file + tensor->scale;
-    if (cr_is_sparse(tensor->type) || cr_has_single_entries(tensor->type)) {
-        cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
-        return (cr_matrix){stored.lines, (const void *)scale, (const void *)(scale + CR_LINES(4ull * tensor->rows)),
-                           tensor->rows, tensor->columns, tensor->block, stored.starts, stored.numbers};
-    }
+    cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
+    return (cr_matrix){stored.lines, (const void *)scale, (const void *)(scale + CR_LINES(4ull * tensor->rows)),
+                       tensor->rows, tensor->columns, tensor->block, stored.starts, stored.numbers};
+}
+
+CR_INLINE cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
+{
+    if (tensor->type > CR_MATRIX_I4) return cr_stored_matrix_of(model, tensor);
+    const unsigned char *scale = model->file + tensor->scale;
     const void *sums = scale + CR_LINES(4ull * tensor->rows);
     return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block,
                        NULL, NULL};
 }
 
 /* The inputs of a product for `steps` steps in the form that the matrix takes. */
-static cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t type, cr_rows x, size_t steps)
+CR_INLINE cr_rows cr_prepare(const cr_run_state *run, const cr_op *op, uint32_t type, cr_rows x, size_t steps)
 {
     if (!cr_takes_quantized(type)) return x;
     cr_rows quantized = {run->block + run->model->workspace, CR_QUANTIZED_BYTES(op->k)};
@@ -147,7 +153,7 @@ static float *cr_run_spectral(const cr_run_state *run, const cr_tensor *tensor, 
     return product;
 }
 
-static void cr_run_spectral_affine(const cr_run_state *run, const cr_op *op, size_t steps)
+CR_NOINLINE void cr_run_spectral_affine(const cr_run_state *run, const cr_op *op, size_t steps)
 {
     cr_run_state at = *run;
     for (size_t s = 0; s < steps; s++, at.t++) {
@@ -173,7 +179,7 @@ static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps
     run->model->kernels->affine[type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
 }
 
-static void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *dst)
+CR_NOINLINE void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
@@ -184,7 +190,7 @@ static void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *dst)
 }
 
 /* The cell of a product by polynomials: sums go to where the kernels start, and these multiply with no columns. */
-static void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
+CR_NOINLINE void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_kernels *kernels = run->model->kernels;
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
@@ -229,7 +235,7 @@ static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
         kernels->gru[type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n, backwards);
 }
 
-static void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
+CR_NOINLINE void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const int32_t *index = (const int32_t *)(const void *)(run->model->file + run->model->tensors[op->tensor].place);
     const float *a = cr_floats(run, op->a);
@@ -259,7 +265,7 @@ static void cr_sink(float *heap, size_t at, size_t count, const float *a)
 
 /* dst is a heap of positions with the last of the n largest on top, then sorted. Where few are wanted, most numbers end at
  * the first comparison. */
-static void cr_run_top(const cr_op *op, float *dst, const float *a)
+CR_NOINLINE void cr_run_top(const cr_op *op, float *dst, const float *a)
 {
     size_t n = op->n;
     for (size_t i = 0; i < n; i++) dst[i] = (float)i;
