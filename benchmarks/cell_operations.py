@@ -8,16 +8,13 @@ each, in turned order every second round, by the clock of the thread. A figure i
 the separate operations over that of the fused one, with its quartiles.
 """
 
-import argparse
-import json
 import statistics
-from pathlib import Path
 
 import numpy as np
 from native_step import race
+from published import options, publish
 
 import compactrnn as cr
-from compactrnn._machine import describe_machine
 from compactrnn.emit.builder import STEP, Builder, Operand
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import gate_rows
@@ -82,23 +79,18 @@ def row_of(kind: str, n: int, weights: str, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cell_operations.json")
-    arguments = parser.parse_args()
+    given = options(__doc__, "cell_operations", 200)
     rows = []
     for kind in GATES:
         for weights in ("float32", "int8"):
             for n in SIZES:
-                rows.append(row_of(kind, n, weights, arguments.rounds))
+                rows.append(row_of(kind, n, weights, given.rounds))
                 print(rows[-1], flush=True)
-    result = {
-        "what": "AFFINE and a cell operation over the fused kernel, from Python, in turns in one process, batch 1",
-        "rounds": arguments.rounds,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        given,
+        "AFFINE and a cell operation over the fused kernel, from Python, in turns in one process, batch 1",
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from compactrnn._machine import describe_machine
 from compactrnn.decoding import RecognizerSpec
 from compactrnn.layers.matrices import ModelMatrix, matrices
 from compactrnn.models import AcousticModel
+from compactrnn.report.insert import insert
+from compactrnn.report.plot import Point, quality_plot
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -40,6 +42,8 @@ from compactrnn.weights.registry import weight_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_weights.json"
+PAGE = ROOT / "docs" / "compact-weights.md"
+PICTURE = ROOT / "docs" / "compact-weights.svg"
 RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
 FINE_TUNING = 40  # epochs
 FINE_RATE = 1e-3
@@ -256,6 +260,45 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def against_scratch(rows: list[dict[str, Any]]) -> str:
+    """How the structures compare with fewer units from scratch, in words: at as many parameters, int8, greedy."""
+    sentences = []
+    for times in SCRATCH:
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            if row["row"].endswith(f":{times}"):
+                found.setdefault(row["row"], []).append(wer(row, "int8", "greedy"))
+        medians = {name: statistics.median(values) for name, values in found.items()}
+        scratch = medians.pop(f"scratch:dense:{times}", None)
+        if scratch is None or not medians:
+            continue
+        best = min(medians, key=medians.__getitem__)
+        worse = [f"`{name}` ({value:.1f})" for name, value in medians.items() if value >= scratch]
+        text = f"With {times} times fewer parameters the best row is `{best}`, {medians[best]:.1f} % of the words wrong"
+        text += f"; the same network with fewer units, from scratch, has {scratch:.1f} %."
+        text += f" No better than that: {', '.join(worse)}." if worse else " All rows are better than that."
+        sentences.append(text)
+    return " ".join(sentences)
+
+
+def section(rows: list[dict[str, Any]]) -> str:
+    """What stands between the markers of the page."""
+    commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
+    processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
+    parts = [against_scratch(rows), table(rows), f"{processors}; commit {', '.join(commits)}."]
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """Greedy word error rates against bytes, int8."""
+    points = []
+    for name in ROWS:
+        if own := [row for row in rows if row["row"] == name]:
+            size = max(row["files"]["int8"]["bytes"] for row in own)
+            points.append(Point(name, size, statistics.median(wer(row, "int8", "greedy") for row in own)))
+    return quality_plot(points, size_label="bytes of the int8 file", quality_label="word error rate, percent")
+
+
 def interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     """The greedy word error rate of int8 minus the dense float32 one's, over seeds and resampled utterances."""
     first = {"decoders": {"greedy": _joined(row["files"]["int8"] for row, _ in pairs)}}
@@ -298,6 +341,8 @@ def main() -> None:
             order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
             document = {"machine": describe_machine(), "rows": [rows[key] for key in order]}
             RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "compact weights", section(document["rows"])))
+            PICTURE.write_text(picture(document["rows"]), encoding="utf-8")
     if document["rows"]:
         print(table(document["rows"]))
 

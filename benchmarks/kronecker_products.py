@@ -9,16 +9,14 @@ median over rounds of the dense time over the other, with its quartiles; beside 
 plain read of its weights (`floor`), the bytes of the file and the multiply-accumulate operations of a step.
 """
 
-import argparse
 import json
 import statistics
-from pathlib import Path
 
 import numpy as np
 import torch
+from published import options, publish
 
 import compactrnn as cr
-from compactrnn._machine import describe_machine
 from compactrnn.lower import lower
 from compactrnn.report.bench.roofline import read_rate, weight_bytes
 from compactrnn.runtime.file import write
@@ -99,23 +97,18 @@ def row_of(n: int, layers: int, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "kronecker_products.json")
-    arguments = parser.parse_args()
+    given = options(__doc__, "kronecker_products", 200)
     torch.set_num_threads(1)
     rows = []
     for n in SIZES:
         for layers in LAYERS:
-            rows.append(row_of(n, layers, arguments.rounds))
+            rows.append(row_of(n, layers, given.rounds))
             print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "what": "a step of an int8 LSTM, dense over low rank and Kronecker products, from C, in turns in one process",
-        "rounds": arguments.rounds,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        given,
+        "a step of an int8 LSTM, dense over low rank and Kronecker products, from C, in turns in one process",
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ the clock of the thread, which stands still while others have the core. A figure
 time over the engine's, with its quartiles.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from published import options, publish
 from torch import nn
 
 import compactrnn as cr
 from compactrnn import cells
-from compactrnn._machine import describe_machine
 from compactrnn.lower import lower
 from compactrnn.runtime.file import write
 from compactrnn.runtime.quantize import quantize
@@ -111,25 +108,19 @@ def row_of(cell_class: type[cells.AbstractCell], rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "native_step.json")
-    arguments = parser.parse_args()
+    given = options(__doc__, "native_step", 400)
     torch.set_num_threads(1)
     rows = []
     for cell_class in every_cell():
-        rows.append(row_of(cell_class, arguments.rounds))
+        rows.append(row_of(cell_class, given.rounds))
         ratios = "  ".join(f"{name} {figures['median']:.1f}" for name, figures in rows[-1]["ratio"].items())
         print(f"{rows[-1]['cell']:8} {ratios}  {rows[-1]['microseconds']}")
-    result = {
-        "what": "one time step, torch over the engine, from Python, in turns in one process, one thread, batch 1",
-        "shape": {"input_size": INPUT, "hidden_size": SIZE, "layers": 1},
-        "rounds": arguments.rounds,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        given,
+        "one time step, torch over the engine, from Python, in turns in one process, one thread, batch 1",
+        shape={"input_size": INPUT, "hidden_size": SIZE, "layers": 1},
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ The product is of a matrix of 4n rows and n columns of which a part of the entri
 plainly, by lines of 16 rows, or entry by entry.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import tempfile
@@ -24,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from published import options, publish
 
-from compactrnn._machine import describe_machine
 from compactrnn.report.bench.roofline import read_rate
 from compactrnn.runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
 from compactrnn.runtime.entries import ENTRIES
@@ -131,27 +129,22 @@ def scattered_row(steps: Path, n: int, keep: float, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sparse_products.json")
-    arguments = parser.parse_args()
+    given = options(__doc__, "sparse_products", 200)
     blocks, scattered = [], []
     with tempfile.TemporaryDirectory() as folder:
         steps = compile_steps(Path(folder))
         for case in CASES:
-            blocks += sparsity_rows(steps, *case, arguments.rounds)
+            blocks += sparsity_rows(steps, *case, given.rounds)
             print(*blocks[-len(KEPT) :], sep="\n", flush=True)
         for case in SCATTERED:
-            scattered.append(scattered_row(steps, *case, arguments.rounds))
+            scattered.append(scattered_row(steps, *case, given.rounds))
             print(scattered[-1], flush=True)
-    result = {
-        "what": "a step of int8 LSTMs, the time with dense matrices over that with block-sparse ones; products; from C",
-        "rounds": arguments.rounds,
-        "machine": describe_machine(),
-        "blocks": blocks,
-        "scattered": scattered,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        given,
+        "a step of int8 LSTMs, the time with dense matrices over that with block-sparse ones; products; from C",
+        blocks=blocks,
+        scattered=scattered,
+    )
 
 
 if __name__ == "__main__":

@@ -8,17 +8,14 @@ thread. A figure is the median over rounds of the time with Toeplitz-like matric
 quartiles. Files and the time to open them are given too.
 """
 
-import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 from native_step import race
+from published import options, publish
 
 import compactrnn as cr
-from compactrnn._machine import describe_machine
 from compactrnn.runtime.file import write
 from compactrnn.runtime.gates import padded
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
@@ -80,21 +77,16 @@ def row_of(n: int, rank: int, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "toeplitz_products.json")
-    arguments = parser.parse_args()
+    given = options(__doc__, "toeplitz_products", 100)
     rows = []
     for n, rank in SIZES:
-        rows.append(row_of(n, rank, arguments.rounds))
+        rows.append(row_of(n, rank, given.rounds))
         print(rows[-1], flush=True)
-    result = {
-        "what": "an LSTM with Toeplitz-like matrices over one with plain ones, from Python, in turns in one process",
-        "rounds": arguments.rounds,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    publish(
+        given,
+        "an LSTM with Toeplitz-like matrices over one with plain ones, from Python, in turns in one process",
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":
