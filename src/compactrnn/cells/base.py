@@ -249,6 +249,11 @@ class AbstractCell(nn.Module, ABC):
         """Multiply-accumulate operations of one step's matrix products."""
         return sum(w.macs() for w in self.children() if isinstance(w, AbstractWeight))
 
+    @property
+    def title(self) -> str:
+        """What reports and messages call it."""
+        return type(self).__name__
+
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}"
 

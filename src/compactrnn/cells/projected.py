@@ -156,6 +156,10 @@ class Projected(AbstractCell):
             hook.remove()
         return super().macs() + (len(calls) - 1) * self.projection.macs()
 
+    @property
+    def title(self) -> str:
+        return f"{self.kind.__name__} with a projection"
+
     def extra_repr(self) -> str:
         return f"{self.kind.__name__}, {super().extra_repr()}, {self.projection.out_features}"
 

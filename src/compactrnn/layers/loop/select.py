@@ -144,7 +144,7 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
         raise invalid(
             "time_loop",
             got=repr(wanted),
-            expected=f"one of {kinds} for {type(cell).__name__}",
+            expected=f"one of {kinds} for {cell.title}",
             hint=found.report.reason if found else reason,
         )
     assert found is not None
@@ -197,14 +197,14 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
             loops["native"] = NativeLoop(step)
             if linear := LinearLoop.of(step):
                 loops["scan"] = linear
-            found = _Found(signature, step, loops, LoopReport(type(cell).__name__, (), "", 0, 0, 0.0))
+            found = _Found(signature, step, loops, LoopReport(cell.title, (), "", 0, 0, 0.0))
             for kind in tuple(loops):
                 _check(cell, found, kind)
     except NotTraceable as error:
         loops, reason, step = {}, str(error), None
     values = ordered([*step.outputs, *step.after]) if step else []
     report = LoopReport(
-        cell=type(cell).__name__,
+        cell=cell.title,
         kinds=tuple(loops),
         reason=reason,
         operations=sum(bool(v.args) and v.op not in ("slice", "cat") for v in values),

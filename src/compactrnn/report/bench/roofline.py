@@ -16,7 +16,10 @@ _BITS = {"F32": 32, "F16": 16, "I8": 8, "I4": 4}
 
 
 def weight_bytes(data: bytes) -> int:
-    """Bytes of weights that one step reads: every matrix, what is stored of a sparse one, a row of each table."""
+    """Bytes of weights that one step reads: every matrix, what is stored of a sparse one, a row of each table.
+
+    A matrix that the engine makes of vectors is counted as the float32 matrix that it becomes.
+    """
     total = 0
     for tensor in Records(data).tensors:
         if int(tensor["type"]) in DEPTH:
@@ -26,7 +29,7 @@ def weight_bytes(data: bytes) -> int:
             entries = stored_entries(data, int(tensor["place"]), int(tensor["columns"]), Type(int(tensor["type"])))
             total += sum(part.nbytes for part in entries)
         shape, _, kind = Type(int(tensor["type"])).name.partition("_")
-        rows = {"MATRIX": int(tensor["rows"]), "TABLE": 1}.get(shape, 0)
+        rows = {"MATRIX": int(tensor["rows"]), "TOEPLITZ": int(tensor["rows"]), "TABLE": 1}.get(shape, 0)
         total += rows * int(tensor["columns"]) * _BITS.get(kind, 0) // 8
     return total
 
