@@ -353,6 +353,10 @@ PRUNERS = {
     "group lasso, keep": CompressorCase(lambda m, x: cr.GroupLasso(m, x, keep=0.5, steps=5)),
     "group lasso, strength": CompressorCase(lambda m, x: cr.GroupLasso(m, x, strength=1.0, threshold=2e-2), 80, 1e-2),
     "gradual pruning": CompressorCase(lambda m, x: Pruner(m, x, GradualUnitPruning({"": 0.75, "gru": 0.25}, 5))),
+    "neuron selection, keep": CompressorCase(lambda m, x: cr.NeuronSelection(m, x, keep=0.5, steps=20), 20),
+    "neuron selection, bytes": CompressorCase(lambda m, x: cr.NeuronSelection(m, x, bytes=4000, steps=20), 25),
+    "neuron selection, strength": CompressorCase(lambda m, x: cr.NeuronSelection(m, x, strength=0.3), 60, 5e-2),
+    "magnitude": CompressorCase(lambda m, x: cr.Magnitude(m, cr.Sparse(keep=0.3), steps=5)),
     "gates": CompressorCase(lambda m, x: Pruner(m, x, own_pruning.NeuronGates(0.3)), 60, 5e-2),
 }
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .compress import Doping as Doping
     from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
+    from .compress import Magnitude as Magnitude
+    from .compress import NeuronSelection as NeuronSelection
     from .compress import PruningPlan as PruningPlan
     from .compress import analyze as analyze
     from .compress import factorize_ as factorize_
@@ -86,6 +88,8 @@ _HOME = {
     "GILR": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",
+    "Magnitude": "compress",
+    "NeuronSelection": "compress",
     "HiPPO": "cells",
     "IndRNN": "cells",
     "Kronecker": "weights",

@@ -12,7 +12,10 @@ from .gates import AbstractGate as AbstractGate
 from .gradual_pruning import GradualUnitPruning as GradualUnitPruning
 from .group_lasso import GroupLasso as GroupLasso
 from .groups import Group as Group
+from .l0_selection import L0Selection as L0Selection
+from .magnitude import Magnitude as Magnitude
 from .method import AbstractPruningMethod as AbstractPruningMethod
+from .neuron_selection import NeuronSelection as NeuronSelection
 from .plan import PruningPlan as PruningPlan
 from .proximal_group_lasso import ProximalGroupLasso as ProximalGroupLasso
 from .pruner import Pruner as Pruner

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -105,15 +107,16 @@ class Doping:
             weight.row_factors = None
         self.sparse, self.sums = [], []
 
-    def state_dict(self) -> dict[str, int | list[Tensor]]:
-        """The position in the schedule, and the entries that are kept."""
-        return {"count": self.count, "kept": list(self._kept)}
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the schedule, the entries that are kept, and the rows that are dropped in the next step."""
+        return {"count": self.count, "kept": list(self._kept), "dropped": [w.row_factors for w in self.sums]}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict()`; the model's own state is loaded apart."""
         self.count = state["count"]
         self._kept = [kept.to(old.device) for kept, old in zip(state["kept"], self._kept, strict=True)]
-        self._drop()
+        for weight, dropped in zip(self.sums, state["dropped"], strict=True):
+            weight.row_factors = None if dropped is None else dropped.to(next(weight.parameters()))
 
     def _drop(self) -> None:
         dropout = self.dropout if self.count < self.steps else 0.0

@@ -116,9 +116,10 @@ def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -
             held = stored(layer, part_name(layer, member.layer, direction, name))
             matrix = isinstance(weight, AbstractWeight)
             gates = weight.gates if matrix else weight.numel() // len(member.units)
-            _add(group.writers if matrix else group.biases, Part(held, 0, member.units.repeat(gates)))
+            _add(group.writers if matrix else group.biases, Part(held, 0, member.units.repeat(gates), recurrent=True))
     for name in unit_set.read_by:
-        _add(group.readers, Part(stored(layer, part_name(layer, member.layer, direction, name)), 1, member.units))
+        held = stored(layer, part_name(layer, member.layer, direction, name))
+        _add(group.readers, Part(held, 1, member.units, recurrent=True))
 
 
 def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[int, Leaf]) -> Iterator[tuple[Part, str]]:
@@ -150,7 +151,8 @@ def _inputs(model: nn.Module, leaf: Leaf, number: int, columns: Tensor, name: st
     layer = original(model, leaf)
     for direction, cell in enumerate(leaf.cells[number]):
         for attribute in cell.reads_input:
-            yield Part(stored(layer, part_name(layer, number, direction, attribute)), 1, columns), f"{name}.{attribute}"
+            held = stored(layer, part_name(layer, number, direction, attribute))
+            yield Part(held, 1, columns, recurrent=True), f"{name}.{attribute}"
 
 
 def check_sizes(model: nn.Module, leaf: Leaf) -> None:

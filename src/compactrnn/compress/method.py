@@ -20,9 +20,11 @@ class AbstractPruningMethod(ABC):
 
     steps: int = 0  # length of the schedule in optimizer steps; 0 for none
     advice: str = ""  # what to try if nothing was removed
+    trains_gates: bool = False  # whether `step_` trains them, so that no optimizer has to
 
     def __init__(self):
         self.pruned: dict[str, Tensor] = {}  # by group: the units that are being removed; saved in checkpoints
+        self.state: dict[str, Tensor] = {}  # what else changes in the course of the training; saved likewise
 
     def setup(self, groups: list[Group]) -> None:
         """Called once, with all groups, before anything is changed: check what names layers."""

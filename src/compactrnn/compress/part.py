@@ -19,15 +19,16 @@ from .gating import gate_tensor_, gate_weight_
 class Part:
     """Slices along `axis` of a matrix: slice i belongs to unit `units[i]` of the group, or to none (-1).
 
-    `inside` says that the matrix belongs to a layer of the group, `repeated` that a part before it in the same list
-    has the same slices of the same parameters: to scale that one is enough. A gate on
-    the part multiplies slice i by the gate of its unit.
+    `inside` says that the matrix belongs to a layer of the group, `recurrent` that it belongs to a recurrent layer,
+    `repeated` that a part before it in the same list has the same slices of the same parameters: to scale that one is
+    enough. A gate on the part multiplies slice i by the gate of its unit.
     """
 
     weight: Stored
     axis: int
     units: Tensor
     inside: bool = False
+    recurrent: bool = False
     repeated: bool = False
 
     @property

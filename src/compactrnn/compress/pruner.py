@@ -61,6 +61,8 @@ class Pruner:
                 self._units = find_units(self._trace, self.example_inputs)
             groups = find_groups(self.model, self._trace, self._units)
             self._excluded = excluded(inner_names(model, exclude), groups)
+            for group in groups:
+                group.excluded = group.name in self._excluded
             self._parameters: list[nn.Parameter] = []
             method.setup(groups)
             with without_autocast():
@@ -168,7 +170,7 @@ class Pruner:
         warnings.warn(f"shrink() at {plan.position}: {cut} of {total} units were cut; {text}", stacklevel=3)
 
     def _check_gates(self, optimizer: Optimizer) -> None:
-        gates = [(g, gate) for g in self._active if (gate := g.gate) is not None]
+        gates = [] if self.method.trains_gates else [(g, gate) for g in self._active if (gate := g.gate) is not None]
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]} if gates else set()
         for group, gate in gates:
             if any(p.requires_grad and id(p) not in trained for p in gate.parameters()):
@@ -190,7 +192,7 @@ class Pruner:
             state[f"target.{group.name}"] = torch.tensor(-1 if target is None else target)
             none = torch.zeros(group.count, dtype=torch.bool)
             state[f"pruned.{group.name}"] = self.method.pruned.get(group.name, none).clone()
-        return state
+        return state | {f"method.{name}": value.clone() for name, value in self.method.state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict()` of a pruner with the same settings on the same model.
@@ -212,6 +214,8 @@ class Pruner:
                 )
         self.count = int(state["count"])
         self.method.pruned = {g.name: state[f"pruned.{g.name}"].bool().to(g.device).clone() for g in self.groups}
+        for name, value in self.method.state.items():
+            value.copy_(state[f"method.{name}"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pruner:
         twin = copy.copy(self)

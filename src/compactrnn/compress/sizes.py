@@ -6,6 +6,7 @@ from torch import nn
 
 from ..graph.copy import copy_module
 from ..layers import cells_of, is_recurrent
+from .gating import fold_masks_
 
 
 def counts(model: nn.Module) -> tuple[int, int, int]:
@@ -13,7 +14,7 @@ def counts(model: nn.Module) -> tuple[int, int, int]:
 
     Of its plain form: gates and what else weights are computed from is not counted.
     """
-    plain = copy_module(model)
+    plain = fold_masks_(copy_module(model))
     layers = [m for m in plain.modules() if is_recurrent(m)]
     own = {id(p): p.numel() for m in layers for p in m.parameters()}
     macs = sum(cell.macs() for m in layers for row in cells_of(m) for cell in row)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compress import PruningPlan, load, save
+from ..compress import load, save
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class CompressorContract:
         model, _, pruner, _ = self.trained(case)
         small, twin = pruner.shrink(), self.twin(case, model)
         plan = pruner.plan()
-        again = PruningPlan.from_json(plan.to_json())
+        again = type(plan).from_json(plan.to_json())
         assert again == plan and str(again) == str(plan) and plan.parameters == pruner.report().parameters
         _assert_equal(again.apply(twin), small)
         _assert_equal(twin, model)

@@ -46,6 +46,7 @@ class PhaseRun:
         self.per_epoch = task.updates_per_epoch()
         self.total = options.total_updates(self.per_epoch)
         self.model = model
+        self.pruner = build_pruner(model, task, options)  # its gates are parameters of the model
         optimizer = build_optimizer(model.parameters(), options.optimizer)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         _let_advance(self.wrapped, model)
@@ -57,7 +58,6 @@ class PhaseRun:
             self.teacher_outputs = task.teacher_outputs(self.fabric.to_device(teacher.eval()))
             self.teacher = processes.alone(precision).setup_module(teacher.eval().requires_grad_(False))
             _let_advance(self.teacher, teacher)
-        self.pruner = build_pruner(model, task, options)
         self.average = WeightAverage(model, options.average) if options.average is not None else None
         self.update = 0
         self.states: Any = None

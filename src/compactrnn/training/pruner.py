@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -12,19 +11,43 @@ from .recipe import PhaseOptions
 
 
 def build_pruner(model: nn.Module, task: AbstractTask, options: PhaseOptions) -> Any:
-    """The group lasso of a phase, or None."""
+    """The pruner of a phase, or None."""
     if options.compress is None:
         return None
-    from ..compress import GroupLasso
+    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection
+    from ..weights import BlockSparse, Sparse
 
-    given = {name: value for name, value in asdict(options.compress).items() if value is not None}
-    return GroupLasso(model, task.example_inputs(), **given)
+    given = options.compress.arguments()
+    if options.compress.method == "doping":
+        return _Doped(model, Doping(model, **given))
+    if options.compress.method == "magnitude":
+        keep, block = given.pop("keep"), given.pop("block", None)
+        return Magnitude(model, BlockSparse(block, keep) if block else Sparse(keep), **given)
+    make = NeuronSelection if options.compress.method == "neuron_selection" else GroupLasso
+    return make(model, task.example_inputs(), **given)
+
+
+class _Doped:
+    """`Doping` with the calls of the pruners."""
+
+    def __init__(self, model: nn.Module, doping: Any):
+        self.model, self.doping = model, doping
+        self.step, self.state_dict, self.load_state_dict = doping.step, doping.state_dict, doping.load_state_dict
+
+    def penalty(self) -> float:
+        return 0.0
+
+    def shrink(self) -> nn.Module:
+        self.doping.finish()
+        return self.model
 
 
 def units_left(pruner: Any) -> dict[str, int]:
-    """The units of each layer that are neither dead nor being pruned."""
+    """The units of each layer that are neither dead nor being pruned; nothing of a pruner of single weights."""
     from ..compress.dead import find_dead
 
+    if not hasattr(pruner, "groups"):
+        return {}
     gone = find_dead(pruner.groups)
     for name, pruned in pruner.method.pruned.items():
         gone[name] = gone[name] | pruned.cpu()

@@ -29,6 +29,7 @@ from .._files import read_file
 from .._validate import validated
 from ..tasks.table import DEFAULT, TASKS
 from ..weights.registry import weight_spec
+from .compress_options import CompressOptions
 from .phase_names import PhaseName, check_apart
 
 _MAX_BYTES = 1 << 20
@@ -64,23 +65,6 @@ class ScheduleOptions:
     constant_epochs: CountFrom0 = 0
     factor: ShareAbove0 = 0.5
     patience: CountFrom0 = 1
-
-
-@dataclass(frozen=True)
-class CompressOptions:
-    """Arguments of `GroupLasso` in a phase: the fraction `keep` of the units in `steps` updates, or a `strength`."""
-
-    keep: ShareAbove0 | None = None
-    steps: Count | None = None
-    strength: PositiveOrZero | None = None
-    loss_steps: Count | None = None
-    threshold: PositiveOrZero | None = None
-    decay: ShareBelow1 | None = None
-    minimum: Count | None = None
-
-    def __post_init__(self):
-        if (self.keep is None) == (self.strength is None) or (self.keep is None) != (self.steps is None):
-            raise ValueError("give either keep and steps, or strength")
 
 
 @dataclass(frozen=True)
@@ -152,8 +136,8 @@ class PhaseOptions:
             raise ValueError("give either updates or epochs")
         if self.compress and self.factorize:
             raise ValueError("give compress and factorize in two phases, one after the other")
-        cut = self.compress and self.compress.steps
-        if cut and self.updates is not None and cut > self.updates:
+        cut = self.compress.last if self.compress else 0
+        if self.updates is not None and cut > self.updates:
             raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")
 
     def total_updates(self, per_epoch: int) -> int:
@@ -226,6 +210,10 @@ class Recipe(Generic[Data, Model]):
             task: Any = self.task
             if phase.distill and not TASKS[task.name].logits:
                 raise ValueError(f"phases.{name}.distill: expected a task with logits as outputs, got {task.name}")
+            gates = phase.compress is not None and phase.compress.method == "neuron_selection"
+            if gates and self.training.devices > 1:
+                got = f"training.devices = {self.training.devices}"
+                raise ValueError(f"phases.{name}.compress.method: expected one device with neuron_selection, got {got}")
             earlier.add(name)
             adjustable: Any = type(self.model)
             _check_keys(f"phases.{name}.task", phase.task, asdict(self.task).keys() - {"name"})  # pyright: ignore

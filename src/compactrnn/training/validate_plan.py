@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from .._errors import UnsupportedModelError, invalid
 from ..models.base import AbstractModel
 from ..tasks.base import AbstractTask
 from .factorize import factorize_model_
+from .pruner import build_pruner
 from .recipe import CompressOptions, PhaseOptions
 
 
@@ -39,6 +41,16 @@ def validate_phases(
                 raise ValueError(f"phases.{name}.factorize: {error}") from error
             options |= model.size_options()
         if phase.compress is not None:
+            try:
+                pruner = build_pruner(copy.deepcopy(model), task, phase)
+            except ValueError as error:
+                raise ValueError(f"phases.{name}.compress: {error}") from error
+            if phase.compress.method in ("magnitude", "doping"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)
+                    model = pruner.shrink()
+                options |= model.size_options()
+                continue
             validate_plan(model, task, options, phase.compress, name)
 
 

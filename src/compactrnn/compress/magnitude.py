@@ -1,0 +1,183 @@
+"""Magnitude pruning: the entries or blocks of a matrix that are smallest become zero while the model trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .._errors import check_positive, invalid
+from ..graph.copy import copy_module
+from ..layers.matrices import ModelMatrix, matrices
+from ..weights.block_sparse import BlockSparse
+from ..weights.dense import DenseWeight
+from ..weights.sparse import Sparse
+from .factor_item import Spec, requested
+from .factorization import FactorizationPlan
+from .factorize import plan_factorization
+from .optimizer_state import move_optimizer_
+from .wrappers import inner_names, unwrap
+
+
+class Magnitude:
+    """Prunes single weights (`Sparse`) or blocks (`BlockSparse`) of dense matrices, on a schedule.
+
+    Until step `start` nothing changes. In the n steps after it every row of entries (or of blocks) keeps at step t the
+    share `f + (1 - f) (1 - t/n)^3`, the largest by absolute value (by norm), f being the `keep` of the specification.
+    The others are zero after each step; every `interval` steps they are ranked again. All rows keep equally many, which
+    the kernels profit from. Once the schedule has ended, training goes on with the entries that are left, and `shrink`
+    gives a model that stores only these.
+
+    Args:
+        model: any module; its recurrent and linear layers are pruned, tables of embeddings stay.
+        spec: `Sparse(keep=)` or `BlockSparse(block=, keep=)` for all matrices, or by name as in `factorize_`:
+            `{"lstm": cr.BlockSparse(keep=0.25), "head": None}`.
+        steps: length of the schedule in steps of the optimizer.
+        start: steps before it.
+        interval: how often the entries are ranked.
+
+    Raises:
+        ValueError: for arguments out of range, names that the model does not have, and named matrices that cannot be
+            pruned.
+
+    Sources: Narang, Diamos, Sengupta, Elsen, Exploring Sparsity in Recurrent Neural Networks, 2017, for pruning while
+    training; Narang, Undersander, Diamos, Block-Sparse Recurrent Neural Networks, 2017, for blocks; Zhu and Gupta, To
+    prune, or not to prune, 2017, for the schedule.
+
+    >>> import compactrnn as cr
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    >>> pruner = cr.Magnitude(model, {"0": cr.Sparse(keep=0.125)}, steps=20)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> for _ in range(20):
+    ...     loss = model(torch.randn(8, 64)).square().mean() + pruner.penalty()
+    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); pruner.step(optimizer)
+    >>> int(model[0].weight.count_nonzero()), pruner.shrink()[0].weight.stored_parameters()
+    (512, 512)
+    """
+
+    def __init__(self, model: nn.Module, spec: Spec, *, steps: int, start: int = 0, interval: int = 10):
+        check_positive(steps, "steps")
+        check_positive(interval, "interval")
+        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+            raise invalid("start", got=repr(start), expected="an int of 0 or more")
+        for wanted in spec.values() if isinstance(spec, Mapping) else (spec,):
+            if not isinstance(wanted, Sparse | BlockSparse | None) or (wanted is None and spec is None):
+                raise invalid(
+                    "spec", got=repr(wanted), expected="Sparse(keep=...), BlockSparse(keep=...), or these by name"
+                )
+        self.model, self.steps, self.start, self.interval, self.count = unwrap(model), steps, start, interval, 0
+        self._specs: dict[str, Sparse | BlockSparse] = {}
+        for item in requested(self.model, inner_names(model, spec), False):
+            if isinstance(item.wanted, Sparse | BlockSparse) and not item.reason:
+                if not isinstance(item.matrix.held, nn.Parameter | DenseWeight):
+                    item.leave("it is of low rank already")
+                    continue
+                item.wanted.build(*item.matrix.shape, item.matrix.gates)  # refused now, not in the course of training
+                self._specs[item.matrix.name] = item.wanted
+        if not self._specs:
+            raise invalid("model", got="no dense matrix that may be pruned", expected="one or more")
+        self._masks = {
+            name: torch.ones_like(self._entries(m), dtype=torch.bool) for name, m in self._matrices(self.model)
+        }
+
+    def penalty(self) -> Tensor:
+        """Zero: nothing is added to the loss."""
+        return torch.zeros((), device=next(self.model.parameters()).device)
+
+    @torch.no_grad()
+    def step(self, optimizer: Optimizer | None = None) -> None:
+        """Call after each `optimizer.step()`."""
+        self.count += 1
+        at = self.count - self.start
+        rank = 0 < at <= self.steps and (at % self.interval == 0 or at == self.steps)
+        for name, matrix in self._matrices(self.model):
+            entries = self._entries(matrix)
+            if rank:
+                self._masks[name] = self._largest(name, matrix)
+            entries.mul_(self._masks[name].to(entries.device))
+
+    def fraction(self, keep: float) -> float:
+        """The share of the entries of a row that the schedule leaves at this step, for a `keep`."""
+        t = min(max(self.count - self.start, 0) / self.steps, 1)
+        return keep + (1 - keep) * (1 - t) ** 3
+
+    def plan(self) -> FactorizationPlan:
+        """What `shrink()` would make of which matrix now."""
+        return plan_factorization(self.model, dict(self._specs))
+
+    def report(self) -> FactorizationPlan:
+        """Sizes before and after `shrink()`: those of its plan."""
+        return self.plan()
+
+    def shrink(self, optimizer: Optimizer | None = None) -> nn.Module:
+        """A model that stores only what is left; `optimizer`, if given, goes on with it.
+
+        The optimizer's state of what was not pruned goes along; that of pruned matrices begins again.
+
+        Warns:
+            UserWarning: the schedule has not ended: what is cut now still has an effect.
+        """
+        if self.count < self.start + self.steps:
+            text = (
+                f"shrink() at step {self.count} of {self.start + self.steps}: call step() until the schedule has ended"
+            )
+            warnings.warn(text, stacklevel=2)
+        small = self._cut(self.model)
+        if optimizer is not None:
+            move_optimizer_(optimizer, self.model, small, self._cut)
+        return small
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The position in the schedule, and which entries are left."""
+        masks = {f"mask.{name}": mask.clone() for name, mask in self._masks.items()}
+        return {"count": torch.tensor(self.count), **masks}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict()` of a pruner of the same matrices.
+
+        Raises:
+            ValueError: it is that of others; nothing was changed then.
+        """
+        own = self.state_dict()
+        shapes, given = ({n: tuple(t.shape) for n, t in s.items()} for s in (own, state))
+        if shapes != given:
+            raise invalid("pruner state", got=given, expected=str(shapes))
+        self.count = int(state["count"])
+        self._masks = {name: state[f"mask.{name}"].bool().clone() for name in self._masks}
+
+    def _matrices(self, model: nn.Module) -> list[tuple[str, ModelMatrix]]:
+        return [(matrix.name, matrix) for matrix in matrices(model) if matrix.name in self._specs]
+
+    @staticmethod
+    def _entries(matrix: ModelMatrix) -> Tensor:
+        held = matrix.held
+        assert isinstance(held, nn.Parameter | DenseWeight)
+        return (held.weight if isinstance(held, DenseWeight) else held).detach()
+
+    def _largest(self, name: str, matrix: ModelMatrix) -> Tensor:
+        """Where the entries are that the schedule leaves."""
+        spec, dense = self._specs[name], matrix.dense()
+        now = replace(spec, keep=self.fraction(spec.keep))
+        with torch.random.fork_rng(devices=[]):
+            weight = now.build(*matrix.shape, matrix.gates).to(dense.device)
+        (term,) = weight.from_dense_(dense).terms()
+        places = term.index  # pyright: ignore
+        return (
+            torch.zeros(dense.numel(), dtype=torch.bool, device=dense.device)
+            .index_fill_(0, places, True)
+            .view_as(dense)
+        )
+
+    @torch.no_grad()
+    def _cut(self, model: nn.Module) -> nn.Module:
+        small = copy_module(model)
+        for name, matrix in self._matrices(small):
+            dense = matrix.dense()
+            with torch.random.fork_rng(devices=[]):
+                weight = self._specs[name].build(*matrix.shape, matrix.gates).to(dense.device, dense.dtype)
+            matrix.put(weight.from_dense_(dense).requires_grad_(any(p.requires_grad for p in matrix.parameters())))
+        return small

@@ -1,0 +1,61 @@
+"""The pruner of a phase, as a recipe describes it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .._bounds import Count, CountFrom0, PositiveOrZero, Share, ShareAbove0, ShareBelow1
+
+_SIZES = ("keep", "macs", "bytes", "strength")
+_KNOWN = {
+    "group_lasso": ("keep", "steps", "strength", "loss_steps", "threshold", "decay", "minimum"),
+    "neuron_selection": ("keep", "macs", "bytes", "steps", "strength"),
+    "magnitude": ("keep", "block", "steps", "start", "interval"),
+    "doping": ("steps", "dropout", "interval"),
+}
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude` or `Doping` in a phase.
+
+    The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
+    two may have a `strength` instead, the second `macs` or `bytes`; the third prunes blocks if `block` = (rows,
+    columns) is given. The last finds the entries of the model's `Doped` and `Sparse` weights in `steps` updates.
+    """
+
+    method: Literal["group_lasso", "neuron_selection", "magnitude", "doping"] = "group_lasso"
+    keep: ShareAbove0 | None = None
+    macs: Count | None = None
+    bytes: Count | None = None
+    block: tuple[Count, Count] | None = None
+    steps: Count | None = None
+    start: CountFrom0 | None = None
+    interval: Count | None = None
+    strength: PositiveOrZero | None = None
+    loss_steps: Count | None = None
+    threshold: PositiveOrZero | None = None
+    decay: ShareBelow1 | None = None
+    minimum: Count | None = None
+    dropout: Share | None = None
+
+    def __post_init__(self):
+        given, known = self.arguments(), _KNOWN[self.method]
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{name}: expected none with method = {self.method!r}, got {given[name]}")
+        sizes = [name for name in _SIZES if name in known]
+        if sizes and sum(name in given for name in sizes) != 1:
+            raise ValueError(f"give one of {', '.join(sizes)}")
+        if ("steps" in given) == ("strength" in given):
+            raise ValueError("steps: expected a number of updates, or none with a strength")
+
+    @property
+    def last(self) -> int:
+        """The update that the schedule ends with; 0 without one."""
+        return (self.start or 0) + (self.steps or 0)
+
+    def arguments(self) -> dict[str, Any]:
+        """What is given."""
+        return {name: value for name, value in asdict(self).items() if value is not None and name != "method"}

@@ -1,0 +1,102 @@
+"""Every pruner in a phase of a recipe: its size, a kill on the way, and what is refused before the training."""
+
+import pytest
+
+from compactrnn.compress.sizes import counts
+from compactrnn.training.recipe import recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+from compactrnn.training.trainer import Trainer
+
+TEXT = "the cat sat on the mat; the dog did not.\n" * 60
+DOPED = {"kind": "Doped", "weight": {"kind": "LowRank", "rank": 2}, "keep": 0.1}
+CASES = {
+    "group lasso": {"keep": 0.5, "steps": 14},
+    "macs": {"method": "neuron_selection", "macs": 800, "steps": 14},
+    "units": {"method": "neuron_selection", "keep": 0.5, "steps": 14},
+    "strength": {"method": "neuron_selection", "strength": 3.0},
+    "single weights": {"method": "magnitude", "keep": 0.25, "interval": 2, "steps": 14},
+    "blocks": {"method": "magnitude", "keep": 0.5, "block": [16, 4], "start": 2, "steps": 12},
+    "doping": {"method": "doping", "steps": 14, "interval": 3},
+}
+
+
+def recipe(folder, compress, **training):
+    (folder / "text.txt").write_text(TEXT)
+    optimizer = {"name": "AdamW", "learning_rate": 1e-2, "clip": 1.0}
+    weights = {"recurrent.weight_hh_*": DOPED} if compress.get("method") == "doping" else {}
+    sizes = {"batch_size": 8, "steps": 10, "evaluate_every": 9, "checkpoint_every": 4, "threads": 1}
+    return recipe_from(
+        {
+            "task": {"data": str(folder / "text.txt")},
+            "model": {"embedding": 8, "hidden": [16, 12], "dropout": 0.1, "weights": weights},
+            "training": {**sizes, **training},
+            "phases": {
+                "dense": {"updates": 3, "optimizer": optimizer},
+                "cut": {"updates": 20, "optimizer": optimizer, "compress": compress},
+                "tune": {"updates": 3, "optimizer": optimizer},
+            },
+        }
+    )
+
+
+class Stop(BaseException):
+    """In place of a signal that kills the process."""
+
+
+@pytest.mark.filterwarnings("ignore:shrink")
+@pytest.mark.parametrize("compress", CASES.values(), ids=CASES)
+def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path, monkeypatch):
+    checkpoint = Trainer.checkpoint
+
+    def then_stop(trainer, number, run):
+        checkpoint(trainer, number, run)
+        if (number, run and run.update) == (1, 12):
+            raise Stop
+
+    result = train(recipe(tmp_path, compress), tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Trainer, "checkpoint", then_stop)
+        train(recipe(tmp_path, compress), tmp_path / "killed")
+    train(recipe(tmp_path, compress), tmp_path / "killed", resume=True)
+    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    model, _, _ = RunFolder(tmp_path / "whole").load()
+    assert sum(p.numel() for p in model.parameters()) == result["parameters"]
+    _, _, macs = counts(model)
+    assert macs < 24 * 64 + 28 * 48 or "strength" in compress  # too few updates for a strength
+    if "macs" in compress:
+        assert 0.9 * 800 <= macs <= 800
+
+
+@pytest.mark.parametrize(
+    "compress, message",
+    [
+        ({"method": "neuron_selection", "macs": 10, "steps": 5}, "phases.cut.compress: macs: expected at least"),
+        ({"method": "doping", "steps": 5}, None),
+        ({"method": "neuron_selection", "macs": 800}, "steps: expected a number of updates, or none with a strength"),
+        ({"method": "neuron_selection", "keep": 0.5, "steps": 5, "decay": 0.5}, "decay: expected none with method"),
+        ({"method": "magnitude", "steps": 5}, "give one of keep"),
+        ({"method": "magnitude", "keep": 0.5, "start": 10, "steps": 15}, "compress.steps: expected at most the 20"),
+        ({"keep": 0.5, "macs": 10, "steps": 5}, "macs: expected none with method = 'group_lasso'"),
+        ({"method": "magic", "keep": 0.5, "steps": 5}, "method"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_training(compress, message, tmp_path):
+    if message is None:  # a model without a weight to dope
+        message = "phases.cut.compress: model: expected one or more"
+        table = recipe(tmp_path, compress).as_dict()
+        table["model"]["weights"] = {}
+        with pytest.raises(ValueError, match=message):
+            train(recipe_from(table), tmp_path / "run")
+    else:
+        with pytest.raises(ValueError, match=message):
+            train(recipe(tmp_path, compress), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_gates_are_trained_on_one_device():
+    table = {"method": "neuron_selection", "keep": 0.5, "steps": 5}
+    phases = {"cut": {"updates": 9, "compress": table}}
+    with pytest.raises(ValueError, match="expected one device with neuron_selection"):
+        recipe_from({"training": {"devices": 2, "batch_size": 4}, "phases": phases})
