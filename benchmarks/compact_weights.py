@@ -285,7 +285,9 @@ def section(rows: list[dict[str, Any]]) -> str:
     """What stands between the markers of the page."""
     commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
     processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
-    parts = [against_scratch(rows), table(rows), f"{processors}; commit {', '.join(commits)}."]
+    missing = [f"`{name}`" for name in ROWS if name not in {row["row"] for row in rows}]
+    later = f"Not trained yet: {', '.join(missing)}." if missing else ""
+    parts = [against_scratch(rows), table(rows), later, f"{processors}; commit {', '.join(commits)}."]
     return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
 
 
