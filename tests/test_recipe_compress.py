@@ -74,9 +74,9 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
     [
         ({"method": "neuron_selection", "macs": 10, "steps": 5}, "phases.cut.compress: macs: expected at least"),
         ({"method": "doping", "steps": 5}, None),
-        ({"method": "neuron_selection", "macs": 800}, "steps: expected a number of updates, or none with a strength"),
+        ({"method": "neuron_selection", "macs": 800}, "give keep or macs or bytes and steps, or strength"),
         ({"method": "neuron_selection", "keep": 0.5, "steps": 5, "decay": 0.5}, "decay: expected none with method"),
-        ({"method": "magnitude", "steps": 5}, "give one of keep"),
+        ({"method": "magnitude", "steps": 5}, "give keep and steps"),
         ({"method": "magnitude", "keep": 0.5, "start": 10, "steps": 15}, "compress.steps: expected at most the 20"),
         ({"keep": 0.5, "macs": 10, "steps": 5}, "macs: expected none with method = 'group_lasso'"),
         ({"method": "magic", "keep": 0.5, "steps": 5}, "method"),

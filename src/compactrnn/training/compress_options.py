@@ -46,10 +46,11 @@ class CompressOptions:
             if name not in known:
                 raise ValueError(f"{name}: expected none with method = {self.method!r}, got {given[name]}")
         sizes = [name for name in _SIZES if name in known]
-        if sizes and sum(name in given for name in sizes) != 1:
-            raise ValueError(f"give one of {', '.join(sizes)}")
-        if ("steps" in given) == ("strength" in given):
-            raise ValueError("steps: expected a number of updates, or none with a strength")
+        chosen = [name for name in sizes if name in given]
+        if (bool(sizes) and len(chosen) != 1) or ("steps" in given) == ("strength" in given):
+            scheduled = " or ".join(name for name in sizes if name != "strength")
+            text = f"give {scheduled} and steps" if scheduled else "give steps"
+            raise ValueError(text + (", or strength" if "strength" in known else ""))
 
     @property
     def last(self) -> int:
