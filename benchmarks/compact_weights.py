@@ -48,6 +48,7 @@ RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
 FINE_TUNING = 40  # epochs
 FINE_RATE = 1e-3
 UPDATES_PER_EPOCH = {True: 118, False: 105}  # with all speakers, without those held out
+NOISE = 2  # points, on 773 words
 SCRATCH = {4: 60, 8: 40}  # units of each layer and direction
 WEIGHTS = ("float32", "int8", "int4")
 LAYERS, UNITS = 3, 128
@@ -273,10 +274,18 @@ def against_scratch(rows: list[dict[str, Any]]) -> str:
         if scratch is None or not medians:
             continue
         best = min(medians, key=medians.__getitem__)
-        worse = [f"`{name}` ({value:.1f})" for name, value in medians.items() if value >= scratch]
-        text = f"With {times} times fewer parameters the best row is `{best}`, {medians[best]:.1f} % of the words wrong"
-        text += f"; the same network with fewer units, from scratch, has {scratch:.1f} %."
-        text += f" No better than that: {', '.join(worse)}." if worse else " All rows are better than that."
+        sizes = {name: max(r["files"]["int8"]["bytes"] for r in rows if r["row"] == name) for name in found}
+        text = (
+            f"With {times} times fewer parameters the best row is `{best}`, {medians[best]:.1f} % of the words wrong in"
+        )
+        text += (
+            f" {sizes[best]:,} bytes of int8; the same network with fewer units, from scratch, has {scratch:.1f} % in"
+        )
+        text += f" {sizes[f'scratch:dense:{times}']:,}."
+        equal = [f"`{name}` ({value:.1f})" for name, value in medians.items() if abs(value - scratch) < NOISE]
+        worse = [f"`{name}` ({value:.1f})" for name, value in medians.items() if value - scratch >= NOISE]
+        text += f" Within {NOISE} points of it, which is noise: {', '.join(equal)}." if equal else ""
+        text += f" Worse: {', '.join(worse)}." if worse else ""
         sentences.append(text)
     return " ".join(sentences)
 
