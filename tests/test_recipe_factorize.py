@@ -113,8 +113,8 @@ def test_a_run_from_another_one_equals_the_whole_recipe(whole, dense, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda r: shorter(r, 1), "source: expected that of .*config.json, with phases after dense, got .* no"),
-        (lambda r: shorter(r, 3, model={**r.as_dict()["model"], "dropout": 0.2}), "got a recipe with another model"),
+        (lambda r: shorter(r, 1), "recipe: expected that of .*config.json, with phases after dense, got .* no"),
+        (lambda r: shorter(r, 3, model={**r.as_dict()["model"], "dropout": 0.2}), "got one with another model"),
         (lambda r: recipe_from({**(t := r.as_dict()), "phases": {"small": t["phases"]["cut"]}}), "another phases"),
         (lambda r: recipe_from(bad_rank(r.as_dict())), "phases.small.factorize: "),
     ],

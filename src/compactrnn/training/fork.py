@@ -19,12 +19,12 @@ def check_source(source: RunFolder, recipe: Recipe) -> None:
         changed.append("phases")
     if changed or len(now["phases"]) == len(phases):
         raise invalid(
-            "source",
-            got=f"a recipe with another {', '.join(changed)}" if changed else "a recipe with no further phase",
+            "recipe",
+            got=f"one with another {', '.join(changed)}" if changed else "one with no further phase",
             expected=f"that of {source.config}, with phases after {phases[-1][0]}",
         )
     if ended_by := result.get("ended_by"):
-        raise invalid("source", got=f"{source.path}, which {ended_by} ended", expected="a run of all its phases")
+        raise invalid("run folder", got=f"{source.path}, which {ended_by} ended", expected="a run of all its phases")
 
 
 def copy_run(source: RunFolder, folder: RunFolder, recipe: Recipe) -> None:
