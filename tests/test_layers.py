@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 import compactrnn as cr
@@ -430,3 +430,20 @@ def test_a_layer_that_runs_by_cells_is_traced_once_for_its_parameters(monkeypatc
         twin.bias_hh_l0.add_(1)
     assert_close(layer(x)[0], changed)
     assert not torch.equal(twin(x)[0], changed)
+
+
+@pytest.mark.parametrize("layer", [cr.LSTM(4, 6, 2, dropout=0.5), cr.Recurrent(cells.MGU, 4, 6, 2, dropout=0.5)])
+def test_locked_dropout_is_the_same_at_all_steps_of_a_packed_sequence(layer):
+    layer.locked_dropout = True
+    lengths, found = torch.tensor([7, 4, 2]), []
+    x = torch.randn(7, 3, 4)
+    with torch.no_grad():
+        for seed in range(8):
+            torch.manual_seed(seed)
+            padded, _ = layer(x)
+            torch.manual_seed(seed)
+            packed, _ = pad_packed_sequence(layer(pack_padded_sequence(x, lengths))[0])
+            for n, length in enumerate(lengths):
+                torch.testing.assert_close(packed[:length, n], padded[:length, n])
+            found.append(padded)
+    assert not torch.equal(found[0], found[1])

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from compactrnn.models import LanguageModel, LanguageModelOptions
+from compactrnn.tasks.batch import Batch
 from compactrnn.tasks.generate import generate
 from compactrnn.tasks.language_model import LanguageModelData, LanguageModelTask, in_rows
+from compactrnn.tasks.negatives import NegativeSampler
 from compactrnn.tasks.quality import evaluate_stream
 from compactrnn.tasks.table import task_of as task_of_metadata
 from compactrnn.tasks.vocabulary import Vocabulary, split_symbols
@@ -178,3 +180,81 @@ def test_shift_moves_the_cuts_from_epoch_to_epoch(text):
         starts.append(next(o for o in range(5) if torch.equal(first, task.rows[:, o : o + 5])))
         assert task.batch(last, epoch).targets.shape == (4, 5)
     assert set(starts) == {0, 1, 2, 3, 4}
+
+
+def sampled(text, negatives, **options):
+    data = LanguageModelData(text, negatives=negatives, **options)
+    return LanguageModelTask(data, batch_size=4, steps=5, seed=3)
+
+
+def test_symbols_are_drawn_with_the_probabilities_that_correct_for_it():
+    counts = np.array([900, 400, 100, 50, 25, 10, 10, 1, 1, 0])
+    sampler = NegativeSampler(counts, size=4, power=0.5, seed=1)
+    assert sampler.inclusion.sum() == pytest.approx(4) and sampler.inclusion.max() == 1
+    free = sampler.inclusion < 1
+    odds = sampler.inclusion[free] / np.maximum(counts, 1)[free] ** 0.5
+    assert odds.min() == pytest.approx(odds.max())
+    draws = [sampler.draw(0, index) for index in range(4000)]
+    assert all(len(set(drawn)) == 4 for drawn in draws)
+    share = np.bincount(np.concatenate(draws), minlength=10) / len(draws)
+    deviation = np.sqrt(sampler.inclusion * (1 - sampler.inclusion) / len(draws))
+    assert (np.abs(share - sampler.inclusion) <= 4.5 * deviation + 1e-12).all()
+    assert sampler.draw(2, 7).tolist() == sampler.draw(2, 7).tolist() != sampler.draw(2, 8).tolist()
+
+
+LOW_RANK_OUTPUT = {"output": {"kind": "LowRank", "rank": 3}}
+
+
+@pytest.mark.parametrize(("tie", "weights"), [(False, {}), (True, {}), (False, LOW_RANK_OUTPUT)])
+def test_a_sampled_softmax_over_all_symbols_is_the_whole_one(text, tie, weights):
+    whole = task_of(text)
+    size = len(whole.vocabulary)
+    options = LanguageModelOptions(embedding=8, hidden=(8, 8), tie=tie, weights=weights)
+    torch.manual_seed(0)
+    model, found = whole.build_model(options), []
+    for task in (whole, sampled(text, size)):
+        batch, states = task.batch(1), None
+        model.zero_grad()
+        outputs, states = task.forward(model, batch, states)
+        task.loss(outputs, batch).backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert outputs.shape == (4, 5, 1 + size)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sampled_sum_of_exponentials_has_the_expectation_of_the_whole_one(text):
+    task = sampled(text, 6)
+    torch.manual_seed(0)
+    model = task.build_model(LanguageModelOptions(embedding=6, hidden=(8, 8), init=1.5)).eval()
+    inputs = task.batch(0)
+    with torch.no_grad():
+        logits = model(inputs.inputs)
+        sums = []
+        for index in range(1500):
+            batch = task.sampler.sampled(Batch(inputs.inputs, inputs.targets), 0, index)
+            sums.append(task.forward(model, batch, None)[0].exp().sum(-1))
+    sums, exact = torch.stack(sums), logits.exp().sum(-1)
+    error = (sums.mean(0) - exact).abs() / (sums.std(0) / len(sums) ** 0.5 + 1e-6)
+    assert float(error.max()) < 4.5 and float(sums.std(0).min()) > 0
+    assert task.evaluate(model, "valid") == task_of(text).evaluate(model, "valid")
+
+
+def test_more_negatives_than_symbols_are_refused(text):
+    with pytest.raises(ValueError, match=r"task\.negatives: expected at most the \d+ symbols, got 5000; set it to 0"):
+        sampled(text, 5000)
+
+
+@pytest.mark.parametrize("hidden", [(8, 8), (8, 6)])
+def test_locked_dropout_takes_the_same_units_at_all_steps(hidden):
+    options = LanguageModelOptions(embedding=6, hidden=hidden, dropout=0.5, embedding_dropout=0.3, locked_dropout=True)
+    model = LanguageModel(11, options)
+    kept = []
+    model.output.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 11, (3, 9))
+    model(tokens)
+    dropped = kept[0] == 0
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped)) and 0 < dropped.float().mean() < 1
+    assert not torch.equal(dropped[0, 0], dropped[1, 0])
+    assert torch.equal(model.eval()(tokens), model(tokens))

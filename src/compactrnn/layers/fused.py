@@ -40,6 +40,7 @@ class AbstractFused(nn.RNNBase):
     input_weight: WeightSpec = DENSE
     hidden_weight: WeightSpec = DENSE
     projection_weight: WeightSpec = DENSE
+    locked_dropout: bool = False  # whether dropout takes the same units at all steps of a sequence
 
     def _start(
         self,
@@ -128,7 +129,7 @@ class AbstractFused(nn.RNNBase):
         """
         if casts_in_vain(self):
             return without_casts(self, input, hx)
-        if self._as_torch and not _needs_cells() and not self._is_slow_in_torch(input):
+        if self._as_torch and not self.locked_dropout and not _needs_cells() and not self._is_slow_in_torch(input):
             for state in hx if isinstance(hx, tuple) else () if hx is None else (hx,):
                 if isinstance(state, Tensor):
                     check_dtype(self, "initial state", state)

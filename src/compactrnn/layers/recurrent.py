@@ -35,7 +35,8 @@ class Recurrent(nn.Module):
     which its own recurrence reads, too; `projection_weight` says how the matrix is stored. The first state is then this
     output, and others are the cell's own, of `hidden_size` numbers: see `compactrnn.cells.Projected`.
 
-    Further keywords go to the cell. `cells[layer][direction]` are the cells.
+    Further keywords go to the cell. `cells[layer][direction]` are the cells. With `layer.locked_dropout = True` dropout
+    takes the same units at all steps of a sequence.
 
     >>> import torch
     >>> from compactrnn.cells import MGU
@@ -80,6 +81,7 @@ class Recurrent(nn.Module):
         self.proj_size: int | list[int] = projections if per_layer and projections[0] else projections[0]
         self.batch_first = batch_first
         self.dropout = check_dropout(dropout, self.num_layers)
+        self.locked_dropout = False
         self.bidirectional = bidirectional
         weights = {"input_weight": input_weight, "hidden_weight": hidden_weight}
         options = {name: spec for name, spec in weights.items() if spec != DENSE} | cell_options

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import check_positive, invalid
@@ -94,7 +95,7 @@ def run_stack(
     """All layers over a batch of sequences, in the calling convention of `torch.nn.LSTM`.
 
     `run_layer(number, steps, states)` runs all directions of one layer: states (directions, batch, size) per kind.
-    `layer` has input_size, num_layers, batch_first, dropout and training.
+    `layer` has input_size, num_layers, batch_first, dropout, locked_dropout and training.
     """
     packed = isinstance(input, PackedSequence)
     if packed:
@@ -123,7 +124,7 @@ def run_stack(
         data, new = run_layer(i, steps, states[i])
         after.append(new)
         if layer.dropout and layer.training and i + 1 < layer.num_layers:
-            data = torch.nn.functional.dropout(data, layer.dropout)
+            data = drop(layer, Steps(data, steps.batch_sizes, steps.batch))
         steps = Steps(data, steps.batch_sizes, steps.batch)
     if packed:
         output = PackedSequence(steps.data, steps.batch_sizes, order, back)  # pyright: ignore
@@ -131,6 +132,17 @@ def run_stack(
         output = steps.data.transpose(0, 1) if batch_axis == 0 else steps.data
         output = output if batched else output.squeeze(1)
     return output, form.join(after, batched, back)
+
+
+def drop(layer: Any, steps: Steps) -> Tensor:
+    """The numbers of `steps` after the dropout of `layer`, which is the same at all steps of a sequence if locked."""
+    data, batch_sizes = steps.data, steps.batch_sizes
+    if not layer.locked_dropout:
+        return functional.dropout(data, layer.dropout)
+    factors = functional.dropout(data.new_ones(steps.batch, data.shape[-1]), layer.dropout)
+    if batch_sizes is None:
+        return data * factors
+    return data * torch.cat([factors[:count] for count in batch_sizes.tolist()])
 
 
 def check_dtype(layer: Any, what: str, tensor: Tensor) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from .. import layers
 from .._bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 from .._errors import invalid
+from ..layers.dropout import LockedDropout
 from .base import AbstractModel, weight_specs
+from .candidates import candidate_logits
 from .named_weights import give_weights_, weight_tables
 
 
@@ -24,6 +26,9 @@ class LanguageModelOptions:
     `dropout` acts between the layers, and after the last one unless `output_dropout` is given. `init` is the bound of
     a uniform distribution for all parameters, or "orthogonal": orthogonal hidden matrices in each gate, Glorot
     initialization of the input matrices, zero biases; None keeps torch's default.
+
+    With `locked_dropout` a sequence loses the same units at all steps of an update (Gal and Ghahramani, 2016), without
+    it other ones at every step (Zaremba et al., 2014).
     """
 
     adjustable: ClassVar = ("dropout", "embedding_dropout", "output_dropout")
@@ -33,6 +38,7 @@ class LanguageModelOptions:
     dropout: ShareBelow1 = 0.0
     embedding_dropout: ShareBelow1 = 0.0
     output_dropout: ShareBelow1 | None = None
+    locked_dropout: Flag = False
     tie: Flag = False
     init: Bound | Literal["orthogonal"] | None = None
     input_weight: Mapping[str, Option] = field(default_factory=dict)
@@ -44,8 +50,7 @@ class LanguageModelOptions:
 class LanguageModel(AbstractModel):
     """Embedding, recurrent layers and a linear layer: the logits of the next symbol after each symbol.
 
-    Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only
-    (Zaremba et al., 2014).
+    Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only.
 
     >>> import torch
     >>> model = LanguageModel(50, LanguageModelOptions(embedding=8, hidden=(16, 12)))
@@ -59,9 +64,11 @@ class LanguageModel(AbstractModel):
         if not sizes:
             raise invalid("model.hidden", got="no layer", expected="a size per layer")
         self.embedding = nn.Embedding(vocabulary_size, options.embedding)
-        self.embedding_dropout = nn.Dropout(options.embedding_dropout)
+        dropout = LockedDropout if options.locked_dropout else nn.Dropout
+        self.embedding_dropout = dropout(options.embedding_dropout)
         self.recurrent = _recurrent(options, sizes)
-        self.dropout = nn.Dropout(options.dropout)
+        self.recurrent.locked_dropout = options.locked_dropout
+        self.dropout = dropout(options.dropout)
         self.output = nn.Linear(sizes[-1], vocabulary_size)
         if options.tie:
             if sizes[-1] != options.embedding:
@@ -78,11 +85,19 @@ class LanguageModel(AbstractModel):
                 nn.init.uniform_(parameter, -options.init, options.init)
         give_weights_(self, options.weights)
 
-    def advance(self, tokens: Tensor, states: Any = None) -> tuple[Tensor, Any]:
-        """Logits, and the states after the last token; `states` None starts from zeros."""
+    def advance(
+        self, tokens: Tensor, states: Any = None, targets: Tensor | None = None, negatives: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Logits, and the states after the last token; `states` None starts from zeros.
+
+        With `targets` (batch, time) and `negatives` (count,) the logits of these alone, (batch, time, 1 + count).
+        """
         x = self.embedding_dropout(self.embedding(tokens))
         y, states = self.recurrent(x, states)
-        return self.output(self.dropout(y)), states
+        y = self.dropout(y)
+        if targets is None or negatives is None:
+            return self.output(y), states
+        return candidate_logits(self.output, y, targets, negatives), states
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of sequences that start from zero states."""

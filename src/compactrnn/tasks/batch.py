@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -43,14 +44,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same on `device`; lengths stay on the CPU, where they are read."""
-        return Batch(self.inputs.to(device), self.targets.to(device), self.lengths)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
-    def rows(self, start: int, stop: int) -> Batch:
+    def rows(self, start: int, stop: int) -> Self:
         """The sequences from `start` up to `stop`."""
         lengths = None if self.lengths is None else self.lengths[start:stop]
-        return Batch(self.inputs[start:stop], self.targets[start:stop], lengths)
+        return replace(self, inputs=self.inputs[start:stop], targets=self.targets[start:stop], lengths=lengths)
 
     def steps(self) -> int:
         """Time steps of all sequences together, without padding."""

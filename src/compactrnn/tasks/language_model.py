@@ -12,24 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._bounds import STRICT, Count, Word
+from .._bounds import STRICT, Count, CountFrom0, Share, Word
 from .._errors import invalid
 from ..data import CORPORA, Corpus, load_corpus
 from ..layers import detach
 from ..models.recurrent_lm import LanguageModel, LanguageModelOptions
 from .base import AbstractTask
 from .batch import Batch
+from .negatives import NegativeSampler, SampledBatch
 from .quality import METRIC, evaluate_stream, from_nats, shortened
 from .vocabulary import Vocabulary
+
+NEVER = -1e4  # a logit whose exponential is zero in any precision
 
 
 @dataclass(frozen=True)
 class LanguageModelData:
-    """The text and its symbols; those that occur fewer than `minimum_count` times are read as the unknown one."""
+    """The text and its symbols; those that occur fewer than `minimum_count` times are read as the unknown one.
+
+    With `negatives` above 0 the softmax of training is sampled: a target is compared with so many other symbols, the
+    same for all targets of an update, in place of all. Symbol i is among them with probability p_i ~ count_i **
+    `negative_power` (`NegativeSampler`), and its logit counts as `z_i - log p_i`, so that the sum of exponentials has
+    the expectation of the whole one. Validation and test are with all symbols.
+
+    Jean, Cho, Memisevic, Bengio: On using very large target vocabulary for neural machine translation, 2015.
+    """
 
     data: Word = "alice"
     level: Literal["character", "word"] = "character"
     minimum_count: Count = 1
+    negatives: CountFrom0 = 0
+    negative_power: Share = 0.4
     name: Literal["language_model"] = "language_model"
     __pydantic_config__ = STRICT
 
@@ -56,6 +69,7 @@ class LanguageModelTask(AbstractTask):
         batch_size: int,
         steps: int,
         shift: int | None = None,
+        seed: int = 0,
         vocabulary: Sequence[str] | None = None,
     ):
         self.data, self.shift = data, shift
@@ -67,6 +81,15 @@ class LanguageModelTask(AbstractTask):
             self.vocabulary = Vocabulary(vocabulary, data.level)
         self.parts = _Encoded(corpus, self.vocabulary)
         self.batch_size, self.steps = batch_size, steps
+        self.sampler = self._sampler(seed) if data.negatives else None
+
+    def _sampler(self, seed: int) -> NegativeSampler:
+        size, symbols = self.data.negatives, len(self.vocabulary)
+        if size > symbols:
+            hint = "set it to 0 for the softmax over all"
+            raise invalid("task.negatives", got=size, expected=f"at most the {symbols} symbols", hint=hint)
+        counts = np.bincount(self.parts["train"], minlength=symbols)
+        return NegativeSampler(counts, size, self.data.negative_power, seed)
 
     @classmethod
     def build(
@@ -76,7 +99,9 @@ class LanguageModelTask(AbstractTask):
         vocabulary = None if saved is None else saved.get("vocabulary")
         if saved is not None and not (isinstance(vocabulary, list) and all(isinstance(v, str) for v in vocabulary)):
             raise invalid("vocabulary", got=shortened(vocabulary), expected="the symbols that the model was trained on")
-        return cls(data, batch_size=batch_size, steps=steps, shift=seed if shift else None, vocabulary=vocabulary)
+        return cls(
+            data, batch_size=batch_size, steps=steps, shift=seed if shift else None, seed=seed, vocabulary=vocabulary
+        )
 
     @classmethod
     def with_data(cls, options: LanguageModelData, data: str) -> LanguageModelData:
@@ -117,12 +142,14 @@ class LanguageModelTask(AbstractTask):
 
     def update_bytes(self, layer_sizes: Sequence[int]) -> int:
         """The outputs of each layer, and the logits with their gradient."""
-        return 4 * self.batch_size * self.steps * (sum(layer_sizes) + 2 * len(self.vocabulary))
+        logits = 1 + self.data.negatives if self.data.negatives else len(self.vocabulary)
+        return 4 * self.batch_size * self.steps * (sum(layer_sizes) + 2 * logits)
 
     def batch(self, index: int, epoch: int = 0) -> Batch:
-        """Tokens and the tokens after them, (batch, steps) each."""
+        """Tokens and the tokens after them, (batch, steps) each; with negatives, where the softmax is sampled."""
         start = self._start(index, epoch)
-        return Batch(self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1])
+        batch = Batch(self.rows[:, start : start + self.steps], self.rows[:, start + 1 : start + self.steps + 1])
+        return batch if self.sampler is None else self.sampler.sampled(batch, epoch, index)
 
     def _start(self, index: int, epoch: int) -> int:
         offset = 0 if self.shift is None else int(np.random.default_rng((self.shift, epoch)).integers(self.steps))
@@ -131,7 +158,7 @@ class LanguageModelTask(AbstractTask):
     @torch.no_grad()
     def teacher_outputs(self, teacher: Any) -> Tensor | None:
         """Logits at every position of `rows`, (batch, time, vocabulary), if they take up to a quarter of a gigabyte."""
-        if self.rows.numel() * len(self.vocabulary) > 1 << 26:
+        if self.sampler is not None or self.rows.numel() * len(self.vocabulary) > 1 << 26:
             return None
         parts, states = [], None
         device = next(teacher.parameters()).device
@@ -149,12 +176,17 @@ class LanguageModelTask(AbstractTask):
         return LanguageModel(len(self.vocabulary), options)
 
     def forward(self, model: Any, batch: Batch, states: Any) -> tuple[Tensor, Any]:
-        """Logits, and the states, detached."""
-        logits, states = model.advance(batch.inputs, states)
-        return logits, detach(states)
+        """Logits, and the states, detached; where the softmax is sampled those of the target and the negatives."""
+        if not isinstance(batch, SampledBatch):
+            logits, states = model.advance(batch.inputs, states)
+            return logits, detach(states)
+        logits, states = model.advance(batch.inputs, states, batch.targets, batch.negatives)
+        others = logits[..., 1:] - batch.log_inclusion
+        others = others.masked_fill(batch.negatives == batch.targets[..., None], NEVER)  # the target counts once
+        return torch.cat([logits[..., :1], others], -1), detach(states)
 
     def answers(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The logits of all symbols."""
+        """The logits of all symbols, or of those that the softmax compares."""
         return batch.within(outputs)
 
     def target_count(self, batch: Batch) -> int:
@@ -162,7 +194,8 @@ class LanguageModelTask(AbstractTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of a symbol, in nats."""
-        return nn.functional.cross_entropy(self.answers(outputs, batch), batch.within(batch.targets))
+        targets = torch.zeros_like(batch.targets) if isinstance(batch, SampledBatch) else batch.targets
+        return nn.functional.cross_entropy(self.answers(outputs, batch), batch.within(targets))
 
     @torch.no_grad()
     def evaluate(self, model: Any, part: str, streams: int = 1) -> float:
