@@ -19,11 +19,12 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from decode_an4 import DECODERS, bootstrap, engines_of, log_probabilities, scores, with_weights
+from structures import STRUCTURES, table_of, tables
 
 import compactrnn as cr
 from compactrnn import Engine
@@ -37,8 +38,6 @@ from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
 from compactrnn.training.train import train
-from compactrnn.weights import WeightSpec
-from compactrnn.weights.registry import weight_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_weights.json"
@@ -55,34 +54,6 @@ WEIGHTS = ("float32", "int8", "int4")
 LAYERS, UNITS = 3, 128
 
 
-def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """The specification of the highest rank that stores at most so many numbers."""
-    best = make(1)
-    for rank in range(2, min(shape) + 1):
-        try:
-            if make(rank).build(*shape, gates).stored_parameters() > numbers:
-                break
-        except ValueError:  # above the full rank
-            break
-        best = make(rank)
-    return best
-
-
-def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """Three quarters of the numbers in Kronecker products, one in free entries."""
-    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.75 * numbers)
-    return cr.Doped(structure, keep=0.25 * numbers / math.prod(shape))
-
-
-STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
-    "low-rank": lambda shape, gates, n: largest(lambda r: cr.LowRank(rank=r), shape, gates, n),
-    "kronecker": lambda shape, gates, n: largest(lambda r: cr.Kronecker(rank=r), shape, gates, n),
-    "doped-kronecker": doped,
-    "toeplitz": lambda shape, gates, n: largest(lambda r: cr.ToeplitzLike(rank=r), shape, gates, n),
-    "hashed": lambda shape, gates, n: cr.Hashed(compression=math.prod(shape) / n),
-    "block-sparse": lambda shape, gates, n: cr.BlockSparse(keep=n / math.prod(shape)),
-    "sparse": lambda shape, gates, n: cr.Sparse(keep=n / math.prod(shape)),
-}
 NOT_FROM_START = ("low-rank", "sparse", "doped-kronecker")  # placed above; their entries are found in a trained matrix
 ROWS = [
     "dense",
@@ -105,18 +76,6 @@ def share_of(model: AcousticModel, times: int) -> float:
     return (total / times - (total - inside)) / inside
 
 
-def tables(found: Iterable[ModelMatrix], structure: str, share: float) -> dict[str, Any]:
-    """The weights of matrices by name, each with its share of numbers."""
-    make = STRUCTURES[structure]
-    return {m.name: _table(make(tuple(m.shape), m.gates, share * math.prod(m.shape))) for m in found}
-
-
-def _table(spec: WeightSpec) -> dict[str, Any]:
-    table = weight_table(spec)
-    assert table is not None
-    return table
-
-
 def with_projection(base: dict[str, Any], times: int, hybrid: bool) -> dict[str, Any]:
     """Options of a model whose layers have projections, shared by their recurrence and the next layer.
 
@@ -130,7 +89,7 @@ def with_projection(base: dict[str, Any], times: int, hybrid: bool) -> dict[str,
     lowest = below if hybrid else [m for m in below if ".layers.0.weight_ih" in m.name]
     share = share_of(dense, times)
     if hybrid:
-        weights = {m.name: _table(cr.ToeplitzLike(rank=4)) for m in lowest}
+        weights = {m.name: table_of(cr.ToeplitzLike(rank=4)) for m in lowest}
     else:
         weights = tables(lowest, "low-rank", share)
     for size in range(UNITS - 1, 0, -1):

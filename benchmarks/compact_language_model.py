@@ -1,0 +1,190 @@
+"""The LSTM layers of a Penn Treebank model made smaller, against fewer units and from scratch at equal parameters.
+
+    COMPACTRNN_DATA=... python benchmarks/compact_language_model.py --runs runs/ptb
+    python benchmarks/compact_language_model.py --runs runs/ptb --rows dense cut:doped-kronecker:10 --seeds 0
+
+A row is KIND:STRUCTURE:TIMES. `cut` rows begin with the trained model of recipes/ptb-200.toml, get LSTM layers of so
+many times fewer parameters, and fine-tune with it as their teacher; the embedding, tied to the output, stays. With so
+small layers it is nearly all that is left, so `cut:units` and `scratch:dense` have as many parameters in the whole
+model, embedding included. All rows get as many updates, the dense model's counted to those that begin with it.
+
+Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint. Perplexities are of the
+whole softmax, the state carried from word to word; those of int8 are of the packed file on the engine.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+from structures import STRUCTURES, tables
+
+from compactrnn import Engine
+from compactrnn._machine import describe_machine
+from compactrnn.layers.matrices import ModelMatrix, matrices
+from compactrnn.models import LanguageModel
+from compactrnn.report.insert import insert
+from compactrnn.training.pack_run import pack_model
+from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "compact_language_model.json"
+PAGE = ROOT / "docs" / "compact-weights.md"
+RECIPE = ROOT / "recipes" / "ptb-200.toml"
+WORDS, UNITS = 10_000, 200
+FINE_TUNING = 8  # epochs, and one with all words
+FINE_RATE = 2e-3
+LESS_DROPOUT = {"dropout": 0.1, "embedding_dropout": 0.15, "output_dropout": 0.2}
+ROWS = ["dense"]
+for _times in (10, 25):
+    ROWS += [f"cut:{name}:{_times}" for name in STRUCTURES if name != "hashed"]
+    ROWS += [f"cut:units:{_times}", f"scratch:dense:{_times}"]
+
+
+def recurrent_matrices(model: LanguageModel) -> list[ModelMatrix]:
+    """Those of the LSTM layers."""
+    return [matrix for matrix in matrices(model) if matrix.name.startswith("recurrent.")]
+
+
+def model_of(table: dict[str, Any]) -> LanguageModel:
+    """The model of a recipe, for its sizes."""
+    return LanguageModel(WORDS, recipe_from(table).model)
+
+
+def parameters_of(table: dict[str, Any]) -> int:
+    """Of the whole model of a recipe."""
+    return sum(parameter.numel() for parameter in model_of(table).parameters())
+
+
+def narrow(table: dict[str, Any], units: int) -> dict[str, Any]:
+    """The recipe with so many units in both layers, and in the embedding that is tied to them."""
+    return {**table, "model": {**table["model"], "embedding": units, "hidden": [units, units]}}
+
+
+def equal_units(table: dict[str, Any], times: int) -> int:
+    """The most units with which the whole model has no more parameters than with LSTM layers `times` smaller."""
+    left = parameters_of(table) - model_of(table).recurrent_parameters() * (1 - 1 / times)
+    return max(units for units in range(1, UNITS) if parameters_of(narrow(table, units)) <= left)
+
+
+def recipe_of(row: str, seed: int) -> Recipe:
+    """The recipe of a row."""
+    table = load_recipe(RECIPE, [f"training.seed={seed}"]).as_dict()
+    if row == "dense":
+        return recipe_from(table)
+    kind, structure, number = row.split(":")
+    phases, times = table["phases"], int(number)
+    train_phase, tune = phases["train"], phases["tune"]
+    if kind == "scratch":
+        longer = {**train_phase, "epochs": train_phase["epochs"] + FINE_TUNING}
+        again = {**tune, "epochs": 2 * tune["epochs"]}
+        return recipe_from({**narrow(table, equal_units(table, times)), "phases": {"train": longer, "tune": again}})
+    optimizer = {**train_phase["optimizer"], "learning_rate": FINE_RATE}
+    small = {**train_phase, "epochs": FINE_TUNING, "optimizer": optimizer, "model": LESS_DROPOUT}
+    small["distill"] = {"teacher": "tune"}
+    if structure == "units":
+        updates = FINE_TUNING * _updates_per_epoch(table)
+        small["compress"] = {"keep": equal_units(table, times) / UNITS, "steps": updates // 2}
+    else:
+        model = model_of(table)
+        found = recurrent_matrices(model)
+        inside = sum(matrix.shape[0] * matrix.shape[1] for matrix in found)
+        layers = model.recurrent_parameters()
+        small["factorize"] = {"weights": tables(found, structure, (layers / times - (layers - inside)) / inside)}
+    phases["small"] = small
+    phases["small_tune"] = {**tune, "model": LESS_DROPOUT, "distill": {"teacher": "tune"}}
+    return recipe_from(table)
+
+
+def _updates_per_epoch(table: dict[str, Any]) -> int:
+    text, training = 929_589, table["training"]
+    return (text // training["batch_size"] - training["steps"]) // training["steps"]
+
+
+def run_of(row: str, seed: int, runs: Path) -> Path:
+    """Train a row, or take up a finished run; its folder. What begins with the dense model needs it first."""
+    run = runs / f"{row.replace(':', '-')}-{seed}"
+    source = run_of("dense", seed, runs) if row.startswith("cut:") else None
+    train(recipe_of(row, seed), run, resume=(run / "config.json").exists(), source=source)
+    return run
+
+
+def row_of(row: str, seed: int, run: Path) -> dict[str, Any]:
+    """What is published of a run."""
+    model, task, _ = RunFolder(run).load()
+    result, files = RunFolder(run).read_result(), {}
+    for weights in ("int8", "int4"):
+        file = run / f"{weights}.crnn"
+        pack_model(model, task, file, weights)
+        engine = Engine(file)
+        files[weights] = {
+            "bytes": file.stat().st_size,
+            "macs_per_step": engine.macs_per_step,
+            "test": task.evaluate_engine(engine, "test"),
+        }
+    names = ("test", "valid", "parameters", "recurrent_parameters", "cpu_seconds", "updates", "machine", "recipe")
+    return {"row": row, "seed": seed, **{name: result[name] for name in names}, "files": files}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians over the seeds."""
+    head = ["row", "seeds", "parameters", "of the LSTM layers", "perplexity", "against dense"]
+    head += ["int8 bytes", "int8", "int4 bytes", "int4"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    median: dict[str, float] = {}
+    for name in ROWS:
+        own = [row for row in rows if row["row"] == name]
+        if not own:
+            continue
+        median[name] = statistics.median(row["test"] for row in own)
+        more = f"{100 * (median[name] / median['dense'] - 1):+.1f} %" if "dense" in median and name != "dense" else ""
+        cells = [name, ", ".join(str(row["seed"]) for row in own), f"{own[0]['parameters']:,}"]
+        cells += [f"{own[0]['recurrent_parameters']:,}", f"{median[name]:.1f}", more]
+        for weights in ("int8", "int4"):
+            cells.append(f"{max(row['files'][weights]['bytes'] for row in own):,}")
+            cells.append(f"{statistics.median(row['files'][weights]['test'] for row in own):.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def section(rows: list[dict[str, Any]]) -> str:
+    """What stands between the markers of the page."""
+    commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
+    processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
+    missing = [f"`{name}`" for name in ROWS if name not in {row["row"] for row in rows}]
+    later = f"Not trained yet: {', '.join(missing)}." if missing else ""
+    parts = [table(rows), later, f"{processors}; commit {', '.join(commits)}."]
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def main() -> None:
+    """Read arguments, train what is missing, write the results after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compact-language-model")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
+    rows = {(row["row"], row["seed"]): row for row in document["rows"]}
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            run = run_of(row, seed, arguments.runs)
+            rows[row, seed] = found = row_of(row, seed, run)
+            print(f"{run.name}: {found['recurrent_parameters']:,} in the layers, {found['test']:.2f}", flush=True)
+            order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
+            document = {"machine": describe_machine(), "rows": [rows[key] for key in order]}
+            RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "language model", section(document["rows"])))
+    if document["rows"]:
+        print(table(document["rows"]))
+
+
+if __name__ == "__main__":
+    main()

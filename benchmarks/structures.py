@@ -1,0 +1,53 @@
+"""Weights of a given number of parameters: what the studies of compact models compare."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import compactrnn as cr
+from compactrnn.layers.matrices import ModelMatrix
+from compactrnn.weights import WeightSpec
+from compactrnn.weights.registry import weight_table
+
+
+def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
+    """The specification of the highest rank that stores at most so many numbers."""
+    best = make(1)
+    for rank in range(2, min(shape) + 1):
+        try:
+            if make(rank).build(*shape, gates).stored_parameters() > numbers:
+                break
+        except ValueError:  # above the full rank
+            break
+        best = make(rank)
+    return best
+
+
+def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
+    """Three quarters of the numbers in Kronecker products, one in free entries."""
+    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.75 * numbers)
+    return cr.Doped(structure, keep=0.25 * numbers / math.prod(shape))
+
+
+STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
+    "low-rank": lambda shape, gates, n: largest(lambda r: cr.LowRank(rank=r), shape, gates, n),
+    "kronecker": lambda shape, gates, n: largest(lambda r: cr.Kronecker(rank=r), shape, gates, n),
+    "doped-kronecker": doped,
+    "toeplitz": lambda shape, gates, n: largest(lambda r: cr.ToeplitzLike(rank=r), shape, gates, n),
+    "hashed": lambda shape, gates, n: cr.Hashed(compression=math.prod(shape) / n),
+    "block-sparse": lambda shape, gates, n: cr.BlockSparse(keep=n / math.prod(shape)),
+    "sparse": lambda shape, gates, n: cr.Sparse(keep=n / math.prod(shape)),
+}
+
+
+def tables(found: Iterable[ModelMatrix], structure: str, share: float) -> dict[str, Any]:
+    """The weights of matrices by name, each with its share of numbers."""
+    make = STRUCTURES[structure]
+    return {m.name: table_of(make(tuple(m.shape), m.gates, share * math.prod(m.shape))) for m in found}
+
+
+def table_of(spec: WeightSpec) -> dict[str, Any]:
+    """A specification as a recipe has it."""
+    table = weight_table(spec)
+    assert table is not None
+    return table
