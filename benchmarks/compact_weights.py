@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from decode_an4 import DECODERS, bootstrap, engines_of, log_probabilities, scores, with_weights
+from frame_times import frame_times, relative
 from structures import STRUCTURES, table_of, tables
 
 import compactrnn as cr
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_weights.json"
 PAGE = ROOT / "docs" / "compact-weights.md"
 PICTURE = ROOT / "docs" / "compact-weights.svg"
+TIME_PICTURE = ROOT / "docs" / "compact-weights-time.svg"
 RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
 FINE_TUNING = 40  # epochs
 FINE_RATE = 1e-3
@@ -200,9 +202,11 @@ def wer(row: dict[str, Any], weights: str, decoder: str) -> float:
     return row["files"][weights]["decoders"][decoder]["wer"]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
     """Medians over the seeds: sizes, and word error rates greedy / with lexicon and bigram; against the dense model."""
     head = ["row", "seeds", "parameters", "float32", "int8 bytes", "int8", "int4 bytes", "int4", "against dense, int8"]
+    if times:
+        head.append("a frame, int8")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     dense = {row["seed"]: row for row in rows if row["row"] == "dense"}
     for name in ROWS:
@@ -219,6 +223,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [name, ", ".join(str(row["seed"]) for row in own), f"{own[0]['parameters']:,}", both("float32")]
         cells += [f"{sizes['int8']:,}", both("int8"), f"{sizes['int4']:,}", both("int4")]
         cells.append(interval(pairs) if pairs else "")
+        if times:
+            cells.append(f"{times[name]['ratio']:.2f}" if name in times else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -252,24 +258,36 @@ def against_scratch(rows: list[dict[str, Any]]) -> str:
     return " ".join(sentences)
 
 
-def section(rows: list[dict[str, Any]]) -> str:
+def section(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
     """What stands between the markers of the page."""
     commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
     processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
     missing = [f"`{name}`" for name in ROWS if name not in {row["row"] for row in rows}]
     later = f"Not trained yet: {', '.join(missing)}." if missing else ""
-    parts = [against_scratch(rows), table(rows), later, f"{processors}; commit {', '.join(commits)}."]
+    parts = [against_scratch(rows), table(rows, times), later, f"{processors}; commit {', '.join(commits)}."]
     return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
 
 
-def picture(rows: list[dict[str, Any]]) -> str:
-    """Greedy word error rates against bytes, int8."""
+def picture(rows: list[dict[str, Any]], sizes: dict[str, float], size_label: str) -> str:
+    """Greedy word error rates of int8 against the size of each row that has one."""
     points = []
-    for name in ROWS:
-        if own := [row for row in rows if row["row"] == name]:
-            size = max(row["files"]["int8"]["bytes"] for row in own)
-            points.append(Point(name, size, statistics.median(wer(row, "int8", "greedy") for row in own)))
-    return quality_plot(points, size_label="bytes of the int8 file", quality_label="word error rate, percent")
+    for name in [name for name in ROWS if name in sizes]:
+        own = [wer(row, "int8", "greedy") for row in rows if row["row"] == name]
+        points.append(Point(name, sizes[name], statistics.median(own)))
+    return quality_plot(points, size_label=size_label, quality_label="word error rate, percent")
+
+
+def publish(document: dict[str, Any]) -> None:
+    """Write the results, the page and its pictures."""
+    rows, times = document["rows"], document["times"]
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    text = section(rows, times)
+    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "compact weights", text), encoding="utf-8")
+    sizes: dict[str, float] = {row["row"]: row["files"]["int8"]["bytes"] for row in rows}
+    PICTURE.write_text(picture(rows, sizes, "bytes of the int8 file"), encoding="utf-8")
+    if times:
+        ratios = {name: entry["ratio"] for name, entry in times.items()}
+        TIME_PICTURE.write_text(picture(rows, ratios, "time of a frame, int8, dense = 1"), encoding="utf-8")
 
 
 def interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
@@ -293,11 +311,12 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tune-on", type=Path, help="a run without the held-out speakers")
+    parser.add_argument("--time", action="store_true", help="and measure a frame's time, on an idle machine")
     parser.add_argument("--held-out", action="store_true", help="train without the held-out speakers, for choices")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": [], "times": {}}
     rows = {(row["row"], row["seed"]): row for row in document["rows"]}
     judge = None
     for seed in arguments.seeds:
@@ -312,12 +331,15 @@ def main() -> None:
             figures = {w: f"{wer(found, w, 'greedy'):.2f} / {wer(found, w, 'bigram'):.2f}" for w in WEIGHTS}
             print(f"{run.name}: {found['parameters']:,} parameters, {figures}", flush=True)
             order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
-            document = {"machine": describe_machine(), "rows": [rows[key] for key in order]}
-            RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "compact weights", section(document["rows"])))
-            PICTURE.write_text(picture(document["rows"]), encoding="utf-8")
+            document |= {"machine": describe_machine(), "rows": [rows[key] for key in order]}
+            publish(document)
+    if arguments.time:
+        seed = arguments.seeds[0]
+        files = {row: arguments.runs / f"{row.replace(':', '-')}-{seed}" / "int8.crnn" for row, s in rows if s == seed}
+        document |= {"times": relative(frame_times(files), "dense"), "timed_on": describe_machine()}
+        publish(document)
     if document["rows"]:
-        print(table(document["rows"]))
+        print(table(document["rows"], document["times"]))
 
 
 if __name__ == "__main__":

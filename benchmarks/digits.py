@@ -2,7 +2,7 @@
 
     COMPACTRNN_DATA=... python benchmarks/digits.py --runs runs/digits
     python benchmarks/digits.py --runs runs/digits --seeds 0 --models kilobyte  # a part; the rest stays as it is
-    python benchmarks/digits.py --time  # measures the time of a frame again, from the runs
+    python benchmarks/digits.py --runs runs/digits --time  # and the time of a frame, on an idle machine
 
 Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint. Each row has the errors
 on the test part, in percent: of the trained model, and of its int8 file on the engine. Files lie in the folders of the
@@ -13,12 +13,11 @@ import argparse
 import json
 import os
 import statistics
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from frame_times import frame_times, relative
 
 from compactrnn import Engine
 from compactrnn._machine import describe_machine
@@ -35,7 +34,6 @@ PAGE = ROOT / "docs" / "kilobyte.md"
 MODELS = {"gru": "digits.toml", "lstm": "digits-lstm.toml", "kilobyte": "digits-kilobyte.toml"}
 KNOWN = {"speed": 0.06, "tone": 0.1, "gain": 0.1, "noise": 0.01, "silence": 0.03}  # enough where no speaker is new
 SPLITS = ("official", *(str(speaker) for speaker in range(6)))
-FRAMES, REPETITIONS = 1000, 21
 
 
 def recipe_of(model: str, split: str, seed: int, overrides: list[str]) -> Recipe:
@@ -72,21 +70,7 @@ def row_of(model: str, split: str, seed: int, run: Path, overrides: list[str]) -
     return {"model": model, "split": split, **kept, **packed(run, model == "kilobyte")}
 
 
-def microseconds(file: Path) -> float:
-    """The time that a stream takes for a frame: median of 21 times 1,000 frames, given one by one."""
-    engine = Engine(file)
-    stream = engine.stream()
-    frames = np.random.default_rng(0).normal(size=(FRAMES, *engine.inputs[0].shape)).astype(np.float32)
-    times = []
-    for _ in range(REPETITIONS):
-        began = time.perf_counter()
-        for frame in frames:
-            stream.step(frame)
-        times.append((time.perf_counter() - began) / FRAMES)
-    return round(1e6 * statistics.median(times), 2)
-
-
-def table(rows: list[dict[str, Any]], times: dict[str, float]) -> str:
+def table(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
     """Errors as medians over the seeds, for each model and split, with sizes."""
     folds = [f"speaker {n}" for n in range(6)]
     names = ["model", "seeds", "official", *folds, "mean of folds", "parameters", "file", "stream", "a frame"]
@@ -103,13 +87,13 @@ def table(rows: list[dict[str, Any]], times: dict[str, float]) -> str:
         seeds = ", ".join(map(str, sorted({row["seed"] for row in own})))
         cells = [f"{value:.2f}" if value is not None else "" for value in (*medians.values(), mean)]
         sizes = [f"{largest[name]:,}" for name in ("parameters", "bytes", "stream_bytes")]
-        spent = f"{times[model]:.1f} us" if model in times else ""
+        spent = f"{times[model]['microseconds']:.1f} us ({times[model]['ratio']:.2f})" if model in times else ""
         sizes = [sizes[0], f"{sizes[1]} B", f"{sizes[2]} B"]
         lines.append("| " + " | ".join([model, seeds, *cells, *sizes, spent]) + " |")
     return "\n".join(lines)
 
 
-def section(rows: list[dict[str, Any]], times: dict[str, float]) -> str:
+def section(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
     """What stands between the markers of the page."""
     commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
     processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
@@ -128,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": [], "microseconds": {}}
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": [], "times": {}}
     rows = {(row["model"], row["split"], row["seed"]): row for row in document["rows"]}
     for seed in arguments.seeds:
         for split in arguments.splits:
@@ -138,14 +122,21 @@ def main() -> None:
                 rows[model, split, seed] = row
                 figures = f"{row['test']:.2f} %, int8 {row['test_int8']:.2f} %, {row['bytes']} bytes"
                 print(f"{run.name}: {figures}", flush=True)
-                if arguments.time and seed == arguments.seeds[0] and split == arguments.splits[0]:
-                    document["microseconds"][model] = microseconds(run / "int8.crnn")
-                    document["timed_on"] = describe_machine()
-                document["rows"] = found = [rows[key] for key in sorted(rows)]
-                RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                page = PAGE.read_text(encoding="utf-8")
-                PAGE.write_text(insert(page, "digits", section(found, document["microseconds"])), encoding="utf-8")
-    print(table(document["rows"], document["microseconds"]))
+                document["rows"] = [rows[key] for key in sorted(rows)]
+                publish(document)
+    if arguments.time:
+        run = f"-{arguments.splits[0]}-{arguments.seeds[0]}"
+        files = {model: arguments.runs / f"{model}{run}" / "int8.crnn" for model in MODELS}
+        document["times"], document["timed_on"] = relative(frame_times(files), "lstm"), describe_machine()
+        publish(document)
+    print(table(document["rows"], document["times"]))
+
+
+def publish(document: dict[str, Any]) -> None:
+    """Write the results and the page."""
+    RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    text = section(document["rows"], document["times"])
+    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "digits", text), encoding="utf-8")
 
 
 if __name__ == "__main__":
