@@ -12,8 +12,6 @@ Runs that are finished are not repeated, one that was stopped goes on from its l
 whole softmax, the state carried from word to word; those of int8 are of the packed file on the engine.
 """
 
-import argparse
-import json
 import os
 import statistics
 import warnings
@@ -21,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from structures import STRUCTURES, tables
+from study import Study, options
 
 from compactrnn import Engine
-from compactrnn._machine import describe_machine
 from compactrnn.layers.matrices import ModelMatrix, matrices
 from compactrnn.models import LanguageModel
-from compactrnn.report.insert import insert
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -34,7 +31,6 @@ from compactrnn.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_language_model.json"
-PAGE = ROOT / "docs" / "compact-weights.md"
 RECIPE = ROOT / "recipes" / "ptb-200.toml"
 WORDS, UNITS = 10_000, 200
 FINE_TUNING = 8  # epochs, and one with all words
@@ -152,38 +148,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def section(rows: list[dict[str, Any]]) -> str:
-    """What stands between the markers of the page."""
-    commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
-    processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
-    missing = [f"`{name}`" for name in ROWS if name not in {row["row"] for row in rows}]
-    later = f"Not trained yet: {', '.join(missing)}." if missing else ""
-    parts = [table(rows), later, f"{processors}; commit {', '.join(commits)}."]
-    return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
-
-
 def main() -> None:
-    """Read arguments, train what is missing, write the results after each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compact-language-model")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    arguments = parser.parse_args()
+    """Read arguments, train what is missing, write the results after each row."""
+    arguments = options(__doc__, ROWS, "compact-language-model").parse_args()
     warnings.simplefilter("ignore", UserWarning)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
-    rows = {(row["row"], row["seed"]): row for row in document["rows"]}
+    study = Study(RESULTS, ROWS)
     for seed in arguments.seeds:
         for row in arguments.rows:
-            run = run_of(row, seed, arguments.runs)
-            rows[row, seed] = found = row_of(row, seed, run)
-            print(f"{run.name}: {found['recurrent_parameters']:,} in the layers, {found['test']:.2f}", flush=True)
-            order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
-            document = {"machine": describe_machine(), "rows": [rows[key] for key in order]}
-            RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "language model", section(document["rows"])))
-    if document["rows"]:
-        print(table(document["rows"]))
+            found = row_of(row, seed, run_of(row, seed, arguments.runs))
+            print(
+                f"{row}, seed {seed}: {found['recurrent_parameters']:,} in the layers, {found['test']:.2f}", flush=True
+            )
+            study.add(found)
+            study.write("language model", table(study.rows))
+    print(table(study.rows))
 
 
 if __name__ == "__main__":

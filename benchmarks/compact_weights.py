@@ -13,8 +13,6 @@ outputs of `--tune-on`, a run without the held-out speakers.
 Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
 """
 
-import argparse
-import json
 import math
 import os
 import statistics
@@ -26,6 +24,7 @@ from typing import Any
 from decode_an4 import DECODERS, bootstrap, engines_of, log_probabilities, scores, with_weights
 from frame_times import frame_times, relative
 from structures import STRUCTURES, table_of, tables
+from study import Study, options
 
 import compactrnn as cr
 from compactrnn import Engine
@@ -33,7 +32,6 @@ from compactrnn._machine import describe_machine
 from compactrnn.decoding import RecognizerSpec
 from compactrnn.layers.matrices import ModelMatrix, matrices
 from compactrnn.models import AcousticModel
-from compactrnn.report.insert import insert
 from compactrnn.report.plot import Point, quality_plot
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
@@ -42,7 +40,6 @@ from compactrnn.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_weights.json"
-PAGE = ROOT / "docs" / "compact-weights.md"
 PICTURE = ROOT / "docs" / "compact-weights.svg"
 TIME_PICTURE = ROOT / "docs" / "compact-weights-time.svg"
 RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
@@ -258,16 +255,6 @@ def against_scratch(rows: list[dict[str, Any]]) -> str:
     return " ".join(sentences)
 
 
-def section(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
-    """What stands between the markers of the page."""
-    commits = sorted({str(row["machine"]["commit"])[:9] for row in rows})
-    processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in rows))
-    missing = [f"`{name}`" for name in ROWS if name not in {row["row"] for row in rows}]
-    later = f"Not trained yet: {', '.join(missing)}." if missing else ""
-    parts = [against_scratch(rows), table(rows, times), later, f"{processors}; commit {', '.join(commits)}."]
-    return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
-
-
 def picture(rows: list[dict[str, Any]], sizes: dict[str, float], size_label: str) -> str:
     """Greedy word error rates of int8 against the size of each row that has one."""
     points = []
@@ -277,12 +264,10 @@ def picture(rows: list[dict[str, Any]], sizes: dict[str, float], size_label: str
     return quality_plot(points, size_label=size_label, quality_label="word error rate, percent")
 
 
-def publish(document: dict[str, Any]) -> None:
+def publish(study: Study) -> None:
     """Write the results, the page and its pictures."""
-    rows, times = document["rows"], document["times"]
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    text = section(rows, times)
-    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "compact weights", text), encoding="utf-8")
+    rows, times = study.rows, study.content.get("times", {})
+    study.write("compact weights", against_scratch(rows), table(rows, times))
     sizes: dict[str, float] = {row["row"]: row["files"]["int8"]["bytes"] for row in rows}
     PICTURE.write_text(picture(rows, sizes, "bytes of the int8 file"), encoding="utf-8")
     if times:
@@ -306,18 +291,14 @@ def _joined(files: Iterable[dict[str, Any]]) -> dict[str, list[int]]:
 
 def main() -> None:
     """Read arguments, train what is missing, write the results after each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compact-weights")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser = options(__doc__, ROWS, "compact-weights")
     parser.add_argument("--tune-on", type=Path, help="a run without the held-out speakers")
     parser.add_argument("--time", action="store_true", help="and measure a frame's time, on an idle machine")
     parser.add_argument("--held-out", action="store_true", help="train without the held-out speakers, for choices")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": [], "times": {}}
-    rows = {(row["row"], row["seed"]): row for row in document["rows"]}
+    study = Study(RESULTS, ROWS)
     judge = None
     for seed in arguments.seeds:
         for row in arguments.rows:
@@ -327,19 +308,19 @@ def main() -> None:
             if arguments.tune_on is None:
                 raise SystemExit("--tune-on: expected a run without the held-out speakers, got none")
             judge = judge or Judge(arguments.tune_on)
-            rows[row, seed] = found = row_of(row, seed, run, judge)
+            found = row_of(row, seed, run, judge)
             figures = {w: f"{wer(found, w, 'greedy'):.2f} / {wer(found, w, 'bigram'):.2f}" for w in WEIGHTS}
             print(f"{run.name}: {found['parameters']:,} parameters, {figures}", flush=True)
-            order = sorted(rows, key=lambda key: (ROWS.index(key[0]), key[1]))
-            document |= {"machine": describe_machine(), "rows": [rows[key] for key in order]}
-            publish(document)
+            study.add(found)
+            publish(study)
     if arguments.time:
         seed = arguments.seeds[0]
-        files = {row: arguments.runs / f"{row.replace(':', '-')}-{seed}" / "int8.crnn" for row, s in rows if s == seed}
-        document |= {"times": relative(frame_times(files), "dense"), "timed_on": describe_machine()}
-        publish(document)
-    if document["rows"]:
-        print(table(document["rows"], document["times"]))
+        own = [row["row"] for row in study.rows if row["seed"] == seed]
+        files = {row: arguments.runs / f"{row.replace(':', '-')}-{seed}" / "int8.crnn" for row in own}
+        study.content |= {"times": relative(frame_times(files), "dense"), "timed_on": describe_machine()}
+        publish(study)
+    if study.rows:
+        print(table(study.rows, study.content.get("times", {})))
 
 
 if __name__ == "__main__":
