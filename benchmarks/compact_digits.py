@@ -24,7 +24,7 @@ from study import Study, options
 
 from compactrnn import Engine
 from compactrnn.layers.matrices import ModelMatrix, matrices
-from compactrnn.models import SequenceModel
+from compactrnn.models import AudioModel
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -43,9 +43,9 @@ for _times in (4, 8):
     ROWS += [f"cut:units:{_times}", f"scratch:dense:{_times}"]
 
 
-def model_of(table: dict[str, Any]) -> SequenceModel:
+def model_of(table: dict[str, Any]) -> AudioModel:
     """The model of a recipe, for its sizes."""
-    return SequenceModel(FEATURES, DIGITS, recipe_from(table).model)
+    return AudioModel(FEATURES, DIGITS, recipe_from(table).model)
 
 
 def parameters_of(table: dict[str, Any]) -> int:
@@ -53,7 +53,7 @@ def parameters_of(table: dict[str, Any]) -> int:
     return sum(parameter.numel() for parameter in model_of(table).parameters())
 
 
-def recurrent_matrices(model: SequenceModel) -> list[ModelMatrix]:
+def recurrent_matrices(model: AudioModel) -> list[ModelMatrix]:
     """Those of the LSTM."""
     return [matrix for matrix in matrices(model) if "layers" in matrix.name]
 

@@ -24,9 +24,20 @@ def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: in
 
 
 def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """Three quarters of the numbers in Kronecker products, one in free entries."""
+    """Three quarters of the numbers in Kronecker products, the rest in free entries."""
     structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.75 * numbers)
-    return cr.Doped(structure, keep=0.25 * numbers / math.prod(shape))
+    left = numbers - structure.build(*shape, gates).stored_parameters()
+    return cr.Doped(structure, keep=max(1, math.floor(left / shape[0])) / shape[1])
+
+
+def whole_share(columns: int, share: float) -> float:
+    """The share of so many columns that is a whole number of them, one at least, and nearest to the given one."""
+    return max(1, round(share * columns)) / columns
+
+
+def block_sparse(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
+    """Blocks of 16 x 4, the same number in each row of blocks."""
+    return cr.BlockSparse(keep=whole_share(math.ceil(shape[1] / 4), numbers / math.prod(shape)))
 
 
 STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
@@ -35,8 +46,8 @@ STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
     "doped-kronecker": doped,
     "toeplitz": lambda shape, gates, n: largest(lambda r: cr.ToeplitzLike(rank=r), shape, gates, n),
     "hashed": lambda shape, gates, n: cr.Hashed(compression=math.prod(shape) / n),
-    "block-sparse": lambda shape, gates, n: cr.BlockSparse(keep=n / math.prod(shape)),
-    "sparse": lambda shape, gates, n: cr.Sparse(keep=n / math.prod(shape)),
+    "block-sparse": block_sparse,
+    "sparse": lambda shape, gates, n: cr.Sparse(keep=whole_share(shape[1], n / math.prod(shape))),
 }
 
 

@@ -79,6 +79,60 @@ def test_digits(monkeypatch, tmp_path):
     rows = [script.row_of("kilobyte", split, 1, tmp_path / split, options) for split in ("official", "1")]
     assert all(row["bytes"] <= 6000 and 0 <= row["test_int8"] <= 100 for row in rows)
     assert script.row_of("kilobyte", "1", 1, tmp_path / "1", options) == rows[1], "a finished run is read, not repeated"
-    monkeypatch.setattr(script, "REPETITIONS", 1)
-    times = {"kilobyte": script.microseconds(tmp_path / "1" / "int8.crnn")}
-    assert "| kilobyte | 1 | " in script.section(rows, times) and times["kilobyte"] > 0
+    files = {name: tmp_path / "1" / "int8.crnn" for name in ("kilobyte", "lstm")}
+    times = script.relative(script.frame_times(files, frames=3, rounds=3), "lstm")
+    assert times["lstm"]["ratio"] == 1 and times["kilobyte"]["microseconds"] > 0
+    assert "| kilobyte | 1 | " in script.table(rows, times)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("compact_digits", (0, 0)), ("compact_language_model", (0,)), ("compact_weights", (0,))]
+)
+def test_rows_of_a_study_have_the_size_that_they_say(name, arguments):
+    """Those that are set from the dense model's matrices; low rank of the acoustic model is chosen by `keep`."""
+    script = benchmark(name)
+    whole = script.model_of(script.recipe_of("dense", *arguments).as_dict())
+    layers = name == "compact_language_model"
+
+    def size(model):
+        return model.recurrent_parameters() if layers else sum(p.numel() for p in model.parameters())
+
+    seen = 0
+    for row in script.ROWS:
+        kind, _, times = (row + "::").split(":")[:3]
+        if kind == "scratch" and not layers:
+            small, factorize = script.model_of(script.recipe_of(row, *arguments).as_dict()), None
+        elif kind == "cut" and (factorize := script.recipe_of(row, *arguments).phases["small"].factorize):
+            if not factorize.weights:
+                continue
+            recipe = script.recipe_of(row, *arguments).as_dict()
+            small = script.model_of({**recipe, "model": {**recipe["model"], "weights": factorize.weights}})
+        else:
+            continue
+        assert size(whole) / int(times) * 0.7 < size(small) < size(whole) / int(times) * 1.15, row
+        seen += 1
+    assert seen >= 10
+
+
+def test_a_study_keeps_one_row_for_each_name_and_seed(monkeypatch, tmp_path):
+    script = benchmark("study")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- x: begin -->\n<!-- x: end -->\n")
+    monkeypatch.setattr(script, "PAGE", page)
+    machine = {"commit": "abc", "processor": "a processor"}
+    for seed, value in ((1, 5), (0, 6), (1, 7)):
+        study = script.Study(tmp_path / "rows.json", ["first", "second"])
+        study.add({"row": "second", "seed": seed, "machine": machine, "value": value})
+        study.write("x", "a table")
+    assert [(row["seed"], row["value"]) for row in script.Study(tmp_path / "rows.json", ["second"]).rows] == [
+        (0, 6),
+        (1, 7),
+    ]
+    assert page.read_text().split("\n\n")[1:3] == ["a table", "Not trained yet: `first`."]
+
+
+def test_differences_between_models_of_digits_are_of_the_same_recordings():
+    script = benchmark("compact_digits")
+    one, other = {"wrong": "1" * 30 + "0" * 70}, {"wrong": "1" * 10 + "0" * 90}
+    assert script.difference([(other, one)]).startswith("-20.0 (-2")
+    assert script.difference([(one, one)]) == "+0.0 (+0.0 to +0.0)"

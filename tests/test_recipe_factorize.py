@@ -3,9 +3,19 @@
 import pytest
 import torch
 
+import compactrnn as cr
 from compactrnn._checkpoint import load_tree
 from compactrnn.layers.matrices import matrices
-from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
+from compactrnn.models import (
+    AcousticModel,
+    AcousticModelOptions,
+    AudioModel,
+    AudioModelOptions,
+    LanguageModel,
+    LanguageModelOptions,
+    SequenceModel,
+    SequenceModelOptions,
+)
 from compactrnn.training.pack_run import pack_run
 from compactrnn.training.recipe import recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -195,6 +205,28 @@ def test_models_take_weights_by_name():
         LanguageModel(10, LanguageModelOptions(weights={"nothing": {"kind": "LowRank", "rank": 3}}))
     with pytest.raises(ValueError, match=r"model.weights.output: rank: expected at most 8"):
         LanguageModel(10, LanguageModelOptions(hidden=(8,), weights={"output": {"kind": "LowRank", "rank": 30}}))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda weights, sizes: AudioModel(6, 4, AudioModelOptions(**{"hidden": (8, 8), **sizes, "weights": weights})),
+        lambda weights, sizes: AcousticModel(
+            2, 5, AcousticModelOptions(**{"hidden": (8, 8), "projection": (0, 4), **sizes, "weights": weights})
+        ),
+    ],
+)
+def test_names_of_weights_are_those_of_the_whole_model(build):
+    first = "sequence_model.layers.0.weight_hh_l0"
+    model = build({first: {"kind": "LowRank", "rank": 2}}, {})
+    assert [m.name for m in matrices(model) if getattr(m.held, "spec", None) == LowRank(rank=2)] == [first]
+    cr.factorize_(model, {"sequence_model.layers.1": LowRank(rank=3)})
+    sizes = model.size_options()
+    again = build(sizes["weights"], {name: value for name, value in sizes.items() if name != "weights"})
+    again.load_state_dict(model.state_dict())
+    assert [str(getattr(m.held, "spec", None)) for m in matrices(again)] == [
+        str(getattr(m.held, "spec", None)) for m in matrices(model)
+    ]
 
 
 def test_a_tied_table_stays_tied_through_a_recipe(table, tmp_path):

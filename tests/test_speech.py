@@ -108,7 +108,7 @@ def test_a_model_reads_no_padding_and_gives_probabilities(name):
             assert_close(y[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(other[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(alone.exp().sum(-1), torch.ones(count))
-    assert model.layer_sizes() == (8, 8) and model.size_options() == {"hidden": (8, 8), "weights": {}}
+    assert model.layer_sizes() == (8, 8) and model.size_options() == {"hidden": (8, 8), "projection": (), "weights": {}}
 
 
 def test_options_of_the_model():
@@ -116,7 +116,7 @@ def test_options_of_the_model():
         cr.models.SequenceModel(3, 2, cr.models.SequenceModelOptions(bidirectional=True))
     tables = {"sequence_model.layers.1.weight_hh_l0": {"kind": "LowRank", "rank": 2}}
     low = AcousticModel(4, 6, AcousticModelOptions(hidden=(8, 8), weights=tables))
-    assert low.size_options() == {"hidden": (8, 8), "weights": tables}
+    assert low.size_options() == {"hidden": (8, 8), "projection": (), "weights": tables}
     again = AcousticModel(4, 6, AcousticModelOptions(**low.size_options()))
     assert [p.shape for p in again.parameters()] == [p.shape for p in low.parameters()]
     model = AcousticModel(4, 6, AcousticModelOptions(hidden=(8, 5), bidirectional=True, dropout=0.2))

@@ -75,7 +75,7 @@ class AcousticModel(AbstractModel):
         return self.sequence_model.layer_sizes()
 
     def size_options(self) -> dict[str, Any]:
-        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
+        return {**self.sequence_model.size_options(), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

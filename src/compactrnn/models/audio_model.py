@@ -14,6 +14,7 @@ from .base import AbstractModel
 from .log_mel import LogMel
 from .masks import Masks
 from .mean_normalization import MeanNormalization, Over, count_steps, mean_over_steps
+from .named_weights import give_weights_, weight_tables
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 
@@ -21,7 +22,8 @@ from .sequence_model import SequenceModel, SequenceModelOptions
 class AudioModelOptions(SequenceModelOptions):
     """Those of `SequenceModel`; the mean and the `prior` of `MeanNormalization`; the widths of `Masks`.
 
-    `answer`: the logits of the last step, or the mean of those of all steps.
+    `answer`: the logits of the last step, or the mean of those of all steps. In `weights` names begin with the part of
+    the model, as in `"sequence_model.layers.1.weight_ih_l0"`.
     """
 
     mean: Over = "running"
@@ -52,9 +54,12 @@ class AudioModel(AbstractModel):
         self.log_mel = nn.Identity() if isinstance(features, int) else features
         self.normalize = MeanNormalization(bands, options.mean, options.prior)
         self.masks = Masks(options.bands_masked, options.frames_masked)
-        core = SequenceModelOptions(**{f.name: getattr(options, f.name) for f in fields(SequenceModelOptions)})
+        own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
+        core = SequenceModelOptions(**{**own, "weights": {}})
         self.mean_of_steps = options.answer == "mean" and not every_step
         self.sequence_model = SequenceModel(bands, outputs, core, every_step or self.mean_of_steps)
+        self.options = options
+        give_weights_(self, options.weights)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What the recurrent layers read."""
@@ -88,7 +93,7 @@ class AudioModel(AbstractModel):
         return self.sequence_model.layer_sizes()
 
     def size_options(self) -> dict[str, Any]:
-        return self.sequence_model.size_options()
+        return {**self.sequence_model.size_options(), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
