@@ -18,11 +18,17 @@ from .planning import plan_cuts
 
 
 def dry_run(
-    model: nn.Module, trace: Trace, units: Units, example_inputs: tuple[Tensor, ...], excluded: Collection[str] = ()
+    model: nn.Module,
+    trace: Trace,
+    units: Units,
+    example_inputs: tuple[Tensor, ...],
+    excluded: Collection[str] = (),
+    embeddings: bool = False,
 ) -> Units:
     """Cut some units out of every layer of a copy of `model`, but for the groups called `excluded`.
 
-    Returns `units`, or where states that the model hands back cannot be narrower the units that keep them as they are.
+    Returns `units`, or where states that the model hands back cannot be narrower the units that keep them as they are;
+    `embeddings` as in `find_units`.
 
     Warns:
         UserWarning: no unit can leave some of the layers; says which, and why.
@@ -40,7 +46,7 @@ def dry_run(
             raise
         for graph in graphs:
             graph.whole_states = True
-        units = find_units(trace, example_inputs)
+        units = find_units(trace, example_inputs, embeddings)
         _try(model, trace, units, example_inputs, excluded)
     return units
 

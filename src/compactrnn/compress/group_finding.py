@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
-from ..graph.carriers import identity
 from ..graph.labels import Units, UnitSetKey
 from ..graph.leaf import Leaf
+from ..graph.table import Table
 from ..graph.trace import Trace
 from ..layers import part_name
 from ..weights.base import AbstractWeight
@@ -34,18 +34,17 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
         labels = list(dict.fromkeys(label for key in keys for label in units.labels[key]))
         place = {label: i for i, label in enumerate(labels)}
         members = [
-            Member(trace.leaves[k], layer, name, torch.tensor([place[label] for label in units.labels[k, layer, name]]))
+            Member(trace.source(k), layer, name, torch.tensor([place[label] for label in units.labels[k, layer, name]]))
             for k, layer, name in keys
         ]
         group = Group(members, labels)
-        at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members)
+        at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members if isinstance(m.leaf, Leaf))
         group.untracked = torch.tensor([label in units.untracked for label in labels])
         group.not_zero_preserving = torch.tensor([label in units.not_zero_preserving for label in labels])
         group.nonzero_start = torch.tensor([not at_rest or label in units.nonzero_start for label in labels])
         group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
         for member in members:
-            for direction in range(member.leaf.directions):
-                _own_parts(model, group, member, direction)
+            _own_parts(model, group, member)
         for part, name in _outer_readers(model, group, units, trace.leaves):
             if _add(group.readers, part):
                 group.reader_names.append(name)
@@ -59,8 +58,8 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
     return groups
 
 
-def original(model: nn.Module, leaf: Leaf) -> nn.Module:
-    """The layer of `model` that `leaf`, found in a copy, stands for."""
+def original(model: nn.Module, leaf: Leaf | Table) -> nn.Module:
+    """The layer or embedding of `model` that `leaf`, found in a copy, stands for."""
     return model if leaf.alone else model.get_submodule(leaf.name)
 
 
@@ -89,10 +88,7 @@ def _rests_at_zero(cell: AbstractCell) -> bool:
 
 def _add(parts: list[Part], part: Part) -> bool:
     """Append, unless it is there already: parameters may be shared."""
-    known = any(
-        p.axis == part.axis and identity(p.weight) == identity(part.weight) and torch.equal(p.units, part.units)
-        for p in parts
-    )
+    known = any(p.same_as(part) for p in parts)
     if not known:
         parts.append(part)
     return not known
@@ -107,8 +103,16 @@ def _find_repeated(parts: list[Part]) -> None:
         known.append(own)
 
 
-def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -> None:
-    layer, cell = original(model, member.leaf), member.leaf.cells[member.layer][direction]
+def _own_parts(model: nn.Module, group: Group, member: Member) -> None:
+    if isinstance(member.leaf, Table):
+        _add(group.writers, Part(stored(model, member.leaf.parameter), 1, member.units))
+        return
+    for direction in range(member.leaf.directions):
+        _parts_of_cell(model, group, member, member.leaf, direction)
+
+
+def _parts_of_cell(model: nn.Module, group: Group, member: Member, leaf: Leaf, direction: int) -> None:
+    layer, cell = original(model, leaf), leaf.cells[member.layer][direction]
     unit_set = cell.unit_set(member.set_name)
     for name in unit_set.written_by:
         weight = getattr(cell, name, None)
@@ -125,7 +129,10 @@ def _own_parts(model: nn.Module, group: Group, member: Member, direction: int) -
 def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[int, Leaf]) -> Iterator[tuple[Part, str]]:
     """The next layer of the stack, other recurrent layers, and weights of the model."""
     for member in group.members:
-        rows, leaf = member.leaf.cells, member.leaf
+        leaf = member.leaf
+        if isinstance(leaf, Table):
+            continue
+        rows = leaf.cells
         outputs = rows[member.layer][0].output_units()
         if member.layer + 1 < len(rows) and member.set_name in {u.name for u in outputs}:
             labels = [label for u in outputs for label in units.labels[leaf.key, member.layer, u.name]]
@@ -169,5 +176,5 @@ def check_sizes(model: nn.Module, leaf: Leaf) -> None:
                 if shape != shape_of(traced):
                     raise UnsupportedModelError(
                         f"{leaf.name or type(model).__name__}: the layer has other sizes than when this pruner was"
-                        " made; make a new GroupLasso for the model that shrink() returned"
+                        " made; make a new pruner for the model that shrink() returned"
                     )

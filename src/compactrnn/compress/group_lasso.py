@@ -56,6 +56,8 @@ class GroupLasso(Pruner):
         strength: weight of the penalty, >= 0; excludes `keep`.
         exclude: names of modules whose recurrent layers keep all of their units. They are trained, and may lose input
             columns with the units of the layer before.
+        embeddings: whether columns of embedding tables (`nn.Embedding`) are units, too. Those of a table that is also
+            the weight of an output layer always are: they go with the units that this reads.
         loss_steps: number of time steps that the loss, to which `strength` belongs, is summed over.
         threshold: entries of groups below it become zero after each step (with `strength`).
         decay: factor per step for what is being pruned (with `keep`).
@@ -96,6 +98,7 @@ class GroupLasso(Pruner):
         steps: int | None = None,
         strength: float | None = None,
         exclude: Iterable[str] = (),
+        embeddings: bool = False,
         loss_steps: int = 1,
         threshold: float = 1e-4,
         decay: float = 0.9,
@@ -114,4 +117,4 @@ class GroupLasso(Pruner):
             if steps is not None:
                 raise invalid("strength, steps", got=f"{strength}, {steps}", expected="strength >= 0, and no steps")
             method = ProximalGroupLasso(strength, loss_steps=loss_steps, threshold=threshold)
-        super().__init__(model, example_inputs, method, exclude=exclude)
+        super().__init__(model, example_inputs, method, exclude=exclude, embeddings=embeddings)

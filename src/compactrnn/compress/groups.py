@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.leaf import Leaf
+from ..graph.table import Table
 from .gates import AbstractGate
 from .part import Part as Part
 
 
 @dataclass
 class Member:
-    """A unit set of a layer (both directions of it); its unit i is unit `units[i]` of the group."""
+    """A unit set of a layer (both directions), or a table's columns; its unit i is unit `units[i]` of the group."""
 
-    leaf: Leaf
+    leaf: Leaf | Table
     layer: int
     set_name: str
     units: Tensor
@@ -79,10 +80,6 @@ class Group:
         return " + ".join(member.name for member in self.members)
 
     @property
-    def leaf(self) -> Leaf:
-        return self.members[0].leaf
-
-    @property
     def count(self) -> int:
         return len(self.labels)
 
@@ -93,7 +90,7 @@ class Group:
 
     def squares(self) -> Tensor:
         """Sum of squares of each unit's group: rows of its writers and columns of its readers, without biases."""
-        return self._sum(self.writers + self.readers)
+        return self._sum(self.writers + [p for p in self.readers if not any(p.same_as(w) for w in self.writers)])
 
     @torch.no_grad()
     def importance(self) -> Tensor:

@@ -44,6 +44,7 @@ class NeuronSelection(Pruner):
         steps: length of the schedule in steps of the optimizer.
         strength: weight of the penalty, >= 0; excludes the others.
         exclude: names of modules whose recurrent layers keep all of their units.
+        embeddings: whether columns of embedding tables are units, too, as in `GroupLasso`.
 
     Raises:
         ValueError: for arguments out of range, and names that the model does not have.
@@ -82,6 +83,7 @@ class NeuronSelection(Pruner):
         steps: int | None = None,
         strength: float | None = None,
         exclude: Iterable[str] = (),
+        embeddings: bool = False,
     ):
         sizes = {name: size for name, size in (("keep", keep), ("macs", macs), ("bytes", bytes)) if size is not None}
         given = [*sizes, *(["strength"] if strength is not None else [])]
@@ -104,7 +106,7 @@ class NeuronSelection(Pruner):
                 method = L0Selection("macs", products, fraction=size / products, steps=steps)
             else:
                 method = L0Selection("parameters", parameters, fraction=size / (4 * parameters), steps=steps)
-        super().__init__(model, example_inputs, method, exclude=exclude)
+        super().__init__(model, example_inputs, method, exclude=exclude, embeddings=embeddings)
 
 
 def _check(name: str, size: float, whole: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..graph.carriers import carriers
+from ..graph.carriers import carriers, identity
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from .computed import Computed, Stored
@@ -30,6 +30,11 @@ class Part:
     inside: bool = False
     recurrent: bool = False
     repeated: bool = False
+
+    def same_as(self, other: Part) -> bool:
+        """Whether both are the same slices of the same weight."""
+        alike = self.axis == other.axis and identity(self.weight) == identity(other.weight)
+        return alike and torch.equal(self.units, other.units)
 
     @property
     def frozen(self) -> bool:

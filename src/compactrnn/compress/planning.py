@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
+from ..graph.labels import Scaling, Use
+from ..graph.leaf import Leaf
 from ..graph.trace import Trace
 from ..graph.units import Units
+from ..layers import is_recurrent
 from .compare import Comparison
 from .dead import find_dead, why_dead
 from .gating import fold_masks_
@@ -38,12 +42,13 @@ class Cuts:
         Raises:
             CannotCut: two uses of one tensor, or of one layer, would be cut differently.
         """
-        leaves = {m.leaf.key: m.leaf for g in self.groups for m in g.members} | {
+        leaves = {m.leaf.key: m.leaf for g in self.groups for m in g.members if isinstance(m.leaf, Leaf)} | {
             c.leaf.key: c.leaf for c in self.units.layer_inputs
         }
         units = tuple(self._unit_cut(g, m) for g in self.groups for m in g.members)
-        names = dict.fromkeys(use.name for use in (*self.units.uses, *self.units.scalings))
-        tensors = (self._tensor_cut(name) for name in sorted(names))
+        same = _names_by_parameter(model)
+        uses = dict.fromkeys(same.get(use.name, (use.name,)) for use in self._uses)
+        tensors = [cut for names in sorted(uses) for cut in self._tensor_cuts(names)]
         layers = tuple(
             LayerCut(
                 leaf.name,
@@ -55,7 +60,11 @@ class Cuts:
             )
             for key, leaf in leaves.items()
         )
-        return units, layers, tuple(t for t in tensors if t is not None)
+        return units, layers, tuple(tensors)
+
+    @property
+    def _uses(self) -> tuple[Use | Scaling, ...]:
+        return *self.units.uses, *self.units.lookups, *self.units.scalings
 
     def _unit_cut(self, group: Group, member: Member) -> UnitCut:
         kept = ~self.dead[group.name][member.units]
@@ -77,12 +86,14 @@ class Cuts:
             raise CannotCut(f"{name} is used twice, and of its input different columns would be cut")
         return _indices(~cut) if cut is not None and cut.any() else None
 
-    def _tensor_cut(self, name: str) -> TensorCut | None:
-        uses = [use for use in (*self.units.uses, *self.units.scalings) if use.name == name]
+    def _tensor_cuts(self, names: tuple[str, ...]) -> Iterator[TensorCut]:
+        """The cuts of one tensor, which has these names."""
+        uses = [use for use in self._uses if use.name in names]
         cut = self._cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
-        if cut is None or (cut.any() and name in self.units.fixed_width):
-            raise CannotCut(f"{name} has several uses, of which different columns would be cut")
-        return TensorCut(name, uses[0].axis, len(cut), _indices(~cut)) if cut.any() else None
+        if cut is None or (cut.any() and not self.units.fixed_width.isdisjoint(names)):
+            raise CannotCut(f"{names[0]} has several uses, of which different columns would be cut")
+        if cut.any():
+            yield from (TensorCut(name, uses[0].axis, len(cut), _indices(~cut)) for name in names)
 
     def _idles(self, key: int) -> bool:
         """Whether what is cut out of a layer may be more than zero."""
@@ -98,6 +109,16 @@ class Cuts:
         """Which columns go, given the labels that each use of them sees; None if the uses disagree."""
         masks = [torch.isin(labels, self._narrowed_labels()) for labels in sets]
         return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
+
+
+def _names_by_parameter(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each name of a parameter all of its names, but those in recurrent layers, which are cut as a whole."""
+    layers = tuple(f"{name}." for name, module in model.named_modules() if is_recurrent(module))
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not name.startswith(layers):
+            found.setdefault(id(parameter), []).append(name)
+    return {name: tuple(sorted(names)) for names in found.values() for name in names}
 
 
 def _indices(mask: Tensor) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class Pruner:
         example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
         method: how units are chosen and driven to zero.
         exclude: names of modules whose recurrent layers keep all of their units.
+        embeddings: whether columns of embedding tables are units, too.
 
     Raises:
         ValueError: for arguments out of range, and names that the model does not have.
@@ -48,7 +49,13 @@ class Pruner:
     """
 
     def __init__(
-        self, model: nn.Module, example_inputs: Any, method: AbstractPruningMethod, *, exclude: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        method: AbstractPruningMethod,
+        *,
+        exclude: Iterable[str] = (),
+        embeddings: bool = False,
     ):
         self.model = unwrap(model)
         self.count = 0
@@ -58,7 +65,7 @@ class Pruner:
             with without_autocast():
                 self._trace = follow(self.model, example_inputs)
                 self.example_inputs = self._trace.example.tensors
-                self._units = find_units(self._trace, self.example_inputs)
+                self._units = find_units(self._trace, self.example_inputs, embeddings)
             groups = find_groups(self.model, self._trace, self._units)
             self._excluded = excluded(inner_names(model, exclude), groups)
             for group in groups:
@@ -66,7 +73,9 @@ class Pruner:
             self._parameters: list[nn.Parameter] = []
             method.setup(groups)
             with without_autocast():
-                self._units = dry_run(self.model, self._trace, self._units, self.example_inputs, self._excluded)
+                self._units = dry_run(
+                    self.model, self._trace, self._units, self.example_inputs, self._excluded, embeddings
+                )
         except BaseException:  # the model is left as it was given
             for parent, name, weight in plain:
                 parent._modules[name] = weight

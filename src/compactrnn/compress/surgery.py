@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._errors import invalid
 from ..graph.copy import copy_module
 from ..layers import cells_of, is_recurrent, narrow_
+from ..layers.narrow import put_tensor_
 from .gating import fold_masks_
 from .plan import LayerCut, PruningPlan, TensorCut, TensorRecord, UnitCut
 from .scatter import Scattered
@@ -149,10 +150,7 @@ def _cut_tensor(model: nn.Module, tensor: TensorCut) -> None:
     owner = model.get_submodule(path)
     old = getattr(owner, attribute)
     new = old.detach().index_select(tensor.axis, torch.tensor(tensor.kept, device=old.device))
-    setattr(owner, attribute, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
-    for size in ("in_features", "in_channels", "num_features"):
-        if getattr(owner, size, None) == tensor.size:
-            setattr(owner, size, len(tensor.kept))
+    put_tensor_(owner, attribute, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

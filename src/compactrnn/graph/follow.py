@@ -19,6 +19,7 @@ from .example import Example
 from .leaf import Leaf
 from .packing import FollowPacking, RecordPacking
 from .seeded import seeded
+from .table import find_tables
 from .trace import Trace, beside, find_leaves, trace_leaves
 from .unseen import stored, uncalled, unread
 
@@ -53,6 +54,7 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     except Exception:  # it may want more arguments, or branch on data: what it reads is not known then
         traced.training = None
     model.eval()
+    traced.tables = find_tables(traced, ran)
     traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran), **stored(leaves, kept)}
     return traced
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,14 +33,22 @@ from .aten import (
 )
 from .labels import CONSTANT, DATA, ZERO, LayerInput, Scaling, Units, Use, carries, columns, uniform
 from .leaf import RECURRENT
+from .table import COLUMNS, Table
 from .trace import Trace
 
 
 class Labeler:
     """Propagates labels through one graph; adds what it finds to `units`."""
 
-    def __init__(self, trace: Trace, units: Units, values: dict[str, Any], example_inputs: tuple[Tensor, ...]):
-        self.trace, self.units = trace, units
+    def __init__(
+        self,
+        trace: Trace,
+        units: Units,
+        values: dict[str, Any],
+        example_inputs: tuple[Tensor, ...],
+        tables: Sequence[Table] = (),
+    ):
+        self.trace, self.units, self.tables = trace, units, tables
         self.inputs = dict(zip(trace.inputs, example_inputs, strict=True))
         self.values = {**trace.constants, **self.inputs, **values}
         self.stored = {**trace.parameters, **trace.buffers}
@@ -93,8 +102,7 @@ class Labeler:
         if name in WEIGHTED:
             result = self._weighted(node, args, shaped, name != "linear")
         elif name == "embedding" and not carries(args[1]):
-            self._fix_width(node.args[0])
-            return _filled(shaped, DATA)
+            return self._lookup(node, shaped)
         elif name in ("matmul", "bmm", "mm", "mv"):
             result = self._matmul(args[0], args[1], shaped)
         elif name in PADS and constant_pad(args):
@@ -161,6 +169,22 @@ class Labeler:
         self.units.initial_states_of_ties.update(own[start > 0].tolist())
         self.ties += [(a, b) for a, b in zip(start.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
 
+    def _lookup(self, node: Node, shaped: Tensor) -> Tensor:
+        """Rows of an embedding table: its columns are units, or data."""
+        own = self._columns_of(node.args[0])
+        if own is None:
+            self._fix_width(node.args[0])
+            return _filled(shaped, DATA)
+        self.units.lookups.append(Use(self.trace.parameters[node.args[0].name], 1, own))  # pyright: ignore
+        return own.expand(shaped.shape).clone()
+
+    def _columns_of(self, node: Any) -> Tensor | None:
+        """The labels of a table's columns, if the node is one."""
+        for table in self.tables:
+            if isinstance(node, Node) and self.trace.is_parameter(node, table.parameter):
+                return torch.tensor(self.units.labels[table.key, 0, COLUMNS])
+        return None
+
     def _weighted(self, node: Node, args: tuple, shaped: Tensor, convolution: bool) -> Tensor | None:
         """A weighted sum of columns: note which column of which parameter reads which unit."""
         x, weight = args[0], self.trace.parameters.get(getattr(node.args[1], "name", ""))
@@ -173,6 +197,9 @@ class Labeler:
         read = columns(x.transpose(1, -1) if convolution else x)
         if read is None or grouped:
             return None
+        if (own := self._columns_of(node.args[1])) is not None:  # one parameter: its columns go for both or for none
+            self.units.mark_untracked(own[read <= 0], f"{self._where(node)} reads what is no unit with the same weight")
+            self.ties += [(a, b) for a, b in zip(read.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
         self.units.uses.append(Use(weight, 1, read))
         return _filled(shaped, DATA)
 

@@ -67,6 +67,7 @@ class Units:
 
     labels: dict[UnitSetKey, list[int]] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
+    lookups: list[Use] = field(default_factory=list)  # embedding tables: column i gives unit `labels[i]`
     layer_inputs: list[LayerInput] = field(default_factory=list)
     scalings: list[Scaling] = field(default_factory=list)
     not_zero_preserving: set[int] = field(default_factory=set)

@@ -18,7 +18,7 @@ from ..layers.loop import look_ahead_packed
 from .packing import followed_batch_sizes
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
-_keys = itertools.count()
+keys = itertools.count()
 _LEFT_OUT: Any = object()
 
 
@@ -29,7 +29,7 @@ class Leaf:
     """
 
     def __init__(self, name: str, module: nn.Module, alone: bool = False):
-        self.key = next(_keys)
+        self.key = next(keys)
         self.name = "" if alone else name
         self.alone = alone
         self.module = module

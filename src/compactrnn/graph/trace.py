@@ -37,6 +37,7 @@ class Trace:
     training: Trace | None = None  # the graph in train mode, on the same leaves
     example: Example = field(default_factory=lambda: Example((), {}))  # of which the inputs are the tensors
     trains_alike: bool = False  # whether train mode does nothing else
+    tables: dict[int, Any] = field(default_factory=dict)  # embedding tables of which every use is known, by key
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
     whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
 
@@ -53,6 +54,15 @@ class Trace:
         """The concrete value of every node."""
         initial = {**self.constants, **dict(zip(self.inputs, example_inputs, strict=True))}
         return self.interpret(lambda node, args, kwargs: node.target(*args, **kwargs), initial)  # pyright: ignore
+
+    def source(self, key: int) -> Any:
+        """The recurrent layer, or the embedding table, that gives the units of this key."""
+        return self.leaves[key] if key in self.leaves else self.tables[key]
+
+    def is_parameter(self, node: torch.fx.Node, name: str) -> bool:
+        """Whether a node stands for the parameter that the model calls `name`, or has under that name, too."""
+        own = self.parameters.get(node.name)
+        return own is not None and self.model.get_parameter(own) is self.model.get_parameter(name)
 
     def state_outputs(self) -> list[bool]:
         """For each tensor that the model returns: is it a layer's whole state, returned beside something else?"""

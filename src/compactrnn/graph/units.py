@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..cells.base import AbstractCell
@@ -10,25 +12,27 @@ from .labeler import Labeler
 from .labels import Units as Units
 from .labels import UnitSetKey
 from .seeded import seeded
+from .table import COLUMNS, Table
 from .trace import Trace
 
 
-def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
+def find_units(trace: Trace, example_inputs: tuple[Tensor, ...], embeddings: bool = False) -> Units:
     """Label every unit of every recurrent layer of `trace` and follow the labels to all consumers.
 
-    Where the trace has a training graph too, consumers and untracked units are those of both.
+    Where the trace has a training graph too, consumers and untracked units are those of both. With `embeddings` the
+    columns of embedding tables are units, too; without it those that are tied to units of a layer, as by an output
+    layer that has the table as its weight.
     """
-    same = _shared(trace)
     graphs = [graph for graph in (trace, trace.training) if graph is not None]
     with seeded():
         values = [graph.run(example_inputs) for graph in graphs]
+    tables = list(trace.tables.values())
     while True:
-        units = Units(labels=same.labels())
-        ties = []
-        for graph, known in zip(graphs, values, strict=True):
-            ties += Labeler(graph, units, known, example_inputs).run()
-        if not same.join(ties):
+        units = _labeled(trace, tables, list(zip(graphs, values, strict=True)), example_inputs)
+        useful = [table for table in tables if _can_lose_columns(table, units, embeddings)]
+        if len(useful) == len(tables):
             break
+        tables = useful
     units.nonzero_start |= units.initial_states_of_ties & units.not_zero_preserving
     for leaf in trace.leaves.values():
         if leaf.takes_state:
@@ -38,6 +42,26 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...]) -> Units:
         units.mark_untracked(units.labels_of(key), reason)
         units.nonzero_start.update(units.labels_of(key).tolist())  # what is not seen may start it from any state
     return units
+
+
+def _labeled(
+    trace: Trace, tables: list[Table], graphs: list[tuple[Trace, dict[str, Any]]], example_inputs: tuple[Tensor, ...]
+) -> Units:
+    """The labels of all graphs, units being tied where one of them ties them."""
+    same = _shared(trace, tables)
+    while True:
+        units, ties = Units(labels=same.labels()), []
+        for graph, values in graphs:
+            ties += Labeler(graph, units, values, example_inputs, tables).run()
+        if not same.join(ties):
+            return units
+
+
+def _can_lose_columns(table: Table, units: Units, embeddings: bool) -> bool:
+    """Whether all that reads a table's columns is known, and they are to be units."""
+    own = set(units.labels[table.key, 0, COLUMNS])
+    tied = any(key != table.key and not own.isdisjoint(labels) for (key, _, _), labels in units.labels.items())
+    return (embeddings or tied) and own.isdisjoint(units.untracked) and table.parameter not in units.fixed_width
 
 
 class _Classes:
@@ -67,7 +91,7 @@ class _Classes:
         return {key: [self.find(label) for label in labels] for key, labels in self.sets.items()}
 
 
-def _shared(trace: Trace) -> _Classes:
+def _shared(trace: Trace, tables: list[Table]) -> _Classes:
     """Number the units; units are tied whose rows, or whose columns within a layer, are of one parameter."""
     sets: dict[UnitSetKey, range] = {}
     known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
@@ -93,6 +117,9 @@ def _shared(trace: Trace) -> _Classes:
                 read = [label for units in outputs for label in sets[leaf.key, i - 1, units.name]]
                 for cell in row:
                     tie(cell, cell.reads_input, 1, read * len(row))
+    for table in tables:
+        sets[table.key, 0, COLUMNS] = range(first, first + table.count)
+        first += table.count
     classes = _Classes(sets)
     classes.join(pairs)
     return classes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from types import CodeType, FunctionType
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,15 +45,20 @@ def stored(leaves: list[Leaf], kept: dict[str, torch.Size]) -> dict[int, str]:
     return found
 
 
-def uncalled(model: nn.Module, leaves: list[Leaf], ran: set[CodeType]) -> dict[int, str]:
-    """Layers that a method uses which `forward` does not call."""
+def uncalled(
+    model: nn.Module, leaves: Sequence[Any], ran: set[CodeType], sizes: Collection[str] | None = None
+) -> dict[int, str]:
+    """Layers, or embedding tables, that a method uses which `forward` does not call.
+
+    To read one of the attributes `sizes` is no use; without them any plain attribute.
+    """
     found = {}
     for leaf in leaves:
         parts = leaf.name.split(".") if leaf.name else []
         for i, part in enumerate(parts):
             parent = model.get_submodule(".".join(parts[:i]))
             for function in _methods(type(parent)):
-                if function.__code__ not in ran and _uses(function.__code__, part, parent):
+                if function.__code__ not in ran and _uses(function.__code__, part, parent, sizes):
                     found[leaf.key] = (
                         f"{type(parent).__name__}.{function.__name__}, which forward does not call, uses it"
                     )
@@ -72,16 +78,16 @@ def _methods(kind: type) -> Iterator[FunctionType]:
                 yield function
 
 
-def _uses(code: CodeType, name: str, owner: nn.Module) -> bool:
+def _uses(code: CodeType, name: str, owner: nn.Module, sizes: Collection[str] | None) -> bool:
     """Whether `code` does more with the attribute `name` than to look at a plain attribute of it, such as a size."""
     module = getattr(owner, name)
     steps = [s for s in dis.get_instructions(code) if s.opname != "EXTENDED_ARG"]
     for step, after in zip(steps, [*steps[1:], None], strict=True):
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval == name:
             attribute = after.argval if after and after.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR") else None
-            if attribute is None or not _is_plain(module, attribute):
+            if attribute is None or not (_is_plain(module, attribute) if sizes is None else attribute in sizes):
                 return True
-    return any(_uses(inner, name, owner) for inner in code.co_consts if isinstance(inner, CodeType))
+    return any(_uses(inner, name, owner, sizes) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def _is_plain(module: nn.Module, attribute: str) -> bool:

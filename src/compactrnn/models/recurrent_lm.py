@@ -115,7 +115,8 @@ class LanguageModel(AbstractModel):
         return tuple(size) if isinstance(size, (list, tuple)) else (size,) * self.recurrent.num_layers
 
     def size_options(self) -> dict[str, Any]:
-        return {"hidden": self.layer_sizes(), "weights": weight_tables(self, self.options)}
+        sizes = {"embedding": self.embedding.embedding_dim, "hidden": self.layer_sizes()}
+        return {**sizes, "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .._bounds import Count, CountFrom0, PositiveOrZero, Share, ShareAbove0, ShareBelow1
+from .._bounds import Count, CountFrom0, Flag, PositiveOrZero, Share, ShareAbove0, ShareBelow1
 
 _SIZES = ("keep", "macs", "bytes", "strength")
 _KNOWN = {
-    "group_lasso": ("keep", "steps", "strength", "loss_steps", "threshold", "decay", "minimum"),
-    "neuron_selection": ("keep", "macs", "bytes", "steps", "strength"),
+    "group_lasso": ("keep", "steps", "strength", "loss_steps", "threshold", "decay", "minimum", "embeddings"),
+    "neuron_selection": ("keep", "macs", "bytes", "steps", "strength", "embeddings"),
     "magnitude": ("keep", "block", "steps", "start", "interval"),
     "doping": ("steps", "dropout", "interval"),
 }
@@ -21,8 +21,9 @@ class CompressOptions:
     """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude` or `Doping` in a phase.
 
     The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
-    two may have a `strength` instead, the second `macs` or `bytes`; the third prunes blocks if `block` = (rows,
-    columns) is given. The last finds the entries of the model's `Doped` and `Sparse` weights in `steps` updates.
+    two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
+    `embeddings = true`; the third prunes blocks if `block` = (rows, columns) is given. The last finds the entries of
+    the model's `Doped` and `Sparse` weights in `steps` updates.
     """
 
     method: Literal["group_lasso", "neuron_selection", "magnitude", "doping"] = "group_lasso"
@@ -39,6 +40,7 @@ class CompressOptions:
     decay: ShareBelow1 | None = None
     minimum: Count | None = None
     dropout: Share | None = None
+    embeddings: Flag | None = None
 
     def __post_init__(self):
         given, known = self.arguments(), _KNOWN[self.method]
