@@ -85,6 +85,8 @@ def recipe_of(row: str, speaker: int, seed: int) -> Recipe:
     if structure == "units":
         updates = FINE_TUNING * (RECORDINGS // table["training"]["batch_size"])
         small["compress"] = {"keep": equal_units(table, times) / UNITS, "steps": updates // 2}
+    elif structure == "low-rank":  # the ranks of all matrices are chosen together
+        small["factorize"] = {"keep": 1 / times, "calibration": 16}
     else:
         found, total = recurrent_matrices(model), parameters_of(table)
         inside = sum(math.prod(matrix.shape) for matrix in found)
