@@ -1,6 +1,7 @@
 """Weights of a given number of parameters: what the studies of compact models compare."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,16 +12,16 @@ from compactrnn.weights.registry import weight_table
 
 
 def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """The specification of the highest rank that stores at most so many numbers."""
-    best = make(1)
-    for rank in range(2, min(shape) + 1):
+    """The specification of the highest rank that stores at most so many numbers, 1 at least."""
+
+    def size(rank: int) -> float:
         try:
-            if make(rank).build(*shape, gates).stored_parameters() > numbers:
-                break
+            return make(rank).build(*shape, gates).stored_parameters()
         except ValueError:  # above the full rank
-            break
-        best = make(rank)
-    return best
+            return math.inf
+
+    ranks = range(1, min(shape) + 1)
+    return make(max(1, bisect_right(ranks, numbers, key=size)))
 
 
 def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
