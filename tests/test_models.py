@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import compactrnn as cr
 from compactrnn import weights
 from compactrnn.models import LanguageModel, LanguageModelOptions, SequenceModel, SequenceModelOptions
 from compactrnn.weights.registry import weight_kinds, weight_spec, weight_table
@@ -110,3 +111,21 @@ def test_projections_stand_between_the_layers(cell, bidirectional):
     assert (first.proj_size, second.proj_size, inputs) == (3, 4, 3 * directions)
     with pytest.raises(ValueError, match=r"model.projection: expected none, or 2 sizes.*, got \[3\]"):
         SequenceModel(2, 5, SequenceModelOptions(hidden=(8, 6), projection=(3,)))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "MGU"])
+@pytest.mark.parametrize("units", [4, 3])
+def test_a_layer_may_become_as_narrow_as_its_projection(cell, units):
+    torch.manual_seed(0)
+    options = SequenceModelOptions(hidden=(8, 8), projection=(4, 4), cell=cell)
+    model, x = SequenceModel(3, 4, options), torch.randn(2, 6, 3)
+    pruner = cr.GroupLasso(model, x, strength=0.0)
+    for group in pruner.groups:
+        if group.count == 8:
+            group.decay_(torch.ones(8).index_fill(0, torch.arange(8 - units), 0.0))
+    small = pruner.shrink()
+    assert small.size_options() == {"hidden": (units, units), "projection": (4, 4), "weights": {}}
+    again = SequenceModel(3, 4, SequenceModelOptions(cell=cell, **small.size_options()))
+    again.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), model.eval()(x))

@@ -136,10 +136,10 @@ class SequenceModel(AbstractModel):
 
     def layer_sizes(self) -> tuple[int, ...]:
         """Units of each layer."""
-        return tuple(int(layer.hidden_size) for layer in self.layers)  # pyright: ignore
+        return tuple(_only(layer.hidden_size) for layer in self.layers)
 
     def size_options(self) -> dict[str, Any]:
-        projections = tuple(int(layer.proj_size) for layer in self.layers)  # pyright: ignore
+        projections = tuple(_only(layer.proj_size) for layer in self.layers)
         sizes = {"hidden": self.layer_sizes(), "projection": projections if any(projections) else ()}
         return {**sizes, "weights": weight_tables(self, self.options)}
 
@@ -158,6 +158,8 @@ def _layer(
     fused = {"LSTM": layers.LSTM, **({} if projection else {"GRU": layers.GRU, "RNN": layers.RNN})}.get(options.cell)
     try:
         if fused is not None:
+            if projection >= size:  # which torch refuses, but for sizes per layer; pruning may leave such a layer
+                return fused(inputs, [size], **{**specs, "proj_size": [projection]}, **cell_options)
             return fused(inputs, size, **specs, **cell_options)
         return layers.Recurrent(_cell(options.cell), inputs, size, **specs, **cell_options)
     except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError) as error:
@@ -171,3 +173,8 @@ def _cell(name: str) -> type[AbstractCell]:
     if not (isinstance(found, type) and issubclass(found, AbstractCell)):
         raise invalid("model.cell", got=repr(name), expected="the name of a cell of compactrnn, such as LSTM or MGU")
     return found
+
+
+def _only(sizes: Any) -> int:
+    """The size of a module with one layer, which may stand in a list."""
+    return sizes[0] if isinstance(sizes, list) else sizes
