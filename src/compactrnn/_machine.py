@@ -18,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
     """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
@@ -27,6 +27,11 @@ def describe_machine() -> dict[str, Any]:
         },
         "commit": _commit(),
     }
+
+
+def available_cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import bench, data, demo, evaluate, info, pack, report, run, train
+from . import bench, data, demo, evaluate, info, pack, report, run, sweep, train
 from .errors import reported
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
 
 app.command("demo")(reported(demo.demo))
 app.command("train")(reported(train.train))
+app.command("sweep")(reported(sweep.sweep))
 app.command("eval")(reported(evaluate.evaluate))
 app.command("pack")(reported(pack.pack))
 app.command("run")(reported(run.run))

@@ -40,7 +40,7 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
 def _verdict(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted; train goes on with --resume, demo --train with the same command"
+        return INTERRUPTED, "interrupted; train goes on with --resume, demo --train and sweep with the same command"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return FAILURE, f"this command needs {error.name}; run: pip install 'compactrnn[torch]'"
     if isinstance(error, MemoryError) or (

@@ -42,6 +42,34 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     return _svg(figure)
 
 
+def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label: str, quality_label: str) -> str:
+    """SVG of quality against size (logarithmic) of many models; those of the Pareto `front` are joined and named.
+
+    >>> best, other = Point("a", 900, 2.0), Point("b", 900, 3.0)
+    >>> frontier_plot([best, other], [best], size_label="parameters", quality_label="error")[:5]
+    '<?xml'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
+    axes = figure.subplots()
+    others = [point for point in points if point not in front]
+    axes.scatter([point.size for point in others], [point.quality for point in others], color="0.7")
+    axes.plot([point.size for point in front], [point.quality for point in front], color="C0")
+    for number, point in enumerate(front, 1):
+        axes.scatter(point.size, point.quality, color="C0", zorder=3, label=f"{number}  {_plain(point.name)}")
+        axes.annotate(str(number), (point.size, point.quality), xytext=(5, 5), textcoords="offset points")
+    axes.set_xscale("log")
+    _sparse_labels(axes.xaxis)
+    axes.margins(0.1)
+    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
+    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
+    axes.grid(True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=0)
+    return _svg(figure)
+
+
 def curves_plot(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str, log_y: bool = False
 ) -> str:
@@ -54,8 +82,7 @@ def curves_plot(
         axes.plot(x, y, marker=".", label=_plain(name))
     if log_y:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "25" else "")
+        _sparse_labels(axes.yaxis)
     axes.set_xlabel(_plain(x_label))
     axes.set_ylabel(f"{_plain(y_label)} (log scale)" if log_y else _plain(y_label))
     axes.grid(True, alpha=0.3)
@@ -124,6 +151,12 @@ def _plain(text: str) -> str:
     """A name as it is: matplotlib takes `$` for mathematics and leaves labels that begin with `_` out of legends."""
     text = printable(text).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
+
+
+def _sparse_labels(axis: Any) -> None:
+    """Label 1, 2 and 5 times the powers of ten on a logarithmic axis."""
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:,.10g}" if f"{value:.0e}"[0] in "25" else "")
 
 
 def _svg(figure: Any) -> str:

@@ -44,6 +44,18 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of `folder` right now."""
+    if fcntl is None or not (folder / NAME).exists():
+        return False
+    with suppress(FileNotFoundError), open(folder / NAME, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _make(folder: Path) -> list[Path]:
     """Make a folder and those above it; gives the new ones, outermost first."""
     made = [path for path in (*reversed(folder.parents), folder) if not path.exists()]

@@ -30,6 +30,7 @@ from .._validate import validated
 from ..tasks.table import DEFAULT, TASKS
 from ..weights.registry import weight_spec
 from .compress_options import CompressOptions
+from .overrides import override_
 from .phase_names import PhaseName, check_apart
 
 _MAX_BYTES = 1 << 20
@@ -238,7 +239,7 @@ class Recipe(Generic[Data, Model]):
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a TOML recipe; `overrides` are `section.key=value` strings, values as in TOML or plain words."""
+    """Read a TOML recipe; `overrides` are `section.key=value` strings, see `parse_override`."""
     try:
         data = read_file(path, "recipe", _MAX_BYTES)
     except OSError as error:
@@ -248,7 +249,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise invalid(f"recipe {path}", got=str(error), expected="TOML") from error
     for override in overrides:
-        _set(table, override)
+        override_(table, override)
     return recipe_from(table, str(path))
 
 
@@ -281,20 +282,3 @@ def _check_keys(where: str, table: Mapping[str, Any], known: Iterable[str]) -> N
 
 def _override(section: Any, changes: Mapping[str, Any], where: str) -> Any:
     return validated(type(section), {**asdict(section), **changes}, where)
-
-
-def _set(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise invalid("--set", got=repr(override), expected="section.key=value, such as training.seed=1")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML: a plain word
-        value = text
-    *path, last = key.strip().split(".")
-    for part in path:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise invalid("--set", got=repr(override), expected=f"{part} to be a section, it is a value")
-        table = inner
-    table[last] = value

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._checkpoint import load_tree, load_weights, save_tree
 from .._errors import ModelFileError, invalid
-from .._files import check_json_size, check_writable, parse_json, read_file, read_json, write_json
+from .._files import check_json_size, check_writable, open_regular, parse_json, read_file, read_json, write_json
 from .._validate import validated
 from ..models.base import AbstractModel
 from ..tasks.base import AbstractTask
@@ -20,6 +20,7 @@ from .recipe import Recipe, recipe_from
 from .run_records import Checkpoint, Config, Evaluation, Phase, ProgressLine, Result
 
 _MAX_LINES = 256 << 20  # bytes
+_LONGEST_LINE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class RunFolder:
     def progress_lines(self) -> list[dict[str, Any]]:
         """The lines of the progress; one that is being written, or was torn by a crash, is left out."""
         return _lines(self.progress, ProgressLine)
+
+    def last_progress(self) -> dict[str, Any] | None:
+        """The last line of the progress, read from the end of the file; None if there is none yet."""
+        if not self.progress.exists():
+            return None
+        with open_regular(self.progress, "progress") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+            lines = file.read().rpartition(b"\n")[0].splitlines()
+        return validated(ProgressLine, parse_json(lines[-1]), str(self.progress)).model_dump() if lines else None
 
     def truncate_lines(self, metrics: int, progress: int) -> None:
         """Cut both files to the sizes of a checkpoint: the lines after it will be written again."""

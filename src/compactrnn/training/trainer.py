@@ -61,7 +61,7 @@ class Trainer:
         self.model: AbstractModel = build_model(self.task, recipe.model, copies)
         folder.check_config(self.config())
         for name, phase in recipe.phases.items():
-            task = self._task_in(phase)
+            task = self.task_in(phase)
             task.check_start(training.validation_streams)
             if on_cpu:
                 hint = "make training.batch_size or the sequences shorter"
@@ -106,10 +106,10 @@ class Trainer:
             with _fits(self.folder.checkpoint):
                 self._set_random(saved)  # from before the phase: what is built below draws from it
         if phase.factorize is not None and (saved is None or saved["run"] is None):
-            factorize_model_(self.model, self._task_in(phase), phase.factorize)
+            factorize_model_(self.model, self.task_in(phase), phase.factorize)
             self.model_options = {**self.model_options, **self.model.size_options()}
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
-        task = self._task_in(phase)
+        task = self.task_in(phase)
         run = PhaseRun(phase, training, task, self.model, self.processes, teacher, self.precision)
         if saved is not None and saved["run"] is not None:
             with _fits(self.folder.checkpoint):
@@ -142,7 +142,8 @@ class Trainer:
         self.checkpoint(number + 1, None)
         self.processes.barrier()
 
-    def _task_in(self, phase: PhaseOptions) -> AbstractTask:
+    def task_in(self, phase: PhaseOptions) -> AbstractTask:
+        """The task as it is in a phase."""
         if not phase.task:
             return self.task
         return build_task(replace(self.recipe, task=self.recipe.task_in(phase)), self.task.metadata())

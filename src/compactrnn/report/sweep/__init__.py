@@ -1,0 +1,1 @@
+"""Sweeps: a recipe trained with all combinations of some of its entries, on many processors."""
