@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from compactrnn.report.sweep import work
-from compactrnn.report.sweep.asha import Asha, goes_on, may_compare
+from compactrnn.report.sweep.asha import Asha, are_rivals, goes_on
 from compactrnn.report.sweep.grid import full_key, grid, split
 from compactrnn.report.sweep.outcome import describe, markdown, unfinished, write
 from compactrnn.report.sweep.plan import plan
@@ -243,8 +243,8 @@ def test_rungs_are_of_the_updates_of_all_phases(tmp_path):
 
 def test_larger_models_and_other_budgets_stop_nobody(recipe):
     half, quarter = plain(recipe), plain(recipe, ["phases.prune.compress.keep=0.25"])
-    assert may_compare(half, 100, half, 100) and may_compare(half, 100, half, 90)
-    assert not may_compare(half, 100, half, 101) and not may_compare(half, 100, quarter, 90)
+    assert are_rivals(half, 100, half, 100) and are_rivals(half, 100, half, 90)
+    assert not are_rivals(half, 100, half, 101) and not are_rivals(half, 100, quarter, 90)
 
 
 class Here:
@@ -289,7 +289,7 @@ class Here:
 @pytest.fixture
 def here(monkeypatch):
     cluster = Here()
-    monkeypatch.setattr("compactrnn.report.sweep.run.cluster", cluster)
+    monkeypatch.setattr("compactrnn.report.sweep.run.connect", cluster)
     return cluster
 
 
@@ -356,6 +356,14 @@ def test_asha_stops_runs_that_a_sweep_without_it_finishes(recipe, tmp_path, here
 def test_two_sweeps_in_a_folder_are_refused(recipe, tmp_path, here):
     with locked(tmp_path / "out"), pytest.raises(ValueError, match="is training in"):
         sweep(plan(recipe, [], ["seed=0,1"], tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(recipe, tmp_path, here, monkeypatch):
+    runs = plan(recipe, [], ["seed=0,1"], tmp_path / "out")
+    monkeypatch.setattr(work, "LOCK", "no such file")
+    with pytest.raises(ValueError, match="expected a folder on a file system that all machines share"):
+        sweep(runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

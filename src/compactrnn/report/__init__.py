@@ -1,1 +1,1 @@
-"""Reports: tables, plots, benchmarks and the demo."""
+"""Reports: tables, plots, benchmarks, the demo, and sweeps."""

@@ -68,8 +68,8 @@ def goes_on(value: float, others: Sequence[float]) -> bool:
     return sum(other < value for other in others) < max(1, (len(others) + 1) // REDUCTION)
 
 
-def may_compare(recipe: Mapping[str, Any], parameters: int, other: Mapping[str, Any], its_parameters: int) -> bool:
-    """Whether a run has to be as good as another: one with the same targets of pruning that is no larger.
+def are_rivals(recipe: Mapping[str, Any], parameters: int, other: Mapping[str, Any], others: int) -> bool:
+    """Whether a run is measured against another: one with the same budget that has no more parameters.
 
     A frontier has models of many sizes: small ones are worse and belong to it, so larger ones never stop them.
     """
@@ -77,4 +77,4 @@ def may_compare(recipe: Mapping[str, Any], parameters: int, other: Mapping[str, 
     def targets(table: Mapping[str, Any]) -> list[Any]:
         return [(name, phase["compress"], phase["factorize"]) for name, phase in table["phases"].items()]
 
-    return its_parameters <= parameters and targets(recipe) == targets(other)
+    return others <= parameters and targets(recipe) == targets(other)

@@ -63,7 +63,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int | None, threads: int, gpus: int, address: str | None) -> Iterator[tuple[Cluster, int]]:
+def connect(workers: int | None, threads: int, gpus: int, address: str | None) -> Iterator[tuple[Cluster, int]]:
     """A cluster, and how many tasks of so many threads and GPUs it runs at a time, at most `workers` if given.
 
     Raises:
@@ -96,8 +96,8 @@ def cluster(workers: int | None, threads: int, gpus: int, address: str | None) -
         there = ray.cluster_resources()
         room = [there.get("CPU", 0) // threads, *([there.get("GPU", 0) // gpus] if gpus else [])]
         if (most := int(min(room))) < 1:
-            what = f"a cluster with {threads} processors" + (f" and {gpus} GPU" if gpus else "")
-            raise invalid("sweep", got=f"one with {there.get('CPU', 0):g} and {there.get('GPU', 0):g}", expected=what)
+            got = f"{there.get('CPU', 0):g} processors and {there.get('GPU', 0):g} GPUs"
+            raise invalid("Ray cluster", got=got, expected=f"at least {threads} and {gpus}, which one run takes")
         yield Cluster(ray, threads, gpus), min(workers or most, most)
     finally:
         ray.shutdown()

@@ -16,6 +16,7 @@ class Job:
     recipe: Mapping[str, Any]
     folder: str
     source: str | None
+    out: str
     working_folder: str
     version: str
     asha: Mapping[str, Any] | None = None  # arguments of `Asha` after the folder

@@ -20,8 +20,8 @@ from ...training.interrupt import stop_flag
 from ...training.lock import locked
 from ...training.progress import ProgressBar
 from ...training.run_folder import RunFolder
-from .asha import may_compare
-from .cluster import Cluster, cluster
+from .asha import are_rivals
+from .cluster import Cluster, connect
 from .job import STOPPED, Job
 from .outcome import describe, write
 from .plan import Run
@@ -50,10 +50,10 @@ def sweep(
     with (
         redirect_stdout(sys.stderr),  # Ray prints there, too
         locked(out),
-        cluster(workers, threads, gpus, address) as (there, room),
+        connect(workers, threads, gpus, address) as (cluster, room),
         ProgressBar() as bar,
     ):
-        schedule = Schedule(runs, there, room, bar, asha)
+        schedule = Schedule(runs, out, cluster, room, bar, asha)
         schedule.check()
         schedule.train()
         return write(out, describe(runs, schedule.failed))
@@ -62,8 +62,8 @@ def sweep(
 class Schedule:
     """Which runs are waiting, which are on the cluster, and which have failed and why."""
 
-    def __init__(self, runs: Sequence[Run], there: Cluster, room: int, bar: ProgressBar, asha: bool):
-        self.runs, self.there, self.room, self.bar, self.asha = runs, there, room, bar, asha
+    def __init__(self, runs: Sequence[Run], out: Path, cluster: Cluster, room: int, bar: ProgressBar, asha: bool):
+        self.runs, self.out, self.cluster, self.room, self.bar, self.asha = runs, out, cluster, room, bar, asha
         self.outlooks: dict[Path, Outlook] = {}
         self.failed: dict[str, str] = {}
         self.ends: dict[str, list[int]] = {}  # of a run's worker processes: the time of the checkpoint that was left
@@ -74,12 +74,12 @@ class Schedule:
         for run in self.runs:
             training = replace(run.recipe.training, seed=0)
             alike.setdefault(repr(replace(run.recipe, training=training)), []).append(run)
-        tasks = {self.there.submit("check", self._job(group[0])): group for group in alike.values()}
+        tasks = {self.cluster.submit("check", self._job(group[0])): group for group in alike.values()}
         while tasks:
-            for task in self.there.wait(tasks, _POLL):
+            for task in self.cluster.wait(tasks, _POLL):
                 group = tasks.pop(task)
                 try:
-                    outlook = self.there.result(task)
+                    outlook = self.cluster.result(task)
                 except ValueError as error:
                     raise type(error)(f"{group[0].name}: {error}") from None
                 self.outlooks |= {run.folder: outlook for run in group}
@@ -93,8 +93,8 @@ class Schedule:
             while waiting or tasks:
                 for run in [run for run in waiting if self._ready(run)][: self.room - len(tasks)]:
                     waiting.remove(run)
-                    tasks[self.there.submit("work", self._job(run))] = run
-                ended = self.there.wait(tasks, _POLL) if tasks else []
+                    tasks[self.cluster.submit("work", self._job(run))] = run
+                ended = self.cluster.wait(tasks, _POLL) if tasks else []
                 done |= {run.name: self._done(run) for run in tasks.values()}
                 for task in ended:
                     run = tasks.pop(task)
@@ -129,7 +129,7 @@ class Schedule:
     def _goes_on(self, run: Run, task: Any) -> bool:
         """Report the end of a task; whether its process was killed and the run is to go on from its checkpoint."""
         try:
-            self.there.result(task)
+            self.cluster.result(task)
         except ChildProcessError as error:
             checkpoint = RunFolder(run.folder).checkpoint
             ends = self.ends.setdefault(run.name, [])
@@ -148,17 +148,17 @@ class Schedule:
         """Ctrl-C: let all runs write a checkpoint."""
         self._say("interrupted; the runs write their checkpoints")
         for task in tasks:
-            self.there.cancel(task)
+            self.cluster.cancel(task)
         until = time.monotonic() + _PATIENCE
         while tasks and time.monotonic() < until:
-            for task in self.there.wait(tasks, _POLL):
+            for task in self.cluster.wait(tasks, _POLL):
                 del tasks[task]
         raise KeyboardInterrupt
 
     def _job(self, run: Run) -> Job:
         source = None if run.source is None else str(run.source)
         asha = self._asha(run) if self.asha and run.values and self.outlooks else None
-        return Job(run.recipe.as_dict(), str(run.folder), source, os.getcwd(), __version__, asha)
+        return Job(run.recipe.as_dict(), str(run.folder), source, str(self.out), os.getcwd(), __version__, asha)
 
     def _asha(self, run: Run) -> dict[str, Any]:
         own, recipe = self.outlooks[run.folder], run.recipe.as_dict()
@@ -167,7 +167,7 @@ class Schedule:
             for other in self.runs
             if other.values
             and other is not run
-            and may_compare(recipe, own.parameters, other.recipe.as_dict(), self.outlooks[other.folder].parameters)
+            and are_rivals(recipe, own.parameters, other.recipe.as_dict(), self.outlooks[other.folder].parameters)
         ]
         return {"rivals": rivals, "starts": self._starts(run), "updates": self._updates(run)}
 
@@ -200,7 +200,7 @@ class Schedule:
 
     def _fail(self, run: Run, reason: str) -> None:
         self.failed[run.name] = sentence(reason)
-        self._say(f"{run.name}: failed: {reason}")
+        self._say(f"{run.name}: failed: {self.failed[run.name]}")
 
     def _say(self, text: str) -> None:
         self.bar.console.print(Text(printable(" ".join(text.split()))), soft_wrap=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import _thread
 import os
+import platform
 import time
 from pathlib import Path
 
 import torch
 
 from ... import __version__
+from ..._errors import invalid
 from ..._files import write_json
 from ...training.dry_run import Outlook, dry_run
+from ...training.lock import NAME as LOCK
 from ...training.lock import is_locked
 from ...training.progress import Progress
 from ...training.recipe import recipe_from
@@ -54,6 +57,9 @@ def _settle(job: Job) -> None:
     """Be where the command was given, on one thread unless the recipe says otherwise."""
     if job.version != __version__:
         raise ImportError(f"the worker has compactrnn {__version__}, the command {job.version}; install the same")
+    if not (Path(job.out) / LOCK).exists():
+        got = f"{job.out}, which {platform.node()} does not see"
+        raise invalid("--out", got=got, expected="a folder on a file system that all machines share")
     if os.path.isdir(job.working_folder):  # of relative paths to data
         os.chdir(job.working_folder)
     torch.set_num_threads(1)
