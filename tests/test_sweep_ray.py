@@ -114,11 +114,17 @@ def head():
     """The address and the token of a Ray cluster."""
     token = secrets.token_hex(32)
     folder = tempfile.mkdtemp()  # that of the test is too long for the paths of sockets
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as one, socket.socket() as another:
+        for free in (one, another):
+            free.bind(("127.0.0.1", 0))
+        port, client = (free.getsockname()[1] for free in (one, another))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-    command += ["--num-cpus=2", "--include-dashboard=false", "--object-store-memory=80000000"]
+    command += [
+        f"--ray-client-server-port={client}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--object-store-memory=80000000",
+    ]
     command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(token))
     try:

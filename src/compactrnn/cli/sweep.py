@@ -69,7 +69,7 @@ def sweep(
         compactrnn sweep recipes/alice-tiny.toml --over seed=0,1,2 --address ray://head:10001 --out /shared/sweep
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    from ..report.sweep.outcome import HEADER, table, unfinished
+    from ..report.sweep.outcome import table, unfinished
     from ..report.sweep.plan import plan
     from ..report.sweep.run import sweep as run
 
@@ -78,7 +78,8 @@ def sweep(
     if json:
         print_json({"out": str(out), **outcome})
     else:
-        print_table(f"{out}: {outcome['metric'] or 'no run is finished'}", HEADER, table(outcome))
+        header, *rows = table(outcome, brief=True)
+        print_table(f"{out}: {outcome['metric'] or 'no run is finished'}", header, rows)
         for text in unfinished(outcome):
             print_line(text)
     if any(row["state"].startswith("failed") for row in outcome["runs"]):

@@ -45,6 +45,8 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
 def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label: str, quality_label: str) -> str:
     """SVG of quality against size (logarithmic) of many models; those of the Pareto `front` are joined and named.
 
+    Quality has a logarithmic axis, too, where it covers more than a power of ten.
+
     >>> best, other = Point("a", 900, 2.0), Point("b", 900, 3.0)
     >>> frontier_plot([best, other], [best], size_label="parameters", quality_label="error")[:5]
     '<?xml'
@@ -61,6 +63,9 @@ def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label
         axes.annotate(str(number), (point.size, point.quality), xytext=(5, 5), textcoords="offset points")
     axes.set_xscale("log")
     _sparse_labels(axes.xaxis)
+    if 0 < 10 * min(point.quality for point in points) < max(point.quality for point in points):
+        axes.set_yscale("log")
+        _sparse_labels(axes.yaxis)
     axes.margins(0.1)
     axes.set_xlabel(f"{_plain(size_label)} (log scale)")
     axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")

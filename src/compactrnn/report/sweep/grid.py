@@ -150,6 +150,8 @@ def _slug(value: Any, axis: Sequence[tuple[str, Any]]) -> str:
 
 
 def _readable(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = "-".join(f"{inner}" if name == "kind" else f"{name}-{inner}" for name, inner in value.items())
     text = value if isinstance(value, str) else _written(value)
     return re.sub(r"[^A-Za-z0-9.+_-]+", "-", re.sub(r"^\W*[\[{\"]|[\]}\"]\W*$", "", text)) or "none"
 

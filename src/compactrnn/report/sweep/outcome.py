@@ -16,8 +16,7 @@ from .grid import SEED
 from .job import STOPPED
 from .plan import Run
 
-HEADER = ("point", "parameters", "validation", "test", "front", "runs", "seconds")
-_COPIED = ("valid", "test", "parameters", "recurrent_parameters", "seconds", "cpu_seconds")
+_SIZES = ("parameters", "recurrent_parameters", "seconds", "cpu_seconds")
 
 
 def describe(runs: Sequence[Run], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -44,20 +43,21 @@ def write(out: Path, outcome: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
-def table(outcome: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each configuration, smallest first; of several seeds the median, and the range in parentheses."""
-    return [
-        (
-            row["name"],
-            f"{row['parameters']:,}",
-            _range(row, "valid"),
-            _range(row, "test"),
-            "yes" if row["frontier"] else "",
-            str(row["count"]),
-            f"{row['seconds']:,}",
-        )
-        for row in outcome["configurations"]
-    ]
+def table(outcome: Mapping[str, Any], brief: bool = False) -> list[tuple[str, ...]]:
+    """A header, and a row for each configuration, smallest first; of several seeds the median.
+
+    Unless it is brief it has their range, too, and what the runs took.
+    """
+    rows = outcome["configurations"]
+    names = [[part.partition("=") for part in row["name"].split(",")] for row in rows]
+    keys = [key for key, _, _ in names[0]] if rows else []
+    header = (*keys, "parameters", "validation", "test", "front")
+    lines = [header if brief else (*header, "runs", "CPU seconds")]
+    for row, parts in zip(rows, names, strict=True):
+        figures = [_figure(row, key, brief) for key in ("valid", "test")]
+        line = (*(value for _, _, value in parts), f"{row['parameters']:,}", *figures, "yes" if row["frontier"] else "")
+        lines.append(line if brief else (*line, str(row["count"]), f"{row['cpu_seconds']:,}"))
+    return lines
 
 
 def unfinished(outcome: Mapping[str, Any]) -> list[str]:
@@ -67,11 +67,12 @@ def unfinished(outcome: Mapping[str, Any]) -> list[str]:
 
 def markdown(outcome: Mapping[str, Any]) -> str:
     """The table as a page."""
-    lines = [HEADER, ("---",) * len(HEADER), *table(outcome)]
+    header, *rows = table(outcome)
+    lines = [header, ("---",) * len(header), *rows]
     title = f"Metric: {outcome['metric'].replace('_', ' ')}, lower is better.\n\n" if outcome["metric"] else ""
-    rows = title + "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    page = title + "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
     rest = "".join(f"- {text}\n" for text in unfinished(outcome))
-    return rows + (f"\n{rest}" if rest else "")
+    return page + (f"\n{rest}" if rest else "")
 
 
 def _row(run: Run, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _row(run: Run, failed: Mapping[str, str]) -> dict[str, Any]:
             **row,
             "state": "finished",
             "updates": result["updates"]["total"],
-            **{name: result[name] for name in _COPIED},
+            **{name: result[name] for name in ("valid", "test", *_SIZES)},
         }
     evaluations = [line for line in folder.progress_lines() if line["event"] == "evaluation"]
     if run.name in failed:
@@ -114,15 +115,15 @@ def _configurations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _configuration(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values = group[0]["values"]
     parts = zip(values, group[0]["name"].split(","), strict=True)
-    name = ",".join(part for key, part in parts if key != SEED) or "all seeds"
+    name = ",".join(part for key, part in parts if key != SEED) or "seed=all"
     row: dict[str, Any] = {"name": name, "values": {key: value for key, value in values.items() if key != SEED}}
     for key in ("valid", "test"):
         figures = [one[key] for one in group]
         row |= {key: median(figures), f"{key}_range": [min(figures), max(figures)]}
-    row |= {key: round(median(one[key] for one in group)) for key in ("parameters", "recurrent_parameters", "seconds")}
+    row |= {key: round(median(one[key] for one in group)) for key in _SIZES}
     return {**row, "count": len(group)}
 
 
-def _range(row: Mapping[str, Any], key: str) -> str:
+def _figure(row: Mapping[str, Any], key: str, brief: bool) -> str:
     low, high = row[f"{key}_range"]
-    return f"{row[key]:.4g}" + (f" ({low:.3g} to {high:.3g})" if row["count"] > 1 else "")
+    return f"{row[key]:.4g}" + (f" ({low:.3g} to {high:.3g})" if row["count"] > 1 and not brief else "")

@@ -45,6 +45,9 @@ def sweep(
             in the folder; nothing was trained.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the runs have written checkpoints.
     """
+    waiting = needed(runs, asha)
+    if not waiting:
+        return write(out, describe(runs, {}))
     threads = max(run.recipe.training.threads or 1 for run in runs)
     gpus = int(any(run.recipe.training.accelerator == "cuda" for run in runs))
     with (
@@ -55,8 +58,19 @@ def sweep(
     ):
         schedule = Schedule(runs, out, cluster, room, bar, asha)
         schedule.check()
-        schedule.train()
+        schedule.train(waiting)
         return write(out, describe(runs, schedule.failed))
+
+
+def needed(runs: Sequence[Run], asha: bool) -> list[Run]:
+    """The runs that are to be trained: those of shared phases where others have yet to go on from them."""
+    found: list[Run] = []
+    for run in reversed(runs):
+        source = any(other.source == run.folder and not other.begun for other in found)
+        early = asha and (run.folder / STOPPED).exists()
+        if not run.finished and (source if not run.values else not early):
+            found.insert(0, run)
+    return found
 
 
 class Schedule:
@@ -84,9 +98,9 @@ class Schedule:
                     raise type(error)(f"{group[0].name}: {error}") from None
                 self.outlooks |= {run.folder: outlook for run in group}
 
-    def train(self) -> None:
-        """Train all runs that are needed, each after the one that it goes on from."""
-        waiting, tasks = self._needed(), {}
+    def train(self, waiting: list[Run]) -> None:
+        """Train the runs that wait, each after the one that it goes on from."""
+        tasks: dict[Any, Run] = {}
         done = {run.name: self._done(run) for run in self.runs}
         self.bar.begin("sweep", sum(self._updates(run) - self._before(run) for run in self.runs), sum(done.values()))
         with stop_flag() as stop:
@@ -104,16 +118,6 @@ class Schedule:
                 self.bar.advance(sum(done.values()))
                 if stop.is_set():
                     self._stop(tasks)
-
-    def _needed(self) -> list[Run]:
-        """The runs that are to be trained: those of shared phases where others have yet to go on from them."""
-        needed: list[Run] = []
-        for run in reversed(self.runs):
-            source = any(other.source == run.folder and not other.begun for other in needed)
-            early = self.asha and (run.folder / STOPPED).exists()
-            if not run.finished and (source if not run.values else not early):
-                needed.insert(0, run)
-        return needed
 
     def _ready(self, run: Run) -> bool:
         return run.source is None or run.begun or RunFolder(run.source).result.exists()
