@@ -62,9 +62,10 @@ def plain(path, settings=()):
 def test_points_are_the_product_and_their_overrides_are_those_of_set(recipe):
     over = ["phases.prune.compress.keep=0.5,0.25", "seed=0,1,2", 'model.hidden_weight={},{kind="LowRank",rank=2}']
     points = grid(over, plain(recipe))
+    assert points == grid(over[::-1], plain(recipe)), "in whatever order"
     assert len(points) == 12 and len({point.name for point in points}) == 12
     last = points[-1]
-    assert last.name == "keep=0.25,seed=2,hidden_weight=LowRank-rank-2"
+    assert last.name == "hidden_weight=LowRank-rank-2,keep=0.25,seed=2"
     assert last.values == {
         "phases.prune.compress.keep": 0.25,
         "training.seed": 2,
@@ -380,9 +381,9 @@ def trained(recipe, tmp_path):
 
 def test_the_outcome_has_medians_over_seeds_and_the_frontier(trained):
     runs, out = trained
-    outcome = write(out, describe(runs, {"hidden=6,seed=0,dropout=0.5": "it was | too wild"}))
+    outcome = write(out, describe(runs, {"dropout=0.5,hidden=6,seed=0": "it was | too wild"}))
     assert outcome == json.loads((out / "sweep.json").read_text())
-    assert [row["name"] for row in outcome["configurations"]] == ["hidden=4,dropout=0", "hidden=6,dropout=0"]
+    assert [row["name"] for row in outcome["configurations"]] == ["dropout=0,hidden=4", "dropout=0,hidden=6"]
     results = [RunFolder(run.folder).read_result() for run in runs if run.finished]
     small, large = outcome["configurations"]
     assert small["valid"] == pytest.approx((results[0]["valid"] + results[1]["valid"]) / 2) and small["count"] == 2
@@ -390,11 +391,11 @@ def test_the_outcome_has_medians_over_seeds_and_the_frontier(trained):
     assert small["parameters"] < large["parameters"] and small["frontier"]
     assert large["frontier"] == (large["valid"] < small["valid"])
     page = markdown(outcome)
-    assert page == (out / "table.md").read_text() and "| 4 | 0 |" in page and "mse" in page
-    assert unfinished(outcome)[2] == "hidden=6,seed=0,dropout=0.5: failed: it was | too wild"
-    assert unfinished(outcome)[3] == "hidden=6,seed=1,dropout=0.5: not trained"
+    assert page == (out / "table.md").read_text() and "| 0 | 4 |" in page and "mse" in page
+    assert unfinished(outcome)[2] == "dropout=0.5,hidden=6,seed=0: failed: it was | too wild"
+    assert unfinished(outcome)[3] == "dropout=0.5,hidden=6,seed=1: not trained"
     picture = (out / "frontier.svg").read_text()
-    assert ElementTree.fromstring(picture).tag.endswith("svg") and "hidden=4,dropout=0" in picture
+    assert ElementTree.fromstring(picture).tag.endswith("svg") and "dropout=0,hidden=4" in picture
 
 
 def test_a_sweep_without_a_finished_run_has_no_picture(recipe, tmp_path):

@@ -94,7 +94,7 @@ def listens(address):
 
 def training(out):
     """Process and folder of a point that is being trained and has a checkpoint."""
-    for path in out.glob("keep=*/.lock"):
+    for path in out.glob("cell=*/.lock"):
         folder = RunFolder(path.parent)
         try:
             last, pid = folder.last_progress(), int(path.read_text() or 0)
@@ -106,7 +106,7 @@ def training(out):
 
 
 def results(out):
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("keep=*/result.json")}
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("cell=*/result.json")}
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def grid(over: Sequence[str], recipe: Mapping[str, Any]) -> list[Point]:
         axes[key] = _values(key, values)
     if not axes:
         raise invalid("--over", got="none", expected="at least one KEY=VALUE,VALUE,...")
+    axes = dict(sorted(axes.items()))  # so that names do not depend on the order of the options
     labels = {key: _label(key, list(axes)) for key in axes}
     points = []
     for combination in itertools.product(*axes.values()):

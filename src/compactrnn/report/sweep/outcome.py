@@ -51,8 +51,8 @@ def table(outcome: Mapping[str, Any], brief: bool = False) -> list[tuple[str, ..
     rows = outcome["configurations"]
     names = [[part.partition("=") for part in row["name"].split(",")] for row in rows]
     keys = [key for key, _, _ in names[0]] if rows else []
-    header = (*keys, "parameters", "validation", "test", "front")
-    lines = [header if brief else (*header, "runs", "CPU seconds")]
+    header: tuple[str, ...] = (*keys, "parameters", "validation", "test", "front")
+    lines: list[tuple[str, ...]] = [header if brief else (*header, "runs", "CPU seconds")]
     for row, parts in zip(rows, names, strict=True):
         figures = [_figure(row, key, brief) for key in ("valid", "test")]
         line = (*(value for _, _, value in parts), f"{row['parameters']:,}", *figures, "yes" if row["frontier"] else "")
