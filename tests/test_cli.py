@@ -159,7 +159,7 @@ def test_a_damaged_file_is_a_sentence(trained, tmp_path):
 
 def test_help_teaches():
     assert "compactrnn train recipes/alice-tiny.toml" in call("--help").stdout
-    for command in ("train", "eval", "pack", "bench", "info", "report"):
+    for command in ("train", "sweep", "eval", "pack", "bench", "info", "report"):
         assert f"compactrnn {command}" in call(command, "--help").stdout.replace("\n", " ")
 
 

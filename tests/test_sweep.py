@@ -1,6 +1,7 @@
 """What a sweep plans, when it stops a run, what it makes of the results: all but the cluster."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compactrnn.report.sweep import work
 from compactrnn.report.sweep.asha import Asha, are_rivals, goes_on
@@ -74,6 +77,23 @@ def test_points_are_the_product_and_their_overrides_are_those_of_set(recipe):
     made = load_recipe(recipe, last.overrides)
     assert made.training.seed == 2 and made.model.hidden_weight == {"kind": "LowRank", "rank": 2}
     assert made.phases["prune"].compress.keep == 0.25
+
+
+WORDS = st.text("ab/.,=_ $\u00e4\n", max_size=70)
+VALUES = st.lists(
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | WORDS | st.lists(st.integers()),
+    min_size=1,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a.x", "b.x", "a.y", "b.a.x"]), VALUES, min_size=1, max_size=2))
+def test_all_values_come_back_under_names_that_differ(axes):
+    unique = {key: list({json.dumps(value): value for value in values}.values())[:9] for key, values in axes.items()}
+    points = grid([f"{key}={','.join(map(json.dumps, values))}" for key, values in unique.items()], {})
+    assert len(points) == len({point.name for point in points}) == math.prod(map(len, unique.values()))
+    assert all(re.fullmatch(r"[A-Za-z0-9.,=+_-]{1,200}", point.name) for point in points)
+    for key, values in unique.items():
+        assert {json.dumps(point.values[key]) for point in points} == set(map(json.dumps, values))
 
 
 @pytest.mark.parametrize(

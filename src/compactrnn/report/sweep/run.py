@@ -95,7 +95,7 @@ class Schedule:
                 try:
                     outlook = self.cluster.result(task)
                 except ValueError as error:
-                    raise type(error)(f"{group[0].name}: {error}") from None
+                    raise ValueError(f"{group[0].name}: {error}") from None
                 self.outlooks |= {run.folder: outlook for run in group}
 
     def train(self, waiting: list[Run]) -> None:
