@@ -52,13 +52,20 @@ class GRU(AbstractCell):
         self.hidden_bias = new_bias(3 * hidden_size, bias)
         self.reset_parameters()
 
+    def project(self, x: Tensor) -> Tensor:
+        """W x and all biases but that of U_n h, added up in the order of the engine."""
+        projected = self.input(x)
+        if self.input_bias is None or self.hidden_bias is None:
+            return projected
+        gates, candidate = self.hidden_bias.tensor_split((2 * self.hidden.rows,))
+        return projected + (self.input_bias + torch.cat([gates, torch.zeros_like(candidate)]))
+
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states
-        recurrent = self.hidden(h)
-        if self.hidden_bias is not None:
-            recurrent = recurrent + self.hidden_bias
         reset_x, update_x, candidate_x = projected.chunk(3, dim=-1)
-        reset_h, update_h, candidate_h = recurrent.chunk(3, dim=-1)
+        reset_h, update_h, candidate_h = self.hidden(h).chunk(3, dim=-1)
+        if self.hidden_bias is not None:
+            candidate_h = candidate_h + self.hidden_bias[2 * self.hidden.rows :]
         reset = torch.sigmoid(reset_x + reset_h)
         update = torch.sigmoid(update_x + update_h)
         candidate = torch.tanh(candidate_x + reset * candidate_h)

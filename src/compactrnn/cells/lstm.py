@@ -51,11 +51,14 @@ class LSTM(AbstractCell):
         self.hidden_bias = new_bias(4 * hidden_size, bias)
         self.reset_parameters()
 
+    def project(self, x: Tensor) -> Tensor:
+        """W x and both biases, added up in the order of the engine."""
+        projected = self.input(x)
+        return projected if self.input_bias is None else projected + (self.input_bias + self.hidden_bias)
+
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         h, c = states
         gates = projected + self.hidden(h)
-        if self.hidden_bias is not None:
-            gates = gates + self.hidden_bias
         i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
