@@ -25,6 +25,7 @@
 namespace nb = nanobind;
 
 void describe_format(nb::module_ &module);  // describe.cpp
+void define_quantization(nb::module_ &module);  // quantization.cpp
 
 namespace {
 
@@ -418,4 +419,5 @@ NB_MODULE(_native, module) {
     });
     module.def("read_rate", &read_rate);
     describe_format(module);
+    define_quantization(module);
 }

@@ -1,5 +1,5 @@
-/* loop.h, written once over the vector operations of the file that includes this one. Multiplications and additions may
- * be fused here: the law of numbers is for the engine. */
+/* loop.h, written once over the vector operations of the file that includes this one, and compiled twice: multiplications
+ * and additions may be fused in one of them, the other keeps the law of numbers, as the engine does. */
 #include "cr_math.h"
 #include "loop.h"
 
@@ -109,6 +109,15 @@ CR_NOINLINE void loop_linear(const loop_op *op, float *to, const float *x, const
     }
 }
 
+CR_INLINE void loop_quantized(const loop_op *op, float *to, const float *x, const float *addend, size_t rows)
+{
+    size_t stride = CR_QUANTIZED_BYTES(op->depth), size = sizeof(float);
+    for (size_t r = 0; r < rows; r++)
+        op->kernels->quantize(op->quantized + r * stride, x + (ptrdiff_t)r * op->a.row, op->scale, op->depth);
+    cr_rows dst = {to, (size_t)op->to.row * size}, init = {(void *)(uintptr_t)addend, (size_t)op->b.row * size};
+    op->kernels->affine[op->type](dst, &op->matrix, (cr_rows){op->quantized, stride}, init, rows);
+}
+
 CR_INLINE void loop_spread(const loop_op *op, float *to, const float *a, size_t rows)
 {
     for (size_t r = 0; r < rows; r++, to += op->to.row, a += op->a.row) {
@@ -175,6 +184,7 @@ static void loop_run_all(const loop_op *ops, size_t count, size_t steps, int bac
                     LOOP_FUNCTIONS(LOOP_CASE)
 #undef LOOP_CASE
                 case LOOP_LINEAR: loop_linear(op, to, a, op->has_addend ? b : NULL, rows); break;
+                case LOOP_QUANTIZED: loop_quantized(op, to, a, op->has_addend ? b : NULL, rows); break;
                 case LOOP_SPREAD: loop_spread(op, to, a, rows); break;
                 case LOOP_TOTAL: loop_total(op, to, a, rows); break;
                 case LOOP_SUM: loop_sum(op, a, rows); break;
@@ -186,7 +196,8 @@ static void loop_run_all(const loop_op *ops, size_t count, size_t steps, int bac
     loop_gather(ops, count);
 }
 
-#define LOOP_PASTE(a, b) a##b
-#define LOOP_SYMBOL(table) LOOP_PASTE(loop_run_, table)
+#define LOOP_PASTE(a, b, c) a##b##_##c
+#define LOOP_NAMED(rounding, table) LOOP_PASTE(loop_run_, rounding, table)
+#define LOOP_SYMBOL(table) LOOP_NAMED(LOOP_ROUNDING, table)
 extern loop_run *const LOOP_SYMBOL(CR_TABLE);
 loop_run *const LOOP_SYMBOL(CR_TABLE) = loop_run_all;

@@ -4,23 +4,27 @@
 #include "cr_kernels.h"
 #include "loop.h"
 
-extern loop_run *const loop_run_cr_kernels_scalar;
+#define LOOP_DECLARE(table) extern loop_run *const loop_run_fused_##table, *const loop_run_exact_##table;
+#define LOOP_CHOICE(table) (exact ? loop_run_exact_##table : loop_run_fused_##table)
+
+LOOP_DECLARE(cr_kernels_scalar)
 #if defined(__x86_64__) && defined(__GNUC__)
-extern loop_run *const loop_run_cr_kernels_avx2, *const loop_run_cr_kernels_avx512;
+LOOP_DECLARE(cr_kernels_avx2)
+LOOP_DECLARE(cr_kernels_avx512)
 #elif defined(__aarch64__) && defined(__GNUC__)
-extern loop_run *const loop_run_cr_kernels_neon;
+LOOP_DECLARE(cr_kernels_neon)
 #endif
 
-loop_run *loop_find(const char *name, const char **found)
+loop_run *loop_find(const char *name, int exact, const cr_kernels **found)
 {
     const cr_kernels *kernels = cr_find_kernels(name);
     if (!kernels) return NULL;
-    *found = kernels->name;
+    *found = kernels;
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (!strcmp(kernels->name, "avx512")) return loop_run_cr_kernels_avx512;
-    if (!strcmp(kernels->name, "avx2")) return loop_run_cr_kernels_avx2;
+    if (!strcmp(kernels->name, "avx512")) return LOOP_CHOICE(cr_kernels_avx512);
+    if (!strcmp(kernels->name, "avx2")) return LOOP_CHOICE(cr_kernels_avx2);
 #elif defined(__aarch64__) && defined(__GNUC__)
-    if (!strcmp(kernels->name, "neon")) return loop_run_cr_kernels_neon;
+    if (!strcmp(kernels->name, "neon")) return LOOP_CHOICE(cr_kernels_neon);
 #endif
-    return loop_run_cr_kernels_scalar;
+    return LOOP_CHOICE(cr_kernels_scalar);
 }

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cr_kernels.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -44,6 +46,7 @@ enum loop_code {
     LOOP_FUNCTIONS(LOOP_NAME)
 #undef LOOP_NAME
     LOOP_LINEAR, /* to = a W^T, or b + a W^T */
+    LOOP_QUANTIZED, /* the same with a quantized matrix and a quantized: the product as the engine makes it */
     LOOP_SPREAD, /* every number of to = the first of a */
     LOOP_TOTAL,  /* one number, the sum of the `depth` numbers of a row of a */
     LOOP_SUM,    /* the sum over rows and time of a, into sums of the thread's own */
@@ -64,6 +67,11 @@ typedef struct loop_op {
     size_t depth;
     loop_place to, a, b, c;
     const float *panels; /* W in panels of 16 rows, each column by column, padded with zeros */
+    cr_matrix matrix;    /* a quantized one, */
+    unsigned type;       /* CR_MATRIX_I8 or CR_MATRIX_I4, */
+    float scale;         /* of its inputs, 0 for one of each row; */
+    char *quantized;     /* room for LOOP_TILE rows of them, */
+    const struct cr_kernels *kernels;
     float *sums;
     double *total;
 } loop_op;
@@ -71,8 +79,9 @@ typedef struct loop_op {
 /* Runs `ops` for rows [first, end) and steps 0 to `steps` - 1, or back. */
 typedef void loop_run(const loop_op *ops, size_t count, size_t steps, int backwards, size_t first, size_t end);
 
-/* The fastest for this processor, and its name; `name` (NULL for any) asks for one, NULL where there is none. */
-loop_run *loop_find(const char *name, const char **found);
+/* The fastest for this processor, and its kernels; `name` (NULL for any) asks for one, NULL where there is none. `exact`:
+ * each operation rounds as in the engine. */
+loop_run *loop_find(const char *name, int exact, const struct cr_kernels **found);
 
 #ifdef __cplusplus
 }

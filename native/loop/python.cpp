@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "cr_format.h"
+#include "cr_packed.h"
 #include "cr_subnormal.h"
 #include "loop.h"
 #include "parallel.h"
@@ -59,14 +61,14 @@ struct Worker {
     std::vector<loop_op> ops;
     Array<float> scratch, sums;
     Array<double> totals;
+    Array<char> quantized;
     size_t first, end;
 };
 
 class Loop {
 public:
-    Loop(Table table, size_t scratch, const std::string &isa) : table_(table), scratch_(scratch) {
-        const char *found;
-        run_ = loop_find(isa.empty() ? nullptr : isa.c_str(), &found);
+    Loop(Table table, size_t scratch, bool exact, const std::string &isa) : table_(table), scratch_(scratch) {
+        run_ = loop_find(isa.empty() ? nullptr : isa.c_str(), exact, &kernels_);
         if (!run_) throw nb::value_error("CRNN_ISA: not usable on this processor");
         if (table.shape(1) != COLUMNS) throw nb::value_error("a table of another width");
         size_t numbers = 0;
@@ -104,10 +106,13 @@ private:
     const int64_t *row(size_t i) const { return table_.data() + i * COLUMNS; }
 
     Worker worker(size_t first, size_t end) const {
-        size_t sums = 0;
-        for (size_t i = 0; i < table_.shape(0); i++)
+        size_t sums = 0, quantized = 0;
+        for (size_t i = 0; i < table_.shape(0); i++) {
             if (row(i)[CODE] == LOOP_SUM) sums += static_cast<size_t>(row(i)[WIDTH]);
-        Worker made{{}, zeros<float>(scratch_), zeros<float>(sums), zeros<double>(sums), first, end};
+            if (row(i)[CODE] == LOOP_QUANTIZED)
+                quantized = std::max(quantized, LOOP_TILE * CR_QUANTIZED_BYTES(static_cast<size_t>(row(i)[DEPTH])));
+        }
+        Worker made{{}, zeros<float>(scratch_), zeros<float>(sums), zeros<double>(sums), zeros<char>(quantized), first, end};
         size_t at = 0;
         for (size_t i = 0; i < table_.shape(0); i++) {
             const int64_t *from = row(i);
@@ -123,6 +128,14 @@ private:
                 *places[p] = loop_place{base, place[TIME], place[TILE], place[ROW]};
             }
             op.panels = starts_[i];
+            if (op.code == LOOP_QUANTIZED) {  // in place of the strides of a matrix: its type, and the scale of its inputs
+                op.matrix = cr_packed_matrix(pointer<const void>(from[MATRIX]), op.width, op.depth);
+                op.type = static_cast<unsigned>(from[MATRIX + 1]);
+                auto bits = static_cast<int32_t>(from[MATRIX + 2]);
+                std::memcpy(&op.scale, &bits, sizeof bits);
+                op.quantized = made.quantized.get();
+                op.kernels = kernels_;
+            }
             if (op.code == LOOP_SUM) {
                 op.sums = made.sums.get() + at;
                 op.total = made.totals.get() + at;
@@ -136,6 +149,7 @@ private:
     Table table_;
     size_t scratch_;
     loop_run *run_;
+    const cr_kernels *kernels_;
     Array<float> panels_;
     std::vector<const float *> starts_;
 };
@@ -145,17 +159,19 @@ private:
 NB_MODULE(_loop, module) {
     module.def(
         "run",
-        [](Table table, size_t scratch, size_t steps, size_t rows, bool backwards, size_t threads, const std::string &isa) {
+        [](Table table, size_t scratch, size_t steps, size_t rows, bool backwards, size_t threads, bool exact,
+           const std::string &isa) {
             nb::gil_scoped_release released;
-            Loop(table, scratch, isa).run(steps, rows, backwards, threads);
+            Loop(table, scratch, exact, isa).run(steps, rows, backwards, threads);
         },
         nb::arg("table"), nb::arg("scratch"), nb::arg("steps"), nb::arg("rows"), nb::arg("backwards"),
-        nb::arg("threads"), nb::arg("isa"));
+        nb::arg("threads"), nb::arg("exact"), nb::arg("isa"));
     nb::list names;
 #define LOOP_NAME(NAME, operands, value) names.append(#NAME);
     LOOP_FUNCTIONS(LOOP_NAME)
 #undef LOOP_NAME
     names.append("LINEAR");
+    names.append("QUANTIZED");
     names.append("SPREAD");
     names.append("TOTAL");
     names.append("SUM");

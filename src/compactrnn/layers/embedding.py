@@ -11,6 +11,7 @@ from .._errors import invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, Dense
 from ..weights.low_rank import LowRank, LowRankWeight
+from ..weights.quantized import Quantized, QuantizedWeight
 
 
 class Embedding(nn.Module):
@@ -44,8 +45,8 @@ class Embedding(nn.Module):
         weight: WeightSpec = DENSE,
     ):
         super().__init__()
-        if not isinstance(weight, Dense | LowRank):
-            raise invalid("weight", got=weight, expected="LowRank or Dense, of which rows can be looked up")
+        if not isinstance(weight, Dense | LowRank | Quantized):
+            raise invalid("weight", got=weight, expected="LowRank, Dense or Quantized, of which rows can be looked up")
         self.weight = weight.build(num_embeddings, embedding_dim)
         # torch's own checks, and its reading of negative numbers
         self.padding_idx = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta").padding_idx
@@ -62,6 +63,8 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = self.weight
+        if isinstance(weight, QuantizedWeight):
+            return weight.lookup(tokens, self.padding_idx)
         if not isinstance(weight, LowRankWeight):
             return nn.functional.embedding(tokens, weight.dense(), self.padding_idx)
         rows = nn.functional.embedding(tokens, weight.left, self.padding_idx)

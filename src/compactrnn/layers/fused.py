@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._errors import invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
+from ..weights.quantized import QuantizedWeight
 from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bound_cell
 from .cudnn import Contiguous, flatten_
@@ -175,8 +176,10 @@ class AbstractFused(nn.RNNBase):
         return projection >= size
 
     def _must_be_called(self, number: int) -> bool:
-        """Whether a weight's `forward` does what its dense matrix does not, with a warning."""
+        """Whether a weight's `forward` rounds, or, with a warning, does something else than its dense matrix."""
         for name, weight in zip(self._layer_names(number), self._layer_weights(number), strict=True):
+            if isinstance(weight, QuantizedWeight):
+                return True
             if isinstance(weight, AbstractWeight) and not is_dense_product(weight):
                 warnings.warn(f"{differs(name, weight)}; so the layer runs step by step", stacklevel=5)
                 return True

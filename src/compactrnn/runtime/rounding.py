@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from .._errors import invalid
+from . import _native  # pyright: ignore[reportAttributeAccessIssue]
 from .layout import GROUP, MAX_GROUP_SCALES
 from .program import Tensor
 
@@ -19,10 +22,9 @@ def quantize_rows(values: np.ndarray, block: int = 4) -> Tensor:
     ([[127, -64], [0, 0]], True)
     """
     values = _finite(values)
-    largest = np.abs(values).max(axis=1)
-    scale = np.where(largest < 1e-34, 1.0, largest / 127).astype(np.float32)
-    whole = np.rint(values / scale[:, None].astype(np.float64))
-    return Tensor(np.clip(whole, -127, 127).astype(np.int8), scale, block=block)
+    entries, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
+    _native.quantize_rows(values, entries, scale)
+    return Tensor(entries, scale, block=block)
 
 
 def quantize_groups(values: np.ndarray, block: int = 4) -> Tensor:
@@ -36,39 +38,48 @@ def quantize_groups(values: np.ndarray, block: int = 4) -> Tensor:
     ([[7, -4, 1], [0, 0, 0]], [[231], [0]])
     """
     values = _finite(values)
-    columns = values.shape[1]
-    groups = -(-columns // GROUP)
-    top = min(255, MAX_GROUP_SCALES // groups)
-    most = np.abs(values).max(axis=1)
-    scale = np.where(most < 1e-34, 1.0, most * _CLIPS[-1] / 7 / top).astype(np.float32)
-    unit = scale.astype(np.float64)
-    entries, group_scale = np.zeros(values.shape, np.int8), np.zeros((len(values), groups), np.uint8)
-    for group in range(groups):
-        part = values[:, group * GROUP : (group + 1) * GROUP]
-        best = _best_scale(part, unit, top)
-        group_scale[:, group] = best
-        entries[:, group * GROUP : (group + 1) * GROUP] = _rounded(part, best * unit)
+    rows, columns = values.shape
+    entries, scale = np.empty(values.shape, np.int8), np.empty(rows, np.float32)
+    group_scale = np.empty((rows, -(-columns // GROUP)), np.uint8)
+    _native.quantize_groups(values, largest_multiple(columns), _CLIPS, entries, scale, group_scale)
     return Tensor(entries, scale, group_scale, block)
 
 
-def _best_scale(values: np.ndarray, unit: np.ndarray, top: int) -> np.ndarray:
-    """For each row the multiple of its `unit`, from 1 to `top`, that rounds it best; 0 for a row of zeros."""
-    largest = np.abs(values).max(axis=1)
-    best, least = np.zeros(len(values)), np.full(len(values), np.inf)
-    for clip in _CLIPS:
-        whole = np.where(largest > 0, np.clip(np.rint(largest * clip / 7 / unit), 1, top), 0)
-        step = whole * unit
-        error = np.square(_rounded(values, step) * step[:, None] - values).sum(axis=1)
-        best, least = np.where(error < least, whole, best), np.minimum(error, least)
-    return best
+def largest_multiple(columns: int) -> int:
+    """Of a row's scale, that a group of an int4 matrix may have."""
+    return min(255, MAX_GROUP_SCALES // -(-columns // GROUP))
 
 
-def _rounded(values: np.ndarray, step: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values / np.where(step > 0, step, 1.0)[:, None]), -8, 7)
+def quantize_matrix(values: np.ndarray, kind: str, dense: np.ndarray, memory: np.ndarray) -> None:
+    """What `values`, float32, are as a matrix in "int8" or "int4": its numbers in `dense`, and all of it in `memory`.
+
+    `memory`, uint8, has `packed_bytes` bytes and is what `quantized_linear` takes.
+    """
+    _native.quantize_matrix(values, kind == "int4", largest_multiple(values.shape[1]), _CLIPS, dense, memory)
+
+
+def packed_bytes(shape: tuple[int, int], kind: str) -> int:
+    """The bytes of a matrix of (rows, columns) in memory."""
+    return _native.packed_bytes(*shape, kind == "int4")
+
+
+def quantized_linear(
+    x: np.ndarray, memory: np.ndarray, kind: str, scale: float, y: np.ndarray, threads: int = 1
+) -> None:
+    """The engine's product of each row of `x` with a matrix of `quantize_matrix`, into the rows of `y`.
+
+    What it reads is rounded to multiples of `scale`, with 0 of a 127th of the largest of the row.
+    """
+    _native.quantized_linear(x, memory, kind == "int4", scale, y, threads, os.environ.get("CRNN_ISA", ""))
+
+
+def fake_quant(x: np.ndarray, scale: float, y: np.ndarray, threads: int = 1) -> None:
+    """What `quantized_linear` makes of the rows of `x`, into `y`."""
+    _native.fake_quant(x, scale, y, threads, os.environ.get("CRNN_ISA", ""))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = np.ascontiguousarray(values, np.float64)
     if not np.isfinite(values).all():
         raise invalid("weights", got="NaN or infinity", expected="finite numbers")
     return values

@@ -16,6 +16,8 @@ from .joint_factors import joint_factors as joint_factors
 from .kronecker import Kronecker as Kronecker
 from .low_rank import LowRank as LowRank
 from .monarch import Monarch as Monarch
+from .quantized import Quantized as Quantized
+from .quantized import QuantizedWeight as QuantizedWeight
 from .sparse import Sparse as Sparse
 from .sparse_term import SparseTerm as SparseTerm
 from .sum import Sum as Sum

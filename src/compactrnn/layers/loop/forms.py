@@ -30,6 +30,10 @@ class StepReader(Protocol):
         """`x W^T` (transposed: `x W`)."""
         ...
 
+    def quantized(self, x: Any, dense: Any, memory: Any, kind: str, scale: float, width: int) -> Value:
+        """`x W^T` of quantized numbers."""
+        ...
+
 
 Form = Callable[..., Value]
 
@@ -168,6 +172,12 @@ def _addmm(r: StepReader, node: Node, width: int, bias: Any, x: Any, weight: Any
     return r.graph.apply("add", r.product(x, weight, True, width), r.operand(bias, width))
 
 
+def _quantized(
+    r: StepReader, node: Node, width: int, x: Any, dense: Any, memory: Any, kind: str, scale: float
+) -> Value:
+    return r.quantized(x, dense, memory, kind, scale, width)
+
+
 def _cut(
     r: StepReader, node: Node, width: int, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
@@ -229,6 +239,7 @@ FORMS: dict[str, Form] = {
     "mm": lambda r, node, width, x, weight: r.product(x, weight, True, width),
     "matmul": lambda r, node, width, x, weight: r.product(x, weight, True, width),
     "addmm": _addmm,
+    "quantized_linear": _quantized,
     "slice": _cut,
     "narrow": _narrow,
     "cat": _joined,

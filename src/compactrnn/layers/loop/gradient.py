@@ -15,19 +15,21 @@ class Gradient:
     """Gradients of the step's inputs, from `grads` of its output and its new states, and from the step's own values.
 
     That of matrix m is the sum over rows and time of `outer(left, right)` for each (m, left, right) in `matrices`; that
-    of vector n is the sum of `vectors[n]`.
+    of vector n is the sum of `vectors[n]`. Where `scales` has one for (m, right), right is quantized with it.
     """
 
     projected: Value
     states: tuple[Value, ...]
     vectors: dict[int, Value] = field(default_factory=dict)
     matrices: list[tuple[int, Value, Value]] = field(default_factory=list)
+    scales: dict[tuple[int, Value], float] = field(default_factory=dict)
 
 
 def differentiate(graph: Graph, outputs: list[tuple[Value, Value]], projected: Value, states: list[Value]) -> Gradient:
     """Propagate gradients back from `outputs`, pairs of a value and its gradient."""
     pieces: dict[Value, list[tuple[int, Value]]] = {}
     matrices: list[tuple[int, Value, Value]] = []
+    scales: dict[tuple[int, Value], float] = {}
     for value, grad in outputs:
         pieces.setdefault(value, []).append((0, grad))
     order = ordered(v for v, _ in outputs)
@@ -46,6 +48,11 @@ def differentiate(graph: Graph, outputs: list[tuple[Value, Value]], projected: V
             (x,), (matrix, transposed) = value.args, value.key  # pyright: ignore
             matrices.append((matrix, x, grad) if transposed else (matrix, grad, x))
             pieces.setdefault(x, []).append((0, graph.linear(grad, matrix, not transposed, x.width)))
+        elif value.op == "quantized":  # rounding passes gradients on
+            (x,), (matrix, _, _, scale) = value.args, value.key  # pyright: ignore
+            matrices.append((matrix, grad, x))
+            scales[matrix, x] = scale
+            pieces.setdefault(x, []).append((0, graph.linear(grad, matrix, True, x.width)))
         else:
             for argument, share in zip(value.args, RULES[value.op](graph, value, grad), strict=True):
                 if share is not None and argument.op != "number":
@@ -55,7 +62,7 @@ def differentiate(graph: Graph, outputs: list[tuple[Value, Value]], projected: V
         return _assemble(graph, value.width, pieces.get(value, []))
 
     vectors = {v.key: total(v) for v in order if v.op == "vector" and v in pieces}
-    return Gradient(total(projected), tuple(map(total, states)), vectors, matrices)  # pyright: ignore
+    return Gradient(total(projected), tuple(map(total, states)), vectors, matrices, scales)  # pyright: ignore
 
 
 def _assemble(graph: Graph, width: int, pieces: list[tuple[int, Value]]) -> Value:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ...runtime.gates import padded
+from ...runtime.layout import Type
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
 from .values import Value, ordered
 
@@ -21,6 +22,7 @@ COLUMNS = TOTAL + 1
 
 CODES = {name.lower(): number for number, name in enumerate(_loop.NAMES)}
 FLOAT = 4
+_QUANTIZED = {"int8": "MATRIX_I8", "int4": "MATRIX_I4"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class _Operation:
     matrix: tuple[int, bool] | None = None
     depth: int = 0
     total: int = 0
+    quantized: tuple[int, str, float] | None = None  # the number of a packed matrix, its type, the scale of its inputs
 
 
 class LoopProgram:
@@ -111,14 +114,14 @@ class LoopProgram:
                 self._settle_at(part, place.right(start))
 
     def _fuse(self) -> dict[Value, Value]:
-        """Products fused into sums: `addend + x W^T` and `a * b + c` are one operation."""
+        """Products fused into sums: `addend + x W^T` and `a * b + c` are one operation; quantized, too."""
         used = Counter(a for v in self._order if v not in self.inputs for a in v.args)
         used.update([*(r.value for r in self.roots), *self.sums])
         inner: dict[Value, Value] = {}
         for value in self._order:
             if value.op == "add" and self._computed(value):
                 alone = [a for a in value.args if used[a] == 1 and self._computed(a)]
-                found = [a for op in ("linear", "mul") for a in alone if a.op == op]
+                found = [a for op in ("quantized", "linear", "mul") for a in alone if a.op == op]
                 if found:
                     inner[value] = found[0]
         return inner
@@ -198,6 +201,10 @@ class LoopProgram:
         to = self.places[value]
         if inner.op == "linear":
             made = _Operation("linear", value.width, to, args, inner.key, inner.args[0].width)  # pyright: ignore
+        elif inner.op == "quantized":
+            _, *rest = inner.key  # pyright: ignore
+            depth = inner.args[0].width
+            made = _Operation("quantized", value.width, to, args, quantized=tuple(rest), depth=depth)
         else:
             depth = value.args[0].width if value.op == "total" else 0
             made = _Operation("mul_add" if inner is not value else value.op, value.width, to, args, depth=depth)
@@ -223,13 +230,20 @@ class LoopProgram:
         table = np.zeros((len(self.operations), COLUMNS), np.int64)
         for row, operation in zip(table, self.operations, strict=True):
             row[CODE], row[WIDTH], row[DEPTH] = CODES[operation.code], operation.width, operation.depth
-            row[ADDEND] = operation.code == "linear" and len(operation.args) > 1
+            row[ADDEND] = operation.code in ("linear", "quantized") and len(operation.args) > 1
             places = (operation.to, *operation.args)
             row[PLACES:MATRIX] = [n for p in (*places, *[places[0]] * 4)[:4] for n in _row_of(p, buffers, numbers)]
             if operation.matrix is not None:
                 number, transposed = operation.matrix
                 strides = matrices[number].stride()
                 row[MATRIX:TOTAL] = (matrices[number].data_ptr(), *(strides[::-1] if transposed else strides))
+            if operation.quantized is not None:
+                number, kind, scale = operation.quantized
+                row[MATRIX:TOTAL] = (
+                    matrices[number].data_ptr(),
+                    Type[_QUANTIZED[kind]],
+                    np.float32(scale).view(np.int32),
+                )
             if operation.code == "sum":
                 row[TOTAL] = totals[operation.total].ctypes.data
         return table

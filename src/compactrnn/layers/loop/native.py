@@ -52,7 +52,7 @@ class NativeLoop:
         results = [*zip(step.outputs, above, strict=True), *((ends[i][0], grads[i]) for i in grads)]
         states = [*(step.states[i] for i in own), *(row for row, _, _ in _rows(step, "state"))]
         gradient = differentiate(step.graph, results, step.projected, states)
-        self.matrices = gradient.matrices
+        self.matrices, self.scales = gradient.matrices, gradient.scales
         computed = set(ordered(v for v, _ in results))
         self.stacks = dict(inputs)
         for root in roots:
@@ -162,7 +162,9 @@ def _call(
     steps, rows = buffers["projected"].shape[:2]
     numbers = program.number_rows()
     table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
-    _loop.run(table, program.scratch, steps, rows, backwards, torch.get_num_threads(), os.environ.get("CRNN_ISA", ""))
+    exact = any(operation.quantized is not None for operation in program.operations)  # rounds all as the engine does
+    threads, isa = torch.get_num_threads(), os.environ.get("CRNN_ISA", "")
+    _loop.run(table, program.scratch, steps, rows, backwards, threads, exact, isa)
 
 
 def _columns_together(tensor: Tensor) -> Tensor:
@@ -233,7 +235,10 @@ class _Loop(torch.autograd.Function):
         products: dict[int, Tensor] = {}
         for number, left, right in loop.matrices:
             # all steps at once: one product of two long matrices
-            share = loop.stack(left, buffers).flatten(0, 1).mT @ loop.stack(right, buffers).flatten(0, 1)
+            read = loop.stack(right, buffers).flatten(0, 1)
+            if (number, right) in loop.scales:
+                read = torch.ops.compactrnn.fake_quant(read, loop.scales[number, right])
+            share = loop.stack(left, buffers).flatten(0, 1).mT @ read
             products[number] = share if number not in products else products[number].add_(share)
         return (
             *(None, None, buffers["grad_projected"]),

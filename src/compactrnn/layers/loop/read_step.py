@@ -234,6 +234,12 @@ class GraphReader:
             raise NotTraceable(f"{self.what}: a product with no value of the step on the left")
         return self.graph.linear(self.values[x], self.matrix(matrix), transposed, width)
 
+    def quantized(self, x: Any, dense: Any, memory: Any, kind: str, scale: float, width: int) -> Value:
+        """`x W^T` of quantized numbers."""
+        if x not in self.values or self.values[x].op == "number":
+            raise NotTraceable(f"{self.what}: a product with no value of the step on the left")
+        return self.graph.quantized(self.values[x], self.matrix(dense), self.matrix(memory), kind, scale, width)
+
 
 def _flat(value: Value) -> list[Value]:
     """What a value is put together of."""

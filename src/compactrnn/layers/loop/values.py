@@ -4,12 +4,12 @@ A value is a (batch, width) array, or, the same in every row, a vector or a numb
 native/loop/loop.h, in lower case, and these, which compute nothing:
 
 - inputs: `projected`; `state`, `vector` and `matrix` number `key`; `past`, row `key[1]` of delay line `key[0]`, the
-  newest
-  first; `number` (its `key`); `grad` (of what, its `key`);
+  newest first; `number` (its `key`); `grad` (of what, its `key`);
 - `slice`, columns `key` to `key + width` of a value, and `cat`, values side by side.
 
-`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`. `spread` repeats a value of one
-column, `total` is the sum over the columns.
+`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`. `quantized` is the same with x and
+W quantized, see `weights.fake_quant`: its `key` is the number of W, that of packed W, its type and the scale of x.
+`spread` repeats a value of one column, `total` is the sum over the columns.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ class Graph:
     def linear(self, x: Value, matrix: int, transposed: bool, width: int) -> Value:
         """`x W^T`, or `x W`."""
         return self.value("linear", x, width=width, key=(matrix, transposed))
+
+    def quantized(self, x: Value, matrix: int, memory: int, kind: str, scale: float, width: int) -> Value:
+        """`x W^T` with x and W quantized."""
+        return self.value("quantized", x, width=width, key=(matrix, memory, kind, scale))
 
     def spread(self, x: Value, width: int) -> Value:
         """A value of one column, in each of `width` columns."""
@@ -182,6 +186,9 @@ def evaluate(
         elif v.op == "linear":
             number, transposed = v.key  # pyright: ignore
             results[v] = args[0] @ (matrices[number] if transposed else matrices[number].mT)
+        elif v.op == "quantized":
+            number, memory, kind, scale = v.key  # pyright: ignore
+            results[v] = torch.ops.compactrnn.quantized_linear(args[0], matrices[number], matrices[memory], kind, scale)
         elif v.op == "spread":
             results[v] = args[0].expand(*args[0].shape[:-1], v.width)
         elif v.op == "total":
