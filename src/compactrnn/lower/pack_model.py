@@ -30,6 +30,7 @@ from .reference import Reference
 from .rows import check_rows
 from .sequences import LARGE
 from .step_states import States
+from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
 from .verify import Check, argument, given, verify
 from .weights import outer_weights
@@ -168,6 +169,7 @@ def pack(
     except (TypeError, ValueError) as error:
         raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
     check_writable(path, "model file")
+    trained, model = TrainedMatrices.of(model), plain_form(model)
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
@@ -179,13 +181,15 @@ def pack(
     reference = Reference(lowered)
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]
+    target = Reference(replace(lowered, model=trained.quantized(lowered.model))) if trained.specs else reference
     quantized = quantize_measured(
         lowered.program,
         weights,
         fold,
         calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
-        wanted=[outputs for batch in data for outputs in reference.run(batch)],
+        wanted=[outputs for batch in data for outputs in target.run(batch)],
         improve=bool(batches),
+        trained=trained.by_name,
     )
     packed = quantized.program
     if not math.isfinite(quantized.error):

@@ -15,14 +15,18 @@ _FILE_GROWTH = 1.25  # how much larger a file may get for a smaller hot set
 _BYTES = {"float32": (4, 4), "int4": (1, 0.5)}  # of an entry of a table, of a matrix; else 1
 
 
-def fold_tokens(program: Program, type_of: Callable[[Op], str], always: bool) -> Program:
+def fold_tokens(
+    program: Program, type_of: Callable[[Op], str], always: bool, apart: Callable[[Op], bool] = lambda op: False
+) -> Program:
     """The program in which embeddings stand for the products with them; tables are float64.
 
-    `type_of` says how an operation's tensor will be stored.
+    `type_of` says how an operation's tensor will be stored. What is `apart` stays an operation of its own.
     """
     while True:
         for position, op in enumerate(program.ops):
             readers = _foldable_readers(program, position) if op.code == Code.EMBED else []
+            if any(map(apart, [op, *readers])):
+                continue
             if readers and (always or _pays(program, op, readers, type_of)):
                 program = _fold(program, op, readers)
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,16 @@ from .fold import fold_tokens
 from .hoist import hoist
 from .measure import Measure, run
 from .mixed_precision import CACHES, choose
-from .program import Program
+from .program import GATES, Program
 from .storage import WeightTypes, assign, store, type_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a matrix was trained: its `type`, and the scale of its inputs, 0 for one of each vector."""
+
+    type: str
+    scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,19 +77,25 @@ def quantize_measured(
     wanted: Sequence[Sequence[np.ndarray]] | None = None,
     improve: bool = True,
     caches: Sequence[int] = CACHES,
+    trained: Mapping[str, Trained] | None = None,
 ) -> Quantized:
     """`quantize`, with what was measured.
 
     `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` the data is
-    only measured on.
+    only measured on. Weights named in `trained` are stored, and what they read is quantized, as they were trained.
     """
-    types = WeightTypes.of(weights)
+    trained = trained or {}
+    types = replace(WeightTypes.of(weights), trained={name: weight.type for name, weight in trained.items()})
     if fold not in ("auto", True, False):
         raise invalid("fold", got=repr(fold), expected="'auto', True or False")
     program = remove_dead_code(program)
     types.check_names(program)
     if fold:
-        program = remove_dead_code(fold_tokens(program, lambda op: type_of(types, op), always=fold is True))
+        apart = lambda op: op.name in trained  # noqa: E731
+        program = remove_dead_code(fold_tokens(program, lambda op: type_of(types, op), fold is True, apart))
+    program = program.map_ops(
+        lambda op: replace(op, p0=trained[op.name].scale) if op.code in GATES and op.name in trained else op
+    )
     program, by_tensor, named = assign(program, types)
     reasons = _unquantized(program, types)
     if not len(calibration):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from .._errors import invalid
@@ -28,6 +28,7 @@ class WeightTypes:
     """
 
     by_key: Mapping[str, str]
+    trained: Mapping[str, str] = field(default_factory=dict)  # by name: what weights were trained for, and must be
 
     @staticmethod
     def of(weights: str | Mapping[str, str]) -> WeightTypes:
@@ -45,6 +46,8 @@ class WeightTypes:
         return max(found, key=lambda f: (f[1], -WEIGHTS.index(f[0])))
 
     def _of_part(self, name: str) -> tuple[str, bool]:
+        if name in self.trained:
+            return self.trained[name], True
         key = best_key(self.by_key, name) or "*"
         return self.by_key[key], key != "*"
 
@@ -58,6 +61,10 @@ class WeightTypes:
                 raise invalid(
                     "weights", got=f"the unknown name {key!r}", expected=f"some of {listed}, modules of these, or '*'"
                 )
+            for name, kind in self.trained.items():
+                if key != "*" and matches(key, name) and self.by_key[key] != kind:
+                    expected = f"{kind!r}, which {name} was trained in"
+                    raise invalid(f"weights[{key!r}]", got=repr(self.by_key[key]), expected=expected)
 
 
 def best_key(keys: Iterable[str], name: str) -> str | None:
