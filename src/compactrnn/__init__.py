@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .compress import Magnitude as Magnitude
     from .compress import NeuronSelection as NeuronSelection
     from .compress import PruningPlan as PruningPlan
+    from .compress import Quantize as Quantize
     from .compress import analyze as analyze
     from .compress import factorize_ as factorize_
     from .compress import load as load
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from .weights import Kronecker as Kronecker
     from .weights import LowRank as LowRank
     from .weights import Monarch as Monarch
+    from .weights import Quantized as Quantized
     from .weights import Sparse as Sparse
     from .weights import Sum as Sum
     from .weights import TensorTrain as TensorTrain
@@ -101,6 +103,8 @@ _HOME = {
     "ModelFileError": "_errors",
     "PruningPlan": "compress",
     "RNN": "layers",
+    "Quantize": "compress",
+    "Quantized": "weights",
     "Recognizer": "decoding",
     "Recurrent": "layers",
     "ToeplitzLike": "weights",

@@ -19,4 +19,6 @@ from .neuron_selection import NeuronSelection as NeuronSelection
 from .plan import PruningPlan as PruningPlan
 from .proximal_group_lasso import ProximalGroupLasso as ProximalGroupLasso
 from .pruner import Pruner as Pruner
+from .quantize import Quantize as Quantize
+from .quantize import QuantizeReport as QuantizeReport
 from .report import PruneReport as PruneReport

@@ -157,12 +157,16 @@ def _holds(whole: Value, part: Value) -> bool:
 
 
 def _call(
-    program: LoopProgram, buffers: dict[str, Tensor], matrices: list[Tensor], totals: list[np.ndarray], backwards: bool
+    program: LoopProgram,
+    buffers: dict[str, Tensor],
+    matrices: list[Tensor],
+    totals: list[np.ndarray],
+    backwards: bool,
+    exact: bool = False,
 ) -> None:
     steps, rows = buffers["projected"].shape[:2]
     numbers = program.number_rows()
     table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
-    exact = any(operation.quantized is not None for operation in program.operations)  # rounds all as the engine does
     threads, isa = torch.get_num_threads(), os.environ.get("CRNN_ISA", "")
     _loop.run(table, program.scratch, steps, rows, backwards, threads, exact, isa)
 
@@ -196,7 +200,7 @@ class _Loop(torch.autograd.Function):
             ctx.loop, ctx.names = loop, list(buffers)
             ctx.save_for_backward(*buffers.values(), *states, *matrices)
             ctx.set_materialize_grads(False)
-        _call(loop.recording if recording else loop.forward, buffers, matrices, [], False)
+        _call(loop.recording if recording else loop.forward, buffers, matrices, [], False, loop.step.exact)
         outputs = [buffers[name][1:] if name.startswith("state") else buffers[name] for name, _ in loop.outputs]
         return *outputs, *(loop.state(i, buffers, len(projected)).clone() for i in range(count))
 

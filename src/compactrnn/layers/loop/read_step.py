@@ -42,7 +42,8 @@ class Step:
 
     `lines` are the states, by number, that are delay lines; as values they are their rows side by side.
     `prepare(cell)` gives, with gradients, the vectors and matrices that do not change over a sequence. Weights named in
-    `dense` are multiplied by their dense matrices, as the graph has no values for their own products.
+    `dense` are multiplied by their dense matrices, as the graph has no values for their own products. `exact`: every
+    operation is to be rounded as the engine rounds it, which fuses none.
     """
 
     graph: Graph
@@ -55,6 +56,7 @@ class Step:
     prepare: Callable[[AbstractCell], tuple[list[Tensor], list[Tensor]]]
     lines: dict[int, Line]
     dense: tuple[str, ...] = ()
+    exact: bool = False
 
 
 class GraphReader:

@@ -126,7 +126,7 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
     if found is None:
         return plain_loop(cell, projected, states)
     narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
-    scanned = wanted == "scan" or (wanted == "auto" and narrow and len(projected) >= LONG)
+    scanned = wanted == "scan" or (wanted == "auto" and narrow and len(projected) >= LONG and not _quantizes(cell))
     (output,), after = found.run("scan" if scanned and "scan" in found.loops else "native", cell, projected, states)
     return output, after
 
@@ -160,7 +160,7 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
 
 
 def _quantizes(cell: AbstractCell) -> bool:
-    """Whether a product rounds its inputs: only native steps then have the engine's bits."""
+    """Whether products are quantized: native steps then have the engine's bits."""
     return any(isinstance(module, QuantizedWeight) for module in cell.modules())
 
 
@@ -199,7 +199,7 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
     reason, step = "", None
     try:
         with _ordinary_numbers():
-            step = _trace(cell)
+            step = replace(_trace(cell), exact=_quantizes(cell))
             loops["native"] = NativeLoop(step)
             if linear := LinearLoop.of(step):
                 loops["scan"] = linear

@@ -7,7 +7,7 @@ native/loop/loop.h, in lower case, and these, which compute nothing:
   newest first; `number` (its `key`); `grad` (of what, its `key`);
 - `slice`, columns `key` to `key + width` of a value, and `cat`, values side by side.
 
-`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`. `quantized` is the same with x and
+`linear` is `x W^T` with the matrix `key = (number, transposed)`, or `addend + x W^T`. `quantized` is that with x and
 W quantized, see `weights.fake_quant`: its `key` is the number of W, that of packed W, its type and the scale of x.
 `spread` repeats a value of one column, `total` is the sum over the columns.
 """
