@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "cr_inline.h"
 #include "cr_packed.h"
 #include "cr_subnormal.h"
 #include "parallel.h"
+#include "rounding.h"
 
 namespace nb = nanobind;
 
@@ -25,101 +25,6 @@ namespace {
 
 template <class T> using Array = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-constexpr double NOTHING = 1e-34;  // a row whose numbers are all smaller is one of zeros
-
-// The nearest whole number, of two the even one: |x| < 2^51.
-CR_INLINE double nearest(double x) { return (x + 6755399441055744.0) - 6755399441055744.0; }
-
-CR_INLINE double between(double low, double x, double high) {
-    x = x < low ? low : x;
-    return x > high ? high : x;
-}
-
-template <class T> bool is_finite(const T *values, size_t n) {
-    double zero = 0;
-    for (size_t i = 0; i < n; i++) zero += static_cast<double>(values[i]) * 0;
-    return zero == 0;
-}
-
-template <class T> double largest_of(const T *values, size_t n) {
-    double largest = 0;
-    for (size_t i = 0; i < n; i++) largest = std::max(largest, std::fabs(static_cast<double>(values[i])));
-    return largest;
-}
-
-template <class T> void round_row(const T *values, size_t n, int8_t *entries, float *scale) {
-    double largest = largest_of(values, n);
-    *scale = largest < NOTHING ? 1.0f : static_cast<float>(largest / 127);
-    double step = *scale;
-    for (size_t i = 0; i < n; i++) {
-        entries[i] = static_cast<int8_t>(between(-127, nearest(static_cast<double>(values[i]) / step), 127));
-    }
-}
-
-// The sum of squared errors of a group, n <= 64 numbers, rounded to multiples of `step`, in eight sums. The widest vectors
-// give the same bits.
-CR_INLINE double squared_error_by_lanes(const double *values, size_t n, double step) {
-    double sums[8] = {0};
-    for (size_t i = 0; i < n; i += 8)
-        for (size_t j = 0; j < 8; j++) {
-            double error = between(-8, nearest(values[i + j] / step), 7) * step - values[i + j];
-            sums[j] += error * error;
-        }
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-using SquaredError = double(const double *values, size_t n, double step);
-
-double squared_error_plain(const double *values, size_t n, double step) { return squared_error_by_lanes(values, n, step); }
-
-#if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx2"))) double squared_error_avx2(const double *values, size_t n, double step) {
-    return squared_error_by_lanes(values, n, step);
-}
-
-__attribute__((target("avx512f,prefer-vector-width=512"))) double squared_error_avx512(const double *values, size_t n,
-                                                                                       double step) {
-    return squared_error_by_lanes(values, n, step);
-}
-
-SquaredError *fastest() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") ? squared_error_avx512
-           : __builtin_cpu_supports("avx2")  ? squared_error_avx2
-                                             : squared_error_plain;
-}
-#else
-SquaredError *fastest() { return squared_error_plain; }
-#endif
-
-SquaredError *const squared_error = fastest();
-
-template <class T>
-void round_groups_of_row(const T *values, size_t n, double top, const double *clips, size_t count, int8_t *entries,
-                         float *scale, uint8_t *group_scale) {
-    double most = largest_of(values, n);
-    *scale = most < NOTHING ? 1.0f : static_cast<float>(most * clips[count - 1] / 7 / top);
-    double unit = *scale;
-    for (size_t first = 0; first < n; first += CR_GROUP, entries += CR_GROUP, values += CR_GROUP) {
-        size_t size = std::min<size_t>(n - first, CR_GROUP);
-        double group[CR_GROUP] = {0}, largest = 0;
-        for (size_t i = 0; i < size; i++) group[i] = static_cast<double>(values[i]);
-        for (size_t i = 0; i < size; i++) largest = std::max(largest, std::fabs(group[i]));
-        double best = 0, least = INFINITY, before = 0;
-        for (size_t c = 0; c < count && largest > 0; c++) {
-            double whole = between(1, nearest(largest * clips[c] / 7 / unit), top);
-            if (whole == before) continue;
-            before = whole;
-            double error = squared_error(group, size, whole * unit);
-            if (error < least) best = whole, least = error;
-        }
-        double step = best > 0 ? best * unit : 1;
-        for (size_t i = 0; i < size; i++)
-            entries[i] = static_cast<int8_t>(between(-8, nearest(group[i] / step), 7));
-        *group_scale++ = static_cast<uint8_t>(best);
-    }
-}
 
 size_t groups_of(size_t columns) { return (columns + CR_GROUP - 1) / CR_GROUP; }
 
@@ -131,6 +36,7 @@ void quantize_rows(Array<const double> values, Array<int8_t> entries, Vector<flo
 void quantize_groups(Array<const double> values, double top, Vector<const double> clips, Array<int8_t> entries,
                   Vector<float> scale, Array<uint8_t> group_scale) {
     size_t n = values.shape(1), groups = groups_of(n);
+    if (clips.shape(0) > MOST_SCALES) throw nb::value_error("too many scales");
     for (size_t r = 0; r < values.shape(0); r++)
         round_groups_of_row(values.data() + r * n, n, top, clips.data(), clips.shape(0), entries.data() + r * n,
                             scale.data() + r, group_scale.data() + r * groups);
@@ -161,7 +67,12 @@ void put_i8(const Lines &lines, size_t row, const int8_t *entries) {
 }
 
 void put_i4(const Lines &lines, size_t row, const int8_t *entries, const uint8_t *group_scale) {
-    for (size_t c = 0; c < lines.columns; c += 8) {
+    size_t c = 0;
+    for (; c + 8 <= lines.columns; c += 8) {
+        unsigned char *to = lines.i4(row, c);
+        for (size_t i = 0; i < 4; i++) to[i] = static_cast<unsigned char>((entries[c + i] + 8) | (entries[c + 4 + i] + 8) << 4);
+    }
+    if (c < lines.columns) {
         unsigned char *to = lines.i4(row, c);
         for (size_t i = 0; i < 4; i++) {
             int low = c + i < lines.columns ? entries[c + i] + 8 : 8, high = c + 4 + i < lines.columns ? entries[c + 4 + i] + 8 : 8;
@@ -176,7 +87,7 @@ void quantize_matrix(Array<const float> values, bool int4, double top, Vector<co
                   Array<uint8_t> memory) {
     size_t rows = values.shape(0), columns = values.shape(1), groups = groups_of(columns);
     unsigned type = int4 ? CR_MATRIX_I4 : CR_MATRIX_I8;
-    if (memory.size() != cr_packed_bytes(type, rows, columns)) throw nb::value_error("memory of another size");
+    if (memory.size() != cr_packed_bytes(type, rows, columns) || clips.shape(0) > MOST_SCALES) throw nb::value_error("memory of another size, or too many scales");
     nb::gil_scoped_release released;
     unsigned char *at = memory.data(), *block = at + 2 * cr_packed_head(rows);
     std::memset(at, 0, memory.size());
@@ -207,8 +118,11 @@ void quantize_matrix(Array<const float> values, bool int4, double top, Vector<co
                 round_groups_of_row(from, columns, top, clips.data(), clips.shape(0), entries.data(), scales + row,
                                     group_scale.data());
                 put_i4(lines, i, entries.data(), group_scale.data());
-                for (size_t c = 0; c < columns; c++)
-                    to[c] = static_cast<float>(entries[c] * group_scale[c / CR_GROUP]) * scales[row];
+                for (size_t g = 0; g < groups; g++) {
+                    int multiple = group_scale[g];
+                    for (size_t c = g * CR_GROUP; c < std::min(columns, (g + 1) * CR_GROUP); c++)
+                        to[c] = static_cast<float>(entries[c] * multiple) * scales[row];
+                }
             } else {
                 round_row(from, columns, entries.data(), scales + row);
                 put_i8(lines, i, entries.data());

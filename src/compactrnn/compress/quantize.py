@@ -53,7 +53,9 @@ class QuantizeReport:
         rows = [["matrix", "shape", "type", "bytes"]]
         for m in self.matrices:
             start = [" = ".join(m.names), f"{m.shape[0]}x{m.shape[1]}"]
-            rows.append([*start, f"as it is: {m.reason}"] if m.reason else [*start, m.type, "{} -> {}".format(*m.bytes)])
+            rows.append(
+                [*start, f"as it is: {m.reason}"] if m.reason else [*start, m.type, "{} -> {}".format(*m.bytes)]
+            )
         return "\n".join([*table(rows), *size_lines(self, ("bytes",))])
 
 
@@ -137,7 +139,9 @@ class Quantize:
             UserWarning: the quantization has not begun: what it changes is not trained for.
         """
         if self.count < self.start:
-            warnings.warn(f"shrink() at step {self.count}, before the quantization begins at {self.start}", stacklevel=2)
+            warnings.warn(
+                f"shrink() at step {self.count}, before the quantization begins at {self.start}", stacklevel=2
+            )
         copy = _enabled(copy_module(self.model))
         if optimizer is not None:
             move_optimizer_(optimizer, self.model, copy, copy_module)
