@@ -18,6 +18,7 @@ CASES = {
     "single weights": {"method": "magnitude", "keep": 0.25, "interval": 2, "steps": 14},
     "blocks": {"method": "magnitude", "keep": 0.5, "block": [16, 4], "start": 2, "steps": 12},
     "doping": {"method": "doping", "steps": 14, "interval": 3},
+    "quantization": {"method": "quantize", "weights": {"output": "int8", "*": "int4"}, "start": 5},
 }
 
 
@@ -64,7 +65,7 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
     model, _, _ = RunFolder(tmp_path / "whole").load()
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]
     _, _, macs = counts(model)
-    assert macs < 24 * 64 + 28 * 48 or "strength" in compress  # too few updates for a strength
+    assert macs < 24 * 64 + 28 * 48 or "strength" in compress or "weights" in compress  # too few updates for a strength
     if "macs" in compress:
         assert 0.9 * 800 <= macs <= 800
 
@@ -80,6 +81,10 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
         ({"method": "magnitude", "keep": 0.5, "start": 10, "steps": 15}, "compress.steps: expected at most the 20"),
         ({"keep": 0.5, "macs": 10, "steps": 5}, "macs: expected none with method = 'group_lasso'"),
         ({"method": "magic", "keep": 0.5, "steps": 5}, "method"),
+        ({"method": "quantize"}, "give weights"),
+        ({"method": "quantize", "weights": "int3"}, "phases.cut.compress: weights: expected one of"),
+        ({"method": "quantize", "weights": "int8", "steps": 3}, "steps: expected none with method = 'quantize'"),
+        ({"method": "quantize", "weights": {"head": "int8"}}, "the unknown name 'head'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_training(compress, message, tmp_path):

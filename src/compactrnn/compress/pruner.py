@@ -16,6 +16,7 @@ from ..graph.follow import follow
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
+from ..weights.quantized import QuantizedWeight
 from .dry_run import dry_run
 from .group_finding import check_sizes, find_groups
 from .groups import Group
@@ -58,6 +59,9 @@ class Pruner:
         embeddings: bool = False,
     ):
         self.model = unwrap(model)
+        if any(isinstance(module, QuantizedWeight) for module in self.model.modules()):
+            hint = "prune first: what shrink() gives can be quantized"
+            raise invalid("model", got="a model that Quantize has changed", expected="one without", hint=hint)
         self.count = 0
         self.method = method
         plain = _mask_(self.model)

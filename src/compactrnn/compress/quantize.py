@@ -18,6 +18,7 @@ from ..layers.matrices import ModelMatrix, Place, matrices
 from ..runtime.storage import WeightTypes, best_key, matches
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
+from ..weights.masked import MaskedWeight
 from ..weights.quantized import Quantized, QuantizedWeight
 from .optimizer_state import move_optimizer_
 from .table import size_lines, table
@@ -93,14 +94,16 @@ class Quantize:
     ...     loss = model(torch.randn(8, 64)).square().mean() + quantizer.penalty()
     ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); quantizer.step(optimizer)
 
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    2018.
+    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", 2018.
     """
 
     def __init__(self, model: nn.Module, weights: str | Mapping[str, str] = "int8", *, start: int = 0):
         if isinstance(start, bool) or not isinstance(start, int) or start < 0:
             raise invalid("start", got=repr(start), expected="an int of 0 or more")
         self.model, self.start, self.count = unwrap(model), start, 0
+        if any(isinstance(module, MaskedWeight) for module in self.model.modules()):
+            raise invalid("model", got="one that a pruner is at work on", expected="what its shrink() gives")
         types = WeightTypes.of(inner_names(model, weights))
         if "auto" in types.by_key.values():
             raise invalid("weights", got="'auto'", expected="'int8', 'int4' or 'float32': the type is trained for")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .._bounds import Count, CountFrom0, Flag, PositiveOrZero, Share, ShareAbove0, ShareBelow1
+from .._bounds import Count, CountFrom0, Flag, PositiveOrZero, Share, ShareAbove0, ShareBelow1, Word
 
 _SIZES = ("keep", "macs", "bytes", "strength")
 _KNOWN = {
@@ -13,20 +13,22 @@ _KNOWN = {
     "neuron_selection": ("keep", "macs", "bytes", "steps", "strength", "embeddings"),
     "magnitude": ("keep", "block", "steps", "start", "interval"),
     "doping": ("steps", "dropout", "interval"),
+    "quantize": ("weights", "start"),
 }
 
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude` or `Doping` in a phase.
+    """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude`, `Doping` or `Quantize` in a phase.
 
     The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
     two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
-    `embeddings = true`; the third prunes blocks if `block` = (rows, columns) is given. The last finds the entries of
-    the model's `Doped` and `Sparse` weights in `steps` updates.
+    `embeddings = true`; the third prunes blocks if `block` = (rows, columns) is given. `Doping` finds the entries of
+    the model's `Doped` and `Sparse` weights in `steps` updates. With `Quantize` the model learns from update `start` on
+    with `weights` of a type, or of types by name.
     """
 
-    method: Literal["group_lasso", "neuron_selection", "magnitude", "doping"] = "group_lasso"
+    method: Literal["group_lasso", "neuron_selection", "magnitude", "doping", "quantize"] = "group_lasso"
     keep: ShareAbove0 | None = None
     macs: Count | None = None
     bytes: Count | None = None
@@ -41,12 +43,17 @@ class CompressOptions:
     minimum: Count | None = None
     dropout: Share | None = None
     embeddings: Flag | None = None
+    weights: Word | dict[str, Word] | None = None
 
     def __post_init__(self):
         given, known = self.arguments(), _KNOWN[self.method]
         for name in given:
             if name not in known:
                 raise ValueError(f"{name}: expected none with method = {self.method!r}, got {given[name]}")
+        if self.method == "quantize":
+            if self.weights is None:
+                raise ValueError('give weights: "int8" or "int4", or types by name')
+            return
         sizes = [name for name in _SIZES if name in known]
         chosen = [name for name in sizes if name in given]
         if (bool(sizes) and len(chosen) != 1) or ("steps" in given) == ("strength" in given):

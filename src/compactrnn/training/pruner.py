@@ -6,20 +6,28 @@ from typing import Any
 
 from torch import nn
 
+from ..layers.matrices import matrices
+from ..models.base import AbstractModel
+from ..runtime.storage import matches
 from ..tasks.base import AbstractTask
 from .recipe import PhaseOptions
 
 
-def build_pruner(model: nn.Module, task: AbstractTask, options: PhaseOptions) -> Any:
+def build_pruner(model: AbstractModel, task: AbstractTask, options: PhaseOptions) -> Any:
     """The pruner of a phase, or None."""
     if options.compress is None:
         return None
-    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection
+    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection, Quantize
     from ..weights import BlockSparse, Sparse
 
     given = options.compress.arguments()
     if options.compress.method == "doping":
         return _Doped(model, Doping(model, **given))
+    if options.compress.method == "quantize":
+        weights, known = given.pop("weights"), [name for matrix in matrices(model) for name in matrix.names]
+        own = {key: kind for key, kind in model.weight_types().items() if any(matches(key, name) for name in known)}
+        by_name = {**own, **(weights if isinstance(weights, dict) else {"*": weights})} if own else weights
+        return Quantize(model, by_name, **given)
     if options.compress.method == "magnitude":
         keep, block = given.pop("keep"), given.pop("block", None)
         return Magnitude(model, BlockSparse(block, keep) if block else Sparse(keep), **given)

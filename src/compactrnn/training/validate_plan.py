@@ -45,7 +45,7 @@ def validate_phases(
                 pruner = build_pruner(copy.deepcopy(model), task, phase)
             except ValueError as error:
                 raise ValueError(f"phases.{name}.compress: {error}") from error
-            if phase.compress.method in ("magnitude", "doping"):
+            if phase.compress.method in ("magnitude", "doping", "quantize"):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     model = pruner.shrink()
