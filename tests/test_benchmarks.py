@@ -136,3 +136,10 @@ def test_differences_between_models_of_digits_are_of_the_same_recordings():
     one, other = {"wrong": "1" * 30 + "0" * 70}, {"wrong": "1" * 10 + "0" * 90}
     assert script.difference([(other, one)]).startswith("-20.0 (-2")
     assert script.difference([(one, one)]) == "+0.0 (+0.0 to +0.0)"
+
+
+def test_quantize_cost(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = benchmark("quantize_cost")
+    monkeypatch.setitem(script.MODELS, "tiny", (9, 8, 16, 2, 6))
+    assert script.row_of("tiny", script.nn.GRU, "int4", rounds=2)["ratio"] > 0

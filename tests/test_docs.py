@@ -117,6 +117,16 @@ def test_the_page_on_factorization_runs_from_top_to_bottom(tmp_path, monkeypatch
     assert recipe_from({"phases": phases}).phases["small"].factorize.weights["embedding"] == {}
 
 
+def test_the_section_on_quantization_aware_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (code,) = [block for block in blocks("docs/quantization.md") if "cr.Quantize" in block]
+    exec(code, {})
+    (recipe,) = blocks("docs/quantization.md", "toml")
+    phases = recipe_from({"phases": tomllib.loads(recipe)["phases"]}).phases
+    assert phases["quantized"].compress.weights["output"] == "int8"
+
+
 def test_the_speech_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
