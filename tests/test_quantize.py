@@ -200,8 +200,13 @@ def test_types_by_name(tmp_path):
         cr.pack(model, tmp_path / "model.crnn", x, weights={"rnn.weight_hh_*": "int8"})
     report = cr.pack(model, tmp_path / "model.crnn", x, weights={"embedding": "float32"})
     assert report.types == types and report.error == 0.0
+    cr.Quantize(model, {"embedding": "int8", "head": "int8", "*": "int4"})  # and one more
+    report = cr.pack(model, tmp_path / "whole.crnn", x, weights="float32")
+    assert report.types == types | {"embedding": "int8"} and report.error == 0.0
+    report = cr.pack(model, tmp_path / "model.crnn", x, weights={"head": "int8"})
+    assert report.types == types | {"embedding": "int8"}
     matrices = [rows[name] for name in types if name != "embedding"]
-    stored = sum(m.bytes[1] for m in matrices) + 4 * 30 * 20
+    stored = sum(m.bytes[1] for m in matrices) + 24 * 30
     assert stored < report.bytes < 1.2 * stored + 4096
 
 

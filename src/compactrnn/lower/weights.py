@@ -55,7 +55,7 @@ def product_names(model: nn.Module) -> Callable[[str], str]:
     weights = outer_weights(model)
 
     def rename(name: str) -> str:
-        owner = next((path for path in weights if name.startswith(f"{path}.weight.")), None)
+        owner = next((path for path in weights if f"{name}.".startswith(f"{path}.weight.")), None)
         if owner is None:
             return name
         if len(weights[owner].terms()) == 1:
