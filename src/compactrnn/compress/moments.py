@@ -17,6 +17,7 @@ from ..layers import convert_
 from ..layers.bind import PARTS, bound_cell
 from ..layers.loop import time_loop
 from ..layers.matrices import Place, matrices
+from ..runtime.error_feedback import shrinkage
 from ..weights.base import AbstractWeight
 
 
@@ -33,18 +34,10 @@ class Moment:
         self.fourth += float(rows.square().sum(1).square().sum())
 
     def value(self) -> Tensor:
-        """Its estimate `(1 - d) S + d tr(S) / n I`: S is the mean of `x x^T`, and d falls with their number.
-
-        Source of d: Ledoit, Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004; here
-        without the mean. It takes the vectors for independent, which those of a sequence are not quite.
-        """
+        """Its estimate `(1 - d) S + d tr(S) / n I`: S is the mean of `x x^T`; `shrinkage` gives d."""
         mean = self.sum / self.count
-        identity = torch.eye(len(mean)).to(mean)
-        scale = mean.trace() / len(mean)
-        distance = float((mean - scale * identity).square().sum())
-        noise = (self.fourth / self.count - float(mean.square().sum())) / self.count
-        share = min(1.0, max(1e-6, noise / distance)) if distance else 1.0
-        return (1 - share) * mean + share * scale * identity
+        share, scale = shrinkage(mean, self.fourth, self.count)
+        return (1 - share) * mean + share * scale * torch.eye(len(mean)).to(mean)
 
 
 class Frequency:

@@ -12,11 +12,12 @@ from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
 from .copies import remove_copies
 from .dead_code import remove_dead_code
+from .error_feedback import stored_with_feedback
 from .fold import fold_tokens
 from .hoist import hoist
 from .measure import Measure, run
 from .mixed_precision import CACHES, choose
-from .program import GATES, Program
+from .program import GATES, Program, Tensor
 from .storage import WeightTypes, assign, store, type_of
 
 
@@ -105,6 +106,7 @@ def quantize_measured(
     plain = stored = _stored(program, by_tensor)
     difference = measure.difference(plain)
     shares: dict[str, float] = {}
+    part = None
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
         part = measure.hardest(difference, measurable_steps(program))
         if improve:
@@ -116,14 +118,24 @@ def quantize_measured(
                 reasons |= _by_name(program, its_reasons)
             else:
                 stored = plain
-        if difference.error > LIMIT:
-            shares = _by_name(program, Accuracy(program, by_tensor, named, part).shares())
+    if improve and (rounded := stored_with_feedback(program, _free(program, by_tensor, trained), measure.inputs)):
+        fed = _stored(program, by_tensor, rounded)
+        if (improved := measure.difference(fed)).error < difference.error:
+            stored, difference = fed, improved
+    if part is not None and difference.error > LIMIT:
+        shares = _by_name(program, Accuracy(program, by_tensor, named, part).shares())
     return Quantized(stored, difference.error, difference.cosine, reasons, shares)
 
 
-def _stored(program: Program, by_tensor: Mapping[int, str]) -> Program:
+def _stored(program: Program, by_tensor: Mapping[int, str], rounded: Mapping[int, Tensor] | None = None) -> Program:
     """The program as it is written: its numbers in these types, large products apart, no needless copies."""
-    return remove_copies(hoist(store(program, by_tensor)))
+    return remove_copies(hoist(store(program, by_tensor, rounded)))
+
+
+def _free(program: Program, by_tensor: Mapping[int, str], trained: Mapping[str, Trained]) -> dict[int, str]:
+    """The types of tensors that are not stored as they were trained."""
+    kept = {op.tensor for op in program.ops if op.name in trained}
+    return {i: kind for i, kind in by_tensor.items() if i not in kept}
 
 
 def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from .._errors import invalid
-from .program import Code, Op, Program
+from .program import Code, Op, Program, Tensor
 from .rounding import quantize_groups, quantize_rows
 
 WEIGHTS = ("float32", "int8", "int4", "auto")
@@ -132,17 +132,24 @@ def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str
     return replace(program.map_ops(change), tensors=tensors), asked, named
 
 
-def store(program: Program, types: Mapping[int, str] | None = None) -> Program:
-    """The program with each tensor of `types` stored as it says, other floating point tensors as float32."""
-    types = types or {}
+def store(
+    program: Program, types: Mapping[int, str] | None = None, rounded: Mapping[int, Tensor] | None = None
+) -> Program:
+    """The program with each tensor of `types` stored as it says, other floating point tensors as float32.
+
+    Those of `rounded` are there already.
+    """
+    types, rounded = types or {}, rounded or {}
     tensors = []
     for i, tensor in enumerate(program.tensors):
         wanted = types.get(i, "float32")
         if not tensor.is_float:
             tensors.append(tensor)
+        elif i in rounded:
+            tensors.append(rounded[i])
         elif wanted.startswith("float"):
             tensors.append(replace(tensor, values=tensor.values.astype(wanted, copy=False)))
         else:
-            rounded = quantize_groups if wanted == "int4" else quantize_rows
-            tensors.append(replace(rounded(tensor.values, tensor.block), form=tensor.form))
+            quantized = quantize_groups if wanted == "int4" else quantize_rows
+            tensors.append(replace(quantized(tensor.values, tensor.block), form=tensor.form))
     return replace(program, tensors=tensors)
