@@ -5,6 +5,7 @@ from .base import StateSpec as StateSpec
 from .base import UnitSet as UnitSet
 from .base import push as push
 from .declaration import check_declaration as check_declaration
+from .delta import DeltaCell as DeltaCell
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
 from .fastgrnn import FastGRNN as FastGRNN

@@ -35,6 +35,9 @@ class StateSpec:
 
     `products_only` says that the step gives the state of a unit set to the weights in `read_by` of the set and does
     nothing else with it, as an LSTM with h. With a projection of the output (`Projected`) it is then not kept.
+
+    An `internal` state is neither taken nor returned by a layer: it starts from `init` with every call, and a stream of
+    the engine keeps it from step to step. The states that are not come first.
     """
 
     name: str
@@ -46,6 +49,7 @@ class StateSpec:
     written_by: tuple[str, ...] = ()
     read_by: tuple[str, ...] = ()
     products_only: bool = False
+    internal: bool = False
 
     def __post_init__(self):
         if self.units is None and self.shape is None:
@@ -187,6 +191,14 @@ class AbstractCell(nn.Module, ABC):
     def state_sizes(self) -> tuple[int, ...]:
         """Width of each state."""
         return tuple(max(1, s.delay) * self._row_width(s) for s in self.states)
+
+    def outer_states(self) -> tuple[StateSpec, ...]:
+        """The states that a layer takes and returns, which are the first ones."""
+        return tuple(s for s in self.states if not s.internal)
+
+    def outer_sizes(self) -> tuple[int, ...]:
+        """Width of each of these."""
+        return self.state_sizes()[: len(self.outer_states())]
 
     def _row_width(self, state: StateSpec) -> int:
         return prod(state.shape) if state.shape is not None else self.unit_count(self.unit_set(str(state.units)))

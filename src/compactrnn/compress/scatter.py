@@ -47,7 +47,7 @@ class Scattered(nn.Module):
                 for name, buffer in (("kept", index), ("gone", gone), ("places", order.argsort())):
                     self.register_buffer(f"{name}_{i}_{units.name}", buffer)
         self._directions = len(rows[0])
-        self._states = [(spec.units, max(1, spec.delay)) for spec in rows[0][0].states]
+        self._states = [(spec.units, max(1, spec.delay)) for spec in rows[0][0].outer_states()]
         self._kinds = len(self._states)
         self._outputs = [f"{len(rows) - 1}_{units.name}" for units in rows[-1][0].output_units()]
         self._layers = len(rows)

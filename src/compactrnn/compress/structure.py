@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from ..cells.base import AbstractCell
-from ..layers import cells_of, convert_, is_recurrent, narrow_, part_name
+from ..layers import cells_of, convert_, delta_, has_thresholds, is_recurrent, narrow_, part_name
 from ..layers.fused import AbstractFused
 from ..layers.recurrent import Recurrent
 from ..weights.base import AbstractWeight
@@ -35,6 +35,7 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
                 "inputs": cells[0][0].input_size,
                 "hidden_size": layer.hidden_size,
                 "proj_size": getattr(layer, "proj_size", 0),
+                "thresholds": has_thresholds(layer),
                 "units": [[_counts(cell) for cell in row] for row in cells],
                 "weights": [[_forms(cell) for cell in row] for row in cells],
             }
@@ -56,6 +57,8 @@ def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, T
             raise invalid(where, got=got, expected=f"a recurrent layer as it was saved, {stored['kind']}")
         if stored["converted"]:
             convert_(layer)
+        if stored.get("thresholds", False):  # which older files lack
+            delta_(layer)
         outer: list[Scattered] = []
         for number, idle in enumerate(stored["scattered"]):
             prefix = ".".join([*([path] if path else []), *["layer"] * number])

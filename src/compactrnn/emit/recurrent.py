@@ -77,6 +77,7 @@ def lstm_step(
     bias: np.ndarray | None,
     projection: Sequence[Factor] = (),
     name: Callable[[str], str] = str,
+    fused: bool = True,
 ) -> tuple[Operand, list[Operand]]:
     """i, f, g, o = split(W x + U h + b); c = sig(f) c + sig(i) tanh(g); h = sig(o) tanh(c), or P of that.
 
@@ -89,13 +90,14 @@ def lstm_step(
         bias: the sum of all biases, (4 n,).
         projection: the factors of P, (outputs, n); none without projection.
         name: gives the name of a matrix in the model: of "input", "hidden" or "projection".
+        fused: whether the product with U may be one operation with the cell.
 
     Returns:
         h, and both states after the step.
     """
     h, c = states
     before = _vector(h)
-    if _fits_kernel(weight_ih, weight_hh, 4):
+    if fused and _fits_kernel(weight_ih, weight_hh, 4):
         gates = _from_input(build, x, weight_ih, bias, 4, name)
         out = build.gates(Code.LSTM, c.width, gates, weight_hh, before, name("hidden"), b=c.ref)
     else:
@@ -118,15 +120,17 @@ def gru_step(
     bias_hh: np.ndarray | None,
     projection: Sequence[Factor] = (),
     name: Callable[[str], str] = str,
+    fused: bool = True,
 ) -> tuple[Operand, list[Operand]]:
     """r, z = sig(W x + b + U h + c); n = tanh(Wn x + bn + r (Un h + cn)); h = (1 - z) n + z h.
 
-    The gates are in torch's order r, z, n; of the two biases both are given or none. With a projection P the states are
-    p = P h, which U is multiplied with and which is the output, and h. See `lstm_step` for the rest.
+    The gates are in torch's order r, z, n; of the two biases both are given or none. Of `states` U is multiplied with
+    the first, and h is the last. With a projection P the first is p = P h, which is the output, too. See `lstm_step`
+    for the rest.
     """
     read, h = states[0], states[-1]
     n, before = h.width, _vector(read)
-    if _fits_kernel(weight_ih, weight_hh, 3):
+    if fused and _fits_kernel(weight_ih, weight_hh, 3):
         to_gates = to_candidate = None
         if bias_ih is not None and bias_hh is not None:
             to_candidate = bias_hh[2 * n :]

@@ -51,7 +51,10 @@ class Leaf:
     def slots(self) -> list[tuple[int, int, int]]:
         """(layer, direction, state) of each flat state."""
         return [
-            (i, d, s) for i, row in enumerate(self.cells) for d, cell in enumerate(row) for s in range(len(cell.states))
+            (i, d, s)
+            for i, row in enumerate(self.cells)
+            for d, cell in enumerate(row)
+            for s in range(len(cell.outer_states()))
         ]
 
     def part_name(self, layer: int, direction: int, part: str) -> str:
@@ -76,7 +79,10 @@ class Leaf:
         for row in self.cells:
             outputs = []
             for d, cell in enumerate(row):
-                state = tuple(next(flat) for _ in cell.states) if states else cell.initial_states(batch, x)
+                state = cell.initial_states(batch, x)
+                count = len(cell.outer_states())
+                if states:
+                    state = *(next(flat) for _ in range(count)), *state[count:]
                 ahead = look_ahead_packed(cell, cell.project(x), torch.tensor(batch_sizes), d == 1)
                 steps = list(zip(ahead.split(batch_sizes), batch_sizes, strict=True))
                 ys = []
@@ -85,7 +91,7 @@ class Leaf:
                     state = tuple(torch.cat([a, s[n:]]) for a, s in zip(new, state, strict=True))
                     ys.append(y)
                 outputs.append(torch.cat(ys[::-1] if d else ys))
-                after += state
+                after += state[:count]
             x = torch.cat(outputs, -1)
         return [x, *(s.clone() for s in after)]
 
@@ -156,14 +162,14 @@ def _split_states(leaf: Leaf, hx: Any, batched: bool) -> list[Tensor]:
     """Flat states; torch's stacked tensor and a tuple of states list the same entries in the same order."""
     if hx is None:
         return []
-    kinds = [hx] if len(leaf.cells[0][0].states) == 1 else list(hx)
+    kinds = [hx] if len(leaf.cells[0][0].outer_states()) == 1 else list(hx)
     flat = [kinds[s][layer * leaf.directions + direction] for layer, direction, s in leaf.slots()]
     return flat if batched else [part.unsqueeze(0) for part in flat]
 
 
 def _join_states(leaf: Leaf, flat: list[Tensor], batched: bool) -> Any:
     flat = flat if batched else [s.squeeze(0) for s in flat]
-    kinds = len(leaf.cells[0][0].states)
+    kinds = len(leaf.cells[0][0].outer_states())
     per_layer = isinstance(leaf.module.hidden_size, list | tuple)
     joined = [tuple(flat[s::kinds]) if per_layer else torch.stack(flat[s::kinds]) for s in range(kinds)]
     return joined[0] if kinds == 1 else tuple(joined)

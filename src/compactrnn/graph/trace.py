@@ -75,7 +75,7 @@ class Trace:
     def _kind(self, entry: tuple[str, int, int]) -> set[tuple[str, int, int]]:
         """All flat states of the same kind (h, or c) of the same call of a layer."""
         name, key, index = entry
-        kinds = len(self.leaves[key].cells[0][0].states)
+        kinds = len(self.leaves[key].cells[0][0].outer_states())
         count = len(self.leaves[key].slots())
         return {(name, key, i) for i in range(1 + (index - 1) % kinds, count + 1, kinds)}
 
@@ -88,7 +88,7 @@ class Trace:
         """The name of a layer's states of one kind, "" where `entries` are not all of them, in order."""
         name, key, index = entries[0]
         leaf = self.leaves[key]
-        kinds = [s.name for s in leaf.cells[0][0].states]
+        kinds = [s.name for s in leaf.cells[0][0].outer_states()]
         kind, count = (index - 1) % len(kinds), len(leaf.slots())
         if entries != [(name, key, i) for i in range(1 + kind, count + 1, len(kinds))]:
             return ""

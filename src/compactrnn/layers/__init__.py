@@ -2,6 +2,8 @@
 
 from .convert import convert_ as convert_
 from .convert import from_torch as from_torch
+from .delta import delta_ as delta_
+from .delta import has_thresholds as has_thresholds
 from .embedding import Embedding as Embedding
 from .inspect import cells_of as cells_of
 from .inspect import is_recurrent as is_recurrent

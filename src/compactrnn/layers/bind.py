@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..cells import GRU, LSTM, AbstractCell, Elman, Projected
+from ..cells import GRU, LSTM, AbstractCell, DeltaCell, Elman, Projected
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
 
@@ -48,7 +48,13 @@ def bind(module: Any, suffix: str) -> AbstractCell:
             cell.register_buffer(name, part)
         else:
             setattr(cell, name, part)
-    return cell
+    thresholds = module._buffers.get(thresholds_name(suffix))
+    return cell if thresholds is None else DeltaCell(cell, thresholds)
+
+
+def thresholds_name(suffix: str) -> str:
+    """The name of the buffer that has the thresholds of a layer's cell, see `DeltaCell`."""
+    return f"thresholds{suffix}"
 
 
 _Kept = tuple[list[Any], list[tuple[int, ...]], AbstractCell]
@@ -61,13 +67,16 @@ def bound_cell(module: Any, suffix: str) -> AbstractCell:
     The cell is to be run only. Its loop over time is traced once, so a layer that is run by cells needs the same ones
     every time.
     """
-    parts = [_part(module, name + suffix) for name in PARTS if _has(module, name)]
+    parts: list[Any] = [_part(module, name + suffix) for name in PARTS if _has(module, name)]
+    if (thresholds := module._buffers.get(thresholds_name(suffix))) is not None:
+        parts.append(thresholds)
     sizes = [tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for p in parts]
     kept = _bound.setdefault(module, {}).get(suffix)
     if kept is not None and kept[1] == sizes and all(a is b for a, b in zip(kept[0], parts, strict=True)):
         return kept[2]
     cell = bind(module, suffix)
-    if all(isinstance(part, nn.Module | nn.Parameter) for part in parts):  # not those of torch.func.functional_call
+    # not those of torch.func.functional_call
+    if all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in parts):
         _bound[module][suffix] = parts, sizes, cell
     return cell
 

@@ -18,7 +18,7 @@ from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
 from ..weights.quantized import QuantizedWeight
 from .autocast import casts_in_vain, without_casts
-from .bind import GATES, bound_cell
+from .bind import GATES, bound_cell, thresholds_name
 from .cudnn import Contiguous, flatten_
 from .dense_form import differs, is_dense_product
 from .loop import loop_report, wanted_loop
@@ -119,8 +119,13 @@ class AbstractFused(nn.RNNBase):
         self._init_flat_weights()
 
     @property
+    def _has_thresholds(self) -> bool:
+        return thresholds_name("_l0") in self._buffers
+
+    @property
     def _as_torch(self) -> bool:
-        return not self._modules and isinstance(self.hidden_size, int) and isinstance(self.proj_size, int)
+        plain = not self._modules and not self._has_thresholds
+        return plain and isinstance(self.hidden_size, int) and isinstance(self.proj_size, int)
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """Outputs of the last layer at every step, and the last states, as `torch.nn.LSTM` gives them.
@@ -152,6 +157,7 @@ class AbstractFused(nn.RNNBase):
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         if (
             self._wider_than_torchs(number)
+            or self._has_thresholds
             or _needs_cells()
             or self._must_be_called(number)
             or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
@@ -238,8 +244,11 @@ class AbstractFused(nn.RNNBase):
         """The same layer as a plain `torch.nn` module; structured weights become their dense matrices.
 
         Raises:
-            ValueError: layers of different sizes, which torch has no module for.
+            ValueError: layers of different sizes or with thresholds, which torch has no module for.
         """
+        if self._has_thresholds:
+            hint = "torch has no delta network; pack runs it"
+            raise invalid(type(self).__name__, got="thresholds on changes", expected="a layer without", hint=hint)
         sizes, _ = sizes_per_layer(self.hidden_size, self.num_layers)
         projections = projection_per_layer(self.proj_size, sizes)
         for name, values in (("hidden_size", sizes), ("proj_size", projections)):

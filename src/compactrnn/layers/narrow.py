@@ -38,7 +38,7 @@ def narrow_(
         inputs = _kept_outputs(row, keep[number], widths)
     if isinstance(layer, Recurrent):
         layer.input_size = cells[0][0].input_size
-        alike = len({row[0].state_sizes() for row in cells}) == 1
+        alike = len({row[0].outer_sizes() for row in cells}) == 1
         hidden = [row[0].hidden_size for row in cells]
         layer.hidden_size = _one_or_list(hidden, layer.hidden_size) if alike else hidden
         if layer.proj_size:

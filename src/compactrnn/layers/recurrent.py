@@ -107,7 +107,7 @@ class Recurrent(nn.Module):
             return without_casts(self, input, hx)
         rows = self.rows()
         form = StateForm(
-            sizes=tuple(zip(*(row[0].state_sizes() for row in rows), strict=True)),
+            sizes=tuple(zip(*(row[0].outer_sizes() for row in rows), strict=True)),
             directions=len(rows[0]),
             per_layer=isinstance(self.hidden_size, list),
             initial=self._initial,
@@ -115,7 +115,7 @@ class Recurrent(nn.Module):
         return run_stack(self, form, input, hx, lambda number, steps, states: scan_layer(rows[number], steps, states))
 
     def _initial(self, number: int, batch: int, like: Tensor) -> list[Tensor]:
-        row = [cell.initial_states(batch, like) for cell in self.rows()[number]]
+        row = [cell.initial_states(batch, like)[: len(cell.outer_states())] for cell in self.rows()[number]]
         return [torch.stack(kind) for kind in zip(*row, strict=True)]
 
     def reset_parameters(self) -> None:

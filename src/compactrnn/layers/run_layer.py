@@ -14,16 +14,25 @@ from .sequence import Steps
 
 
 def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """`scan` in every direction of a layer; states, before and after, are (directions, batch, size) per kind."""
+    """`scan` in every direction of a layer; states, before and after, are (directions, batch, size) per kind.
+
+    Those that are internal to a cell begin here and are left out.
+    """
     if len(row) == 1:
-        output, last = scan(row[0], steps, tuple(s[0] for s in states))
-        return output, [s[None] for s in last]
+        output, last = scan(row[0], steps, _with_internal(row[0], tuple(s[0] for s in states)))
+        return output, [s[None] for s in last[: len(states)]]
     outputs, after = [], []
     for d, cell in enumerate(row):
-        output, last = scan(cell, steps, tuple(s[d] for s in states), reverse=d == 1)
+        output, last = scan(cell, steps, _with_internal(cell, tuple(s[d] for s in states)), reverse=d == 1)
         outputs.append(output)
-        after.append(last)
+        after.append(last[: len(states)])
     return torch.cat(outputs, -1), [torch.stack(kind) for kind in zip(*after, strict=True)]
+
+
+def _with_internal(cell: AbstractCell, states: States) -> States:
+    if len(states) == len(cell.states):
+        return states
+    return *states, *cell.initial_states(states[0].shape[0], states[0])[len(states) :]
 
 
 def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:

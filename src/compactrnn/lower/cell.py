@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
-from ..cells import AbstractCell, Projected
+from ..cells import AbstractCell, DeltaCell, Projected
 from ..emit.builder import LAST, STEP, Builder, Operand
+from ..emit.delta import held
 from ..emit.factor import Factor
 from ..emit.recurrent import apart, gru_step, lstm_step, write_states
 from ..runtime.program import Unary
@@ -36,7 +37,7 @@ def lower_cell(
     builder.place([x])
     x = replace(x, segment=builder.segment)
     states = []
-    for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, initial), strict=True):
+    for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, x, initial), strict=True):
         ref = builder.state(state_name(spec.name), array(start).ravel(), (start.numel(),), bounded)
         states.append(Operand(ref, (1, start.numel()), None, STEP, builder.segment, bounded))
     y, after = cell_step(visitor, cell, x, states, name, in_place=True)
@@ -57,6 +58,8 @@ def cell_step(
 
     With `in_place` the states may be written, and of a delay line that `push` updates there is the new row alone.
     """
+    if isinstance(cell, DeltaCell) and cell.plain["kernel"] and len(cell.reads) == 1:
+        return _delta(visitor.builder, cell, x, states, name, in_place)
     fused = {"lstm": _lstm, "gru": _gru}.get(cell.kernel)
     if fused is None:
         return _generic(visitor, cell, x, states, name, in_place)
@@ -67,27 +70,54 @@ def cell_step(
 
 
 def _lstm(
-    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str], fused: bool = True
 ) -> tuple[Operand, list[Operand]]:
     both = None if cell.input_bias is None else array(cell.input_bias + cell.hidden_bias)
-    return lstm_step(builder, x, states, factors(cell.input), factors(cell.hidden), both, _projection(cell), name)
+    matrices = factors(cell.input), factors(cell.hidden)
+    return lstm_step(builder, x, states, *matrices, both, _projection(cell), name, fused)
 
 
 def _gru(
-    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str]
+    builder: Builder, cell: Any, x: Operand, states: list[Operand], name: Callable[[str], str], fused: bool = True
 ) -> tuple[Operand, list[Operand]]:
     b_ih, b_hh = (None if b is None else array(b) for b in (cell.input_bias, cell.hidden_bias))
     matrices = factors(cell.input), factors(cell.hidden)
-    return gru_step(builder, x, states, *matrices, b_ih, b_hh, _projection(cell), name)
+    return gru_step(builder, x, states, *matrices, b_ih, b_hh, _projection(cell), name, fused)
+
+
+def _delta(
+    builder: Builder,
+    cell: DeltaCell,
+    x: Operand,
+    states: list[Operand],
+    name: Callable[[str], str],
+    in_place: bool,
+) -> tuple[Operand, list[Operand]]:
+    """An LSTM or GRU whose matrices are multiplied with references, which each product then sees change."""
+    of_x, of_h = cell.thresholds.tolist()
+    h, *rest = states[:-2]
+    row = replace(x, shape=(x.shape[0], x.width), time=0)
+    row = held(builder, row, replace(states[-2], shape=row.shape, time=0), of_x)
+    read = held(builder, h, states[-1], of_h)
+    if cell.plain["kernel"] == "lstm":
+        c = rest[0] if in_place else builder.unary(Unary.COPY, rest[0])
+        y, after = _lstm(builder, cell.plain_cell(), row, [read, c], name, fused=False)
+    else:
+        y, after = _gru(builder, cell.plain_cell(), row, [read, h], name, fused=False)
+    after += [replace(states[-2], ref=row.ref), replace(states[-1], ref=read.ref)]
+    return replace(y, shape=(x.shape[0], 1, y.width), time=0), after
 
 
 def _projection(cell: AbstractCell) -> list[Factor]:
     return factors(cell.projection) if isinstance(cell, Projected) else []
 
 
-def _bounded_states(cell: AbstractCell, initial: list[Tensor]) -> list[bool]:
+def _bounded_states(cell: AbstractCell, x: Operand, initial: list[Tensor]) -> list[bool]:
     """Which states are proven never to leave [-1, 1]."""
     small = [bool((start.abs() <= 1).all()) for start in initial]
+    if isinstance(cell, DeltaCell) and len(cell.reads) == 1:
+        own = _bounded_states(cell.plain_cell(), x, initial[:-2])
+        return [*own, x.bounded, own[0]] if any(own) else [False] * len(small)
     if cell.kernel == "lstm":
         return [small[0] and not isinstance(cell, Projected), False]
     if cell.kernel == "gru":
@@ -114,7 +144,7 @@ def _generic(
     return replace(y, shape=(steps, 1, y.width), time=0), [replace(s, shape=(1, s.width), time=None) for s in after]
 
 
-def initial_states(cell: AbstractCell, given: list[Tensor] | None) -> list[Tensor]:
-    """The cell's states before the first step, (1, size) each."""
+def initial_states(cell: AbstractCell, given: list[Tensor]) -> list[Tensor]:
+    """The cell's states before the first step, (1, size) each, of which the first may be `given`."""
     with torch.no_grad():
-        return list(cell.initial_states(1)) if given is None else given
+        return [*given, *cell.initial_states(1)[len(given) :]]

@@ -47,11 +47,13 @@ def layer_step(
     for layer, row in enumerate(leaf.cells):
         outputs = []
         for direction, cell in enumerate(row):
-            given = [next(flat) for _ in cell.states] if states else cells.initial_states(cell, None)
+            count = len(cell.outer_states())
+            given = [next(flat) for _ in range(count)] if states else []
+            given += cells.initial_states(cell, [])[len(given) :]
             name = functools.partial(leaf.part_name, layer, direction)
             y, last = cells.cell_step(visitor, cell, x, [_operand(visitor, s) for s in given], name)
             outputs.append(y)
-            after += last
+            after += last[:count]
         x = outputs[0]
         if len(outputs) > 1:
             x = visitor.materialize(visitor.mover.move(list(outputs), lambda t: np.concatenate(t, -1), 0, leaf.name))

@@ -39,12 +39,13 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
     for layer, row in enumerate(leaf.cells):
         outputs = []
         for direction, cell in enumerate(row):
-            given = [next(flat) for _ in cell.states] if states else None
+            count = len(cell.outer_states())
+            given = [next(flat) for _ in range(count)] if states else []
             source = visitor.mover.flip(x, f"{leaf.name}: bidirectional") if direction else x
             names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
             y, last = cells.lower_cell(visitor, cell, source, cells.initial_states(cell, given), *names)
             outputs.append(visitor.mover.flip(y, f"{leaf.name}: bidirectional") if direction else y)
-            after += last
+            after += last[:count]
         x = outputs[0]
         if len(outputs) > 1:
             x = visitor.mover.join(outputs, -1, leaf.name)
