@@ -133,6 +133,23 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
     return CR_PAIR(cr_w, cr_add_halves(sum.a, both.a, low.x, high.x), cr_add_halves(sum.b, both.b, low.x, high.x));
 }
 
+#define CR_HAS_TURNED_COLUMNS 1
+CR_INLINE void cr_turn_half(int8_t *to, __m256i a, __m256i b, __m256i c, __m256i d)
+{
+    __m256i low_ab = _mm256_unpacklo_epi8(a, b), high_ab = _mm256_unpackhi_epi8(a, b);
+    __m256i low_cd = _mm256_unpacklo_epi8(c, d), high_cd = _mm256_unpackhi_epi8(c, d);
+    _mm256_storeu_si256((void *)to, _mm256_unpacklo_epi16(low_ab, low_cd));
+    _mm256_storeu_si256((void *)(to + 64), _mm256_unpackhi_epi16(low_ab, low_cd));
+    _mm256_storeu_si256((void *)(to + 128), _mm256_unpacklo_epi16(high_ab, high_cd));
+    _mm256_storeu_si256((void *)(to + 192), _mm256_unpackhi_epi16(high_ab, high_cd));
+}
+CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d)
+{
+    cr_w p = w_load(a), q = w_load(b), r = w_load(c), s = w_load(d);
+    cr_turn_half(to, p.a, q.a, r.a, s.a);
+    cr_turn_half(to + 32, p.b, q.b, r.b, s.b);
+}
+
 #include CR_BODY
 
 #if defined(__clang__)

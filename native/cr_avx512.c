@@ -96,6 +96,17 @@ CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
 }
 CR_INLINE cr_w i4_sum(cr_h sum) { return w_add(sum.low, w_shift_right_signed(sum.high, 4)); }
 
+#define CR_HAS_TURNED_COLUMNS 1
+CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d)
+{
+    __m512i low_ab = _mm512_unpacklo_epi8(w_load(a), w_load(b)), high_ab = _mm512_unpackhi_epi8(w_load(a), w_load(b));
+    __m512i low_cd = _mm512_unpacklo_epi8(w_load(c), w_load(d)), high_cd = _mm512_unpackhi_epi8(w_load(c), w_load(d));
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(low_ab, low_cd));
+    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi16(low_ab, low_cd));
+    _mm512_storeu_si512(to + 128, _mm512_unpacklo_epi16(high_ab, high_cd));
+    _mm512_storeu_si512(to + 192, _mm512_unpackhi_epi16(high_ab, high_cd));
+}
+
 #include CR_BODY
 
 #if defined(__clang__)

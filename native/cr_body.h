@@ -102,6 +102,7 @@ static void cr_reduce(unsigned fn, float *dst, const float *a, size_t n, size_t 
 
 #include "cr_products.h"
 #include "cr_matmul.h"
+#include "cr_delta.h"
 #include "cr_spectral.h"
 
 static void cr_row_i8(float *dst, const int8_t *row, float scale, size_t n)
@@ -283,6 +284,7 @@ const cr_kernels CR_TABLE = {
     .lstm = {CR_BY_TYPE(cr_lstm)},
     .gru = {CR_BY_TYPE(cr_gru)},
     .matmul = {{cr_left_f32, cr_left_i8}, {cr_right_f32, cr_right_i8}},
+    .delta = {[CR_MATRIX_F32] = cr_delta_f32, [CR_COLUMNS_I8] = cr_delta_i8},
     .spectral = cr_spectral,
     .quantize = cr_quantize,
     .unary = cr_unary,

@@ -109,6 +109,10 @@ typedef struct {
  * entry, uint32, and after those of the columns the number of all entries; at the next line a uint16 for each entry: its row,
  * ascending within a column; at the next line the entries, float32 or int8, column after column; scales as above. It serves
  * AFFINE alone, and has no `block`. */
+/* What DELTA multiplies with is read column by column: a CR_MATRIX_F32, or a CR_COLUMNS_I8. This one lies in blocks of 64 rows,
+ * the last filled up with zeros; a block has a line for each column: byte 16q + 4p + r of it is row 16p + 4q + r of the block.
+ * Scales as above; its `block` is CR_MAX_BLOCK_PANELS. */
+#define CR_DELTA_PERIOD 64u           /* steps from one time that DELTA begins a float32 sum from zero to the next */
 #define CR_MAX_GROUP_SCALES 33026u    /* 2^31 / (64 * 8 * 127) */
 enum cr_type {
     CR_MATRIX_F32 = 0,
@@ -123,7 +127,8 @@ enum cr_type {
     CR_SPARSE_I8 = 9,
     CR_ENTRIES_F32 = 10,
     CR_ENTRIES_I8 = 11,
-    CR_TYPE_COUNT = 12
+    CR_COLUMNS_I8 = 12,
+    CR_TYPE_COUNT = 13
 };
 
 typedef struct {

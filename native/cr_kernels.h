@@ -8,6 +8,10 @@
  * - A float32 matrix row is one sequential chain: acc = init, then acc = acc + w[j] * x[j] for j = 0, 1, ... In a sparse
  *   matrix j goes through the stored lines, or the row's single entries: what x has elsewhere, NaN and infinity too, does
  *   not count. A single int8 entry is the float32 number entry * row_scale.
+ * - CR_DELTA has a float32 sum for each row. At step t of the stream the sums of the rows of block number i, `block` panels, begin
+ *   from 0 as above if t + i is a multiple of CR_DELTA_PERIOD, or if a number of x that changes was NaN or infinite; else they
+ *   go on by w[j] * (x[j] - what x[j] was) for each j at which x has changed. The result is init + sum. Of int8 entries the sums
+ *   are exact, and the result is what an int8 matrix gives.
  * - An int8 matrix row is an exact int32 sum, in any order, then init + (float)sum * (row_scale * x_scale). An int4 row is
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
@@ -63,7 +67,7 @@ static inline int cr_has_single_entries(unsigned type)
 /* Whether products with a matrix of this type take quantized inputs. */
 static inline int cr_takes_quantized(unsigned type)
 {
-    return type == CR_MATRIX_I8 || type == CR_MATRIX_I4 || type == CR_SPARSE_I8;
+    return type == CR_MATRIX_I8 || type == CR_MATRIX_I4 || type == CR_SPARSE_I8 || type == CR_COLUMNS_I8;
 }
 
 /* A Toeplitz-like matrix of k columns as remainders of polynomials, see cr_spectra.c: `gates` gates of `of_gate` blocks each,
@@ -102,6 +106,10 @@ typedef void cr_gru(float *dst, const cr_matrix *matrix, const void *x, const fl
 #define CR_MATMUL_WORK(count, columns) (CR_LINES(4 * (size_t)(count)) * ((size_t)(columns) + 2))
 typedef void cr_matmul(float *dst, const cr_matrix *matrix, const void *x, const float *init, size_t count, void *work);
 
+/* CR_DELTA: dst = init + W x, x as the products above take it; `memory` as the operation has it, zeros at first. */
+#define CR_DELTA_WORK(columns) CR_LINES(12 * ((size_t)(columns) + 4))
+typedef void cr_delta(float *dst, const cr_matrix *matrix, const void *x, const float *init, float *memory, void *work);
+
 typedef struct cr_kernels {
     const char *name;
     /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
@@ -110,6 +118,8 @@ typedef struct cr_kernels {
     cr_gru *gru[CR_TYPE_COUNT];
     /* by function, CR_MATMUL_LEFT and CR_MATMUL_RIGHT, and by type: CR_MATRIX_F32, CR_MATRIX_I8 */
     cr_matmul *matmul[2][2];
+    /* by type: CR_MATRIX_F32, CR_COLUMNS_I8 */
+    cr_delta *delta[CR_TYPE_COUNT];
     /* the rows of the matrix times x; rows that are only padding are left as they are */
     void (*spectral)(float *dst, const cr_spectra *matrix, const float *x, float *work);
     void (*quantize)(void *to, const float *x, float scale, size_t k);

@@ -306,6 +306,7 @@ static size_t cr_product_bytes(const cr_model *model)
         size_t bytes = model->chunk * CR_QUANTIZED_BYTES(op->k);
         if (op->code == CR_MATMUL)
             bytes = CR_QUANTIZED_BYTES(op->k) + CR_MATMUL_WORK(op->k / tensor->columns, tensor->columns);
+        if (op->code == CR_DELTA) bytes = CR_QUANTIZED_BYTES(op->k) + CR_DELTA_WORK(op->k);
         if (tensor->type == CR_TOEPLITZ_F32 && cr_is_spectral(tensor, (const void *)(model->file + tensor->place)))
             bytes = 4 * CR_SPECTRAL_WORK(op->k) + 2 * CR_LINES(4 * tensor->rows);
         if (bytes > most) most = bytes;

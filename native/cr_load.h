@@ -27,6 +27,12 @@ static inline int cr_is_matrix(uint32_t type)
     return type <= CR_MATRIX_I4 || (type >= CR_TOEPLITZ_F32 && type < CR_TYPE_COUNT);
 }
 
+/* The row within a block of 64 that byte `byte` of a line of a CR_COLUMNS_I8 belongs to. */
+static inline uint64_t cr_row_in_line(uint64_t byte)
+{
+    return byte / 4 % 4 * 16 + byte / 16 * 4 + byte % 4;
+}
+
 /* How many numbers an op writes at dst. */
 static inline uint64_t cr_written_width(const cr_op *op)
 {

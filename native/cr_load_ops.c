@@ -82,9 +82,10 @@ static int cr_check_parameters(const cr_op *op, const cr_operation *is, const cr
 {
     if (isnan(op->p0) || isnan(op->p1)) return CR_ERROR_VALUE;
     unsigned count = op->code == CR_UNARY ? cr_unary_parameters[op->fn] : is->parameters;
-    if (is->tensor == CR_USES_MATRIX && cr_takes_quantized(tensor->type)) count = 1;
+    if (is->gates && cr_takes_quantized(tensor->type)) count = 1;
     if ((count < 1 && op->p0 != 0) || (count < 2 && op->p1 != 0)) return CR_ERROR_VALUE;
-    if (is->tensor == CR_USES_MATRIX && op->p0 != 0 && !(op->p0 >= 1e-30f && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
+    if (op->code == CR_DELTA && count && op->p0 == 0) return CR_ERROR_VALUE; /* it has one scale for all steps */
+    if (is->gates && op->p0 != 0 && !(op->p0 >= 1e-30f && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
     if (op->code == CR_LAYER_NORM && !(op->p0 >= 0 && op->p0 <= 1e30f)) return CR_ERROR_VALUE;
     return op->code == CR_UNARY && op->fn == CR_UNARY_CLAMP && op->p0 > op->p1 ? CR_ERROR_VALUE : CR_OK;
 }
@@ -102,11 +103,14 @@ static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tens
     switch (is->tensor) {
     case CR_USES_MATRIX:
         if (op->code == CR_MATMUL) return cr_check_matmul(op, tensor);
-        if (!cr_is_matrix(tensor->type) || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
+        if (!cr_is_matrix(tensor->type) || tensor->type == CR_COLUMNS_I8 || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
         return tensor->columns != op->k || (is->gates > 1 && tensor->block != is->gates) ? CR_ERROR_SHAPE : CR_OK;
     case CR_USES_TABLE:
         return tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != op->n ? CR_ERROR_SHAPE
                                                                                                      : CR_OK;
+    case CR_USES_COLUMNS:
+        if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_COLUMNS_I8) return CR_ERROR_SHAPE;
+        return tensor->rows != op->n || tensor->columns != op->k ? CR_ERROR_SHAPE : CR_OK;
     case CR_USES_INDEX: return tensor->type != CR_INDEX || tensor->rows != op->n ? CR_ERROR_SHAPE : CR_OK;
     default: return CR_OK;
     }
@@ -157,6 +161,7 @@ static int cr_check_op(const cr_site *site)
     if ((code = cr_check_write(model, site->segment, op->dst, cr_written_width(op)))) return code;
     if ((code = cr_check_operands(site, is, tensor))) return code;
     if (op->code == CR_DELAY && model->buffers[op->dst.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
+    if (op->code == CR_DELTA && model->buffers[op->c.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
     if (op->code != CR_FLIP) return CR_OK;
     const cr_buffer *buffer = &model->buffers[op->a.buffer];
     return buffer->kind == CR_INPUT || (buffer->kind == CR_SEQUENCE && buffer->segment < site->segment) ? CR_OK

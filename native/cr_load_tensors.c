@@ -189,6 +189,23 @@ static int cr_check_entries(const cr_model *model, cr_walk *walk, const cr_tenso
     return tensor->scale != place ? CR_ERROR_LAYOUT : cr_check_scales(model, place, tensor->rows);
 }
 
+static int cr_check_columns(const cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
+{
+    const unsigned char *lines = model->file + place, *last;
+    uint64_t rows = tensor->rows, whole = 4 * CR_LANES, blocks = (rows + whole - 1) / whole, bytes = CR_LINE * tensor->columns;
+    if (tensor->block != CR_MAX_BLOCK_PANELS) return CR_ERROR_LIMIT;
+    if (memchr(lines, 0x80, (size_t)(blocks * bytes))) return CR_ERROR_VALUE;
+    last = lines + (blocks - 1) * bytes;
+    for (uint64_t b = 0; b < CR_LINE; b++) {
+        if ((blocks - 1) * whole + cr_row_in_line(b) < rows) continue;
+        for (uint64_t j = 0; j < tensor->columns; j++)
+            if (last[j * CR_LINE + b]) return CR_ERROR_LAYOUT;
+    }
+    int code = cr_take_section(walk, 4 * rows, &place);
+    if (code) return code;
+    return tensor->scale != place ? CR_ERROR_LAYOUT : cr_check_scales(model, place, rows);
+}
+
 /* A matrix that is made of vectors, whose form is at `place`, and where it will be expanded. */
 static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *tensor, uint64_t place)
 {
@@ -231,6 +248,7 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
         bytes = panels * CR_LINE * cr_lines_of_panel(tensor) +
                 (panels + tensor->block - 1) / tensor->block * CR_LINE * ((columns + CR_GROUP - 1) / CR_GROUP);
         break;
+    case CR_COLUMNS_I8: bytes = (panels + 3) / 4 * CR_LINE * columns; break;
     case CR_TABLE_F32: bytes = rows * columns * 4; break;
     case CR_TABLE_F16: bytes = rows * columns * 2; break;
     case CR_TABLE_I8: bytes = rows * columns; break;
@@ -247,6 +265,7 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
     if (tensor->type == CR_TOEPLITZ_F32) return cr_check_toeplitz(model, walk, tensor, place);
     if (cr_is_sparse(tensor->type)) return cr_check_sparse(model, walk, tensor, place);
     if (cr_has_single_entries(tensor->type)) return cr_check_entries(model, walk, tensor, place);
+    if (tensor->type == CR_COLUMNS_I8) return cr_check_columns(model, walk, tensor, place);
     if (is_matrix) return cr_check_matrix(model, walk, tensor, place);
     if (tensor->type != CR_TABLE_I8) return tensor->scale ? CR_ERROR_LAYOUT : CR_OK;
     if ((code = cr_take_section(walk, 4 * rows, &place))) return code;

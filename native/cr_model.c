@@ -189,6 +189,17 @@ CR_NOINLINE void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *
     run->model->kernels->matmul[op->fn][tensor->type](dst, &matrix, x, init, op->k / matrix.columns, work);
 }
 
+CR_NOINLINE void cr_run_delta(const cr_run_state *run, const cr_op *op, float *dst)
+{
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    const unsigned char *file = run->model->file;
+    cr_matrix matrix = {file + tensor->place, (const void *)(file + tensor->scale), NULL, tensor->rows, tensor->columns,
+                        tensor->block, NULL, NULL};
+    const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->a), 1).first;
+    void *work = run->block + run->model->workspace + CR_QUANTIZED_BYTES(op->k);
+    run->model->kernels->delta[tensor->type](dst, &matrix, x, cr_at_or_none(run, op->b).first, cr_floats(run, op->c), work);
+}
+
 /* The cell of a product by polynomials: sums go to where the kernels start, and these multiply with no columns. */
 CR_NOINLINE void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
@@ -299,6 +310,7 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_EMBED: cr_run_embed(run, op, dst); break;
     case CR_AFFINE: cr_run_affine(run, op, 1); break;
     case CR_MATMUL: cr_run_matmul(run, op, dst); break;
+    case CR_DELTA: cr_run_delta(run, op, dst); break;
     case CR_GATHER: cr_run_gather(run, op, dst); break;
     case CR_UNARY: kernels->unary(op->fn, dst, cr_floats(run, op->a), n, op->p0, op->p1); break;
     case CR_BINARY: kernels->binary(op->fn, dst, cr_floats(run, op->a), cr_floats(run, op->b), n, k); break;
@@ -447,7 +459,7 @@ uint64_t cr_step_work(const cr_model *model)
     for (uint32_t i = 0; i < model->header->op_count; i++) {
         const cr_op *op = &model->ops[i];
         const cr_operation *is = &cr_operations[op->code];
-        uint64_t k = is->tensor == CR_USES_MATRIX ? model->tensors[op->tensor].columns : op->k;
+        uint64_t k = is->gates ? model->tensors[op->tensor].columns : op->k;
         work += cr_width_of(is->work ? is->work : (unsigned)CR_WIDTH_N, op->n, k);
     }
     return work;

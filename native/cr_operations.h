@@ -19,6 +19,7 @@
     X(4N, 4 * n)                                                                                                       \
     X(3P, 3 * P)                                                                                                       \
     X(4P, 4 * P)                                                                                                       \
+    X(K_P_1, k + P + 1)                                                                                                \
     X(3N_K, 3 * n * k)                                                                                                 \
     X(4N_K, 4 * n * k)                                                                                                 \
     X(K_LOG_N, k * cr_digits(n))
@@ -33,7 +34,7 @@ enum cr_use {
 /* What k is. */
 enum cr_rule { CR_NO_K, CR_ANY_K, CR_K_DIVIDES_N, CR_N_DIVIDES_K, CR_N_UP_TO_K };
 
-enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX };
+enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX, CR_USES_COLUMNS };
 
 /* Absent is what an operation does not have. */
 #define CR_OPERATIONS(X)                                                                                               \
@@ -60,7 +61,9 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX 
     X(LSTM_CELL, 16, .a = {CR_WIDTH_4N, 0}, .b = {CR_WIDTH_N, CR_UPDATED}, .work = CR_WIDTH_4N)                        \
     X(GRU_CELL, 17, .a = {CR_WIDTH_3N, 0}, .c = {CR_WIDTH_3N, 0}, .d = {CR_WIDTH_N, CR_IN_PLACE}, .work = CR_WIDTH_3N) \
     X(MATMUL, 18, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .k = CR_ANY_K,                   \
-      .tensor = CR_USES_MATRIX, .gates = 1, .rows = CR_WIDTH_N, .functions = CR_MATMUL_COUNT, .work = CR_WIDTH_N_K)
+      .tensor = CR_USES_MATRIX, .gates = 1, .rows = CR_WIDTH_N, .functions = CR_MATMUL_COUNT, .work = CR_WIDTH_N_K)      \
+    X(DELTA, 19, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .c = {CR_WIDTH_K_P_1, CR_UPDATED}, \
+      .k = CR_ANY_K, .tensor = CR_USES_COLUMNS, .gates = 1, .rows = CR_WIDTH_N, .work = CR_WIDTH_N_K)
 
 /* X(name, number, parameters, kernel): how many of p0 and p1 it has, and its value for the vector x. */
 #define CR_UNARY_FUNCTIONS(X)                                                                                          \

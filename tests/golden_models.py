@@ -15,8 +15,9 @@ from torch import nn
 import compactrnn as cr
 import toeplitz_programs
 from compactrnn.emit.builder import STEP, Builder, Operand
+from compactrnn.emit.delta import held
 from compactrnn.emit.kronecker import Kronecker
-from compactrnn.emit.recurrent import lstm
+from compactrnn.emit.recurrent import lstm, lstm_step
 from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
@@ -79,6 +80,26 @@ def unit_operations() -> Program:
     return program
 
 
+def delta() -> Program:
+    """An LSTM of 37 units whose matrices read what has changed by more than 0.4 (inputs) or 0.02."""
+    rng, b = np.random.default_rng(0), Builder()
+    w, u, bias = (rng.uniform(-0.4, 0.4, shape).astype(np.float32) for shape in ((148, 9), (148, 37), 148))
+
+    def row(kind: str, n: int, bounded: bool = False) -> Operand:
+        return Operand(b.buffer(n, kind), (n,), None, STEP, 0, bounded)
+
+    given, sent = row("input", 9), row("state", 9)
+    h, c, h_sent = (row("state", 37, bounded) for bounded in (True, False, True))
+    kept = [held(b, given, sent, 0.4), held(b, h, h_sent, 0.02)]
+    y, _ = lstm_step(b, kept[0], [kept[1], c], [w], [u], bias, fused=False)
+    for value, state in ((y, h), (kept[0], sent), (kept[1], h_sent)):
+        b.emit(Code.UNARY, state.ref, value.width, a=value.ref, fn=int(Unary.COPY))
+    program = b.finish()
+    program.inputs.append(Input("x", given.ref.buffer, (9,)))
+    program.outputs.append(Output("y", y.ref, (37,)))
+    return program
+
+
 def kronecker() -> Program:
     """An LSTM of 42 units, the matrices of each gate sums of two Kronecker products of sizes that fill no line."""
     rng, b = np.random.default_rng(0), Builder()
@@ -131,7 +152,8 @@ def main() -> None:
         token = isinstance(model.front, nn.Embedding)
         cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
-    programs = {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
+    programs = {f"delta-{weights}": quantize(delta(), weights) for weights in ("float32", "int8")}
+    programs |= {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
     for whole, weights in ((False, "float32"), (True, "int8")):
         programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
         programs[f"sparse-gru-{weights}"] = sparse_layer(Code.GRU, 37, 9, whole=whole)

@@ -122,7 +122,7 @@ class Reference:
         tensor = self.program.tensors[op.tensor] if op.tensor is not None else None
         if op.code == Code.EMBED:
             y = tensor.dense()[int(self.read(op.a, 1)[0])]
-        elif op.code == Code.AFFINE:
+        elif op.code in (Code.AFFINE, Code.DELTA):
             y = tensor.dense() @ self.read(op.a, k)
             y = y + (self.read(op.b, n) if op.b else 0)
         elif op.code == Code.MATMUL:

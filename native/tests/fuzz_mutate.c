@@ -208,6 +208,21 @@ static void place_entries(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at
         if (file[entries + i] == 0x80) file[entries + i] = 0x81;
 }
 
+static void place_columns(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at)
+{
+    uint64_t rows = t->rows, blocks = (rows + 63) / 64, bytes = CR_LINE * (uint64_t)t->columns;
+    t->block = CR_MAX_BLOCK_PANELS;
+    t->place = place(file, most, at, blocks * bytes);
+    t->scale = place(file, most, at, 4 * rows);
+    if (*at > most) return;
+    for (uint64_t i = 0; i < blocks * bytes; i++) {
+        uint8_t *entry = file + t->place + i;
+        uint64_t b = i % CR_LINE, row = i / bytes * 64 + b / 4 % 4 * 16 + b / 16 * 4 + b % 4;
+        if (row >= rows) *entry = 0;
+        if (*entry == 0x80) *entry = 0x81;
+    }
+}
+
 static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at, uint64_t *expanded)
 {
     uint64_t rows = t->rows, columns = t->columns, panels = (rows + CR_LANES - 1) / CR_LANES, bytes = 0;
@@ -221,6 +236,10 @@ static void place_tensor(uint8_t *file, size_t most, cr_tensor *t, uint64_t *at,
     if (cr_is_sparse(t->type) || cr_has_single_entries(t->type)) {
         if (!rows || rows >= most || !columns || columns > CR_MAX_COLUMNS) return;
         (cr_is_sparse(t->type) ? place_sparse : place_entries)(file, most, t, at);
+        return;
+    }
+    if (t->type == CR_COLUMNS_I8) {
+        if (rows && rows < most && columns && columns <= CR_MAX_COLUMNS) place_columns(file, most, t, at);
         return;
     }
     switch (t->type) {

@@ -95,8 +95,9 @@ def main(folder: Path) -> None:
     (folder / "wide.crnn").write_bytes(write(wide()))
     for code in (Code.LSTM, Code.GRU):
         (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
-    products = {(code.name, kind) for code in set(GATES) - {Code.MATMUL} for kind in KINDS}
+    products = {(code.name, kind) for code in set(GATES) - {Code.MATMUL, Code.DELTA} for kind in KINDS}
     products |= {(Code.AFFINE.name, f"unstructured {kind}") for kind in ("float32", "int8")}
+    products |= {(Code.DELTA.name, kind) for kind in ("float32", "int8")}
     products |= {(side.name, kind) for side in Matmul for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}

@@ -18,6 +18,7 @@ from .outputs import Port
 Rows = list[list[np.ndarray]]  # by sequence and output: time first, no batch axis
 
 _ROUNDING = 2.0**-23  # of one float32 number
+_COARSE = 2.0**-17  # of weights, so that thresholds are crossed at another step far more often than by rounding
 
 
 class Reference:
@@ -43,6 +44,10 @@ class Reference:
             return [self._run(m, inputs) for m in self._double]
         except (RuntimeError, TypeError, ValueError):
             return [self._run(_rounded(self._model), inputs)]
+
+    def crossed(self, inputs: tuple[Tensor, ...]) -> Rows:
+        """The outputs with coarsely rounded weights, where small differences cross thresholds many times."""
+        return self._run(_rounded(self._model, _COARSE), inputs)
 
     @functools.cached_property
     def _double(self) -> list[nn.Module]:
@@ -94,10 +99,10 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _rounded(model: nn.Module) -> nn.Module:
-    """A copy with weights perturbed by float32 rounding."""
+def _rounded(model: nn.Module, rounding: float = _ROUNDING) -> nn.Module:
+    """A copy with weights perturbed by rounding, by default that of float32."""
     twin, generator = copy_module(model), torch.Generator().manual_seed(0)
     for p in twin.parameters():
         if p.is_floating_point():
-            p *= 1 + _ROUNDING * (2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1)
+            p *= 1 + rounding * (2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1)
     return twin

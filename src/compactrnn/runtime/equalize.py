@@ -38,8 +38,8 @@ def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.nda
 
 
 def can_scale(program: Program, tensor: int) -> bool:
-    """Whether each column of the matrix is multiplied with one number of a vector: not in a `MATMUL`."""
-    return all(op.code != Code.MATMUL for op in program.ops if op.tensor == tensor)
+    """Whether each column of the matrix is multiplied with one number of a vector: not in a `MATMUL` or `DELTA`."""
+    return all(op.code not in (Code.MATMUL, Code.DELTA) for op in program.ops if op.tensor == tensor)
 
 
 def can_center(program: Program, tensor: int) -> bool:

@@ -123,6 +123,7 @@ def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int) -> bytes:
 
 _TYPES = {
     "matrix": {"f": Type.MATRIX_F32, "b": Type.MATRIX_I8},
+    "columns": {"f": Type.MATRIX_F32, "b": Type.COLUMNS_I8},
     "table": {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8},
     "index": {"i": Type.INDEX},
 }
@@ -167,7 +168,7 @@ def _op_record(op: Op, number: dict[tuple[int, str], int], types: list[tuple[int
     _check_fields(op)
     tensor = number[op.tensor, operation.tensor] if op.tensor is not None else lay.NONE
     parameters = Unary(op.fn).parameters if op.code == Code.UNARY else operation.parameters
-    if operation.tensor == "matrix" and tensor != lay.NONE and types[tensor][1] in lay.QUANTIZED_INPUTS:
+    if operation.gates and tensor != lay.NONE and types[tensor][1] in lay.QUANTIZED_INPUTS:
         parameters = 1
     return (
         int(op.code),
@@ -295,6 +296,9 @@ def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> N
             _check_int4(tensor)
         record["block"] = tensor.block
         record["place"] = data.add(lay.pack_matrix(values, tensor.block, tensor.group_scale))
+    elif kind == Type.COLUMNS_I8:
+        record["block"] = 4
+        record["place"] = data.add(lay.pack_columns(values))
     elif isinstance(tensor.form, SparseLines):
         record["block"] = tensor.block
         record["place"], *_ = [data.add(part.tobytes()) for part in pack(values)]

@@ -81,9 +81,11 @@ def stored_bytes(tensor: Tensor, op: Op) -> int:
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.form is not None:
         return tensor.form.stored_bytes(tensor.values)
-    if OPERATIONS[op.code].tensor != "matrix":
+    if not OPERATIONS[op.code].gates:
         return tensor.values.nbytes + scales
-    kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
     rows, columns = tensor.values.shape
+    if OPERATIONS[op.code].tensor == "columns" and tensor.values.itemsize == 1:
+        return len(lay.pack_columns(tensor.values)) + scales
+    kind = {"int4": Type.MATRIX_I4, "int8": Type.MATRIX_I8}.get(type_name(tensor), Type.MATRIX_F32)
     sums = scales if kind == Type.MATRIX_I8 else 0
     return lay.matrix_bytes(kind, rows, columns, tensor.block) + scales + sums

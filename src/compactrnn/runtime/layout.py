@@ -38,13 +38,14 @@ class Type(IntEnum):
     SPARSE_I8 = 9
     ENTRIES_F32 = 10
     ENTRIES_I8 = 11
+    COLUMNS_I8 = 12
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)
 FORMS = (Type.TOEPLITZ_F32, Type.SPARSE_F32, Type.SPARSE_I8, Type.ENTRIES_F32, Type.ENTRIES_I8)
-SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8, Type.SPARSE_I8, Type.ENTRIES_I8)
+SCALED = (Type.MATRIX_I8, Type.MATRIX_I4, Type.TABLE_I8, Type.SPARSE_I8, Type.ENTRIES_I8, Type.COLUMNS_I8)
 SUMMED = (Type.MATRIX_I8, Type.SPARSE_I8)  # which have the sums of rows beside the scales
-QUANTIZED_INPUTS = (Type.MATRIX_I8, Type.MATRIX_I4, Type.SPARSE_I8)  # what products with them read
+QUANTIZED_INPUTS = (Type.MATRIX_I8, Type.MATRIX_I4, Type.SPARSE_I8, Type.COLUMNS_I8)  # what products with them read
 
 
 HEADER = np.dtype(
@@ -154,6 +155,29 @@ def unpack_matrix(data: bytes, kind: Type, rows: int, columns: int, block: int) 
 
 
 _COLUMNS = {Type.MATRIX_F32: 1, Type.MATRIX_I8: 4, Type.MATRIX_I4: 8}  # of a line
+
+
+def pack_columns(values: np.ndarray) -> bytes:
+    """The packed form of an int8 matrix that is read column by column: 64 rows of a column in a line.
+
+    >>> len(pack_columns(np.ones((65, 3), np.int8))) // 64
+    6
+    """
+    rows, columns = values.shape
+    whole = np.pad(values, ((0, -rows % (4 * LANES)), (0, 0)))
+    return whole.reshape(-1, 4, 4, 4, columns).transpose(0, 4, 2, 1, 3).tobytes()
+
+
+def unpack_columns(data: bytes, place: int, rows: int, columns: int) -> np.ndarray:
+    """The `(rows, columns)` matrix of its packed form at a place of a file.
+
+    >>> matrix = np.arange(-60, 60, dtype=np.int8).reshape(40, 3)
+    >>> bool((unpack_columns(pack_columns(matrix), 0, 40, 3) == matrix).all())
+    True
+    """
+    blocks = -(-rows // (4 * LANES))
+    lines = np.frombuffer(data, np.int8, LINE * blocks * columns, place).reshape(blocks, columns, 4, 4, 4)
+    return np.ascontiguousarray(lines.transpose(0, 3, 2, 4, 1).reshape(-1, columns)[:rows])
 
 
 def panel_lines(values: np.ndarray, depth: int, fill: int = 0) -> np.ndarray:

@@ -24,6 +24,7 @@ WIDTHS: dict[str, Callable[[int, int], int]] = {
     "3 * P": lambda n, k: 3 * padded(n),
     "4 * P": lambda n, k: 4 * padded(n),
     "k - n": lambda n, k: k - n,
+    "k + P + 1": lambda n, k: k + padded(n) + 1,
 }
 
 
@@ -48,6 +49,7 @@ class Code(IntEnum):
     LSTM_CELL = 16
     GRU_CELL = 17
     MATMUL = 18
+    DELTA = 19
 
 
 class Function(IntEnum):
@@ -152,9 +154,9 @@ class Operation:
     """What an operation is.
 
     `text`: its result dst. `k`: what the field k must be to n ("" where there is none). `tensor`: whether it has a
-    "matrix", a "table" or an "index". `gates`: rows of its matrix for each of n. `functions`: what `fn` means.
-    `parameters`: how many of p0 and p1 it has besides the scale p0 of a product. `writes`: numbers at dst. `keeps`:
-    numbers at dst that it reads before.
+    "matrix", one read by its "columns", a "table" or an "index". `gates`: rows of its matrix for each of n.
+    `functions`: what `fn` means. `parameters`: how many of p0 and p1 it has besides the scale p0 of a product.
+    `writes`: numbers at dst. `keeps`: numbers at dst that it reads before.
     """
 
     text: str
@@ -257,6 +259,16 @@ OPERATIONS: dict[Code, Operation] = {
         tensor="matrix",
         gates=1,
         functions=Matmul,
+    ),
+    Code.DELTA: Operation(
+        "AFFINE of a float32 matrix, or an int8 one and p0 > 0, which reads the columns whose number of a has changed "
+        "since the last step; c, a state of its own, has what a was, the sums W a and the number of the step",
+        a=_K,
+        b=Operand("n", in_place=True, optional=True),
+        c=Operand("k + P + 1", updated=True),
+        k="k",
+        tensor="columns",
+        gates=1,
     ),
 }
 GATES = {code: operation.gates for code, operation in OPERATIONS.items() if operation.gates}

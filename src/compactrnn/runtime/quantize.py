@@ -12,6 +12,7 @@ from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
 from .copies import remove_copies
 from .dead_code import remove_dead_code
+from .delta import skip_unchanged
 from .error_feedback import stored_with_feedback
 from .fold import fold_tokens
 from .hoist import hoist
@@ -128,8 +129,11 @@ def quantize_measured(
 
 
 def _stored(program: Program, by_tensor: Mapping[int, str], rounded: Mapping[int, Tensor] | None = None) -> Program:
-    """The program as it is written: its numbers in these types, large products apart, no needless copies."""
-    return remove_copies(hoist(store(program, by_tensor, rounded)))
+    """The program as it is written: its numbers in these types, large products apart, no needless copies.
+
+    What only changes now and then is multiplied by what has changed.
+    """
+    return remove_copies(hoist(skip_unchanged(store(program, by_tensor, rounded))))
 
 
 def _free(program: Program, by_tensor: Mapping[int, str], trained: Mapping[str, Trained]) -> dict[int, str]:

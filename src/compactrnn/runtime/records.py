@@ -172,6 +172,8 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
     if kind in (Type.ENTRIES_F32, Type.ENTRIES_I8):
         values = unpack_entries(stored_entries(data, place, columns, kind), rows)
         return Tensor(values, row_scale, form=ENTRIES)
+    if kind == Type.COLUMNS_I8:
+        return Tensor(lay.unpack_columns(data, place, rows, columns), row_scale)
     if kind in lay.MATRICES:
         entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
         values, group_scale = lay.unpack_matrix(entries, kind, rows, columns, block)

@@ -221,6 +221,14 @@ class _Writer:
         if self.rng.random() < 0.5:
             self._add(Code.MATMUL, dst, n, width, a=ref, b=dst, tensor=self._tensor(rows, k), fn=side)
 
+    def _op_delta(self) -> None:
+        ref, k = self._any()
+        n = self._width()
+        bounded = self._new(Code.UNARY, k, a=ref, fn=Unary.TANH)
+        bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
+        memory = self._buffer(k + padded(n) + 1, "state")
+        self._new(Code.DELTA, n, k, a=bounded, b=bias, c=memory, tensor=self._tensor(n, k), p0=1 / 127)
+
     def _op_gather(self) -> None:
         ref, width = self._any()
         index = self.rng.integers(-1, width, self._width()).astype(np.int32)
