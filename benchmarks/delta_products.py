@@ -3,10 +3,11 @@
 python benchmarks/delta_products.py [--rounds 100] [--out benchmarks/results/delta_products.json]
 
 An LSTM step of n units on n inputs, packed, batch 1, one thread, called from Python: `stream.step`. Both vectors that
-its matrices read, x and h, come from the caller, so that it is known how many of their numbers change at every step: the
+its matrices read, x and h, come from the caller, so that it is known how many of their numbers change at each step: the
 given share, at random places. The delta step includes the comparison with what was sent last. Dense is the engine's
-fused LSTM kernel and its product with x. A round times 64 steps of each, in turned order every second round, by the clock of
-the thread. A figure is the median over rounds of the dense step's time over that of the delta step, with its quartiles.
+fused LSTM kernel and its product with x. A round times 64 steps of each, in turned order every second round, by the
+clock of the thread. A figure is the median over rounds of the dense step's time over that of the delta step, with its
+quartiles.
 """
 
 import statistics

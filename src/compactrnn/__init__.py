@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
+    from .compress import Delta as Delta
     from .compress import Doping as Doping
     from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
@@ -71,6 +72,7 @@ _HOME = {
     "BlockCirculant": "weights",
     "BlockDiagonal": "weights",
     "Circulant": "weights",
+    "Delta": "compress",
     "Diagonal": "weights",
     "Doped": "weights",
     "Doping": "compress",

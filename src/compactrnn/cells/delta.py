@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from ..weights.base import AbstractWeight
 from .base import AbstractCell, StateSpec
 
 _OWN = ("states", "units", "kernel")
+Observer = Callable[["DeltaCell", Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], None]
+_observers: list[Observer] = []
 
 
 class DeltaCell(AbstractCell):
@@ -102,6 +105,8 @@ class DeltaCell(AbstractCell):
         readers = {name: _Reader(w, vectors) for name, w in _readers(self).items()}
         cell._modules = {**self._modules, **readers}
         y, after = cell.step(cell.project(x), states[:count])
+        for observe in _observers:
+            observe(self, (projected, *vectors.seen), states[count:], (x, *vectors.after))
         return y, (*after, x, *vectors.after)
 
     def initial_states(self, batch: int, like: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -134,6 +139,19 @@ class DeltaCell(AbstractCell):
 
     def extra_repr(self) -> str:
         return f"{self.plain_cell().title}, {super().extra_repr()}"
+
+
+@contextlib.contextmanager
+def observed(observe: Observer) -> Iterator[None]:
+    """While it lasts, each step of a `DeltaCell` in the plain loop calls `observe(cell, vectors, before, after)`.
+
+    `vectors` are the input and the vectors of `reads`, `before` and `after` their references.
+    """
+    _observers.append(observe)
+    try:
+        yield
+    finally:
+        _observers.remove(observe)
 
 
 def held(x: Tensor, reference: Tensor, threshold: Tensor) -> Tensor:

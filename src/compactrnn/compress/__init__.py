@@ -2,6 +2,8 @@
 
 from .analyze import Analysis as Analysis
 from .analyze import analyze as analyze
+from .changes import DeltaReport as DeltaReport
+from .delta import Delta as Delta
 from .doping import Doping as Doping
 from .factorization import FactorizationPlan as FactorizationPlan
 from .factorize import factorize_ as factorize_

@@ -92,7 +92,7 @@ def is_stored(program: Program, op: Op) -> bool:
 
 
 def type_of(types: WeightTypes, op: Op) -> str:
-    """The type for an operation's tensor: what is asked for, but tables, and matrices of `MATMUL` and `DELTA`, are never int4."""
+    """The type for an operation's tensor: what is asked for, but never int4 for a table, a `MATMUL` or a `DELTA`."""
     asked, _ = types.find(op.name)
     return "int8" if op.code in (Code.EMBED, Code.MATMUL, Code.DELTA) and asked != "float32" else asked
 
