@@ -96,15 +96,18 @@ CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
 }
 CR_INLINE cr_w i4_sum(cr_h sum) { return w_add(sum.low, w_shift_right_signed(sum.high, 4)); }
 
-#define CR_HAS_TURNED_COLUMNS 1
-CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d)
+#define CR_HAS_TURNED_PRODUCTS 1
+CR_INLINE void i8_add_columns(cr_w *before, cr_w *after, const int8_t *const *column, cr_x x_before, cr_x x_after)
 {
-    __m512i low_ab = _mm512_unpacklo_epi8(w_load(a), w_load(b)), high_ab = _mm512_unpackhi_epi8(w_load(a), w_load(b));
-    __m512i low_cd = _mm512_unpacklo_epi8(w_load(c), w_load(d)), high_cd = _mm512_unpackhi_epi8(w_load(c), w_load(d));
-    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(low_ab, low_cd));
-    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi16(low_ab, low_cd));
-    _mm512_storeu_si512(to + 128, _mm512_unpacklo_epi16(high_ab, high_cd));
-    _mm512_storeu_si512(to + 192, _mm512_unpackhi_epi16(high_ab, high_cd));
+    cr_w a = w_load(column[0]), b = w_load(column[1]), c = w_load(column[2]), d = w_load(column[3]);
+    cr_w low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
+    cr_w low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
+    cr_w panels[4] = {_mm512_unpacklo_epi16(low_ab, low_cd), _mm512_unpackhi_epi16(low_ab, low_cd),
+                      _mm512_unpacklo_epi16(high_ab, high_cd), _mm512_unpackhi_epi16(high_ab, high_cd)};
+    CR_UNROLL for (int p = 0; p < 4; p++) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(before[p]) : "v"(x_before), "v"(panels[p]));
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(after[p]) : "v"(x_after), "v"(panels[p]));
+    }
 }
 
 #include CR_BODY

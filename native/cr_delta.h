@@ -80,7 +80,7 @@ static void cr_delta_f32(float *dst, const cr_matrix *m, const void *given, cons
 
 /* A block of CR_COLUMNS_I8 has four panels, and a line for each column. Four such lines, a to d, as those of the panels in an
  * i8 matrix: line p of `to` has the four columns of row 0 of panel p, of row 1, ... */
-#ifndef CR_HAS_TURNED_COLUMNS
+#if !defined(CR_HAS_TURNED_COLUMNS) && !defined(CR_HAS_TURNED_PRODUCTS)
 CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d)
 {
     for (size_t quarter = 0; quarter < 4; quarter++)
@@ -90,6 +90,19 @@ CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_
                 int8_t *entry = to + 64 * p + 16 * quarter + 4 * r;
                 entry[0] = a[from], entry[1] = b[from], entry[2] = c[from], entry[3] = d[from];
             }
+}
+#endif
+
+/* Add the products of four columns of a block with what x was before, and is after. */
+#ifndef CR_HAS_TURNED_PRODUCTS
+CR_INLINE void i8_add_columns(cr_w *before, cr_w *after, const int8_t *const *column, cr_x x_before, cr_x x_after)
+{
+    int8_t turned[4 * CR_LINE];
+    i8_turn(turned, column[0], column[1], column[2], column[3]);
+    CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) {
+        before[p] = i8_dot(before[p], turned + CR_LINE * p, x_before);
+        after[p] = i8_dot(after[p], turned + CR_LINE * p, x_after);
+    }
 }
 #endif
 
@@ -131,15 +144,9 @@ static void cr_delta_i8(float *dst, const cr_matrix *m, const void *given, const
         cr_w after[CR_MAX_BLOCK_PANELS], before[CR_MAX_BLOCK_PANELS];
         CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) after[p] = before[p] = w_splat(0);
         for (size_t i = 0; i < count; i++) {
-            const uint16_t *number = changes[i].number;
-            int8_t turned[CR_MAX_BLOCK_PANELS * CR_LINE];
-            i8_turn(turned, lines + CR_LINE * (size_t)number[0], lines + CR_LINE * (size_t)number[1],
-                    lines + CR_LINE * (size_t)number[2], lines + CR_LINE * (size_t)number[3]);
-            cr_x x_after = i8_splat(changes[i].after), x_before = i8_splat(changes[i].before);
-            CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) {
-                after[p] = i8_dot(after[p], turned + CR_LINE * p, x_after);
-                before[p] = i8_dot(before[p], turned + CR_LINE * p, x_before);
-            }
+            const int8_t *column[4];
+            CR_UNROLL for (size_t c = 0; c < 4; c++) column[c] = lines + CR_LINE * (size_t)changes[i].number[c];
+            i8_add_columns(before, after, column, i8_splat(changes[i].before), i8_splat(changes[i].after));
         }
         for (size_t p = 0; p < CR_MAX_BLOCK_PANELS && panel + p < panels; p++) {
             size_t row = (panel + p) * LANES, left = m->rows - row;

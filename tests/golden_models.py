@@ -18,6 +18,7 @@ from compactrnn.emit.builder import STEP, Builder, Operand
 from compactrnn.emit.delta import held
 from compactrnn.emit.kronecker import Kronecker
 from compactrnn.emit.recurrent import lstm, lstm_step
+from compactrnn.runtime.delta import skip_unchanged
 from compactrnn.runtime.file import save, write
 from compactrnn.runtime.program import Code, Input, Output, Program, Unary
 from compactrnn.runtime.quantize import quantize
@@ -152,7 +153,8 @@ def main() -> None:
         token = isinstance(model.front, nn.Embedding)
         cr.pack(model, path, torch.randint(0, 13, (1, 9)) if token else torch.randn(1, 9, 9), weights=weights)
         lines.append(f"{path.name} {checksum(path, 'scalar'):08x}\n")
-    programs = {f"delta-{weights}": quantize(delta(), weights) for weights in ("float32", "int8")}
+    programs = {"delta-float32": quantize(skip_unchanged(delta(), 1), "float32")}
+    programs["delta-int8"] = skip_unchanged(quantize(delta(), "int8"), 1)
     programs |= {f"units-{weights}": quantize(unit_operations(), weights) for weights in ("float32", "int8")}
     for whole, weights in ((False, "float32"), (True, "int8")):
         programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
