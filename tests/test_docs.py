@@ -105,6 +105,14 @@ def test_the_pruning_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
         exec(code, names)
 
 
+def test_the_page_on_delta_networks_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"cr": cr, "nn": nn, "torch": torch}
+    for code in blocks("docs/delta.md"):
+        exec(code, names)
+
+
 def test_the_page_on_factorization_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
