@@ -29,16 +29,8 @@ def speech(report: dict[str, Any]) -> str:
         faster = (row.get(f"dense over delta, {weights}") for weights in ("float32", "int8"))
         is_delta = row["share"] < 1
         lines.append(cells + [f"{ratio:.2f}" if ratio and is_delta else "" for ratio in faster])
-    head = [
-        "model",
-        "products",
-        "word errors %, valid",
-        "test",
-        "loss, valid",
-        "test",
-        "test, int8 file: word errors %",
-    ]
-    return _table([*head, "faster, float32", "int8"], lines)
+    head = ["model", "products", "word errors on valid, %", "on test", "loss on valid", "on test"]
+    return _table([*head, "word errors on test, int8", "times faster, float32", "int8"], lines)
 
 
 def products(report: dict[str, Any]) -> str:

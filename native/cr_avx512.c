@@ -97,17 +97,18 @@ CR_INLINE cr_h i4_dot(cr_h sum, const uint8_t *line, cr_x low, cr_x high)
 CR_INLINE cr_w i4_sum(cr_h sum) { return w_add(sum.low, w_shift_right_signed(sum.high, 4)); }
 
 #define CR_HAS_TURNED_PRODUCTS 1
-CR_INLINE void i8_add_columns(cr_w *before, cr_w *after, const int8_t *const *column, cr_x x_before, cr_x x_after)
+CR_INLINE void i8_turn(cr_w *to, const int8_t *const *column)
 {
     cr_w a = w_load(column[0]), b = w_load(column[1]), c = w_load(column[2]), d = w_load(column[3]);
     cr_w low_ab = _mm512_unpacklo_epi8(a, b), high_ab = _mm512_unpackhi_epi8(a, b);
     cr_w low_cd = _mm512_unpacklo_epi8(c, d), high_cd = _mm512_unpackhi_epi8(c, d);
-    cr_w panels[4] = {_mm512_unpacklo_epi16(low_ab, low_cd), _mm512_unpackhi_epi16(low_ab, low_cd),
-                      _mm512_unpacklo_epi16(high_ab, high_cd), _mm512_unpackhi_epi16(high_ab, high_cd)};
-    CR_UNROLL for (int p = 0; p < 4; p++) {
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(before[p]) : "v"(x_before), "v"(panels[p]));
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(after[p]) : "v"(x_after), "v"(panels[p]));
-    }
+    to[0] = _mm512_unpacklo_epi16(low_ab, low_cd), to[1] = _mm512_unpackhi_epi16(low_ab, low_cd);
+    to[2] = _mm512_unpacklo_epi16(high_ab, high_cd), to[3] = _mm512_unpackhi_epi16(high_ab, high_cd);
+}
+CR_INLINE cr_w i8_dot_word(cr_w sum, cr_w line, cr_x x)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(line));
+    return sum;
 }
 
 #include CR_BODY

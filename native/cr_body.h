@@ -5,7 +5,7 @@
  * CR_TILE_PANELS (how many panels of 16 rows one sweep serves where it serves CR_TILE_STEPS vectors; a single panel may meet
  * CR_MAX_STEPS at a time).
  * CR_HAS_MASKS says that it has its own v_load_some and v_store_some, CR_HAS_UNSIGNED_PRODUCTS the same of i8_start,
- * i4_start and i4_sum.
+ * i4_start and i4_sum; CR_HAS_TURNED_COLUMNS and CR_HAS_TURNED_PRODUCTS that it has i8_turn, see cr_delta.h.
  * v_over(a, b) is a > b ? a : b, v_under(a, b) is a < b ? a : b: a NaN in b stays, one in a is dropped. */
 #include "cr_format.h"
 #include "cr_kernels.h"

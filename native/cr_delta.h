@@ -93,44 +93,65 @@ CR_INLINE void i8_turn(int8_t *to, const int8_t *a, const int8_t *b, const int8_
 }
 #endif
 
-/* Add the products of four columns of a block with what x was before, and is after. */
-#ifndef CR_HAS_TURNED_PRODUCTS
-CR_INLINE void i8_add_columns(cr_w *before, cr_w *after, const int8_t *const *column, cr_x x_before, cr_x x_after)
-{
-    int8_t turned[4 * CR_LINE];
-    i8_turn(turned, column[0], column[1], column[2], column[3]);
-    CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) {
-        before[p] = i8_dot(before[p], turned + CR_LINE * p, x_before);
-        after[p] = i8_dot(after[p], turned + CR_LINE * p, x_after);
-    }
-}
-#endif
-
-/* The changes of four numbers each, before and after; the last four are filled up with numbers that stay zero. */
+/* Four changes, of number[c] by x[c] - less[c]. Products of signed bytes need no `less`: a change by more than a byte can say is
+ * then two. Unsigned ones come with offsets, which the products with `less` have, too. */
 typedef struct {
-    int8_t before[4];
-    int8_t after[4];
+    int8_t x[4];
+    int8_t less[4];
     uint16_t number[4];
 } cr_changes;
 
+CR_INLINE void cr_set_change(cr_changes *changes, size_t place, size_t number, int x, int less)
+{
+    cr_changes *to = &changes[place / 4];
+    to->x[place % 4] = (int8_t)x;
+    to->less[place % 4] = (int8_t)less;
+    to->number[place % 4] = (uint16_t)number;
+}
+
+/* The number of fours, the last of which is filled up with changes by nothing. */
 static size_t cr_find_changes_i8(cr_changes *changes, int8_t *last, const int8_t *x, size_t columns)
 {
     size_t count = 0;
     for (size_t j = 0; j < columns; j++) {
-        cr_changes *to = &changes[count / 4];
-        to->before[count % 4] = last[j];
-        to->after[count % 4] = x[j];
-        to->number[count % 4] = (uint16_t)j;
+#ifdef CR_HAS_UNSIGNED_PRODUCTS
+        cr_set_change(changes, count, j, x[j], last[j]);
         count += x[j] != last[j];
+#else
+        int by = x[j] - last[j], most = by > 127 ? 127 : by < -127 ? -127 : by;
+        cr_set_change(changes, count, j, most, 0);
+        count += by != 0;
+        if (by == most) continue;
+        cr_set_change(changes, count, j, by - most, 0);
+        count++;
+#endif
     }
-    for (; count % 4; count++) {
-        cr_changes *to = &changes[count / 4];
-        to->before[count % 4] = to->after[count % 4] = 0;
-        to->number[count % 4] = 0;
-    }
+    for (; count % 4; count++) cr_set_change(changes, count, 0, 0, 0);
     memcpy(last, x, columns);
     return count / 4;
 }
+
+/* Add the products of four columns of a block with the changes: those with `less` apart. */
+#ifndef CR_HAS_TURNED_PRODUCTS
+CR_INLINE void i8_add_columns(cr_w *sum, cr_w *less, const int8_t *const *column, const cr_changes *changes)
+{
+    int8_t turned[4 * CR_LINE];
+    (void)less;
+    i8_turn(turned, column[0], column[1], column[2], column[3]);
+    cr_x x = i8_splat(changes->x);
+    CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) sum[p] = i8_dot(sum[p], turned + CR_LINE * p, x);
+}
+#else
+CR_INLINE void i8_add_columns(cr_w *sum, cr_w *less, const int8_t *const *column, const cr_changes *changes)
+{
+    cr_w panels[CR_MAX_BLOCK_PANELS], x = i8_splat(changes->x), y = i8_splat(changes->less);
+    i8_turn(panels, column);
+    CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) {
+        sum[p] = i8_dot_word(sum[p], panels[p], x);
+        less[p] = i8_dot_word(less[p], panels[p], y);
+    }
+}
+#endif
 
 static void cr_delta_i8(float *dst, const cr_matrix *m, const void *given, const float *init, float *memory, void *work)
 {
@@ -141,16 +162,16 @@ static void cr_delta_i8(float *dst, const cr_matrix *m, const void *given, const
     size_t panels = (m->rows + LANES - 1) / LANES;
     const int8_t *lines = m->lines;
     for (size_t panel = 0; panel < panels; panel += CR_MAX_BLOCK_PANELS, lines += CR_LINE * m->columns) {
-        cr_w after[CR_MAX_BLOCK_PANELS], before[CR_MAX_BLOCK_PANELS];
-        CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) after[p] = before[p] = w_splat(0);
+        cr_w change[CR_MAX_BLOCK_PANELS], less[CR_MAX_BLOCK_PANELS];
+        CR_UNROLL for (size_t p = 0; p < CR_MAX_BLOCK_PANELS; p++) change[p] = less[p] = w_splat(0);
         for (size_t i = 0; i < count; i++) {
             const int8_t *column[4];
             CR_UNROLL for (size_t c = 0; c < 4; c++) column[c] = lines + CR_LINE * (size_t)changes[i].number[c];
-            i8_add_columns(before, after, column, i8_splat(changes[i].before), i8_splat(changes[i].after));
+            i8_add_columns(change, less, column, &changes[i]);
         }
         for (size_t p = 0; p < CR_MAX_BLOCK_PANELS && panel + p < panels; p++) {
             size_t row = (panel + p) * LANES, left = m->rows - row;
-            cr_w sum = w_add(w_load(sums + row), w_sub(after[p], before[p])); /* offsets of the products cancel */
+            cr_w sum = w_add(w_load(sums + row), w_sub(change[p], less[p]));
             cr_v y;
             v_store(sums + row, w_bits(sum));
             cr_scale_sums(&y, &sum, m->scale + row, 1, x, 1);
