@@ -38,7 +38,7 @@ def test_an_embedding_gives_the_rows_of_its_dense_table(weight):
 
 
 def test_an_embedding_refuses_tables_without_rows():
-    with pytest.raises(ValueError, match="weight: expected LowRank or Dense"):
+    with pytest.raises(ValueError, match="weight: expected LowRank, Dense or Quantized"):
         cr.Embedding(20, 8, weight=cr.Kronecker(4, 4))
     with pytest.raises(AssertionError):
         cr.Embedding(20, 8, padding_idx=20)

@@ -62,7 +62,7 @@ def sweep(
 
         compactrnn sweep recipes/alice.toml --over budget=0.5,0.25,0.125 --over seed=0,1 --out runs/frontier
 
-        compactrnn sweep recipes/adding-short.toml --over cell=LSTM,GRU,MGU --over hidden=[16],[32]
+        compactrnn sweep recipes/quick-adding.toml --over cell=LSTM,GRU,MGU --over hidden=[16],[32]
 
         compactrnn sweep recipes/alice-tiny.toml --over learning_rate=1e-3,5e-3,2e-2 --over seed=0,1,2 --stop asha
 
