@@ -34,6 +34,7 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
         axes.scatter(point.size, point.quality, s=60, zorder=3)
         axes.annotate(_plain(point.name), (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
     axes.set_xscale("log")
+    _sparse_labels(axes.xaxis)
     axes.margins(0.2)
     axes.set_xlabel(f"{_plain(size_label)} (log scale)")
     axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
