@@ -33,13 +33,8 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     for point in points:
         axes.scatter(point.size, point.quality, s=60, zorder=3)
         axes.annotate(_plain(point.name), (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
-    axes.set_xscale("log")
-    _sparse_labels(axes.xaxis)
     axes.margins(0.2)
-    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
-    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
-    axes.grid(True, alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _name_axes(axes, size_label, quality_label)
     return _svg(figure)
 
 
@@ -62,16 +57,11 @@ def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label
     for number, point in enumerate(front, 1):
         axes.scatter(point.size, point.quality, color="C0", zorder=3, label=f"{number}  {_plain(point.name)}")
         axes.annotate(str(number), (point.size, point.quality), xytext=(5, 5), textcoords="offset points")
-    axes.set_xscale("log")
-    _sparse_labels(axes.xaxis)
     if 0 < 10 * min(point.quality for point in points) < max(point.quality for point in points):
         axes.set_yscale("log")
         _sparse_labels(axes.yaxis)
     axes.margins(0.1)
-    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
-    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
-    axes.grid(True, alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _name_axes(axes, size_label, quality_label)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=0)
     return _svg(figure)
 
@@ -157,6 +147,16 @@ def _plain(text: str) -> str:
     """A name as it is: matplotlib takes `$` for mathematics and leaves labels that begin with `_` out of legends."""
     text = printable(text).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
+
+
+def _name_axes(axes: Any, size_label: str, quality_label: str) -> None:
+    """Of quality against size, which is logarithmic."""
+    axes.set_xscale("log")
+    _sparse_labels(axes.xaxis)
+    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
+    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
+    axes.grid(True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _sparse_labels(axis: Any) -> None:
