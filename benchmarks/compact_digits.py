@@ -11,9 +11,7 @@ Runs that are finished are not repeated, one that was stopped goes on from its l
 """
 
 import math
-import os
 import statistics
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +157,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Read arguments, train what is missing, write the results after each row."""
-    arguments = options(__doc__, ROWS, "compact-digits").parse_args()
-    warnings.simplefilter("ignore", UserWarning)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = Study(RESULTS, ROWS)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            found = row_of(row, seed, arguments.runs)
-            print(f"{row}, seed {seed}: {found['parameters']:,} parameters, {found['error']:.2f} %", flush=True)
-            study.add(found)
-            study.write("digits", table(study.rows))
-    print(table(study.rows))
+    for name in study.train(options(__doc__, ROWS, "compact-digits").parse_args(), row_of):
+        study.write("digits", table(study.rows))
+        print(f"{name}\n{table(study.rows)}", flush=True)
 
 
 if __name__ == "__main__":

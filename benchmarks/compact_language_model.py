@@ -12,9 +12,7 @@ Runs that are finished are not repeated, one that was stopped goes on from its l
 whole softmax, the state carried from word to word; those of int8 are of the packed file on the engine.
 """
 
-import os
 import statistics
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +108,9 @@ def run_of(row: str, seed: int, runs: Path) -> Path:
     return run
 
 
-def row_of(row: str, seed: int, run: Path) -> dict[str, Any]:
-    """What is published of a run."""
+def row_of(row: str, seed: int, runs: Path) -> dict[str, Any]:
+    """What is published of a row."""
+    run = run_of(row, seed, runs)
     model, task, _ = RunFolder(run).load()
     result, files = RunFolder(run).read_result(), {}
     for weights in ("int8", "int4"):
@@ -150,19 +149,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Read arguments, train what is missing, write the results after each row."""
-    arguments = options(__doc__, ROWS, "compact-language-model").parse_args()
-    warnings.simplefilter("ignore", UserWarning)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = Study(RESULTS, ROWS)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            found = row_of(row, seed, run_of(row, seed, arguments.runs))
-            print(
-                f"{row}, seed {seed}: {found['recurrent_parameters']:,} in the layers, {found['test']:.2f}", flush=True
-            )
-            study.add(found)
-            study.write("language model", table(study.rows))
-    print(table(study.rows))
+    for name in study.train(options(__doc__, ROWS, "compact-language-model").parse_args(), row_of):
+        study.write("language model", table(study.rows))
+        print(f"{name}\n{table(study.rows)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ class Study:
         processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in self.rows))
         later = f"Not trained yet: {', '.join(missing)}." if missing else ""
         return [later, f"{processors}; commit {', '.join(commits)}."]
+
+    def train(self, arguments: argparse.Namespace, row_of: Callable[[str, int, Path], dict[str, Any]]) -> Iterator[str]:
+        """Train and judge the rows that are asked for, each put among the others; their names, after each."""
+        warnings.simplefilter("ignore", UserWarning)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        for seed in arguments.seeds:
+            for row in arguments.rows:
+                self.add(row_of(row, seed, arguments.runs))
+                yield f"{row}, seed {seed}"
 
 
 def options(description: str | None, names: Sequence[str], runs: str) -> argparse.ArgumentParser:
