@@ -148,7 +148,8 @@ def test_twelve_runs_survive_a_killed_worker_and_ctrl_c_and_go_on_elsewhere(reci
     process = start(recipe, out, *TWELVE)
     pid, killed = wait_for(lambda: training(out), process)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: len(results(out)) >= 3 and goes_on(killed, pid), process)
+    wait_for(lambda: goes_on(killed, pid), process)
+    wait_for(lambda: len(results(out)) >= 3, process)
     process.send_signal(signal.SIGINT)
     output, error = finish(process, 130)
     assert output is None and f"{killed.name}: its process has ended" in error and "the same command" in error
