@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,8 +86,12 @@ class Processes:
         """The sums over all processes."""
         if self.count == 1:
             return list(values)
-        total: Any = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="sum")
-        return total.tolist()
+        total = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        torch.distributed.all_reduce(total)
+        result, references = total.tolist(), [weakref.ref(total)]
+        del total
+        _wait_until_released(references)
+        return result
 
     def of_first(self, value: float) -> float:
         """The value of the first process."""
@@ -137,7 +143,19 @@ class Processes:
     def _gather(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        own = value.to(self.fabric.device).contiguous()
+        own = value.to(self.fabric.device, copy=True).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.count)]
         torch.distributed.all_gather(parts, own)
-        return torch.stack(parts)
+        result, references = torch.stack(parts), [weakref.ref(tensor) for tensor in (own, *parts)]
+        del own, parts
+        _wait_until_released(references)
+        return result
+
+
+def _wait_until_released(references: Sequence[weakref.ref[Tensor]]) -> None:
+    """Wait until Gloo's threads have dropped what they sent, for which they take the interpreter's lock.
+
+    Whoever closes the connection holds this lock while it waits for the threads to end: neither would ever go on.
+    """
+    while torch.distributed.get_backend() == "gloo" and any(reference() is not None for reference in references):
+        time.sleep(0)
