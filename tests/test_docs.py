@@ -97,19 +97,12 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert isinstance(names["model"].lstm, cr.LSTM)
 
 
-def test_the_pruning_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["pruning", "delta", "compress-model"])
+def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names = {"cr": cr, "nn": nn, "torch": torch}
-    for code in blocks("docs/pruning.md"):
-        exec(code, names)
-
-
-def test_the_page_on_delta_networks_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    names = {"cr": cr, "nn": nn, "torch": torch}
-    for code in blocks("docs/delta.md"):
+    for code in blocks(f"docs/{page}.md"):
         exec(code, names)
 
 

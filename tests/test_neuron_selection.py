@@ -186,3 +186,12 @@ def test_frozen_and_excluded_layers_keep_their_units():
     train(model, x, pruner, 30, torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2))
     kept = {unit.path: len(unit.kept) for unit in pruner.plan().units}
     assert kept["first"] == 48 and kept["third"] == 24 and kept["second"] < 32
+
+
+def test_a_schedule_so_short_that_gates_are_equally_large():
+    torch.manual_seed(0)
+    model, x = Tower(), torch.randn(2, 7, 6)
+    pruner = cr.NeuronSelection(model, x, keep=0.2, steps=1)
+    pruner.step()
+    units = pruner.plan().units
+    assert sum(len(unit.kept) for unit in units) <= 0.2 * sum(unit.units for unit in units) + 1

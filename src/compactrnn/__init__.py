@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .layers import truncated as truncated
     from .lower import pack as pack
     from .runtime.engine import Engine as Engine
+    from .training.compress_model import Compressed as Compressed
+    from .training.compress_model import compress_model as compress_model
     from .weights import BlockCirculant as BlockCirculant
     from .weights import BlockDiagonal as BlockDiagonal
     from .weights import BlockSparse as BlockSparse
@@ -113,6 +115,8 @@ _HOME = {
     "UnsupportedModelError": "_errors",
     "analyze": "compress",
     "checkpointed": "layers",
+    "Compressed": "training.compress_model",
+    "compress_model": "training.compress_model",
     "convert_": "layers",
     "factorize_": "compress",
     "from_torch": "layers",

@@ -128,7 +128,8 @@ class L0Selection(AbstractPruningMethod):
         """Keep as many units as have the size that is asked for, those with the largest gates first."""
         alphas = torch.cat([gate.log_alpha.detach().cpu() for gate in gates])
         counts, sizes = [len(gate.log_alpha) for gate in gates], self._sizes(groups)
-        first = torch.cat([a == a.max() for a in alphas.split(counts)])  # one unit of each layer stays
+        one = [torch.nn.functional.one_hot(a.argmax(), len(a)) for a in alphas.split(counts)]
+        first = torch.cat(one).bool()  # one unit of each layer stays
         order = (alphas + first * 4 * LARGEST).argsort(descending=True)
 
         def kept(number: int) -> list[Tensor]:
