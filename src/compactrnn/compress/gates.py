@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -21,6 +22,16 @@ class AbstractGate(nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Tensor:
         """The gate of each unit, (count,)."""
+
+    @torch.no_grad()
+    def part(self, kept: Tensor) -> AbstractGate:
+        """A gate of the units `kept`: a copy whose tensors with an entry for each unit have those of these."""
+        count, part = len(self()), copy.deepcopy(self)
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.shape[:1] == (count,):
+                tensor.data = tensor.data[kept.to(tensor.device)].clone()
+                tensor.grad = None
+        return part
 
 
 class Gated(nn.Module):

@@ -11,6 +11,8 @@ from .groups import Group
 from .method import AbstractPruningMethod
 from .selection import fractions
 
+FADED = 0.1  # of the mean importance of the others: an optimizer's steps do not let the weights fade further
+
 
 class GradualUnitPruning(AbstractPruningMethod):
     """Units of each layer are ranked by importance; the share `f + (1 - f) (1 - t/n)^3` of them is exempt at step t.
@@ -33,10 +35,12 @@ class GradualUnitPruning(AbstractPruningMethod):
             raise invalid("decay, minimum", got=f"{decay}, {minimum}", expected="decay in [0, 1), minimum >= 1")
         self.keep, self.steps, self.decay, self.minimum = keep, steps, decay, minimum
         self._fractions: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # before anything is cut
 
     def setup(self, groups: list[Group]) -> None:
         """The fraction of each group."""
         self._fractions = fractions(self.keep, groups)
+        self._counts = {group.name: group.count for group in groups}
 
     def step_(self, groups: list[Group], count: int) -> None:
         """Rank, and decay what ranks beyond the schedule at step `count`."""
@@ -53,7 +57,15 @@ class GradualUnitPruning(AbstractPruningMethod):
 
     def _exempt(self, group: Group, count: int) -> int:
         share = self.exempt_fraction(group, count)
-        return min(max(round(share * group.count), self.minimum), group.count)
+        return min(max(round(share * self._counts[group.name]), self.minimum), group.count)
+
+    def given_up(self, group: Group) -> torch.Tensor:
+        """Those whose outgoing weights have faded to a tenth of what the others have."""
+        pruned = self.pruned.get(group.name)
+        if pruned is None or bool(pruned.all()):
+            return super().given_up(group)
+        size = group.importance().to(pruned.device)
+        return pruned & (size < FADED * size[~pruned].mean())
 
     def target(self, group: Group) -> int:
         """The number of units at the end of the schedule."""

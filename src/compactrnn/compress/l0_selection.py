@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import check_positive, invalid
 from .expected_size import ExpectedSize
 from .groups import Group
 from .hard_concrete import LARGEST, SHIFT, HardConcrete
 from .method import AbstractPruningMethod
+from .sizes import counts
 
 DELAY, REACHED = 0.1, 0.7  # parts of the schedule: before them the size stays as it is, after them it is the target
 PACE = 30.0  # how far log_alpha moves in a schedule by a pull of 1
 LARGEST_PULL = 1.0  # of the size before the target is reached: a harder one would leave importance no say
 INTEGRAL, PROPORTIONAL = 330.0, 33.0  # gains of the multiplier for an error of the size in a schedule of length 1
 MOMENTUM = 0.9
+RARE = 0.06  # a chance to be active of gates as far down as they go: they were there before, and would come back slowly
 
 
 class L0Selection(AbstractPruningMethod):
@@ -57,10 +59,12 @@ class L0Selection(AbstractPruningMethod):
         self.trains_gates = fraction is not None
         self.state = {"multiplier": torch.zeros(()), "scale": torch.zeros(())}
         self._expected: ExpectedSize | None = None
+        self._whole = 0.0  # the size before anything is cut
 
     def setup(self, groups: list[Group]) -> None:
         """Refuse a size that is not left even when each layer keeps one unit."""
         groups = [group for group in groups if not group.left_alone]
+        self._whole = sum(group.count for group in groups) if self.kind == "units" else self.total
         if self.fraction is None or self.kind == "units" or not groups:
             return
         one = [torch.nn.functional.one_hot(torch.tensor(0), group.count).float() for group in groups]
@@ -84,7 +88,7 @@ class L0Selection(AbstractPruningMethod):
         """`strength * E[size] / size`; zero for a given fraction, to which `step_` leads."""
         if self.strength is None or not groups:
             return super().penalty(groups)
-        return (self.strength * self.expected_size(groups) / self._sizes(groups).whole).to(groups[0].device)
+        return (self.strength * self.expected_size(groups) / self._whole).to(groups[0].device)
 
     @torch.no_grad()
     def step_(self, groups: list[Group], count: int) -> None:
@@ -97,6 +101,18 @@ class L0Selection(AbstractPruningMethod):
         for gate in gates:
             gate.draw_()
 
+    def given_up(self, group: Group) -> Tensor:
+        """Those whose gates are as good as never open."""
+        gate = group.gate
+        if not isinstance(gate, HardConcrete):
+            return super().given_up(group)
+        return gate.active().detach().cpu() < RARE
+
+    def shrunk(self, model: nn.Module) -> None:
+        """Count what the smaller model has."""
+        parameters, _, products = counts(model)
+        self.total, self._expected = parameters if self.kind == "parameters" else products, None
+
     def scheduled(self, count: int) -> float:
         """The size at step `count`, as a part of the whole."""
         assert self.fraction is not None
@@ -107,7 +123,7 @@ class L0Selection(AbstractPruningMethod):
         with torch.enable_grad():
             alphas = [gate.position.clone().requires_grad_() for gate in gates]
             sizes = self._sizes(groups)
-            size = sizes.of([torch.sigmoid(a.cpu() - SHIFT) for a in alphas]) / sizes.whole
+            size = sizes.of([torch.sigmoid(a.cpu() - SHIFT) for a in alphas]) / self._whole
             pull = torch.autograd.grad(size, alphas)
         push = [torch.zeros_like(g.log_alpha) if g.log_alpha.grad is None else g.log_alpha.grad for g in gates]
         square = torch.cat([d.float().cpu() for d in push]).square().mean()
@@ -140,7 +156,7 @@ class L0Selection(AbstractPruningMethod):
         least, most = int(first.sum()), len(alphas)
         while least < most:
             middle = (least + most + 1) // 2
-            if float(sizes.of([k.float() for k in kept(middle)])) <= self.fraction * sizes.whole:
+            if float(sizes.of([k.float() for k in kept(middle)])) <= self.fraction * self._whole:
                 least = middle
             else:
                 most = middle - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .gates import AbstractGate
 from .groups import Group
@@ -41,6 +41,14 @@ class AbstractPruningMethod(ABC):
     @abstractmethod
     def step_(self, groups: list[Group], count: int) -> None:
         """Called after optimizer step `count` (from 1): change the weights, or the gates, of the groups in place."""
+
+    def given_up(self, group: Group) -> Tensor:
+        """Which units of `group` will not come back, (count,) bool, beside those whose weights are zero already."""
+        return torch.zeros(group.count, dtype=torch.bool)
+
+    def shrunk(self, model: nn.Module) -> None:
+        """Called when units were cut out of `model` in the course of the training."""
+        return None
 
     def target(self, group: Group) -> int | None:
         """How many units of `group` are to be left in the end; None if the method does not say."""

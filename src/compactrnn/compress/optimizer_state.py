@@ -117,6 +117,11 @@ def _take(value: Any, parameter: Tensor, axes: list[Tensor]) -> Any:
     return found[0] if found and all(torch.equal(f, found[0]) for f in found) else None
 
 
+def cut_state(value: Any, kept: Tensor) -> Any:
+    """The entries `kept` of a state of a vector; what is no vector stays."""
+    return value[kept.to(value.device)].clone() if isinstance(value, Tensor) and value.dim() == 1 else value
+
+
 def _select(value: Tensor, shape: torch.Size, axes: list[Tensor]) -> Tensor:
     """The entries `axes` of a tensor that has the axes of `shape`, or 1 in place of some."""
     for axis, index in enumerate(axes):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._errors import invalid
+from .._errors import UnsupportedModelError, invalid
 from ..graph.follow import follow
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
@@ -26,6 +26,7 @@ from .plan import PruningPlan
 from .planning import plan_cuts
 from .report import PruneReport, report
 from .selection import excluded
+from .shrinking import shrink_in_place
 from .surgery import cut
 from .wrappers import inner_names, unwrap, without_autocast
 
@@ -62,8 +63,9 @@ class Pruner:
         if any(isinstance(module, QuantizedWeight) for module in self.model.modules()):
             hint = "prune first: what shrink() gives can be quantized"
             raise invalid("model", got="a model that Quantize has changed", expected="one without", hint=hint)
-        self.count = 0
+        self.count = self._cut_before = 0
         self.method = method
+        self.given, self.embeddings, self._wrapped = example_inputs, embeddings, self.model is not model
         plain = _mask_(self.model)
         try:
             with without_autocast():
@@ -154,6 +156,42 @@ class Pruner:
             move_optimizer_(optimizer, self.model, small, lambda m: cut(m, plan.units, plan.layers, plan.tensors))
         return small
 
+    def shrink_(self, optimizer: Optimizer | None = None) -> int:
+        """Cut, in the model itself, the units that are given up for good, and go on with those that are left.
+
+        To be called now and then in the course of the training, which becomes faster by it; `optimizer` goes on with
+        the smaller parameters. The model stays the same object, but its layers are others afterwards; hooks on layers
+        are gone, and a state that was carried has to be dropped. What `plan()`, `report()` and `shrink()` say counts
+        from the model as it is then, and a schedule ends at the size that was asked for. A checkpoint can be loaded
+        only into a model and a pruner that were cut in the same way.
+
+        Returns:
+            The number of units that were cut.
+
+        Raises:
+            UnsupportedModelError: the model is wrapped, a layer would keep its width outside, or the smaller model
+                cannot be followed, as where an initial state is given in its old width; nothing was changed then.
+        """
+        if self._wrapped:
+            what = type(self.model).__name__
+            raise UnsupportedModelError(
+                f"{what}: a model in a wrapper cannot change its size; call shrink() in the end"
+            )
+        with without_autocast():
+            number = shrink_in_place(self, optimizer)
+        self._cut_before += number
+        return number
+
+    def follow_again(self) -> None:
+        """Find the units of the model as it is now."""
+        _mask_(self.model)
+        self._trace = follow(self.model, self.given)
+        self.example_inputs = self._trace.example.tensors
+        self._units = find_units(self._trace, self.example_inputs, self.embeddings)
+        self._parameters = []
+        where = self.model, self._trace, self._units, self.example_inputs
+        self._units = dry_run(*where, self._excluded, self.embeddings)
+
     def _plan(self, digests: bool = False) -> tuple[nn.Module, PruningPlan]:
         where = self._trace, self.groups, self._units, self.example_inputs
         with without_autocast():
@@ -176,7 +214,7 @@ class Pruner:
             text = "call step() until the schedule has ended"
         elif more:
             text = "; ".join(more)
-        elif self.method.advice and not cut:
+        elif self.method.advice and not cut + self._cut_before:
             text = self.method.advice
         else:
             return

@@ -1,0 +1,123 @@
+"""Cutting units out of a model in place, while a pruner goes on with it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .._errors import UnsupportedModelError
+from ..graph.follow import follow
+from ..graph.units import find_units
+from .gates import AbstractGate
+from .group_finding import find_groups
+from .groups import Group
+from .optimizer_state import cut_state, move_optimizer_
+from .plan import PruningPlan
+from .surgery import cut
+
+if TYPE_CHECKING:
+    from .pruner import Pruner
+
+
+@torch.no_grad()
+def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
+    """Cut what the method of a pruner has given up for good; returns the number of units.
+
+    All is tried on a copy before the model, the pruner or the optimizer is changed.
+
+    Raises:
+        UnsupportedModelError: a layer would keep its width outside, or the smaller model cannot be followed.
+    """
+    model, groups = pruner.model, pruner.groups
+    active = [group for group in groups if not group.left_alone]
+    gates = {group.name: group.gate for group in active}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        small, plan = _plan(pruner, active, gates)
+        kept = {group.name: _kept(plan, group) for group in groups}
+        number = sum(group.count - len(kept[group.name]) for group in groups)
+        if number:
+            _check(pruner, small, plan, kept)
+    finally:
+        model.load_state_dict(before)
+    if not number:
+        return 0
+    held = _held(optimizer, gates)
+    if optimizer is not None:
+        move_optimizer_(optimizer, model, small, lambda m: cut(m, plan.units, plan.layers, plan.tensors))
+    training = model.training
+    vars(model).update({name: vars(small)[name] for name in vars(model) if "hooks" not in name})
+    model.train(training)
+    pruner.method.pruned = {name: mask[kept[name].to(mask.device)] for name, mask in pruner.method.pruned.items()}
+    pruner.method.shrunk(model)
+    pruner.follow_again()
+    for name, old in gates.items():
+        if old is not None:
+            gate = old.part(kept[name])
+            next(group for group in pruner.groups if group.name == name).gate_(model, gate)
+            _hold(optimizer, held.get(name, []), gate, kept[name])
+    return number
+
+
+def _plan(pruner: Pruner, groups: list[Group], gates: dict[str, AbstractGate | None]) -> tuple[nn.Module, PruningPlan]:
+    """The cut of what is given up; gates are 1 in it for the units that stay, so that they can be put on again."""
+    for group in groups:
+        stays = ~pruner.method.given_up(group).to(group.device)
+        if (gate := gates[group.name]) is not None:
+            gate.forward = partial(torch.Tensor.float, stays)
+        else:
+            group.decay_(stays.float())
+    try:
+        return pruner._plan()
+    finally:
+        for gate in gates.values():
+            if gate is not None:
+                del gate.forward
+
+
+def _kept(plan: PruningPlan, group: Group) -> Tensor:
+    """The units of a group that stay."""
+    member = group.members[0]
+    (found,) = (u for u in plan.units if (u.path, u.layer, u.unit_set) == member.key)
+    stays = set(found.kept)
+    return torch.tensor([g for g, i in sorted((int(g), i) for i, g in enumerate(member.units)) if i in stays])
+
+
+def _check(pruner: Pruner, small: nn.Module, plan: PruningPlan, kept: dict[str, Tensor]) -> None:
+    """Refuse a model with which the pruner could not go on."""
+    what, hint = type(pruner.model).__name__, "train on, and call shrink() in the end"
+    wide = [layer.path or "the model" for layer in plan.layers if layer.scattered]
+    if wide or type(small) is not type(pruner.model):
+        raise UnsupportedModelError(f"{what}: {', '.join(wide)} would keep the width of the output; {hint}")
+    trace = follow(small, pruner.given)
+    groups = find_groups(small, trace, find_units(trace, trace.example.tensors, pruner.embeddings))
+    if {group.name: group.count for group in groups} != {name: len(units) for name, units in kept.items()}:
+        raise UnsupportedModelError(f"{what}: units hang together in other ways when it is smaller; {hint}")
+
+
+def _held(optimizer: Optimizer | None, gates: dict[str, AbstractGate | None]) -> dict[str, list[tuple[Any, str, Any]]]:
+    """For each gate the lists of the optimizer that its parameters are in, their names, and their state."""
+    found: dict[str, list[tuple[Any, str, Any]]] = {}
+    if optimizer is None:
+        return found
+    for name, gate in gates.items():
+        for key, parameter in gate.named_parameters() if gate is not None else ():
+            for group in optimizer.param_groups:
+                if any(p is parameter for p in group["params"]):
+                    state = dict(optimizer.state.get(parameter, {}))
+                    found.setdefault(name, []).append((group["params"], key, state))
+    return found
+
+
+def _hold(optimizer: Optimizer | None, held: list[tuple[Any, str, Any]], gate: AbstractGate, kept: Tensor) -> None:
+    """Let an optimizer go on with the parameters of a gate."""
+    for parameters, key, state in held:
+        parameter = gate.get_parameter(key)
+        parameters.append(parameter)
+        assert optimizer is not None
+        if state:
+            optimizer.state[parameter] = {k: cut_state(value, kept) for k, value in state.items()}
