@@ -64,6 +64,7 @@ class ScheduleOptions:
     warmup: CountFrom0 = 0
     final: Share = 0.0
     constant_epochs: CountFrom0 = 0
+    every_epochs: Count = 1
     factor: ShareAbove0 = 0.5
     patience: CountFrom0 = 1
 

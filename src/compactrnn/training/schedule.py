@@ -13,7 +13,8 @@ class LearningRate:
 
     - constant: 1
     - cosine: from 1 to `final` in half a cosine over the phase
-    - steps: 1 for `constant_epochs` epochs, then `factor` times the last at each new epoch (Zaremba et al., 2014)
+    - steps: 1 for `constant_epochs` epochs, then `factor` times the last every `every_epochs` epochs (Zaremba et al.,
+      2014, at each one)
     - plateau: times `factor` after more than `patience` evaluations in a row without progress
 
     >>> rate = LearningRate(ScheduleOptions("steps", constant_epochs=4, factor=0.5), 1.0, total=60, per_epoch=10)
@@ -32,7 +33,8 @@ class LearningRate:
         if o.name == "cosine":
             rate *= o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, update / self.total)))
         elif o.name == "steps":
-            rate *= o.factor ** max(0, update // self.per_epoch + 1 - o.constant_epochs)
+            after = max(0, update // self.per_epoch + 1 - o.constant_epochs)
+            rate *= o.factor ** math.ceil(after / o.every_epochs)
         return rate * self.scale
 
     def observe(self, metric: float) -> None:
