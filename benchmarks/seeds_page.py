@@ -1,0 +1,354 @@
+"""Write docs/seeds.md: what the papers claim that this project follows, and what was seen here.
+
+python benchmarks/seeds_page.py
+
+Figures are read from benchmarks/results. A row that has not been trained yet is not claimed, until it is.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from compactrnn.report.insert import insert
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, RESULTS = ROOT / "docs" / "seeds.md", ROOT / "benchmarks" / "results"
+
+
+class Missing(LookupError):
+    """There is no such row among the results."""
+
+
+class Claim(NamedTuple):
+    """A claim of an abstract, the command here, and what was seen: a function of the results, or why nothing was."""
+
+    claim: str
+    command: str
+    seen: Callable[[], str] | str
+
+
+@cache
+def result(name: str) -> dict[str, Any]:
+    """A result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def rows(name: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a file that have these values."""
+    found = [row for row in result(name)["rows"] if all(row.get(key) == value for key, value in values.items())]
+    if not found:
+        raise Missing(f"not trained yet ({', '.join(map(str, values.values()))})")
+    return found
+
+
+def speed_of_sizes() -> str:
+    """The published sizes, random weights."""
+    before, after = (rows("bench", model=f"lstm:1500-{sizes}", steps=1) for sizes in ("1500-1500", "373-315"))
+
+    def best(found: list[dict[str, Any]], ours: bool) -> float:
+        names = ("engine int8",) if ours else {row["entry"] for row in found if not row["entry"].startswith("engine")}
+        return min(row["hot"]["median"] for row in found if row["entry"] in names and row["hot"])
+
+    ours, others = ((best(before, kind), best(after, kind)) for kind in (True, False))
+    return (
+        f"speed of the sizes alone, with random weights: the engine in int8 {ours[0] / ours[1]:.1f} times faster "
+        f"({ours[0]:.0f} to {ours[1]:.1f} us), the fastest framework in any form {others[0] / others[1]:.1f} times "
+        f"({others[0]:.0f} to {others[1]:.1f} us)"
+    )
+
+
+def demo() -> str:
+    """Medians over the trainings of the demo."""
+    found = {}
+    for name in ("dense", "compact", "from_scratch"):
+        of_seeds = [row for report in result("demo")["reports"] for row in report["rows"] if row["name"] == name]
+        found[name] = {
+            key: statistics.median(row[key] for row in of_seeds)
+            for key in ("bits_per_character", "recurrent_parameters", "macs_per_step")
+        }
+        found[name]["time"] = statistics.median(row["microseconds_per_step"]["engine"] for row in of_seeds)
+    dense, compact, scratch = (found[name] for name in ("dense", "compact", "from_scratch"))
+    return (
+        f"characters of *Alice in Wonderland*, 2 x 256 units, {len(result('demo')['reports'])} seeds: "
+        f"{dense['macs_per_step'] / compact['macs_per_step']:.1f} times fewer multiply-accumulates, "
+        f"{dense['time'] / compact['time']:.1f} times faster on the engine, {compact['bits_per_character']:.3f} bits "
+        f"per character for {dense['bits_per_character']:.3f}; from scratch {scratch['bits_per_character']:.3f}"
+    )
+
+
+def speech(row: str) -> str:
+    """A row of the study of acoustic models beside the dense one: medians over seeds, int8, greedy."""
+
+    def median(name: str, value: Callable[[dict[str, Any]], float]) -> float:
+        return statistics.median(value(one) for one in rows("compact_weights", row=name))
+
+    def errors(one: dict[str, Any]) -> float:
+        return one["files"]["int8"]["decoders"]["greedy"]["wer"]
+
+    def parameters(one: dict[str, Any]) -> float:
+        return one["parameters"]
+
+    seeds = len(rows("compact_weights", row=row))
+    fewer = 100 - 100 * median(row, parameters) / median("dense", parameters)
+    return (
+        f"AN4, bidirectional LSTM, `{row}`: {fewer:.0f} % of the parameters removed, {median(row, errors):.1f} % of "
+        f"the words wrong for {median('dense', errors):.1f} % ({seeds} seed{'s' * (seeds > 1)}; two points are noise)"
+    )
+
+
+def words(row: str) -> str:
+    """A row of the study of language models."""
+    (dense,), (small,) = rows("compact_language_model", row="dense"), rows("compact_language_model", row=row)
+    times = dense["recurrent_parameters"] / small["recurrent_parameters"]
+    return (
+        f"Penn Treebank, 2 x 200 units tied to the embedding: LSTM layers {times:.1f} times smaller, test perplexity "
+        f"{small['test']:.1f} for {dense['test']:.1f} ({100 * small['test'] / dense['test'] - 100:+.1f} %), one seed"
+    )
+
+
+def digits(row: str) -> str:
+    """A row of the study of spoken digits."""
+    (dense,), (small,) = rows("compact_digits", row="dense"), rows("compact_digits", row=row)
+    fewer = 100 - 100 * small["parameters"] / dense["parameters"]
+    return (
+        f"spoken digits, `{row}`: {fewer:.0f} % of the parameters removed, {small['error']:.1f} % errors on speakers "
+        f"left out for {dense['error']:.1f} %, one seed"
+    )
+
+
+def sparse_speed() -> str:
+    """Steps with a tenth of the blocks."""
+    found = [row["dense over this"] for row in result("sparse_products")["blocks"] if row["kept"] == 0.1]
+    return (
+        f"a step of int8 LSTMs with a tenth of their 16 x 4 blocks: {min(found):.1f} to {max(found):.1f} times faster"
+    )
+
+
+def kronecker_speed() -> str:
+    """Steps with Kronecker products."""
+    found = [row["ratio"]["Kronecker"]["median"] for row in rows("kronecker_products")]
+    times = f"{min(found):.1f} to {max(found):.1f} times faster"
+    return f"a step of int8 LSTMs with Kronecker products, without free entries: {times} than dense"
+
+
+def long_run(command: str) -> dict[str, Any]:
+    """A run of a long-sequence task."""
+    return rows("long_sequences", command=f"compactrnn train recipes/{command}")[0]
+
+
+def adding() -> str:
+    """The adding problem of 5,000 steps."""
+    runs = {name: long_run(f"adding-{name}.toml")["test"] for name in ("durnn", "indrnn", "lstm")}
+    return (
+        f"adding problem of 5,000 steps, equally many parameters, one seed: mean squared error {runs['durnn']:.1g}; "
+        f"IndRNN {runs['indrnn']:.1g}, LSTM {runs['lstm']:.2f}, which is that of always answering 1"
+    )
+
+
+def parts() -> str:
+    """The parts of DuRNN, one at a time."""
+    runs = {
+        part: long_run(f"adding-durnn.toml --set model.cell_options.parts={part}")["test"] for part in ("short", "long")
+    }
+    text = ", ".join(f"{name} part alone {value:.2f}" for name, value in runs.items())
+    without = long_run("adding-durnn.toml --set model.cell_options.selection=false")["test"]
+    return f"mean squared error: {text}, both without selection {without:.2f}; all of it: the row above"
+
+
+def mnist() -> str:
+    """Pixel-by-pixel MNIST."""
+    right = {
+        (order, cell): 100 - long_run(f"{order}mnist-{cell}.toml")["test"]
+        for order in "sp"
+        for cell in ("durnn", "indrnn")
+    }
+    return (
+        f"784 steps, one seed: sequential MNIST {right['s', 'durnn']:.1f} % right "
+        f"(IndRNN {right['s', 'indrnn']:.1f} %), permuted {right['p', 'durnn']:.1f} % (IndRNN {right['p', 'indrnn']:.1f} %)"
+    )
+
+
+def first_symbol() -> str:
+    """The task of the first symbol."""
+    run = long_run("first-symbol.toml")
+    if not run.get("solved"):
+        raise Missing("not solved")
+    minutes = run["solved"]["cpu_seconds"] / 60
+    solved = f"solved after {minutes:.1f} CPU minutes on two threads"
+    return f"a million: not run; 131,072 steps, two layers of 64 units, {solved}"
+
+
+def scans() -> str:
+    """Scans of 65,536 steps over the sequential loop."""
+    ratios = [row["ratio_to_ours"]["native loop"][0] for row in rows("linear_scan", steps=65536)]
+    return (
+        f"on one CPU core, 65,536 steps and their gradients: {min(ratios):.1f} to {max(ratios):.1f} times faster than "
+        f"the native loop over time"
+    )
+
+
+def cells() -> str:
+    """The best of each cell in the search."""
+    found = result("cell_search")["configurations"]
+    best: dict[str, dict[str, Any]] = {}
+    for one in sorted(found, key=lambda one: one["valid"]):
+        best.setdefault(one["values"]["model.cell"], one)
+    errors = ", ".join(f"{cell} {one['test']:.1g} ({one['parameters']:,} parameters)" for cell, one in best.items())
+    return (
+        f"a search for one cell of the whole model, not for each step: adding problem, {len(found)} combinations of "
+        f"cell, weight and size, two seeds; mean squared error of the best of each cell: {errors}"
+    )
+
+
+UNTRAINED = "no task has been trained with the cell here"
+PAPERS: dict[str, list[Claim]] = {
+    "Learning compact recurrent neural networks (Lu, Sindhwani, Sainath, 2016)": [
+        Claim(
+            "75 % of the parameters of an LSTM acoustic model removed for 0.3 points of word error rate, 2,000 hours "
+            "of voice search; Toeplitz-like matrices in the bottom layers, shared low rank in the top layers",
+            "`python benchmarks/compact_weights.py --rows dense start:hybrid:4`",
+            lambda: speech("start:hybrid:4"),
+        ),
+        Claim(
+            "the same factor, by low rank in all layers",
+            "`python benchmarks/compact_weights.py --rows dense cut:low-rank:4`",
+            lambda: speech("cut:low-rank:4"),
+        ),
+    ],
+    "Intrinsic sparse structures in LSTM (Wen W. et al., 2018)": [
+        Claim(
+            "10.59 times faster without loss of perplexity, Penn Treebank, 2 x 1500 units",
+            "`compactrnn train recipes/ptb-large.toml --set training.accelerator=cuda`",
+            "needs a GPU",
+        ),
+        Claim("the same, time alone", "`compactrnn bench lstm:1500-1500-1500 lstm:1500-373-315`", speed_of_sizes),
+        Claim("the same, on a small model", "`python benchmarks/demo_seeds.py`", demo),
+        Claim("small models for reading comprehension, SQuAD", "", "not built yet"),
+        Claim("the method suits recurrent highway networks, too", "", "not built yet"),
+    ],
+    "Structured pruning by neuron selection (Wen L. et al., 2019)": [
+        Claim(
+            "nearly 20 times faster in practice without loss, Penn Treebank",
+            "`compactrnn train recipes/ptb-large.toml --set training.accelerator=cuda --set "
+            "'phases.train.compress={method=\"neuron_selection\",macs=2550000,steps=36000}'`",
+            "needs a GPU",
+        ),
+    ],
+    "Exploring sparsity in recurrent neural networks (Narang et al., 2017)": [
+        Claim("90 % smaller, 2 to 7 times faster", "`python benchmarks/sparse_products.py`", sparse_speed),
+        Claim(
+            "8 times smaller at about the quality of the dense model, speech",
+            "`python benchmarks/compact_weights.py --rows dense cut:sparse:8`",
+            lambda: speech("cut:sparse:8"),
+        ),
+        Claim(
+            "the same, 4 times smaller in blocks of 16 x 4",
+            "`python benchmarks/compact_digits.py --rows dense cut:block-sparse:4`",
+            lambda: digits("cut:block-sparse:4"),
+        ),
+        Claim("a larger model, pruned, is better than the dense one", "", "not run"),
+    ],
+    "Doping and Kronecker products (Thakker et al., 2019 to 2021)": [
+        Claim(
+            "LSTM layers of a language model 25 times smaller for 1.4 % of perplexity",
+            "`python benchmarks/compact_language_model.py --rows dense cut:doped-kronecker:25`",
+            lambda: words("cut:doped-kronecker:25"),
+        ),
+        Claim(
+            "10 to 25 times smaller on four language applications",
+            "`python benchmarks/compact_language_model.py --rows dense cut:doped-kronecker:10`",
+            lambda: words("cut:doped-kronecker:10"),
+        ),
+        Claim("2.5 to 5.5 times faster with them", "`python benchmarks/kronecker_products.py`", kronecker_speed),
+        Claim(
+            "15 to 38 times smaller by Kronecker products on tasks of small devices, 50 times with int8",
+            "`python benchmarks/compact_digits.py --rows dense cut:kronecker:4`",
+            lambda: digits("cut:kronecker:4") + "; such factors: not run",
+        ),
+    ],
+    "Dual recurrent neural networks (Zhang et al., 2020); the cell here is reconstructed from the abstract": [
+        Claim("sequences of more than 5,000 steps", "`compactrnn train recipes/adding-durnn.toml`", adding),
+        Claim(
+            "one part for short and one for long dependence, a selection between them",
+            "`compactrnn train recipes/adding-durnn.toml --set model.cell_options.parts=short`",
+            parts,
+        ),
+        Claim("short sequences as well", "`compactrnn train recipes/pmnist-durnn.toml`", mnist),
+    ],
+    "Parallelizing linear recurrent neural nets (Martin, Cundy, 2018)": [
+        Claim(
+            "a kernel up to 40 times faster by a parallel scan, on a GPU", "`python benchmarks/linear_scan.py`", scans
+        ),
+        Claim(
+            "a dependence over more than a million steps is learnt",
+            "`compactrnn train recipes/first-symbol.toml`",
+            first_symbol,
+        ),
+    ],
+    "HiPPO (Gu et al., 2020)": [
+        Claim("98.3 % right on permuted MNIST", "`cr.Recurrent(cr.HiPPO, ...)`", UNTRAINED),
+        Claim("25 to 40 % more accurate when time is rescaled or data are missing", "", "the task is not built"),
+    ],
+    "Feedforward sequential memory networks (Zhang et al., 2015)": [
+        Claim("better language models than recurrent networks give", "`cr.Recurrent(cr.FSMN, ...)`", UNTRAINED),
+    ],
+    "Dynamic cell structure (Qian et al., 2019)": [
+        Claim(
+            "a structure of the cell that is found by search is better than a GRU",
+            "`compactrnn sweep recipes/quick-adding.toml --over cell=LSTM,GRU,MGU,FastGRNN` ([sweep.md](sweep.md))",
+            cells,
+        ),
+    ],
+}
+
+NOT_BUILT = {
+    "ENRNN (Helfrich, Ye, 2019)": "competitive where both long and short memory are needed",
+    "Unitary evolution RNN (Arjovsky et al., 2016)": "learns long dependences",
+    "Complex evolution RNN (Shafran et al., 2019)": "0.8 points fewer word errors in front of an LSTM acoustic model",
+    "Gated memory in speech recognition (Tang et al., 2016)": "lazy cell updates and shortcuts make better networks",
+    "Message propagation through time (Xu et al., 2023)": "better than seven strategies for initial states",
+    "testRNN (Huang et al., 2019)": "tests of LSTMs by coverage",
+    "DIANet (Huang et al., 2019)": "image networks get better with an LSTM that their layers share",
+    "Text compression (Cox, 2016)": "compresses text with the help of syntax",
+    "Input-output RNN by spectral methods (Sedghi, Anandkumar, 2016)": "guarantees for training",
+    "Recurrent attention (Yang et al., 2016)": "better translation",
+    "Queueing networks as RNNs (Garbi et al., 2020)": "learns performance models of programs",
+    "CNN-F (Huang et al., 2020)": "image networks that are more robust by feedback",
+    "Dense RNN for scene parsing (Fan et al., 2018)": "better scene parsing",
+    "Optimizing RNNs on GPUs (Appleyard et al., 2016)": "an order of magnitude over a naive implementation on a GPU",
+}
+
+
+def line(claim: Claim) -> str:
+    """A row of a table; what cannot be said is not claimed."""
+    try:
+        seen = claim.seen() if callable(claim.seen) else f"not claimed: {claim.seen}"
+    except Missing as missing:
+        seen = f"not claimed: {missing}"
+    return f"| {claim.claim} | {claim.command} | {seen} |\n"
+
+
+def tables() -> str:
+    """All papers."""
+    text = ""
+    for paper, claims in PAPERS.items():
+        head = f"\n## {paper}\n\n| claim of the abstract | command | here |\n|---|---|---|\n"
+        text += head + "".join(map(line, claims))
+    text += "\n## Not built, and so not claimed\n\n| paper | its claim, in words |\n|---|---|\n"
+    return text + "".join(f"| {paper} | {claim} |\n" for paper, claim in NOT_BUILT.items()) + "\n"
+
+
+def filled(page: str) -> str:
+    """The page with the figures of the result files."""
+    return insert(page, "seeds", tables())
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
