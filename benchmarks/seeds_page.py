@@ -167,7 +167,8 @@ def mnist() -> str:
     }
     return (
         f"784 steps, one seed: sequential MNIST {right['s', 'durnn']:.1f} % right "
-        f"(IndRNN {right['s', 'indrnn']:.1f} %), permuted {right['p', 'durnn']:.1f} % (IndRNN {right['p', 'indrnn']:.1f} %)"
+        f"(IndRNN {right['s', 'indrnn']:.1f} %), "
+        f"permuted {right['p', 'durnn']:.1f} % (IndRNN {right['p', 'indrnn']:.1f} %)"
     )
 
 
