@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, DuRNN, Elman, FastGRNN, HiPPO, IndRNN, MinGRU
+from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, RHN, DuRNN, Elman, FastGRNN, HiPPO, IndRNN, MinGRU
 from compactrnn.weights import Kronecker, LowRank
 
 CELLS = [
@@ -31,6 +31,8 @@ CELLS = [
     partial(HiPPO, memory_size=2, discretization="backward"),
     partial(FSMN, projection_size=5, look_back=3),
     partial(FSMN, look_back=2, look_ahead=2, stride=2),
+    partial(RHN, depth=3),
+    partial(RHN, depth=1, bias=False),
     partial(GRU, proj_size=3),
     partial(Elman, proj_size=3, nonlinearity="relu"),
     partial(MGU, proj_size=4, projection_weight=LowRank(rank=2)),
@@ -38,6 +40,7 @@ CELLS = [
     partial(DuRNN, proj_size=3, short_size=5),
     partial(IndRNN, proj_size=3),
     partial(MinGRU, proj_size=3),
+    partial(RHN, proj_size=3, depth=2),
     partial(FSMN, proj_size=3, projection_size=5, look_back=3),
 ]
 

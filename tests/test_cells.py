@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from compactrnn.cells import (
     GRU,
     LSTM,
     MGU,
+    RHN,
     DuRNN,
     Elman,
     FastGRNN,
@@ -60,6 +62,9 @@ CELLS = [
     FSMN,
     partial(FSMN, bias=False, projection_size=5, look_back=1, nonlinearity="tanh"),
     partial(FSMN, projection_size=5, look_back=2, look_ahead=3, stride=2, nonlinearity="sigmoid"),
+    RHN,
+    partial(RHN, depth=2, bias=False),
+    partial(RHN, depth=1, transform_bias=1.0),
 ]
 
 
@@ -182,6 +187,18 @@ def fsmn_reference(cell, x, line):
     return (torch.cat([p, line[: len(line) - size]]),)
 
 
+def rhn_reference(cell, x, h):
+    for layer in range(1, cell.depth + 1):
+        total = linear(
+            getattr(cell, f"hidden_{layer}"), cell.input_bias if layer == 1 else getattr(cell, f"bias_{layer}"), h
+        )
+        if layer == 1:
+            total = total + cell.input.dense() @ x
+        candidate, transform = total.tanh()[: len(h)], total.sigmoid()[len(h) :]
+        h = transform * candidate + (1 - transform) * h
+    return (h,)
+
+
 REFERENCES = {
     LSTM: lstm_reference,
     GRU: gru_reference,
@@ -194,6 +211,7 @@ REFERENCES = {
     MinGRU: mingru_reference,
     HiPPO: hippo_reference,
     FSMN: fsmn_reference,
+    RHN: rhn_reference,
 }
 
 
@@ -393,6 +411,8 @@ def test_gates_start_where_they_are_told():
         lengths = (sign * bias[:4000]).exp()
         assert lengths.min() >= 1 and lengths.max() <= 99 and 47 < lengths.mean() < 53
         assert (bias[4000:] == 0).all()
+    cell = RHN(3, 4, depth=2, transform_bias=-3.0)
+    assert all((bias == torch.tensor([0.0] * 4 + [-3.0] * 4)).all() for bias in (cell.input_bias, cell.bias_2))
 
 
 def test_a_cut_durnn_goes_on_within_its_bounds():
@@ -438,6 +458,9 @@ def test_a_cut_durnn_goes_on_within_its_bounds():
         (lambda: GILR(4, 4, nonlinearity="sin"), r"nonlinearity: .*got 'sin'"),
         (lambda: GILR(4, 4, forget_bias="long"), "forget_bias: expected a number or 'chrono'.*, got 'long'"),
         (lambda: GILR(4, 4, forget_bias="chrono"), "steps: expected an int of at least 3.*, got None"),
+        (lambda: RHN(4, 4, depth=0), "depth: expected a positive int.*, got 0"),
+        (lambda: RHN(4, 4, transform_bias=math.nan), "transform_bias: expected a number, got nan"),
+        (lambda: RHN(4, 4, transform_bias=0, bias=False), "transform_bias: expected none with bias=False, got 0"),
         (lambda: MinGRU(4, 4, steps=9), "steps: expected None.*, got 9"),
         (lambda: MinGRU(4, 4, bias=False, forget_bias=2.0), "forget_bias: expected none with bias=False.*, got 2.0"),
         (

@@ -201,6 +201,7 @@ CELLS = [
     partial(cr.Recurrent, cr.HiPPO),
     partial(cr.Recurrent, cr.HiPPO, order=9, memory_size=2, discretization="backward"),
     partial(cr.Recurrent, cr.FSMN, look_back=4, stride=2),
+    partial(cr.Recurrent, cr.RHN),
 ]
 
 

@@ -81,6 +81,7 @@ CELLS = [
     Projecting(IndRNN),
     Projecting(GILR),
     Projecting(MinGRU),
+    Projecting(cr.RHN, depth=2),
     Projecting(OutputGate),
 ]
 
@@ -197,7 +198,9 @@ def test_the_engine_multiplies_with_each_factor_once(make, tmp_path):
     assert np.abs(engine.run(x[0].numpy()) - wanted).max() < 1e-5
     cells = [cell for row in layer.rows() for cell in row]
     assert report.macs_per_step == sum(cell.macs() for cell in cells)
-    products = {MGU: 2, OutputGate: 2}.get(make.cell.func, 1)  # of (f * h), and of an output that is not the state
+    products = {MGU: 2, OutputGate: 2, cr.RHN: 2}.get(
+        make.cell.func, 1
+    )  # of (f * h), of states within a step, of an output that is no state
     assert [cell.macs() - sum(w.macs() for w in cell.children()) for cell in cells] == [
         (products - 1) * cell.projection.macs() for cell in cells
     ]
@@ -227,7 +230,7 @@ class Tagger(nn.Module):
         return self.out(self.rnn(x)[0])
 
 
-@pytest.mark.parametrize("cell", [LSTM, GRU, MGU, Elman, IndRNN, MinGRU, DuRNN])
+@pytest.mark.parametrize("cell", [LSTM, GRU, MGU, Elman, IndRNN, MinGRU, DuRNN, cr.RHN])
 def test_units_behind_the_projection_and_its_rows_are_pruned(cell, tmp_path):
     torch.manual_seed(0)
     model, x = Tagger(cell, proj_size=6), torch.randn(4, 7, 4)

@@ -55,6 +55,7 @@ CASES = {
     "IndRNN": any_cell(cr.IndRNN),
     "FastGRNN": any_cell(cr.FastGRNN),
     "FSMN": any_cell(cr.FSMN),
+    "RHN": any_cell(cr.RHN),
 }
 BOTH = [(name, kind) for name in ("LSTM", "GRU", "MGU") for kind in ("int8", "int4")]
 

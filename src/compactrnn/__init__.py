@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
     from .cells import MGU as MGU
+    from .cells import RHN as RHN
     from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
     from .cells import FastGRNN as FastGRNN
@@ -106,6 +107,7 @@ _HOME = {
     "MinGRU": "cells",
     "ModelFileError": "_errors",
     "PruningPlan": "compress",
+    "RHN": "cells",
     "RNN": "layers",
     "Quantize": "compress",
     "Quantized": "weights",

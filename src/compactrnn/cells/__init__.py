@@ -18,3 +18,4 @@ from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .projected import Projected as Projected
+from .rhn import RHN as RHN
