@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .._errors import UnsupportedModelError
 from ..cells import GRU, LSTM, AbstractCell, DeltaCell, Elman, Projected
@@ -26,8 +27,11 @@ PARTS = {
 
 def bind(module: Any, suffix: str) -> AbstractCell:
     """The cell on the parameters of `module`, torch's or a subclass, whose names end in `suffix`: `_l0_reverse`."""
+    return _cell(module, suffix, _parts(module, suffix))
+
+
+def _cell(module: Any, suffix: str, parts: dict[str, Any]) -> AbstractCell:
     gates = GATES[module.mode]
-    parts = {own: _part(module, name + suffix) for name, own in PARTS.items() if _has(module, name)}
     rows, columns = p.shape if isinstance(p := parts["input"], Tensor) else (p.out_features, p.in_features)
     hidden_size = rows // gates
     options: dict[str, Any] = {"bias": "input_bias" in parts}
@@ -44,7 +48,7 @@ def bind(module: Any, suffix: str) -> AbstractCell:
         delattr(cell, name)
         if isinstance(part, Tensor) and part.dim() == 2:
             part = DenseWeight.of(part, 1 if name == "projection" else gates)
-        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):  # given by torch.func.functional_call
+        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):  # computed
             cell.register_buffer(name, part)
         else:
             setattr(cell, name, part)
@@ -64,18 +68,19 @@ _bound: weakref.WeakKeyDictionary[nn.Module, dict[str, _Kept]] = weakref.WeakKey
 def bound_cell(module: Any, suffix: str) -> AbstractCell:
     """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects of the same sizes.
 
-    The cell is to be run only. Its loop over time is traced once, so a layer that is run by cells needs the same ones
-    every time.
+    The cell is to be run only, and a parametrized part has its present value. Its loop over time is traced once, so a
+    layer that is run by cells needs the same ones every time.
     """
-    parts: list[Any] = [_part(module, name + suffix) for name in PARTS if _has(module, name)]
+    given = _parts(module, suffix, computed=True)
+    parts = list(given.values())
     if (thresholds := module._buffers.get(thresholds_name(suffix))) is not None:
         parts.append(thresholds)
     sizes = [tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for p in parts]
     kept = _bound.setdefault(module, {}).get(suffix)
     if kept is not None and kept[1] == sizes and all(a is b for a, b in zip(kept[0], parts, strict=True)):
         return kept[2]
-    cell = bind(module, suffix)
-    # not those of torch.func.functional_call
+    cell = _cell(module, suffix, given)
+    # not those of torch.func.functional_call, nor what parametrizations compute
     if all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in parts):
         _bound[module][suffix] = parts, sizes, cell
     return cell
@@ -85,10 +90,16 @@ def _has(module: Any, name: str) -> bool:
     return (module.bias or not name.startswith("bias")) and (module.proj_size != 0 or name != "weight_hr")
 
 
-def _part(module: nn.Module, name: str) -> Tensor | AbstractWeight:
+def _parts(module: Any, suffix: str, computed: bool = False) -> dict[str, Any]:
+    return {own: _part(module, name + suffix, computed) for name, own in PARTS.items() if _has(module, name)}
+
+
+def _part(module: nn.Module, name: str, computed: bool) -> Tensor | AbstractWeight:
     part = module._parameters.get(name)
     if part is None:
         part = module._modules.get(name)
+    if part is None and computed and parametrize.is_parametrized(module, name):
+        part = getattr(module, name)
     if isinstance(part, Tensor | AbstractWeight):
         return part
     raise UnsupportedModelError(
