@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import compactrnn as cr
@@ -48,6 +49,10 @@ def test_weight_norm_has_torchs_outputs_and_gradients(kind):
             torch.optim.SGD(model.parameters(), 0.01).step()
         found.append([y.detach(), *(p.grad for p in model.parameters())])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    y = own(*given)
+    for name in ("weight_ih_l0", "weight_hh_l1_reverse"):
+        remove_parametrizations(own.rnn, name)
+    torch.testing.assert_close(own(*given), y)
 
 
 @pytest.mark.parametrize("kind", KINDS)

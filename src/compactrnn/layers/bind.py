@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .._errors import UnsupportedModelError
 from ..cells import GRU, LSTM, AbstractCell, DeltaCell, Elman, Projected
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
+from .ordinary import is_batched_or_dual
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 # torch's name of a part, and ours
@@ -61,7 +63,7 @@ def thresholds_name(suffix: str) -> str:
     return f"thresholds{suffix}"
 
 
-_Kept = tuple[list[Any], list[tuple[int, ...]], AbstractCell]
+_Kept = tuple[dict[str, Any], dict[str, tuple[int, ...]], AbstractCell]
 _bound: weakref.WeakKeyDictionary[nn.Module, dict[str, _Kept]] = weakref.WeakKeyDictionary()
 
 
@@ -72,17 +74,27 @@ def bound_cell(module: Any, suffix: str) -> AbstractCell:
     layer that is run by cells needs the same ones every time.
     """
     given = _parts(module, suffix, computed=True)
-    parts = list(given.values())
-    if (thresholds := module._buffers.get(thresholds_name(suffix))) is not None:
-        parts.append(thresholds)
-    sizes = [tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for p in parts]
+    thresholds = module._buffers.get(thresholds_name(suffix))
+    sizes = {n: tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for n, p in given.items()}
+    computed = {own for name, own in PARTS.items() if parametrize.is_parametrized(module, name + suffix)}
+    lasting = {own: part for own, part in given.items() if own not in computed} | {"thresholds": thresholds}
     kept = _bound.setdefault(module, {}).get(suffix)
-    if kept is not None and kept[1] == sizes and all(a is b for a, b in zip(kept[0], parts, strict=True)):
-        return kept[2]
+    if kept is not None and kept[1] == sizes and kept[0].keys() == lasting.keys():
+        if all(kept[0][name] is part for name, part in lasting.items()):
+            return _with_values(kept[2], {own: given[own] for own in computed})
     cell = _cell(module, suffix, given)
-    # not those of torch.func.functional_call, nor what parametrizations compute
-    if all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in parts):
-        _bound[module][suffix] = parts, sizes, cell
+    # not those of torch.func.functional_call
+    own = all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in lasting.values())
+    if own and not (computed and (thresholds is not None or is_batched_or_dual())):
+        _bound[module][suffix] = lasting, sizes, cell
+    return cell
+
+
+def _with_values(cell: AbstractCell, values: Mapping[str, Tensor]) -> AbstractCell:
+    """The cell with other tensors in the place of buffers."""
+    for name, value in values.items():
+        held = cell if value.dim() == 1 else getattr(cell, name)
+        held._buffers[name if held is cell else "weight"] = value
     return cell
 
 
