@@ -95,7 +95,19 @@ def test_the_size_that_is_asked_for_is_met(size, make):
     parameters, _, macs = counts(pruner.shrink())
     (name, wanted), left = next(iter(size.items())), [len(u.kept) for u in pruner.plan().units]
     got = {"keep": sum(left) / units, "macs": macs, "bytes": 4 * parameters}[name]
-    assert 0.95 * wanted <= got <= wanted
+    assert 0.97 * wanted <= got <= wanted
+
+
+def test_the_size_is_met_where_gates_are_equal():
+    """As those are that have come to their bound: one unit of each layer is certain to stay, not all that are equal."""
+    torch.manual_seed(0)
+    model, x = Tower(), torch.randn(4, 8, 6)
+    pruner = cr.NeuronSelection(model, x, macs=6000, steps=1)
+    for group in pruner.groups:
+        group.gate.position.fill_(-9.0)
+    model(x).square().mean().backward()
+    pruner.step()
+    assert 0.97 * 6000 <= counts(pruner.shrink())[2] <= 6000
 
 
 def test_the_size_follows_the_schedule():
@@ -186,12 +198,3 @@ def test_frozen_and_excluded_layers_keep_their_units():
     train(model, x, pruner, 30, torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2))
     kept = {unit.path: len(unit.kept) for unit in pruner.plan().units}
     assert kept["first"] == 48 and kept["third"] == 24 and kept["second"] < 32
-
-
-def test_a_schedule_so_short_that_gates_are_equally_large():
-    torch.manual_seed(0)
-    model, x = Tower(), torch.randn(2, 7, 6)
-    pruner = cr.NeuronSelection(model, x, keep=0.2, steps=1)
-    pruner.step()
-    units = pruner.plan().units
-    assert sum(len(unit.kept) for unit in units) <= 0.2 * sum(unit.units for unit in units) + 1

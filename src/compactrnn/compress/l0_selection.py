@@ -22,6 +22,7 @@ LARGEST_PULL = 1.0  # of the size before the target is reached: a harder one wou
 INTEGRAL, PROPORTIONAL = 330.0, 33.0  # gains of the multiplier for an error of the size in a schedule of length 1
 MOMENTUM = 0.9
 RARE = 0.06  # a chance to be active of gates as far down as they go: they were there before, and would come back slowly
+CLOSE = 0.995  # to the size that is asked for, so that no more units are tried
 
 
 class L0Selection(AbstractPruningMethod):
@@ -141,26 +142,37 @@ class L0Selection(AbstractPruningMethod):
             gate.move_(-PACE / self.steps * moved)
 
     def _settle(self, groups: Sequence[Group], gates: Sequence[HardConcrete]) -> None:
-        """Keep as many units as have the size that is asked for, those with the largest gates first."""
+        """Keep units of the size that is asked for, those with the largest gates first.
+
+        Where the next one is too large, those after it that still fit stay in its place.
+        """
         alphas = torch.cat([gate.log_alpha.detach().cpu() for gate in gates])
         counts, sizes = [len(gate.log_alpha) for gate in gates], self._sizes(groups)
-        one = [torch.nn.functional.one_hot(a.argmax(), len(a)) for a in alphas.split(counts)]
-        first = torch.cat(one).bool()  # one unit of each layer stays
-        order = (alphas + first * 4 * LARGEST).argsort(descending=True)
-
-        def kept(number: int) -> list[Tensor]:
-            mask = torch.zeros(len(alphas), dtype=torch.bool).index_fill(0, order[:number], True)
-            return list(mask.split(counts))
-
         assert self.fraction is not None
-        least, most = int(first.sum()), len(alphas)
+        target = self.fraction * self._whole
+        first = [torch.nn.functional.one_hot(a.argmax(), len(a)) for a in alphas.split(counts)]  # stays in each layer
+        order = (alphas + torch.cat(first) * 4 * LARGEST).argsort(descending=True)
+
+        def size(mask: Tensor) -> float:
+            return float(sizes.of([part.float() for part in mask.split(counts)]))
+
+        def largest(number: int) -> Tensor:
+            return torch.zeros(len(alphas), dtype=torch.bool).index_fill(0, order[:number], True)
+
+        least, most = len(counts), len(alphas)
         while least < most:
             middle = (least + most + 1) // 2
-            if float(sizes.of([k.float() for k in kept(middle)])) <= self.fraction * self._whole:
+            if size(largest(middle)) <= target:
                 least = middle
             else:
                 most = middle - 1
-        for group, gate, mask in zip(groups, gates, kept(least), strict=True):
+        kept = largest(least)
+        for unit in order[least + 1 :].tolist():
+            if size(kept) > CLOSE * target:
+                break
+            kept[unit] = True
+            kept[unit] = size(kept) <= target
+        for group, gate, mask in zip(groups, gates, kept.split(counts), strict=True):
             gate.settle_(mask)
             self.pruned[group.name] = ~mask.to(group.device)
 
