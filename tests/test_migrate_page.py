@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+import compactrnn as cr
+from compactrnn._checkpoint import save_weights
 from scripts import ROOT, benchmark
 
 PAGE = ROOT / "docs" / "migrate.md"
@@ -99,3 +101,23 @@ def test_the_page_has_the_committed_figures(script):
     text = PAGE.read_text(encoding="utf-8")
     assert script.filled(text) == text, "run: python benchmarks/migrate.py --page"
     assert script.filled(text.replace("| LSTM | `quantize_dynamic` |", "| LSTM | another |")) == text
+
+
+@QUIET
+def test_rows_are_judged_by_what_is_timed(script, start, tmp_path, monkeypatch):
+    names = start(nn.GRU)
+    model = names["CharModel"](nn.GRU, len(names["symbols"]), 16).eval()
+    save_weights(tmp_path / "dense.safetensors", model.state_dict())
+    for name in ("model", "model-int4"):
+        cr.pack(model, tmp_path / f"{name}.crnn", names["valid"][None, :64], weights="float32")
+    first = script.blocks()[0]
+    monkeypatch.setattr(script, "blocks", lambda: [f"{first}\ntest = test[:300]"])
+    rows = {row["model"]: row for row in script.rows_of("GRU", tmp_path, rounds=2)}
+    bits = [rows[name]["bits"] for name in ("dense, float32", "dense, torch int8", "model")]
+    with torch.no_grad():
+        tokens = names["test"][:300]
+        loss = nn.functional.cross_entropy(model(tokens[None, :-1])[0], tokens[1:])
+    assert bits == pytest.approx([float(loss) / 0.6931472] * 3, rel=2e-3)
+    assert rows["dense, float32"]["times faster"] == 1
+    assert rows["dense, torch int8"]["bytes"] < rows["dense, float32"]["bytes"]
+    assert script.table("quantize", list(rows.values())).count("| GRU |") == 4
