@@ -228,7 +228,7 @@ PAPERS: dict[str, list[Claim]] = {
         Claim("the same, time alone", "`compactrnn bench lstm:1500-1500-1500 lstm:1500-373-315`", speed_of_sizes),
         Claim("the same, on a small model", "`python benchmarks/demo_seeds.py`", demo),
         Claim("small models for reading comprehension, SQuAD", "", "not built yet"),
-        Claim("the method suits recurrent highway networks, too", "", "not built yet"),
+        Claim("the method suits recurrent highway networks, too", "`cr.Recurrent(cr.RHN, ...)`", UNTRAINED),
     ],
     "Structured pruning by neuron selection (Wen L. et al., 2019)": [
         Claim(
