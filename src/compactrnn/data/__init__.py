@@ -12,4 +12,7 @@ from .fsdd import DigitString as DigitString
 from .fsdd import SpokenDigits as SpokenDigits
 from .fsdd import digit_strings as digit_strings
 from .fsdd import load_fsdd as load_fsdd
+from .glove import WordVectors as WordVectors
+from .glove import load_glove as load_glove
 from .mnist import load_mnist as load_mnist
+from .squad import load_squad as load_squad

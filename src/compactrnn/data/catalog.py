@@ -100,6 +100,20 @@ DATASETS = {
             instead=("fsdd/recordings/0_george_0.wav",),
             source="or clone https://github.com/Jakobovski/free-spoken-digit-dataset there as fsdd",
         ),
+        Dataset(
+            "squad_mini",
+            "parts of SQuAD 1.1 of Stanford University, 4,885 questions to train on and 2,910 to test on",
+            "CC BY-SA 4.0: credit https://rajpurkar.github.io/SQuAD-explorer",
+            paths=("squad_mini/squad_v1_trainpart_tok.json.gz", "squad_mini/squad_v1_devpart.json.gz"),
+            source="any files in the form of SQuAD 1.1 under these names: https://rajpurkar.github.io/SQuAD-explorer",
+        ),
+        Dataset(
+            "glove",
+            "word vectors of 50 numbers, of GloVe 6B of Stanford University",
+            "Public Domain Dedication and License",
+            paths=("glove/glove_6B_50d_subset.npz",),
+            source="its arrays: docs/reading.md; the vectors: https://nlp.stanford.edu/data/glove.6B.zip",
+        ),
     )
 }
 

@@ -6,6 +6,8 @@ from .audio_model import AudioModel as AudioModel
 from .audio_model import AudioModelOptions as AudioModelOptions
 from .base import AbstractModel as AbstractModel
 from .log_mel import LogMel as LogMel
+from .reader import Reader as Reader
+from .reader import ReaderOptions as ReaderOptions
 from .recurrent_lm import LanguageModel as LanguageModel
 from .recurrent_lm import LanguageModelOptions as LanguageModelOptions
 from .sequence_model import SequenceModel as SequenceModel

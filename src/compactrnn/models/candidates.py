@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+NEVER = -1e4  # a logit whose exponential is zero in any precision
+
 
 def candidate_logits(output: nn.Module, x: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """What the layer `output` gives for the target of each step and for `negatives`, without the rest.

@@ -16,14 +16,13 @@ from .._bounds import STRICT, Count, CountFrom0, Share, Word
 from .._errors import invalid
 from ..data import CORPORA, Corpus, load_corpus
 from ..layers import detach
+from ..models.candidates import NEVER
 from ..models.recurrent_lm import LanguageModel, LanguageModelOptions
 from .base import AbstractTask
 from .batch import Batch
 from .negatives import NegativeSampler, SampledBatch
 from .quality import METRIC, evaluate_stream, from_nats, shortened
 from .vocabulary import Vocabulary
-
-NEVER = -1e4  # a logit whose exponential is zero in any precision
 
 
 @dataclass(frozen=True)

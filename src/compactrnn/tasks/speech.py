@@ -22,12 +22,12 @@ from .cepstral_augmentation import CepstralAugmentation, MelScale
 from .ctc import ctc_loss, encode
 from .quality import shortened
 from .sequence import AbstractSequencesTask, generator
+from .similar_lengths import batches_of_similar_length
 from .word_errors import character_errors, jiwer, word_errors
 
 FRAME_RATE, STACKED = 100, 3  # frames a second, and frames in a step
 ROWS = 16
 NINTH, EIGHTH = 9, 7  # of the speakers in alphabetical order, every ninth from the eighth on is held out
-LENGTH_JITTER = 0.1
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,8 @@ class SpeechTask(AbstractSequencesTask):
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """The numbers of the utterances of each batch, (batches, batch_size)."""
-        random, utterances = generator(self.seed, "train", epoch), self.parts["train"]
-        kept = random.permutation(len(utterances))[: self.updates_per_epoch() * self.batch_size]
-        lengths = np.array([len(utterances[n].features) for n in kept])
-        by_length = kept[np.argsort(lengths * random.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(kept)))]
-        return random.permutation(by_length.reshape(-1, self.batch_size))
+        lengths = np.array([len(u.features) for u in self.parts["train"]])
+        return batches_of_similar_length(lengths, self.batch_size, generator(self.seed, "train", epoch))
 
     def batches(self, part: str) -> Iterator[Batch]:
         """Sixteen at a time, as they were recorded, from the shortest to the longest."""

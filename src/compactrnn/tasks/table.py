@@ -14,6 +14,7 @@ from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
 from .quality import shortened
+from .reading import ReadingTask
 from .speech import SpeechTask
 
 DEFAULT = "language_model"
@@ -25,6 +26,7 @@ TASKS: dict[str, type[AbstractTask]] = {
     "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
     "mnist": MnistTask,
+    "reading": ReadingTask,
     "speech": SpeechTask,
 }
 
