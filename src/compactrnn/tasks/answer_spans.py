@@ -46,7 +46,7 @@ def best_spans(start: Tensor, end: Tensor, most: int) -> list[tuple[int, int]]:
 
     `start`, `end`: logits (batch, places).
 
-    >>> best_spans(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[3.0, 0.0, 1.0]]), most=2)
+    >>> best_spans(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([[2.0, 0.0, 1.0]]), most=2)
     [(1, 2)]
     """
     scores = start.log_softmax(1)[:, :, None] + end.log_softmax(1)[:, None, :]

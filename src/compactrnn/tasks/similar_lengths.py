@@ -14,7 +14,7 @@ def batches_of_similar_length(lengths: np.ndarray, batch_size: int, random: np.r
     those of the one before. What does not fill a batch is left out, others in every epoch.
 
     >>> batches_of_similar_length(np.array([5, 90, 6, 80, 7]), 2, np.random.default_rng(0)).tolist()
-    [[0, 4], [3, 1]]
+    [[0, 2], [4, 3]]
     """
     kept = random.permutation(len(lengths))[: len(lengths) // batch_size * batch_size]
     by_length = kept[np.argsort(lengths[kept] * random.uniform(1 - JITTER, 1 + JITTER, len(kept)))]
