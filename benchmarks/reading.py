@@ -4,7 +4,7 @@
     compactrnn train recipes/squad-bidaf-small.toml --from runs/squad/dense --out runs/squad/small
     python benchmarks/reading.py runs/squad/dense runs/squad/small
 
-MACs are the multiply-accumulates of the LSTMs for one word of the passage, one of the question beside it left out.
+MACs are the multiply-accumulates of all LSTMs, once each: those for a word of the passage.
 """
 
 from __future__ import annotations

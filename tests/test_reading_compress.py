@@ -80,6 +80,8 @@ def test_the_small_model_gives_the_same_answers_and_goes_on(name):
     optimizer = train(model, pruner)
     small = pruner.shrink(optimizer)
     assert_same(small, model)
+    if name.endswith("half of the units"):
+        assert small.layer_sizes() == (12, 16, 10, 14)
     assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
     again = Reader(9, ReaderOptions(highways=1, **small.size_options()))  # as a run folder builds it
     again.load_state_dict(small.state_dict())
