@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,13 @@ def row_of(folder: Path) -> dict[str, Any]:
     return {"run": folder.name, **sizes, **{key: found[key] for key in SHARED}}
 
 
+def line(row: dict[str, Any]) -> str:
+    """The line of a run in the table of docs/reading.md."""
+    sizes = f"{', '.join(map(str, row['units']))} | {row['parameters']:,} | {row['macs']:,}"
+    scores = f"{row['test_exact_match']:.1f} | {row['test_f1']:.1f}"
+    return f"| {row['run']} | {sizes} | {row['updates']['total']:,} | {scores} |"
+
+
 def main() -> None:
     """Write the rows of all folders, the first being the dense model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,10 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = [row_of(folder) for folder in given.runs]
     given.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    for row in rows:
-        units = ", ".join(map(str, row["units"]))
-        print(f"| {row['run']} | {units} | {row['parameters']:,} | {row['macs']:,} ", end="", file=sys.stdout)
-        print(f"| {row['test_exact_match']:.1f} | {row['test_f1']:.1f} |")
+    print("\n".join(map(line, rows)))
 
 
 if __name__ == "__main__":

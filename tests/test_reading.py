@@ -20,6 +20,7 @@ from compactrnn.tasks.similar_lengths import batches_of_similar_length
 from compactrnn.training.recipe import load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
 from compactrnn.training.train import train
+from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("COMPACTRNN_DATA") or ROOT.parent / "shared" / "data")
@@ -226,6 +227,14 @@ def test_the_engine_does_not_take_it(tmp_path):
     with pytest.raises(cr.UnsupportedModelError, match="input question has no time axis"):
         cr.pack(Reader(5, SMALL).eval(), tmp_path / "model.crnn", texts, weights="float32")
     assert not (tmp_path / "model.crnn").exists()
+
+
+def test_the_page_has_the_published_figures():
+    page, script = (ROOT / "docs" / "reading.md").read_text(), benchmark("reading")
+    rows = json.loads(script.RESULTS.read_text())["rows"]
+    assert len(rows) == 2 and all(script.line(row) in page for row in rows)
+    asked = rows[1]["recipe"]["phases"]["small"]["compress"]["macs"]
+    assert 0.97 * asked <= rows[1]["macs"] <= asked
 
 
 def test_the_smaller_recipe_goes_on_from_the_dense_one():
