@@ -10,6 +10,8 @@ from typing import Any
 
 from .._text import printable
 
+LABELED = 8  # points that are still labeled by their names
+
 
 @dataclass(frozen=True)
 class Point:
@@ -21,20 +23,32 @@ class Point:
 
 
 def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str) -> str:
-    """SVG of quality against size (logarithmic).
+    """SVG of quality against size (logarithmic); many models have numbers, and their names stand beside the plot.
+
+    Quality has a logarithmic axis, too, where it covers more than a factor of four.
 
     >>> quality_plot([Point("dense", 4e6, 82.7)], size_label="bytes", quality_label="perplexity")[:5]
     '<?xml'
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    crowded = len(points) > LABELED
+    figure = Figure(figsize=(8.5 if crowded else 6, 4), layout="constrained")
     axes = figure.subplots()
-    for point in points:
-        axes.scatter(point.size, point.quality, s=60, zorder=3)
-        axes.annotate(_plain(point.name), (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
+    for number, point in enumerate(points, 1):
+        name = _plain(point.name)
+        axes.scatter(
+            point.size, point.quality, s=60, color=f"C{(number - 1) % 10}", zorder=3, label=f"{number}  {name}"
+        )
+        label = str(number) if crowded else name
+        axes.annotate(label, (point.size, point.quality), xytext=(7, 5), textcoords="offset points")
+    if 0 < 4 * min(point.quality for point in points) < max(point.quality for point in points):
+        axes.set_yscale("log")
+        _sparse_labels(axes.yaxis)
     axes.margins(0.2)
     _name_axes(axes, size_label, quality_label)
+    if crowded:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return _svg(figure)
 
 
