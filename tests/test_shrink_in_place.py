@@ -71,8 +71,8 @@ def test_the_size_that_was_asked_for_by_stages(name):
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 3, "in several steps"
     small = pruner.shrink(optimizer)
     if name != "strength":
-        assert counts(small)[0] == pytest.approx(expected[0], rel=0.03)
-        assert counts(small)[2] == pytest.approx(expected[2], rel=0.03 if name == "macs" else 0.3)
+        assert counts(small)[0] == pytest.approx(expected[0], rel=0.05), "up to a unit"
+        assert counts(small)[2] == pytest.approx(expected[2], rel=0.05 if name == "macs" else 0.3)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in small.parameters()}
 

@@ -143,7 +143,7 @@ def compress_model(
     ...     return (model(x) - x[..., :3].cumsum(1).tanh()).square().mean()
     >>> small = cr.compress_model(
     ...     model, x, train_step=loss, evaluate=lambda model: float(loss(model)), budget={"bytes": 4000}, steps=100,
-    ...     progress=False,
+    ...     calibration=[x], progress=False,
     ... )
     >>> small.sizes["bytes"][1] <= 4000, small.met
     (True, True)
