@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
     model, groups = pruner.model, pruner.groups
     active = [group for group in groups if not group.left_alone]
     gates = {group.name: group.gate for group in active}
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())  # also what is no tensor, of modules with an extra state
     try:
         small, plan = _plan(pruner, active, gates)
         kept = {group.name: _kept(plan, group) for group in groups}

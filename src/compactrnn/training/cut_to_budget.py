@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 import warnings
@@ -164,7 +165,7 @@ class _AnyUnits(AbstractPruningMethod):
 
 def _shrunk(pruner: Pruner) -> nn.Module:
     """What a pruner would give after one more step; it and its model stay as they are."""
-    model, state = {name: t.clone() for name, t in pruner.model.state_dict().items()}, pruner.state_dict()
+    model, state = copy.deepcopy(pruner.model.state_dict()), pruner.state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner.step()
