@@ -13,6 +13,7 @@ outputs of `--tune-on`, a run without the held-out speakers.
 Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
 """
 
+import functools
 import math
 import os
 import statistics
@@ -48,9 +49,12 @@ FINE_RATE = 1e-3
 FINE_RATES = {"toeplitz": 3e-4}  # at 1e-3 its gradient overflows, too: an entry of a generator is in a diagonal's sums
 START_RATES = {"toeplitz": 1e-3, "hybrid": 1e-3}  # at the recipe's rate of 3e-3 their gradients overflow
 UPDATES_PER_EPOCH = {True: 118, False: 105}  # with all speakers, without those held out
+FEWER_BYTES = 16  # times, than the dense model has in float32
 NOISE = 2  # points, on 773 words
 SCRATCH = {4: 60, 8: 40}  # units of each layer and direction
 WEIGHTS = ("float32", "int8", "int4")
+SHOWN = ("greedy", "bigram")
+NO_FILE = {"bytes": math.inf}
 LAYERS, UNITS = 3, 128
 
 
@@ -183,16 +187,50 @@ def row_of(row: str, seed: int, run: Path, judge: Judge) -> dict[str, Any]:
     """What is published of a run."""
     model, task, _ = RunFolder(run).load()
     result, files = RunFolder(run).read_result(), {}
+
+    def add(name: str, weights: str, max_bytes: int | None = None) -> None:
+        file = run / f"{name}.crnn"
+        pack_model(model, task, file, weights, max_bytes)
+        macs = Engine(file).macs_per_step
+        files[name] = {"bytes": file.stat().st_size, "macs_per_step": macs, "decoders": judge.decode(file)}
+
     for weights in WEIGHTS:
-        file = run / f"{weights}.crnn"
-        pack_model(model, task, file, weights)
-        files[weights] = {
-            "bytes": file.stat().st_size,
-            "macs_per_step": Engine(file).macs_per_step,
-            "decoders": judge.decode(file),
-        }
+        add(weights, weights)
+    if files["int4"]["bytes"] <= budget() < files["int8"]["bytes"]:
+        add("auto", "auto", budget())
     kept = {name: result[name] for name in ("parameters", "cpu_seconds", "updates", "machine", "recipe")}
     return {"row": row, "seed": seed, **kept, "files": files}
+
+
+@functools.cache
+def budget() -> int:
+    """The bytes of a file that is `FEWER_BYTES` times smaller than the dense model's parameters in float32."""
+    dense = model_of(dense_recipe(0, True))
+    return 4 * sum(parameter.numel() for parameter in dense.parameters()) // FEWER_BYTES
+
+
+def within_budget(rows: list[dict[str, Any]]) -> str:
+    """The table of the most accurate type with which each row is within the budget."""
+    lines = [
+        f"{FEWER_BYTES} times fewer bytes than the dense model's parameters in float32, {budget():,}, whole files: int8"
+        " where that fits, else `auto`, int8 with int4 for the matrices that cost least, as many as it takes.",
+        "",
+        "| row | seeds | type | bytes | word error rate | against dense, float32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    dense = {row["seed"]: row for row in rows if row["row"] == "dense"}
+    reference = [statistics.median(wer(row, "float32", d) for row in dense.values()) for d in SHOWN]
+    for name in ROWS:
+        own = [row for row in rows if row["row"] == name]
+        fitting = [w for w in ("int8", "auto") if all(row["files"].get(w, NO_FILE)["bytes"] <= budget() for row in own)]
+        if not own or not fitting:
+            continue
+        found = [statistics.median(wer(row, fitting[0], d) for row in own) for d in SHOWN]
+        change = " / ".join(f"{a - b:+.1f}" for a, b in zip(found, reference, strict=True))
+        size, seeds = max(row["files"][fitting[0]]["bytes"] for row in own), ", ".join(str(row["seed"]) for row in own)
+        both = " / ".join(f"{value:.1f}" for value in found)
+        lines.append(f"| {name} | {seeds} | {fitting[0]} | {size:,} | {both} | {change} |")
+    return "\n".join(lines)
 
 
 def wer(row: dict[str, Any], weights: str, decoder: str) -> float:
@@ -213,7 +251,7 @@ def table(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str
             continue
 
         def both(weights: str, own: list[dict[str, Any]] = own) -> str:
-            found = (statistics.median(wer(row, weights, d) for row in own) for d in ("greedy", "bigram"))
+            found = (statistics.median(wer(row, weights, d) for row in own) for d in SHOWN)
             return " / ".join(f"{value:.1f}" for value in found)
 
         sizes = {w: max(row["files"][w]["bytes"] for row in own) for w in WEIGHTS}
@@ -268,7 +306,7 @@ def picture(rows: list[dict[str, Any]], sizes: dict[str, float], size_label: str
 def publish(study: Study) -> None:
     """Write the results, the page and its pictures."""
     rows, times = study.rows, study.content.get("times", {})
-    study.write("compact weights", against_scratch(rows), table(rows, times))
+    study.write("compact weights", against_scratch(rows), table(rows, times), within_budget(rows))
     sizes: dict[str, float] = {row["row"]: row["files"]["int8"]["bytes"] for row in rows}
     PICTURE.write_text(picture(rows, sizes, "bytes of the int8 file"), encoding="utf-8")
     if times:

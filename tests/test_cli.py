@@ -133,6 +133,7 @@ def test_data_commands(monkeypatch, tmp_path):
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int3"), "int3"),
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,nothing=float32"), "unknown name 'nothing'"),
         (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "int8,int4"), "int8,int4"),
+        (("pack", "{folder}/run", "{folder}/x.crnn", "--weights", "auto", "--max-bytes", "900"), "expected at least"),
         (("bench", "{folder}/run", "--against", "tensorflow"), ", ".join(FRAMEWORKS)),
         (("bench", "{folder}/model.crnn", "--against", "torch"), "expected a run folder"),
         (("bench", "{folder}/model.crnn", "--steps", "1,x"), "whole numbers"),

@@ -434,3 +434,61 @@ def test_names_in_a_file_are_checked():
     at = data.index(b'"operations":{"0":')
     assert replace(read(data).ops[0], name="").name == "" and read(data).ops[0].name == "weight_ih_l0"
     assert data[at:].startswith(b'"operations":{"0":"weight_ih_l0"')
+
+
+def budget_model():
+    torch.manual_seed(0)
+    return Tagger(nn.LSTM(24, 64, 2, batch_first=True), 64), torch.randn(2, 40, 24)
+
+
+def packed_size(tmp_path, weights, **options):
+    model, x = budget_model()
+    path = tmp_path / "model.crnn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        report = cr.pack(model, path, x, weights=weights, calibration=[x], **options)
+    assert report.bytes == path.stat().st_size
+    return report
+
+
+def test_a_file_keeps_a_number_of_bytes_with_as_little_int4_as_that_takes(tmp_path):
+    int8, int4 = packed_size(tmp_path, "int8"), packed_size(tmp_path, "int4")
+    sizes, errors = [], []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        most = round(int4.bytes + share * (int8.bytes - int4.bytes)) + 600  # the notes of mixed types are longer
+        report = packed_size(tmp_path, "auto", max_bytes=most)
+        assert report.bytes <= most
+        sizes.append(report.bytes)
+        errors.append(report.error)
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True) and len(set(sizes)) == 5
+    assert set(report.types.values()) == {"int8"}
+
+
+def test_of_two_matrices_the_one_that_costs_less_becomes_int4(tmp_path):
+    torch.manual_seed(0)
+    model, x = Tagger(nn.LSTM(64, 64, batch_first=True), 64), torch.randn(4, 60, 64)
+    with torch.no_grad():
+        model.rnn.weight_ih_l0 *= 1e-3
+    whole = cr.pack(model, tmp_path / "whole.crnn", x, weights="int8", calibration=[x]).bytes
+    report = cr.pack(model, tmp_path / "model.crnn", x, weights="auto", calibration=[x], max_bytes=whole - 4000)
+    assert report.types == {"rnn.weight_ih_l0": "int4", "rnn.weight_hh_l0": "int8", "fc": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "message"),
+    [
+        ("auto", 2000, r"max_bytes: expected at least [\d,]+, the size of the file .* make the model smaller"),
+        ("int8", 2000, r"max_bytes: expected at least [\d,]+, .* weights='auto' lets matrices become int4"),
+        ("auto", 0, "max_bytes: expected a positive int, got 0"),
+        ("auto", 1e5, "max_bytes: expected a positive int, got 100000.0"),
+    ],
+)
+def test_a_number_of_bytes_that_cannot_be_kept_is_refused(tmp_path, weights, most, message):
+    with pytest.raises(ValueError, match=message):
+        packed_size(tmp_path, weights, max_bytes=most)
+    assert not (tmp_path / "model.crnn").exists()
+
+
+def test_a_file_that_is_small_enough_is_not_changed(tmp_path):
+    free, bounded = packed_size(tmp_path, "int8"), packed_size(tmp_path, "int8", max_bytes=10**9)
+    assert replace(free, bytes=0) == replace(bounded, bytes=0) and free.bytes == bounded.bytes

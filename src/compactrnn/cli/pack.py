@@ -16,16 +16,21 @@ def pack(
     weights: Annotated[
         str, typer.Option(help="How numbers are stored: float32, int8, int4 or auto, or by name: int8,head=float32.")
     ] = "int8",
+    max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Write no larger file; with --weights auto, int4 where that costs least.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Pack a trained model into one file for the native engine.
 
     The program is checked against torch first; other than float32, the error is measured on validation data. With auto
-    a matrix is int8, or int4 where that makes the model fit a cache; info shows names, and which is which.
+    a matrix is int8, or int4 where that makes the model fit a cache, or keeps it within --max-bytes; info shows names,
+    and which is which.
 
-    Example:
+    Examples:
 
         compactrnn pack runs/tiny tiny.crnn --weights int8
+        compactrnn pack runs/tiny tiny.crnn --weights auto --max-bytes 60000
     """
     types = _weight_types(weights)
     check_writable(out, "model file")
@@ -33,7 +38,7 @@ def pack(
         raise invalid("model", got=str(run), expected="a run folder that train wrote")
     from ..training.pack_run import pack_run
 
-    record = pack_run(run, out, types)
+    record = pack_run(run, out, types, max_bytes)
     if json:
         print_json(record)
     else:

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -19,59 +19,18 @@ from ..graph.arguments import flatten
 from ..runtime.accuracy import LIMIT
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
-from ..runtime.inventory import stored_types
+from ..runtime.program import Program
 from ..runtime.quantize import Quantized, quantize, quantize_measured
 from ..runtime.storage import WeightTypes
-from ..weights.base import AbstractWeight
-from .factors import made_dense
 from .lowering import Lowered, in_float, lower_model
 from .one_step import lower_one_step
+from .pack_report import PackReport, notes_of
 from .reference import Reference
 from .rows import check_rows
-from .sequences import LARGE
 from .step_states import States
 from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
 from .verify import Check, argument, given, verify
-from .weights import outer_weights
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """The result of `pack`: sizes, checks against torch and quantization error.
-
-    Attributes:
-        bytes: size of the file.
-        macs_per_step: multiply-accumulate operations of the packed program per time step.
-        parity: largest difference of the float32 program from torch in all `checks` but that on large inputs, where
-            float32 itself keeps fewer digits.
-        error: root mean square error of the packed outputs against torch on the calibration data (else on
-            `example_inputs`), relative to the root mean square of torch's.
-        cosine: cosine between packed outputs and torch's on the same data.
-        calibrated: whether `error` and `cosine` come from calibration data.
-        types: how weights are stored, by their names in the model ("encoder.lstm.weight_ih_l0", "fc").
-        reasons: for weights that calibration data showed to be better stored in another way than was asked for: which
-            way, and what it changes.
-        shares: where `error` is above 2 %, what part of the squared error the weights cause, the largest first.
-        checks: on what the float32 program was compared with torch, over how many steps, and the largest difference in
-            each, relative to the output's largest value.
-        left_out: the names of what the model returns and the engine does not give.
-        made_dense: the names of weights of which the file stores the dense matrix, as the core has no form for them.
-    """
-
-    bytes: int
-    macs_per_step: int
-    weights: str | dict[str, str]
-    parity: float
-    error: float
-    cosine: float
-    calibrated: bool
-    types: dict[str, str]
-    reasons: dict[str, str]
-    shares: dict[str, float]
-    checks: tuple[Check, ...] = ()
-    left_out: tuple[str, ...] = ()
-    made_dense: tuple[str, ...] = ()
 
 
 def pack(
@@ -82,6 +41,7 @@ def pack(
     weights: str | Mapping[str, str] = "int8",
     calibration: Iterable[Any] | None = None,
     max_error: float | None = None,
+    max_bytes: int | None = None,
     fold: str | bool = "auto",
     metadata: dict[str, Any] | None = None,
     states: States | None = None,
@@ -126,6 +86,8 @@ def pack(
             if it is left out. What is named is stored so whatever the calibration data shows.
         calibration: batches like `example_inputs`, real data, to measure the quantization error on and to choose by.
         max_error: refuse to write beyond this relative error (`PackReport.error`).
+        max_bytes: refuse to write a larger file. With "auto", then, a matrix is in int4 where the file has to get
+            smaller and that costs least (`compactrnn.runtime.byte_budget`), in int8 else.
         fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
         metadata: JSON for `Engine.metadata` (task, vocabulary, labels, ...).
         states: the arguments that are states, by name or position; an argument may be a tuple of states. Their new
@@ -139,8 +101,8 @@ def pack(
 
     Raises:
         UnsupportedModelError: the model cannot be followed, or its program differs from torch.
-        ValueError: bad arguments, states whose shape is not kept, names in `weights` that the model does not have, or
-            an error beyond `max_error`.
+        ValueError: bad arguments, states whose shape is not kept, names in `weights` that the model does not have,
+            an error beyond `max_error`, or a file beyond `max_bytes`.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> class Encoder(nn.Module):
@@ -164,6 +126,8 @@ def pack(
         raise invalid("fold", got=repr(fold), expected="'auto', True or False")
     if max_error is not None and not max_error > 0:
         raise invalid("max_error", got=max_error, expected="a positive number")
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        raise invalid("max_bytes", got=repr(max_bytes), expected="a positive int")
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -182,64 +146,51 @@ def pack(
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]
     target = Reference(replace(lowered, model=trained.quantized(lowered.model))) if trained.specs else reference
-    quantized = quantize_measured(
-        lowered.program,
-        weights,
-        fold,
-        calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
-        wanted=[outputs for batch in data for outputs in target.run(batch)],
-        improve=bool(batches),
-        trained=trained.by_name,
-    )
-    packed = quantized.program
-    if not math.isfinite(quantized.error):
+    packed = lowered.program
+    packed.metadata = {**packed.metadata, **(metadata or {})}
+    reserve = 0  # bytes of the notes, which are not known before
+    while True:
+        quantized = quantize_measured(
+            packed,
+            weights,
+            fold,
+            calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
+            wanted=[outputs for batch in data for outputs in target.run(batch)],
+            improve=bool(batches),
+            trained=trained.by_name,
+            max_bytes=None if max_bytes is None else max_bytes - reserve,
+        )
+        _check_error(quantized.error, max_error)
+        report = PackReport.of(lowered, quantized, weights, checks, bool(batches))
+        blob = write(_with_notes(quantized.program, report) if notes else _without_names(quantized.program))
+        if max_bytes is None or len(blob) <= max_bytes:
+            break
+        reserve += len(blob) - max_bytes
+    _warn(lowered, checks, quantized, weights, bool(batches))
+    Engine(blob)
+    save(blob, path)
+    return replace(report, bytes=len(blob))
+
+
+def _check_error(error: float, most: float | None) -> None:
+    if not math.isfinite(error):
         raise invalid(
             "quantization error",
             got="outputs that are infinite or NaN where torch's are not, or the other way round",
             expected="none",
             hint="are there such numbers in the calibration data? weights='float32' treats them as torch does",
         )
-    if max_error is not None and quantized.error > max_error:
-        raise invalid("quantization error", got=f"{quantized.error:.4g}", expected=f"at most max_error={max_error:.4g}")
-    _warn(lowered, checks, quantized, weights, bool(batches))
-    report = PackReport(
-        0,
-        packed.macs_per_step(),
-        weights if isinstance(weights, str) else dict(weights),
-        max(c.error or 0.0 for c in checks if c.what != LARGE),
-        quantized.error,
-        quantized.cosine,
-        bool(batches),
-        stored_types(packed),
-        quantized.reasons,
-        quantized.shares,
-        tuple(checks),
-        tuple(lowered.left_out),
-        made_dense(_weights(lowered)),
-    )
-    packed.metadata = {**packed.metadata, **(metadata or {})}
-    if notes:
-        packed.metadata["pack"] = _notes(report)
-    else:
-        packed = packed.map_ops(lambda op: replace(op, name=""))
-    blob = write(packed)
-    Engine(blob)
-    save(blob, path)
-    return replace(report, bytes=len(blob))
+    if most is not None and error > most:
+        raise invalid("quantization error", got=f"{error:.4g}", expected=f"at most max_error={most:.4g}")
 
 
-def _weights(lowered: Lowered) -> dict[str, AbstractWeight]:
-    """Every weight by its name in the model: those of recurrent layers, and those outside of them."""
-    cells = {
-        leaf.part_name(layer, direction, name): weight
-        for leaf in lowered.trace.leaves.values()
-        for layer, row in enumerate(leaf.cells)
-        for direction, cell in enumerate(row)
-        for name, weight in cell.named_children()
-        if isinstance(weight, AbstractWeight)
-    }
-    model = lowered.model.step if isinstance(lowered.model, Unrolled) else lowered.model
-    return {**cells, **outer_weights(model)}
+def _with_notes(program: Program, report: PackReport) -> Program:
+    program.metadata = {**program.metadata, "pack": notes_of(report)}
+    return program
+
+
+def _without_names(program: Program) -> Program:
+    return program.map_ops(lambda op: replace(op, name=""))
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:
@@ -276,18 +227,3 @@ def _warn(
         for name, share in list(quantized.shares.items())[:1]:
             message += f"; {name} causes {share:.0%} of it, which weights={{{name!r}: 'float32'}} avoids"
         warnings.warn(message, stacklevel=3)
-
-
-def _notes(report: PackReport) -> dict[str, Any]:
-    """What a file says of its making, briefly: not what its records show, no empty lists, numbers to five digits."""
-    notes = {k: v for k, v in asdict(report).items() if k not in ("bytes", "macs_per_step", "types")}
-    lists = ("shares", "checks", "left_out", "made_dense")
-    return {k: _brief(v) for k, v in notes.items() if v or k not in lists}
-
-
-def _brief(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _brief(v) for k, v in value.items() if v != ""}
-    if isinstance(value, list | tuple):
-        return [_brief(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -10,10 +10,12 @@ import numpy as np
 
 from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
+from .byte_budget import within
 from .copies import remove_copies
 from .dead_code import remove_dead_code
 from .delta import skip_unchanged
 from .error_feedback import stored_with_feedback
+from .file import encode
 from .fold import fold_tokens
 from .hoist import hoist
 from .measure import Measure, run
@@ -80,9 +82,11 @@ def quantize_measured(
     improve: bool = True,
     caches: Sequence[int] = CACHES,
     trained: Mapping[str, Trained] | None = None,
+    max_bytes: int | None = None,
 ) -> Quantized:
     """`quantize`, with what was measured.
 
+    With `max_bytes` the file is no larger: "auto" is chosen by `byte_budget.within`, and no product improved beyond.
     `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` the data is
     only measured on. Weights named in `trained` are stored, and what they read is quantized, as they were trained.
     """
@@ -103,7 +107,10 @@ def quantize_measured(
     if not len(calibration):
         return Quantized(_stored(program, choose(program, by_tensor, caches=caches)), reasons=reasons)
     measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
-    by_tensor = choose(program, by_tensor, measure if improve else None, caches)
+    if max_bytes is None:
+        by_tensor = choose(program, by_tensor, measure if improve else None, caches)
+    else:
+        by_tensor = within(program, by_tensor, max_bytes, lambda types: _size(program, types), measure)
     plain = stored = _stored(program, by_tensor)
     difference = measure.difference(plain)
     shares: dict[str, float] = {}
@@ -114,7 +121,8 @@ def quantize_measured(
             better, its_types, its_reasons = Accuracy(program, by_tensor, named, part).improve()
             stored = _stored(better, its_types)
             improved = measure.difference(stored)
-            if improved.error < difference.error:
+            fits = max_bytes is None or len(encode(stored)) <= max_bytes
+            if fits and improved.error < difference.error:
                 program, by_tensor, difference = better, its_types, improved
                 reasons |= _by_name(program, its_reasons)
             else:
@@ -134,6 +142,10 @@ def _stored(program: Program, by_tensor: Mapping[int, str], rounded: Mapping[int
     What only changes now and then is multiplied by what has changed.
     """
     return remove_copies(hoist(skip_unchanged(store(program, by_tensor, rounded))))
+
+
+def _size(program: Program, by_tensor: Mapping[int, str]) -> int:
+    return len(encode(_stored(program, by_tensor)))
 
 
 def _free(program: Program, by_tensor: Mapping[int, str], trained: Mapping[str, Trained]) -> dict[int, str]:

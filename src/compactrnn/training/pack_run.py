@@ -15,13 +15,15 @@ from .run_folder import RunFolder
 WeightsByName = str | Mapping[str, str]
 
 
-def pack_run(run: str | Path, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
+def pack_run(run: str | Path, out: str | Path, weights: WeightsByName, max_bytes: int | None = None) -> dict[str, Any]:
     """Pack the final model of a run; returns the pack report as a dict."""
     model, task, _ = RunFolder(Path(run)).load()
-    return pack_model(model, task, out, weights)
+    return pack_model(model, task, out, weights, max_bytes)
 
 
-def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName) -> dict[str, Any]:
+def pack_model(
+    model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName, max_bytes: int | None = None
+) -> dict[str, Any]:
     """Pack a model with its task's metadata; the error is measured on the task's calibration inputs.
 
     What `weights` does not name is stored as `AbstractModel.weight_types` says, or else as `weights` says.
@@ -34,5 +36,6 @@ def pack_model(model: AbstractModel, task: AbstractTask, out: str | Path, weight
         weights={**own, **(weights if isinstance(weights, Mapping) else {"*": weights})} if own else weights,
         calibration=[task.calibration_inputs()],
         metadata=task.metadata(),
+        max_bytes=max_bytes,
     )
     return {"file": str(out), **asdict(report)}
