@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from digits import recipe_of as digits_recipe
-from structures import STRUCTURES, tables
+from structures import STRUCTURES, gradual, tables
 from study import Study, options
 
 from compactrnn import Engine
@@ -80,8 +80,8 @@ def recipe_of(row: str, speaker: int, seed: int) -> Recipe:
         return recipe_from({**narrow(table, equal_units(table, times)), "phases": {"train": longer}})
     optimizer = {**train_phase["optimizer"], "learning_rate": FINE_RATE}
     small = {**train_phase, "epochs": FINE_TUNING, "optimizer": optimizer, "distill": {"teacher": "train"}}
+    updates = FINE_TUNING * (RECORDINGS // table["training"]["batch_size"])
     if structure == "units":
-        updates = FINE_TUNING * (RECORDINGS // table["training"]["batch_size"])
         small["compress"] = {"keep": equal_units(table, times) / UNITS, "steps": updates // 2}
     elif structure == "low-rank":  # the ranks of all matrices are chosen together
         small["factorize"] = {"keep": 1 / times, "calibration": 16}
@@ -89,7 +89,7 @@ def recipe_of(row: str, speaker: int, seed: int) -> Recipe:
         found, total = recurrent_matrices(model), parameters_of(table)
         inside = sum(math.prod(matrix.shape) for matrix in found)
         share = (total / times - (total - inside)) / inside
-        small["factorize"] = {"weights": tables(found, structure, share)}
+        small |= {"factorize": {"weights": tables(found, structure, share)}, **gradual(structure, updates)}
     return recipe_from({**table, "phases": {"train": train_phase, "small": small}})
 
 

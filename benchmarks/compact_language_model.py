@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from structures import STRUCTURES, tables
+from structures import STRUCTURES, gradual, tables
 from study import Study, options
 
 from compactrnn import Engine
@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compact_language_model.json"
 RECIPE = ROOT / "recipes" / "ptb-200.toml"
 WORDS, UNITS = 10_000, 200
-FINE_TUNING = 8  # epochs, and one with all words
+FINE_TUNING = 16  # epochs, and one with all words
 FINE_RATE = 2e-3
 LESS_DROPOUT = {"dropout": 0.1, "embedding_dropout": 0.15, "output_dropout": 0.2}
-ROWS = ["dense"]
+ROWS = ["dense", "cut:dense:1"]
 for _times in (10, 25):
     ROWS += [f"cut:{name}:{_times}" for name in STRUCTURES if name != "hashed"]
     ROWS += [f"cut:units:{_times}", f"scratch:dense:{_times}"]
@@ -81,15 +81,16 @@ def recipe_of(row: str, seed: int) -> Recipe:
     optimizer = {**train_phase["optimizer"], "learning_rate": FINE_RATE}
     small = {**train_phase, "epochs": FINE_TUNING, "optimizer": optimizer, "model": LESS_DROPOUT}
     small["distill"] = {"teacher": "tune"}
+    updates = FINE_TUNING * _updates_per_epoch(table)
     if structure == "units":
-        updates = FINE_TUNING * _updates_per_epoch(table)
         small["compress"] = {"keep": equal_units(table, times) / UNITS, "steps": updates // 2}
-    else:
+    elif structure != "dense":
         model = model_of(table)
         found = recurrent_matrices(model)
         inside = sum(matrix.shape[0] * matrix.shape[1] for matrix in found)
         layers = model.recurrent_parameters()
         small["factorize"] = {"weights": tables(found, structure, (layers / times - (layers - inside)) / inside)}
+        small |= gradual(structure, updates)
     phases["small"] = small
     phases["small_tune"] = {**tune, "model": LESS_DROPOUT, "distill": {"teacher": "tune"}}
     return recipe_from(table)

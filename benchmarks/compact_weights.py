@@ -24,7 +24,7 @@ from typing import Any
 
 from decode_an4 import DECODERS, bootstrap, engines_of, log_probabilities, scores, with_weights
 from frame_times import frame_times, relative
-from structures import STRUCTURES, table_of, tables
+from structures import STRUCTURES, gradual, table_of, tables
 from study import Study, options
 
 import compactrnn as cr
@@ -130,14 +130,15 @@ def recipe_of(row: str, seed: int, all_speakers: bool = True) -> Recipe:
         optimizer = {**train_phase["optimizer"], "learning_rate": FINE_RATES.get(structure, FINE_RATE)}
         phase = {**train_phase, "epochs": FINE_TUNING, "optimizer": optimizer, "distill": {"teacher": "train"}}
         phase["schedule"] = {**phase["schedule"], "warmup": 100}
+        updates = FINE_TUNING * UPDATES_PER_EPOCH[all_speakers]
         if structure == "units":
             # half of the updates to let units go, half to recover
-            steps = FINE_TUNING * UPDATES_PER_EPOCH[all_speakers] // 2
-            phase["compress"] = {"keep": SCRATCH[times] / UNITS, "steps": steps}
+            phase["compress"] = {"keep": SCRATCH[times] / UNITS, "steps": updates // 2}
         elif structure == "low-rank":
             phase["factorize"] = {"keep": 1 / times, "calibration": 16}
         else:
             phase["factorize"] = {"weights": tables(recurrent_matrices(model), structure, share_of(model, times))}
+            phase |= gradual(structure, updates)
         phases["small"] = phase
         return recipe_from(table)
     phases["train"] = {**train_phase, "epochs": train_phase["epochs"] + FINE_TUNING}

@@ -25,10 +25,17 @@ def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: in
 
 
 def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """Three quarters of the numbers in Kronecker products, the rest in free entries."""
-    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.75 * numbers)
+    """A quarter of the numbers in Kronecker products, the rest in free entries."""
+    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.25 * numbers)
     left = numbers - structure.build(*shape, gates).stored_parameters()
     return cr.Doped(structure, keep=max(1, math.floor(left / shape[0])) / shape[1])
+
+
+def gradual(structure: str, updates: int) -> dict[str, Any]:
+    """Entries of a phase of so many updates: free entries are found in the first half, from the trained matrix on."""
+    if structure not in ("doped-kronecker", "sparse"):
+        return {}
+    return {"compress": {"method": "doping", "steps": updates // 2, "dropout": 0.0}}
 
 
 def whole_share(columns: int, share: float) -> float:

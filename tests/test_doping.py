@@ -57,6 +57,26 @@ def test_opening_changes_nothing():
     assert model.weight.stored_parameters() == 2 * 100 + 80
 
 
+@pytest.mark.parametrize("spec", [SPEC, cr.Doped(cr.Kronecker(5, 4), keep=0.1), cr.Sparse(keep=0.1)], ids=str)
+@pytest.mark.parametrize("layer", [nn.LSTM, cr.LSTM])
+def test_a_factorized_model_begins_as_the_trained_one(spec, layer):
+    torch.manual_seed(0)
+    model = Model()
+    model.lstm = layer(6, 20, 2, batch_first=True, bidirectional=True)
+    model.head = nn.Linear(40, 3)
+    x, trained = torch.randn(2, 5, 6), copy.deepcopy(model)
+    cr.factorize_(model, {"lstm.weight_hh_*": spec})
+    assert (model(x) - trained(x)).abs().max() > 1e-3
+    doping = cr.Doping(model, steps=10, dropout=0, trained=trained)
+    assert_close(model(x), trained(x), rtol=1e-5, atol=1e-6)
+    train(model, doping, 10)
+    doping.finish()
+    numbers = spec.build(80, 20, 4).stored_parameters()
+    assert [w.stored_parameters() for name, w in model.lstm.named_modules() if name.endswith("weight_hh_l1")] == [
+        numbers
+    ]
+
+
 def test_the_schedule_is_cubic_and_ends_at_the_specification(tmp_path):
     torch.manual_seed(0)
     model = Model()
@@ -150,6 +170,14 @@ def test_it_goes_on_where_it_stopped():
         (lambda: cr.Doping(Model(), steps=0), "steps: expected a positive int, got 0"),
         (lambda: cr.Doping(Model(), steps=5, interval=2.0), "interval: .*got 2.0"),
         (lambda: cr.Doping(Model(), steps=5, dropout=1.5), "dropout: .*got 1.5"),
+        (
+            lambda: cr.Doping(Model(), steps=5, trained=nn.Linear(3, 3)),
+            r"trained: expected the matrix lstm.weight_hh_l0 of shape \(80, 20\), got a model without lstm.weight_hh_l0; give a",
+        ),
+        (
+            lambda: cr.Doping(Model(), steps=5, trained=Model(size=8)),
+            r"trained: expected .* of shape \(80, 20\), got lstm.weight_hh_l0 of shape \(32, 8\)",
+        ),
     ],
 )
 def test_wrong_arguments(make, message):

@@ -10,6 +10,7 @@ from compactrnn.training.trainer import Trainer
 
 TEXT = "the cat sat on the mat; the dog did not.\n" * 60
 DOPED = {"kind": "Doped", "weight": {"kind": "LowRank", "rank": 2}, "keep": 0.1}
+HIDDEN = {"recurrent.weight_hh_*": DOPED}
 CASES = {
     "group lasso": {"keep": 0.5, "steps": 14},
     "macs": {"method": "neuron_selection", "macs": 800, "steps": 14},
@@ -18,6 +19,7 @@ CASES = {
     "single weights": {"method": "magnitude", "keep": 0.25, "interval": 2, "steps": 14},
     "blocks": {"method": "magnitude", "keep": 0.5, "block": [16, 4], "start": 2, "steps": 12},
     "doping": {"method": "doping", "steps": 14, "interval": 3},
+    "doping of a trained model": {"method": "doping", "steps": 14, "interval": 3, "factorize": {"weights": HIDDEN}},
     "quantization": {"method": "quantize", "weights": {"output": "int8", "*": "int4"}, "start": 5},
 }
 
@@ -25,7 +27,9 @@ CASES = {
 def recipe(folder, compress, **training):
     (folder / "text.txt").write_text(TEXT)
     optimizer = {"name": "AdamW", "learning_rate": 1e-2, "clip": 1.0}
-    weights = {"recurrent.weight_hh_*": DOPED} if compress.get("method") == "doping" else {}
+    compress = dict(compress)
+    before = {"factorize": compress.pop("factorize")} if "factorize" in compress else {}
+    weights = HIDDEN if compress.get("method") == "doping" and not before else {}
     sizes = {"batch_size": 8, "steps": 10, "evaluate_every": 9, "checkpoint_every": 4, "threads": 1}
     return recipe_from(
         {
@@ -34,7 +38,7 @@ def recipe(folder, compress, **training):
             "training": {**sizes, **training},
             "phases": {
                 "dense": {"updates": 3, "optimizer": optimizer},
-                "cut": {"updates": 20, "optimizer": optimizer, "compress": compress},
+                "cut": {"updates": 20, "optimizer": optimizer, "compress": compress, **before},
                 "tune": {"updates": 3, "optimizer": optimizer},
             },
         }

@@ -163,7 +163,7 @@ def test_options_are_checked(options, message, table):
 
 def test_two_compressors_in_a_phase_are_refused(table):
     table["phases"]["small"]["compress"] = {"strength": 0.1}
-    with pytest.raises(ValueError, match="give compress and factorize in two phases"):
+    with pytest.raises(ValueError, match="give group_lasso and factorize in two phases"):
         recipe_from(table)
 
 

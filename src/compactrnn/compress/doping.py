@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import invalid
+from ..layers.matrices import matrices
+from ..weights.base import AbstractWeight
 from ..weights.sparse import SparseWeight
 from ..weights.sum import SumWeight
 
@@ -20,6 +22,9 @@ class Doping:
     the largest, with f the part `keep` of the specification; the others become zero. `finish` then takes the zeros
     away.
 
+    The sparse parts of a model that was factorized begin with all that the structures left of the `trained` one: it has
+    its outputs at first, and loses them with the entries that go.
+
     As long as a part is nearly dense it could do all the work, and the structure beside it would learn nothing. So, at
     each step, every row of a sum loses one of the two contributions with probability `dropout`, drawn at random, and
     twice the other stands for it: the mean is the matrix itself. That ends with step n, is off in evaluation, and by
@@ -30,10 +35,11 @@ class Doping:
         steps: length of the schedule in optimizer steps.
         dropout: in [0, 1].
         interval: entries are ranked every so many steps; between, those that were dropped stay zero.
+        trained: the model as it was before `cr.factorize_`, with the same layers.
 
     Raises:
-        ValueError: an argument out of range, or no weight with a sparse part; by `step`, an optimizer that does not
-            have the opened parameters.
+        ValueError: an argument out of range, no weight with a sparse part, or a `trained` model that has no matrix of
+            the same name and shape; by `step`, an optimizer that does not have the opened parameters.
 
     Sources: Thakker et al., "Doping: a technique for extreme compression of LSTM models using sparse structured
     additive matrices", 2021; the schedule is that of Zhu and Gupta, "To prune, or not to prune", 2017.
@@ -50,7 +56,15 @@ class Doping:
     288
     """
 
-    def __init__(self, model: nn.Module, steps: int, *, dropout: float = 0.5, interval: int = 10):
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int,
+        *,
+        dropout: float = 0.5,
+        interval: int = 10,
+        trained: nn.Module | None = None,
+    ):
         for name, value in (("steps", steps), ("interval", interval)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise invalid(name, got=repr(value), expected="a positive int")
@@ -66,8 +80,9 @@ class Doping:
                 expected="one or more",
                 hint="build its layers with a weight such as Doped(Kronecker(8, 8), keep=0.01)",
             )
+        left = {} if trained is None else _left_of(trained, model)
         for weight in self.sparse:
-            weight.set_columns(_all_columns(weight), weight.dense())
+            weight.set_columns(_all_columns(weight), left.get(weight, weight.dense()))
         self._kept: list[Tensor] = [torch.ones_like(w.values, dtype=torch.bool) for w in self.sparse]
         self._drop()
 
@@ -135,6 +150,28 @@ class Doping:
                 got="one without the parameters of the sparse parts",
                 expected="an optimizer that was made after Doping(model, ...)",
             )
+
+
+def _left_of(trained: nn.Module, model: nn.Module) -> dict[nn.Module, Tensor]:
+    """For each sparse part what is left of the matrix of `trained` without the structure beside it."""
+    known, left = {name: matrix for matrix in matrices(trained) for name in matrix.names}, {}
+    for matrix in matrices(model):
+        held = matrix.held
+        parts = held.summands if isinstance(held, SumWeight) else [held]
+        sparse = [part for part in parts if isinstance(part, SparseWeight)]
+        if not sparse:
+            continue
+        source = known.get(matrix.name)
+        if source is None or source.shape != matrix.shape:
+            raise invalid(
+                "trained",
+                got=f"a model without {matrix.name}" if source is None else f"{matrix.name} of shape {source.shape}",
+                expected=f"the matrix {matrix.name} of shape {matrix.shape}",
+                hint="give a copy of the model from before cr.factorize_",
+            )
+        assert isinstance(held, AbstractWeight)
+        left[sparse[0]] = source.dense().to(sparse[0].values) - held.dense().detach() + sparse[0].dense().detach()
+    return left
 
 
 def _is_doped(weight: SumWeight) -> bool:

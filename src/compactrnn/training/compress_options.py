@@ -24,7 +24,8 @@ class CompressOptions:
     The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
     two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
     `embeddings = true`; the third prunes blocks if `block` = (rows, columns) is given. `Doping` finds the entries of
-    the model's `Doped` and `Sparse` weights in `steps` updates. With `Quantize` the model learns from update `start` on
+    the model's `Doped` and `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices
+    on. With `Quantize` the model learns from update `start` on
     with `weights` of a type, or of types by name.
     """
 

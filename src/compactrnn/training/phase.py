@@ -40,13 +40,14 @@ class PhaseRun:
         processes: Processes,
         teacher: nn.Module | None,
         precision: Any = "32-true",
+        trained: AbstractModel | None = None,
     ):
         self.options, self.training, self.task, self.processes = options, training, task, processes
         self.fabric = processes.fabric
         self.per_epoch = task.updates_per_epoch()
         self.total = options.total_updates(self.per_epoch)
         self.model = model
-        self.pruner = build_pruner(model, task, options)  # its gates are parameters of the model
+        self.pruner = build_pruner(model, task, options, trained)  # its gates are parameters of the model
         optimizer = build_optimizer(model.parameters(), options.optimizer)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         _let_advance(self.wrapped, model)

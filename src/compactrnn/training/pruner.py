@@ -13,8 +13,10 @@ from ..tasks.base import AbstractTask
 from .recipe import PhaseOptions
 
 
-def build_pruner(model: AbstractModel, task: AbstractTask, options: PhaseOptions) -> Any:
-    """The pruner of a phase, or None."""
+def build_pruner(
+    model: AbstractModel, task: AbstractTask, options: PhaseOptions, trained: AbstractModel | None = None
+) -> Any:
+    """The pruner of a phase, or None; `trained` is the model before the phase factorized it."""
     if options.compress is None:
         return None
     from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection, Quantize
@@ -22,7 +24,7 @@ def build_pruner(model: AbstractModel, task: AbstractTask, options: PhaseOptions
 
     given = options.compress.arguments()
     if options.compress.method == "doping":
-        return _Doped(model, Doping(model, **given))
+        return _Doped(model, Doping(model, **given, trained=trained))
     if options.compress.method == "quantize":
         weights, known = given.pop("weights"), [name for matrix in matrices(model) for name in matrix.names]
         own = {key: kind for key, kind in model.weight_types().items() if any(matches(key, name) for name in known)}

@@ -136,8 +136,8 @@ class PhaseOptions:
     def __post_init__(self):
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("give either updates or epochs")
-        if self.compress and self.factorize:
-            raise ValueError("give compress and factorize in two phases, one after the other")
+        if self.compress and self.factorize and self.compress.method != "doping":
+            raise ValueError(f"give {self.compress.method} and factorize in two phases, one after the other")
         cut = self.compress.last if self.compress else 0
         if self.updates is not None and cut > self.updates:
             raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -105,12 +106,14 @@ class Trainer:
         if saved is not None and saved["run"] is None:
             with _fits(self.folder.checkpoint):
                 self._set_random(saved)  # from before the phase: what is built below draws from it
+        trained = None
         if phase.factorize is not None and (saved is None or saved["run"] is None):
+            trained = copy.deepcopy(self.model) if phase.compress else None
             factorize_model_(self.model, self.task_in(phase), phase.factorize)
             self.model_options = {**self.model_options, **self.model.size_options()}
         teacher = load_phase(self.folder.phase(phase.distill.teacher), self.task) if phase.distill else None
         task = self.task_in(phase)
-        run = PhaseRun(phase, training, task, self.model, self.processes, teacher, self.precision)
+        run = PhaseRun(phase, training, task, self.model, self.processes, teacher, self.precision, trained)
         if saved is not None and saved["run"] is not None:
             with _fits(self.folder.checkpoint):
                 run.load_state_dict(saved["run"])
