@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,18 +17,32 @@ from .gates import in_eval_mode, without_gates
 
 
 class Factors(nn.Module):
-    """`W = factors * V`: the last of the parametrizations of a tensor; one factor for each entry along each axis."""
+    """`W = factors * V`: the last of the parametrizations of a tensor; one factor for each entry along each axis.
+
+    `axes` are those that have been scaled: before that their factors are ones, and not worth a product in each step.
+    """
 
     def __init__(self, like: Tensor):
         super().__init__()
         for axis, size in enumerate(like.shape):
             shape = [size if d == axis else 1 for d in range(like.dim())]
             self.register_buffer(f"factors_{axis}", like.new_ones(shape))
+        self.axes: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        for factors in self.buffers():
-            x = x * factors
+        for axis in self.axes:
+            x = x * getattr(self, f"factors_{axis}")
         return x
+
+    def scale_(self, axis: int, factors: Tensor) -> None:
+        """Multiply those along an axis."""
+        own = getattr(self, f"factors_{axis}")
+        own.mul_(factors.view_as(own))
+        self.axes = sorted({*self.axes, axis})
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.axes = [axis for axis, factors in enumerate(self.buffers()) if bool((factors != 1).any())]
 
 
 class Computed:
@@ -50,8 +65,7 @@ class Computed:
 
     def scale_(self, axis: int, factors: Tensor) -> None:
         """Multiply the slices along `axis`."""
-        own = getattr(self.chain[-1], f"factors_{axis}")
-        own.mul_(factors.view_as(own))
+        self.chain[-1].scale_(axis, factors)
 
 
 Stored = AbstractWeight | nn.Parameter | Computed

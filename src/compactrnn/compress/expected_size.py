@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from ..weights.low_rank import LowRankWeight
 from ..weights.masked import MaskedWeight
 from .computed import shape_of
 from .groups import Group
+from .hard_concrete import HardConcrete
 from .part import Part
 
 
@@ -30,23 +32,33 @@ class _Tensor:
         if not any(g == group and torch.equal(u, units) for g, u in known):
             known.append((group, units))
 
+    @functools.cached_property
+    def shared(self) -> list[tuple[int, Tensor]]:
+        """For groups that cut rows and columns: how many entries are in a row and a column of each unit."""
+        return [
+            (
+                group,
+                torch.bincount(rows[rows >= 0], minlength=most) * torch.bincount(columns[columns >= 0], minlength=most),
+            )
+            for group, rows in self.slices.get(0, [])
+            for other, columns in self.slices.get(1, [])
+            if group == other
+            for most in [1 + int(max(rows.max(), columns.max()))]
+        ]
+
     def expected(self, chances: Sequence[Tensor]) -> Tensor:
-        """The expected number of numbers; the units of a group are independent of each other."""
+        """The expected number of numbers; each of `chances` ends with a 1, for slices that go with no unit.
+
+        The units of a group are independent of each other.
+        """
         total = chances[0].new_tensor(self.numbers)
-        for axis, parts in self.slices.items():
-            kept = chances[0].new_ones(self.shape[axis])
-            for group, units in parts:
-                kept = kept * torch.cat([chances[group], kept.new_ones(1)])[units % (len(chances[group]) + 1)]
-            total = total * kept.mean()
+        for parts in self.slices.values():
+            kept = [chances[group][units] for group, units in parts]
+            total = total * functools.reduce(torch.mul, kept).mean()
         # an entry in the row and the column of one unit is there with its chance, not with the square of it
-        for group, rows in self.slices.get(0, []):
-            for other, columns in self.slices.get(1, []):
-                if group == other:
-                    p = chances[group]
-                    both = torch.bincount(rows[rows >= 0], minlength=len(p)) * torch.bincount(
-                        columns[columns >= 0], minlength=len(p)
-                    )
-                    total = total + self.numbers / (self.shape[0] * self.shape[1]) * (both * (p - p * p)).sum()
+        for group, both in self.shared:
+            p = chances[group][: len(both)]
+            total = total + self.numbers / (self.shape[0] * self.shape[1]) * (both * (p - p * p)).sum()
         return total
 
 
@@ -66,13 +78,20 @@ class ExpectedSize:
         self._rest = 0.0
         self._rest = self.whole - float(self.of(ones))
 
+    @functools.cached_property
+    def gates(self) -> list[HardConcrete]:
+        """The gates of the groups; to find them takes longer than to move them."""
+        gates = [group.gate for group in self.groups]
+        return [gate for gate in gates if isinstance(gate, HardConcrete)]
+
     def of(self, chances: Sequence[Tensor]) -> Tensor:
         """The expected size for a chance for each unit of each group, (count,) each."""
         if self.kind == "units":
             return torch.cat(list(chances)).sum()
-        device = chances[0].device
-        sizes = [tensor.expected(chances) for tensor in self._tensors]
-        return torch.stack(sizes).sum() + self._rest if sizes else torch.tensor(self._rest, device=device)
+        one = chances[0].new_ones(1)
+        ended = [torch.cat([p, one]) for p in chances]
+        sizes = [tensor.expected(ended) for tensor in self._tensors]
+        return torch.stack(sizes).sum() + self._rest if sizes else one[0] * self._rest
 
     def _stored(self) -> dict[tuple[int, ...], _Tensor]:
         found: dict[tuple[int, ...], _Tensor] = {}

@@ -83,7 +83,8 @@ class L0Selection(AbstractPruningMethod):
 
     def expected_size(self, groups: Sequence[Group]) -> Tensor:
         """The expected size of the model, differentiable in the gates."""
-        return self._sizes(groups).of([gate.active().cpu() for gate in _gates(groups)])
+        sizes = self._sizes(groups)
+        return sizes.of([gate.active().cpu() for gate in sizes.gates])
 
     def penalty(self, groups: list[Group]) -> Tensor:
         """`strength * E[size] / size`; zero for a given fraction, to which `step_` leads."""
@@ -94,7 +95,7 @@ class L0Selection(AbstractPruningMethod):
     @torch.no_grad()
     def step_(self, groups: list[Group], count: int) -> None:
         """Move the gates towards the size of step `count`, and draw new ones."""
-        gates = _gates(groups)
+        gates = self._sizes(groups).gates if groups else []
         if self.fraction is not None and count <= self.steps and gates:
             self._move(groups, gates, count)
             if count == self.steps:
@@ -190,8 +191,3 @@ class L0Selection(AbstractPruningMethod):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_expected": None}  # a copy has groups of its own
-
-
-def _gates(groups: Sequence[Group]) -> list[HardConcrete]:
-    gates = [group.gate for group in groups]
-    return [gate for gate in gates if isinstance(gate, HardConcrete)]

@@ -183,10 +183,10 @@ class AbstractFused(nn.RNNBase):
 
     def _must_be_called(self, number: int) -> bool:
         """Whether a weight's `forward` rounds, or, with a warning, does something else than its dense matrix."""
-        for name, weight in zip(self._layer_names(number), self._layer_weights(number), strict=True):
+        for name, weight in self._structured(number).items():
             if isinstance(weight, QuantizedWeight):
                 return True
-            if isinstance(weight, AbstractWeight) and not is_dense_product(weight):
+            if not is_dense_product(weight):
                 warnings.warn(f"{differs(name, weight)}; so the layer runs step by step", stacklevel=5)
                 return True
         return False
@@ -196,20 +196,24 @@ class AbstractFused(nn.RNNBase):
 
         It is where they have at most a third of the multiplications (docs/training.md has the figures).
         """
-        weights = self._layer_weights(number)
-        structured = [w for w in weights if isinstance(w, AbstractWeight)]
+        structured = self._structured(number).values()
         if not structured or torch.is_autocast_enabled("cpu") or parametrize.is_parametrized(self):
             return False
         cell = bound_cell(self, f"_l{number}")
         (report,) = loop_report(cell) if not why_not_native(cell.parameters()) else (None,)
         if report is None or "native" not in report.kinds or report.dense:
             return False
-        plain = sum(w.numel() for w in weights if isinstance(w, Tensor) and w.dim() == 2)
+        plain = sum(w.numel() for w in self._layer_weights(number) if isinstance(w, Tensor) and w.dim() == 2)
         dense = plain + sum(w.out_features * w.in_features for w in structured)
         return _FEW * (plain + sum(w.training_macs() for w in structured)) <= dense
 
     def _layer_weights(self, number: int) -> list[Any]:
         return [getattr(self, name) for name in self._layer_names(number)]
+
+    def _structured(self, number: int) -> dict[str, AbstractWeight]:
+        # not by the attributes: one that is parametrized is computed at each access
+        found = {name: self._modules.get(name) for name in self._layer_names(number)}
+        return {name: weight for name, weight in found.items() if isinstance(weight, AbstractWeight)}
 
     def _layer_names(self, number: int) -> list[str]:
         directions = 2 if self.bidirectional else 1
