@@ -1,0 +1,126 @@
+"""Int4 by quantization-aware training against int4 of the trained model, in the quality of two language models.
+
+    COMPACTRNN_DATA=... python benchmarks/quantization_aware.py --ptb RUN [--updates 600] [--seed 0]
+
+The demo's dense model and a run of recipes/ptb-200.toml. Each is trained on for --updates updates, with
+`cr.Quantize(model, "int4")` and without, by AdamW with a cosine from --rate, without dropout, to give what it gave
+before (distillation from itself, and no other loss). Figures are of the test part on the engine: float32 and int4 of
+the trained model and of the one that was trained on without quantization, and int4 as it was trained.
+"""
+
+import argparse
+import copy
+import json
+import math
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from published import RESULTS
+from torch import nn
+
+import compactrnn as cr
+from compactrnn._machine import describe_machine
+from compactrnn.report.demo.models import shipped_models
+from compactrnn.report.insert import insert
+from compactrnn.training.distill import distillation_loss
+from compactrnn.training.pack_run import pack_model
+from compactrnn.training.run_folder import RunFolder
+
+RESULT, PAGE = RESULTS / "quantization_aware.json", Path(__file__).parents[1] / "docs" / "quantization.md"
+WARMUP = 50
+VALIDATION_STREAMS = 8
+NO_DROPOUT = {"dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}
+
+
+def trained_on(task: Any, dense: Any, given: argparse.Namespace, weights: str | None) -> nn.Module:
+    """A copy of the dense model after more updates, quantized in training or not."""
+    torch.manual_seed(given.seed)
+    model, teacher = copy.deepcopy(dense), copy.deepcopy(dense).eval()
+    model.adjust(type(model.options)(**{**vars(model.options), **NO_DROPOUT}))
+    quantizer = cr.Quantize(model, weights) if weights else None
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), given.rate)
+    per_epoch, states, teacher_states = task.updates_per_epoch(), None, None
+    for number in range(given.updates):
+        progress = max(0, number - WARMUP) / max(1, given.updates - WARMUP)
+        for group in optimizer.param_groups:
+            group["lr"] = given.rate * min(1, (number + 1) / WARMUP) * (1 + math.cos(math.pi * progress)) / 2
+        if number % per_epoch == 0:
+            states = teacher_states = None
+        batch = task.batch(number % per_epoch, number // per_epoch)
+        outputs, states = task.forward(model, batch, states)
+        with torch.no_grad():
+            wanted, teacher_states = task.forward(teacher, batch, teacher_states)
+        loss = distillation_loss(task.answers(outputs, batch), task.answers(wanted, batch))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if quantizer is not None:
+            quantizer.step(optimizer)
+    model.eval()
+    kind = weights or "float32"
+    print(f"{kind}: {task.evaluate(model, 'valid', VALIDATION_STREAMS):.4f} of the validation part", flush=True)
+    return model
+
+
+def quality(model: Any, task: Any, weights: str) -> dict[str, float]:
+    """The test figure of the packed model, and its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.crnn"
+        pack_model(model, task, file, weights)
+        return {"test": task.evaluate_engine(cr.Engine(file), "test"), "bytes": file.stat().st_size}
+
+
+def row_of(name: str, task: Any, dense: Any, given: argparse.Namespace) -> dict[str, Any]:
+    """All figures of a model."""
+    figures = {"float32": quality(dense, task, "float32"), "int4": quality(dense, task, "int4")}
+    longer = trained_on(task, dense, given, None)
+    figures |= {"longer float32": quality(longer, task, "float32"), "longer int4": quality(longer, task, "int4")}
+    figures["aware int4"] = quality(trained_on(task, dense, given, "int4"), task, "int4")
+    print(name, {key: round(value["test"], 4) for key, value in figures.items()}, flush=True)
+    return {"model": name, "metric": task.metric, "seed": given.seed, "figures": figures}
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table of the page."""
+    heads = {
+        "float32": "float32", "int4": "int4", "longer float32": "float32, trained on",
+        "longer int4": "int4, trained on", "aware int4": "int4, trained on in int4",
+    }  # fmt: skip
+    lines = [f"| model | {' | '.join(heads.values())} |", "|---" * (1 + len(heads)) + "|"]
+    for row in rows:
+        figures, cells = row["figures"], []
+        for key in heads:
+            change = 100 * (figures[key]["test"] / figures["float32"]["test"] - 1)
+            digits = 3 if figures[key]["test"] < 10 else 1
+            cells.append(f"{figures[key]['test']:.{digits}f}" + ("" if key == "float32" else f" ({change:+.1f} %)"))
+        lines.append(f"| {row['model']}, {row['metric'].replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def main() -> None:
+    """Read arguments, train, write the result and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ptb", type=Path, required=True, help="a finished run of recipes/ptb-200.toml")
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    torch.set_num_threads(1)
+    task, (dense, _) = shipped_models()
+    rows = [row_of("the demo's, 2 x 256", task, dense.model, given)]
+    model, task, _ = RunFolder(given.ptb).load()
+    rows.append(row_of("Penn Treebank, 2 x 200", task, model, given))
+    options = {name: getattr(given, name) for name in ("updates", "rate")}
+    content = {"what": "int4 by quantization-aware training", **options, "machine": describe_machine(), "rows": rows}
+    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "aware", page(rows)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
