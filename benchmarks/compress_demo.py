@@ -18,10 +18,10 @@ import torch
 import compactrnn as cr
 from compactrnn._files import write_json
 from compactrnn._machine import describe_machine
+from compactrnn.compress import distillation_loss
 from compactrnn.compress.sizes import counts
 from compactrnn.report.demo.models import demo_recipe, shipped_models
 from compactrnn.report.insert import insert
-from compactrnn.training.distill import distillation_loss
 
 RESULTS = Path(__file__).parent / "results" / "compress_demo.json"
 PAGE = Path(__file__).parents[1] / "docs" / "compress-model.md"

@@ -12,6 +12,7 @@ from torch import nn
 import compactrnn as cr
 from acoustic_models import Acoustic
 from compactrnn.cli.app import app
+from compactrnn.tasks.table import TASKS
 from compactrnn.training.recipe import recipe_from
 from compactrnn.weights import Dense, WeightSpec
 from compactrnn.weights.registry import weight_kinds, weight_spec
@@ -97,7 +98,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert isinstance(names["model"].lstm, cr.LSTM)
 
 
-@pytest.mark.parametrize("page", ["pruning", "delta", "compress-model"])
+@pytest.mark.parametrize("page", ["pruning", "delta", "distill", "compress-model"])
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -116,6 +117,15 @@ def test_the_page_on_factorization_runs_from_top_to_bottom(tmp_path, monkeypatch
     (recipe,) = blocks("docs/factorize.md", "toml")
     phases = tomllib.loads(recipe)["phases"]
     assert recipe_from({"phases": phases}).phases["small"].factorize.weights["embedding"] == {}
+
+
+def test_the_recipe_on_distillation_is_read_and_its_targets_are_those_of_the_tasks():
+    (recipe,) = blocks("docs/distill.md", "toml")
+    assert recipe_from({"phases": tomllib.loads(recipe)["phases"]}).phases["small"].distill.hidden == {"recurrent": 0.1}
+    rows = (ROOT / "docs/distill.md").read_text().split("| task |")[1]
+    for name, task in TASKS.items():
+        (row,) = re.findall(rf"^\|[^|]*`{name}`.*$", rows, re.MULTILINE)
+        assert re.findall(r"`(probabilities|classes|transcript)`", row) == list(task.distill_targets)
 
 
 def test_the_section_on_quantization_aware_training_runs(tmp_path, monkeypatch):

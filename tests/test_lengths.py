@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional
 
 import compactrnn as cr
+from compactrnn.compress import distillation_loss
 from compactrnn.models import SequenceModel, SequenceModelOptions
 from compactrnn.models.step_norm import StepNorm
 from compactrnn.tasks.adding import AddingData, AddingTask
 from compactrnn.tasks.batch import Batch
 from compactrnn.tasks.table import TASKS, task_of
-from compactrnn.training.distill import distillation_loss
 from compactrnn.training.pack_run import pack_run
 from compactrnn.training.recipe import recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -146,7 +146,7 @@ def test_from_the_recipe_to_the_engine(name, tmp_path, monkeypatch):
         },
     }
     if name == "adding":  # numbers, no logits
-        with pytest.raises(ValueError, match=r"tune\.distill: expected a task with logits.*, got adding"):
+        with pytest.raises(ValueError, match=r"tune\.distill\.weight: expected 0 with adding.* no logits, got 0\.5"):
             recipe_from(recipe)
         del recipe["phases"]["tune"]["distill"]
     result = train(recipe_from(recipe), tmp_path / "run")

@@ -17,10 +17,10 @@ import compactrnn as cr
 import made_up_speech
 from compactrnn.data import fetch, load_an4
 from compactrnn.models import AcousticModel, AcousticModelOptions
+from compactrnn.models.ctc import ctc_loss
 from compactrnn.models.front_end import FrontEnd
-from compactrnn.tasks.batch import Batch
 from compactrnn.tasks.cepstral_augmentation import CepstralAugmentation, MelScale
-from compactrnn.tasks.ctc import ctc_loss, encode
+from compactrnn.tasks.ctc import encode
 from compactrnn.tasks.speech import SpeechData, SpeechTask
 from compactrnn.tasks.table import task_of
 from compactrnn.tasks.word_errors import character_errors, word_errors
@@ -134,16 +134,14 @@ def test_the_loss_is_the_sum_over_all_alignments(steps, target, seed):
         if [symbol for symbol, _ in itertools.groupby(path) if symbol] == target:
             total += math.exp(sum(float(x[0, t, symbol]) for t, symbol in enumerate(path)))
     wanted = -math.log(total) / len(target) if total else 0.0  # a target that does not fit
-    assert float(ctc_loss(x, Batch(x, torch.tensor([target])))) == pytest.approx(wanted, rel=1e-9)
+    assert float(ctc_loss(x, torch.tensor([target]))) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_loss_is_per_character_of_a_batch_and_ignores_padding():
     x = torch.randn(2, 9, 4).log_softmax(-1)
     targets, lengths = torch.tensor([[1, 2, 2], [3, 0, 0]]), torch.tensor([9, 5])
-    both = ctc_loss(x, Batch(x, targets, lengths))
-    first, second = (
-        ctc_loss(x[n : n + 1, :end], Batch(x[n : n + 1, :end], targets[n : n + 1])) for n, end in ((0, 9), (1, 5))
-    )
+    both = ctc_loss(x, targets, lengths)
+    first, second = (ctc_loss(x[n : n + 1, :end], targets[n : n + 1]) for n, end in ((0, 9), (1, 5)))
     assert_close(both, (3 * first + second) / 4)
     with pytest.raises(ValueError, match=r"transcript: .*got 'c'"):
         encode(["abc"], "ab")
@@ -300,7 +298,7 @@ distill = { teacher = "train", weight = 0.5 }
 [phases.factorize]
 updates = 6
 factorize = { rank = 3 }
-distill = { teacher = "train", weight = 0.5 }
+distill = { teacher = "train", targets = "transcript", hidden = { "sequence_model.layers.0" = 0.1 } }
 """
 
 

@@ -17,8 +17,8 @@ from compactrnn import Engine, ModelFileError
 from compactrnn._checkpoint import load_tree, load_weights, save_tree, save_weights
 from compactrnn._files import write_atomically
 from compactrnn.cells import DuRNN
+from compactrnn.compress import distillation_loss
 from compactrnn.models.sequence_model import SequenceModel
-from compactrnn.training.distill import distillation_loss
 from compactrnn.training.optimizer import build_optimizer
 from compactrnn.training.pack_run import pack_run
 from compactrnn.training.progress import Progress

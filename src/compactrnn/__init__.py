@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
     from .compress import Delta as Delta
+    from .compress import Distill as Distill
     from .compress import Doping as Doping
     from .compress import FactorizationPlan as FactorizationPlan
     from .compress import GroupLasso as GroupLasso
@@ -77,6 +78,7 @@ _HOME = {
     "Circulant": "weights",
     "Delta": "compress",
     "Diagonal": "weights",
+    "Distill": "compress",
     "Doped": "weights",
     "Doping": "compress",
     "Hashed": "weights",

@@ -4,6 +4,8 @@ from .analyze import Analysis as Analysis
 from .analyze import analyze as analyze
 from .changes import DeltaReport as DeltaReport
 from .delta import Delta as Delta
+from .distill import Distill as Distill
+from .distill import distillation_loss as distillation_loss
 from .doping import Doping as Doping
 from .factorization import FactorizationPlan as FactorizationPlan
 from .factorize import factorize_ as factorize_

@@ -55,7 +55,7 @@ class AddingTask(AbstractSequenceTask):
 
     data_options = AddingData
     metric = "mse"
-    inputs, outputs, logits = 2, 1, False
+    inputs, outputs, distill_targets = 2, 1, ()
     batch_rows = ROWS
     data: AddingData
 

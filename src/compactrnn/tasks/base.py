@@ -25,7 +25,7 @@ class AbstractTask(ABC):
     data_options: ClassVar[type]
     model_options: ClassVar[type]
     metric: str
-    logits: ClassVar[bool] = True  # whether the outputs are logits, for which a teacher's can be the targets
+    distill_targets: ClassVar[tuple[str, ...]] = ("probabilities",)  # of `Distill`; none where outputs are no logits
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,7 @@ class AbstractClassificationTask(AbstractSequenceTask):
     """The outputs are the logits of classes; the metric is the error rate in percent."""
 
     metric = "error"
+    distill_targets = ("probabilities", "classes")
 
     def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy, in nats."""

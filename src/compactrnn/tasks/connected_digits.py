@@ -14,8 +14,9 @@ from .._bounds import STRICT, Sequences
 from ..data import DigitString, digit_strings
 from ..data.fsdd import DIGITS, LONGEST_STRING, RATE
 from ..decoding import Alphabet, GreedyDecoder, RecognizerSpec
+from ..models.ctc import BLANK, ctc_loss
 from .batch import Batch
-from .ctc import BLANK, ctc_loss, encode
+from .ctc import encode
 from .digit_audio import AbstractDigitsTask, DigitAudioData
 from .sequence import generator
 from .word_errors import jiwer, word_errors
@@ -45,7 +46,7 @@ class ConnectedDigitsTask(AbstractDigitsTask):
     data_options = ConnectedDigitsData
     metric = "wer"
     every_step = True
-    logits = False  # a teacher's alignment need not be the student's
+    distill_targets = ("transcript",)  # a teacher's alignment need not be the student's
     batch_rows = STRINGS
     outputs = 1 + DIGITS
     data: ConnectedDigitsData
@@ -83,7 +84,7 @@ class ConnectedDigitsTask(AbstractDigitsTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """See `ctc_loss`: nats per digit."""
-        return ctc_loss(outputs.log_softmax(-1), batch)
+        return ctc_loss(outputs.log_softmax(-1), batch.targets, batch.lengths)
 
     def target_count(self, batch: Batch) -> int:
         """The number of digits."""

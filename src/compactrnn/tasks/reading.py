@@ -78,6 +78,7 @@ class ReadingTask(AbstractSequencesTask):
     data_options = ReadingData
     model_options = ReaderOptions
     metric = "f1_error"
+    distill_targets = ("probabilities", "classes")
     batch_rows = ROWS
     data: ReadingData
 

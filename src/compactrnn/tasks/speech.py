@@ -17,9 +17,10 @@ from ..data import load_an4
 from ..data.an4 import HIGHEST, LOWEST, MEL_FILTERS, Utterance
 from ..decoding import Bigram, RecognizerSpec
 from ..models.acoustic_model import AcousticModel, AcousticModelOptions
+from ..models.ctc import ctc_loss
 from .batch import Batch
 from .cepstral_augmentation import CepstralAugmentation, MelScale
-from .ctc import ctc_loss, encode
+from .ctc import encode
 from .quality import shortened
 from .sequence import AbstractSequencesTask, generator
 from .similar_lengths import batches_of_similar_length
@@ -71,6 +72,7 @@ class SpeechTask(AbstractSequencesTask):
     data_options = SpeechData
     model_options = AcousticModelOptions
     metric = "wer"
+    distill_targets = ("probabilities", "transcript")
     every_step = True
     batch_rows = ROWS
     data: SpeechData
@@ -169,7 +171,7 @@ class SpeechTask(AbstractSequencesTask):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """See `ctc_loss`: nats per character."""
-        return ctc_loss(outputs, batch)
+        return ctc_loss(outputs, batch.targets, batch.lengths)
 
     def target_count(self, batch: Batch) -> int:
         """The number of characters."""

@@ -16,9 +16,8 @@ from ..tasks.base import AbstractTask
 from ..tasks.batch import Batch
 from .average import WeightAverage
 from .devices import Processes
-from .distill import distillation_loss
 from .optimizer import build_optimizer
-from .pruner import build_pruner
+from .pruner import build_distill, build_pruner
 from .recipe import PhaseOptions, TrainingOptions
 from .schedule import LearningRate
 
@@ -48,7 +47,9 @@ class PhaseRun:
         self.total = options.total_updates(self.per_epoch)
         self.model = model
         self.pruner = build_pruner(model, task, options, trained)  # its gates are parameters of the model
-        optimizer = build_optimizer(model.parameters(), options.optimizer)
+        self.distill = build_distill(model, teacher, options)
+        maps = [] if self.distill is None else self.fabric.to_device(self.distill).parameters()
+        optimizer = build_optimizer([*model.parameters(), *maps], options.optimizer)
         self.wrapped, self.optimizer = self.fabric.setup(model, optimizer)
         _let_advance(self.wrapped, model)
         self.rate = LearningRate(
@@ -56,7 +57,8 @@ class PhaseRun:
         )
         self.teacher = self.teacher_outputs = None
         if teacher is not None:
-            self.teacher_outputs = task.teacher_outputs(self.fabric.to_device(teacher.eval()))
+            if self.distill is not None and not self.distill.hidden.pairs:
+                self.teacher_outputs = task.teacher_outputs(self.fabric.to_device(teacher.eval()))
             self.teacher = processes.alone(precision).setup_module(teacher.eval().requires_grad_(False))
             _let_advance(self.teacher, teacher)
         self.average = WeightAverage(model, options.average) if options.average is not None else None
@@ -81,10 +83,12 @@ class PhaseRun:
         rate = self.rate.at(self.update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        outputs, self.states = self.task.forward(self.wrapped, batch, self.states)
+        with nullcontext() if self.distill is None else self.distill.watch():
+            outputs, self.states = self.task.forward(self.wrapped, batch, self.states)
+            of_teacher = None if self.distill is None else self._teacher_targets(whole, batch)
         plain = self.task.loss(outputs, batch)
         self.optimizer.zero_grad()
-        self.fabric.backward(self._objective(plain, outputs, whole, batch))
+        self.fabric.backward(self._objective(plain, outputs, of_teacher, whole, batch))
         if (bound := self.options.optimizer.clip_value) is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, clip_val=bound)
         norm = None
@@ -112,14 +116,15 @@ class PhaseRun:
         self.trained["seconds"] += time.perf_counter() - began
         return value
 
-    def _objective(self, plain: Tensor, outputs: Tensor, whole: Batch, batch: Batch) -> Tensor:
+    def _objective(
+        self, plain: Tensor, outputs: Tensor, of_teacher: Tensor | None, whole: Batch, batch: Batch
+    ) -> Tensor:
         """What is minimized: the loss, a teacher's part of it, and penalties."""
         loss = plain
-        if self.teacher is not None and self.options.distill is not None:
-            teacher = self.task.answers(self._teacher_targets(whole, batch), batch)
-            weight, temperature = self.options.distill.weight, self.options.distill.temperature
-            soft = distillation_loss(self.task.answers(outputs, batch), teacher, temperature)
-            loss = (1 - weight) * loss + weight * soft
+        if self.distill is not None and of_teacher is not None:
+            if self.distill.targets != "transcript":
+                outputs, of_teacher = self.task.answers(outputs, batch), self.task.answers(of_teacher, batch)
+            loss = self.distill.loss(plain, outputs, of_teacher, batch.lengths)
         if self.training.loss_reduction == "sum_steps":
             loss = loss * self.training.steps
         if self.processes.count > 1:
@@ -212,6 +217,7 @@ class PhaseRun:
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
             "pruner": None if self.pruner is None else self.pruner.state_dict(),
+            "distill": None if self.distill is None else dict(self.distill.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,6 +234,8 @@ class PhaseRun:
             self.average.load(self.fabric.to_device(state["average"]))
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
+        if self.distill is not None:
+            self.distill.load_state_dict(state["distill"])
 
 
 def _let_advance(wrapped: Any, model: nn.Module) -> None:

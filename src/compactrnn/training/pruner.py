@@ -1,4 +1,4 @@
-"""The compressor of a phase."""
+"""The compressor of a phase, and what it learns of a teacher."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def build_pruner(
         return Magnitude(model, BlockSparse(block, keep) if block else Sparse(keep), **given)
     make = NeuronSelection if options.compress.method == "neuron_selection" else GroupLasso
     return make(model, task.example_inputs(), **given)
+
+
+def build_distill(model: nn.Module, teacher: nn.Module | None, options: PhaseOptions) -> Any:
+    """What compares the model with its teacher, or None."""
+    if teacher is None or options.distill is None:
+        return None
+    from ..compress import Distill
+
+    given = {name: value for name, value in vars(options.distill).items() if name != "teacher"}
+    return Distill(model, teacher, **given)
 
 
 class _Doped:

@@ -101,11 +101,22 @@ class FactorizeOptions:
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Distillation from the final model of phase `teacher`: `(1 - weight) * loss + weight * distillation_loss`."""
+    """Distillation from the final model of phase `teacher`; see `compactrnn.Distill`.
+
+    The loss is `(1 - weight) * loss + weight * loss_of_teacher`, and for each recurrent layer named in `hidden` its
+    number times the mean squared difference of the states. `targets` are the teacher's "probabilities", its most
+    likely "classes", or the "transcript" that its outputs are decoded to; a task has some of them.
+    """
 
     teacher: PhaseName
     weight: Share = 0.5
     temperature: Annotated[Positive, Field(ge=1e-2, le=1e3)] = 1.0
+    targets: Literal["probabilities", "classes", "transcript"] = "probabilities"
+    hidden: dict[str, Positive] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.targets != "probabilities" and self.temperature != 1:
+            raise ValueError(f"temperature: expected none with targets = {self.targets!r}, got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -206,12 +217,11 @@ class Recipe(Generic[Data, Model]):
         check_apart(self.phases)
         earlier: set[str] = set()
         for name, phase in self.phases.items():
-            if phase.distill and phase.distill.teacher not in earlier:
-                wanted = f"an earlier phase ({', '.join(sorted(earlier)) or 'there is none'})"
-                raise ValueError(f"phases.{name}.distill.teacher: expected {wanted}, got {phase.distill.teacher!r}")
-            task: Any = self.task
-            if phase.distill and not TASKS[task.name].logits:
-                raise ValueError(f"phases.{name}.distill: expected a task with logits as outputs, got {task.name}")
+            if phase.distill:
+                try:
+                    self._check_distill(phase.distill, earlier)
+                except ValueError as error:
+                    raise ValueError(f"phases.{name}.distill.{error}") from None
             gates = phase.compress is not None and phase.compress.method == "neuron_selection"
             if gates and self.training.devices > 1:
                 got = f"training.devices = {self.training.devices}"
@@ -225,6 +235,21 @@ class Recipe(Generic[Data, Model]):
                 self.model_in(phase)
             except ValueError as error:
                 raise ValueError(f"phases.{name}.{error}") from None
+
+    def _check_distill(self, distill: DistillOptions, earlier: set[str]) -> None:
+        """Raise `ValueError` unless a phase after the `earlier` ones can learn from its teacher."""
+        if distill.teacher not in earlier:
+            known = ", ".join(sorted(earlier)) or "there is none"
+            raise invalid("teacher", got=repr(distill.teacher), expected=f"an earlier phase ({known})")
+        task: Any = self.task
+        known = TASKS[task.name].distill_targets
+        if distill.weight and distill.targets not in known:
+            if not known:
+                raise invalid("weight", got=distill.weight, expected=f"0 with {task.name}, whose outputs are no logits")
+            raise invalid("targets", got=repr(distill.targets), expected=f"{' or '.join(known)} for {task.name}")
+        if self.training.devices > 1 and (distill.hidden or distill.targets == "transcript"):
+            got = f"training.devices = {self.training.devices}"
+            raise invalid("hidden" if distill.hidden else "targets", got=got, expected="one device")
 
     def task_in(self, phase: PhaseOptions) -> Data:
         """The section `[task]` as it is in a phase."""

@@ -108,6 +108,7 @@ class PhaseState(_Record):
     loss_sum: float
     loss_count: CountFrom0
     pruner: dict[str, Any] | None
+    distill: dict[str, Tensor] | None
 
 
 class Checkpoint(_Record):

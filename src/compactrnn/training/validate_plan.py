@@ -33,6 +33,13 @@ def validate_phases(
     """
     options = dict(model_options)
     for number, (name, phase) in enumerate(phases):
+        if phase.distill is not None and phase.distill.hidden:
+            from ..compress.hidden_states import layer_pairs
+
+            try:
+                layer_pairs(model, model, phase.distill.hidden)  # a teacher has layers of the same names
+            except ValueError as error:
+                raise ValueError(f"phases.{name}.distill.{error}") from None
         if phase.factorize is not None and not (begun and number == 0):
             model = copy.deepcopy(model)
             try:
