@@ -42,6 +42,17 @@ def test_every_row_of_blocks_has_as_many(size, block):
     assert torch.equal(weight.index, weight.index.sort().values) and len(weight.index) == weight.stored_parameters()
 
 
+def test_without_balance_the_largest_blocks_of_the_matrix_are_kept():
+    weight, matrix = BlockSparse(block=(1, 1), keep=0.3, balanced=False).build(6, 10), torch.randn(6, 10)
+    assert len(weight.index) == 18
+    weight.from_dense_(matrix)
+    largest = matrix.abs() >= matrix.abs().flatten().topk(18).values[-1]
+    assert_close(weight.dense(), matrix * largest, rtol=0, atol=0)
+    assert BlockSparse(keep=0.01, balanced=False).build(32, 16).stored_parameters() == 64, "one block at least"
+    with pytest.raises(ValueError, match="balanced: expected True or False, got 1"):
+        BlockSparse(balanced=1)
+
+
 def test_the_diagonal_of_a_square_gate_comes_first():
     for keep, first in ((0.5, True), (0.25, False)):  # four blocks on the diagonal, of eight or four
         weight = BlockSparse(keep=keep).build(3 * 64, 64, gates=3)

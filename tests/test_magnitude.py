@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.compress import ThresholdRamp
+from compactrnn.layers.matrices import matrices
 from compactrnn.weights.block_sparse import BlockSparseWeight
 from compactrnn.weights.sparse import SparseWeight
 
@@ -43,6 +45,7 @@ SPECS = {
     "single": cr.Sparse(keep=0.25),
     "blocks": cr.BlockSparse(keep=0.5),
     "columns": cr.BlockSparse(block=(16, 1), keep=0.25),
+    "unbalanced": cr.BlockSparse(block=(1, 1), keep=0.2, balanced=False),
     "by name": {"lstm": cr.BlockSparse(keep=0.5), "gru.weight_hh_l0": cr.Sparse(keep=0.1), "head": None},
 }
 
@@ -87,18 +90,21 @@ def test_rows_keep_the_scheduled_share_and_then_the_same_entries():
     assert all(torch.equal(mask, places[29]) for mask in places[29:])
 
 
-def test_a_stopped_training_goes_on_exactly():
+@pytest.mark.parametrize("threshold", [False, True])
+def test_a_stopped_training_goes_on_exactly(threshold):
     results = []
+    spec = cr.BlockSparse(keep=0.25, balanced=not threshold)
+    schedule = ThresholdRamp() if threshold else "cubic"
     for stop in (False, True):
         torch.manual_seed(0)
         model = Tower()
-        pruner = cr.Magnitude(model, cr.BlockSparse(keep=0.25), steps=20, interval=3)
+        pruner = cr.Magnitude(model, spec, steps=20, interval=3, schedule=schedule)
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         train(model, pruner, 13, optimizer)
         if stop:
             saved = model.state_dict(), pruner.state_dict(), optimizer.state_dict()
             model = Tower()
-            pruner = cr.Magnitude(model, cr.BlockSparse(keep=0.25), steps=20, interval=3)
+            pruner = cr.Magnitude(model, spec, steps=20, interval=3, schedule=schedule)
             optimizer = torch.optim.Adam(model.parameters(), 1e-2)
             for part, state in zip((model, pruner, optimizer), saved, strict=True):
                 part.load_state_dict(state)
@@ -135,3 +141,111 @@ def test_the_state_of_another_pruner_is_refused():
     other = cr.Magnitude(Tower(), {"lstm": cr.Sparse(keep=0.5)}, steps=5)
     with pytest.raises(ValueError, match="pruner state"):
         pruner.load_state_dict(other.state_dict())
+
+
+def test_the_threshold_is_that_of_the_equations():
+    """By hand: start 100, ramp at 300, end 500, q = 0.8, frequency 50; a = 2 * 0.8 * 50 / (400 + 600) = 0.08."""
+    ramp = ThresholdRamp(ramp=200)
+    schedule = {"start": 100, "steps": 400, "interval": 50}
+    wanted = {
+        150: 0.08 * 51 / 50,  # 0.0816
+        250: 0.08 * 151 / 50,  # 0.2416
+        300: (0.08 * 201 + 0.12 * 1) / 50,  # 0.324
+        450: (0.08 * 201 + 0.12 * 151) / 50,  # 0.684
+    }
+    for step, value in wanted.items():
+        assert ramp.sets(step, **schedule) and ramp.threshold(step, 0.8, **schedule) == pytest.approx(value, rel=1e-12)
+    assert [step for step in range(1, 600) if ramp.sets(step, **schedule)] == [150, 200, 250, 300, 350, 400, 450]
+    assert ramp.threshold(499, 0.8, **schedule) == pytest.approx(0.8, rel=0.01), "it ends at about q"
+    steeper = ThresholdRamp(ramp=200, slope=2.0).threshold(450, 0.8, **schedule)
+    assert steeper == pytest.approx((0.08 * 201 + 0.16 * 151) / 50)
+    assert ThresholdRamp().threshold(450, 0.8, **schedule) == ramp.threshold(450, 0.8, **schedule)
+
+
+FREE = cr.BlockSparse(block=(1, 1), keep=0.1, balanced=False)
+
+
+def test_what_is_below_the_threshold_of_its_kind_becomes_zero():
+    torch.manual_seed(0)
+    model, trained = Tower(), Tower()
+    with torch.no_grad():
+        trained.lstm.weight_hh_l0.mul_(2)
+    kinds = [("lstm.weight_hh_l0", "gru.weight_hh_l0", "rest.cells.0.0.forget", "rest.cells.0.0.candidate")]
+    kinds.append(("lstm.weight_ih_l0", "gru.weight_ih_l0", "rest.cells.0.0.input", "head"))
+    found = {m.name: m.dense() for m in matrices(trained)}
+    ends = {}
+    for names in kinds:
+        values = torch.cat([found[name].abs().flatten() for name in names]).sort().values
+        ends |= dict.fromkeys(names, float(values[round(0.9 * len(values))]))  # nine tenths are smaller
+    pruner = cr.Magnitude(model, FREE, steps=40, start=4, interval=5, schedule=ThresholdRamp(trained=trained))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    train(model, pruner, 24, optimizer)
+    before = {m.name: m.dense().clone() for m in matrices(model)}
+    with torch.no_grad():  # as an update that moves nothing, but brings one entry back
+        model.lstm.weight_hh_l0[0, 0] = before["lstm.weight_hh_l0"][0, 0] = 5.0
+    pruner.step()  # 25: a multiple of 5, past the ramp at 24
+    a = 2 / (2 * 20 + 3 * 20)  # times q; frequencies cancel
+    now = {m.name: m.dense() for m in matrices(model)}
+    assert torch.equal(now["embedding"], before["embedding"])
+    for name, end in ends.items():
+        threshold = end * a * (21 + 1.5 * 2)
+        kept = before[name].abs() >= threshold
+        assert torch.equal(now[name], before[name] * kept) and 0.1 < kept.float().mean() < 0.95, name
+    assert now["lstm.weight_hh_l0"][0, 0] == 5
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 2), (8, 1)])
+def test_what_a_threshold_leaves_is_reported_stored_and_run(block, tmp_path):
+    torch.manual_seed(0)
+    model = Tower()
+    spec = cr.BlockSparse(block=block, keep=0.3, balanced=False)
+    pruner = cr.Magnitude(model, spec, steps=20, interval=3, schedule=ThresholdRamp(slope=2.0))
+    train(model, pruner, 24, torch.optim.Adam(model.parameters(), 1e-2))
+    small = pruner.shrink().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(small(tokens()), model.eval()(tokens()), rtol=1e-5, atol=1e-6)
+    assert pruner.report().parameters[1] == sum(p.numel() for p in small.parameters())
+    if block == (1, 1):
+        there = sum(int(m.dense().count_nonzero()) for m in matrices(model) if m.name != "embedding")
+        assert sum(m.stored_parameters() for m in small.modules() if isinstance(m, BlockSparseWeight)) == there
+    rows = small.lstm.weight_hh_l0.dense().count_nonzero(1)
+    assert len(rows.unique()) > 1, "rows have different numbers"
+    x = tokens(5)[:1]
+    cr.pack(small, tmp_path / "model.crnn", x, weights="float32")
+    with torch.no_grad():
+        expected = small(x)[0].numpy()
+    np.testing.assert_allclose(cr.Engine(tmp_path / "model.crnn").run(x[0].numpy()), expected, rtol=0, atol=1e-5)
+
+
+def test_one_entry_of_a_matrix_is_left_at_least():
+    model, trained = nn.Sequential(nn.Linear(6, 6)), nn.Sequential(nn.Linear(6, 6))
+    nn.init.constant_(trained[0].weight, 100.0)
+    pruner = cr.Magnitude(model, FREE, steps=10, interval=2, schedule=ThresholdRamp(trained=trained))
+    largest = model[0].weight.abs().max()
+    for _ in range(10):
+        pruner.step()
+    assert model[0].weight.count_nonzero() == 1 and model[0].weight.abs().max() == largest
+    assert pruner.shrink()[0].weight.stored_parameters() == 1
+
+
+@pytest.mark.parametrize(
+    "spec, options, message",
+    [
+        (
+            cr.Sparse(keep=0.1),
+            {},
+            r"spec: lstm.weight_ih_l0: expected BlockSparse\(..., balanced=F.*got Sparse",
+        ),
+        (cr.BlockSparse(keep=0.1), {}, "balanced=True"),
+        (FREE, {"schedule": "linear"}, "schedule: expected"),
+        (FREE, {"schedule": ThresholdRamp(ramp=30)}, "ramp: expected at most the 20 steps"),
+        (FREE, {"interval": 20}, "interval: expected one or more, got no multiple of 20 between steps 0 and 20"),
+        (FREE, {"schedule": ThresholdRamp(trained=nn.Linear(3, 3))}, "trained: expected .* without lstm.weight_ih_l0"),
+    ],
+)
+def test_a_threshold_refuses_what_it_cannot_do(spec, options, message):
+    with pytest.raises(ValueError, match=message):
+        cr.Magnitude(Tower(), spec, **{"steps": 20, "interval": 5, "schedule": ThresholdRamp(), **options})
+    for arguments in ({"ramp": 0}, {"slope": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            ThresholdRamp(**arguments)

@@ -26,3 +26,4 @@ from .pruner import Pruner as Pruner
 from .quantize import Quantize as Quantize
 from .quantize import QuantizeReport as QuantizeReport
 from .report import PruneReport as PruneReport
+from .threshold_ramp import ThresholdRamp as ThresholdRamp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from ..weights.sparse import Sparse
 from .factor_item import Spec, requested
 from .factorization import FactorizationPlan
 from .factorize import plan_factorization
+from .final_thresholds import block_maxima, final_thresholds
 from .optimizer_state import move_optimizer_
+from .threshold_ramp import ThresholdRamp
 from .wrappers import inner_names, unwrap
 
 
@@ -32,6 +35,11 @@ class Magnitude:
     the kernels profit from. Once the schedule has ended, training goes on with the entries that are left, and `shrink`
     gives a model that stores only these.
 
+    With a `ThresholdRamp` as `schedule` it is the published method: what is smaller than a rising threshold becomes
+    zero, for blocks what has no entry as large. The `keep` of the specification is then only where the threshold goes;
+    what is left, in rows of different numbers, is a result that `report` gives and `shrink` stores, and one entry of a
+    matrix at least.
+
     Args:
         model: any module; its recurrent and linear layers are pruned, tables of embeddings stay.
         spec: `Sparse(keep=)` or `BlockSparse(block=, keep=)` for all matrices, or by name as in `factorize_`:
@@ -39,10 +47,12 @@ class Magnitude:
         steps: length of the schedule in steps of the optimizer.
         start: steps before it.
         interval: how often the entries are ranked.
+        schedule: "cubic", or a `ThresholdRamp`, with `BlockSparse(..., balanced=False)`; block (1, 1) for single
+            weights.
 
     Raises:
-        ValueError: for arguments out of range, names that the model does not have, and named matrices that cannot be
-            pruned.
+        ValueError: for arguments out of range, names that the model does not have, named matrices that cannot be
+            pruned, and specifications with equal rows where there is a threshold.
 
     Sources: Narang, Diamos, Sengupta, Elsen, Exploring Sparsity in Recurrent Neural Networks, 2017, for pruning while
     training; Narang, Undersander, Diamos, Block-Sparse Recurrent Neural Networks, 2017, for blocks; Zhu and Gupta, To
@@ -59,11 +69,22 @@ class Magnitude:
     (512, 512)
     """
 
-    def __init__(self, model: nn.Module, spec: Spec, *, steps: int, start: int = 0, interval: int = 10):
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: Spec,
+        *,
+        steps: int,
+        start: int = 0,
+        interval: int = 10,
+        schedule: Literal["cubic"] | ThresholdRamp = "cubic",
+    ):
         check_positive(steps, "steps")
         check_positive(interval, "interval")
         if isinstance(start, bool) or not isinstance(start, int) or start < 0:
             raise invalid("start", got=repr(start), expected="an int of 0 or more")
+        if schedule != "cubic" and not isinstance(schedule, ThresholdRamp):
+            raise invalid("schedule", got=repr(schedule), expected='"cubic" or a ThresholdRamp')
         for wanted in spec.values() if isinstance(spec, Mapping) else (spec,):
             if not isinstance(wanted, Sparse | BlockSparse | None) or (wanted is None and spec is None):
                 raise invalid(
@@ -83,6 +104,12 @@ class Magnitude:
         self._masks = {
             name: torch.ones_like(self._entries(m), dtype=torch.bool) for name, m in self._matrices(self.model)
         }
+        self.ramp = schedule if isinstance(schedule, ThresholdRamp) else None
+        self._ends: dict[str, float] = {}  # what the threshold of each matrix rises to
+        if isinstance(schedule, ThresholdRamp):
+            schedule.check(start, steps, interval)
+            trained = self.model if schedule.trained is None else schedule.trained
+            self._ends = final_thresholds(trained, self._specs)
 
     def penalty(self) -> Tensor:
         """Zero: nothing is added to the loss."""
@@ -94,6 +121,8 @@ class Magnitude:
         self.count += 1
         at = self.count - self.start
         rank = 0 < at <= self.steps and (at % self.interval == 0 or at == self.steps)
+        if self.ramp is not None:
+            rank = self.ramp.sets(self.count, self.start, self.steps, self.interval)
         for name, matrix in self._matrices(self.model):
             entries = self._entries(matrix)
             if rank:
@@ -101,13 +130,13 @@ class Magnitude:
             entries.mul_(self._masks[name].to(entries.device))
 
     def fraction(self, keep: float) -> float:
-        """The share of the entries of a row that the schedule leaves at this step, for a `keep`."""
+        """The share of the entries of a row that the cubic schedule leaves at this step, for a `keep`."""
         t = min(max(self.count - self.start, 0) / self.steps, 1)
         return keep + (1 - keep) * (1 - t) ** 3
 
     def plan(self) -> FactorizationPlan:
         """What `shrink()` would make of which matrix now."""
-        return plan_factorization(self.model, dict(self._specs))
+        return plan_factorization(self.model, dict(self._present_specs()))
 
     def report(self) -> FactorizationPlan:
         """Sizes before and after `shrink()`: those of its plan."""
@@ -134,7 +163,8 @@ class Magnitude:
     def state_dict(self) -> dict[str, Tensor]:
         """The position in the schedule, and which entries are left."""
         masks = {f"mask.{name}": mask.clone() for name, mask in self._masks.items()}
-        return {"count": torch.tensor(self.count), **masks}
+        ends = {f"end.{name}": torch.tensor(end, dtype=torch.float64) for name, end in self._ends.items()}
+        return {"count": torch.tensor(self.count), **masks, **ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from `state_dict()` of a pruner of the same matrices.
@@ -148,6 +178,7 @@ class Magnitude:
             raise invalid("pruner state", got=given, expected=str(shapes))
         self.count = int(state["count"])
         self._masks = {name: state[f"mask.{name}"].bool().clone() for name in self._masks}
+        self._ends = {name: float(state[f"end.{name}"]) for name in self._ends}
 
     def _matrices(self, model: nn.Module) -> list[tuple[str, ModelMatrix]]:
         return [(matrix.name, matrix) for matrix in matrices(model) if matrix.name in self._specs]
@@ -161,6 +192,10 @@ class Magnitude:
     def _largest(self, name: str, matrix: ModelMatrix) -> Tensor:
         """Where the entries are that the schedule leaves."""
         spec, dense = self._specs[name], matrix.dense()
+        if self.ramp is not None:
+            threshold = self.ramp.threshold(self.count, self._ends[name], self.start, self.steps, self.interval)
+            weight, largest = block_maxima(matrix, spec)
+            return weight.entries(largest >= min(threshold, float(largest.max())))
         now = replace(spec, keep=self.fraction(spec.keep))
         with torch.random.fork_rng(devices=[]):
             weight = now.build(*matrix.shape, matrix.gates).to(dense.device)
@@ -172,12 +207,23 @@ class Magnitude:
             .view_as(dense)
         )
 
+    def _present_specs(self) -> dict[str, Sparse | BlockSparse]:
+        """The specifications, or where a threshold decides those of what is left."""
+        if self.ramp is None:
+            return self._specs
+        present: dict[str, Sparse | BlockSparse] = {}
+        for name, matrix in self._matrices(self.model):
+            weight, _ = block_maxima(matrix, self._specs[name])
+            left = weight.blocks(self._masks[name].float()).amax(2)
+            present[name] = replace(self._specs[name], keep=float(left.mean(dtype=torch.float64)))
+        return present
+
     @torch.no_grad()
     def _cut(self, model: nn.Module) -> nn.Module:
-        small = copy_module(model)
+        small, specs = copy_module(model), self._present_specs()
         for name, matrix in self._matrices(small):
             dense = matrix.dense()
             with torch.random.fork_rng(devices=[]):
-                weight = self._specs[name].build(*matrix.shape, matrix.gates).to(dense.device, dense.dtype)
+                weight = specs[name].build(*matrix.shape, matrix.gates).to(dense.device, dense.dtype)
             matrix.put(weight.from_dense_(dense).requires_grad_(any(p.requires_grad for p in matrix.parameters())))
         return small

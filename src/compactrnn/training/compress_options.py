@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .._bounds import Count, CountFrom0, Flag, PositiveOrZero, Share, ShareAbove0, ShareBelow1, Word
+from .._bounds import Count, CountFrom0, Flag, Positive, PositiveOrZero, Share, ShareAbove0, ShareBelow1, Word
 
 _SIZES = ("keep", "macs", "bytes", "strength")
 _KNOWN = {
     "group_lasso": ("keep", "steps", "strength", "loss_steps", "threshold", "decay", "minimum", "embeddings"),
     "neuron_selection": ("keep", "macs", "bytes", "steps", "strength", "embeddings"),
-    "magnitude": ("keep", "block", "steps", "start", "interval"),
+    "magnitude": ("keep", "block", "steps", "start", "interval", "schedule", "ramp", "slope"),
     "doping": ("steps", "dropout", "interval"),
     "quantize": ("weights", "start"),
 }
@@ -23,10 +23,10 @@ class CompressOptions:
 
     The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
     two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
-    `embeddings = true`; the third prunes blocks if `block` = (rows, columns) is given. `Doping` finds the entries of
-    the model's `Doped` and `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices
-    on. With `Quantize` the model learns from update `start` on
-    with `weights` of a type, or of types by name.
+    `embeddings = true`. The third prunes blocks if `block` = (rows, columns) is given, and with `schedule` =
+    "threshold" by a `ThresholdRamp` of the weights that the phase begins with. `Doping` finds the entries of the
+    model's `Doped` and `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices on.
+    With `Quantize` the model learns from update `start` on with `weights` of a type, or of types by name.
     """
 
     method: Literal["group_lasso", "neuron_selection", "magnitude", "doping", "quantize"] = "group_lasso"
@@ -37,6 +37,9 @@ class CompressOptions:
     steps: Count | None = None
     start: CountFrom0 | None = None
     interval: Count | None = None
+    schedule: Literal["cubic", "threshold"] | None = None
+    ramp: Count | None = None
+    slope: Positive | None = None
     strength: PositiveOrZero | None = None
     loss_steps: Count | None = None
     threshold: PositiveOrZero | None = None
@@ -55,6 +58,8 @@ class CompressOptions:
             if self.weights is None:
                 raise ValueError('give weights: "int8" or "int4", or types by name')
             return
+        if self.schedule != "threshold" and (self.ramp or self.slope):
+            raise ValueError('give ramp and slope with schedule = "threshold"')
         sizes = [name for name in _SIZES if name in known]
         chosen = [name for name in sizes if name in given]
         if (bool(sizes) and len(chosen) != 1) or ("steps" in given) == ("strength" in given):

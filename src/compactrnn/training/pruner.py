@@ -19,7 +19,7 @@ def build_pruner(
     """The pruner of a phase, or None; `trained` is the model before the phase factorized it."""
     if options.compress is None:
         return None
-    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection, Quantize
+    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection, Quantize, ThresholdRamp
     from ..weights import BlockSparse, Sparse
 
     given = options.compress.arguments()
@@ -32,6 +32,10 @@ def build_pruner(
         return Quantize(model, by_name, **given)
     if options.compress.method == "magnitude":
         keep, block = given.pop("keep"), given.pop("block", None)
+        slopes = {name: given.pop(name) for name in ("ramp", "slope") if name in given}
+        if given.get("schedule") == "threshold":
+            given["schedule"] = ThresholdRamp(**slopes)
+            return Magnitude(model, BlockSparse(block or (1, 1), keep, balanced=False), **given)
         return Magnitude(model, BlockSparse(block, keep) if block else Sparse(keep), **given)
     make = NeuronSelection if options.compress.method == "neuron_selection" else GroupLasso
     return make(model, task.example_inputs(), **given)

@@ -17,6 +17,8 @@ from .terms import Term
 class BlockSparse(WeightSpec):
     """Zeros but for a part `keep` of the blocks of `block` = (rows, columns) entries, as many in all rows of blocks.
 
+    With `balanced=False` it is a part of all blocks of the matrix, and a row of blocks may have any number of them.
+
     Each gate is cut into blocks from its first row and column on, of which the last may be smaller, and of each row of
     n blocks `round(keep * n)`, at least one, are there. Which, `from_dense_` chooses: those of the largest norm. Before
     they are random; in a square gate those on the diagonal come first where they are at most half of them.
@@ -33,6 +35,7 @@ class BlockSparse(WeightSpec):
 
     block: tuple[int, int] = (16, 4)
     keep: float = 0.25
+    balanced: bool = True
 
     def __post_init__(self):
         if not isinstance(self.block, list | tuple) or len(self.block) != 2:
@@ -42,6 +45,8 @@ class BlockSparse(WeightSpec):
         object.__setattr__(self, "block", tuple(self.block))  # a recipe gives a list
         if not isinstance(self.keep, int | float) or isinstance(self.keep, bool) or not 0 < self.keep <= 1:
             raise invalid("keep", got=repr(self.keep), expected="a number above 0 and at most 1")
+        if not isinstance(self.balanced, bool):
+            raise invalid("balanced", got=repr(self.balanced), expected="True or False")
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> BlockSparseWeight:
         return BlockSparseWeight(self, out_features, in_features, gates)
@@ -87,7 +92,7 @@ class BlockSparseWeight(AbstractWeight):
         nn.init.uniform_(self.values, -limit, limit)
 
     def from_dense_(self, matrix: Tensor) -> BlockSparseWeight:
-        """The best approximation: in each row of blocks those of the largest norm, as they are in `matrix`."""
+        """The best approximation: the blocks of the largest norm, in each row of them if balanced, as in `matrix`."""
         self._check_matrix(matrix)
         matrix = matrix.detach()
         index = self._places(self._norms(matrix.cpu().double())).to(self.index.device)
@@ -118,7 +123,7 @@ class BlockSparseWeight(AbstractWeight):
             self.values.mul_(inp[self.index % self.in_features])
         return self
 
-    def _blocks(self, matrix: Tensor) -> Tensor:
+    def blocks(self, matrix: Tensor) -> Tensor:
         """(rows of blocks in all gates, blocks, entries of a block); the last of a gate filled up with zeros."""
         height, width = self.spec.block
         padding = (0, -self.in_features % width, 0, -self.rows % height)
@@ -127,7 +132,7 @@ class BlockSparseWeight(AbstractWeight):
         return parts.transpose(2, 3).flatten(0, 1).flatten(2)
 
     def _norms(self, matrix: Tensor) -> Tensor:
-        return self._blocks(matrix.square()).sum(dim=2)
+        return self.blocks(matrix.square()).sum(dim=2)
 
     def _random_scores(self) -> Tensor:
         """Of each block; those on the diagonal of a square gate come first if they are at most half of what is kept."""
@@ -142,12 +147,17 @@ class BlockSparseWeight(AbstractWeight):
         return max(1, round(self.spec.keep * blocks))
 
     def _places(self, scores: Tensor) -> Tensor:
-        """Those of the entries of the blocks with the highest scores, of every row of blocks."""
-        kept = torch.zeros(scores.shape, dtype=torch.bool, device="cpu")
-        kept.scatter_(1, scores.topk(self._kept_of(scores.shape[1]), dim=1).indices, True)
+        """Those of the entries of the blocks with the highest scores, of every row of blocks or of all."""
+        rows = scores if self.spec.balanced else scores.view(1, -1)
+        kept = torch.zeros(rows.shape, dtype=torch.bool, device="cpu")
+        kept.scatter_(1, rows.topk(self._kept_of(rows.shape[1]), dim=1).indices, True)
+        return self.entries(kept.view(scores.shape)).reshape(-1).nonzero().squeeze(1)
+
+    def entries(self, kept: Tensor) -> Tensor:
+        """Which entries, (out_features, in_features), are in `kept` blocks, (rows of blocks in all gates, blocks)."""
         height, width = self.spec.block
         entries = kept.unflatten(0, (self.gates, -1)).repeat_interleave(height, 1).repeat_interleave(width, 2)
-        return entries[:, : self.rows, : self.in_features].reshape(-1).nonzero().squeeze(1)
+        return entries[:, : self.rows, : self.in_features].flatten(0, 1)
 
     def _set(self, values: Tensor, index: Tensor) -> None:
         if len(values) == len(self.values):
