@@ -23,9 +23,9 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn._machine import describe_machine
+from compactrnn.compress import distillation_loss
 from compactrnn.report.demo.models import shipped_models
 from compactrnn.report.insert import insert
-from compactrnn.training.distill import distillation_loss
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.run_folder import RunFolder
 
