@@ -192,6 +192,13 @@ class AbstractCell(nn.Module, ABC):
         """Width of each state."""
         return tuple(max(1, s.delay) * self._row_width(s) for s in self.states)
 
+    def size_options(self) -> dict[str, int]:
+        """The options, beside `hidden_size`, that give another cell of the class these sizes; most have no other size.
+
+        They are not those of the constructor: pruning changes sizes, and a size may follow from another by default.
+        """
+        return {}
+
     def outer_states(self) -> tuple[StateSpec, ...]:
         """The states that a layer takes and returns, which are the first ones."""
         return tuple(s for s in self.states if not s.internal)

@@ -123,6 +123,9 @@ class DuRNN(AbstractCell):
         self.reads_input = ("input",) if self.gate is None else ("input", "gate")
         self.reset_parameters()
 
+    def size_options(self) -> dict[str, int]:
+        return {} if self.transfer is None else {"short_size": self.unit_count(self.unit_set("s"))}
+
     def project(self, x: Tensor) -> Tensor:
         """W x + b, and Wa x + ba where there is a gate: (..., short_size + hidden_size)."""
         projected = super().project(x)

@@ -72,6 +72,9 @@ class FSMN(AbstractCell):
         self.future = nn.Parameter(torch.empty(look_ahead * size)) if look_ahead else None
         self.reset_parameters()
 
+    def size_options(self) -> dict[str, int]:
+        return {"projection_size": self.output.in_features}
+
     def look_ahead(self, projected: Tensor) -> Tensor:
         """The projections, and beside them what the filter takes of later ones; see `AbstractCell.look_ahead`."""
         if self.future is None:

@@ -81,6 +81,9 @@ class HiPPO(AbstractCell):
         self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
         self.reset_parameters()
 
+    def size_options(self) -> dict[str, int]:
+        return {"order": self.order}
+
     def project(self, x: Tensor) -> Tensor:
         """The inputs of the memory, then of the gate and the candidate; see `AbstractCell.project`."""
         if self.degree.dtype not in (torch.float32, torch.float64):

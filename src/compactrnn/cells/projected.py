@@ -94,6 +94,9 @@ class Projected(AbstractCell):
         del cell._modules["projection"]
         return cell
 
+    def size_options(self) -> dict[str, int]:
+        return self._inside().size_options()
+
     def project(self, x: Tensor) -> Tensor:
         return self._inside().project(x)
 

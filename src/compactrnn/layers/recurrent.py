@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ class Recurrent(nn.Module):
     which its own recurrence reads, too; `projection_weight` says how the matrix is stored. The first state is then this
     output, and others are the cell's own, of `hidden_size` numbers: see `compactrnn.cells.Projected`.
 
-    Further keywords go to the cell. `cells[layer][direction]` are the cells. With `layer.locked_dropout = True` dropout
-    takes the same units at all steps of a sequence.
+    Further keywords go to the cell; `layer_options`, one mapping for each layer, have more of them for the cells of
+    that layer, such as a size that is not the same in all layers. `cells[layer][direction]` are the cells. With
+    `layer.locked_dropout = True` dropout takes the same units at all steps of a sequence.
 
     >>> import torch
     >>> from compactrnn.cells import MGU
@@ -65,6 +66,7 @@ class Recurrent(nn.Module):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        layer_options: Sequence[Mapping[str, Any]] = (),
         **cell_options: Any,
     ):
         super().__init__()
@@ -85,10 +87,15 @@ class Recurrent(nn.Module):
         self.bidirectional = bidirectional
         weights = {"input_weight": input_weight, "hidden_weight": hidden_weight}
         options = {name: spec for name, spec in weights.items() if spec != DENSE} | cell_options
-        _check_options(cell_class, options)
+        if layer_options and len(layer_options) != self.num_layers:
+            expected = f"none, or {self.num_layers}, one for each layer"
+            raise invalid("layer_options", got=f"{len(layer_options)} of them", expected=expected)
+        each = [{**options, **own} for own in layer_options] or [options] * self.num_layers
+        for options in each:
+            _check_options(cell_class, options)
         self.cells = nn.ModuleList()
         width = input_size
-        for size, projection in zip(sizes, projections, strict=True):
+        for size, projection, options in zip(sizes, projections, each, strict=True):
             row = [cell_class(width, size, **options) for _ in range(2 if bidirectional else 1)]
             if projection:
                 row = [Projected(cell, projection, projection_weight) for cell in row]
@@ -96,6 +103,9 @@ class Recurrent(nn.Module):
                 check_declaration(cell)
             self.cells.append(nn.ModuleList(row))
             width = sum(cell.output_size for cell in row)
+        if len({row[0].outer_sizes() for row in self.rows()}) > 1:  # by options of layers of one hidden size
+            self.hidden_size = sizes
+            self.proj_size = projections if projections[0] else 0
         self.to(device=device, dtype=dtype)
 
     def rows(self) -> list[list[AbstractCell]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,9 +12,12 @@ from .. import layers
 from .._bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 from .._errors import invalid
 from ..layers.dropout import LockedDropout
-from .base import AbstractModel, weight_specs
+from ..weights.base import AbstractWeight
+from ..weights.dense import DenseWeight
+from .base import AbstractModel
 from .candidates import candidate_logits
 from .named_weights import give_weights_, weight_tables
+from .recurrent_layers import check_layers, layer_options, output_size, recurrent_layers
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,13 @@ class LanguageModelOptions:
 
     `weights` has such tables by name, for single matrices: `"recurrent.weight_ih_l0"`, `"output"`, or a pattern.
 
+    `cell` is LSTM, GRU, RNN or the name of another cell of compactrnn; `cell_options` are given to it in every layer,
+    `layer_options`, one table for each layer, in that layer; "none" in them is None, for which TOML has no word.
+
     `dropout` acts between the layers, and after the last one unless `output_dropout` is given. `init` is the bound of
     a uniform distribution for all parameters, or "orthogonal": orthogonal hidden matrices in each gate, Glorot
-    initialization of the input matrices, zero biases; None keeps torch's default.
+    initialization of the input matrices, zero biases; None keeps torch's default. Of other cells than LSTM, GRU and RNN
+    only matrices are drawn so: biases and vectors start as the cell says, such as the transform bias of an RHN.
 
     With `locked_dropout` a sequence loses the same units at all steps of an update (Gal and Ghahramani, 2016), without
     it other ones at every step (Zaremba et al., 2014).
@@ -44,6 +51,8 @@ class LanguageModelOptions:
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
+    cell_options: Mapping[str, Option] = field(default_factory=dict)
+    layer_options: tuple[Mapping[str, Option], ...] = ()
     __pydantic_config__ = STRICT
 
 
@@ -60,29 +69,29 @@ class LanguageModel(AbstractModel):
 
     def __init__(self, vocabulary_size: int, options: LanguageModelOptions):
         super().__init__()
-        sizes = list(options.hidden)
-        if not sizes:
-            raise invalid("model.hidden", got="no layer", expected="a size per layer")
+        check_layers(options)
         self.embedding = nn.Embedding(vocabulary_size, options.embedding)
         dropout = LockedDropout if options.locked_dropout else nn.Dropout
         self.embedding_dropout = dropout(options.embedding_dropout)
-        self.recurrent = _recurrent(options, sizes)
+        self.recurrent: Any = _recurrent(options)
         self.recurrent.locked_dropout = options.locked_dropout
         self.dropout = dropout(options.dropout)
-        self.output = nn.Linear(sizes[-1], vocabulary_size)
+        width = output_size(self.recurrent)
+        self.output = nn.Linear(width, vocabulary_size)
         if options.tie:
-            if sizes[-1] != options.embedding:
-                raise invalid(
-                    "model.tie", got=f"embedding {options.embedding}, last layer {sizes[-1]}", expected="equal sizes"
-                )
+            if width != options.embedding:
+                got = f"embedding {options.embedding}, last layer {width}"
+                raise invalid("model.tie", got=got, expected="equal sizes")
             self.output.weight = self.embedding.weight
         self.options = options
         self.adjust(options)
         if options.init == "orthogonal":
             _orthogonal(self.recurrent)
         elif options.init is not None:
+            kept = {p for p in _cell_parameters(self.recurrent) if p.dim() < 2}
             for parameter in self.parameters():
-                nn.init.uniform_(parameter, -options.init, options.init)
+                if parameter not in kept:
+                    nn.init.uniform_(parameter, -options.init, options.init)
         give_weights_(self, options.weights)
 
     def advance(
@@ -116,32 +125,41 @@ class LanguageModel(AbstractModel):
 
     def size_options(self) -> dict[str, Any]:
         sizes = {"embedding": self.embedding.embedding_dim, "hidden": self.layer_sizes()}
-        return {**sizes, "weights": weight_tables(self, self.options)}
+        tables = {"weights": weight_tables(self, self.options)}
+        return {**sizes, **layer_options(self.options, [self.recurrent]), **tables}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.recurrent.parameters())
 
 
-def _recurrent(options: LanguageModelOptions, sizes: Sequence[int]) -> Any:
-    if options.cell not in ("LSTM", "GRU", "RNN"):
-        raise invalid("model.cell", got=repr(options.cell), expected="LSTM, GRU or RNN")
-    between = options.dropout if len(sizes) > 1 else 0.0
-    specs = weight_specs(options)
-    same = len(set(sizes)) == 1
-    kind = getattr(layers, options.cell)
-    hidden = sizes[0] if same else list(sizes)
-    return kind(options.embedding, hidden, num_layers=len(sizes), batch_first=True, dropout=between, **specs)
+def _recurrent(options: LanguageModelOptions) -> nn.Module:
+    numbers = range(len(options.hidden))
+    between = options.dropout if len(numbers) > 1 else 0.0
+    recurrent = recurrent_layers(options, numbers, options.embedding, batch_first=True, dropout=between)
+    for (cell,) in layers.cells_of(recurrent):
+        if cell.steps_ahead:
+            got = f"{cell.title} that reads {cell.steps_ahead} steps ahead"
+            hint = "with look_ahead it would read the symbols that it is to predict"
+            raise invalid("model.cell_options", got=got, expected="a cell that reads no later steps", hint=hint)
+    return recurrent
+
+
+def _cell_parameters(recurrent: nn.Module) -> list[nn.Parameter]:
+    """The parameters of cells that draw them in their own way, which torch's do not."""
+    return list(recurrent.parameters()) if isinstance(recurrent, layers.Recurrent) else []
 
 
 def _orthogonal(recurrent: nn.Module) -> None:
-    parameters = dict(recurrent.named_parameters())
-    if any("." in name for name in parameters):
-        raise invalid("model.init", got="orthogonal with a structured weight", expected="dense weights for it")
-    for name, parameter in parameters.items():
-        if "bias" in name:
-            nn.init.zeros_(parameter)
-            continue
-        size = parameters[name.replace("_ih_", "_hh_")].shape[1]
-        for gate in parameter.data.split(size):
-            (nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_)(gate)
+    own = _cell_parameters(recurrent)
+    for (cell,) in layers.cells_of(recurrent):
+        for name in cell.weight_names():
+            part = getattr(cell, name)
+            if isinstance(part, DenseWeight):
+                draw = nn.init.xavier_uniform_ if name in cell.reads_input else nn.init.orthogonal_
+                for gate in part.weight.data.split(part.rows):
+                    draw(gate)
+            elif isinstance(part, AbstractWeight):
+                raise invalid("model.init", got=f"orthogonal with {part.spec}", expected="dense weights for it")
+            elif not own:
+                nn.init.zeros_(part)

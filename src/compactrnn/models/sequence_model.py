@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import cells, layers
 from .._bounds import STRICT, Flag, Layers, Option, Projections, ShareBelow1, Word
 from .._errors import invalid
-from ..cells.base import AbstractCell
-from .base import AbstractModel, weight_specs
+from .base import AbstractModel
 from .named_weights import give_weights_, weight_tables
+from .recurrent_layers import check_layers, layer_options, output_size, recurrent_layers
 from .step_norm import StepNorm
 from .steps import FullSteps, PackedSteps
 
@@ -26,7 +25,8 @@ class SequenceModelOptions:
     `weights` has such tables by name, for single matrices: `"layers.1.weight_ih_l0"`, `"output"`, or a pattern.
 
     `cell` is the name of a cell of compactrnn; `cell_options` are given to it in every layer, `last_cell_options` to
-    that of the last layer too; "none" in them is None, for which TOML has no word. `dropout` follows each layer and
+    that of the last layer too, and `layer_options`, one table for each layer, to those of one layer; "none" in them is
+    None, for which TOML has no word. `dropout` follows each layer and
     drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
     many units in each: for models that answer at every step. `projection` has the sizes of the layers' projections,
     which their recurrence and the next layer read (`proj_size`), 0 for a layer without; an empty one has none.
@@ -45,6 +45,7 @@ class SequenceModelOptions:
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
+    layer_options: tuple[Mapping[str, Option], ...] = ()
     __pydantic_config__ = STRICT
 
 
@@ -68,23 +69,17 @@ class SequenceModel(AbstractModel):
 
     def __init__(self, inputs: int, outputs: int, options: SequenceModelOptions, every_step: bool = False):
         super().__init__()
-        sizes = list(options.hidden)
-        if not sizes:
-            raise invalid("model.hidden", got="no layer", expected="a size per layer")
-        projections = list(options.projection) or [0] * len(sizes)
-        if len(projections) != len(sizes):
-            raise invalid("model.projection", got=projections, expected=f"none, or {len(sizes)} sizes as in hidden")
-        outputs_of = [p or n for p, n in zip(projections, sizes, strict=True)]
-        if options.residual and len(set(outputs_of)) > 1:
-            raise invalid("model.residual", got=f"layers of {outputs_of} units", expected="equal sizes")
+        check_layers(options)
         if options.bidirectional and not every_step:
             raise invalid("model.bidirectional", got="true", expected="false for a model that answers at the last step")
-        last, directions = len(sizes) - 1, 2 if options.bidirectional else 1
-        widths = [size * directions for size in outputs_of]
-        self.layers = nn.ModuleList()
-        for n, (width, size, projection) in enumerate(zip([inputs, *widths], sizes, projections, strict=False)):
-            own = {**options.cell_options, **(options.last_cell_options if n == last else {})}
-            self.layers.append(_layer(options, width, size, projection, own))
+        self.layers, widths = nn.ModuleList(), [inputs]
+        keywords = {"bidirectional": True} if options.bidirectional else {}
+        for number in range(len(options.hidden)):
+            self.layers.append(recurrent_layers(options, [number], widths[-1], **keywords))
+            widths.append(output_size(self.layers[-1]))
+        widths = widths[1:]
+        if options.residual and len(set(widths)) > 1:
+            raise invalid("model.residual", got=f"layers of {widths} units", expected="equal sizes")
         self.norms = nn.ModuleList(StepNorm(n) if options.norm == "batch" else nn.Identity() for n in widths)
         self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
         self.output = nn.Linear(widths[-1], outputs)
@@ -141,38 +136,12 @@ class SequenceModel(AbstractModel):
     def size_options(self) -> dict[str, Any]:
         projections = tuple(_only(layer.proj_size) for layer in self.layers)
         sizes = {"hidden": self.layer_sizes(), "projection": projections if any(projections) else ()}
-        return {**sizes, "weights": weight_tables(self, self.options)}
+        tables = {"weights": weight_tables(self, self.options)}
+        return {**sizes, **layer_options(self.options, list(self.layers)), **tables}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
         return sum(p.numel() for p in self.layers.parameters())
-
-
-def _layer(
-    options: SequenceModelOptions, inputs: int, size: int, projection: int, cell_options: Mapping[str, Any]
-) -> nn.Module:
-    specs: dict[str, Any] = {**weight_specs(options), **({"bidirectional": True} if options.bidirectional else {})}
-    cell_options = {name: None if value == "none" else value for name, value in cell_options.items()}
-    if projection:
-        specs["proj_size"] = projection
-    fused = {"LSTM": layers.LSTM, **({} if projection else {"GRU": layers.GRU, "RNN": layers.RNN})}.get(options.cell)
-    try:
-        if fused is not None:
-            if projection >= size:  # which torch refuses, but for sizes per layer; pruning may leave such a layer
-                return fused(inputs, [size], **{**specs, "proj_size": [projection]}, **cell_options)
-            return fused(inputs, size, **specs, **cell_options)
-        return layers.Recurrent(_cell(options.cell), inputs, size, **specs, **cell_options)
-    except (TypeError, AttributeError, KeyError, RuntimeError, OverflowError) as error:
-        raise invalid(
-            "model.cell_options", got=dict(cell_options), expected=f"options of {options.cell} ({error})"
-        ) from error
-
-
-def _cell(name: str) -> type[AbstractCell]:
-    found = getattr(cells, name, None)
-    if not (isinstance(found, type) and issubclass(found, AbstractCell)):
-        raise invalid("model.cell", got=repr(name), expected="the name of a cell of compactrnn, such as LSTM or MGU")
-    return found
 
 
 def _only(sizes: Any) -> int:

@@ -74,8 +74,9 @@ def validate_plan(
 
     pruner = GroupLasso(copy.deepcopy(model), task.example_inputs(), strength=0.0)
     for number, group in enumerate(pruner.groups):
-        # a penalty leaves of each set what it likes, so no two of them may have to be alike
-        kept = group.count - 1 - number if compress.keep is None else round(compress.keep * group.count)
+        # a penalty or gates leave of each set what they like, so no two of them may have to be alike
+        fixed = compress.keep if compress.method == "group_lasso" else None
+        kept = group.count - 1 - number if fixed is None else round(fixed * group.count)
         group.decay_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
     small = pruner.shrink()
     assert isinstance(small, AbstractModel)
@@ -96,5 +97,5 @@ def _refusal(phase: str, got: str) -> ValueError:
         f"phases.{phase}.compress",
         got=f"a model that would not be one of the recipe ({got})",
         expected="one that other sizes in model.hidden describe",
-        hint="leave out residual sums, a second size within a cell, and weights that cannot lose single rows",
+        hint="leave out residual sums, and weights that cannot lose single rows",
     )
