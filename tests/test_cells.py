@@ -296,6 +296,19 @@ def test_the_spectral_norm_stays_below_rho_while_an_optimizer_pushes(hidden_weig
     assert torch.equal(cell.hidden.dense(), before)
 
 
+def test_a_fused_optimizer_does_not_push_the_norm_above_rho_either():
+    torch.manual_seed(0)
+    layer = cr.Recurrent(DuRNN, 3, 12, rho=0.5)
+    (cell,) = layer.cells[0]
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    for _ in range(20):
+        optimizer.zero_grad()
+        layer(torch.randn(5, 2, 3))[0].sum().neg().backward()
+        assert spectral_norm(cell) <= 0.5 * 1.05
+        optimizer.step()
+    assert spectral_norm(cell) > 0.5 * 1.05
+
+
 def test_the_vector_of_the_power_method_finds_a_new_norm_in_a_few_calls_and_survives_zeros():
     torch.manual_seed(0)
     cell = DuRNN(3, 40, rho=0.5)

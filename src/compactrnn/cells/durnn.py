@@ -106,7 +106,7 @@ class DuRNN(AbstractCell):
         self.recurrent = nn.Parameter(torch.empty(hidden_size)) if has_long else None
         watched = has_short and constraint in ("spectral", "penalty")
         self.register_buffer("direction", torch.empty(first) if watched else None)
-        self._bounded: list[int] = []
+        self._bounded: list[tuple[int, Tensor]] = []
         self._check_constraint(hidden_weight)
 
         self.states = tuple(StateSpec(s, units=s) for s, there in (("s", has_short), ("l", has_long)) if there)
@@ -184,10 +184,11 @@ class DuRNN(AbstractCell):
             limit_(self.hidden.dense(), bound)
         elif self.constraint == "spectral":
             # two sequences before one backward: a matrix that no optimizer has touched meanwhile must stay as it is
-            if self._versions() != self._bounded:
+            now = list(self.hidden.parameters())
+            if len(now) != len(self._bounded) or not all(map(_is_untouched, now, self._bounded)):
                 factor = (self.rho / self._follow_direction_()).clamp(max=1)
                 self.hidden.scale_(out=factor.expand(self.hidden.rows))
-                self._bounded = self._versions()
+                self._bounded = [(p._version, p.detach().clone()) for p in self.hidden.parameters()]
 
     def penalty(self) -> Tensor | None:
         """`penalty_weight * max(0, ||R||_2 - rho)^2` with `constraint="penalty"`, else None."""
@@ -209,10 +210,6 @@ class DuRNN(AbstractCell):
             v.copy_(torch.where(size > 0, turned / size, v))
         return (matrix @ v).norm()
 
-    def _versions(self) -> list[int]:
-        assert self.hidden is not None
-        return [p._version for p in self.hidden.parameters()]
-
     def _check_constraint(self, hidden_weight: WeightSpec) -> None:
         dense = isinstance(self.hidden, DenseWeight)
         scalable = self.hidden is None or type(self.hidden).scale_ is not AbstractWeight.scale_
@@ -223,6 +220,12 @@ class DuRNN(AbstractCell):
         else:
             return
         raise invalid("hidden_weight", got=hidden_weight, expected=wanted, hint="or use constraint='penalty'")
+
+
+def _is_untouched(x: Tensor, before: tuple[int, Tensor]) -> bool:
+    version, y = before
+    alike = (x._version, x.shape, x.dtype, x.device) == (version, y.shape, y.dtype, y.device)
+    return alike and (x.is_meta or torch.equal(x, y))  # torch's fused optimizers write without a new version
 
 
 def _check_choice(name: str, value: object, *choices: str | None) -> None:
