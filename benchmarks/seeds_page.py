@@ -129,6 +129,17 @@ def reading() -> str:
     )
 
 
+def highways() -> str:
+    """The recurrent highway networks."""
+    (dense,), (small,), (scratch,) = (rows("rhn", row=name) for name in ("dense", "shrunk", "from scratch"))
+    return (
+        f"characters of the Penn Treebank, {dense['units'][0]} units, four layers deep, group lasso: "
+        f"{dense['macs'] / small['macs']:.1f} times fewer multiply-accumulates, {small['test']:.3f} bits per character "
+        f"for {dense['test']:.3f} after as many updates, so that it is not without loss; from scratch "
+        f"{scratch['test']:.3f}; one seed ([rhn.md](rhn.md))"
+    )
+
+
 def sparse_speed() -> str:
     """Steps with a tenth of the blocks."""
     found = [row["dense over this"] for row in result("sparse_products")["blocks"] if row["kept"] == 0.1]
@@ -242,7 +253,11 @@ PAPERS: dict[str, list[Claim]] = {
             "`python benchmarks/reading.py runs/dense runs/small`",
             reading,
         ),
-        Claim("the method suits recurrent highway networks, too", "`cr.Recurrent(cr.RHN, ...)`", UNTRAINED),
+        Claim(
+            "the method suits recurrent highway networks, too",
+            "`compactrnn train recipes/ptb-rhn.toml`, `python benchmarks/rhn.py runs`",
+            highways,
+        ),
     ],
     "Structured pruning by neuron selection (Wen L. et al., 2019)": [
         Claim(

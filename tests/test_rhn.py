@@ -1,11 +1,16 @@
 """A recurrent highway network with a tied embedding loses units and columns together, exactly, and packs as it is."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.report.insert import insert
+from compactrnn.training.recipe import load_recipe
+from scripts import ROOT, benchmark
 
 WORDS, WIDTH, DEPTH = 11, 16, 3
 
@@ -69,3 +74,19 @@ def test_it_shrinks_exactly_and_runs_natively(name, tmp_path):
     stream = engine.stream()
     steps = np.stack([stream.step(token) for token in tokens[0].numpy()])
     assert np.array_equal(steps, engine.run(tokens[0].numpy()))
+
+
+def test_the_page_has_the_published_figures():
+    script = benchmark("rhn")
+    rows, page = json.loads(script.RESULTS.read_text())["rows"], script.PAGE.read_text()
+    assert insert(page, "rhn", script.text(rows)) == page
+    whole, small = (next(row for row in rows if row["row"] == name) for name in ("dense, first phase", "shrunk"))
+    asked = small["recipe"]["phases"]["shrink"]["compress"]["keep"]
+    assert sum(small["units"]) == round(asked * sum(whole["units"])) and small["macs"] < asked * whole["macs"]
+
+
+def test_the_recipe_from_scratch_has_the_size_and_the_epochs_of_the_shrunk_one():
+    shrunk, scratch = (load_recipe(ROOT / "recipes" / f"ptb-rhn{end}.toml") for end in ("", "-from-scratch"))
+    keep = shrunk.phases["shrink"].compress.keep
+    assert [round(keep * units) for units in shrunk.model.hidden] == list(scratch.model.hidden)
+    assert sum(phase.epochs for phase in shrunk.phases.values()) == scratch.phases["train"].epochs

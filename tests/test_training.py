@@ -444,7 +444,6 @@ def test_what_a_cell_wants_in_the_loss_is_trained(tmp_path):
     ("model", "words"),
     [
         ({"hidden": [8, 8], "residual": True}, r"layers\.\d.*add"),
-        ({"cell": "DuRNN", "cell_options": {"short_size": 6}}, r"layers\.0.*shape"),
         ({"hidden_weight": {"kind": "Kronecker", "out_block": 4, "in_block": 4}}, "a multiple of out_block=4"),
         ({"hidden_weight": {"kind": "Kronecker", "out_block": 2, "in_block": 2}}, r"layers\.0.*in place of None"),
     ],
