@@ -84,6 +84,8 @@ def output_size(layer: nn.Module) -> int:
 
 def layer_options(options: Any, modules: Sequence[nn.Module]) -> dict[str, Any]:
     """The entry `layer_options` for the sizes that the cells of `modules` have beside `hidden`, if they have any."""
+    if not all(map(layers.is_recurrent, modules)):  # wrapped, to keep its width in a sum: no options describe it
+        return {}
     found = [row[0].size_options() for module in modules for row in layers.cells_of(module)]
     if not any(found):
         return {}
