@@ -99,7 +99,8 @@ typedef struct {
  * line, one int32 for each row: the sum of its entries. No entry of an i8 matrix is -128. In each row of an i4 matrix
  * the group scales add up to at most CR_MAX_GROUP_SCALES, so that no sum of products leaves 32 bits.
  * The matrix of a CR_LSTM or CR_GRU is of blocks of 4 or 3 panels: the gates of 16 units. A table lies row after row,
- * unpadded; a CR_TABLE_I8 has a scale for each row too. */
+ * unpadded; a CR_TABLE_I8 has a scale for each row too. CR_EMBED takes a row of a table, or of a matrix in panels that are all
+ * stored (f32, i8, i4), such as one that a product reads, too. */
 /* A sparse matrix lies in the same panels and lines, of which only some are stored; all entries of the others are zero. At
  * `place` comes for each panel the number of its first stored line, uint32, and after those of the panels the number of all
  * stored lines; at the next line a uint16 for each stored line: its j, ascending within a panel; at the next line the

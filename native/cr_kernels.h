@@ -14,6 +14,7 @@
  *   are exact, and the result is what an int8 matrix gives.
  * - An int8 matrix row is an exact int32 sum, in any order, then init + (float)sum * (row_scale * x_scale). An int4 row is
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
+ * - A row that is looked up in whole numbers is (float)(entry * group_scale) * row_scale, int8 without a group_scale.
  * - A sum over a group: lane j adds entries j, j+16, j+32, ... in that order, starting from 0; then lane j += lane j+8,
  *   then j+4, j+2, j+1. Maximum and minimum go the same way, starting from -infinity or infinity.
  * - max(a, b) is a where a > b or a is NaN, else b; min likewise: a NaN is never lost. A subnormal comes out as zero.

@@ -106,8 +106,7 @@ static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tens
         if (!cr_is_matrix(tensor->type) || tensor->type == CR_COLUMNS_I8 || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
         return tensor->columns != op->k || (is->gates > 1 && tensor->block != is->gates) ? CR_ERROR_SHAPE : CR_OK;
     case CR_USES_TABLE:
-        return tensor->type < CR_TABLE_F32 || tensor->type > CR_TABLE_I8 || tensor->columns != op->n ? CR_ERROR_SHAPE
-                                                                                                     : CR_OK;
+        return tensor->type > CR_TABLE_I8 || tensor->columns != op->n ? CR_ERROR_SHAPE : CR_OK; /* a matrix, too */
     case CR_USES_COLUMNS:
         if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_COLUMNS_I8) return CR_ERROR_SHAPE;
         return tensor->rows != op->n || tensor->columns != op->k ? CR_ERROR_SHAPE : CR_OK;

@@ -3,7 +3,7 @@
 
 #include "cr_kernels.h"
 #include "cr_load.h"
-#include "cr_sparse.h"
+#include "cr_panels.h"
 #include "cr_shared.h"
 #include "cr_toeplitz.h"
 
@@ -20,50 +20,6 @@ static int cr_is_zero(const unsigned char *bytes, uint64_t from, uint64_t to)
     for (uint64_t i = from; i < to; i++)
         if (bytes[i]) return 0;
     return 1;
-}
-
-/* Where the lines of panel `panel` start, how many there are and how far apart they are, in a matrix of `per_panel` lines a
- * panel, of which every `group` are followed by a line of scales (0: none). A sparse matrix gives the number of each. */
-typedef struct {
-    const unsigned char *first;
-    uint64_t count;
-    uint64_t stride;
-    uint64_t groups;
-    uint64_t in_block;
-    const uint16_t *numbers;
-} cr_panel;
-
-static cr_panel cr_find_panel(const cr_model *model, const cr_tensor *tensor, uint64_t per_panel, uint64_t panel)
-{
-    if (cr_is_sparse(tensor->type)) {
-        cr_stored_lines stored = cr_find_stored_lines(model->file, tensor);
-        uint32_t start = stored.starts[panel], end = stored.starts[panel + 1];
-        return (cr_panel){stored.lines + (uint64_t)start * CR_LINE, end - start, CR_LINE, 0, 0, stored.numbers + start};
-    }
-    uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES, block = panel / tensor->block * tensor->block;
-    uint64_t size = panels - block < tensor->block ? panels - block : tensor->block;
-    uint64_t groups = tensor->type == CR_MATRIX_I4 ? (tensor->columns + CR_GROUP - 1) / CR_GROUP : 0;
-    uint64_t bytes = block * per_panel + block / tensor->block * groups; /* lines before the block */
-    const unsigned char *first = model->file + tensor->place + (bytes + panel - block) * CR_LINE;
-    return (cr_panel){first, per_panel, size * CR_LINE, groups, panel - block, NULL};
-}
-
-/* Line `line` of a panel: the lines of scales of the groups before it are passed over. */
-static const unsigned char *cr_panel_line(const cr_panel *panel, uint64_t line)
-{
-    uint64_t scales = panel->groups ? line / (CR_GROUP / 8) : 0;
-    return panel->first + line * panel->stride + scales * CR_LINE;
-}
-
-static uint64_t cr_lines_of_panel(const cr_tensor *tensor)
-{
-    uint64_t columns = tensor->columns;
-    switch (tensor->type) {
-    case CR_MATRIX_I8:
-    case CR_SPARSE_I8: return (columns + 3) / 4;
-    case CR_MATRIX_I4: return (columns + 7) / 8;
-    default: return columns;
-    }
 }
 
 /* Of the last line of a panel, the entries of columns beyond the matrix. */
@@ -84,7 +40,7 @@ static int cr_check_padding(const cr_model *model, const cr_tensor *tensor)
     uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     unsigned char zero = tensor->type == CR_MATRIX_I4 ? 0x88 : 0;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(model, tensor, lines, i);
+        cr_panel panel = cr_find_panel(model->file, tensor, i);
         uint64_t rows = tensor->rows - i * CR_LANES, end = panel.count;
         for (uint64_t j = 0; j < end && rows < CR_LANES; j++)
             for (uint64_t b = 4 * rows; b < CR_LINE; b++)
@@ -100,9 +56,9 @@ static int cr_check_padding(const cr_model *model, const cr_tensor *tensor)
 static int cr_check_sums(const cr_model *model, const cr_tensor *tensor, uint64_t place)
 {
     const int32_t *sums = (const int32_t *)(const void *)(model->file + place);
-    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(model, tensor, lines, i);
+        cr_panel panel = cr_find_panel(model->file, tensor, i);
         int32_t sum[CR_LANES] = {0};
         for (uint64_t j = 0; j < panel.count; j++) {
             const int8_t *line = (const int8_t *)cr_panel_line(&panel, j);
@@ -118,14 +74,13 @@ static int cr_check_sums(const cr_model *model, const cr_tensor *tensor, uint64_
 /* The scales of the groups of each row add up to no more than 32 bits can take; what is padding has none. */
 static int cr_check_group_scales(const cr_model *model, const cr_tensor *tensor)
 {
-    uint64_t lines = cr_lines_of_panel(tensor), panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
+    uint64_t panels = (tensor->rows + CR_LANES - 1) / CR_LANES;
     for (uint64_t i = 0; i < panels; i++) {
-        cr_panel panel = cr_find_panel(model, tensor, lines, i);
+        cr_panel panel = cr_find_panel(model->file, tensor, i);
         uint32_t sum[CR_LANES] = {0};
         uint64_t in_block = panel.stride / CR_LINE;
         for (uint64_t g = 0; g < panel.groups; g++) {
-            uint64_t end = (g + 1) * (CR_GROUP / 8) < lines ? (g + 1) * (CR_GROUP / 8) : lines;
-            const unsigned char *line = panel.first + end * panel.stride + g * CR_LINE - panel.in_block * CR_LINE;
+            const unsigned char *line = cr_group_line(&panel, g);
             for (uint64_t r = 0; r < CR_LANES; r++) sum[r] += line[16 * panel.in_block + r];
             if (!cr_is_zero(line, 16 * in_block, CR_LINE)) return CR_ERROR_LAYOUT;
         }

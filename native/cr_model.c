@@ -4,6 +4,7 @@
 #include "cr.h"
 #include "cr_inline.h"
 #include "cr_kernels.h"
+#include "cr_lookup.h"
 #include "cr_numbers.h"
 #include "cr_sparse.h"
 #include "cr_subnormal.h"
@@ -62,35 +63,13 @@ CR_NOINLINE void cr_run_flip(const cr_run_state *run, const cr_op *op, float *ds
     memcpy(dst, cr_floats(&other, op->a), 4ull * op->n);
 }
 
-static void cr_widen_f16(float *dst, const uint16_t *row, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t sign = (uint32_t)(row[i] & 0x8000u) << 16, rest = (uint32_t)(row[i] & 0x7fffu) << 13;
-        /* exponent 31: infinity and NaN; 0: zero and subnormals, whose mantissa counts in 2^-24 */
-        uint32_t bits = rest >= 0x0f800000u ? rest + 0x70000000u : rest + 0x38000000u;
-        float small = (float)(row[i] & 0x3ffu) * 0x1p-24f;
-        if (rest < 0x00800000u) memcpy(&bits, &small, sizeof bits);
-        bits |= sign;
-        memcpy(&dst[i], &bits, sizeof bits);
-    }
-}
-
 static void cr_run_embed(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_tensor *table = &run->model->tensors[op->tensor];
-    const unsigned char *entries = run->model->file + table->place;
     float token = *cr_floats(run, op->a);
-    size_t n = op->n;
     /* The token may be computed: whatever it is, the row exists. */
     size_t row = token > 0 ? (token < (float)table->rows ? (size_t)token : table->rows - 1) : 0;
-    if (table->type == CR_TABLE_F32) {
-        memcpy(dst, entries + 4 * n * row, 4 * n);
-    } else if (table->type == CR_TABLE_F16) {
-        cr_widen_f16(dst, (const uint16_t *)(const void *)entries + n * row, n);
-    } else {
-        const float *scale = (const float *)(const void *)(run->model->file + table->scale);
-        run->model->kernels->row_i8(dst, (const int8_t *)entries + n * row, scale[row], n);
-    }
+    cr_look_up(run->model, table, row, dst);
 }
 
 /* The kernels that multiply with a tensor. */

@@ -17,6 +17,7 @@ import toeplitz_programs
 from compactrnn.emit.builder import STEP, Builder, Operand
 from compactrnn.emit.delta import held
 from compactrnn.emit.kronecker import Kronecker
+from compactrnn.emit.products import lookup
 from compactrnn.emit.recurrent import lstm, lstm_step
 from compactrnn.runtime.delta import skip_unchanged
 from compactrnn.runtime.file import save, write
@@ -118,6 +119,19 @@ def kronecker() -> Program:
     return program
 
 
+def tied() -> Program:
+    """The product of a matrix, whose rows and columns fill no panel and no group, with the row of a token."""
+    rng, b = np.random.default_rng(0), Builder()
+    matrix, token = rng.normal(size=(45, 70)).astype(np.float32), Operand(b.buffer(1, "input"), (), None, STEP, 0)
+    row = lookup(b, token, matrix)
+    assert row is not None
+    y = b.affine(matrix, row, None)
+    program = b.finish()
+    program.inputs.append(Input("x", token.ref.buffer, (), 45))
+    program.outputs.append(Output("y", y, (45,)))
+    return program
+
+
 def checksum(path: Path, isa: str) -> int:
     """CRC-32 of the outputs of all steps and, where the model streams, of the state after them.
 
@@ -160,6 +174,7 @@ def main() -> None:
         programs[f"sparse-lstm-{weights}"] = sparse_layer(Code.LSTM, 70, 37, whole=whole)
         programs[f"sparse-gru-{weights}"] = sparse_layer(Code.GRU, 37, 9, whole=whole)
         programs[f"entries-{weights}"] = single_entries(70, whole)
+    programs |= {f"tied-{weights}": quantize(tied(), weights, False) for weights in ("float32", "int8", "int4")}
     programs["toeplitz-float32"] = toeplitz_programs.lstm(37, 9, rank=3)
     programs["toeplitz-large"] = toeplitz_programs.lstm(512, 512, rank=1)
     programs |= {f"kronecker-{weights}": quantize(kronecker(), weights) for weights in ("float32", "int8")}

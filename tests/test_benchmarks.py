@@ -72,6 +72,13 @@ def test_sparse_products(monkeypatch, tmp_path):
     assert row["entries int8"]["bytes"] < row["entries float32"]["bytes"] < row["lines float32"]["bytes"]
 
 
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
+def test_tied_weights(weights, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it races as native_step does
+    row = benchmark("tied_weights").row_of(300, 64, weights, rounds=2)
+    assert row["once, bytes"] < row["twice, bytes"] - 300 * 64 and row["once over twice"] > 0
+
+
 def test_digits(monkeypatch, tmp_path):
     script = benchmark("digits")
     monkeypatch.setattr(digit_audio, "load_fsdd", toy_digits)

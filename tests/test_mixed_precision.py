@@ -355,7 +355,10 @@ def test_calibration_data_that_cannot_be_measured_on_is_refused(tmp_path):
         cr.pack(model, tmp_path / "m.crnn", x, calibration=x)
 
 
-def test_tied_weights_may_be_stored_in_two_types():
+@pytest.fixture(scope="module")
+def tied():
+    """A program whose output layer is its embedding, and tokens for it."""
+
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -368,17 +371,32 @@ def test_tied_weights_may_be_stored_in_two_types():
 
     torch.manual_seed(0)
     tokens = torch.randint(0, 30, (1, 20))
-    program = lower(Tied(), tokens)
-    exact = run(program, sequences(tokens))
-    for weights, kinds in [
-        ("int4", ("int8", "int4")),
+    return lower(Tied(), tokens), tokens
+
+
+@pytest.mark.parametrize(
+    "weights, kinds",
+    [
+        ("int4", ("int4", "int4")),
+        ("auto", ("int8", "int8")),
+        ({"head": "int4"}, ("int4", "int4")),
+        ({"embedding": "int4"}, ("int4", "int4")),
+        ({"embedding": "int8", "*": "int4"}, ("int8", "int8")),
+        ({"embedding": "int8", "head": "int4"}, ("int8", "int4")),
+        ({"embedding": "int4", "head": "int8"}, ("int4", "int8")),
         ({"head": "float32"}, ("int8", "float32")),
         ({"embedding": "float32"}, ("float32", "int8")),
-    ]:
-        packed = quantize(program, weights, fold=False)
-        types = stored_types(packed)
-        assert (types["embedding"], types["head"]) == kinds
-        assert compare(exact, run(packed, sequences(tokens))).error < 0.2
+    ],
+)
+def test_tied_weights_are_stored_once_for_each_type(tied, weights, kinds):
+    program, tokens = tied
+    packed = quantize(program, weights, fold=False)
+    types = stored_types(packed)
+    assert (types["embedding"], types["head"]) == kinds
+    used = [op.tensor for op in packed.ops if op.name in ("embedding", "head")]
+    assert len(set(used)) == len(set(kinds))
+    exact = run(program, sequences(tokens))
+    assert compare(exact, run(packed, sequences(tokens))).error < 0.2
 
 
 def test_products_have_the_names_of_the_model(tmp_path):

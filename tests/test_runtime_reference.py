@@ -121,7 +121,8 @@ class Reference:
         n, k = op.n, op.k or op.n
         tensor = self.program.tensors[op.tensor] if op.tensor is not None else None
         if op.code == Code.EMBED:
-            y = tensor.dense()[int(self.read(op.a, 1)[0])]
+            table = tensor.dense()
+            y = table[int(np.clip(self.read(op.a, 1)[0], 0, len(table) - 1))]
         elif op.code in (Code.AFFINE, Code.DELTA):
             y = tensor.dense() @ self.read(op.a, k)
             y = y + (self.read(op.b, n) if op.b else 0)

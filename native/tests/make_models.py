@@ -75,6 +75,8 @@ def uses(program: Program) -> set:
         if op.tensor is not None:
             tensor = program.tensors[op.tensor]
             kind = type_name(tensor)
+            if op.code == Code.EMBED and op.tensor in program.in_panels:
+                kind = f"{kind} matrix"
         found.add((op.code.name, kind))
         if op.code == Code.MATMUL:
             found.add((Matmul(op.fn).name, kind))
@@ -83,7 +85,7 @@ def uses(program: Program) -> set:
 
 def half_tables(program: Program) -> Program:
     """Tables as float16."""
-    tables = {op.tensor for op in program.ops if op.code == Code.EMBED}
+    tables = {op.tensor for op in program.ops if op.code == Code.EMBED} - program.in_panels
     tensors = [Tensor(t.values.astype(np.float16)) if i in tables else t for i, t in enumerate(program.tensors)]
     return replace(program, tensors=tensors)
 
@@ -100,6 +102,7 @@ def main(folder: Path) -> None:
     products |= {(Code.DELTA.name, kind) for kind in ("float32", "int8")}
     products |= {(side.name, kind) for side in Matmul for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
+    tables |= {(Code.EMBED.name, f"{kind} matrix") for kind in ("float32", "int8", "int4")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
     missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}
     for seed in range(1000):

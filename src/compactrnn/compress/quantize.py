@@ -75,7 +75,8 @@ class Quantize:
     Args:
         model: any module; wrappers such as `torch.compile` are looked through.
         weights: "int8" or "int4" for all, or types by name as in `pack`: `{"head": "float32", "*": "int4"}`. Tables of
-            embeddings are int8 in both. What is "float32" is not touched.
+            embeddings are int8 in both, unless they are tied to a product in int4 or named. What is "float32" is not
+            touched.
         start: steps of the optimizer before the quantization begins.
 
     Raises:
@@ -212,7 +213,9 @@ def _choose(matrix: ModelMatrix, types: WeightTypes) -> tuple[Quantized | None, 
         if key in matrix.names:
             raise invalid(matrix.name, got=f"a matrix that must stay: {reason}", expected="one to quantize")
         return None, reason
-    return Quantized(kind, all(map(_reads_bounded, matrix.places))), ""  # pyright: ignore
+    looked_up = [place.is_table for place in matrix.places]
+    table = kind if any(looked_up) and (not all(looked_up) or key != "*") else "int8"
+    return Quantized(kind, all(map(_reads_bounded, matrix.places)), table), ""  # pyright: ignore
 
 
 def _is_projection(place: Place) -> bool:
@@ -237,11 +240,7 @@ def _parameter(matrix: ModelMatrix) -> nn.Parameter:
 
 
 def _stored_bytes(matrix: ModelMatrix, weight: QuantizedWeight) -> int:
-    """Of what a file stores: a table in int8, and a matrix with its scales."""
+    """Of what a file stores, scales included: once for each type in which the matrix is used."""
     rows, columns = matrix.shape
-    product = rows * columns + 4 * rows
-    if weight.kind == "int4":
-        product = rows * -(-columns // 2) + rows * -(-columns // 64) + 4 * rows
-    tables = any(place.is_table for place in matrix.places)
-    products = any(not place.is_table for place in matrix.places)
-    return tables * (rows * columns + 4 * rows) + products * product
+    sizes = {"int8": columns + 4, "int4": -(-columns // 2) + -(-columns // 64) + 4}
+    return rows * sum(sizes[kind] for kind in {weight.table if p.is_table else weight.kind for p in matrix.places})

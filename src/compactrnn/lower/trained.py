@@ -25,9 +25,9 @@ class TrainedMatrices:
         """Those of `model` that are quantized at present."""
         found = {i: m for i, m in enumerate(matrices(model)) if isinstance(m.held, QuantizedWeight) and m.held.enabled}
         by_name = {
-            name: Trained(m.held.kind, m.held.scale)  # pyright: ignore
+            place.name: Trained(m.held.table if place.is_table else m.held.kind, m.held.scale)  # pyright: ignore
             for m in found.values()
-            for name in m.names
+            for place in m.places
         }
         return TrainedMatrices({i: m.held.spec for i, m in found.items()}, by_name)  # pyright: ignore
 

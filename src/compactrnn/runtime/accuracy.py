@@ -10,8 +10,8 @@ import numpy as np
 
 from .equalize import can_center, can_scale, equalize, rows_read
 from .measure import Measure
-from .program import GATES, Program
-from .storage import store
+from .program import GATES, Code, Program
+from .storage import store, with_table
 
 LIMIT = 0.02  # relative error of the outputs up to which a program is left as it is
 _INT4 = 0.15  # what a matrix in int4 may cost: four bits alone cost 7 % of random weights, whatever they read
@@ -23,19 +23,26 @@ _WORK = 2e9  # products of one run over the sequences that are measured with
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to do to one product: a type for its matrix, a scale per step for what it reads, scaled columns."""
+    """What to do to one product: a type for its matrix, a scale per step for what it reads, scaled columns.
+
+    `table`: the type of a copy that rows are looked up in; by default they are looked up in the matrix.
+    """
 
     type: str
     per_step: bool = False
     scaled: bool = False
     center: bool = False
+    table: str = ""
 
     def __str__(self) -> str:
-        if self.type.startswith("float"):
-            return self.type
+        parts = [self.type]
         if self.scaled:
-            return f"{self.type}, columns scaled from the calibration data"
-        return f"{self.type}, its input scaled at every step" if self.per_step else self.type
+            parts.append("columns scaled from the calibration data")
+        elif self.per_step:
+            parts.append("its input scaled at every step")
+        if self.table:
+            parts.append(f"looked up in a table of its own in {self.table}")
+        return ", ".join(parts)
 
 
 @dataclass
@@ -93,13 +100,17 @@ class Accuracy:
         return {op.tensor for op in self.program.ops if op.code in GATES and op.tensor is not None and not op.p0}
 
     @cached_property
+    def _tables(self) -> set[int]:
+        return {op.tensor for op in self.program.ops if op.code == Code.EMBED and op.tensor is not None}
+
+    @cached_property
     def _matrices(self) -> set[int]:
         return {op.tensor for op in self.program.ops if op.code in GATES and op.tensor is not None}
 
     def _remedy(self, tensor: int, plain: Remedy, budget: float, larger: bool) -> Remedy:
         best, least = plain, 0.9 * self._cost(tensor, plain)
         for remedy in self._remedies(tensor, plain):
-            if remedy.type != plain.type and not larger:
+            if (remedy.type != plain.type or remedy.table) and not larger:
                 break
             cost = self._cost(tensor, remedy)
             if cost <= budget:
@@ -109,17 +120,23 @@ class Accuracy:
         return best
 
     def _remedies(self, tensor: int, plain: Remedy) -> list[Remedy]:
-        """In the order of their bytes. Only tables and what reads unbounded numbers get a larger type."""
+        """In the order of their bytes. Only tables and what reads unbounded numbers get a larger type.
+
+        Columns are scaled for a product: rows are then looked up elsewhere.
+        """
+        half = "float16" if np.abs(self.program.tensors[tensor].values).max() < _FLOAT16 else "float32"
         if tensor not in self._matrices:
-            return [Remedy("float16" if np.abs(self.program.tensors[tensor].values).max() < _FLOAT16 else "float32")]
-        unbounded = tensor in self._unbounded
-        kinds = [plain.type] + (["int8"] if plain.type == "int4" and unbounded else [])
+            return [Remedy(half)]
+        unbounded, tied = tensor in self._unbounded, tensor in self._tables
+        kinds = [plain.type] + (["int8"] if plain.type == "int4" and (unbounded or tied) else [])
         found = [replace(plain, per_step=True)] if not unbounded else []
+        found += [Remedy(kind) for kind in kinds[1:] if tied]
         if can_scale(self.program, tensor) and len(self._read(tensor)):
             centers = (False, True) if can_center(self.program, tensor) else (False,)
             for kind in kinds:
-                found += [Remedy(kind)] if kind != plain.type else []
-                found += [Remedy(kind, scaled=True, center=c) for c in centers]
+                found += [Remedy(kind)] if kind != plain.type and not tied else []
+                found += [Remedy(kind, scaled=True, center=c, table="int8" if tied else "") for c in centers]
+        found += [Remedy(kind, table=half) for kind in kinds if tied]
         return found + ([Remedy("float32")] if unbounded else [])
 
     def _read(self, tensor: int) -> np.ndarray:
@@ -136,13 +153,16 @@ class Accuracy:
         return self._known[tensor, remedy]
 
     def _with(self, remedies: Mapping[int, Remedy]) -> tuple[Program, dict[int, str]]:
-        program = self.program
+        program, types = self.program, {t: remedy.type for t, remedy in remedies.items()}
         for tensor, remedy in remedies.items():
+            if remedy.table:
+                program = with_table(program, tensor)
+                types[len(program.tensors) - 1] = remedy.table
             if remedy.scaled:
                 program = equalize(program, tensor, self._read(tensor), remedy.center)
             elif remedy.per_step:
                 program = program.map_ops(lambda op, t=tensor: replace(op, p0=0.0) if op.tensor == t else op)
-        return program, {t: remedy.type for t, remedy in remedies.items()}
+        return program, types
 
     def _reason(self, tensor: int, plain: Remedy, remedy: Remedy) -> str:
         before, after = self._cost(tensor, plain), self._cost(tensor, remedy)

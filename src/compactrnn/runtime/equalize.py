@@ -44,7 +44,7 @@ def can_scale(program: Program, tensor: int) -> bool:
 
 def can_center(program: Program, tensor: int) -> bool:
     """Whether a mean can be taken from what the matrix reads, and its product added to a bias."""
-    readers = [op for op in program.ops if op.tensor == tensor]
+    readers = [op for op in program.ops if op.tensor == tensor and op.code in GATES]
     return all(
         op.code == Code.AFFINE and (op.b is None or program.buffers[op.b.buffer].kind == "constant") for op in readers
     )
@@ -52,6 +52,8 @@ def can_center(program: Program, tensor: int) -> bool:
 
 def equalize(program: Program, tensor: int, rows: np.ndarray, center: bool) -> Program:
     """The same products, `W x + b = (W / r) (r (x - m)) + (b + W m)`, with a scale r for each column.
+
+    Rows of W must not be looked up, see `storage.with_table`.
 
     With a the root mean square of what a column of W reads and w that of the column, `r = sqrt(w / a)`: each column
     then reads numbers as large as its weights, so that rounding takes the same part of both. m is the mean with

@@ -9,7 +9,7 @@ import numpy as np
 
 from .equalize import rows_read
 from .layout import GROUP
-from .program import Program, Tensor
+from .program import GATES, Code, Program, Tensor
 from .rounding import largest_multiple, quantize_groups
 from .storage import store
 
@@ -36,15 +36,22 @@ def shrinkage(mean: Any, fourth: float, count: int) -> tuple[float, float]:
 
 
 def input_moments(program: Program, tensors: Sequence[int], sequences: Sequence[Any]) -> dict[int, np.ndarray]:
-    """For each of the matrices `tensors` the second moment of what it reads on the sequences; none without data."""
+    """For each of the matrices `tensors` the second moment of what it reads on the sequences; none without data.
+
+    Rows that are looked up are read entry by entry: half of the moment is then a multiple of the identity.
+    """
     program, found = store(program), {}
+    tables = {op.tensor for op in program.ops if op.code == Code.EMBED}
+    products = {op.tensor for op in program.ops if op.code in GATES}
     for tensor in tensors:
+        if tensor not in products:
+            continue
         rows = rows_read(program, tensor, sequences)[:_VECTORS].astype(np.float64)
         if not rows.any():
             continue
         mean = rows.T @ rows / len(rows)
         share, size = shrinkage(mean, float(np.square(np.square(rows).sum(1)).sum()), len(rows))
-        share = max(share, _LEAST)
+        share = max(share, 0.5 if tensor in tables else _LEAST)
         found[tensor] = (1 - share) * mean + share * size * np.eye(len(mean))
     return found
 

@@ -130,13 +130,23 @@ _TYPES = {
 
 
 def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tuple[int, str], int]]:
-    """What to store, and its number by (tensor, use): one tensor may serve as matrix and as table."""
+    """What to store, and its number by (tensor, use).
+
+    A table that is a matrix, too, is stored as the matrix alone, of which rows are looked up.
+    """
     stored: list[tuple[int, Type]] = []
     number: dict[tuple[int, str], int] = {}
+    in_panels = program.in_panels
     for op in program.ops:
         use = OPERATIONS[op.code].tensor
         if not use or op.tensor is None or (op.tensor, use) in number:
             continue
+        if use == "table" and op.tensor in in_panels:
+            if (op.tensor, "matrix") in number:
+                number[op.tensor, use] = number[op.tensor, "matrix"]
+                continue
+            number[op.tensor, use] = len(stored)
+            use = "matrix"
         types = _TYPES[use]
         tensor = program.tensors[op.tensor]
         dtype = tensor.values.dtype

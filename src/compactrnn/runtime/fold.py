@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from .dead_code import output_width, overlap, reads, writes
-from .program import Code, Op, Program, Tensor
+from .program import GATES, Code, Op, Program, Tensor
 from .storage import join_names
 
-_FILE_GROWTH = 1.25  # how much larger a file may get for a smaller hot set
-_BYTES = {"float32": (4, 4), "int4": (1, 0.5)}  # of an entry of a table, of a matrix; else 1
+_FILE_GROWTH = 0.25  # how much larger a file may get for a smaller hot set
+_BYTES = {"float32": 4, "int4": 0.5}  # of an entry; else 1
 
 
 def fold_tokens(
@@ -63,24 +63,29 @@ def _foldable_readers(program: Program, position: int) -> list[Op]:
 
 def _pays(program: Program, op: Op, readers: list[Op], type_of: Callable[[Op], str]) -> bool:
     def entry(op: Op) -> float:
-        table, matrix = _BYTES.get(type_of(op), (1, 1))
-        return table if op.code == Code.EMBED else matrix
+        return _BYTES.get(type_of(op), 1)
 
     rows = len(program.tensors[_index(op)].values)
     others = [o for o in program.ops if not any(o is r for r in readers) and o is not op]
     kept = {o.tensor for o in others}
     before = sum(entry(r) * program.tensors[_index(r)].numbers for r in readers if r.tensor not in kept)
     before += entry(op) * rows * op.n if op.tensor not in kept else 0
-    folded = [_folded(op, reader, 0) for reader in readers]
+    folded = [_folded(op, reader, len(program.tensors)) for reader in readers]
     after = sum(entry(o) * rows * o.n for o in folded)
     if after <= before:
         return True
     stored: dict[int, float] = {}
+    read: dict[int, float] = {}
     for other in program.ops:
         if other.tensor is not None:
-            stored[other.tensor] = max(entry(other), stored.get(other.tensor, 0))
-    total = sum(size * program.tensors[i].numbers for i, size in stored.items())
-    return all(entry(o) == 1 for o in folded) and total - before + after <= _FILE_GROWTH * total
+            size = entry(other) * program.tensors[other.tensor].numbers
+            stored[other.tensor] = max(size, stored.get(other.tensor, 0))
+            if other.code in GATES:
+                read[other.tensor] = size
+    growth = (after - before) / sum(stored.values())
+    saved = {_index(r) for r in readers} - kept
+    shrinkage = sum(read[i] for i in saved) / sum(read.values())
+    return all(entry(o) == 1 for o in folded) and growth <= min(_FILE_GROWTH, shrinkage)
 
 
 def _fold(program: Program, op: Op, readers: list[Op]) -> Program:

@@ -20,10 +20,11 @@ def inventory(program: Program) -> list[dict[str, Any]]:
     with each.
     """
     forward = {id(op) for s in program.segments if s.kind == "forward" for op in s.ops}
+    in_panels = program.in_panels
     rows = []
     for number, op in enumerate(program.ops):
         if op.tensor is not None:
-            row = _tensor_row(program.tensors[op.tensor], op)
+            row = _tensor_row(program.tensors[op.tensor], op, op.tensor in in_panels)
         elif program.has_constant(op):
             row = {"shape": str(op.k), "stored as": "float32", "parameters": op.k, "bytes": 4 * op.k}
         else:
@@ -38,21 +39,29 @@ def parameter_count(program: Program) -> int:
     found = {}
     for op in program.ops:
         if op.tensor is not None:
-            found["tensor", op.tensor] = _tensor_row(program.tensors[op.tensor], op)["parameters"]
+            found["tensor", op.tensor] = _parameters(program.tensors[op.tensor], op)
         elif op.b is not None and program.has_constant(op):
             found["constant", *op.b] = op.k
     return sum(found.values())
 
 
-def _tensor_row(tensor: Tensor, op: Op) -> dict[str, Any]:
-    shape = (GATES[op.code] * op.n, op.k) if op.code in GATES and op.code != Code.MATMUL else tensor.shape
-    count = prod(shape) if tensor.form is None else tensor.numbers
+def _tensor_row(tensor: Tensor, op: Op, in_panels: bool) -> dict[str, Any]:
     return {
-        "shape": " x ".join(map(str, shape)),
+        "shape": " x ".join(map(str, _shape(tensor, op))),
         "stored as": type_name(tensor),
-        "parameters": 0 if OPERATIONS[op.code].tensor == "index" else count,
-        "bytes": stored_bytes(tensor, op),
+        "parameters": _parameters(tensor, op),
+        "bytes": stored_bytes(tensor, op, in_panels),
     }
+
+
+def _shape(tensor: Tensor, op: Op) -> tuple[int, ...]:
+    return (GATES[op.code] * op.n, op.k) if op.code in GATES and op.code != Code.MATMUL else tensor.shape
+
+
+def _parameters(tensor: Tensor, op: Op) -> int:
+    if OPERATIONS[op.code].tensor == "index":
+        return 0
+    return prod(_shape(tensor, op)) if tensor.form is None else tensor.numbers
 
 
 def stored_types(program: Program) -> dict[str, str]:
@@ -76,12 +85,12 @@ def type_name(tensor: Tensor) -> str:
     return "int4" if tensor.group_scale is not None else tensor.values.dtype.name
 
 
-def stored_bytes(tensor: Tensor, op: Op) -> int:
-    """Bytes in the file, scales included, padding between arrays not."""
+def stored_bytes(tensor: Tensor, op: Op, in_panels: bool) -> int:
+    """Bytes in the file, scales included, padding between arrays not; `in_panels` is that of the program."""
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.form is not None:
         return tensor.form.stored_bytes(tensor.values)
-    if not OPERATIONS[op.code].gates:
+    if not OPERATIONS[op.code].gates and not in_panels:
         return tensor.values.nbytes + scales
     rows, columns = tensor.values.shape
     if OPERATIONS[op.code].tensor == "columns" and tensor.values.itemsize == 1:

@@ -182,7 +182,9 @@ class Operation:
 _N, _K, _IN_PLACE = Operand("n"), Operand("k"), Operand("n", in_place=True)
 _CELL = Operand("n", updated=True)
 OPERATIONS: dict[Code, Operation] = {
-    Code.EMBED: Operation("the row of the table whose number is a", a=Operand("1"), tensor="table"),
+    Code.EMBED: Operation(
+        "the row of the table, or of the matrix of a product, whose number is a", a=Operand("1"), tensor="table"
+    ),
     Code.AFFINE: Operation(
         "b + W a, without b W a; p0 is the scale of a for int8 and int4 weights, 0: its largest number / 127",
         a=_K,

@@ -26,6 +26,7 @@ import numpy as np
 
 from .form import Form
 from .operations import GATES as GATES
+from .operations import OPERATIONS
 from .operations import Binary as Binary
 from .operations import Code as Code
 from .operations import Matmul as Matmul
@@ -124,7 +125,8 @@ class Tensor:
 
     An int4 matrix is of i8 values from -8 to 7 and has a whole number, u8, as `group_scale` for each row and group of
     64 columns: weight = values * group_scale[row, column // 64] * scale[row]. A matrix is stored in blocks of `block`
-    panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE.
+    panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE. So is a table that is int4, or that a
+    product reads, too.
 
     With a `form` the file has not all entries of the matrix; see `Form` and those that there are.
     """
@@ -182,6 +184,13 @@ class Program:
     outputs: list[Output] = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
+
+    @property
+    def in_panels(self) -> set[int]:
+        """The tensors that are stored in panels of 16 rows: plain matrices of products, and int4 tables."""
+        read = {op.tensor for op in self.ops if op.tensor is not None and OPERATIONS[op.code].tensor == "matrix"}
+        int4 = {i for i, tensor in enumerate(self.tensors) if tensor.group_scale is not None}
+        return {i for i in read | int4 if self.tensors[i].form is None}
 
     @property
     def offline(self) -> bool:

@@ -21,7 +21,7 @@ from .hoist import hoist
 from .measure import Measure, run
 from .mixed_precision import CACHES, choose
 from .program import GATES, Program, Tensor
-from .storage import WeightTypes, assign, store, type_of
+from .storage import WeightTypes, assign, store, types_of
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,21 @@ def quantize(
 ) -> Program:
     """The program with its matrices and tables stored as `weights`, its products in segments of their own (`hoist`).
 
-    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps tables and the factors of Kronecker
-    products in int8; "auto" takes one of the two for each matrix, see `choose`, by the sizes of the `caches` in bytes
-    and, if there are any, by its error on the sequences of `calibration`, inputs as `Engine.run` takes them. A dict has
-    types by name, see `WeightTypes`. Toeplitz-like, circulant and hashed matrices are always float32, sparse ones and
-    those of single entries float32 or int8.
+    "int8" has a scale per row; "int4" has one per row and 64 columns too, and keeps in int8 the factors of Kronecker
+    products and the tables that are not named and that no product in int4 reads, too; "auto" takes one of the two for
+    each matrix, see `choose`, by the sizes of the `caches` in bytes and, if there are any, by its error on the
+    sequences of `calibration`, inputs as `Engine.run` takes them. A dict has types by name, see `WeightTypes`.
+    Toeplitz-like, circulant and hashed matrices are always float32, sparse ones and those of single entries float32 or
+    int8.
 
     With `calibration`, products that would change the outputs too much are kept accurate, see `Accuracy`.
 
+    A table that a product reads, too, such as an embedding tied to the output layer, is stored once, as the matrix: the
+    lookup takes a row of it, in the numbers that the product has.
+
     `fold` replaces an embedding and the matrices that alone read it by tables of their products, bias included,
-    computed in float64: always, never, or ("auto") where the file gets smaller, or, with whole numbers, where a step
-    touches fewer bytes and the file grows by less than a quarter.
+    computed in float64: always, never, or ("auto") where the file gets smaller, or, with whole numbers, where it grows
+    by no more than a quarter, and by no larger part than what a step reads shrinks by.
     """
     return quantize_measured(program, weights, fold, calibration=calibration, caches=caches).program
 
@@ -98,7 +102,7 @@ def quantize_measured(
     types.check_names(program)
     if fold:
         apart = lambda op: op.name in trained  # noqa: E731
-        program = remove_dead_code(fold_tokens(program, lambda op: type_of(types, op), fold is True, apart))
+        program = remove_dead_code(fold_tokens(program, types_of(program, types), fold is True, apart))
     program = program.map_ops(
         lambda op: replace(op, p0=trained[op.name].scale) if op.code in GATES and op.name in trained else op
     )
@@ -157,11 +161,12 @@ def _free(program: Program, by_tensor: Mapping[int, str], trained: Mapping[str, 
 def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:
     """Why structured matrices are not of the type that is asked for."""
     stay: dict[int, str] = {}
+    type_of = types_of(program, types)
     for op in program.ops:
         tensor = None if op.tensor is None else program.tensors[op.tensor]
         if op.tensor is None or tensor is None or tensor.form is None:
             continue
-        asked, name = type_of(types, op), tensor.form.name
+        asked, name = type_of(op), tensor.form.name
         if not tensor.has_entries and asked != "float32":
             stay[op.tensor] = f"{name} float32: the numbers of this form are not quantized"
         elif tensor.has_entries and asked == "int4":

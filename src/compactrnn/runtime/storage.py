@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -91,10 +91,38 @@ def is_stored(program: Program, op: Op) -> bool:
     return op.tensor is not None and op.code != Code.GATHER and program.tensors[op.tensor].is_float
 
 
-def type_of(types: WeightTypes, op: Op) -> str:
-    """The type for an operation's tensor: what is asked for, but never int4 for a table, a `MATMUL` or a `DELTA`."""
-    asked, _ = types.find(op.name)
-    return "int8" if op.code in (Code.EMBED, Code.MATMUL, Code.DELTA) and asked != "float32" else asked
+def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
+    """The type for an operation's tensor: what is asked for, but never int4 for a `MATMUL` or a `DELTA`.
+
+    Of a matrix in which rows are looked up, too (tied weights), what is not named follows what is, and the lookup the
+    product, unless float32 is asked for: it is stored once. Other tables are in int4 only if they are named.
+    """
+    tied = _tied_types(program, types)
+
+    def find(op: Op) -> str:
+        asked, named = types.find(op.name)
+        if asked == "float32":
+            return asked
+        if op.code in (Code.MATMUL, Code.DELTA):
+            return "int8"
+        if op.code != Code.EMBED:
+            return asked if named else tied.get(op.tensor, asked)
+        if named and asked != "auto" and _JOINED not in op.name:
+            return asked
+        return tied.get(op.tensor, "int8")
+
+    return find
+
+
+def _tied_types(program: Program, types: WeightTypes) -> dict[int | None, str]:
+    """Of each matrix in which rows are looked up, too, the type of what is named, else that of the product."""
+    tied = {op.tensor for op in program.ops if op.code == Code.EMBED and is_stored(program, op)} & program.in_panels
+    found: dict[int | None, str] = {}
+    for op in sorted(program.ops, key=lambda op: (not types.find(op.name)[1], op.code == Code.EMBED)):
+        kind = types.find(op.name)[0]
+        if op.tensor in tied and kind != "float32" and op.code not in (Code.MATMUL, Code.DELTA):
+            found.setdefault(op.tensor, kind)
+    return found
 
 
 def stored_type(program: Program, op: Op, asked: str) -> str:
@@ -106,20 +134,20 @@ def stored_type(program: Program, op: Op, asked: str) -> str:
 def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str], set[int]]:
     """The type of each tensor, and the tensors that the caller named.
 
-    A tensor that several operations share, of several types or as a matrix and as a table, is stored for each.
+    A tensor that several operations share is stored once for each type.
     """
-    tensors = list(program.tensors)
-    numbers: dict[tuple[int | None, str, bool], int] = {}
+    tensors, type_of = list(program.tensors), types_of(program, types)
+    numbers: dict[tuple[int | None, str], int] = {}
     asked: dict[int, str] = {}
     named: set[int] = set()
 
     def change(op: Op) -> Op:
         if op.tensor is None or not is_stored(program, op):
             return op
-        wanted = stored_type(program, op, type_of(types, op))
-        use = op.tensor, wanted, op.code == Code.EMBED
+        wanted = stored_type(program, op, type_of(op))
+        use = op.tensor, wanted
         if use not in numbers:
-            taken = any(tensor == op.tensor for tensor, *_ in numbers)
+            taken = any(tensor == op.tensor for tensor, _ in numbers)
             numbers[use] = len(tensors) if taken else op.tensor
             if taken:
                 tensors.append(program.tensors[op.tensor])
@@ -130,6 +158,15 @@ def assign(program: Program, types: WeightTypes) -> tuple[Program, dict[int, str
         return replace(op, tensor=number)
 
     return replace(program.map_ops(change), tensors=tensors), asked, named
+
+
+def with_table(program: Program, tensor: int) -> Program:
+    """The program in which rows of a matrix are looked up in a copy of it, the last of the tensors."""
+    copy = len(program.tensors)
+    apart = program.map_ops(
+        lambda op: replace(op, tensor=copy) if op.tensor == tensor and op.code == Code.EMBED else op
+    )
+    return replace(apart, tensors=[*program.tensors, program.tensors[tensor]])
 
 
 def store(

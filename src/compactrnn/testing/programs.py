@@ -199,6 +199,15 @@ class _Writer:
             if other.buffer != dst.buffer:
                 self._add(Code.AFFINE, dst, n, k, a=other, b=dst, tensor=self._tensor(n, k))
 
+    def _op_lookup(self) -> None:
+        """A row, by a number that is computed, of a matrix that a product reads, too."""
+        ref, width = self._any()
+        n = self._width()
+        tensor = self._tensor(n, width)
+        self._new(Code.AFFINE, n, width, a=ref, tensor=tensor)
+        number = self._new(Code.UNARY, 1, a=self._any_given()[0], fn=Unary.SCALE_SHIFT, p0=8.0, p1=0.0)
+        self._new(Code.EMBED, width, a=number, tensor=tensor)
+
     def _op_toeplitz(self) -> None:
         ref, k = self._any()
         gates, block, units = int(self.rng.integers(1, 4)), int(self.rng.integers(1, 5)), self._units()

@@ -23,7 +23,8 @@ class Quantized(WeightSpec):
     float32, and gradients go straight through the quantization. `pack` stores what was multiplied with; of float32 on
     the CPU the engine repeats the products to the bit. With `bounded` the inputs are numbers from -1 to 1, such as the
     hidden state of an LSTM, and are rounded to multiples of 1/127; else to those of a 127th of the largest of the
-    vector. The table of an embedding has rows in int8, whatever the type.
+    vector. An embedding looks up rows that are quantized to `table`: int4 where the rows of an int4 matrix are looked
+    up, too, as of an embedding that is tied to the output layer.
 
     >>> weight = Quantized("int8").build(6, 4)
     >>> largest = weight.weight.abs().amax(1, keepdim=True)
@@ -40,10 +41,12 @@ class Quantized(WeightSpec):
 
     type: Literal["int8", "int4"] = "int8"
     bounded: bool = False
+    table: Literal["int8", "int4"] = "int8"
 
     def __post_init__(self):
-        if self.type not in ("int8", "int4"):
-            raise invalid("type", got=repr(self.type), expected="'int8' or 'int4'")
+        for name in ("type", "table"):
+            if getattr(self, name) not in ("int8", "int4"):
+                raise invalid(name, got=repr(getattr(self, name)), expected="'int8' or 'int4'")
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> QuantizedWeight:
         return QuantizedWeight(self, out_features, in_features, gates)
@@ -54,7 +57,7 @@ class QuantizedWeight(AbstractWeight):
 
     def __init__(self, spec: Quantized, out_features: int, in_features: int, gates: int = 1):
         super().__init__(spec, out_features, in_features, gates)
-        self.kind, self.scale, self.enabled = spec.type, _BOUNDED if spec.bounded else 0.0, True
+        self.kind, self.table, self.scale, self.enabled = spec.type, spec.table, _BOUNDED if spec.bounded else 0.0, True
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.reset_parameters()
 
@@ -76,11 +79,14 @@ class QuantizedWeight(AbstractWeight):
         return quantize_matrix(self.weight, self.kind)[0] if self.enabled else self.weight
 
     def lookup(self, tokens: Tensor, padding_idx: int | None) -> Tensor:
-        """The rows of the tokens in int8."""
+        """The rows of the tokens, quantized."""
         if not self.enabled or self.out_features > tokens.numel():
             rows = nn.functional.embedding(tokens, self.weight, padding_idx)
-            return _int8_rows(rows.flatten(0, -2)).view(rows.shape) if self.enabled and rows.numel() else rows
-        return nn.functional.embedding(tokens, _int8_rows(self.weight), padding_idx)
+            return self._quantized_rows(rows.flatten(0, -2)).view(rows.shape) if self.enabled and rows.numel() else rows
+        return nn.functional.embedding(tokens, self._quantized_rows(self.weight), padding_idx)
+
+    def _quantized_rows(self, rows: Tensor) -> Tensor:
+        return quantize_matrix(rows, self.table)[0]
 
     def reset_parameters(self, bound: float | None = None) -> None:
         """Draw from U(-bound, bound), bound = in_features ** -0.5 unless given, as torch's layers do."""
@@ -106,7 +112,3 @@ class QuantizedWeight(AbstractWeight):
         with torch.no_grad():
             self.weight.mul_(1 if out is None else out.unsqueeze(-1)).mul_(1 if inp is None else inp)
         return self
-
-
-def _int8_rows(rows: Tensor) -> Tensor:
-    return quantize_matrix(rows, "int8")[0]
