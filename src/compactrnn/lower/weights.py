@@ -12,6 +12,7 @@ from torch import nn
 from ..cells.base import AbstractCell
 from ..layers import Embedding, is_recurrent
 from ..weights.base import AbstractWeight
+from .adaptive_softmax import AdaptiveLogSoftmax
 from .factors import Factored
 
 M = TypeVar("M", bound=nn.Module)
@@ -21,6 +22,8 @@ _LOW_RANK = {"left": "factor0", "right": "factor1"}  # of an embedding, which is
 @torch.no_grad()
 def with_products(model: M) -> M:
     """A copy of `model`, on the same parameters, with `Factored` ones in place of weights; as it is where it has none.
+
+    An adaptive softmax becomes one that can be exported.
 
     Recurrent layers and cells have their own way, and an embedding looks up rows of its weight.
     """
@@ -35,7 +38,10 @@ def with_products(model: M) -> M:
 
 
 def _product(module: nn.Module) -> nn.Module:
-    return Factored(module) if isinstance(module, AbstractWeight) else with_products(module)
+    if isinstance(module, AbstractWeight):
+        return Factored(module)
+    module = with_products(module)
+    return AdaptiveLogSoftmax.of(module) if type(module) is nn.AdaptiveLogSoftmaxWithLoss else module
 
 
 def outer_weights(model: nn.Module) -> dict[str, AbstractWeight]:
