@@ -50,7 +50,7 @@ def writing(model):
 MODELS = {
     "LSTM": (lambda: Tagger(nn.LSTM(4, 40, 2, batch_first=True), 40), tagging, 12_000),
     "low rank": (lambda: Tagger(cr.LSTM(4, 64, batch_first=True, hidden_weight=cr.LowRank(rank=6)), 64), tagging, 7000),
-    "tied": (Writer, writing, 6000),
+    "tied": (Writer, writing, 5400),
 }
 
 
