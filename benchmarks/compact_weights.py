@@ -47,7 +47,7 @@ RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
 FINE_TUNING = 40  # epochs
 FINE_RATE = 1e-3
 FINE_RATES = {"toeplitz": 3e-4}  # at 1e-3 its gradient overflows, too: an entry of a generator is in a diagonal's sums
-START_RATES = {"toeplitz": 1e-3, "hybrid": 1e-3}  # at the recipe's rate of 3e-3 their gradients overflow
+START_RATES = {"toeplitz": 3e-4, "hybrid:4": 1e-3, "hybrid:8": 3e-4}  # at three times as much their gradients overflow
 UPDATES_PER_EPOCH = {True: 118, False: 105}  # with all speakers, without those held out
 FEWER_BYTES = 16  # times, than the dense model has in float32
 NOISE = 2  # points, on 773 words
@@ -144,8 +144,8 @@ def recipe_of(row: str, seed: int, all_speakers: bool = True) -> Recipe:
     phases["train"] = {**train_phase, "epochs": train_phase["epochs"] + FINE_TUNING}
     if table["training"]["evaluate_every"]:
         table["training"]["evaluate_every"] = phases["train"]["epochs"] * UPDATES_PER_EPOCH[all_speakers]
-    if structure in START_RATES:
-        phases["train"]["optimizer"] = {**train_phase["optimizer"], "learning_rate": START_RATES[structure]}
+    if rate := START_RATES.get(structure, START_RATES.get(f"{structure}:{times}")):
+        phases["train"]["optimizer"] = {**train_phase["optimizer"], "learning_rate": rate}
     if kind == "scratch":
         table["model"]["hidden"] = [SCRATCH[times]] * LAYERS
     elif structure in ("shared-low-rank", "hybrid"):

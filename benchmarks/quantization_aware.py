@@ -1,11 +1,12 @@
 """Int4 by quantization-aware training against int4 of the trained model, in the quality of two language models.
 
-    COMPACTRNN_DATA=... python benchmarks/quantization_aware.py --ptb RUN [--updates 600] [--seed 0]
+    COMPACTRNN_DATA=... python benchmarks/quantization_aware.py --ptb RUN [--updates 1327] [--seed 0]
 
 The demo's dense model and a run of recipes/ptb-200.toml. Each is trained on for --updates updates, with
-`cr.Quantize(model, "int4")` and without, by AdamW with a cosine from --rate, without dropout, to give what it gave
-before (distillation from itself, and no other loss). Figures are of the test part on the engine: float32 and int4 of
-the trained model and of the one that was trained on without quantization, and int4 as it was trained.
+`cr.Quantize(model, "int4")` and without, by AdamW with a cosine from --rate, with the dropout that it has, half of the
+loss its task's, half to give what it gave before (distillation from itself). Figures are of the test part on the
+engine: float32 and int4 of the trained model and of the one that was trained on without quantization, and int4 as it
+was trained.
 """
 
 import argparse
@@ -30,16 +31,15 @@ from compactrnn.training.pack_run import pack_model
 from compactrnn.training.run_folder import RunFolder
 
 RESULT, PAGE = RESULTS / "quantization_aware.json", Path(__file__).parents[1] / "docs" / "quantization.md"
+MODELS = {"demo": "the demo's, 2 x 256", "ptb": "Penn Treebank, 2 x 200"}
 WARMUP = 50
 VALIDATION_STREAMS = 8
-NO_DROPOUT = {"dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}
 
 
 def trained_on(task: Any, dense: Any, given: argparse.Namespace, weights: str | None) -> nn.Module:
     """A copy of the dense model after more updates, quantized in training or not."""
     torch.manual_seed(given.seed)
     model, teacher = copy.deepcopy(dense), copy.deepcopy(dense).eval()
-    model.adjust(type(model.options)(**{**vars(model.options), **NO_DROPOUT}))
     quantizer = cr.Quantize(model, weights) if weights else None
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), given.rate)
@@ -54,7 +54,8 @@ def trained_on(task: Any, dense: Any, given: argparse.Namespace, weights: str | 
         outputs, states = task.forward(model, batch, states)
         with torch.no_grad():
             wanted, teacher_states = task.forward(teacher, batch, teacher_states)
-        loss = distillation_loss(task.answers(outputs, batch), task.answers(wanted, batch))
+        loss = task.loss(outputs, batch) / 2
+        loss = loss + distillation_loss(task.answers(outputs, batch), task.answers(wanted, batch)) / 2
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -82,7 +83,8 @@ def row_of(name: str, task: Any, dense: Any, given: argparse.Namespace) -> dict[
     figures |= {"longer float32": quality(longer, task, "float32"), "longer int4": quality(longer, task, "int4")}
     figures["aware int4"] = quality(trained_on(task, dense, given, "int4"), task, "int4")
     print(name, {key: round(value["test"], 4) for key, value in figures.items()}, flush=True)
-    return {"model": name, "metric": task.metric, "seed": given.seed, "figures": figures}
+    options = {name: getattr(given, name) for name in ("updates", "rate", "seed")}
+    return {"model": name, "metric": task.metric, **options, "machine": describe_machine(), "figures": figures}
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -105,21 +107,26 @@ def page(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Read arguments, train, write the result and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--ptb", type=Path, required=True, help="a finished run of recipes/ptb-200.toml")
-    parser.add_argument("--updates", type=int, default=600)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--updates", type=int, default=1327)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     torch.set_num_threads(1)
-    task, (dense, _) = shipped_models()
-    rows = [row_of("the demo's, 2 x 256", task, dense.model, given)]
-    model, task, _ = RunFolder(given.ptb).load()
-    rows.append(row_of("Penn Treebank, 2 x 200", task, model, given))
-    options = {name: getattr(given, name) for name in ("updates", "rate")}
-    content = {"what": "int4 by quantization-aware training", **options, "machine": describe_machine(), "rows": rows}
+    rows = {row["model"]: row for row in json.loads(RESULT.read_text())["rows"]} if RESULT.exists() else {}
+    for key in given.models:
+        if key == "demo":
+            task, (dense, _) = shipped_models()
+            model: Any = dense.model
+        else:
+            model, task, _ = RunFolder(given.ptb).load()
+        rows[MODELS[key]] = row_of(MODELS[key], task, model, given)
+    ordered = [rows[name] for name in MODELS.values() if name in rows]
+    content = {"what": "int4 by quantization-aware training", "rows": ordered}
     RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "aware", page(rows)), encoding="utf-8")
+    PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), "aware", page(ordered)), encoding="utf-8")
 
 
 if __name__ == "__main__":
