@@ -25,10 +25,15 @@ def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: in
 
 
 def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
-    """A quarter of the numbers in Kronecker products, the rest in free entries."""
-    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, 0.25 * numbers)
+    """Three quarters of the numbers in free entries, or as many as are stored one by one; the rest in products.
+
+    Of a matrix with a larger share of free entries whole lines of 16 rows are stored.
+    """
+    free = min(0.75 * numbers, MOST_FREE * math.prod(shape))
+    structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, numbers - free)
     left = numbers - structure.build(*shape, gates).stored_parameters()
-    return cr.Doped(structure, keep=max(1, math.floor(left / shape[0])) / shape[1])
+    keep = min(math.floor(left / shape[0]), math.floor(MOST_FREE * shape[1]))
+    return cr.Doped(structure, keep=max(1, keep) / shape[1])
 
 
 def gradual(structure: str, updates: int) -> dict[str, Any]:
@@ -48,6 +53,7 @@ def block_sparse(shape: tuple[int, int], gates: int, numbers: float) -> WeightSp
     return cr.BlockSparse(keep=whole_share(math.ceil(shape[1] / 4), numbers / math.prod(shape)))
 
 
+MOST_FREE = 0.1  # of a matrix
 STRUCTURES: dict[str, Callable[[tuple[int, int], int, float], WeightSpec]] = {
     "low-rank": lambda shape, gates, n: largest(lambda r: cr.LowRank(rank=r), shape, gates, n),
     "kronecker": lambda shape, gates, n: largest(lambda r: cr.Kronecker(rank=r), shape, gates, n),
