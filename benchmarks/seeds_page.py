@@ -103,10 +103,15 @@ def words(row: str) -> str:
     """A row of the study of language models."""
     (dense,), (small,) = rows("compact_language_model", row="dense"), rows("compact_language_model", row=row)
     times = dense["recurrent_parameters"] / small["recurrent_parameters"]
-    return (
+    text = (
         f"Penn Treebank, 2 x 200 units tied to the embedding: LSTM layers {times:.1f} times smaller, test perplexity "
-        f"{small['test']:.1f} for {dense['test']:.1f} ({100 * small['test'] / dense['test'] - 100:+.1f} %), one seed"
+        f"{small['test']:.1f} for {dense['test']:.1f} ({100 * small['test'] / dense['test'] - 100:+.1f} %) after "
+        f"{small['updates']['total']:,} updates for {dense['updates']['total']:,}, one seed"
     )
+    scratch = rows("compact_language_model", row=f"scratch:dense:{row.rpartition(':')[2]}")
+    if scratch:
+        text += f"; a model of the whole size with fewer units, from scratch, as many updates: {scratch[0]['test']:.1f}"
+    return text
 
 
 def digits(row: str) -> str:
