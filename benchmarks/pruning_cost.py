@@ -1,6 +1,6 @@
-"""Overhead of the group lasso per training step, interleaved in one process.
+"""Overhead of the pruners per training step, interleaved in one process.
 
-python benchmarks/iss_cost.py [--pairs 60] [--threads 1] [--out benchmarks/results/iss_cost.json]
+python benchmarks/pruning_cost.py [--pairs 60] [--threads 1] [--out benchmarks/results/pruning_cost.json]
 
 A step is forward, backward, clipping and an AdamW update of the demo's dense character model (embedding 64, two LSTM
 layers of 256, 73 characters; 16 streams of 64 steps). Steps with and without the pruner alternate, in turned order
@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +22,13 @@ import compactrnn as cr
 from compactrnn._machine import describe_machine
 
 SYMBOLS, EMBEDDING, HIDDEN, BATCH, STEPS = 73, 64, 256, 16, 64
-CASES = {
-    "strength (the paper's update)": {"strength": 1e-5},
-    "keep, steps (a size schedule)": {"keep": 0.5, "steps": 10_000},
+STEPS_OF_SCHEDULE = 10_000
+CASES: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
+    "GroupLasso, a strength": lambda m, x: cr.GroupLasso(m, x, strength=1e-5),
+    "GroupLasso, a size": lambda m, x: cr.GroupLasso(m, x, keep=0.5, steps=STEPS_OF_SCHEDULE),
+    "NeuronSelection, a size": lambda m, x: cr.NeuronSelection(m, x, keep=0.5, steps=STEPS_OF_SCHEDULE),
+    "Magnitude, 10 % of the weights": lambda m, x: cr.Magnitude(m, cr.Sparse(keep=0.1), steps=STEPS_OF_SCHEDULE),
+    "Magnitude, half of the blocks": lambda m, x: cr.Magnitude(m, cr.BlockSparse(keep=0.5), steps=STEPS_OF_SCHEDULE),
 }
 
 
@@ -40,12 +45,12 @@ class Model(nn.Module):
         return self.head(self.lstm(self.embedding(tokens))[0])
 
 
-def stepper(options: dict | None, seed: int) -> Callable[[], float]:
+def stepper(make: Callable[[nn.Module, torch.Tensor], Any] | None, seed: int) -> Callable[[], float]:
     """A function that does one training step and says how long it took."""
     torch.manual_seed(seed)
     model = Model()
     tokens = torch.randint(0, SYMBOLS, (BATCH, STEPS))
-    pruner = None if options is None else cr.GroupLasso(model, tokens, **options)
+    pruner = None if make is None else make(model, tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step() -> float:
@@ -83,14 +88,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "iss_cost.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pruning_cost.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [race(name, arguments.pairs, arguments.seed) for name in CASES]
     for row in rows:
         print(f"{row['case']:32} with / without {row['ratio']:.3f}  quartiles {row['ratio_quartiles']}")
     result = {
-        "what": "training step with the group lasso over the same step without it, alternating in one process",
+        "what": "training step with a pruner over the same step without it, alternating in one process",
         "model": {"embedding": EMBEDDING, "hidden": [HIDDEN, HIDDEN], "batch": BATCH, "steps": STEPS},
         "threads": arguments.threads,
         "seed": arguments.seed,
