@@ -108,7 +108,9 @@ def test_a_model_reads_no_padding_and_gives_probabilities(name):
             assert_close(y[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(other[row, :count], alone, atol=1e-5, rtol=1e-5)
             assert_close(alone.exp().sum(-1), torch.ones(count))
-    assert model.layer_sizes() == (8, 8) and model.size_options() == {"hidden": (8, 8), "projection": (), "weights": {}}
+    own = {"layer_options": ({"projection_size": 2},) * 2} if name == "FSMN" else {}
+    assert model.layer_sizes() == (8, 8)
+    assert model.size_options() == {"hidden": (8, 8), "projection": (), "weights": {}, **own}
 
 
 def test_options_of_the_model():
