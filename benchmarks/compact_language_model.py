@@ -33,7 +33,7 @@ RECIPE = ROOT / "recipes" / "ptb-200.toml"
 WORDS, UNITS = 10_000, 200
 FINE_TUNING = 16  # epochs, and one with all words
 FINE_RATE = 2e-3
-LESS_DROPOUT = {"dropout": 0.1, "embedding_dropout": 0.15, "output_dropout": 0.2}
+LESS_DROPOUT = {"dropout": 0.15, "embedding_dropout": 0.25, "output_dropout": 0.25}
 ROWS = ["dense", "cut:dense:1"]
 for _times in (10, 25):
     ROWS += [f"cut:{name}:{_times}" for name in STRUCTURES if name != "hashed"]

@@ -17,8 +17,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "compact-weights.md"
 class Study:
     """Rows of a results file, in the order of their `names`, each with its seed; other entries of the file stay."""
 
-    def __init__(self, results: Path, names: Sequence[str]):
-        self.results, self.names = results, list(names)
+    def __init__(self, results: Path, names: Sequence[str], page: Path = PAGE):
+        self.results, self.names, self.page = results, list(names), page
         self.content: dict[str, Any] = {"rows": []}
         if results.exists():
             self.content |= json.loads(results.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ class Study:
         """Write the results, and the paragraphs and what follows from the rows between the markers of the page."""
         self.results.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
         text = "\n" + "\n\n".join(part for part in (*paragraphs, *self._ending()) if part) + "\n\n"
-        PAGE.write_text(insert(PAGE.read_text(encoding="utf-8"), marker, text), encoding="utf-8")
+        self.page.write_text(insert(self.page.read_text(encoding="utf-8"), marker, text), encoding="utf-8")
 
     def _ending(self) -> list[str]:
         trained = {row["row"] for row in self.rows}

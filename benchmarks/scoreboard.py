@@ -1,0 +1,170 @@
+"""Penn Treebank, words, 2 x 400 tied: every way to make the model small, each beside its size from scratch.
+
+    COMPACTRNN_DATA=... python benchmarks/scoreboard.py --runs runs/scoreboard
+    python benchmarks/scoreboard.py --runs runs/scoreboard --rows dense iss scratch:iss --seeds 0 1
+
+All rows but `dense` and `scratch` begin with the trained model of recipes/ptb-400.toml, which is their teacher as well.
+They get as many updates, the dense model's counted, as `scratch` rows, which have the sizes that the row of that name
+ended with, and `dense:longer`, which is the dense model trained on. Runs that are finished are not repeated, one that
+was stopped goes on from its last checkpoint.
+
+Perplexities are of the whole softmax, the state carried from word to word; those of int8 and int4 are of the packed
+file on the engine. Writes docs/scoreboard.md.
+"""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compact_language_model import model_of, recurrent_matrices
+from structures import gradual, tables
+from study import Study, options
+
+from compactrnn import Engine
+from compactrnn.training.pack_run import pack_model
+from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
+from compactrnn.training.run_folder import RunFolder
+from compactrnn.training.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "scoreboard.json"
+PAGE = ROOT / "docs" / "scoreboard.md"
+RECIPE = ROOT / "recipes" / "ptb-400.toml"
+EPOCHS = 12  # after the dense model's, and one with all words
+UPDATES_PER_EPOCH = 1327
+RATE = 2e-3
+DROPOUT = {"dropout": 0.25, "embedding_dropout": 0.25, "output_dropout": 0.3}  # of what has fewer numbers
+
+FILES = ("float32", "int8", "int4")
+Table = dict[str, Any]
+
+
+def factorized(structure: str, times: int) -> Callable[[Table], Table]:
+    """LSTM layers of so many times fewer parameters in a structure."""
+
+    def phase(table: Table) -> Table:
+        model = model_of(table)
+        found, layers = recurrent_matrices(model), model.recurrent_parameters()
+        inside = sum(matrix.shape[0] * matrix.shape[1] for matrix in found)
+        share = (layers / times - (layers - inside)) / inside
+        return {
+            "factorize": {"weights": tables(found, structure, share)},
+            **gradual(structure, EPOCHS * UPDATES_PER_EPOCH),
+        }
+
+    return phase
+
+
+def pruned(method: str, **arguments: Any) -> Callable[[Table], Table]:
+    """A pruner at work in the first half of the updates."""
+    return lambda _: {"compress": {"method": method, "steps": EPOCHS * UPDATES_PER_EPOCH // 2, **arguments}}
+
+
+def selected(times: int) -> Callable[[Table], Table]:
+    """Neuron selection, LSTM layers of so many times fewer multiply-accumulates."""
+
+    def phase(table: Table) -> Table:
+        macs = sum(matrix.shape[0] * matrix.shape[1] for matrix in recurrent_matrices(model_of(table)))
+        return pruned("neuron_selection", macs=macs // times)(table)
+
+    return phase
+
+
+CUTS: dict[str, tuple[str, Callable[[Table], Table]]] = {
+    "longer": ("the dense model trained on", lambda _: {}),
+    "iss": ("group lasso on units and the columns tied to them", pruned("group_lasso", keep=0.55)),
+    "selection": ("neuron selection by gates", selected(4)),
+    "magnitude": ("a tenth of the entries of the LSTM layers", factorized("sparse", 10)),
+    "block-sparse": ("a quarter of the 16 x 4 blocks of the LSTM layers", factorized("block-sparse", 4)),
+    "low-rank": ("LSTM layers in low rank", factorized("low-rank", 4)),
+    "doped-kronecker": ("LSTM layers in Kronecker products and free entries", factorized("doped-kronecker", 10)),
+}
+ROWS = ["dense", *CUTS]
+ROWS += ["scratch:iss", "scratch:selection"]
+
+
+def recipe_of(row: str, seed: int, runs: Path) -> Recipe:
+    """The recipe of a row."""
+    table = load_recipe(RECIPE, [f"training.seed={seed}"]).as_dict()
+    if row == "dense":
+        return recipe_from(table)
+    phases = table["phases"]
+    first, tune = phases["train"], phases["tune"]
+    if row.startswith("scratch:"):
+        model, _, _ = RunFolder(run_of(row.removeprefix("scratch:"), seed, runs)).load()
+        sizes = {name: getattr(model.options, name) for name in ("embedding", "hidden")}
+        phases["train"] = {**first, "epochs": first["epochs"] + EPOCHS}
+        phases["tune"] = {**tune, "epochs": tune["epochs"] + 1}
+        return recipe_from({**table, "model": {**table["model"], **sizes, **DROPOUT}})
+    dropout = {} if row == "longer" else {"model": DROPOUT}
+    optimizer = {**first["optimizer"], "learning_rate": RATE}
+    small = {**first, "epochs": EPOCHS, "optimizer": optimizer, "distill": {"teacher": "tune"}, **dropout}
+    phases["small"] = {**small, **CUTS[row][1](table)}
+    phases["small_tune"] = {**tune, "epochs": 1, "distill": {"teacher": "tune"}, **dropout}
+    return recipe_from(table)
+
+
+def run_of(row: str, seed: int, runs: Path) -> Path:
+    """Train a row, or take up a finished run; its folder. What begins with the dense model needs it first."""
+    run = runs / f"{row.replace(':', '-')}-{seed}"
+    source = run_of("dense", seed, runs) if row in CUTS else None
+    train(recipe_of(row, seed, runs), run, resume=(run / "config.json").exists(), source=source)
+    return run
+
+
+def row_of(row: str, seed: int, runs: Path) -> Table:
+    """What is published of a row."""
+    run = run_of(row, seed, runs)
+    model, task, _ = RunFolder(run).load()
+    result, files = RunFolder(run).read_result(), {}
+    for weights in FILES:
+        file = run / f"{weights}.crnn"
+        pack_model(model, task, file, weights)
+        engine = Engine(file)
+        files[weights] = {"bytes": file.stat().st_size, "test": task.evaluate_engine(engine, "test")}
+    macs = sum(matrix.macs() for matrix in recurrent_matrices(model))
+    names = ("test", "valid", "parameters", "recurrent_parameters", "cpu_seconds", "updates", "machine", "recipe")
+    return {"row": row, "seed": seed, **{name: result[name] for name in names}, "macs": macs, "files": files}
+
+
+def first_line(medians: dict[str, float]) -> str:
+    """Which rows are better than their size from scratch."""
+    pairs = {name: f"scratch:{name}" for name in CUTS if f"scratch:{name}" in medians and name in medians}
+    better = [f"`{name}`" for name, scratch in pairs.items() if medians[name] < medians[scratch]]
+    worse = [f"`{name}`" for name, scratch in pairs.items() if medians[name] >= medians[scratch]]
+    parts = [f"Better than the same size from scratch: {', '.join(better)}."] if better else []
+    return " ".join(parts + ([f"**No better than the same size from scratch: {', '.join(worse)}.**"] if worse else []))
+
+
+def table(rows: list[Table]) -> str:
+    """Medians over the seeds."""
+    head = ["row", "seeds", "parameters", "LSTM layers' MACs", "perplexity", "over dense"]
+    head += [f"{kind} {what}" for kind in FILES[1:] for what in ("bytes", "perplexity")]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    found = {name: [row for row in rows if row["row"] == name] for name in ROWS}
+    medians = {name: statistics.median(row["test"] for row in own) for name, own in found.items() if own}
+    fewest = {name: max(row["macs"] for row in own) for name, own in found.items() if own}
+    for name, median in medians.items():
+        own, times = found[name], fewest.get("dense", 0) / fewest[name]
+        fewer = f" (1/{times:.1f})" if times > 1.005 else ""
+        over = f"{median - medians['dense']:+.1f}" if "dense" in medians and name != "dense" else ""
+        cells = [name, ", ".join(str(row["seed"]) for row in own), f"{max(row['parameters'] for row in own):,}"]
+        cells += [f"{fewest[name]:,}{fewer}", f"{median:.1f}", over]
+        for kind in FILES[1:]:
+            cells.append(f"{max(row['files'][kind]['bytes'] for row in own):,}")
+            cells.append(f"{statistics.median(row['files'][kind]['test'] for row in own):.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n\n".join(part for part in (first_line(medians), "\n".join(lines)) if part)
+
+
+def main() -> None:
+    """Read arguments, train what is missing, write the results after each row."""
+    study = Study(RESULTS, ROWS, PAGE)
+    for name in study.train(options(__doc__, ROWS, "scoreboard").parse_args(), row_of):
+        study.write("scoreboard", table(study.rows))
+        print(f"{name}\n{table(study.rows)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
