@@ -1,8 +1,17 @@
 """Every pruner in a phase of a recipe: its size, a kill on the way, and what is refused before the training."""
 
-import pytest
+from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+
+from compactrnn import Engine
 from compactrnn.compress.sizes import counts
+from compactrnn.models import AcousticModel, AudioModel, Reader, ReaderOptions, SequenceModel, SequenceModelOptions
+from compactrnn.models.acoustic_model import AcousticModelOptions
+from compactrnn.models.audio_model import AudioModelOptions
+from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import recipe_from
 from compactrnn.training.run_folder import RunFolder
 from compactrnn.training.train import train
@@ -21,6 +30,7 @@ CASES = {
     "blocks": {"method": "magnitude", "keep": 0.5, "block": [16, 4], "start": 2, "steps": 12},
     "doping": {"method": "doping", "steps": 14, "interval": 3},
     "doping of a trained model": {"method": "doping", "steps": 14, "interval": 3, "factorize": {"weights": HIDDEN}},
+    "delta": {"method": "delta", "keep": 0.7, "steps": 14, "interval": 3},
     "quantization": {"method": "quantize", "weights": {"output": "int8", "*": "int4"}, "start": 5},
 }
 
@@ -70,7 +80,9 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
     model, _, _ = RunFolder(tmp_path / "whole").load()
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]
     _, _, macs = counts(model)
-    assert macs < 24 * 64 + 28 * 48 or "strength" in compress or "weights" in compress  # too few updates for a strength
+    assert (
+        macs < 24 * 64 + 28 * 48 or "strength" in compress or compress.get("method") in ("quantize", "delta")
+    )  # too few updates for a strength
     if "macs" in compress:
         assert 0.9 * 800 <= macs <= 800
 
@@ -95,6 +107,8 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
         ({"method": "quantize", "weights": "int3"}, "phases.cut.compress: weights: expected one of"),
         ({"method": "quantize", "weights": "int8", "steps": 3}, "steps: expected none with method = 'quantize'"),
         ({"method": "quantize", "weights": {"head": "int8"}}, "the unknown name 'head'"),
+        ({"method": "delta", "keep": 0.5, "threshold": 0.1}, "give keep, the share of the products, or threshold"),
+        ({"method": "delta", "keep": 0.5, "steps": 21}, "compress.steps: expected at most the 20"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_training(compress, message, tmp_path):
@@ -108,6 +122,44 @@ def test_what_cannot_be_done_is_refused_before_the_training(compress, message, t
         with pytest.raises(ValueError, match=message):
             train(recipe(tmp_path, compress), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_delta_network_of_factorized_layers_is_loaded_and_streams(tmp_path):
+    compress = {"method": "delta", "threshold": 0.2, "steps": 10}
+    table = recipe(tmp_path, {"method": "magnitude", "keep": 0.5, "steps": 4}).as_dict()
+    table["phases"]["cut"] |= {
+        "compress": None,
+        "factorize": {"weights": {"recurrent.*": {"kind": "LowRank", "rank": 3}}},
+    }
+    table["phases"]["tune"] |= {"updates": 12, "compress": compress}
+    train(recipe_from(table), tmp_path / "run")
+    model, task, _ = RunFolder(tmp_path / "run").load()
+    thresholds = [buffer for name, buffer in model.named_buffers() if "thresholds" in name]
+    assert len(thresholds) == 2 and all(bool((t[1:] > 0).all()) for t in thresholds)
+    pack_model(model, task, tmp_path / "delta.crnn", "float32")
+    engine, tokens = Engine(tmp_path / "delta.crnn"), task.calibration_inputs()
+    with torch.no_grad():
+        expected = model(tokens)[0].numpy()
+    assert np.abs(engine.run(tokens[0].numpy()) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "build, options",
+    [
+        (lambda options: AcousticModel(4, 5, options), AcousticModelOptions(hidden=(6,), bidirectional=True)),
+        (lambda options: AudioModel(4, 3, options), AudioModelOptions(hidden=(6,), cell="GRU")),
+        (lambda options: Reader(5, options), ReaderOptions(contextual=3, modeling=(3,), answer=3)),
+        (lambda options: SequenceModel(2, 3, options), SequenceModelOptions(hidden=(4,), cell="DuRNN")),
+    ],
+    ids=["acoustic", "audio", "reader", "sequence"],
+)
+def test_models_of_delta_networks_are_built_from_their_options_again(build, options):
+    plain, model = build(options), build(replace(options, delta=True))
+    again = build(replace(options, **model.size_options()))
+    names = [name for name, _ in again.named_buffers() if "thresholds" in name]
+    assert names and not any("thresholds" in name for name, _ in plain.named_buffers())
+    again.load_state_dict(model.state_dict())
+    assert "delta" not in plain.size_options()
 
 
 def test_gates_are_trained_on_one_device():

@@ -117,6 +117,9 @@ class DeltaCell(AbstractCell):
     def reset_parameters(self) -> None:
         self.plain_cell().reset_parameters()
 
+    def size_options(self) -> dict[str, Any]:
+        return self.plain_cell().size_options()
+
     def constrain_(self) -> None:
         self.plain_cell().constrain_()
 

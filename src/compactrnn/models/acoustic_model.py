@@ -12,6 +12,7 @@ from .._bounds import STRICT, CountFrom0, ShareBelow1
 from .base import AbstractModel
 from .front_end import FrontEnd, Normalization
 from .named_weights import give_weights_, weight_tables
+from .recurrent_layers import give_thresholds_
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 
@@ -49,10 +50,11 @@ class AcousticModel(AbstractModel):
         self.front_end = FrontEnd(coefficients, stacked, options.deltas, options.normalization, options.prior)
         self.input_dropout = nn.Dropout(options.input_dropout)
         own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
-        core = SequenceModelOptions(**{**own, "weights": {}})
+        core = SequenceModelOptions(**{**own, "weights": {}, "delta": False})
         self.sequence_model = SequenceModel(self.front_end.size, symbols, core, every_step=True)
         self.options = options
         give_weights_(self, options.weights)
+        give_thresholds_(self.sequence_model.layers, options)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The log-probabilities of a batch of sequences; those at padding are of no use."""

@@ -15,6 +15,7 @@ from .log_mel import LogMel
 from .masks import Masks
 from .mean_normalization import MeanNormalization, Over, count_steps, mean_over_steps
 from .named_weights import give_weights_, weight_tables
+from .recurrent_layers import give_thresholds_
 from .sequence_model import SequenceModel, SequenceModelOptions
 
 
@@ -55,11 +56,12 @@ class AudioModel(AbstractModel):
         self.normalize = MeanNormalization(bands, options.mean, options.prior)
         self.masks = Masks(options.bands_masked, options.frames_masked)
         own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
-        core = SequenceModelOptions(**{**own, "weights": {}})
+        core = SequenceModelOptions(**{**own, "weights": {}, "delta": False})
         self.mean_of_steps = options.answer == "mean" and not every_step
         self.sequence_model = SequenceModel(bands, outputs, core, every_step or self.mean_of_steps)
         self.options = options
         give_weights_(self, options.weights)
+        give_thresholds_(self.sequence_model.layers, options)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What the recurrent layers read."""

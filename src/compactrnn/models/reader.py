@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import layers
-from .._bounds import STRICT, Layers, Option, ShareBelow1, Size
+from .._bounds import STRICT, Flag, Layers, Option, ShareBelow1, Size
 from .._errors import invalid
 from .base import AbstractModel, weight_specs
 from .candidates import NEVER
 from .named_weights import give_weights_, weight_tables
+from .recurrent_layers import delta_option, give_thresholds_
 from .steps import FullSteps, PackedSteps
 
 
@@ -25,7 +26,8 @@ class ReaderOptions:
 
     `dropout` acts on what every recurrent and output layer reads. `input_weight` and `hidden_weight` are tables such as
     `{kind = "LowRank", rank = 16}` for the recurrent layers; `weights` has such tables by name, for single matrices:
-    `"modeling.0.weight_ih_l0"`, `"start"`, or a pattern.
+    `"modeling.0.weight_ih_l0"`, `"start"`, or a pattern. With `delta` the recurrent layers have
+    thresholds (`DeltaCell`).
     """
 
     adjustable: ClassVar = ("dropout",)
@@ -37,6 +39,7 @@ class ReaderOptions:
     input_weight: Mapping[str, Option] = field(default_factory=dict)
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
+    delta: Flag = False
     __pydantic_config__ = STRICT
 
 
@@ -82,6 +85,7 @@ class Reader(AbstractModel):
         self.dropout = nn.Dropout(options.dropout)
         self.options = options
         give_weights_(self, options.weights)
+        give_thresholds_(self._layers(), options)
 
     def forward(
         self,
@@ -131,7 +135,7 @@ class Reader(AbstractModel):
     def size_options(self) -> dict[str, Any]:
         contextual, *modeling, answer = self.layer_sizes()
         sizes = {"contextual": contextual, "modeling": tuple(modeling), "answer": answer}
-        return {**sizes, "weights": weight_tables(self, self.options)}
+        return {**sizes, **delta_option(self._layers()), "weights": weight_tables(self, self.options)}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

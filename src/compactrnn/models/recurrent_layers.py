@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -91,6 +91,19 @@ def layer_options(options: Any, modules: Sequence[nn.Module]) -> dict[str, Any]:
         return {}
     given = options.layer_options or ({},) * len(found)
     return {"layer_options": tuple({**own, **sizes} for own, sizes in zip(given, found, strict=True))}
+
+
+def delta_option(modules: Sequence[nn.Module]) -> dict[str, bool]:
+    """The entry `delta`, if recurrent layers among `modules` have thresholds."""
+    found = any(layers.is_recurrent(module) and layers.has_thresholds(module) for module in modules)
+    return {"delta": True} if found else {}
+
+
+def give_thresholds_(modules: Iterable[nn.Module], options: Any) -> None:
+    """Make recurrent layers those of a delta network if `options.delta` says so; thresholds are zeros until loaded."""
+    if options.delta:
+        for module in modules:
+            layers.delta_(module)
 
 
 def check_layers(options: Any) -> None:

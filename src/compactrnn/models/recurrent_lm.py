@@ -17,7 +17,14 @@ from ..weights.dense import DenseWeight
 from .base import AbstractModel
 from .candidates import candidate_logits
 from .named_weights import give_weights_, weight_tables
-from .recurrent_layers import check_layers, layer_options, output_size, recurrent_layers
+from .recurrent_layers import (
+    check_layers,
+    delta_option,
+    give_thresholds_,
+    layer_options,
+    output_size,
+    recurrent_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class LanguageModelOptions:
     a uniform distribution for all parameters, or "orthogonal": orthogonal hidden matrices in each gate, Glorot
     initialization of the input matrices, zero biases; None keeps torch's default. Of other cells than LSTM, GRU and RNN
     only matrices are drawn so: biases and vectors start as the cell says, such as the transform bias of an RHN.
+
+    With `delta` the recurrent layers have thresholds (`DeltaCell`), zeros at first, as phases with `Delta` leave them.
 
     With `locked_dropout` a sequence loses the same units at all steps of an update (Gal and Ghahramani, 2016), without
     it other ones at every step (Zaremba et al., 2014).
@@ -53,6 +62,7 @@ class LanguageModelOptions:
     weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
     cell_options: Mapping[str, Option] = field(default_factory=dict)
     layer_options: tuple[Mapping[str, Option], ...] = ()
+    delta: Flag = False
     __pydantic_config__ = STRICT
 
 
@@ -93,6 +103,7 @@ class LanguageModel(AbstractModel):
                 if parameter not in kept:
                     nn.init.uniform_(parameter, -options.init, options.init)
         give_weights_(self, options.weights)
+        give_thresholds_([self.recurrent], options)
 
     def advance(
         self, tokens: Tensor, states: Any = None, targets: Tensor | None = None, negatives: Tensor | None = None
@@ -126,7 +137,7 @@ class LanguageModel(AbstractModel):
     def size_options(self) -> dict[str, Any]:
         sizes = {"embedding": self.embedding.embedding_dim, "hidden": self.layer_sizes()}
         tables = {"weights": weight_tables(self, self.options)}
-        return {**sizes, **layer_options(self.options, [self.recurrent]), **tables}
+        return {**sizes, **layer_options(self.options, [self.recurrent]), **delta_option([self.recurrent]), **tables}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

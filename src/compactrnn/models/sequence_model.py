@@ -13,7 +13,14 @@ from .._bounds import STRICT, Flag, Layers, Option, Projections, ShareBelow1, Wo
 from .._errors import invalid
 from .base import AbstractModel
 from .named_weights import give_weights_, weight_tables
-from .recurrent_layers import check_layers, layer_options, output_size, recurrent_layers
+from .recurrent_layers import (
+    check_layers,
+    delta_option,
+    give_thresholds_,
+    layer_options,
+    output_size,
+    recurrent_layers,
+)
 from .step_norm import StepNorm
 from .steps import FullSteps, PackedSteps
 
@@ -29,7 +36,8 @@ class SequenceModelOptions:
     None, for which TOML has no word. `dropout` follows each layer and
     drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
     many units in each: for models that answer at every step. `projection` has the sizes of the layers' projections,
-    which their recurrence and the next layer read (`proj_size`), 0 for a layer without; an empty one has none.
+    which their recurrence and the next layer read (`proj_size`), 0 for a layer without; an empty one has none. With
+    `delta` the recurrent layers have thresholds (`DeltaCell`), zeros at first, as phases with `Delta` leave them.
     """
 
     adjustable: ClassVar = ("dropout",)
@@ -46,6 +54,7 @@ class SequenceModelOptions:
     hidden_weight: Mapping[str, Option] = field(default_factory=dict)
     weights: Mapping[str, Mapping[str, Option]] = field(default_factory=dict)
     layer_options: tuple[Mapping[str, Option], ...] = ()
+    delta: Flag = False
     __pydantic_config__ = STRICT
 
 
@@ -85,6 +94,7 @@ class SequenceModel(AbstractModel):
         self.output = nn.Linear(widths[-1], outputs)
         self.options = options
         give_weights_(self, options.weights)
+        give_thresholds_(self.layers, options)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
@@ -137,7 +147,7 @@ class SequenceModel(AbstractModel):
         projections = tuple(_only(layer.proj_size) for layer in self.layers)
         sizes = {"hidden": self.layer_sizes(), "projection": projections if any(projections) else ()}
         tables = {"weights": weight_tables(self, self.options)}
-        return {**sizes, **layer_options(self.options, list(self.layers)), **tables}
+        return {**sizes, **layer_options(self.options, list(self.layers)), **delta_option(list(self.layers)), **tables}
 
     def recurrent_parameters(self) -> int:
         """Number of parameters of the recurrent layers: input and hidden matrices and biases."""

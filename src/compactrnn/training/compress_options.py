@@ -14,22 +14,24 @@ _KNOWN = {
     "magnitude": ("keep", "block", "steps", "start", "interval", "schedule", "ramp", "slope"),
     "doping": ("steps", "dropout", "interval"),
     "quantize": ("weights", "start"),
+    "delta": ("keep", "threshold", "steps", "interval"),
 }
 
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude`, `Doping` or `Quantize` in a phase.
+    """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude`, `Doping`, `Quantize` or `Delta` in a phase.
 
     The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
     two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
     `embeddings = true`. The third prunes blocks if `block` = (rows, columns) is given, and with `schedule` =
     "threshold" by a `ThresholdRamp` of the weights that the phase begins with. `Doping` finds the entries of the
     model's `Doped` and `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices on.
-    With `Quantize` the model learns from update `start` on with `weights` of a type, or of types by name.
+    With `Quantize` the model learns from update `start` on with `weights` of a type, or of types by name. `Delta` keeps
+    the share `keep` of the products of recurrent layers, or has one `threshold`, after `steps` updates.
     """
 
-    method: Literal["group_lasso", "neuron_selection", "magnitude", "doping", "quantize"] = "group_lasso"
+    method: Literal["group_lasso", "neuron_selection", "magnitude", "doping", "quantize", "delta"] = "group_lasso"
     keep: ShareAbove0 | None = None
     macs: Count | None = None
     bytes: Count | None = None
@@ -57,6 +59,10 @@ class CompressOptions:
         if self.method == "quantize":
             if self.weights is None:
                 raise ValueError('give weights: "int8" or "int4", or types by name')
+            return
+        if self.method == "delta":
+            if (self.keep is None) == (self.threshold is None):
+                raise ValueError("give keep, the share of the products, or threshold")
             return
         if self.schedule != "threshold" and (self.ramp or self.slope):
             raise ValueError('give ramp and slope with schedule = "threshold"')

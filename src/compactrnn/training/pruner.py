@@ -19,7 +19,7 @@ def build_pruner(
     """The pruner of a phase, or None; `trained` is the model before the phase factorized it."""
     if options.compress is None:
         return None
-    from ..compress import Doping, GroupLasso, Magnitude, NeuronSelection, Quantize, ThresholdRamp
+    from ..compress import Delta, Doping, GroupLasso, Magnitude, NeuronSelection, Quantize, ThresholdRamp
     from ..weights import BlockSparse, Sparse
 
     given = options.compress.arguments()
@@ -30,6 +30,8 @@ def build_pruner(
         own = {key: kind for key, kind in model.weight_types().items() if any(matches(key, name) for name in known)}
         by_name = {**own, **(weights if isinstance(weights, dict) else {"*": weights})} if own else weights
         return Quantize(model, by_name, **given)
+    if options.compress.method == "delta":
+        return Delta(model, task.calibration_inputs(), **given)
     if options.compress.method == "magnitude":
         keep, block = given.pop("keep"), given.pop("block", None)
         slopes = {name: given.pop(name) for name in ("ramp", "slope") if name in given}

@@ -52,11 +52,13 @@ def validate_phases(
                 pruner = build_pruner(copy.deepcopy(model), task, phase)
             except ValueError as error:
                 raise ValueError(f"phases.{name}.compress: {error}") from error
-            if phase.compress.method in ("magnitude", "doping", "quantize"):
+            if phase.compress.method in ("magnitude", "doping", "quantize", "delta"):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     model = pruner.shrink()
                 options |= model.size_options()
+                if phase.compress.method == "delta":
+                    _check_again(model, task, options, name)
                 continue
             validate_plan(model, task, options, phase.compress, name)
 
@@ -80,15 +82,22 @@ def validate_plan(
         group.decay_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
     small = pruner.shrink()
     assert isinstance(small, AbstractModel)
+    reason = next((f", as {g.name} is read by {g.reason}" for g in pruner.groups if g.reason), "")
+    _check_again(small, task, {**model_options, **small.size_options()}, phase, reason)
+
+
+def _check_again(
+    model: AbstractModel, task: AbstractTask, options: Mapping[str, Any], phase: str, reason: str = ""
+) -> None:
+    """Raise `ValueError` unless `options` build a model with the parameters and buffers of `model`."""
     with torch.random.fork_rng(devices=[]):
         try:
-            again = task.build_model(task.model_options(**{**model_options, **small.size_options()}))
-        except (ValueError, UnsupportedModelError) as error:
+            again = task.build_model(task.model_options(**options))
+        except (TypeError, ValueError, UnsupportedModelError) as error:
             raise _refusal(phase, str(error)) from error
-    wanted, got = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (again, small))
+    wanted, got = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (again, model))
     if odd := [name for name in {**got, **wanted} if got.get(name) != wanted.get(name)]:
         name = odd[0]
-        reason = next((f", as {g.name} is read by {g.reason}" for g in pruner.groups if g.reason), "")
         raise _refusal(phase, f"{name}: shape {got.get(name)} in place of {wanted.get(name)}{reason}")
 
 
