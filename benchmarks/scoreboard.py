@@ -8,12 +8,18 @@ They get as many updates, the dense model's counted, as `scratch` rows, which ha
 ended with, and `dense:longer`, which is the dense model trained on. Runs that are finished are not repeated, one that
 was stopped goes on from its last checkpoint.
 
+    python benchmarks/scoreboard.py --runs runs/scoreboard --rows dense --time
+
+takes the time of a word on an idle machine: of all finished rows on the engine, and of the dense model in every form of
+every framework that is installed.
+
 Perplexities are of the whole softmax, the state carried from word to word; those of int8 and int4 are of the packed
 file on the engine. Writes docs/scoreboard.md.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,10 @@ from structures import gradual, tables
 from study import Study, options
 
 from compactrnn import Engine
+from compactrnn._machine import describe_machine
+from compactrnn.report.bench import FRAMEWORKS
+from compactrnn.report.bench.cases import engine_config, language_case
+from compactrnn.report.bench.run import hot_times
 from compactrnn.training.pack_run import pack_model
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -105,9 +115,14 @@ def recipe_of(row: str, seed: int, runs: Path) -> Recipe:
     return recipe_from(table)
 
 
+def run_folder(row: str, seed: int, runs: Path) -> Path:
+    """Where a row is trained."""
+    return runs / f"{row.replace(':', '-')}-{seed}"
+
+
 def run_of(row: str, seed: int, runs: Path) -> Path:
     """Train a row, or take up a finished run; its folder. What begins with the dense model needs it first."""
-    run = runs / f"{row.replace(':', '-')}-{seed}"
+    run = run_folder(row, seed, runs)
     source = run_of("dense", seed, runs) if row in CUTS else None
     train(recipe_of(row, seed, runs), run, resume=(run / "config.json").exists(), source=source)
     return run
@@ -128,6 +143,20 @@ def row_of(row: str, seed: int, runs: Path) -> Table:
     return {"row": row, "seed": seed, **{name: result[name] for name in names}, "macs": macs, "files": files}
 
 
+def take_times(study: Study, runs: Path, rounds: int = 20) -> None:
+    """Put the time of a word among the results: all rows and the frameworks in turn, on one core."""
+    done = [run_folder(row["row"], row["seed"], runs) for row in study.rows if row["seed"] == study.rows[0]["seed"]]
+    model, task, _ = RunFolder(run_folder("dense", study.rows[0]["seed"], runs)).load()
+    forms = []
+    for run in done:
+        for kind in ("int8", "int4"):
+            blob = (run / f"{kind}.crnn").read_bytes()
+            forms.append(engine_config(f"{run.name} {kind}", kind, lambda blob=blob: (Engine(blob), blob)))
+    case = replace(language_case("dense", model, task.parts["test"], model), ours=tuple(forms))
+    times = hot_times(case, FRAMEWORKS, rounds)
+    study.content |= {"times": {name: time.as_dict() for name, time in times.items()}, "timed_on": describe_machine()}
+
+
 def first_line(medians: dict[str, float]) -> str:
     """Which rows are better than their size from scratch."""
     pairs = {name: f"scratch:{name}" for name in CUTS if f"scratch:{name}" in medians and name in medians}
@@ -137,33 +166,48 @@ def first_line(medians: dict[str, float]) -> str:
     return " ".join(parts + ([f"**No better than the same size from scratch: {', '.join(worse)}.**"] if worse else []))
 
 
-def table(rows: list[Table]) -> str:
+def times_faster(row: str, times: Mapping[str, Any]) -> str:
+    """How many times faster a word is on the engine than with the dense model in the fastest form of a framework."""
+    own = [t["median"] for name, t in times.items() if name.rsplit("-", 1)[0] == row.replace(":", "-")]
+    others = [t["median"] for name, t in times.items() if name.startswith(tuple(FRAMEWORKS))]
+    return f"{min(others) / min(own):.1f}" if own and others else ""
+
+
+def table(rows: list[Table], times: Mapping[str, Any]) -> str:
     """Medians over the seeds."""
     head = ["row", "seeds", "parameters", "LSTM layers' MACs", "perplexity", "over dense"]
     head += [f"{kind} {what}" for kind in FILES[1:] for what in ("bytes", "perplexity")]
+    head.append("times faster")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     found = {name: [row for row in rows if row["row"] == name] for name in ROWS}
     medians = {name: statistics.median(row["test"] for row in own) for name, own in found.items() if own}
     fewest = {name: max(row["macs"] for row in own) for name, own in found.items() if own}
     for name, median in medians.items():
-        own, times = found[name], fewest.get("dense", 0) / fewest[name]
-        fewer = f" (1/{times:.1f})" if times > 1.005 else ""
+        own, share = found[name], fewest.get("dense", 0) / fewest[name]
+        fewer = f" (1/{share:.1f})" if share > 1.005 else ""
         over = f"{median - medians['dense']:+.1f}" if "dense" in medians and name != "dense" else ""
         cells = [name, ", ".join(str(row["seed"]) for row in own), f"{max(row['parameters'] for row in own):,}"]
         cells += [f"{fewest[name]:,}{fewer}", f"{median:.1f}", over]
         for kind in FILES[1:]:
             cells.append(f"{max(row['files'][kind]['bytes'] for row in own):,}")
             cells.append(f"{statistics.median(row['files'][kind]['test'] for row in own):.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([*cells, times_faster(name, times)]) + " |")
     return "\n\n".join(part for part in (first_line(medians), "\n".join(lines)) if part)
 
 
 def main() -> None:
     """Read arguments, train what is missing, write the results after each row."""
     study = Study(RESULTS, ROWS, PAGE)
-    for name in study.train(options(__doc__, ROWS, "scoreboard").parse_args(), row_of):
-        study.write("scoreboard", table(study.rows))
-        print(f"{name}\n{table(study.rows)}", flush=True)
+    parser = options(__doc__, ROWS, "scoreboard")
+    parser.add_argument("--time", action="store_true", help="take the time of a word, too")
+    given = parser.parse_args()
+    for name in study.train(given, row_of):
+        text = table(study.rows, study.content.get("times", {}))
+        study.write("scoreboard", text)
+        print(f"{name}\n{text}", flush=True)
+    if given.time:
+        take_times(study, given.runs)
+        study.write("scoreboard", table(study.rows, study.content["times"]))
 
 
 if __name__ == "__main__":
