@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn._machine import describe_machine
 
-STEPS, BATCH, INPUT, SIZE = 35, 20, 64, 256
+INPUT, SIZE = 64, 256
 ROUNDS = 8
 
 
@@ -38,30 +39,48 @@ class Chain(nn.Module):
         return x, None
 
 
+class Case(NamedTuple):
+    """Our layer and torch's, and what they read."""
+
+    ours: Callable[[], nn.Module]
+    torchs: Callable[[], nn.Module]
+    steps: int = 35
+    batch: int = 20
+    input_size: int = INPUT
+
+
+def alike(kind: str, size: int, **shape: int) -> Case:
+    """A layer that both have."""
+    width = shape.get("input_size", INPUT)
+    return Case(lambda: getattr(cr, kind)(width, size), lambda: getattr(nn, kind)(width, size), **shape)
+
+
 CASES = {
-    "LSTM 2x256": (lambda: cr.LSTM(INPUT, SIZE, 2), lambda: nn.LSTM(INPUT, SIZE, 2)),
-    "GRU 2x256": (lambda: cr.GRU(INPUT, SIZE, 2), lambda: nn.GRU(INPUT, SIZE, 2)),
-    "RNN 2x256": (lambda: cr.RNN(INPUT, SIZE, 2), lambda: nn.RNN(INPUT, SIZE, 2)),
-    "LSTM 1x16, one step (overhead)": (lambda: cr.LSTM(4, 16), lambda: nn.LSTM(4, 16)),
-    "LSTM [256, 192] against a chain": (
-        lambda: cr.LSTM(INPUT, [256, 192]),
-        lambda: Chain(nn.LSTM, INPUT, [256, 192]),
+    "LSTM 2x256": Case(lambda: cr.LSTM(INPUT, SIZE, 2), lambda: nn.LSTM(INPUT, SIZE, 2)),
+    "GRU 2x256": Case(lambda: cr.GRU(INPUT, SIZE, 2), lambda: nn.GRU(INPUT, SIZE, 2)),
+    "RNN 2x256": Case(lambda: cr.RNN(INPUT, SIZE, 2), lambda: nn.RNN(INPUT, SIZE, 2)),
+    "LSTM 1x16, one step (overhead)": alike("LSTM", 16, steps=1, batch=1, input_size=4),
+    "GRU 1x64": alike("GRU", 64, steps=64, batch=32, input_size=32),
+    "GRU 1x64, one sequence": alike("GRU", 64, steps=64, batch=1, input_size=32),
+    "GRU 1x512": alike("GRU", 512, steps=64, batch=32),
+    "RNN 1x64": alike("RNN", 64, steps=64, batch=32, input_size=32),
+    "LSTM [256, 192] against a chain": Case(
+        lambda: cr.LSTM(INPUT, [256, 192]), lambda: Chain(nn.LSTM, INPUT, [256, 192])
     ),
-    "LSTM 2x256, low rank 32 against dense": (
+    "LSTM 2x256, low rank 32 against dense": Case(
         lambda: cr.LSTM(INPUT, SIZE, 2, input_weight=cr.LowRank(rank=32), hidden_weight=cr.LowRank(rank=32)),
         lambda: nn.LSTM(INPUT, SIZE, 2),
     ),
 }
 
 
-def stepper(layer: nn.Module, small: bool) -> Callable[[], float]:
-    """A function that does one training step and says how long it took."""
-    width = 16 if small else layer(torch.zeros(1, 1, INPUT))[0].shape[-1]
-    head = nn.Linear(width, 50)
-    parameters = [*layer.parameters(), *head.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=0.01)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 1, 4) if small else torch.randn(STEPS, BATCH, INPUT, generator=generator)
+def stepper(case: Case, number: int) -> Callable[[], float]:
+    """A function that does one training step, of ours (0) or torch's (1), and says how long it took."""
+    layer = case[number]()
+    shape = case.steps, case.batch, case.input_size
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    head = nn.Linear(layer(x)[0].shape[-1], 50)
+    optimizer = torch.optim.SGD([*layer.parameters(), *head.parameters()], lr=0.01)
 
     def step() -> float:
         start = time.perf_counter()
@@ -80,7 +99,7 @@ def race(name: str, pairs: int, seed: int) -> dict:
         built = {}
         for j in (0, 1) if round_number % 2 else (1, 0):
             torch.manual_seed(seed + round_number)
-            built[j] = stepper(CASES[name][j](), small="1x16" in name)
+            built[j] = stepper(CASES[name], j)
         for _ in range(3):
             built[0](), built[1]()
         for i in range(pairs // ROUNDS):
@@ -91,6 +110,7 @@ def race(name: str, pairs: int, seed: int) -> dict:
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {
         "case": name,
+        "shape": dict(zip(("steps", "batch", "input_size"), CASES[name][2:], strict=True)),
         "ratio": round(middle, 4),
         "ratio_quartiles": [round(low, 4), round(high, 4)],
         "milliseconds": {"ours": round(statistics.median(times[0]), 3), "torch": round(statistics.median(times[1]), 3)},
@@ -108,13 +128,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows = []
     for name in CASES:
-        pairs = arguments.pairs * 10 if "1x16" in name else arguments.pairs
+        pairs = arguments.pairs * 10 if CASES[name].batch == 1 else arguments.pairs
         rows.append(race(name, pairs, arguments.seed))
         row = rows[-1]
         print(f"{name:40} ours / torch {row['ratio']:.3f}  quartiles {row['ratio_quartiles']}  {row['milliseconds']}")
     result = {
         "what": "training step, ours over torch, alternating in one process",
-        "shape": {"steps": STEPS, "batch": BATCH, "input_size": INPUT},
         "threads": arguments.threads,
         "seed": arguments.seed,
         "machine": describe_machine(),

@@ -1,5 +1,6 @@
 """Write the figures of the loops over time into docs/training.md.
 
+    python benchmarks/train_speed.py
     python benchmarks/time_loop.py
     python benchmarks/linear_scan.py
     python benchmarks/native_step.py
@@ -91,7 +92,23 @@ def structured(report: dict[str, Any]) -> str:
     return _table(head, lines)
 
 
-SECTIONS = {"time_loop": loops, "linear_scan": scans, "native_step": steps, "structured_weights": structured}
+def layers(report: dict[str, Any]) -> str:
+    """A training step of a layer that torch has, too: ours over torch's."""
+    lines = []
+    for row in report["rows"]:
+        shape, (low, high) = row["shape"], row["ratio_quartiles"]
+        sizes = f"{shape['steps']} x {shape['batch']} x {shape['input_size']}"
+        lines.append([row["case"], sizes, f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"])
+    return _table(["layer", "steps x batch x inputs", "ours over torch's"], lines)
+
+
+SECTIONS = {
+    "train_speed": layers,
+    "time_loop": loops,
+    "linear_scan": scans,
+    "native_step": steps,
+    "structured_weights": structured,
+}
 
 
 def filled(page: str) -> str:

@@ -150,8 +150,21 @@ class AbstractFused(nn.RNNBase):
         return run_stack(self, form, input, hx, self._run_layer)
 
     def _is_slow_in_torch(self, input: Any) -> bool:
-        """Whether these are packed sequences on the CPU, whose gradient takes torch several times as long."""
-        return isinstance(input, PackedSequence) and _runs_natively(input.data, *self.parameters())
+        """Whether the native loop is faster than torch's operator on the CPU (docs/training.md has the figures).
+
+        It is for packed sequences, whose gradient takes torch several times as long, and in training for all but an
+        LSTM, for which torch has oneDNN.
+        """
+        data = input.data if isinstance(input, PackedSequence) else input
+        if not isinstance(data, Tensor) or not (isinstance(input, PackedSequence) or self._is_trained(data)):
+            return False
+        return _runs_natively(data, *self.parameters())
+
+    def _is_trained(self, *given: Tensor) -> bool:
+        """Whether torch would run step after step, recording each for the gradient, in training mode."""
+        if self.mode == "LSTM" or not self.training or not torch.is_grad_enabled():
+            return False
+        return any(tensor.requires_grad for tensor in (*given, *self.parameters()))
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
@@ -161,7 +174,7 @@ class AbstractFused(nn.RNNBase):
             or _needs_cells()
             or self._must_be_called(number)
             or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
-            or (steps.batch_sizes is not None and _runs_natively(steps.data, *states))
+            or ((steps.batch_sizes is not None or self._is_trained(steps.data)) and _runs_natively(steps.data, *states))
         ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)

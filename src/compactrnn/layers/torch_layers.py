@@ -60,6 +60,8 @@ class GRU(AbstractFused, nn.GRU):
 
     The equations stand at `compactrnn.cells.GRU`.
 
+    On the CPU it is trained in the native loop, faster than torch's; results differ from torch's by rounding.
+
     >>> import torch
     >>> output, h_n = GRU(8, 16, num_layers=2)(torch.randn(5, 2, 8))
     >>> output.shape, h_n.shape
@@ -89,6 +91,8 @@ class RNN(AbstractFused, nn.RNN):
     """A `torch.nn.RNN` with a hidden size per layer and any weight structure; see `LSTM`.
 
     The equation stands at `compactrnn.cells.Elman`; `nonlinearity` is "tanh" or "relu".
+
+    On the CPU it is trained in the native loop, faster than torch's; results differ from torch's by rounding.
 
     >>> import torch
     >>> output, h_n = RNN(8, [16, 4], nonlinearity="relu")(torch.randn(5, 2, 8))
