@@ -155,16 +155,13 @@ class AbstractFused(nn.RNNBase):
         It is for packed sequences, whose gradient takes torch several times as long, and in training for all but an
         LSTM, for which torch has oneDNN.
         """
-        data = input.data if isinstance(input, PackedSequence) else input
-        if not isinstance(data, Tensor) or not (isinstance(input, PackedSequence) or self._is_trained(data)):
-            return False
-        return _runs_natively(data, *self.parameters())
+        data, packed = (input.data, True) if isinstance(input, PackedSequence) else (input, False)
+        return isinstance(data, Tensor) and (packed or self._is_recorded_stepwise) and _runs_natively(data)
 
-    def _is_trained(self, *given: Tensor) -> bool:
-        """Whether torch would run step after step, recording each for the gradient, in training mode."""
-        if self.mode == "LSTM" or not self.training or not torch.is_grad_enabled():
-            return False
-        return any(tensor.requires_grad for tensor in (*given, *self.parameters()))
+    @property
+    def _is_recorded_stepwise(self) -> bool:
+        """Whether torch would run step after step, recording each operation for the gradient, in training mode."""
+        return self.mode != "LSTM" and self.training and torch.is_grad_enabled()
 
     def _run_layer(self, number: int, steps: Steps, states: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
@@ -174,7 +171,10 @@ class AbstractFused(nn.RNNBase):
             or _needs_cells()
             or self._must_be_called(number)
             or (self._has_few_products(number) and not why_not_native([steps.data, *states]))
-            or ((steps.batch_sizes is not None or self._is_trained(steps.data)) and _runs_natively(steps.data, *states))
+            or (
+                (steps.batch_sizes is not None or self._is_recorded_stepwise)
+                and _runs_natively(steps.data, *states, *self._layer_parameters(number))
+            )
         ):
             return scan_layer([bound_cell(self, f"_l{number}{suffix}") for suffix in suffixes], steps, states)
         weights = self._layer_weights(number)
@@ -222,6 +222,9 @@ class AbstractFused(nn.RNNBase):
 
     def _layer_weights(self, number: int) -> list[Any]:
         return [getattr(self, name) for name in self._layer_names(number)]
+
+    def _layer_parameters(self, number: int) -> list[Tensor]:
+        return [w for w in self._layer_weights(number) if isinstance(w, Tensor)]
 
     def _structured(self, number: int) -> dict[str, AbstractWeight]:
         # not by the attributes: one that is parametrized is computed at each access

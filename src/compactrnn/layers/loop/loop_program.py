@@ -95,6 +95,7 @@ class LoopProgram:
         self._settle()
         self._inner = self._fuse()
         self._emit()
+        self._layout = _Layout(self.operations, list(self.numbers))
 
     def _computed(self, value: Value) -> bool:
         return value not in self.inputs and value.op not in ("number", "slice")
@@ -218,21 +219,11 @@ class LoopProgram:
             return Place("number", self.numbers.setdefault(value.key, len(self.numbers)))  # pyright: ignore
         return self._place(value.args[0]).right(value.key)  # pyright: ignore
 
-    def number_rows(self) -> np.ndarray:
-        """Constants, each repeated to the width of the widest operation that reads it."""
-        widest = max((o.width for o in self.operations), default=1)
-        return np.repeat(np.fromiter(self.numbers, np.float32, len(self.numbers))[:, None], widest, axis=1)
-
-    def table(
-        self, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray, matrices: list[Tensor], totals: list[np.ndarray]
-    ):
+    def table(self, buffers: Mapping[str, LoopBuffer], matrices: list[Tensor], totals: list[np.ndarray]) -> np.ndarray:
         """The program table for native/loop/python.cpp, with the addresses of the given arrays."""
-        table = np.zeros((len(self.operations), COLUMNS), np.int64)
-        for row, operation in zip(table, self.operations, strict=True):
-            row[CODE], row[WIDTH], row[DEPTH] = CODES[operation.code], operation.width, operation.depth
-            row[ADDEND] = operation.code in ("linear", "quantized") and len(operation.args) > 1
-            places = (operation.to, *operation.args)
-            row[PLACES:MATRIX] = [n for p in (*places, *[places[0]] * 4)[:4] for n in _row_of(p, buffers, numbers)]
+        table = self._layout.table(buffers)
+        for number in self._layout.given:
+            row, operation = table[number], self.operations[number]
             if operation.matrix is not None:
                 number, transposed = operation.matrix
                 strides = matrices[number].stride()
@@ -249,14 +240,48 @@ class LoopProgram:
         return table
 
 
-def _row_of(place: Place, buffers: Mapping[str, LoopBuffer], numbers: np.ndarray) -> tuple[int, ...]:
-    """Table row of a place: scratch flag, address or number, strides over time, tiles and rows."""
-    if place.buffer is None:
-        return (1, place.start, 0, 0, place.pitch)
-    if place.buffer == "number":
-        return (0, numbers[place.start].ctypes.data, 0, 0, 0)
-    buffer = buffers[place.buffer]
-    return (0, buffer.address + (place.start + place.shift * buffer.time) * FLOAT, buffer.time, buffer.row, buffer.row)
+class _Layout:
+    """The table of a program but for the addresses of what is passed to a call.
+
+    `given` are the operations that have a matrix or a total among them.
+    """
+
+    def __init__(self, operations: list[_Operation], numbers: list[float]):
+        widest = max((o.width for o in operations), default=1)
+        self.constants = np.repeat(np.array(numbers, np.float32)[:, None], widest, axis=1)
+        self.plain = np.zeros((len(operations), COLUMNS), np.int64)
+        self.given = [i for i, o in enumerate(operations) if o.matrix or o.quantized or o.code == "sum"]
+        rows: list[tuple[int, int, str, int, int]] = []
+        for i, (row, operation) in enumerate(zip(self.plain, operations, strict=True)):
+            row[CODE], row[WIDTH], row[DEPTH] = CODES[operation.code], operation.width, operation.depth
+            row[ADDEND] = operation.code in ("linear", "quantized") and len(operation.args) > 1
+            places = (operation.to, *operation.args)
+            for j, place in enumerate((*places, *[places[0]] * 4)[:4]):
+                at = slice(
+                    PLACES + 5 * j, PLACES + 5 * (j + 1)
+                )  # scratch flag, address, strides over time, tiles, rows
+                if place.buffer is None:
+                    row[at] = (1, place.start, 0, 0, place.pitch)
+                elif place.buffer == "number":
+                    row[at] = (0, self.constants[place.start].ctypes.data, 0, 0, 0)
+                else:
+                    rows.append((i, at.start, place.buffer, place.start, place.shift))
+        self.names = sorted({name for *_, name, _, _ in rows})
+        of = np.array([self.names.index(name) for *_, name, _, _ in rows], np.int64)
+        self.rows, self.columns, self.starts, self.shifts = (
+            np.array([(i, column, start, shift) for i, column, _, start, shift in rows], np.int64).reshape(-1, 4).T
+        )
+        self.of = of
+
+    def table(self, buffers: Mapping[str, LoopBuffer]) -> np.ndarray:
+        """A table in which the buffers have addresses and strides."""
+        found = [(b.address, b.time, b.row) for b in map(buffers.__getitem__, self.names)]
+        address, time, row = np.array(found, np.int64).reshape(-1, 3)[self.of].T
+        table = self.plain.copy()
+        table[self.rows, self.columns + 1] = address + (self.starts + self.shifts * time) * FLOAT
+        for column, values in ((2, time), (3, row), (4, row)):
+            table[self.rows, self.columns + column] = values
+        return table
 
 
 def _parts(value: Value) -> list[tuple[Value, int]]:

@@ -165,8 +165,7 @@ def _call(
     exact: bool = False,
 ) -> None:
     steps, rows = buffers["projected"].shape[:2]
-    numbers = program.number_rows()
-    table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, numbers, matrices, totals)
+    table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, matrices, totals)
     threads, isa = torch.get_num_threads(), os.environ.get("CRNN_ISA", "")
     _loop.run(table, program.scratch, steps, rows, backwards, threads, exact, isa)
 
