@@ -2,7 +2,28 @@
 
 from functools import partial
 
-from compactrnn.cells import FSMN, GILR, GRU, LSTM, MGU, RHN, DuRNN, Elman, FastGRNN, HiPPO, IndRNN, MinGRU
+from compactrnn.cells import (
+    FSMN,
+    GILR,
+    GRU,
+    LSTM,
+    MGU,
+    NBRC,
+    QRNN,
+    RHN,
+    SLSTM,
+    SRU,
+    CoupledLSTM,
+    DuRNN,
+    Elman,
+    FastGRNN,
+    FastRNN,
+    HiPPO,
+    IndRNN,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+)
 from compactrnn.weights import Kronecker, LowRank
 
 CELLS = [
@@ -33,6 +54,16 @@ CELLS = [
     partial(FSMN, look_back=2, look_ahead=2, stride=2),
     partial(RHN, depth=3),
     partial(RHN, depth=1, bias=False),
+    partial(PeepholeLSTM),
+    partial(CoupledLSTM),
+    partial(FastRNN),
+    partial(NBRC),
+    partial(SLSTM),
+    partial(MinLSTM),
+    partial(SRU),
+    partial(SRU, peephole=False),
+    partial(QRNN, window=1),
+    partial(QRNN),
     partial(GRU, proj_size=3),
     partial(Elman, proj_size=3, nonlinearity="relu"),
     partial(MGU, proj_size=4, projection_weight=LowRank(rank=2)),

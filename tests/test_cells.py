@@ -9,19 +9,28 @@ from torch import nn
 from torch.testing import assert_close
 
 import compactrnn as cr
+from cell_equations import EQUATIONS, OUTPUTS
 from compactrnn.cells import (
     FSMN,
     GILR,
     GRU,
     LSTM,
     MGU,
+    NBRC,
+    QRNN,
     RHN,
+    SLSTM,
+    SRU,
+    CoupledLSTM,
     DuRNN,
     Elman,
     FastGRNN,
+    FastRNN,
     HiPPO,
     IndRNN,
     MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
     StateSpec,
     UnitSet,
     check_declaration,
@@ -65,6 +74,24 @@ CELLS = [
     RHN,
     partial(RHN, depth=2, bias=False),
     partial(RHN, depth=1, transform_bias=1.0),
+    PeepholeLSTM,
+    partial(PeepholeLSTM, bias=False),
+    CoupledLSTM,
+    partial(CoupledLSTM, bias=False),
+    FastRNN,
+    partial(FastRNN, bias=False),
+    NBRC,
+    partial(NBRC, bias=False),
+    SLSTM,
+    partial(SLSTM, bias=False),
+    MinLSTM,
+    partial(MinLSTM, bias=False),
+    SRU,
+    partial(SRU, bias=False),
+    partial(SRU, peephole=False),
+    QRNN,
+    partial(QRNN, window=1),
+    partial(QRNN, bias=False),
 ]
 
 
@@ -212,6 +239,7 @@ REFERENCES = {
     HiPPO: hippo_reference,
     FSMN: fsmn_reference,
     RHN: rhn_reference,
+    **EQUATIONS,
 }
 
 
@@ -231,7 +259,9 @@ def test_step_is_the_equations(make_cell):
     for b in range(2):
         wanted = REFERENCES[type(cell)](cell, x[b], *(s[b] for s in states))
         assert_close(tuple(s[b] for s in after), wanted)
-        if not isinstance(cell, FSMN):  # whose output is not one of its states: see below
+        if type(cell) in OUTPUTS:
+            assert_close(y[b], OUTPUTS[type(cell)](cell, x[b], tuple(s[b] for s in states), wanted))
+        elif not isinstance(cell, FSMN):  # whose output is not one of its states: see below
             assert_close(y[b], output_of(cell, wanted))
 
 

@@ -202,6 +202,14 @@ CELLS = [
     partial(cr.Recurrent, cr.HiPPO, order=9, memory_size=2, discretization="backward"),
     partial(cr.Recurrent, cr.FSMN, look_back=4, stride=2),
     partial(cr.Recurrent, cr.RHN),
+    partial(cr.Recurrent, cr.PeepholeLSTM),
+    partial(cr.Recurrent, cr.CoupledLSTM),
+    partial(cr.Recurrent, cr.FastRNN),
+    partial(cr.Recurrent, cr.NBRC),
+    partial(cr.Recurrent, cr.SLSTM),
+    partial(cr.Recurrent, cr.MinLSTM),
+    partial(cr.Recurrent, cr.SRU),
+    partial(cr.Recurrent, cr.QRNN),
 ]
 
 

@@ -13,13 +13,21 @@ if TYPE_CHECKING:
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
     from .cells import MGU as MGU
+    from .cells import NBRC as NBRC
+    from .cells import QRNN as QRNN
     from .cells import RHN as RHN
+    from .cells import SLSTM as SLSTM
+    from .cells import SRU as SRU
+    from .cells import CoupledLSTM as CoupledLSTM
     from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
     from .cells import FastGRNN as FastGRNN
+    from .cells import FastRNN as FastRNN
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import MinGRU as MinGRU
+    from .cells import MinLSTM as MinLSTM
+    from .cells import PeepholeLSTM as PeepholeLSTM
     from .compress import Delta as Delta
     from .compress import Distill as Distill
     from .compress import Doping as Doping
@@ -107,6 +115,14 @@ _HOME = {
     "LowRank": "weights",
     "MGU": "cells",
     "MinGRU": "cells",
+    "CoupledLSTM": "cells",
+    "FastRNN": "cells",
+    "MinLSTM": "cells",
+    "NBRC": "cells",
+    "PeepholeLSTM": "cells",
+    "QRNN": "cells",
+    "SLSTM": "cells",
+    "SRU": "cells",
     "ModelFileError": "_errors",
     "PruningPlan": "compress",
     "RHN": "cells",

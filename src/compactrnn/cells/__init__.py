@@ -4,11 +4,13 @@ from .base import AbstractCell as AbstractCell
 from .base import StateSpec as StateSpec
 from .base import UnitSet as UnitSet
 from .base import push as push
+from .coupled_lstm import CoupledLSTM as CoupledLSTM
 from .declaration import check_declaration as check_declaration
 from .delta import DeltaCell as DeltaCell
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
 from .fastgrnn import FastGRNN as FastGRNN
+from .fastrnn import FastRNN as FastRNN
 from .fsmn import FSMN as FSMN
 from .gilr import GILR as GILR
 from .gru import GRU as GRU
@@ -17,5 +19,11 @@ from .indrnn import IndRNN as IndRNN
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
+from .minlstm import MinLSTM as MinLSTM
+from .nbrc import NBRC as NBRC
+from .peephole_lstm import PeepholeLSTM as PeepholeLSTM
 from .projected import Projected as Projected
+from .qrnn import QRNN as QRNN
 from .rhn import RHN as RHN
+from .slstm import SLSTM as SLSTM
+from .sru import SRU as SRU
