@@ -6,7 +6,7 @@ the output of a cell whose output is none of its states.
 
 import torch
 
-from compactrnn.cells import NBRC, QRNN, SLSTM, SRU, CoupledLSTM, FastRNN, MinLSTM, PeepholeLSTM
+from compactrnn.cells import LRU, NBRC, QRNN, SLSTM, SRU, CoupledLSTM, FastRNN, LayerNormLSTM, MinLSTM, PeepholeLSTM
 
 
 def gates_of(cell, x, count, name="input"):
@@ -29,6 +29,17 @@ def peephole_lstm(cell, x, h, c):
     p = cell.peephole
     new = (f + p[n : 2 * n] * c).sigmoid() * c + (i + p[:n] * c).sigmoid() * g.tanh()
     return (o + p[2 * n :] * new).sigmoid() * new.tanh(), new
+
+
+def norm(a):
+    return (a - a.mean()) / (a.var(correction=0) + 1e-5).sqrt()
+
+
+def layer_norm_lstm(cell, x, h, c):
+    total = norm(cell.input.dense() @ x) * cell.input_gain + norm(cell.hidden.dense() @ h) * cell.hidden_gain
+    i, f, g, o = (total + cell.bias).chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * (norm(c) * cell.memory_gain + cell.memory_bias).tanh(), c
 
 
 def coupled_lstm(cell, x, h, c):
@@ -94,14 +105,29 @@ def qrnn_output(cell, x, before, after):
     return (o + before[3] if cell.previous is not None else o).sigmoid() * after[0]
 
 
+def lru(cell, x, re, im):
+    """As complex numbers."""
+    a = (-cell.decay.exp() + 1j * cell.angle.exp()).exp()
+    b_re, b_im = gates_of(cell, x, 2)
+    z = a * (re + 1j * im) + (1 - a.abs() ** 2).sqrt() * (b_re + 1j * b_im)
+    return z.real, z.imag
+
+
+def lru_output(cell, x, before, after):
+    c = cell.from_re.dense() + 1j * cell.from_im.dense()
+    return (c @ (after[0] + 1j * after[1])).real + cell.skip.dense() @ x
+
+
 EQUATIONS = {
     PeepholeLSTM: peephole_lstm,
     CoupledLSTM: coupled_lstm,
+    LayerNormLSTM: layer_norm_lstm,
     FastRNN: fastrnn,
     NBRC: nbrc,
     SLSTM: slstm,
     MinLSTM: minlstm,
     SRU: sru,
     QRNN: qrnn,
+    LRU: lru,
 }
-OUTPUTS = {SRU: sru_output, QRNN: qrnn_output}
+OUTPUTS = {LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._errors import UnsupportedModelError as UnsupportedModelError
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
+    from .cells import LRU as LRU
     from .cells import MGU as MGU
     from .cells import NBRC as NBRC
     from .cells import QRNN as QRNN
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .cells import FastRNN as FastRNN
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
+    from .cells import LayerNormLSTM as LayerNormLSTM
     from .cells import MinGRU as MinGRU
     from .cells import MinLSTM as MinLSTM
     from .cells import PeepholeLSTM as PeepholeLSTM
@@ -115,6 +117,8 @@ _HOME = {
     "LowRank": "weights",
     "MGU": "cells",
     "MinGRU": "cells",
+    "LRU": "cells",
+    "LayerNormLSTM": "cells",
     "CoupledLSTM": "cells",
     "FastRNN": "cells",
     "MinLSTM": "cells",

@@ -16,6 +16,8 @@ from .gilr import GILR as GILR
 from .gru import GRU as GRU
 from .hippo import HiPPO as HiPPO
 from .indrnn import IndRNN as IndRNN
+from .layer_norm_lstm import LayerNormLSTM as LayerNormLSTM
+from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU

@@ -85,6 +85,10 @@ class UnitSet:
     Unit k is written by row k of every gate of the weights and biases in `written_by`, read within the cell by
     column k of the weights in `read_by`; `output` says that it is among what the cell gives to others: the units of all
     such sets, one set after the other. `buffers` hold a number per unit that is kept beside the parameters.
+
+    `fixed` says, in words, why no unit of the set can be removed: where all units enter each of them otherwise than by
+    weights, as through a layer norm or an orthogonal matrix. Pruning then leaves the layer as it is, and says so; the
+    columns of its input can still be removed.
     """
 
     name: str
@@ -92,6 +96,7 @@ class UnitSet:
     read_by: tuple[str, ...]
     output: bool = False
     buffers: tuple[str, ...] = ()
+    fixed: str = ""
 
 
 class AbstractCell(nn.Module, ABC):
@@ -231,6 +236,9 @@ class AbstractCell(nn.Module, ABC):
             if name not in sets:
                 raise invalid("unit set", got=repr(name), expected=f"one of {sorted(sets)}")
             _check_index(index, counts[name], f"units kept of {name!r}")
+            if sets[name].fixed and index.tolist() != list(range(counts[name])):
+                got = f"{len(index)} of {counts[name]}, or in another order"
+                raise invalid(f"{self.title}: units kept of {name!r}", got=got, expected=f"all: {sets[name].fixed}")
         if inputs is not None:
             _check_index(inputs, self.input_size, "input columns kept")
         for name in self.weight_names():

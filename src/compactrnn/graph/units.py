@@ -126,7 +126,7 @@ def _shared(trace: Trace, tables: list[Table]) -> _Classes:
 
 
 def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:
-    """Mark layers as unprunable that no graph runs, or whose parameters are also read outside of them."""
+    """Mark layers as unprunable whose cells say so, that no graph runs, or whose parameters others read, too."""
     run = {consumer.leaf.key for consumer in units.layer_inputs}
     readers: dict[int, str] = {}
     for graph in (trace, trace.training):
@@ -135,6 +135,9 @@ def _keep_what_is_read_otherwise(trace: Trace, units: Units) -> None:
                 if name := graph.parameters.get(a.name):  # pyright: ignore
                     readers[id(trace.model.get_parameter(name))] = graph.module_of(node)  # pyright: ignore
     for key, leaf in trace.leaves.items():
+        fixed = [u.fixed for row in leaf.cells for cell in row for u in cell.active_units() if u.fixed]
+        if fixed:
+            units.unprunable[key] = fixed[0]
         if key not in run:
             units.unprunable[key] = "forward does not run it on example_inputs, so what reads it is not known"
         for name, parameter in leaf.module.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable
 
 import pytest
@@ -135,7 +136,7 @@ class CellContract:
     def test_declared_readers_are_all(self, make_cell: Callable[..., AbstractCell]):
         """With its outgoing weights at zero, a unit's incoming weights do not affect any other unit."""
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
-        for units in self._cell(make_cell).active_units():
+        for units in _removable(self._cell(make_cell)):
             cell = self._cell(make_cell)
             k = min(2, cell.unit_count(units) - 1)
             _zero_columns(cell, units, k)
@@ -147,7 +148,7 @@ class CellContract:
     def test_declared_writers_are_all(self, make_cell: Callable[..., AbstractCell]):
         """A unit with the incoming weights of another behaves identically."""
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
-        for units in self._cell(make_cell).active_units():
+        for units in _removable(self._cell(make_cell)):
             cell = self._cell(make_cell)
             count = cell.unit_count(units)
             with torch.no_grad():
@@ -168,7 +169,7 @@ class CellContract:
     def test_select_is_exact_where_readers_are_zero(self, make_cell: Callable[..., AbstractCell]):
         """The cut cell gives the kept entries of the outputs and states; its declared sizes are its true ones."""
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
-        for units in self._cell(make_cell).active_units():
+        for units in _removable(self._cell(make_cell)):
             cell = self._cell(make_cell)
             count = cell.unit_count(units)
             keep = torch.tensor([k for k in (0, 2, 4, 5) if k < count])
@@ -183,6 +184,14 @@ class CellContract:
                 assert_close(new, _units(old, spec)[..., keep].flatten(1) if spec.units == units.name else old)
             assert small.unit_count(small.unit_set(units.name)) == len(keep)
             assert small.macs() < cell.macs()
+
+    def test_fixed_units_stay(self, make_cell: Callable[..., AbstractCell]):
+        """A cell refuses to lose units of a set that is declared as fixed, with the reason."""
+        cell = self._cell(make_cell)
+        for units in cell.active_units():
+            if units.fixed:
+                with pytest.raises(ValueError, match=re.escape(units.fixed)):
+                    cell.select_({units.name: torch.arange(cell.unit_count(units) - 1)})
 
     def test_select_of_inputs(self, make_cell: Callable[..., AbstractCell]):
         """Removing input columns equals leaving out those inputs."""
@@ -246,6 +255,10 @@ class _Steps(torch.nn.Module):
     def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
         ys, states = _run(self.cell, x, states)
         return torch.cat([ys.flatten(), *(s.flatten() for s in states)])
+
+
+def _removable(cell: AbstractCell) -> list[UnitSet]:
+    return [units for units in cell.active_units() if not units.fixed]
 
 
 def _random_states(cell: AbstractCell) -> tuple[Tensor, ...]:

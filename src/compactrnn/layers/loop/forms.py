@@ -201,6 +201,41 @@ def _joined(r: StepReader, node: Node, width: int, tensors: Any, dim: int = 0) -
     return r.graph.cat((r.operand(t, n), n) for t, n in zip(tensors, sizes, strict=True))
 
 
+def _total(mean: bool) -> Form:
+    def form(
+        r: StepReader, node: Node, width: int, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None
+    ) -> Value:
+        if list(dim if isinstance(dim, list | tuple) else [dim]) not in ([1], [-1]) or dtype is not None:
+            raise TypeError("another axis than that of the units, or another type")
+        wide = x.meta["val"].shape[-1]
+        total = r.graph.total(r.operand(x, wide), wide)
+        return r.graph.apply("mul", total, r.graph.number(1 / wide)) if mean else total
+
+    return form
+
+
+def _layer_norm(
+    r: StepReader,
+    node: Node,
+    width: int,
+    x: Any,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *rest: Any,
+) -> Value:
+    g, value = r.graph, r.operand(x, width)
+    share = g.number(1 / width)
+    mean = g.apply("mul", g.total(value, width), share)
+    value = g.apply("sub", value, g.spread(mean, width))
+    variance = g.apply("mul", g.total(g.apply("mul", value, value), width), share)
+    root = g.apply("sqrt", g.apply("add", variance, g.number(eps)))
+    value = g.apply("div", value, g.spread(root, width))
+    value = value if weight is None else g.apply("mul", value, r.operand(weight, width))
+    return value if bias is None else g.apply("add", value, r.operand(bias, width))
+
+
 def _filled(number: float | None) -> Form:
     def form(r: StepReader, node: Node, width: int, x: Any, *args: Any, **kwargs: Any) -> Value:
         return r.graph.number(args[-1] if number is None else number)
@@ -240,6 +275,9 @@ FORMS: dict[str, Form] = {
     "matmul": lambda r, node, width, x, weight: r.product(x, weight, True, width),
     "addmm": _addmm,
     "quantized_linear": _quantized,
+    "sum": _total(False),
+    "mean": _total(True),
+    "layer_norm": _layer_norm,
     "slice": _cut,
     "narrow": _narrow,
     "cat": _joined,
