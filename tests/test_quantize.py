@@ -238,6 +238,13 @@ def test_other_forms_and_layers_stay_as_they_are():
         cr.Quantize(nn.Sequential(cr.Linear(16, 16, weight=cr.LowRank(rank=2))), {"0": "int8"})
 
 
+def test_a_projection_in_a_structure_stays_as_it_is():
+    low_rank = cr.LowRank(rank=2)
+    model = nn.ModuleList([cr.LSTM(8, 16, proj_size=6, projection_weight=low_rank)])
+    kinds = {m.names[0]: m.reason for m in cr.Quantize(model, "int8").report().matrices}
+    assert "LowRank(rank=2)" in kinds["0.weight_hr_l0"]
+
+
 def test_the_quantization_begins_when_it_is_asked_to():
     torch.manual_seed(0)
     model = CASES["GRU"]().eval()

@@ -206,10 +206,10 @@ def _choose(matrix: ModelMatrix, types: WeightTypes) -> tuple[Quantized | None, 
     kind = types.by_key[key]
     if kind == "float32":
         return None, "float32 is asked for"
-    reason, held = matrix.left_alone, matrix.held
+    reason, held = "" if all(map(_is_projection, matrix.places)) else matrix.left_alone, matrix.held
     if isinstance(held, AbstractWeight) and not isinstance(held, DenseWeight | QuantizedWeight):
         reason = reason or f"it is {held.spec}, which is quantized when it is packed"
-    if reason and not all(map(_is_projection, matrix.places)):
+    if reason:
         if key in matrix.names:
             raise invalid(matrix.name, got=f"a matrix that must stay: {reason}", expected="one to quantize")
         return None, reason
