@@ -27,7 +27,7 @@ def largest(make: Callable[[int], WeightSpec], shape: tuple[int, int], gates: in
 def doped(shape: tuple[int, int], gates: int, numbers: float) -> WeightSpec:
     """Three quarters of the numbers in free entries, or as many as are stored one by one; the rest in products.
 
-    Of a matrix with a larger share of free entries whole lines of 16 rows are stored.
+    More free entries are slow, and a file has the dense matrix in their place where it is smaller.
     """
     free = min(0.75 * numbers, MOST_FREE * math.prod(shape))
     structure = largest(lambda r: cr.Kronecker(rank=r), shape, gates, numbers - free)

@@ -156,8 +156,8 @@ def test_a_block_diagonal_matrix():
     assert term.shape == (192, 32) and term.macs == term.stored == blocks.numel()
     one = block_diagonal_term(blocks[0])
     assert_close(one.dense(), wanted[:64])
-    odd = block_diagonal_term(torch.randn(5, 3, 2))  # a line of 16 x 1 has entries of several blocks
-    assert odd.macs == 15 * 10
+    odd = block_diagonal_term(torch.randn(2, 7, 5))  # a line of 16 x 1 has entries of both blocks
+    assert odd.macs == 14 * 10
 
 
 def test_few_values_cost_themselves_and_more_of_them_their_lines():
@@ -167,8 +167,8 @@ def test_few_values_cost_themselves_and_more_of_them_their_lines():
     wanted[0, 5], wanted[1, 5], wanted[16, 5] = 1, 2, 3
     assert_close(term.dense(), wanted)
     assert term.is_scattered and term.macs == term.stored == 3
-    assert not SparseTerm(values, index, 20, 10).is_scattered
-    assert SparseTerm(values, index, 20, 10).macs == 16 + 4  # the second line has but four rows
+    column = SparseTerm(torch.ones(17), 10 * torch.arange(17), 20, 10)
+    assert not column.is_scattered and column.macs == 16 + 4  # the second line has but four rows
     assert SparseTerm(values[:0], index[:0], 20, 10).macs == 0
 
 

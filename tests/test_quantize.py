@@ -311,7 +311,7 @@ def test_what_was_pruned_is_quantized(method, tmp_path):
     report = cr.pack(small, tmp_path / "model.crnn", x, weights="int4", calibration=[x])
     difference = np.abs(engine_outputs(tmp_path / "model.crnn", x) - small(x)[0].detach().numpy()).max()
     if method == "Magnitude":  # the sparse matrix is quantized after the training
-        assert report.types["head"] == "sparse int8" and 0 < difference < 0.05
+        assert report.types["head"] == "int4" and report.made_dense == ("head",) and 0 < difference < 0.1
     else:
         assert report.error == 0.0 and difference == 0
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in CASES["LSTM"]().parameters())

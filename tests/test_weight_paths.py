@@ -271,7 +271,7 @@ def test_the_engine_does_what_the_weights_say(spec, cell):
     assert np.abs(y - model(x)[0].detach().numpy()).max() < 1e-5
     steps = {op.code for op in program.ops} & {Code.LSTM, Code.GRU, Code.LSTM_CELL, Code.GRU_CELL}
     # rows that the kernels cannot have in their order
-    elementwise = (isinstance(spec, Foreign) and spec.whole) or isinstance(spec, STRUCTURED_TERMS)
+    elementwise = (isinstance(spec, Foreign) and spec.whole) or isinstance(spec, STRUCTURED_TERMS | Sparse)
     assert len(steps) == (cell.kernel != "") and all(("CELL" in code.name) == elementwise for code in steps)
 
 

@@ -27,6 +27,7 @@ from .one_step import lower_one_step
 from .pack_report import PackReport, notes_of
 from .reference import Reference
 from .rows import check_rows
+from .smallest import with_dense
 from .step_states import States
 from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
@@ -74,6 +75,9 @@ def pack(
     for every step, those that read unbounded numbers (features, counts, what a ReLU gives) have their columns scaled
     from the calibration data, or stay in float32; `PackReport.reasons` says which and why. A warning names the worst
     where the error stays above 2 %.
+
+    Weights with free entries or blocks are stored as their dense matrix where that is smaller, or not much larger and
+    multiplied sooner (`compactrnn.runtime.cost`, `PackReport.made_dense`).
 
     Args:
         model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ...; taken in eval mode.
@@ -134,6 +138,7 @@ def pack(
         raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
     check_writable(path, "model file")
     trained, model = TrainedMatrices.of(model), plain_form(model)
+    model, made_dense = with_dense(model, weights)
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
@@ -161,7 +166,7 @@ def pack(
             max_bytes=None if max_bytes is None else max_bytes - reserve,
         )
         _check_error(quantized.error, max_error)
-        report = PackReport.of(lowered, quantized, weights, checks, bool(batches))
+        report = PackReport.of(lowered, quantized, weights, checks, bool(batches), made_dense)
         blob = write(_with_notes(quantized.program, report) if notes else _without_names(quantized.program))
         if max_bytes is None or len(blob) <= max_bytes:
             break

@@ -37,7 +37,8 @@ class PackReport:
         checks: on what the float32 program was compared with torch, over how many steps, and the largest difference in
             each, relative to the output's largest value.
         left_out: the names of what the model returns and the engine does not give.
-        made_dense: the names of weights of which the file stores the dense matrix, as the core has no form for them.
+        made_dense: the names of weights of which the file stores the dense matrix: the core has no form for them, or
+            it is smaller (`compactrnn.runtime.cost`).
     """
 
     bytes: int
@@ -62,6 +63,7 @@ class PackReport:
         weights: str | Mapping[str, str],
         checks: list[Check],
         calibrated: bool,
+        smaller_dense: tuple[str, ...] = (),
     ) -> PackReport:
         """The report of a program before it is written; `bytes` is 0."""
         return cls(
@@ -77,7 +79,7 @@ class PackReport:
             quantized.shares,
             tuple(checks),
             tuple(lowered.left_out),
-            made_dense(_weights(lowered)),
+            (*made_dense(_weights(lowered)), *smaller_dense),
         )
 
 

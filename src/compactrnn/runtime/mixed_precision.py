@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .cost import NUMBER_BYTES
 from .dead_code import reads, writes
 from .measure import Measure
 from .program import GATES, Op, Program
@@ -14,7 +15,6 @@ from .storage import store
 CACHES = (7 << 17, 28 << 20)
 SMALLEST = 1 << 15  # weights: smaller matrices cost little either way
 MOST_ERROR = 0.1  # of a matrix in int4, at the outputs
-_BYTES = {"float32": 4, "int4": 0.52}  # for each weight; else 1
 _SAVED = 0.48  # by int4, of the bytes of an int8 matrix: half, less the scales of the groups
 
 
@@ -39,7 +39,7 @@ def _small(
 ) -> set[int]:
     matrices = {i for op in program.ops if (i := _matrix(op)) is not None}
     sizes = {i: program.tensors[i].read for i in matrices}
-    total = sum(_BYTES.get(types.get(i, "float32"), 1) * size for i, size in sizes.items())
+    total = sum(NUMBER_BYTES.get(types.get(i, "float32"), 1) * size for i, size in sizes.items())
     free = sorted((i for i in matrices & auto - _heads(program) if sizes[i] >= SMALLEST), key=lambda i: -sizes[i])
     errors: dict[int, float] = {}
 

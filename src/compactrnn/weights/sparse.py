@@ -68,7 +68,7 @@ class SparseWeight(AbstractWeight):
         return self.terms()[0].dense()
 
     def terms(self) -> tuple[Term, ...]:
-        """One: where few entries are left, the core stores each on its own; else lines of 16 rows."""
+        """One, which a file has as single entries or lines of 16 rows, or dense where that is smaller."""
         first = torch.arange(self.out_features, device=self.index.device)[:, None] * self.in_features
         places = (first + self.index).flatten()
         return (SparseTerm(self.values.flatten(), places, self.out_features, self.in_features, self.gates),)

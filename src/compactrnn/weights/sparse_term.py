@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..runtime.gates import LANES
+from ..runtime.cost import Cost, single_entries, stored_lines
+from ..runtime.gates import LANES, padded
 from ..runtime.layout import MAX_COLUMNS
 from .terms import Term
 
@@ -17,9 +18,9 @@ class SparseTerm(Term):
     """A (rows, columns) matrix with `values`, (n,), at the places `index`, int64, (n,), and zeros elsewhere.
 
     The place of row i and column j is `i * columns + j`; no place occurs twice. The rows are those of `gates` equal
-    blocks. A model file has lines of 16 rows of a gate x 1 column, in int8 of 16 x 4, of which those are stored that
-    have a value; so blocks of 16 x 4 values cost nothing else. Counts are those of float32: all rows of a line count.
-    Where a line has two values at most on average, each value is stored, with its row, and multiplied on its own.
+    blocks. A model file has each value with its row, or lines of 16 rows of a gate x 1 column, in int8 16 x 4, of which
+    those are stored that have a value; so blocks of 16 x 4 values cost nothing else. `compactrnn.runtime.cost` has the
+    rule. Counts are those of float32: all rows of a line count.
 
     Where a model multiplies with the rows of all gates one after the other, not by the operations LSTM and GRU, and a
     gate is no multiple of 16 rows, lines have rows of two gates; then more of them have a value.
@@ -42,23 +43,39 @@ class SparseTerm(Term):
     @property
     def macs(self) -> int:
         """One for each value, or the entries of all lines that have one."""
-        lines = self._line_entries()
-        return len(self.values) if self._is_scattered(lines) else lines
+        lines = self._lines()
+        return len(self.values) if self._is_scattered(lines) else self._entries_of(lines)
 
     @property
     def is_scattered(self) -> bool:
-        """Whether single values are stored."""
-        return self._is_scattered(self._line_entries())
+        """Whether single values are stored, in the place of lines."""
+        return self._is_scattered(self._lines())
 
-    def _is_scattered(self, line_entries: int) -> bool:
-        return 8 * len(self.values) <= line_entries and self.rows <= MAX_COLUMNS
+    def cost(self, kind: str) -> Cost:
+        """In float32 or int8, in the form that `is_scattered` says."""
+        lines = self._lines()
+        if self._is_scattered(lines):
+            return single_entries(len(self.values), *self.shape, kind)
+        return stored_lines(len(lines if kind == "float32" else self._lines(4)), self.padded_rows, kind)
 
-    def _line_entries(self) -> int:
+    @property
+    def padded_rows(self) -> int:
+        """All rows, those of each gate filled up to a multiple of 16."""
+        return self.gates * padded(self.rows // self.gates)
+
+    def _is_scattered(self, lines: Tensor) -> bool:
+        single = single_entries(len(self.values), *self.shape, "float32")
+        return self.rows <= MAX_COLUMNS and single.is_better_than(stored_lines(len(lines), self.padded_rows, "float32"))
+
+    def _lines(self, depth: int = 1) -> Tensor:
+        """The numbers of the lines of 16 rows x `depth` columns that have a value: panel * columns / depth + column."""
+        units, row = self.rows // self.gates, self.index // self.columns
+        panel = row // units * (padded(units) // LANES) + row % units // LANES
+        return torch.unique(panel * -(-self.columns // depth) + self.index % self.columns // depth)
+
+    def _entries_of(self, lines: Tensor) -> int:
         units = self.rows // self.gates
-        row = self.index // self.columns
-        panel = row // units * -(-units // LANES) + row % units // LANES
-        lines = torch.unique(panel * self.columns + self.index % self.columns)
-        panel_of_gate = lines // self.columns % -(-units // LANES)
+        panel_of_gate = lines // self.columns % (padded(units) // LANES)
         return int((units - LANES * panel_of_gate).clamp(max=LANES).sum())
 
 
