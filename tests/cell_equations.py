@@ -6,7 +6,22 @@ the output of a cell whose output is none of its states.
 
 import torch
 
-from compactrnn.cells import LRU, NBRC, QRNN, SLSTM, SRU, CoupledLSTM, FastRNN, LayerNormLSTM, MinLSTM, PeepholeLSTM
+from compactrnn.cells import (
+    ENRNN,
+    LMU,
+    LRU,
+    NBRC,
+    QRNN,
+    SLSTM,
+    SRU,
+    URNN,
+    CoupledLSTM,
+    FastRNN,
+    LayerNormLSTM,
+    MinLSTM,
+    OrthogonalRNN,
+    PeepholeLSTM,
+)
 
 
 def gates_of(cell, x, count, name="input"):
@@ -118,6 +133,72 @@ def lru_output(cell, x, before, after):
     return (c @ (after[0] + 1j * after[1])).real + cell.skip.dense() @ x
 
 
+def lmu(cell, x, h, m):
+    u = cell.memory_input.dense() @ x + cell.memory_hidden.dense() @ h + cell.memory_memory.dense() @ m
+    m = cell.transition @ m + cell.drive * u
+    (total,) = sums(cell, x, h, 1)
+    return (total + cell.memory.dense() @ m).tanh(), m
+
+
+def orthogonal_rnn(cell, x, h):
+    """By the series of exp, or with an inverse."""
+    n = len(h)
+    A = torch.zeros(n, n, dtype=x.dtype)
+    numbers = iter(cell.skew.detach())
+    for i in range(n):
+        for j in range(i):
+            A[i, j] = number = next(numbers)
+            A[j, i] = -number
+    eye = torch.eye(n, dtype=x.dtype)
+    if cell.orthogonal_map == "exp":
+        Q = power = eye
+        for k in range(1, 40):
+            power = power @ A / k
+            Q = Q + power
+    else:
+        Q = (eye + A).inverse() @ (eye - A)
+    torch.testing.assert_close(Q @ Q.T, eye)
+    a = cell.input.dense() @ x + Q @ h
+    if cell.nonlinearity == "tanh":
+        return ((a + cell.bias).tanh(),)
+    return (a.sign() * (a.abs() + cell.bias).clamp(min=0),)
+
+
+def real_form(W):
+    return torch.cat([torch.cat([W.real, -W.imag], 1), torch.cat([W.imag, W.real], 1)])
+
+
+def urnn(cell, x, h):
+    """By explicit complex matrices, one for each factor."""
+    n = len(h) // 2
+    k = torch.arange(n, dtype=x.dtype)
+    F = torch.exp(-2j * torch.pi * k[:, None] * k / n) / n**0.5
+    size = 1 if cell.magnitude is None else cell.magnitude
+    D = [torch.diag(d) for d in size * torch.exp(1j * cell.phase)]
+    v = cell.reflection[:, :n] + 1j * cell.reflection[:, n:]
+    R = [torch.eye(n) - 2 * torch.outer(u, u.conj()) / u.abs().square().sum() for u in v]
+    P = torch.eye(n, dtype=F.dtype)[cell.order]
+    W = D[2] @ R[1] @ F.mH @ D[1] @ P @ R[0] @ F @ D[0]
+    if cell.unitary:
+        torch.testing.assert_close(W @ W.mH, torch.eye(n, dtype=W.dtype))
+    z = cell.input.dense() @ x + real_form(W) @ h
+    z = z[:n] + 1j * z[n:]
+    z = z * (z.abs() + cell.bias).clamp(min=0) / z.abs()
+    return (torch.cat([z.real, z.imag]),)
+
+
+def enrnn(cell, x, h):
+    long, short = len(cell.signs), len(cell.short)
+    A = torch.zeros(long, long, dtype=x.dtype)
+    A[torch.tril_indices(long, long, -1).unbind()] = cell.skew.detach()
+    A = A - A.T
+    Q = (torch.eye(long) + A).inverse() @ (torch.eye(long) - A) @ torch.diag(cell.signs)
+    R = cell.short / (torch.linalg.eigvals(cell.short).abs().max() if cell.normalized else 1)
+    C = torch.zeros(long, short, dtype=x.dtype) if cell.coupling is None else cell.coupling
+    a = cell.input.dense() @ x + torch.cat([Q @ h[:long] + C @ h[long:], R @ h[long:]])
+    return (a.sign() * (a.abs() + cell.bias).clamp(min=0),)
+
+
 EQUATIONS = {
     PeepholeLSTM: peephole_lstm,
     CoupledLSTM: coupled_lstm,
@@ -128,6 +209,10 @@ EQUATIONS = {
     MinLSTM: minlstm,
     SRU: sru,
     QRNN: qrnn,
+    ENRNN: enrnn,
+    URNN: urnn,
+    OrthogonalRNN: orthogonal_rnn,
+    LMU: lmu,
     LRU: lru,
 }
 OUTPUTS = {LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}

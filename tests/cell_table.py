@@ -3,9 +3,11 @@
 from functools import partial
 
 from compactrnn.cells import (
+    ENRNN,
     FSMN,
     GILR,
     GRU,
+    LMU,
     LRU,
     LSTM,
     MGU,
@@ -14,6 +16,7 @@ from compactrnn.cells import (
     RHN,
     SLSTM,
     SRU,
+    URNN,
     CoupledLSTM,
     DuRNN,
     Elman,
@@ -24,6 +27,7 @@ from compactrnn.cells import (
     LayerNormLSTM,
     MinGRU,
     MinLSTM,
+    OrthogonalRNN,
     PeepholeLSTM,
 )
 from compactrnn.weights import Kronecker, LowRank
@@ -60,6 +64,14 @@ CELLS = [
     partial(CoupledLSTM),
     partial(LayerNormLSTM),
     partial(LRU, state_size=5),
+    partial(HiPPO, measure="legt", order=5),
+    partial(HiPPO, measure="lagt", memory_size=2),
+    partial(LMU, order=5, window=20),
+    partial(OrthogonalRNN),
+    partial(OrthogonalRNN, orthogonal_map="cayley", nonlinearity="tanh"),
+    partial(URNN),
+    partial(URNN, unitary=False),
+    partial(ENRNN),
     partial(FastRNN),
     partial(NBRC),
     partial(SLSTM),

@@ -11,9 +11,11 @@ from torch.testing import assert_close
 import compactrnn as cr
 from cell_equations import EQUATIONS, OUTPUTS
 from compactrnn.cells import (
+    ENRNN,
     FSMN,
     GILR,
     GRU,
+    LMU,
     LRU,
     LSTM,
     MGU,
@@ -22,6 +24,7 @@ from compactrnn.cells import (
     RHN,
     SLSTM,
     SRU,
+    URNN,
     CoupledLSTM,
     DuRNN,
     Elman,
@@ -32,6 +35,7 @@ from compactrnn.cells import (
     LayerNormLSTM,
     MinGRU,
     MinLSTM,
+    OrthogonalRNN,
     PeepholeLSTM,
     StateSpec,
     UnitSet,
@@ -83,6 +87,16 @@ CELLS = [
     LayerNormLSTM,
     LRU,
     partial(LRU, state_size=5, radius=(0.5, 0.9), phase=1.0),
+    LMU,
+    partial(LMU, bias=False, order=5, window=12),
+    partial(HiPPO, measure="legt", order=5, window=20),
+    partial(HiPPO, measure="lagt", memory_size=2, discretization="bilinear"),
+    OrthogonalRNN,
+    partial(OrthogonalRNN, orthogonal_map="cayley", nonlinearity="tanh"),
+    URNN,
+    partial(URNN, unitary=False),
+    ENRNN,
+    partial(ENRNN, short_size=3, negative=1, coupled=False),
     FastRNN,
     partial(FastRNN, bias=False),
     NBRC,
@@ -193,8 +207,14 @@ def mingru_reference(cell, x, h):
     return ((1 - z) * h + z * linear(cell.input, cell.input_bias, x, 1, 2),)
 
 
-def hippo_reference(cell, x, h, memory, steps):
+def hippo_reference(cell, x, h, memory, *steps):
     """One channel after another, by explicit matrices."""
+    if not steps:
+        u = (cell.memory_input.dense() @ x + cell.hidden.dense() @ h).repeat(cell.order)
+        memory = cell.transition @ memory + cell.drive * u
+        z, k = (linear(cell.input, cell.input_bias, x) + cell.memory.dense() @ memory).chunk(2)
+        return (1 - z.sigmoid()) * h + z.sigmoid() * k.tanh(), memory
+    (steps,) = steps
     rows, order = cell.memory_size, cell.order
     u = cell.memory_input.dense() @ x + cell.hidden.dense() @ h
     n = torch.arange(order, dtype=x.dtype)
@@ -257,7 +277,7 @@ def output_of(cell, states):
 @pytest.mark.parametrize("make_cell", CELLS, ids=name_of)
 def test_step_is_the_equations(make_cell):
     torch.manual_seed(0)
-    cell = make_cell(5, 7).double()
+    cell = make_cell(5, 8).double()
     x = torch.randn(2, 5, dtype=torch.float64)
     states = tuple(torch.randn_like(s) for s in cell.initial_states(2))
     y, after = cell(x, states)

@@ -33,7 +33,12 @@ def test_states_stay_where_they_are_over_many_steps(make):
     for values in (output, *numbers):
         assert values.isfinite().all()
         early, late = (part.abs().max() for part in (values[STEPS // 10 : STEPS // 2], values[-STEPS // 2 :]))
-        assert late <= 1.5 * early + 1e-3
+        assert late <= (3.0 if drifts(cell) else 1.5) * early + 1e-3
+
+
+def drifts(cell):
+    """What an orthogonal or unitary matrix and modReLU keep is summed up, as the docstrings say: linearly at most."""
+    return isinstance(cell, cr.OrthogonalRNN | cr.URNN | cr.ENRNN) and getattr(cell, "nonlinearity", "") != "tanh"
 
 
 UNBOUNDED = [("Elman", "relu")]  # a free matrix and no bound

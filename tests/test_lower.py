@@ -207,6 +207,14 @@ CELLS = [
     partial(cr.Recurrent, cr.LayerNormLSTM),
     partial(cr.Recurrent, cr.LRU),
     partial(cr.Recurrent, cr.LRU, state_size=9),
+    partial(cr.Recurrent, cr.HiPPO, measure="legt", order=9, window=20),
+    partial(cr.Recurrent, cr.HiPPO, measure="lagt", window=10),
+    partial(cr.Recurrent, cr.LMU, order=9, window=20),
+    partial(cr.Recurrent, cr.OrthogonalRNN),
+    partial(cr.Recurrent, cr.OrthogonalRNN, orthogonal_map="cayley", nonlinearity="tanh"),
+    partial(cr.Recurrent, cr.URNN),
+    partial(cr.Recurrent, cr.URNN, unitary=False),
+    partial(cr.Recurrent, cr.ENRNN),
     partial(cr.Recurrent, cr.FastRNN),
     partial(cr.Recurrent, cr.NBRC),
     partial(cr.Recurrent, cr.SLSTM),
@@ -216,8 +224,9 @@ CELLS = [
 ]
 
 
-# untrained gates of gain 1 amplify what is rounded: noise of 1 % in the input changes as much in torch
-ROUNDING = {cr.LayerNormLSTM: 0.15}
+# untrained gates of gain 1 amplify what is rounded: noise of 1 % in the input changes as much in torch; what is rounded
+# once is not forgotten by an orthogonal matrix
+ROUNDING = {cr.LayerNormLSTM: 0.15, cr.OrthogonalRNN: 0.06, cr.URNN: 0.06, cr.ENRNN: 0.06}
 
 
 @cache

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import ENRNN as ENRNN
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
+    from .cells import LMU as LMU
     from .cells import LRU as LRU
     from .cells import MGU as MGU
     from .cells import NBRC as NBRC
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .cells import RHN as RHN
     from .cells import SLSTM as SLSTM
     from .cells import SRU as SRU
+    from .cells import URNN as URNN
     from .cells import CoupledLSTM as CoupledLSTM
     from .cells import DuRNN as DuRNN
     from .cells import Elman as Elman
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from .cells import LayerNormLSTM as LayerNormLSTM
     from .cells import MinGRU as MinGRU
     from .cells import MinLSTM as MinLSTM
+    from .cells import OrthogonalRNN as OrthogonalRNN
     from .cells import PeepholeLSTM as PeepholeLSTM
     from .compress import Delta as Delta
     from .compress import Distill as Distill
@@ -117,6 +121,10 @@ _HOME = {
     "LowRank": "weights",
     "MGU": "cells",
     "MinGRU": "cells",
+    "ENRNN": "cells",
+    "URNN": "cells",
+    "OrthogonalRNN": "cells",
+    "LMU": "cells",
     "LRU": "cells",
     "LayerNormLSTM": "cells",
     "CoupledLSTM": "cells",

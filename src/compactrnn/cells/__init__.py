@@ -9,6 +9,7 @@ from .declaration import check_declaration as check_declaration
 from .delta import DeltaCell as DeltaCell
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
+from .enrnn import ENRNN as ENRNN
 from .fastgrnn import FastGRNN as FastGRNN
 from .fastrnn import FastRNN as FastRNN
 from .fsmn import FSMN as FSMN
@@ -17,15 +18,18 @@ from .gru import GRU as GRU
 from .hippo import HiPPO as HiPPO
 from .indrnn import IndRNN as IndRNN
 from .layer_norm_lstm import LayerNormLSTM as LayerNormLSTM
+from .lmu import LMU as LMU
 from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
 from .nbrc import NBRC as NBRC
+from .orthogonal_rnn import OrthogonalRNN as OrthogonalRNN
 from .peephole_lstm import PeepholeLSTM as PeepholeLSTM
 from .projected import Projected as Projected
 from .qrnn import QRNN as QRNN
 from .rhn import RHN as RHN
 from .slstm import SLSTM as SLSTM
 from .sru import SRU as SRU
+from .urnn import URNN as URNN

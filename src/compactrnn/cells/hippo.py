@@ -9,12 +9,13 @@ from .._errors import check_positive, invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .base import AbstractCell, StateSpec, UnitSet, new_bias
+from .polynomial_memory import RULES, check_window, step_matrices
 
 _SHARES = {"bilinear": 0.5, "backward": 1.0}
 
 
 class HiPPO(AbstractCell):
-    """Gated HiPPO-RNN with the scaled Legendre measure (LegS): its memory is the whole past as a polynomial.
+    """Gated HiPPO-RNN: its memory is the past as a polynomial, by default the whole past (LegS).
 
         u = Wu x + Uu h                           memory_size numbers, each with a memory c of `order` coefficients
         c' = (I - a A / t)^-1 ((I + (1 - a) A / t) c + B u / t),   c' = (u, 0, ..., 0) at the first step
@@ -31,6 +32,11 @@ class HiPPO(AbstractCell):
     `p_n` of `sqrt(2k + 1) y_k` over k < n, `p_(n+1) = ((1 - s n) p_n + sqrt(2n + 1) r_n) / (1 + s (n + 1))`. Its
     factors are at most 1 in size, and all n are found in log2(order) steps.
 
+    With `measure="legt"` the memory is of the last `window` steps (translated Legendre), with "lagt" of a past that
+    counts the less the older it is, by a factor of e in `window` steps (translated Laguerre). Then `c' = A' c + B' u`
+    with matrices that do not change over time, by the rule "zoh" (zero-order hold, the default of these two),
+    "bilinear" or "backward"; there is no state `steps`, and a packed model has A'.
+
     The state `memory` is flat: coefficient n of channel m stands at `n * memory_size + m`.
 
     >>> import torch
@@ -46,6 +52,8 @@ class HiPPO(AbstractCell):
     units = (UnitSet("h", written_by=("input", "input_bias", "memory"), read_by=("hidden",), output=True),)
     reads_input = ("input", "memory_input")
     degree: Tensor
+    transition: Tensor
+    drive: Tensor
 
     def __init__(
         self,
@@ -56,13 +64,20 @@ class HiPPO(AbstractCell):
         hidden_weight: WeightSpec = DENSE,
         order: int | None = None,
         memory_size: int = 1,
-        discretization: str = "bilinear",
+        discretization: str | None = None,
+        measure: str = "legs",
+        window: float = 100.0,
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
-        if discretization not in _SHARES:
-            raise invalid("discretization", got=repr(discretization), expected="'bilinear' or 'backward'")
-        self.discretization = discretization
+        if measure not in ("legs", "legt", "lagt"):
+            raise invalid("measure", got=repr(measure), expected="'legs', 'legt' or 'lagt'")
+        rules = tuple(_SHARES) if measure == "legs" else RULES
+        discretization = rules[0] if discretization is None else discretization
+        if discretization not in rules:
+            expected = f"{', '.join(map(repr, rules[:-1]))} or {rules[-1]!r} with measure={measure!r}"
+            raise invalid("discretization", got=repr(discretization), expected=expected)
+        self.discretization, self.measure, self.window = discretization, measure, check_window(window)
         self.order = check_positive(hidden_size if order is None else order, "order")
         self.memory_size = check_positive(memory_size, "memory_size")
         self.states = (
@@ -70,15 +85,21 @@ class HiPPO(AbstractCell):
             StateSpec(
                 "memory", shape=(self.order, memory_size), written_by=("memory_input", "hidden"), read_by=("memory",)
             ),
-            StateSpec("steps", shape=(1,), role="counter"),
+            *([StateSpec("steps", shape=(1,), role="counter")] if measure == "legs" else []),
         )
         self.memory_input = DENSE.build(memory_size, input_size)
         self.hidden = DENSE.build(memory_size, hidden_size)
         self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # update gate, candidate
         self.memory = hidden_weight.build(2 * hidden_size, self.order * memory_size, gates=2)
         self.input_bias = new_bias(2 * hidden_size, bias)
-        degree = torch.arange(float(self.order)).repeat_interleave(memory_size)
-        self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
+        if measure == "legs":
+            degree = torch.arange(float(self.order)).repeat_interleave(memory_size)
+            self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
+        else:
+            transition, drive = step_matrices(measure, self.order, self.window, discretization)
+            every_channel = torch.kron(transition, torch.eye(memory_size, dtype=transition.dtype))
+            self.register_buffer("transition", every_channel.float(), persistent=False)
+            self.register_buffer("drive", drive.repeat_interleave(memory_size).float(), persistent=False)
         self.reset_parameters()
 
     def size_options(self) -> dict[str, int]:
@@ -86,19 +107,22 @@ class HiPPO(AbstractCell):
 
     def project(self, x: Tensor) -> Tensor:
         """The inputs of the memory, then of the gate and the candidate; see `AbstractCell.project`."""
-        if self.degree.dtype not in (torch.float32, torch.float64):
+        if self.measure == "legs" and self.degree.dtype not in (torch.float32, torch.float64):
             hint = "a narrower type cannot count thousands of steps"
             raise invalid("HiPPO dtype", got=self.degree.dtype, expected="float32 or float64", hint=hint)
         return torch.cat([self.memory_input(x), super().project(x)], -1)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        h, memory, steps = states
+        h, memory, *count = states
         u = projected[:, : self.memory_size] + self.hidden(h)
-        first = self._spread(u) * (1 - self.degree).clamp(min=0)
-        memory = torch.where(steps > 0, self._update(memory, u, steps), first)
+        if count:
+            first = self._spread(u) * (1 - self.degree).clamp(min=0)
+            memory = torch.where(count[0] > 0, self._update(memory, u, count[0]), first)
+        else:
+            memory = nn.functional.linear(memory, self.transition) + self.drive * self._spread(u)
         z, k = (projected[:, self.memory_size :] + self.memory(memory)).chunk(2, dim=-1)
         h = torch.lerp(h, torch.tanh(k), torch.sigmoid(z))
-        return h, (h, memory, steps + 1)
+        return h, (h, memory, *(steps + 1 for steps in count))
 
     def _update(self, memory: Tensor, u: Tensor, steps: Tensor) -> Tensor:
         """The memory one step later: `(I - s A)^-1 (c + s B u)`, or with the bilinear rule twice that less c."""
@@ -128,6 +152,9 @@ class HiPPO(AbstractCell):
         while u.shape[1] < self.order * self.memory_size:
             u = torch.cat([u, u], 1)
         return u[:, : self.order * self.memory_size]
+
+    def macs(self) -> int:
+        return super().macs() + (0 if self.measure == "legs" else self.transition.numel())
 
     def reset_parameters(self) -> None:
         """Gate and candidate by Xavier's rule, u from U(-b, b), b = (input_size + hidden_size) ** -0.5, biases 0."""

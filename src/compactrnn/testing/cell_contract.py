@@ -213,8 +213,8 @@ class CellContract:
             for name, child in dense.named_children():
                 if isinstance(child, AbstractWeight):
                     child.from_dense_(getattr(structured, name).dense())
-            for name, parameter in dense.named_parameters(recurse=False):
-                parameter.copy_(getattr(structured, name))
+            for name, own in (*dense.named_parameters(recurse=False), *dense.named_buffers(recurse=False)):
+                own.copy_(getattr(structured, name))
         x = torch.randn(STEPS, BATCH, 4, dtype=torch.float64)
         assert_close(_run(structured, x), _run(dense, x))
 

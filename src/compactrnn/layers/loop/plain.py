@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ...cells.base import AbstractCell, States
+from ...cells.rotations import one_sequence
 
 
 def plain_loop(cell: AbstractCell, projected: Tensor, states: States) -> tuple[Tensor, States]:
     """Call `step` for each time step: outputs (time, batch, n) and final states, from projections (time, batch, n)."""
     outputs = []
-    for piece in projected.unbind(0):
-        y, states = cell.step(piece, states)
-        outputs.append(y)
+    with one_sequence():
+        for piece in projected.unbind(0):
+            y, states = cell.step(piece, states)
+            outputs.append(y)
     return torch.stack(outputs), states

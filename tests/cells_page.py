@@ -1,0 +1,68 @@
+"""Write docs/cells.md: python tests/cells_page.py"""
+
+import inspect
+import re
+from pathlib import Path
+
+import compactrnn as cr
+from compactrnn.cells import AbstractCell
+from compactrnn.models.recurrent_layers import known_cells
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "cells.md"
+INPUTS, UNITS = 64, 128
+HEAD = f"""# Cells
+
+Every cell of the package, made by `python tests/cells_page.py` from the code. Sizes are those of {INPUTS} inputs and
+{UNITS} units with all options as they are by default: numbers that are learned, multiply-accumulates of the products
+of one step, and numbers that a stream keeps. A cell runs in the native loop over time, step after step, or by a scan
+over all times at once as well, where it is linear in its states. Where units are not pruned, the section of the cell
+says why. Equations and sources are those of the docstrings, which say what each option does.
+
+`cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
+in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state.
+
+"""
+
+
+def parts(text: str) -> tuple[str, str, str]:
+    """The summary, the equations and the sources of a docstring."""
+    paragraphs = text.split("\n\n")
+    summary = " ".join(paragraphs[0].split())
+    block = next((p for p in paragraphs[1:3] if all(line.startswith("    ") for line in p.splitlines())), "")
+    sources = [p for p in paragraphs if re.match(r"Sources?: ", p)]
+    equations = "\n".join(line[4:] for line in block.splitlines())
+    return summary, equations, " ".join(" ".join(sources).split())
+
+
+def cell_of(kind: type[AbstractCell]) -> AbstractCell:
+    return kind(INPUTS, UNITS)
+
+
+def row(name: str, kind: type[AbstractCell]) -> str:
+    """A row of the table."""
+    cell = cell_of(kind)
+    (report,) = cr.loop_report(cell)
+    numbers = sum(p.numel() for p in cell.parameters())
+    states = ", ".join(f"{s.name} {n}" for s, n in zip(cell.states, cell.state_sizes(), strict=True))
+    pruned = "no" if any(u.fixed for u in cell.active_units()) else "yes"
+    loops = ", ".join(report.kinds)
+    return f"| [{name}](#{name.lower()}) | {numbers:,} | {cell.macs():,} | {states} | {loops} | {pruned} |\n"
+
+
+def section(name: str, kind: type[AbstractCell]) -> str:
+    """Equations and source of a cell."""
+    summary, equations, source = parts(inspect.getdoc(kind) or "")
+    block = f"\n```text\n{equations}\n```\n" if equations else ""
+    fixed = "".join(f"\nNot pruned: {u.fixed}.\n" for u in cell_of(kind).active_units() if u.fixed)
+    return f"\n## {name}\n\n{summary}\n{block}{fixed}\n{source}\n"
+
+
+def page() -> str:
+    """The whole page."""
+    cells = sorted(known_cells().items(), key=lambda item: item[0].lower())
+    head = "| cell | parameters | MACs | states | loops | pruned |\n|---|---|---|---|---|---|\n"
+    return HEAD + head + "".join(row(*c) for c in cells) + "".join(section(*c) for c in cells)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
