@@ -13,7 +13,9 @@ import numpy as np
 from .._activations import ACTIVATIONS
 from .._activations import power as _simple_power
 from ..runtime.program import Binary, Code, Unary
+from .address import Source
 from .builder import Builder, Operand
+from .movement import Mover
 
 
 def scale(b: Builder, x: Operand, factor: float, shift: float = 0.0) -> Operand:
@@ -76,6 +78,27 @@ def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
     """Element-wise `fn`; the shape is that of the operand with a time axis."""
     value = b.binary(fn, x, y)
     return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)
+
+
+def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, ...], time: int | None) -> Operand:
+    """Element-wise `fn` of values or constants broadcast to `shape`, of which `time` is the time axis.
+
+    The operation itself repeats an operand of one number a step.
+    """
+
+    def single(value: Source) -> bool:
+        if not isinstance(value, Operand) or value.width != 1:
+            return False
+        aligned = value.time is None or (time is not None and len(shape) - time == len(value.shape) - value.time)
+        return aligned and math.prod(n for d, n in enumerate(shape) if d != time) > 1
+
+    if single(x) and not single(y) and fn not in (Binary.SUB, Binary.DIV):
+        x, y = y, x
+    first = mover.spread(x, shape, time)
+    if not isinstance(y, Operand) or not single(y):
+        return combine(mover.builder, fn, first, mover.spread(y, shape, time))
+    value = mover.builder.binary(fn, first, y, period=1)
+    return value if first.time is not None or y.time is None else replace(value, time=time)
 
 
 def select(b: Builder, condition: Operand, x: Operand, y: Operand) -> Operand:

@@ -40,9 +40,10 @@ def lstm(
     size = projection[0].shape[0] if projection else n
     h, c = [np.zeros(size), np.zeros(n)] if initial is None else initial
     small = not projection and bool((np.abs(h) <= 1).all())
-    x, states = _begin(build, x, {name("h"): (h, small), name("c"): (c, False)})
-    y, after = lstm_step(build, x, states, weight_ih, weight_hh, bias, projection, name)
-    return _finish(build, x, y, states, after)
+    starts = {name("h"): (h, small), name("c"): (c, False)}
+    return over_sequence(
+        build, x, starts, lambda x, states: lstm_step(build, x, states, weight_ih, weight_hh, bias, projection, name)
+    )
 
 
 def gru(
@@ -63,9 +64,46 @@ def gru(
     starts = dict(zip(sizes, initial or [np.zeros(size) for size in sizes.values()], strict=True))
     own = "c" if projection else "h"
     small = bool((np.abs(starts[own]) <= 1).all())
-    x, states = _begin(build, x, {name(key): (start, small and key == own) for key, start in starts.items()})
-    y, after = gru_step(build, x, states, weight_ih, weight_hh, bias_ih, bias_hh, projection, name)
-    return _finish(build, x, y, states, after)
+    named = {name(key): (start, small and key == own) for key, start in starts.items()}
+    return over_sequence(
+        build,
+        x,
+        named,
+        lambda x, states: gru_step(build, x, states, weight_ih, weight_hh, bias_ih, bias_hh, projection, name),
+    )
+
+
+def over_sequence(
+    build: Builder,
+    x: Operand,
+    initial: dict[str, tuple[np.ndarray, bool]] | Sequence[Operand],
+    step: Callable[[Operand, list[Operand]], tuple[Operand, list[Operand]]],
+) -> tuple[Operand, list[Operand]]:
+    """A layer of any cell over the sequence `x`, (T, inputs) or (T, 1, inputs).
+
+    Args:
+        build: what to write to.
+        x: the sequence.
+        initial: by the names of the states what they start from and whether it is proven that they stay within
+            [-1, 1], or the states themselves where the stream has them already.
+        step: from the inputs and states of a step to its output and the new states; it may overwrite them.
+
+    Returns:
+        the output at every step, in the form of `x`; and the states after the last.
+    """
+    build.place([x])
+    if isinstance(initial, dict):
+        states = []
+        for name, (value, bounded) in initial.items():
+            ref = build.state(name, value, (value.size,), bounded)
+            states.append(Operand(ref, (*x.shape[1:-1], value.size), None, STEP, build.segment, bounded))
+    else:
+        states = [replace(state, segment=build.segment) for state in initial]
+    y, after = step(replace(x, segment=build.segment), states)
+    y = apart(build, y, states)
+    write_states(build, states, after)
+    y = replace(y, shape=(*x.shape[:-1], y.width), time=0)
+    return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 
 def lstm_step(
@@ -164,25 +202,6 @@ def apart(build: Builder, value: Operand, states: Sequence[Operand]) -> Operand:
     if value.ref.buffer in {s.ref.buffer for s in states}:
         return build.unary(Unary.COPY, value, bounded=value.bounded)
     return value
-
-
-def _begin(build: Builder, x: Operand, initial: dict[str, tuple[np.ndarray, bool]]) -> tuple[Operand, list[Operand]]:
-    """`x` as the steps of a layer read it, and the layer's states: what they were after the step before."""
-    build.place([x])
-    states = []
-    for name, (value, bounded) in initial.items():
-        ref = build.state(name, value, (value.size,), bounded)
-        states.append(Operand(ref, (*x.shape[1:-1], value.size), None, STEP, build.segment, bounded))
-    return replace(x, segment=build.segment), states
-
-
-def _finish(
-    build: Builder, x: Operand, y: Operand, states: list[Operand], after: list[Operand]
-) -> tuple[Operand, list[Operand]]:
-    """`y` along the time axis of `x`, and the states as if the sequence ended at this step."""
-    write_states(build, states, after)
-    y = replace(y, shape=(*x.shape[:-1], y.width), time=0)
-    return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 
 def _fits_kernel(weight_ih: Sequence[Factor], weight_hh: Sequence[Factor], gates: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,23 +13,21 @@ from torch import nn
 
 from .._errors import invalid
 from .._files import check_writable
+from ..emit.packed_file import FileOptions, PackReport, write_packed
 from ..graph.arguments import flatten
-from ..runtime.accuracy import LIMIT
 from ..runtime.engine import Engine
-from ..runtime.file import save, write
-from ..runtime.program import Program
-from ..runtime.quantize import Quantized, quantize, quantize_measured
-from ..runtime.storage import WeightTypes
+from ..runtime.file import write
+from ..runtime.quantize import quantize
 from .lowering import Lowered, in_float, lower_model
 from .one_step import lower_one_step
-from .pack_report import PackReport, notes_of
+from .pack_report import report_of
 from .reference import Reference
 from .rows import check_rows
 from .smallest import with_dense
 from .step_states import States
 from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
-from .verify import Check, argument, given, verify
+from .verify import argument, given, verify
 
 
 def pack(
@@ -123,22 +119,12 @@ def pack(
     >>> cr.Engine(path).stream().step(x[0, 0].numpy()).shape
     (16,)
     """
-    WeightTypes.of(weights)
+    options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes)
     if isinstance(calibration, torch.Tensor):
         raise invalid("calibration", got="a tensor", expected="a list of batches, each like example_inputs")
-    if fold not in ("auto", True, False):
-        raise invalid("fold", got=repr(fold), expected="'auto', True or False")
-    if max_error is not None and not max_error > 0:
-        raise invalid("max_error", got=max_error, expected="a positive number")
-    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
-        raise invalid("max_bytes", got=repr(max_bytes), expected="a positive int")
-    try:
-        json.dumps(metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
     check_writable(path, "model file")
     trained, model = TrainedMatrices.of(model), plain_form(model)
-    model, made_dense = with_dense(model, weights)
+    model, smaller_dense = with_dense(model, weights)
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
@@ -151,51 +137,19 @@ def pack(
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]
     target = Reference(replace(lowered, model=trained.quantized(lowered.model))) if trained.specs else reference
-    packed = lowered.program
-    packed.metadata = {**packed.metadata, **(metadata or {})}
-    reserve = 0  # bytes of the notes, which are not known before
-    while True:
-        quantized = quantize_measured(
-            packed,
-            weights,
-            fold,
-            calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
-            wanted=[outputs for batch in data for outputs in target.run(batch)],
-            improve=bool(batches),
-            trained=trained.by_name,
-            max_bytes=None if max_bytes is None else max_bytes - reserve,
-        )
-        _check_error(quantized.error, max_error)
-        report = PackReport.of(lowered, quantized, weights, checks, bool(batches), made_dense)
-        blob = write(_with_notes(quantized.program, report) if notes else _without_names(quantized.program))
-        if max_bytes is None or len(blob) <= max_bytes:
-            break
-        reserve += len(blob) - max_bytes
-    _warn(lowered, checks, quantized, weights, bool(batches))
-    Engine(blob)
-    save(blob, path)
-    return replace(report, bytes=len(blob))
-
-
-def _check_error(error: float, most: float | None) -> None:
-    if not math.isfinite(error):
-        raise invalid(
-            "quantization error",
-            got="outputs that are infinite or NaN where torch's are not, or the other way round",
-            expected="none",
-            hint="are there such numbers in the calibration data? weights='float32' treats them as torch does",
-        )
-    if most is not None and error > most:
-        raise invalid("quantization error", got=f"{error:.4g}", expected=f"at most max_error={most:.4g}")
-
-
-def _with_notes(program: Program, report: PackReport) -> Program:
-    program.metadata = {**program.metadata, "pack": notes_of(report)}
-    return program
-
-
-def _without_names(program: Program) -> Program:
-    return program.map_ops(lambda op: replace(op, name=""))
+    if lowered.left_out:
+        why = "a stream keeps them: Stream.get_state" if lowered.trace.alone else "they are no tensors"
+        warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=2)
+    return write_packed(
+        lowered.program,
+        path,
+        options,
+        lambda quantized: report_of(lowered, quantized, weights, checks, bool(batches), smaller_dense),
+        calibration=[argument(sequence) for batch in data for sequence in given(lowered, batch)],
+        wanted=[outputs for batch in data for outputs in target.run(batch)],
+        calibrated=bool(batches),
+        trained=trained.by_name,
+    )
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:
@@ -209,26 +163,3 @@ def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor
             "calibration", got=f"a batch of shape {shapes[0]}", expected=f"batches like the example's {shapes[1]}"
         )
     return in_float(tensors)
-
-
-def _warn(
-    lowered: Lowered, checks: list[Check], quantized: Quantized, weights: str | Mapping[str, str], calibrated: bool
-) -> None:
-    """Warn of outputs left out, of missing measurements, and of a large error by the name of its main cause."""
-    if lowered.left_out:
-        why = "a stream keeps them: Stream.get_state" if lowered.trace.alone else "they are no tensors"
-        warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=3)
-    for check in checks:
-        if check.skipped:
-            warnings.warn(f"not compared with torch on {check.what}: {check.skipped}", stacklevel=3)
-    if not calibrated and weights != "float32":
-        warnings.warn(
-            "no calibration data: the quantization error is measured on example_inputs only, which may be noise;"
-            " pass calibration=[batches of real data]",
-            stacklevel=3,
-        )
-    if quantized.error > LIMIT:
-        message = f"quantization changes the outputs by {quantized.error:.1%} (relative root mean square error)"
-        for name, share in list(quantized.shares.items())[:1]:
-            message += f"; {name} causes {share:.0%} of it, which weights={{{name!r}: 'float32'}} avoids"
-        warnings.warn(message, stacklevel=3)

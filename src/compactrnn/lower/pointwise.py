@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..emit.builder import Operand
-from ..emit.pointwise import FUNCTIONS, combine, floor_divide, scale, trunc
+from ..emit.pointwise import FUNCTIONS, broadcast, combine, floor_divide, scale, trunc
 from ..runtime.program import Binary, Unary
 from .visitor import Visitor, handles
 
@@ -80,23 +79,12 @@ def _product(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, **kwargs: An
 
 
 def _broadcast(visitor: Visitor, node: torch.fx.Node, fn: Binary, a: Any, b: Any) -> Operand:
-    """`f(a, b)` in the shape of the node's result; the operation itself repeats an operand of one number a step."""
-    if _single(a, visitor, node) and not _single(b, visitor, node) and fn not in (Binary.SUB, Binary.DIV):
-        a, b = b, a
-    a = visitor.spread(a, node)
-    if not _single(b, visitor, node):
-        return combine(visitor.builder, fn, a, visitor.spread(b, node))
-    value = visitor.builder.binary(fn, a, b, period=1)
-    return value if a.time is not None or b.time is None else replace(value, time=visitor.time_axis(node))
-
-
-def _single(x: Any, visitor: Visitor, node: torch.fx.Node) -> bool:
-    """Whether `x` is one number a step, and the node's result has more, with time where broadcasting puts it."""
-    if not isinstance(x, Operand) or x.width != 1:
-        return False
-    shape, time = tuple(visitor.values[node.name].shape), visitor.time_axis(node)
-    aligned = x.time is None or (time is not None and len(shape) - time == len(x.shape) - x.time)
-    return aligned and math.prod(n for d, n in enumerate(shape) if d != time) > 1
+    """`f(a, b)` in the shape of the node's result."""
+    shape, time = tuple(visitor.values[node.name].shape), visitor.axes[node.name]
+    spread = all(isinstance(x, Operand) and x.shape == shape for x in (a, b))
+    return broadcast(
+        visitor.mover, fn, visitor.source(a), visitor.source(b), shape, time if spread else visitor.time_axis(node)
+    )
 
 
 @handles("lerp")

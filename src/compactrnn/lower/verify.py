@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..emit.packed_file import Check
 from ..graph.copy import copy_module
 from ..runtime.delta import has_references
 from ..runtime.engine import Engine
@@ -23,23 +24,6 @@ from .unrolled import Unrolled
 PARITY = 1e-4
 _LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
 _CROSSED = 4  # and as many times what a threshold that is crossed a step earlier or later changes
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison with torch.
-
-    Attributes:
-        what: the data.
-        steps: the number of time steps of all sequences together.
-        error: largest difference of any output, relative to the output's largest value; None without comparison.
-        skipped: why there was no comparison.
-    """
-
-    what: str
-    steps: int
-    error: float | None
-    skipped: str = ""
 
 
 def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor, ...]]) -> list[Check]:
