@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from .layers import linear_scan as linear_scan
     from .layers import tie_ as tie_
     from .layers import truncated as truncated
-    from .lower import pack as pack
+    from .packing import pack as pack
     from .runtime.engine import Engine as Engine
     from .training.compress_model import Compressed as Compressed
     from .training.compress_model import compress_model as compress_model
@@ -154,7 +154,7 @@ _HOME = {
     "from_torch": "layers",
     "load": "compress",
     "loop_report": "layers",
-    "pack": "lower",
+    "pack": "packing",
     "recognize": "decoding",
     "plan_factorization": "compress",
     "save": "compress",

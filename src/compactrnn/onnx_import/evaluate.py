@@ -1,0 +1,112 @@
+"""Evaluation of single nodes: the shape of their results by the standard's inference, constants by its reference."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+from onnx.reference import ReferenceEvaluator
+
+from .model_file import ModelFile, _line, refuse
+
+_LARGEST = 1 << 24  # numbers of a value that is computed
+_SHORT = 4096  # numbers of an input whose values the shape of a result may depend on
+
+Type = tuple[np.dtype, tuple[int, ...]] | None
+
+
+def infer(
+    file: ModelFile, proto: NodeProto, types: list[Type], values: list
+) -> list[tuple[np.dtype, tuple[int, ...]] | None]:
+    """Type and shape of each output; None for outputs that are not there.
+
+    Raises:
+        UnsupportedModelError: the operator is not known, the inputs do not fit it, or a shape depends on data.
+    """
+    schema = _schema(proto, file.opsets)
+    if schema is None:
+        domain = f" of {proto.domain}" if proto.domain else ""
+        raise refuse(proto, f"is not taken: it is no operator{domain} that the onnx package knows in this version")
+    given = {n: t for n, t in zip(proto.input, types, strict=True) if n and t}
+    known = {
+        n: v
+        for n, v in zip(proto.input, values, strict=True)
+        if n and isinstance(v, np.ndarray) and v.size <= _SHORT and v.dtype.kind in "iufb"
+    }
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            schema,
+            proto,
+            {n: _type_proto(t) for n, t in given.items()},
+            {n: onnx.numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in known.items()},
+            opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in file.opsets.items()],
+        )
+    except Exception as error:  # inference errors have no common class
+        shapes = ", ".join(str(t[1]) for t in types if t)
+        raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}") from None
+    return [_read_type(proto, found.get(name)) if name else None for name in proto.output]
+
+
+def _read_type(proto: NodeProto, found: onnx.TypeProto | None) -> tuple[np.dtype, tuple[int, ...]]:
+    if found is None or not found.HasField("tensor_type"):
+        raise refuse(proto, "gives something whose type and shape are not known; what can be taken are tensors")
+    tensor, dims = found.tensor_type, found.tensor_type.shape.dim
+    if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in dims):
+        raise refuse(proto, "gives a result whose shape depends on the data; an engine has fixed shapes")
+    shape = tuple(d.dim_value for d in dims)
+    check_size(proto, shape)
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape
+
+
+def check_size(proto: NodeProto, shape: tuple[int, ...]) -> None:
+    """Raise an error for a result of more numbers than an importer computes with."""
+    if min(shape, default=0) < 0 or math.prod(shape) > _LARGEST:
+        raise refuse(proto, f"gives a result of shape {shape}; at most {_LARGEST} numbers are taken")
+
+
+def evaluate(file: ModelFile, proto: NodeProto, inputs: list[np.ndarray | None]) -> list[np.ndarray]:
+    """The outputs of a node for constant inputs.
+
+    Raises:
+        UnsupportedModelError: the reference implementation cannot compute it.
+    """
+    bare = NodeProto()
+    bare.CopyFrom(proto)
+    bare.name = ""
+    names = [f"i{n}" if x is not None else "" for n, x in enumerate(inputs)]
+    bare.input[:] = names
+    bare.output[:] = [f"o{n}" if name else "" for n, name in enumerate(proto.output)]
+    try:
+        runner = _evaluator(bare.SerializeToString(), tuple(sorted(file.opsets.items())))
+        with np.errstate(all="ignore"):
+            found = iter(runner.run(None, {n: x for n, x in zip(names, inputs, strict=True) if n}))
+        results = [np.asarray(next(found)) if name else np.zeros(0) for name in proto.output]
+    except Exception as error:  # whatever the reference raises
+        raise refuse(proto, f"cannot be computed: {_line(error)}") from None
+    for result in results:
+        check_size(proto, result.shape)
+    return results
+
+
+@lru_cache(512)
+def _evaluator(node: bytes, opsets: tuple[tuple[str, int], ...]) -> ReferenceEvaluator:
+    proto = NodeProto.FromString(node)
+    ports = [[onnx.ValueInfoProto(name=n) for n in names if n] for names in (proto.input, proto.output)]
+    graph = onnx.helper.make_graph([proto], "node", ports[0], ports[1])
+    return ReferenceEvaluator(graph, opsets=dict(opsets))
+
+
+def _schema(proto: NodeProto, opsets: dict[str, int]) -> onnx.defs.OpSchema | None:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    try:
+        return onnx.defs.get_schema(proto.op_type, opsets[domain], domain)
+    except (onnx.defs.SchemaError, KeyError):
+        return None
+
+
+@lru_cache(4096)
+def _type_proto(found: tuple[np.dtype, tuple[int, ...]]) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(found[0]), found[1])

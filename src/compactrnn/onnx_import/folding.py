@@ -1,0 +1,212 @@
+"""Constant folding: what depends on no data is computed, of all else type and shape are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto
+
+from .._errors import ModelFileError
+from .evaluate import check_size, evaluate, infer
+from .model_file import ModelFile, attribute, names_read, refuse
+
+_MOST_NODES = 200_000
+_DEEPEST = 64  # graphs within graphs
+_RECURRENT = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
+_REFUSED = {
+    "Loop": "an unrolled or recurrent form of it, exported without a loop",
+    "Scan": "an unrolled or recurrent form of it, exported without a loop",
+    "SequenceMap": "tensors in place of sequences",
+}
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A value that depends on data: its type, as numpy has it, and shape."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+Value = np.ndarray | Typed
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the folded graph; `inputs` and `outputs` are names in it, "" where there is none."""
+
+    proto: NodeProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def op(self) -> str:
+        return self.proto.op_type
+
+    @cached_property
+    def attributes(self) -> dict[str, object]:
+        return {a.name: attribute(a) for a in self.proto.attribute}
+
+    def get(self, name: str, default: T) -> T:
+        """An attribute, or its default."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, type(default)):
+            raise ModelFileError(f"attribute {name!r} of {self.op}: expected {type(default).__name__}, got {value!r}")
+        return value
+
+
+@dataclass
+class Folded:
+    """A graph without branches: the nodes that depend on data in order, all values by name, the names of outputs."""
+
+    nodes: list[Node] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+
+
+def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str]) -> Folded:
+    """The graph of `file` for inputs of these types, or constants, as far as `outputs` need it.
+
+    The branch of an If whose condition is constant is taken; functions and branches leave no trace.
+
+    Raises:
+        UnsupportedModelError: a branch, a loop or a shape depends on data; an operator is not known.
+        ModelFileError: the graph is malformed.
+    """
+    folder = _Folder(file)
+    scope = {}
+    for name, value in given.items():
+        scope[name] = folder.new(name, value)
+    folder.run(file.graph, scope, outputs, 0)
+    folder.folded.outputs = [folder.resolve(scope, name, "the graph's outputs") for name in outputs]
+    return folder.folded
+
+
+class _Folder:
+    def __init__(self, file: ModelFile):
+        self.file = file
+        self.folded = Folded()
+        self.values = self.folded.values
+        self.count = 0
+
+    def new(self, name: str, value: Value) -> str:
+        """A name that is not taken for a value."""
+        unique, number = name, 1
+        while unique in self.values:
+            unique, number = f"{name}#{number}", number + 1
+        self.values[unique] = value
+        return unique
+
+    def resolve(self, scope: Mapping[str, str], name: str, reader: str) -> str:
+        if name not in scope:
+            raise ModelFileError(f"{self.file.name}: {reader} read {name!r}, which no node before gives")
+        return scope[name]
+
+    def run(self, graph: GraphProto, scope: dict[str, str], outputs: list[str], depth: int) -> None:
+        """Fold the nodes of a graph that `outputs` need; `scope` gets the names of their results."""
+        if depth > _DEEPEST:
+            raise ModelFileError(f"{self.file.name}: graphs within graphs, more than {_DEEPEST} deep")
+        if graph.sparse_initializer:
+            raise ModelFileError(f"{self.file.name}: expected dense tensors, got sparse ones")
+        needed = set(outputs)
+        kept = []
+        for node in reversed(graph.node):
+            if needed.intersection(o for o in node.output if o):
+                kept.append(node)
+                needed.update(names_read(node))
+        for tensor in graph.initializer:
+            if tensor.name in needed and tensor.name not in scope:
+                scope[tensor.name] = self.new(tensor.name, self.file.array(tensor))
+        for node in reversed(kept):
+            self.count += 1
+            if self.count > _MOST_NODES:
+                raise ModelFileError(f"{self.file.name}: more than {_MOST_NODES} nodes")
+            self._node(node, scope, depth)
+
+    def _node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
+        reader = f"node {proto.name!r} and others"
+        inputs = tuple(self.resolve(scope, name, reader) if name else "" for name in proto.input)
+        if proto.op_type == "If":
+            self._branch(proto, inputs, scope, depth)
+            return
+        values = [self.values[name] if name else None for name in inputs]
+        results = self._results(proto, values)
+        outputs = []
+        for name, value in zip(proto.output, results, strict=True):
+            outputs.append(self.new(name, value) if name and value is not None else "")
+            if name:
+                scope[name] = outputs[-1]
+        if any(isinstance(self.values[name], Typed) for name in outputs if name):
+            self.folded.nodes.append(Node(proto, inputs, tuple(outputs)))
+
+    def _branch(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
+        condition = self.values[inputs[0]] if inputs and inputs[0] else None
+        if not isinstance(condition, np.ndarray) or condition.size != 1:
+            raise refuse(
+                proto,
+                "takes one of two branches by the data of each call; what can be taken has one branch, or a condition"
+                " of constants: constants={...} binds an input",
+            )
+        name = "then_branch" if bool(condition.ravel()[0]) else "else_branch"
+        graph = next((a.g for a in proto.attribute if a.name == name), None)
+        if graph is None or len(graph.output) != len(proto.output):
+            raise ModelFileError(f"{self.file.name}: an If without the branch {name}")
+        inner, wanted = dict(scope), [o.name for o in graph.output]
+        self.run(graph, inner, wanted, depth + 1)
+        for name, result in zip(proto.output, wanted, strict=True):
+            scope[name] = self.resolve(inner, result, "outputs of a branch")
+
+    def _results(self, proto: NodeProto, values: list[Value | None]) -> list[Value | None]:
+        if proto.op_type in _REFUSED:
+            raise refuse(proto, f"is not taken; what would help: {_REFUSED[proto.op_type]}")
+        if proto.op_type == "Constant":
+            return [_constant(proto)]
+        if proto.op_type in ("Shape", "Size") and values and values[0] is not None and not proto.domain:
+            return [_shape(proto, values[0].shape)]
+        found = infer(self.file, proto, [_typed(v) for v in values], values)
+        types = [Typed(*t) if t else None for t in found]
+        if any(isinstance(v, Typed) for v in values):
+            return list(types)
+        if proto.op_type.startswith(("Random", "Multinomial", "Bernoulli")):
+            raise refuse(proto, "draws random numbers; an engine gives the same for the same input")
+        if proto.op_type in _RECURRENT:
+            raise refuse(proto, "runs over constants alone; what can be taken reads the model's inputs")
+        return list(evaluate(self.file, proto, values))  # pyright: ignore[reportArgumentType]
+
+
+def _typed(value: Value | None) -> tuple[np.dtype, tuple[int, ...]] | None:
+    return None if value is None else (value.dtype, tuple(value.shape))
+
+
+def _constant(proto: NodeProto) -> np.ndarray:
+    for a in proto.attribute:
+        value = attribute(a)
+        kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        if a.name == "value" and isinstance(value, np.ndarray):
+            check_size(proto, value.shape)
+            return value
+        if a.name in kinds:
+            return np.asarray(value, kinds[a.name])
+    raise refuse(proto, "is no tensor of numbers")
+
+
+def _shape(proto: NodeProto, shape: tuple[int, ...]) -> np.ndarray:
+    if proto.op_type == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    ends = {a.name: a.i for a in proto.attribute}
+    return np.asarray(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
+
+
+def dtype_of(proto: onnx.ValueInfoProto) -> np.dtype:
+    """The type of an input or output."""
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(proto.type.tensor_type.elem_type)
+    except KeyError:
+        raise ModelFileError(f"{proto.name!r}: expected a tensor of numbers") from None

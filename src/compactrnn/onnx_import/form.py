@@ -1,0 +1,172 @@
+"""The form of a file: a sequence with a time axis, or one step; and the sizes that it leaves open."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
+from ..emit.lengths import FEWEST
+from .folding import Folded, Typed, fold
+from .model_file import ModelFile
+from .ports import Ports
+
+_LONGEST = 1 << 16  # steps or numbers that an axis is tried with
+_TRIES = 64
+
+
+@dataclass(frozen=True)
+class Form:
+    """Inputs and states of a file, the sizes of their axes by name, and which of these is time: None for one step."""
+
+    ports: Ports
+    sizes: dict[str, int]
+    time: str | None
+
+    def folded(self, file: ModelFile, outputs: list[str], steps: int = 1) -> Folded:
+        """The graph for sequences of `steps` steps."""
+        known = self.sizes if self.time is None else {**self.sizes, self.time: steps}
+        return fold(file, self.ports.values(known), outputs)
+
+
+def find_form(
+    file: ModelFile, ports: Ports, outputs: list[str], dims: Mapping[str, int] | None, time: str | None
+) -> Form:
+    """The form of a file.
+
+    Time is the axis along which recurrent layers run, or the one called `time`. A file without such an axis that has
+    states is one step.
+
+    Raises:
+        UnsupportedModelError: it has neither.
+        ValueError: a size is open that `dims` does not give, or there is no such axis.
+    """
+    given = _checked(file, ports, dims or {})
+    axes = [(p, d) for p in ports.inputs for d in range(len(p.sizes))]
+    keys = list(dict.fromkeys(p.key(d) for p, d in axes))
+    batch = {p.key(d) for p, d in axes if isinstance(p.sizes[d], str) and p.is_batch(d)}
+    free = [k for k in dict.fromkeys(n for p in ports.inputs for n in p.open) if k not in given]
+    if time is not None:
+        if time not in keys:
+            raise invalid("time", got=repr(time), expected=f"an axis of the inputs ({', '.join(keys)})")
+        return _complete(Form(ports, given, time), [k for k in free if k not in batch | {time}])
+    likely = [k for k in free if k not in batch]
+    fixed = [k for k in keys if k not in free and k not in given]
+    others = [] if ports.states else [k for k in free if k in batch] + fixed
+    errors: list[str] = []
+    for key in [*likely, *others]:
+        form = Form(ports, given, key)
+        if _is_time(file, form, outputs, errors):
+            return _complete(form, [k for k in likely if k != key])
+    if not ports.states:
+        if len(likely) == 1 and not _recurrent(file):
+            return Form(ports, given, likely[0])
+        why = f" ({errors[0]})" if errors else ""
+        raise UnsupportedModelError(
+            f"{file.name}: no axis of its inputs ({', '.join(keys)}) reaches a recurrent layer as time{why}. time=..."
+            " names the axis; for a file that is one step, states={input: output} pairs its states"
+        )
+    return Form(ports, {**given, **_frame(file, Form(ports, given, None), outputs, likely)}, None)
+
+
+def _checked(file: ModelFile, ports: Ports, dims: Mapping[str, int]) -> dict[str, int]:
+    known = {p.key(d) for p in [*ports.inputs, *(s.port for s in ports.states)] for d in range(len(p.sizes))}
+    for name, size in dims.items():
+        if name not in known:
+            raise invalid("dims", got=repr(name), expected=f"an axis of the file ({', '.join(sorted(known))})")
+        check_positive(size, f"dims[{name!r}]")
+    return dict(dims)
+
+
+def _complete(form: Form, open_sizes: list[str]) -> Form:
+    if open_sizes:
+        raise invalid(
+            f"size of {open_sizes[0]!r}",
+            got="none",
+            expected="a number for each axis but batch and time",
+            hint=f"dims={{{open_sizes[0]!r}: ...}} sets it",
+        )
+    return form
+
+
+def _recurrent(file: ModelFile) -> bool:
+    return any(node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") for node in file.graph.node)
+
+
+def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list[str]) -> bool:
+    """Whether a recurrent layer gets one step more where this axis is one longer."""
+    try:
+        small, large = (form.folded(file, outputs, n) for n in (FEWEST, FEWEST + 1))
+    except (UnsupportedModelError, ModelFileError) as error:
+        errors.append(str(error))
+        return False
+    for node, other in zip(small.nodes, large.nodes, strict=False):
+        if node.op in ("LSTM", "GRU", "RNN"):
+            axis = 1 if node.get("layout", 0) else 0
+            steps = [g.values[n.inputs[0]].shape[axis] for g, n in ((small, node), (large, other))]
+            if steps[1] - steps[0] == 1:
+                return True
+    return False
+
+
+def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str]) -> dict[str, int]:
+    """The size of a frame that a step takes, where the file leaves it open: the largest of which nothing is ignored.
+
+    That is: the states keep their shapes, and no strided convolution leaves out numbers at the end.
+    """
+    if not open_sizes:
+        return {}
+    key = open_sizes[0]
+    hint = f"dims={{{key!r}: ...}} sets it"
+    wanted = dict(got="none", expected="a number: the file takes many", hint=hint)
+    if len(open_sizes) > 1:
+        raise invalid(f"size of {key!r}", **wanted)
+
+    def left_out(size: int) -> int | None:
+        """Numbers that a convolution ignores; None where the file does not take this size."""
+        try:
+            found = Form(form.ports, {**form.sizes, key: size}, None).folded(file, outputs)
+        except (UnsupportedModelError, ModelFileError):
+            return None
+        return _left_out(found) if _keeps_states(form.ports, found, outputs, {**form.sizes, key: size}) else None
+
+    tried = [1 << n for n in range(_LONGEST.bit_length())]
+    low = max((n for n in tried if left_out(n) is not None), default=0)
+    if low in (0, _LONGEST):
+        raise invalid(f"size of {key!r}", **wanted)
+    high = 2 * low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if left_out(middle) is not None else (low, middle)
+    for _ in range(_TRIES):
+        rest = left_out(low) if low > 0 else None
+        if rest is None:
+            raise invalid(f"size of {key!r}", **wanted)
+        if rest == 0:
+            break
+        low -= rest
+    warnings.warn(
+        f"{key} is {low}, the largest size that the file takes as one step and reads all of; {hint}", stacklevel=5
+    )
+    return {key: low}
+
+
+def _keeps_states(ports: Ports, folded: Folded, outputs: list[str], sizes: Mapping[str, int]) -> bool:
+    shapes = {name: folded.values[value].shape for name, value in zip(outputs, folded.outputs, strict=True)}
+    return all(s.output is None or shapes.get(s.output) == s.port.type(sizes).shape for s in ports.states)
+
+
+def _left_out(folded: Folded) -> int:
+    for node in folded.nodes:
+        strides = node.get("strides", []) if node.op == "Conv" else []
+        x, w = (folded.values[n] for n in node.inputs[:2]) if strides else (None, None)
+        if not isinstance(x, Typed) or w is None or node.get("auto_pad", "NOTSET") != "NOTSET":
+            continue
+        rank = len(strides)
+        pads, dilations = node.get("pads", []) or [0] * 2 * rank, node.get("dilations", []) or [1] * rank
+        for d, stride in enumerate(strides):
+            length = x.shape[d + 2] + pads[d] + pads[d + rank] - (w.shape[d + 2] - 1) * dilations[d] - 1
+            if (rest := length % stride) > pads[d + rank]:
+                return rest
+    return 0

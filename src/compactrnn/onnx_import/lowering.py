@@ -1,0 +1,188 @@
+"""Lowering of an ONNX file to a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._errors import UnsupportedModelError, invalid
+from ..emit.address import LazyView
+from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
+from ..emit.lengths import for_any_length
+from ..emit.movement import float32
+from ..emit.plan import SHIFT
+from ..emit.ports import add_output
+from ..emit.recurrent import apart, write_states
+from ..runtime.program import Input, Output, Program
+from .dequantize import dequantized
+from .folding import Folded
+from .form import Form, find_form
+from .fuse import fused
+from .model_file import ModelFile
+from .ports import States, read_ports
+from .visitor import Visitor
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The float32 program of a file, its form, and the names of the outputs that an engine gives."""
+
+    program: Program
+    file: ModelFile
+    form: Form
+    outputs: list[str]
+
+
+def lower(
+    file: ModelFile,
+    *,
+    constants: Mapping[str, object] | None = None,
+    states: States | None = None,
+    dims: Mapping[str, int] | None = None,
+    time: str | None = None,
+    outputs: Sequence[str] | None = None,
+    initial: Mapping[str, object] | None = None,
+) -> Lowered:
+    """The program of `file`, in float32; see `pack_onnx` for the arguments.
+
+    Raises:
+        UnsupportedModelError: some operator, branch or form is not taken; names the node.
+        ModelFileError: the file is malformed.
+        ValueError: bad arguments.
+    """
+    file = dequantized(file)
+    ports = read_ports(file, constants, states)
+    news = [s.output for s in ports.states if s.output]
+    given = [o.name for o in file.graph.output] if outputs is None else list(outputs)
+    chosen = [name for name in given if name not in news] or given
+    needed = [*chosen, *(name for name in news if name not in chosen)]
+    form = find_form(file, ports, needed, dims, time)
+    start = _initial(form, initial)
+    if form.time is None:
+        return Lowered(_one_step(file, form, chosen, needed, start).finish(), file, form, chosen)
+    builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps), file.name)
+    return Lowered(builder.finish(), file, form, chosen)
+
+
+def port_shape(shape: Sequence[int], time: int | None) -> tuple[int, ...]:
+    """The shape of an input or output in an engine: without time, and without leading axes of length one.
+
+    A sequence of numbers or tokens has none at all.
+
+    >>> port_shape((1, 9, 161), 1), port_shape((1, 257, 1, 2), None), port_shape((1, 9), 1), port_shape((1, 1), None)
+    ((161,), (257, 1, 2), (), (1,))
+    """
+    rest = [n for d, n in enumerate(shape) if d != time]
+    while len(rest) > (0 if time is not None else 1) and rest[0] == 1:
+        del rest[0]
+    return tuple(rest)
+
+
+def _initial(form: Form, given: Mapping[str, object] | None) -> dict[str, np.ndarray]:
+    """What states start from: zeros, or what is given by name."""
+    shapes = {s.name: s.port.type(form.sizes).shape for s in form.ports.states}
+    if unknown := set(given or {}) - set(shapes):
+        expected = f"names of states ({', '.join(shapes)})"
+        raise invalid("initial", got=repr(sorted(unknown)[0]), expected=expected)
+    found = {}
+    for name, shape in shapes.items():
+        value = np.asarray((given or {}).get(name, np.zeros(shape)), np.float32)
+        if [n for n in value.shape if n != 1] != [n for n in shape if n != 1]:
+            raise invalid(f"initial {name!r}", got=f"shape {value.shape}", expected=str(shape))
+        found[name] = value.reshape(shape)
+    return found
+
+
+def _one_step(
+    file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray]
+) -> Builder:
+    build, folded = Builder(), fused(form.folded(file, needed))
+    states = _states(build, start)
+    visitor = Visitor(build, file, folded, folded)
+    results = dict(zip(needed, visitor.lower({**_inputs(build, form, folded), **states}), strict=True))
+    results = {name: _operand(build, visitor.materialize(x)) for name, x in results.items()}
+    before = list(states.values())
+    for name in chosen:
+        value = apart(build, results[name], before)
+        build.program.outputs.append(Output(name, value.ref, port_shape(value.shape, None)))
+    changed = [s for s in form.ports.states if s.output is not None]
+    for state in changed:
+        after = results[state.output or ""]
+        if after.shape != states[state.name].shape:
+            raise invalid(
+                f"new value of state {state.name!r}", got=f"shape {after.shape}", expected=f"{states[state.name].shape}"
+            )
+    write_states(build, [states[s.name] for s in changed], [results[s.output or ""] for s in changed])
+    return build
+
+
+def _sequence(
+    file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray], steps: int
+) -> Builder:
+    build = Builder()
+    folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
+    states = _states(build, start)
+    visitor = Visitor(build, file, folded, longer, list(states.values()))
+    results = dict(zip(needed, visitor.lower({**_inputs(build, form, folded, longer), **states}), strict=True))
+    for name in chosen:
+        value = visitor.materialize(results[name])
+        time = visitor.grown(folded.outputs[needed.index(name)])
+        time = time if isinstance(time, int) else None
+        add_output(build, name, value, time)
+        last = build.program.outputs[-1]
+        build.program.outputs[-1] = replace(last, shape=port_shape(value.shape, None if last.final else time))
+    for state in form.ports.states:
+        if state.output is None:
+            raise invalid(f"states[{state.name!r}]", got="None", expected="an output: the file has a time axis")
+        new = visitor.mover.move([results[state.output]], lambda a: a[0], None)
+        _check_kept(state.name, states[state.name], new)
+    return build
+
+
+def _check_kept(name: str, state: Operand, view: LazyView) -> None:
+    """Raise an error unless a state's new value is what recurrent layers left in its place."""
+    operands = view.operands
+    places = np.full((len(operands), 2), -1)
+    for number, operand in enumerate(operands):
+        if isinstance(operand, Operand) and operand.kind == LAST:
+            places[number] = operand.ref.buffer, operand.ref.offset
+    number, entry = view.address.ravel() // SHIFT - 1, view.address.ravel() % SHIFT
+    kept = (places[number, 0] == state.ref.buffer) & (places[number, 1] + entry == np.arange(state.width))
+    if len(kept) != state.width or not bool(kept.all()):
+        raise UnsupportedModelError(
+            f"state {name!r}: its new value is not what a recurrent layer that starts from it ends with; in a file with"
+            " a time axis no other state is taken"
+        )
+
+
+def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = None) -> dict[str, Operand]:
+    found = {}
+    for port in form.ports.inputs:
+        shape = folded.values[port.name].shape
+        grown = [d for d, n in enumerate(longer.values[port.name].shape) if n != shape[d]] if longer else []
+        time = grown[0] if grown else None
+        if longer and time is None:
+            raise UnsupportedModelError(
+                f"input {port.name!r} has no time axis: repeat it at every step, or bind it with constants={{...}}"
+            )
+        width = math.prod(n for d, n in enumerate(shape) if d != time)
+        ref = build.buffer(width, "input")
+        build.program.inputs.append(Input(port.name, ref.buffer, port_shape(shape, time), 0))
+        found[port.name] = Operand(ref, shape, time, STEP, 0)
+    return found
+
+
+def _states(build: Builder, start: Mapping[str, np.ndarray]) -> dict[str, Operand]:
+    return {
+        name: Operand(build.state(name, value.ravel(), value.shape), value.shape, None, STEP, 0)
+        for name, value in start.items()
+    }
+
+
+def _operand(build: Builder, value) -> Operand:
+    if isinstance(value, Operand):
+        return value
+    return Operand(build.constant(float32(value).ravel()), value.shape, None, CONSTANT, 0)

@@ -1,0 +1,124 @@
+"""Reading of ONNX files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from .._errors import ModelFileError, UnsupportedModelError
+from .._files import read_file
+
+_LARGEST = 1 << 31  # bytes; no protocol buffer is larger
+
+
+class ModelFile:
+    """A model of an ONNX file: its graph, the functions in it expanded, and the operator sets that it uses."""
+
+    def __init__(self, model: ModelProto, name: str = "the model"):
+        self.name = name
+        try:
+            model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        except Exception as error:  # whatever a malformed function raises
+            raise ModelFileError(f"{name}: its functions cannot be expanded: {_line(error)}") from None
+        self.proto = model
+        self.graph = model.graph
+        self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
+        self.stored = {t.name for t in self.graph.initializer}
+        self._arrays: dict[int, tuple[TensorProto, np.ndarray]] = {}  # by identity, as long as the tensor is there
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> ModelFile:
+        """The model of the file `path`, with the data that it keeps in other files of its folder.
+
+        Raises:
+            ModelFileError: it is damaged, or no ONNX file.
+        """
+        name = os.fspath(path)
+        data = read_file(path, "ONNX file", _LARGEST)
+        model = ModelProto()
+        try:
+            model.ParseFromString(data)
+        except DecodeError:
+            raise ModelFileError(f"{name}: expected an ONNX file, got something else, or a damaged one") from None
+        if not model.graph.node:
+            raise ModelFileError(f"{name}: expected an ONNX file, got one without operators")
+        try:
+            onnx.load_external_data_for_model(model, str(Path(path).resolve().parent))
+        except Exception as error:  # a missing file, an offset beyond its end, a path that leads out of the folder
+            raise ModelFileError(f"{name}: the data that it keeps in another file: {_line(error)}") from None
+        return cls(model, name)
+
+    def array(self, tensor: TensorProto) -> np.ndarray:
+        """The numbers of a tensor of the file."""
+        if id(tensor) not in self._arrays:
+            self._arrays[id(tensor)] = tensor, to_array(tensor)
+        return self._arrays[id(tensor)][1]
+
+    def input_protos(self) -> list[onnx.ValueInfoProto]:
+        """The inputs that a caller gives: not those that have a value in the file."""
+        given = {t.name for t in self.graph.initializer}
+        return [v for v in self.graph.input if v.name not in given]
+
+
+def to_array(tensor: TensorProto) -> np.ndarray:
+    """The numbers of a tensor.
+
+    Raises:
+        ModelFileError: they do not fit its shape or type.
+    """
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except Exception as error:  # of a malformed tensor
+        raise ModelFileError(f"tensor {tensor.name!r}: {_line(error)}") from None
+
+
+def attribute(proto: AttributeProto) -> object:
+    """The value of an attribute: texts as str, tensors as arrays, graphs as they are."""
+    if proto.ref_attr_name:
+        raise ModelFileError(f"attribute {proto.name!r}: expected a value, got a reference outside of a function")
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, TensorProto):
+        return to_array(value)
+    if isinstance(value, Iterable) and not isinstance(value, str | np.ndarray | GraphProto):
+        return [v.decode(errors="replace") if isinstance(v, bytes) else v for v in value]
+    return value
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """The graphs that are attributes of a node, such as the branches of an If."""
+    return [g for a in node.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
+
+
+def names_read(node: NodeProto) -> Iterator[str]:
+    """The names that a node reads, also within its graphs, some of which may be those of the graphs' own values."""
+    pending = [node]
+    while pending:
+        one = pending.pop()
+        yield from (name for name in one.input if name)
+        for graph in subgraphs(one):
+            yield from (value.name for value in graph.output)
+            pending += graph.node
+
+
+def where(node: NodeProto) -> str:
+    """Name and operator of a node, for messages."""
+    name = node.name or next(iter(node.output), "")
+    return f"{name}: {node.op_type}" if name else node.op_type
+
+
+def refuse(node: NodeProto, why: str) -> UnsupportedModelError:
+    """The error that names a node."""
+    return UnsupportedModelError(f"{where(node)} {why}")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,127 @@
+"""Reductions, normalization and softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...emit import normalize, reductions
+from ...emit.builder import Operand
+from ...emit.pointwise import FUNCTIONS
+from ...runtime.program import Binary, Code, Unary
+from ..folding import Node
+from ..visitor import Visitor, handles
+
+_NAMES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
+_BEFORE = {"ReduceSumSquare": "square", "ReduceL2": "square", "ReduceL1": "abs", "ReduceLogSumExp": "exp"}
+_AFTER = {"ReduceL2": "sqrt", "ReduceLogSumExp": "log"}
+
+
+@handles(*_NAMES, *_BEFORE)
+def _reduce(visitor: Visitor, node: Node, x: Operand, axes: Any = None) -> Operand | None:
+    """Over features, over time, or both."""
+    if not isinstance(x, Operand) or (axes is not None and not isinstance(axes, np.ndarray)):
+        return None
+    chosen = node.get("axes", []) if axes is None else [int(a) for a in axes.ravel()]
+    if not chosen and node.get("noop_with_empty_axes", 0):
+        return x
+    y = FUNCTIONS[_BEFORE[node.op]](visitor.builder, x) if node.op in _BEFORE else x
+    assert y is not None
+    dims = chosen or list(range(len(x.shape)))
+    y = reductions.reduce(visitor.mover, y, dims, _NAMES.get(node.op, "sum"), bool(node.get("keepdims", 1)))
+    return FUNCTIONS[_AFTER[node.op]](visitor.builder, y) if node.op in _AFTER else y
+
+
+@handles("ArgMax", "ArgMin")
+def _argmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
+    axis = node.get("axis", 0) % len(x.shape)
+    if axis == x.time or node.get("select_last_index", 0):
+        return None
+    signed = FUNCTIONS["neg"](visitor.builder, x) if node.op == "ArgMin" else x
+    assert signed is not None
+    return reductions.argmax(visitor.mover, signed, axis, bool(node.get("keepdims", 1)))
+
+
+@handles("CumSum")
+def _cumsum(visitor: Visitor, node: Node, x: Operand, axis: Any) -> Operand | None:
+    if not isinstance(axis, np.ndarray) or node.get("exclusive", 0) or node.get("reverse", 0):
+        return None
+    return reductions.running(visitor.mover, x, int(axis.ravel()[0]) % len(x.shape), "sum")
+
+
+@handles("Softmax", "LogSoftmax")
+def _softmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
+    """Along one axis; before version 13 over all axes from one on."""
+    old = visitor.file.opsets.get("", 13) < 13
+    axis, log = node.get("axis", 1 if old else -1) % len(x.shape), node.op == "LogSoftmax"
+    k = math.prod(x.shape[axis:])
+    if old and k != x.shape[axis]:
+        if x.time is not None and x.time >= axis:
+            return None
+        return visitor.builder.compute(Code.LOG_SOFTMAX if log else Code.SOFTMAX, [x], x, a=x.ref, k=k)
+    return normalize.softmax(visitor.mover, x, axis, log)
+
+
+@handles("BatchNormalization")
+def _batch_norm(visitor: Visitor, node: Node, x: Operand, *statistics: Any) -> Operand | None:
+    """With stored statistics."""
+    if any(not isinstance(v, np.ndarray) for v in statistics) or node.get("training_mode", 0) or x.time == 1:
+        return None
+    weight, bias, mean, variance = statistics
+    slope = weight / np.sqrt(variance + node.get("epsilon", 1e-5))
+    return normalize.scale_axis(visitor.mover, x, 1, slope, bias - mean * slope)
+
+
+@handles("LayerNormalization")
+def _layer_norm(visitor: Visitor, node: Node, x: Operand, weight: Any = None, bias: Any = None) -> Operand | None:
+    axis = node.get("axis", -1) % len(x.shape)
+    if len([o for o in node.outputs if o]) > 1 or any(
+        v is not None and not isinstance(v, np.ndarray) for v in (weight, bias)
+    ):
+        return None
+    if x.time is not None and x.time >= axis:
+        return None
+    shape, k = x.shape[axis:], math.prod(x.shape[axis:])
+    weight, bias = (None if v is None else np.broadcast_to(v, shape).ravel() for v in (weight, bias))
+    return normalize.layer_norm(visitor.builder, x, k, weight, bias, node.get("epsilon", 1e-5))
+
+
+@handles("InstanceNormalization", "GroupNormalization")
+def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any) -> Operand | None:
+    """Over the entries of each channel, or group of channels, within a step; channels are axis 1."""
+    fixed = isinstance(weight, np.ndarray) and isinstance(bias, np.ndarray)
+    if not fixed or x.time not in (None, 0) or (x.time is None and x.shape[0] != 1):
+        return None
+    channels = x.shape[1]
+    groups = channels if node.op == "InstanceNormalization" else node.get("num_groups", 1)
+    weight, bias = (np.repeat(v, channels // len(v)) for v in (weight, bias))
+    y = normalize.layer_norm(visitor.builder, x, x.width // groups, None, None, node.get("epsilon", 1e-5))
+    return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
+
+
+@handles("LpNormalization")
+def _lp_norm(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
+    axis, order, build = node.get("axis", -1) % len(x.shape), node.get("p", 2), visitor.builder
+    if axis == x.time or order not in (1, 2):
+        return None
+    powers = FUNCTIONS["abs" if order == 1 else "square"](build, x)
+    assert powers is not None
+    size = reductions.reduce(visitor.mover, powers, [axis], "sum", True)
+    size = size if order == 1 else build.unary(Unary.SQRT, size)
+    return build.binary(Binary.DIV, x, visitor.mover.spread(size, x.shape, x.time))
+
+
+@handles("GlobalAveragePool", "GlobalMaxPool")
+def _global_pool(visitor: Visitor, node: Node, x: Operand) -> Operand:
+    name = "mean" if node.op == "GlobalAveragePool" else "max"
+    return reductions.reduce(visitor.mover, x, range(2, len(x.shape)), name, True)
+
+
+@handles("TopK")
+def _top(visitor: Visitor, node: Node, x: Operand, k: Any) -> list[Operand] | None:
+    axis = node.get("axis", -1) % len(x.shape)
+    if not isinstance(k, np.ndarray) or not node.get("largest", 1) or axis == x.time or x.shape[axis] != x.width:
+        return None
+    return reductions.top(visitor.builder, x, int(k.ravel()[0]), axis)

@@ -1,0 +1,107 @@
+"""An ONNX file as it runs elsewhere: in onnxruntime, or in the reference implementation of the standard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from .form import Form
+from .lowering import Lowered, port_shape
+from .model_file import to_array
+from .ports import Port
+
+Rows = list[np.ndarray]  # of each output: time first where there is time, as an engine gives them
+
+
+class Original:
+    """Runs the file on sequences as `Engine.run` takes them.
+
+    `rounding` changes each weight at random by that part of it.
+    """
+
+    def __init__(self, lowered: Lowered, rounding: float = 0.0):
+        self.lowered = lowered
+        self.form = lowered.form
+        model = onnx.ModelProto()
+        model.CopyFrom(lowered.file.proto)
+        if rounding:
+            _round(model, rounding)
+        self._run = _runner(model)
+
+    def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
+        """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
+        form, names = self.form, self.lowered.outputs
+        steps = len(sequence[0])
+        known = form.sizes if form.time is None else {**form.sizes, form.time: steps}
+        start = {s.name: s.port.type(known) for s in form.ports.states}
+        given = {
+            name: np.asarray((states or {}).get(name, np.zeros(t.shape)), t.dtype).reshape(t.shape)
+            for name, t in start.items()
+        }
+        fixed = {**form.ports.constants, **given}
+        if form.time is not None:
+            feeds = {p.name: _whole(p, x, form, known) for p, x in zip(form.ports.inputs, sequence, strict=True)}
+            results = self._run(names, {**feeds, **fixed})
+            return [_rows(y, self._time_of(y, name, steps)) for y, name in zip(results, names, strict=True)]
+        news = {s.name: s.output for s in form.ports.states if s.output is not None}
+        rows = []
+        for step in zip(*sequence, strict=True):
+            feeds = {
+                p.name: np.asarray(x, p.dtype).reshape(p.type(known).shape)
+                for p, x in zip(form.ports.inputs, step, strict=True)
+            }
+            wanted = [*names, *(n for n in news.values() if n not in names)]
+            found = dict(zip(wanted, self._run(wanted, {**feeds, **fixed}), strict=True))
+            fixed = {**fixed, **{state: found[output] for state, output in news.items()}}
+            rows.append([found[name].reshape(port_shape(found[name].shape, None)) for name in names])
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    def _time_of(self, y: np.ndarray, name: str, steps: int) -> int | None:
+        port = next(o for o in self.lowered.program.outputs if o.name == name)
+        if port.final:
+            return None
+        return next(d for d, n in enumerate(y.shape) if n == steps and port_shape(y.shape, d) == port.shape)
+
+
+def _whole(port: Port, x: np.ndarray, form: Form, known: dict[str, int]) -> np.ndarray:
+    """A sequence in the shape of the file."""
+    shape = port.type(known).shape
+    time = next(d for d in range(len(shape)) if port.key(d) == form.time)
+    rest = [n for d, n in enumerate(shape) if d != time]
+    return np.moveaxis(np.asarray(x).reshape(len(x), *rest), 0, time).astype(port.dtype)
+
+
+def _rows(y: np.ndarray, time: int | None) -> np.ndarray:
+    shape = port_shape(y.shape, time)
+    return y.reshape(shape) if time is None else np.moveaxis(y, time, 0).reshape(y.shape[time], *shape)
+
+
+def _runner(model: onnx.ModelProto) -> Any:
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        reference = ReferenceEvaluator(model)
+
+        def run(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            with np.errstate(all="ignore"):
+                return [np.asarray(y) for y in reference.run(names, feeds)]
+
+        return run
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run
+
+
+def _round(model: onnx.ModelProto, rounding: float) -> None:
+    rng = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = to_array(tensor)
+            changed = values * (1 + rounding * rng.uniform(-1, 1, values.shape))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(changed.astype(np.float32), tensor.name))

@@ -1,0 +1,199 @@
+"""Inputs and states of an ONNX file: their sizes, and which output is the new value of a state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from .._errors import ModelFileError, invalid
+from .folding import Typed, Value, dtype_of
+from .model_file import ModelFile
+
+Size = int | str  # of an axis: a number, or the name that the file gives it, "input[1]" where it gives none
+States = Mapping[str, str | None]
+
+_BATCH = re.compile(r"(?i)batch|^(n|b|bs)$")
+_BEFORE = {"in", "input", "prev", "previous", "old", "last", "init", "initial", "0"}
+_AFTER = {"out", "output", "new", "next", "n", "updated", "cur", "current", "final"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input of the file: its name, type and sizes."""
+
+    name: str
+    dtype: np.dtype
+    sizes: tuple[Size, ...]
+
+    @classmethod
+    def of(cls, proto: onnx.ValueInfoProto) -> Port:
+        """Raises `ModelFileError` for what is no tensor of some number of axes."""
+        tensor = proto.type.tensor_type
+        if not proto.type.HasField("tensor_type") or not tensor.HasField("shape"):
+            raise ModelFileError(f"{proto.name!r}: expected a tensor of some number of axes")
+        sizes: list[Size] = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            named = dim.dim_param or (f"{proto.name}[{axis}]" if dim.dim_value < 1 else "")
+            sizes.append(named or dim.dim_value)
+        return cls(proto.name, dtype_of(proto), tuple(sizes))
+
+    def type(self, known: Mapping[str, int]) -> Typed:
+        """With the sizes of axes that have names, 1 for those that are not `known`."""
+        sizes = (known.get(self.key(d), n if isinstance(n, int) else 1) for d, n in enumerate(self.sizes))
+        return Typed(self.dtype, tuple(sizes))
+
+    def key(self, axis: int) -> str:
+        """What the size of an axis is called, also where the file fixes it."""
+        size = self.sizes[axis]
+        return size if isinstance(size, str) else f"{self.name}[{axis}]"
+
+    def is_batch(self, axis: int) -> bool:
+        """Whether an axis without a fixed size is called like that of a batch, or has no name and is the first."""
+        key = self.key(axis)
+        if key == f"{self.name}[{axis}]":
+            return axis == 0 and len(self.sizes) > 1
+        return bool(_BATCH.search(key))
+
+    @property
+    def open(self) -> list[str]:
+        """The names of sizes that the file leaves open."""
+        return [n for n in self.sizes if isinstance(n, str)]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state: an input, and the output that is its new value; None where a sequence never changes it."""
+
+    port: Port
+    output: str | None
+
+    @property
+    def name(self) -> str:
+        return self.port.name
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What an engine is given each step, its states, and what else is bound to constants."""
+
+    inputs: list[Port]
+    states: list[State]
+    constants: dict[str, np.ndarray]
+
+    def values(self, known: Mapping[str, int]) -> dict[str, Value]:
+        """The types of inputs and states for sizes by name, and the constants."""
+        ports = [*self.inputs, *(s.port for s in self.states)]
+        return {**{p.name: p.type(known) for p in ports}, **self.constants}
+
+
+def read_ports(file: ModelFile, constants: Mapping[str, object] | None, states: States | None) -> Ports:
+    """The inputs of a file, of which some are bound to constants and some are states.
+
+    Without `states` an input is one where an output of the same shape has its name and "N", "_out" or the like; or
+    where, in a file whose sizes are fixed, it is not the first input and only one other output has its shape.
+
+    Raises:
+        ValueError: there is no such input or output, or a constant does not fit.
+    """
+    ports = [Port.of(v) for v in file.input_protos()]
+    outputs = {v.name: v for v in file.graph.output}
+    bound = {}
+    for name, value in (constants or {}).items():
+        port = next((p for p in ports if p.name == name), None)
+        if port is None:
+            raise invalid("constants", got=repr(name), expected=_list("an input of the file", [p.name for p in ports]))
+        bound[name] = _constant(port, value)
+    free = [p for p in ports if p.name not in bound]
+    if states is None:
+        pairs = _found(free, [Port.of(v) for v in outputs.values() if v.type.tensor_type.HasField("shape")])
+        if len(pairs) == len(free) and pairs:
+            raise invalid(
+                "states",
+                got="inputs that all look like states",
+                expected="at least one input that a caller gives each step",
+                hint=f"states={pairs} less what is no state",
+            )
+    else:
+        pairs = _checked(states, free, list(outputs))
+    found = [State(p, pairs[p.name]) for p in free if p.name in pairs]
+    inputs = [p for p in free if p.name not in pairs]
+    if not inputs:
+        raise invalid("inputs of the file", got="none but states and constants", expected="at least one")
+    return Ports(inputs, found, bound)
+
+
+def _constant(port: Port, value: object) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise invalid(f"constants[{port.name!r}]", got=repr(value), expected="a number or an array of numbers")
+    if array.ndim != len(port.sizes) and array.size == 1:
+        array = array.reshape([1] * len(port.sizes))
+    pairs = zip(port.sizes, array.shape, strict=False)
+    if array.ndim != len(port.sizes) or not all(isinstance(n, str) or n == m for n, m in pairs):
+        raise invalid(f"constants[{port.name!r}]", got=f"shape {array.shape}", expected=str(port.sizes))
+    return array.astype(port.dtype)
+
+
+def _checked(states: States, ports: list[Port], outputs: list[str]) -> dict[str, str | None]:
+    if not isinstance(states, Mapping):
+        raise invalid("states", got=repr(states), expected="outputs by inputs, such as {'state': 'stateN'}")
+    for name, output in states.items():
+        if name not in {p.name for p in ports}:
+            raise invalid("states", got=repr(name), expected=_list("an input of the file", [p.name for p in ports]))
+        if output is not None and output not in outputs:
+            expected = _list("an output of the file, or None for a state that nothing changes", outputs)
+            raise invalid(f"states[{name!r}]", got=repr(output), expected=expected)
+    if len({o for o in states.values() if o}) < len([o for o in states.values() if o]):
+        raise invalid("states", got="one output for two states", expected="an output for each")
+    return dict(states)
+
+
+def _found(inputs: list[Port], outputs: list[Port]) -> dict[str, str | None]:
+    pairs: dict[str, str | None] = {}
+    for port in (p for p in inputs if p.dtype.kind == "f"):
+        named = [o for o in outputs if _same_name(port.name, o.name) and _same_shape(port, o)]
+        if len(named) == 1 and named[0].name not in pairs.values():
+            pairs[port.name] = named[0].name
+    for port in inputs[1:]:
+        if port.name in pairs or port.open or port.dtype.kind != "f":
+            continue
+        others = [p for p in inputs if _same_shape(p, port)]
+        found = [o.name for o in outputs if _same_shape(port, o)]
+        if len(others) == len(found) == 1 and found[0] != outputs[0].name and found[0] not in pairs.values():
+            pairs[port.name] = found[0]
+    return pairs
+
+
+def _same_shape(a: Port, b: Port) -> bool:
+    """Whether sizes that are numbers in both are the same."""
+    pairs = list(zip(a.sizes, b.sizes, strict=False))
+    fixed = all(isinstance(n, str) or isinstance(m, str) or n == m for n, m in pairs)
+    return len(a.sizes) == len(b.sizes) and a.dtype == b.dtype and fixed
+
+
+def _same_name(before: str, after: str) -> bool:
+    """Whether two names are those of a state before and after a step.
+
+    >>> pairs = [("state", "stateN"), ("h", "hn"), ("conv_cache", "conv_cache_out"), ("prev_h", "next_h"), ("h0", "hn")]
+    >>> [_same_name(*pair) for pair in pairs], _same_name("input", "output"), _same_name("mix", "enh")
+    ([True, True, True, True, True], False, False)
+    """
+    if after.lower() == before.lower() + "n":
+        return True
+    first, last = _words(before), _words(after)
+    base = [w for w in first if w not in _BEFORE]
+    return bool(base) and base == [w for w in last if w not in _AFTER] and before != after
+
+
+def _words(name: str) -> list[str]:
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
+    split = [["h", "n"] if w.lower() == "hn" else ["c", "n"] if w.lower() == "cn" else [w.lower()] for w in words]
+    return [w for part in split for w in part]
+
+
+def _list(what: str, names: list[str]) -> str:
+    return f"{what} ({', '.join(names)})"

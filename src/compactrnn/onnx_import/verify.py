@@ -1,0 +1,99 @@
+"""Verification of a program against the ONNX file that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from ..emit.packed_file import Check
+from ..runtime.engine import Engine
+from ..runtime.file import encode
+from ..runtime.quantize import quantize
+from .lowering import Lowered
+from .original import Original, Rows
+
+PARITY = 1e-4
+_STEPS = 48  # of the sequences that are made up
+_LOSSES = 16  # a program may lose as many times what rounded weights lose
+_ROUNDING = 2.0**-23  # of one float32 number
+
+Sequence_ = tuple[np.ndarray, ...]  # one array of each input
+
+
+def random_sequence(lowered: Lowered, steps: int = _STEPS, seed: int = 0) -> Sequence_:
+    """Normal numbers, tokens and flags for each input."""
+    rng, found = np.random.default_rng(seed), []
+    for port, given in zip(lowered.program.inputs, lowered.form.ports.inputs, strict=True):
+        if port.vocabulary:
+            found.append(rng.integers(port.vocabulary, size=steps))
+        elif given.dtype.kind in "iub":
+            found.append(rng.integers(2, size=(steps, *port.shape)).astype(np.float32))
+        else:
+            found.append(rng.normal(size=(steps, *port.shape)).astype(np.float32))
+    return tuple(found)
+
+
+def verify(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Check], list[Rows] | None]:
+    """Compare the float32 program with the file, and the outputs of the file for `sequences`.
+
+    An error of 1e-4 of the largest value is accepted, or 16 times what rounding the weights changes, if that is more.
+
+    Raises:
+        UnsupportedModelError: the outputs differ; says which, from which step on, on what data and by how much.
+    """
+    try:
+        original = Original(lowered)
+        original.run(random_sequence(lowered, 2))
+    except Exception as error:  # whatever the run time raises for a file that it does not take
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return [Check("the file", 0, None, f"it does not run elsewhere: {reason}")], None
+    engine = Engine(encode(quantize(lowered.program, "float32", False)))
+    varied = random_sequence(lowered)
+    checks = [
+        _check("random numbers", lowered, original, engine, [varied]),
+        _check("zeros", lowered, original, engine, [tuple(np.zeros_like(x) for x in varied)]),
+    ]
+    if sequences:
+        checks.append(_check("calibration", lowered, original, engine, list(sequences)))
+    return checks, [original.run(sequence) for sequence in sequences or [varied]]
+
+
+def _check(what: str, lowered: Lowered, original: Original, engine: Engine, sequences: list[Sequence_]) -> Check:
+    worst, steps = 0.0, 0
+    for sequence in sequences:
+        wanted, got = original.run(sequence), engine.run(sequence[0] if len(sequence) == 1 else sequence)
+        got = got if isinstance(got, tuple) else (got,)
+        for port, a, b in zip(engine.outputs, wanted, got, strict=True):
+            errors = _errors(a, b)
+            if errors.max(initial=0.0) > PARITY:
+                _judge(what, port.name, lowered, sequence, a, errors)
+            worst = max(worst, float(errors[np.isfinite(errors)].max(initial=0.0)))
+        steps += len(sequence[0])
+    return Check(what, steps, worst)
+
+
+def _errors(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Differences relative to the largest finite number; infinite where only one of the two is a finite number."""
+    wanted, got = np.asarray(wanted, np.float64), np.asarray(got, np.float64)
+    if wanted.shape != got.shape:
+        raise UnsupportedModelError(f"the program gives shape {got.shape}, the file {wanted.shape}")
+    size = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0) or 1.0
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(wanted - got) / size
+    difference[(wanted == got) | (np.isnan(wanted) & np.isnan(got))] = 0.0
+    difference[np.isnan(difference)] = np.inf
+    return difference
+
+
+def _judge(what: str, name: str, lowered: Lowered, sequence: Sequence_, wanted: np.ndarray, errors: np.ndarray) -> None:
+    """Raise an error unless rounded weights alone explain the difference."""
+    number = lowered.outputs.index(name)
+    lost = _errors(wanted, Original(lowered, _ROUNDING).run(sequence)[number]).max(initial=0.0)
+    allowed = max(PARITY, _LOSSES * lost)
+    if errors.max() > allowed:
+        raise UnsupportedModelError(
+            f"output {name!r}: the program differs from the file, on {what}, by {errors.max():.3g} of its largest"
+            f" value; at most {allowed:.3g} is accepted"
+        )

@@ -1,0 +1,206 @@
+"""Traversal of a folded graph, with a handler for each operator."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from ..emit.address import LazyView, Source
+from ..emit.builder import Builder, Operand
+from ..emit.movement import Mover
+from .evaluate import evaluate
+from .folding import Folded, Node, Typed
+from .model_file import ModelFile, refuse, where
+
+Taken = Operand | LazyView | np.ndarray  # what a value is while a program is built: a constant as float64
+Handler = Callable[..., Any]
+
+_MADE_UP = re.compile(r"(^|::\w*?)_?\d+$")  # what exporters call weights that have no name: 173, onnx::GRU_382
+
+HANDLERS: dict[str, Handler] = {}
+LAZY: set[str] = set()  # those whose handlers get moved entries before they are in place
+
+
+def handles(*names: str, lazy: bool = False) -> Callable[[Handler], Handler]:
+    """Register a function `(visitor, node, *inputs) -> value, or a list of values` for operators of these names.
+
+    Inputs are `Operand`s, arrays, or None; `lazy` handlers get `LazyView`s, too. None as the result is a refusal.
+    """
+
+    def register(function: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(names, function))
+        LAZY.update(names if lazy else ())
+        return function
+
+    return register
+
+
+@lru_cache(1)
+def operators() -> dict[str, Handler]:
+    """All handlers by the names of their operators."""
+    from . import operators as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return HANDLERS
+
+
+class Visitor:
+    """Lowers a graph folded for sequences of some number of steps, and `longer` for one step more.
+
+    An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
+    the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
+    """
+
+    def __init__(
+        self, builder: Builder, file: ModelFile, folded: Folded, longer: Folded, initial: Sequence[Operand] = ()
+    ):
+        self.builder = builder
+        self.mover = Mover(builder)
+        self.file = file
+        self.folded = folded
+        self.longer = longer
+        self.initial = {id(state) for state in initial}
+        self._constants: dict[str, np.ndarray] = {}
+
+    def lower(self, inputs: dict[str, Taken]) -> list[Taken]:
+        """Operations for all nodes; returns what the outputs are."""
+        if [n.outputs for n in self.folded.nodes] != [n.outputs for n in self.longer.nodes]:
+            raise UnsupportedModelError(f"{self.file.name}: which operators run depends on the number of steps")
+        taken: dict[str, Taken] = dict(inputs)
+        for node in self.folded.nodes:
+            self.builder.where = where(node.proto)
+            given = [self._given(name, taken) for name in node.inputs]
+            results = self._lowered(node, given)
+            for name, result in zip(node.outputs, results, strict=False):
+                if name:
+                    taken[name] = result
+        return [self._given(name, taken) for name in self.folded.outputs]  # pyright: ignore[reportReturnType]
+
+    def _given(self, name: str, taken: dict[str, Taken]) -> Taken | None:
+        if not name:
+            return None
+        if name not in taken and isinstance(self.folded.values[name], Typed):
+            raise UnsupportedModelError(f"{name!r}, which the model reads or gives, is no value that can be computed")
+        return taken[name] if name in taken else self.constant(name)
+
+    def constant(self, name: str) -> np.ndarray:
+        """A constant as movement reads it: of the same name the same array."""
+        if name not in self._constants:
+            value = self.folded.values[name]
+            assert isinstance(value, np.ndarray)
+            if value.dtype.kind not in "fiub" and value.dtype.itemsize > 2:
+                raise UnsupportedModelError(f"{name!r}: expected numbers, got {value.dtype}")
+            self._constants[name] = np.ascontiguousarray(value, np.float64)
+            if value.shape != self.longer.values[name].shape:
+                self.mover.grows(self._constants[name])
+        return self._constants[name]
+
+    def _lowered(self, node: Node, given: list[Taken | None]) -> list[Taken]:
+        handler = None if node.proto.domain not in ("", "ai.onnx") else operators().get(node.op)
+        if handler is None:
+            raise refuse(
+                node.proto,
+                f"is not taken; what can be: {', '.join(sorted(operators()))}. outputs=[...] takes the part of the"
+                " graph before it",
+            )
+        if node.op not in LAZY:
+            given = [self.materialize(x) for x in given]
+        result = handler(self, node, *given)
+        if result is None:
+            shapes = ", ".join(str(tuple(x.shape)) for x in given if x is not None)
+            raise refuse(node.proto, f"is not taken with these inputs (of shape {shapes}) and attributes")
+        return result if isinstance(result, list) else [result]
+
+    def materialize(self, x: Any) -> Any:
+        """`x`, in place if it is moved entries."""
+        if isinstance(x, LazyView):
+            for operand in x.operands:
+                self._check(operand)
+            return self.mover.materialize(x)
+        self._check(x)
+        return x
+
+    def _check(self, x: Any) -> None:
+        if id(x) in self.initial:
+            raise UnsupportedModelError(
+                f"{self.builder.where}: reads a state of the sequence's beginning; in a model with a time axis only"
+                " recurrent layers can"
+            )
+
+    def type(self, name: str) -> Typed:
+        """Type and shape of a value."""
+        value = self.folded.values[name]
+        return value if isinstance(value, Typed) else Typed(value.dtype, tuple(value.shape))
+
+    def grown(self, name: str) -> int | str | None:
+        """The axis that is time; None if there is none, a text where that cannot be told."""
+        small, large = self.type(name).shape, self.longer.values[name].shape
+        axes = [d for d, (n, m) in enumerate(zip(small, large, strict=False)) if n != m]
+        if len(small) == len(large) and not axes:
+            return None
+        clear = len(small) == len(large) and len(axes) == 1 and large[axes[0]] - small[axes[0]] == 1
+        return axes[0] if clear else "unclear"
+
+    def result(self, node: Node, number: int = 0) -> tuple[tuple[int, ...], int | None]:
+        """Shape and time axis of an output.
+
+        Raises:
+            UnsupportedModelError: time is folded into another axis.
+        """
+        time = self.grown(node.outputs[number])
+        if isinstance(time, str):
+            raise refuse(node.proto, "folds time into another axis or changes the number of steps")
+        return self.type(node.outputs[number]).shape, time
+
+    def spread(self, x: Source, node: Node) -> Operand:
+        """`x` broadcast to the shape of the node's first result."""
+        return self.mover.spread(x, *self.result(node))
+
+    def shaped(self, x: Operand, node: Node, number: int = 0) -> Operand:
+        """`x` as the output of this number, of whose entries it has all in order."""
+        shape, time = self.result(node, number)
+        return replace(x, shape=shape, time=time)
+
+    def move(self, node: Node, given: Sequence[Any], data: Sequence[int]) -> list[LazyView]:
+        """The results of a node that only moves entries of its inputs of the numbers `data`."""
+        places = [i for i in data if i < len(given) and given[i] is not None]
+        fixed = [None if x is None else self._fixed(node, i, x, i in places) for i, x in enumerate(given)]
+        known: list[np.ndarray] = []
+
+        def run(arrays: list[np.ndarray], number: int) -> np.ndarray:
+            if not known:
+                filled = list(fixed)
+                for place, array in zip(places, arrays, strict=True):
+                    filled[place] = np.ascontiguousarray(array).reshape(array.shape)
+                known.extend(evaluate(self.file, node.proto, filled))
+            return known[number].astype(np.int64)
+
+        operands = [given[i] for i in places]
+        return [
+            self.mover.move(operands, lambda x, n=n: run(x, n), self.grown(name) if name else None)
+            for n, name in enumerate(node.outputs)
+        ]
+
+    def _fixed(self, node: Node, number: int, x: Any, moved: bool) -> np.ndarray | None:
+        if moved:
+            return None
+        value = self.folded.values[node.inputs[number]]
+        if not isinstance(value, np.ndarray):
+            raise refuse(node.proto, f"reads {node.inputs[number]!r}, which depends on data, for where entries go")
+        return value
+
+    def weight_name(self, node: Node, number: int) -> str:
+        """What a weight is called: as in the file, if it has a name there, else after the node."""
+        name = node.inputs[number] if number < len(node.inputs) else ""
+        if name not in self.file.stored or _MADE_UP.search(name):
+            return node.proto.name or node.outputs[0]
+        return name.removesuffix(".weight")

@@ -1,0 +1,62 @@
+"""ONNX models made by hand, and what onnxruntime makes of them."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compactrnn as cr
+
+OPSET = 17
+
+
+def tensor(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def node(op, inputs, outputs, name=None, **attributes):
+    return helper.make_node(op, inputs, outputs, name=name or op.lower(), **attributes)
+
+
+def save(path, nodes, inputs, outputs, constants=None, opset=OPSET, producer="test"):
+    """A model of these nodes; constants are arrays by name."""
+    stored = [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, stored)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def session(path):
+    runtime = pytest.importorskip("onnxruntime", reason="what is compared with")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def relative(wanted, got):
+    """The largest difference, relative to the largest number."""
+    wanted, got = (np.squeeze(np.asarray(v, np.float64)) for v in (wanted, got))
+    assert wanted.shape == got.shape
+    return float(np.abs(wanted - got).max(initial=0.0) / (np.abs(wanted).max(initial=0.0) or 1.0))
+
+
+def packed(path, tmp_path, **options):
+    out = tmp_path / "model.crnn"
+    report = cr.pack(path, out, weights="float32", **options)
+    return cr.Engine(out), report
+
+
+def each(values):
+    return values if isinstance(values, tuple) else (values,)
+
+
+def stream_equals_run(engine, xs):
+    """The outputs of a run, which a stream gives bit for bit if there is one."""
+    ran = each(engine.run(xs))
+    if not engine.offline:
+        stream, xs = engine.stream(), each(xs)
+        rows = [each(stream.step(tuple(x[t] for x in xs) if len(xs) > 1 else xs[0][t])) for t in range(len(xs[0]))]
+        for port, whole, steps in zip(engine.outputs, ran, zip(*rows, strict=True), strict=True):
+            np.testing.assert_array_equal(whole, steps[-1] if port.final else np.stack(steps))
+    return ran

@@ -1,0 +1,161 @@
+"""ONNX files of recurrent models give what onnxruntime gives, as sequences and step by step."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="the importer reads by it")
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
+
+import compactrnn as cr  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not run elsewhere")
+STEPS, INPUTS, UNITS, CLOSE = 300, 5, 6, 1e-4
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def numbers(*shape, seed=0, scale=0.4):
+    return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
+
+
+def layer(path, op, directions=1, bias=True, peepholes=False, initial=False, **attributes):
+    """A layer over (T, 1, inputs) with all its outputs."""
+    gates = GATES[op] * UNITS
+    constants = {
+        "W": numbers(directions, gates, INPUTS, seed=1),
+        "R": numbers(directions, gates, UNITS, seed=2),
+        "B": numbers(directions, 2 * gates, seed=3),
+        "h0": numbers(directions, 1, UNITS, seed=4),
+        "c0": numbers(directions, 1, UNITS, seed=5, scale=2),
+        "P": numbers(directions, 3 * UNITS, seed=6, scale=1),
+    }
+    states = (["h0", "c0"] if op == "LSTM" else ["h0"]) if initial else ["", ""][: 1 + (op == "LSTM")]
+    given = ["x", "W", "R", "B" if bias else "", "", *states, *(["P"] if peepholes else [])]
+    constants = {name: v for name, v in constants.items() if name in given}
+    names = ["y", "y_h", "y_c"][: 3 if op == "LSTM" else 2]
+    made = node(op, given, names, hidden_size=UNITS, **attributes)
+    outputs = [tensor(n, None) for n in names]
+    return save(path, [made], [tensor("x", ["T", 1, INPUTS])], outputs, constants)
+
+
+LAYERS = {
+    "LSTM": dict(op="LSTM"),
+    "LSTM without bias": dict(op="LSTM", bias=False),
+    "LSTM backwards": dict(op="LSTM", direction="reverse"),
+    "LSTM of both directions": dict(op="LSTM", directions=2, direction="bidirectional"),
+    "LSTM from constants": dict(op="LSTM", initial=True),
+    "LSTM with peepholes": dict(op="LSTM", peepholes=True),
+    "LSTM with coupled gates": dict(op="LSTM", input_forget=1),
+    "LSTM with clipped gates": dict(op="LSTM", clip=0.3),
+    "LSTM of hard sigmoids": dict(
+        op="LSTM", activations=["HardSigmoid", "Tanh", "Softsign"], activation_alpha=[0.25], activation_beta=[0.4]
+    ),
+    "GRU": dict(op="GRU", linear_before_reset=1),
+    "GRU with reset before the product": dict(op="GRU", linear_before_reset=0),
+    "GRU of both directions": dict(op="GRU", directions=2, direction="bidirectional", linear_before_reset=1),
+    "GRU of both directions, reset before": dict(op="GRU", directions=2, direction="bidirectional", initial=True),
+    "GRU of hard sigmoids": dict(op="GRU", activations=["HardSigmoid", "Tanh"], linear_before_reset=1),
+    "GRU with clipped gates": dict(op="GRU", clip=0.3, linear_before_reset=1),
+    "RNN": dict(op="RNN"),
+    "RNN of ReLU": dict(op="RNN", activations=["Relu"]),
+    "RNN of both directions": dict(op="RNN", directions=2, direction="bidirectional", activations=["Tanh", "Relu"]),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_layer_is_that_of_onnxruntime(case, tmp_path):
+    path = layer(tmp_path / "layer.onnx", **LAYERS[case])
+    engine, report = packed(path, tmp_path)
+    x = numbers(STEPS, INPUTS, seed=7, scale=1)
+    wanted = session(path).run(None, {"x": x[:, None]})
+    for port, a, b in zip(engine.outputs, wanted, stream_equals_run(engine, x), strict=True):
+        assert relative(a, b) < CLOSE, port.name
+    assert [p.name for p in engine.outputs] == ["y", "y_h", "y_c"][: len(wanted)]
+    assert [p.final for p in engine.outputs] == [False, True, True][: len(wanted)]
+    assert report.parity < CLOSE and {c.what for c in report.checks} == {"random numbers", "zeros"}
+
+
+def test_rows_of_a_sequence_have_states_of_their_own(tmp_path):
+    nodes = [
+        node("Reshape", ["x", "shape"], ["rows"]),
+        node("GRU", ["rows", "W", "R", "B"], ["y", ""], hidden_size=UNITS, linear_before_reset=1),
+    ]
+    constants = {"shape": np.array([0, 2, INPUTS]), "W": numbers(1, 18, INPUTS), "R": numbers(1, 18, UNITS, seed=1)}
+    constants["B"] = numbers(1, 36, seed=2)
+    inputs = [tensor("x", ["T", 2 * INPUTS])]
+    path = save(tmp_path / "rows.onnx", nodes, inputs, [tensor("y", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = numbers(STEPS, 2 * INPUTS, scale=1)
+    assert relative(session(path).run(None, {"x": x})[0], stream_equals_run(engine, x)[0]) < CLOSE
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_layer_over_frequencies_runs_within_each_step(direction, tmp_path):
+    """(1, T, F, C): over F in each step, then over T."""
+    two = 2 if direction == "bidirectional" else 1
+    nodes = [
+        node("Transpose", ["x"], ["by_band"], perm=[2, 1, 0, 3]),
+        node("Squeeze", ["by_band", "two"], ["rows"]),
+        node("LSTM", ["rows", "W", "R"], ["inner", ""], hidden_size=UNITS, direction=direction),
+        node("Transpose", ["inner"], ["by_time"], perm=[2, 0, 1, 3], name="by_time"),
+        node("Reshape", ["by_time", "shape"], ["flat"]),
+        node("GRU", ["flat", "V", "U"], ["y", "y_h"], hidden_size=UNITS, linear_before_reset=1),
+    ]
+    constants = {
+        "two": np.array([2]),
+        "shape": np.array([0, 1, 4 * two * UNITS]),
+        "W": numbers(two, 4 * UNITS, 3),
+        "R": numbers(two, 4 * UNITS, UNITS, seed=1),
+        "V": numbers(1, 3 * UNITS, 4 * two * UNITS, seed=2),
+        "U": numbers(1, 3 * UNITS, UNITS, seed=3),
+    }
+    path = save(tmp_path / "paths.onnx", nodes, [tensor("x", [1, "T", 4, 3])], [tensor("y", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = numbers(60, 4, 3, scale=1)
+    assert not engine.offline
+    assert relative(session(path).run(None, {"x": x[None]})[0], stream_equals_run(engine, x)[0]) < CLOSE
+
+
+def test_states_of_a_sequence_are_states_of_the_stream(tmp_path):
+    """An LSTM that starts from one stacked state and gives it back, in a file with a time axis."""
+    nodes = [
+        node("Split", ["hc"], ["h", "c"], axis=0),
+        node("LSTM", ["x", "W", "R", "", "", "h", "c"], ["y", "y_h", "y_c"], hidden_size=UNITS),
+        node("Concat", ["y_h", "y_c"], ["hc_out"], axis=0),
+    ]
+    constants = {"W": numbers(1, 24, INPUTS), "R": numbers(1, 24, UNITS, seed=1)}
+    inputs = [tensor("x", ["T", 1, INPUTS]), tensor("hc", [2, 1, UNITS])]
+    outputs = [tensor("y", None), tensor("hc_out", [2, 1, UNITS])]
+    path = save(tmp_path / "kept.onnx", nodes, inputs, outputs, constants, opset=13)
+    engine, _ = packed(path, tmp_path)
+    x, start = numbers(STEPS, INPUTS, scale=1), numbers(2, 1, UNITS, seed=9)
+    wanted, last = session(path).run(None, {"x": x[:, None], "hc": start})
+    stream = engine.stream()
+    assert [(s.name, s.shape) for s in stream.states] == [("hc", (2, 1, UNITS))]
+    stream.reset(hc=start)
+    assert relative(wanted, stream.run(x)) < CLOSE
+    assert relative(last, stream.get_state("hc")) < CLOSE
+
+
+def test_a_state_of_a_sequence_that_is_read_elsewhere_is_refused(tmp_path):
+    nodes = [
+        node("GRU", ["x", "W", "R", "", "", "h"], ["y", "hn"], hidden_size=UNITS, linear_before_reset=1),
+        node("Add", ["y", "h"], ["z"], name="reads_it"),
+    ]
+    constants = {"W": numbers(1, 18, INPUTS), "R": numbers(1, 18, UNITS, seed=1)}
+    inputs = [tensor("x", ["T", 1, INPUTS]), tensor("h", [1, 1, UNITS])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("z", None), tensor("hn", [1, 1, UNITS])], constants)
+    with pytest.raises(cr.UnsupportedModelError, match="reads_it: Add: reads a state of the sequence's beginning"):
+        packed(path, tmp_path)
+
+
+def test_torch_is_not_needed(tmp_path):
+    path = layer(tmp_path / "layer.onnx", "LSTM")
+    code = f"""
+import sys, compactrnn as cr
+cr.pack({str(path)!r}, {str(tmp_path / "m.crnn")!r}, weights="float32")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
