@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", reason="the importer reads by it")
-from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
-
 import compactrnn as cr  # noqa: E402
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not run elsewhere")
 STEPS, INPUTS, UNITS, CLOSE = 300, 5, 6, 1e-4

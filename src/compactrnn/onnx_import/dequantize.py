@@ -7,6 +7,7 @@ file. What saturation and rounding did to the inputs is not kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ class _Writer:
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(onnx.helper.make_node(op, inputs, [output], f"{output}/{op}", **attributes))
         return output
 

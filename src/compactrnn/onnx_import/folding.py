@@ -70,6 +70,11 @@ class Folded:
     values: dict[str, Value] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
 
+    def type_of(self, name: str) -> Typed:
+        """Type and shape of a value, constant or not."""
+        value = self.values[name]
+        return value if isinstance(value, Typed) else Typed(value.dtype, tuple(value.shape))
+
 
 def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str]) -> Folded:
     """The graph of `file` for inputs of these types, or constants, as far as `outputs` need it.

@@ -129,8 +129,11 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
             found = Form(form.ports, {**form.sizes, key: size}, None).folded(file, outputs)
         except (UnsupportedModelError, ModelFileError):
             return None
-        return _left_out(found) if _keeps_states(form.ports, found, outputs, {**form.sizes, key: size}) else None
+        smallest.append(found)
+        kept = _keeps_states(form.ports, found, outputs, {**form.sizes, key: size})
+        return _left_out(found) if kept and _picks_as_many(smallest[0], found) else None
 
+    smallest: list[Folded] = []
     tried = [1 << n for n in range(_LONGEST.bit_length())]
     low = max((n for n in tried if left_out(n) is not None), default=0)
     if low in (0, _LONGEST):
@@ -155,6 +158,17 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
 def _keeps_states(ports: Ports, folded: Folded, outputs: list[str], sizes: Mapping[str, int]) -> bool:
     shapes = {name: folded.values[value].shape for name, value in zip(outputs, folded.outputs, strict=True)}
     return all(s.output is None or shapes.get(s.output) == s.port.type(sizes).shape for s in ports.states)
+
+
+def _picks_as_many(folded: Folded, larger: Folded) -> bool:
+    """Whether single entries are taken out of axes that have not grown."""
+    for small, large in zip(folded.nodes, larger.nodes, strict=False):
+        if small.op == large.op == "Gather" and folded.type_of(small.inputs[1]).shape in ((), (1,)):
+            axis = small.get("axis", 0)
+            before, after = (g.type_of(n.inputs[0]).shape[axis] for g, n in ((folded, small), (larger, large)))
+            if before != after:
+                return False
+    return True
 
 
 def _left_out(folded: Folded) -> int:

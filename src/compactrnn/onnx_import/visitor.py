@@ -138,8 +138,7 @@ class Visitor:
 
     def type(self, name: str) -> Typed:
         """Type and shape of a value."""
-        value = self.folded.values[name]
-        return value if isinstance(value, Typed) else Typed(value.dtype, tuple(value.shape))
+        return self.folded.type_of(name)
 
     def grown(self, name: str) -> int | str | None:
         """The axis that is time; None if there is none, a text where that cannot be told."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...emit.address import LazyView
 from ...emit.builder import Operand
+from ...emit.movement import float32
 from ...emit.pointwise import combine
 from ...emit.products import linear
 from ...emit.reductions import reduce
@@ -50,8 +51,42 @@ class _Window:
 def _convolution(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
     if not isinstance(weight, np.ndarray) or (bias is not None and not isinstance(bias, np.ndarray)):
         return None
-    groups, name = node.get("group", 1), visitor.weight_name(node, 1)
     window = _Window.of(node, x.shape[2:], weight.shape[2:])
+    return _convolved(visitor, node, x, window, weight, bias)
+
+
+@handles("ConvTranspose", lazy=True)
+def _transposed(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
+    """A convolution of the input with zeros between its entries, by the kernel turned round."""
+    if not isinstance(weight, np.ndarray) or (bias is not None and not isinstance(bias, np.ndarray)):
+        return None
+    time, groups, rank = visitor.grown(node.inputs[0]), node.get("group", 1), weight.ndim - 2
+    if node.get("auto_pad", "NOTSET") != "NOTSET" or node.get("output_shape", [0]) != [0] or time not in (None, 0):
+        return None
+    plain = _Window.of(node, x.shape[2:], weight.shape[2:])
+    reach = [(k - 1) * d for k, d in zip(plain.kernel, plain.dilations, strict=True)]
+    after = node.get("output_padding", [0] * rank)
+    ends = zip(plain.pads, reach, after, strict=True)
+    pads = tuple((r - begin, r - end + more) for (begin, end), r, more in ends)
+    spaced = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], plain.strides, strict=True))
+
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        moved, zero = arrays
+        wide = np.full((*moved.shape[:2], *spaced), int(zero))
+        wide[(..., *(slice(None, None, s) for s in plain.strides))] = moved
+        return wide
+
+    moved = visitor.mover.move([x, float32(0.0)], run, time)
+    window = _Window(plain.kernel, (1,) * rank, plain.dilations, pads)
+    parts = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    turned = parts.reshape(-1, *parts.shape[2:])[(..., *(slice(None, None, -1),) * rank)]
+    return _convolved(visitor, node, moved, window, turned, bias)
+
+
+def _convolved(
+    visitor: Visitor, node: Node, x: Any, window: _Window, weight: np.ndarray, bias: np.ndarray | None
+) -> Operand:
+    groups, name = node.get("group", 1), visitor.weight_name(node, 1)
     moved = _windows(visitor, node, x, window, 0.0)
     count = weight.shape[1]
     bias = None if bias is None else bias.astype(np.float32)
