@@ -42,7 +42,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; train goes on with --resume, demo --train and sweep with the same command"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return FAILURE, f"this command needs {error.name}; run: pip install 'compactrnn[torch]'"
+        extra = "onnx" if error.name == "onnx" else "torch"
+        return FAILURE, f"this command needs {error.name}; run: pip install 'compactrnn[{extra}]'"
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
     ):

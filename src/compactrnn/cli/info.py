@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from .onnx_file import describe_file
 from .output import JsonFlag, print_json, print_record, print_table
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A .crnn file or a run folder.")],
+    model: Annotated[Path, typer.Argument(help="A .crnn file, an .onnx file or a run folder.")],
     json: JsonFlag = False,
 ) -> None:
     """Show the layers of a model, its parameters, bytes and multiply-accumulates per step.
@@ -18,7 +19,10 @@ def info(
 
         compactrnn info tiny.crnn
     """
-    record = _run_folder(model) if model.is_dir() else _packed(model)
+    if model.is_dir():
+        record = _run_folder(model)
+    else:
+        record = describe_file(model) if model.suffix.lower() == ".onnx" else _packed(model)
     if json:
         print_json(record)
         return

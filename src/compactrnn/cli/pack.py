@@ -7,17 +7,28 @@ import typer
 
 from .._errors import invalid
 from .._files import check_writable
+from .onnx_file import pack_file
 from .output import JsonFlag, print_json, print_record
 
 
 def pack(
-    run: Annotated[Path, typer.Argument(help="A run folder that train wrote.")],
+    run: Annotated[Path, typer.Argument(help="A run folder that train wrote, or an ONNX file.")],
     out: Annotated[Path, typer.Argument(help="The file to write, such as model.crnn.")],
     weights: Annotated[
         str, typer.Option(help="How numbers are stored: float32, int8, int4 or auto, or by name: int8,head=float32.")
     ] = "int8",
     max_bytes: Annotated[
         int | None, typer.Option(min=1, help="Write no larger file; with --weights auto, int4 where that costs least.")
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option(help="Of an ONNX file: bind an input to a number, such as sr=16000.")
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an ONNX file: the size of an axis that it leaves open, such as frame=512."),
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Of an ONNX file: a state and its new value, such as h=h_new; if any, all.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -31,14 +42,20 @@ def pack(
 
         compactrnn pack runs/tiny tiny.crnn --weights int8
         compactrnn pack runs/tiny tiny.crnn --weights auto --max-bytes 60000
+        compactrnn pack silero_vad.onnx vad.crnn --constant sr=16000
     """
     types = _weight_types(weights)
     check_writable(out, "model file")
-    if not run.is_dir():
-        raise invalid("model", got=str(run), expected="a run folder that train wrote")
-    from ..training.pack_run import pack_run
+    if run.suffix.lower() == ".onnx":
+        record = pack_file(run, out, types, max_bytes, constant, dim, state)
+    elif not run.is_dir():
+        raise invalid("model", got=str(run), expected="a run folder that train wrote, or an .onnx file")
+    elif constant or dim or state:
+        raise invalid("model", got=str(run), expected="an .onnx file: --constant, --dim and --state are for these")
+    else:
+        from ..training.pack_run import pack_run
 
-    record = pack_run(run, out, types, max_bytes)
+        record = pack_run(run, out, types, max_bytes)
     if json:
         print_json(record)
     else:

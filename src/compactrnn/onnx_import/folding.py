@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto
 
 from .._errors import ModelFileError
 from .evaluate import check_size, evaluate, infer
-from .model_file import ModelFile, attribute, names_read, refuse
+from .model_file import ModelFile, attribute, blamed, names_read, refuse
 
 _MOST_NODES = 200_000
 _DEEPEST = 64  # graphs within graphs
@@ -133,7 +133,8 @@ class _Folder:
             self.count += 1
             if self.count > _MOST_NODES:
                 raise ModelFileError(f"{self.file.name}: more than {_MOST_NODES} nodes")
-            self._node(node, scope, depth)
+            with blamed(node):
+                self._node(node, scope, depth)
 
     def _node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
         reader = f"node {proto.name!r} and others"

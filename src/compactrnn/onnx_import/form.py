@@ -127,15 +127,19 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
         """Numbers that a convolution ignores; None where the file does not take this size."""
         try:
             found = Form(form.ports, {**form.sizes, key: size}, None).folded(file, outputs)
-        except (UnsupportedModelError, ModelFileError):
+        except UnsupportedModelError as error:
+            errors.append(error)
             return None
         smallest.append(found)
         kept = _keeps_states(form.ports, found, outputs, {**form.sizes, key: size})
         return _left_out(found) if kept and _picks_as_many(smallest[0], found) else None
 
     smallest: list[Folded] = []
+    errors: list[UnsupportedModelError] = []
     tried = [1 << n for n in range(_LONGEST.bit_length())]
     low = max((n for n in tried if left_out(n) is not None), default=0)
+    if not low and not smallest:
+        raise errors[-1]
     if low in (0, _LONGEST):
         raise invalid(f"size of {key!r}", **wanted)
     high = 2 * low

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,19 @@ def where(node: NodeProto) -> str:
 def refuse(node: NodeProto, why: str) -> UnsupportedModelError:
     """The error that names a node."""
     return UnsupportedModelError(f"{where(node)} {why}")
+
+
+@contextmanager
+def blamed(node: NodeProto) -> Iterator[None]:
+    """Errors that a malformed node causes name the node."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise refuse(node, f"is malformed, or not taken in this form: {_line(error)}") from error
+    except ValueError as error:
+        if isinstance(error, ModelFileError | UnsupportedModelError):
+            raise
+        raise refuse(node, f"is malformed, or not taken in this form: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from ..emit.builder import Builder, Operand
 from ..emit.movement import Mover
 from .evaluate import evaluate
 from .folding import Folded, Node, Typed
-from .model_file import ModelFile, refuse, where
+from .model_file import ModelFile, blamed, refuse, where
 
 Taken = Operand | LazyView | np.ndarray  # what a value is while a program is built: a constant as float64
 Handler = Callable[..., Any]
@@ -114,7 +114,8 @@ class Visitor:
             )
         if node.op not in LAZY:
             given = [self.materialize(x) for x in given]
-        result = handler(self, node, *given)
+        with blamed(node.proto):
+            result = handler(self, node, *given)
         if result is None:
             shapes = ", ".join(str(tuple(x.shape)) for x in given if x is not None)
             raise refuse(node.proto, f"is not taken with these inputs (of shape {shapes}) and attributes")
@@ -198,8 +199,9 @@ class Visitor:
         return value
 
     def weight_name(self, node: Node, number: int) -> str:
-        """What a weight is called: as in the file, if it has a name there, else after the node."""
+        """What a weight is called: as in the file, if it or its bias has a name there, else after the node."""
         name = node.inputs[number] if number < len(node.inputs) else ""
         if name not in self.file.stored or _MADE_UP.search(name):
-            return node.proto.name or node.outputs[0]
+            named = [n.removesuffix(".bias") for n in node.inputs if n in self.file.stored and n.endswith(".bias")]
+            return named[0] if named else node.proto.name or node.outputs[0]
         return name.removesuffix(".weight")

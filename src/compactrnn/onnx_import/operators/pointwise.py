@@ -23,8 +23,8 @@ def _softsign(b: Builder, x: Operand) -> Operand:
 
 
 def _thresholded(b: Builder, x: Operand, alpha: float) -> Operand:
-    above = combine(b, Binary.LESS, emitted.clamp(b, x, alpha, None), x)
-    return emitted.select(b, emitted.against(b, Binary.NOT_EQUAL, above, 0), x, scale(b, x, 0.0))
+    above = emitted.against(b, Binary.LESS, scale(b, x, -1.0), -alpha)
+    return emitted.select(b, above, x, emitted.clamp(b, x, 0.0, 0.0))
 
 
 # By operator: of the builder, the value and the attributes; with the attributes that it has and their defaults.

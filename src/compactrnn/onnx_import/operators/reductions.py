@@ -9,11 +9,12 @@ import numpy as np
 
 from ...emit import normalize, reductions
 from ...emit.builder import Operand
-from ...emit.pointwise import FUNCTIONS
+from ...emit.pointwise import FUNCTIONS, clamp
 from ...runtime.program import Binary, Code, Unary
 from ..folding import Node
 from ..visitor import Visitor, handles
 
+_TINY = float(np.finfo(np.float32).tiny)
 _NAMES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
 _BEFORE = {"ReduceSumSquare": "square", "ReduceL2": "square", "ReduceL1": "abs", "ReduceLogSumExp": "exp"}
 _AFTER = {"ReduceL2": "sqrt", "ReduceLogSumExp": "log"}
@@ -109,7 +110,7 @@ def _lp_norm(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     powers = FUNCTIONS["abs" if order == 1 else "square"](build, x)
     assert powers is not None
     size = reductions.reduce(visitor.mover, powers, [axis], "sum", True)
-    size = size if order == 1 else build.unary(Unary.SQRT, size)
+    size = clamp(build, size if order == 1 else build.unary(Unary.SQRT, size), _TINY, None)  # zeros stay zeros
     return build.binary(Binary.DIV, x, visitor.mover.spread(size, x.shape, x.time))
 
 

