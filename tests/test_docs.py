@@ -187,6 +187,15 @@ def test_the_page_on_steps_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert code in (ROOT / "examples/stateful.c").read_text()
 
 
+def test_the_page_on_adaptive_softmax_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {}
+    (code,) = blocks("docs/adaptive-softmax.md")
+    exec(code, names)
+    assert names["step"].macs <= names["report"].macs_per_step and len(names["words"]) == 5
+
+
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 
 

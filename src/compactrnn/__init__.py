@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .layers import tie_ as tie_
     from .layers import truncated as truncated
     from .packing import pack as pack
+    from .runtime.adaptive import AdaptiveEngine as AdaptiveEngine
     from .runtime.engine import Engine as Engine
     from .training.compress_model import Compressed as Compressed
     from .training.compress_model import compress_model as compress_model
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdaptiveEngine": "runtime.adaptive",
     "BlockSparse": "weights",
     "BlockCirculant": "weights",
     "BlockDiagonal": "weights",

@@ -10,7 +10,28 @@ from .program import Op, Output, Program, Ref
 
 def remove_dead_code(program: Program) -> Program:
     """The same program without dead operations, unused buffers and unused tensors."""
-    return _drop_unused(_drop_dead(program))
+    return _drop_unused(drop_dead(program))
+
+
+def drop_dead(program: Program) -> Program:
+    """The same program without operations that neither an output nor a state depends on, its numbers as they were."""
+    kinds = [b.kind for b in program.buffers]
+    used: dict[int, list[tuple[Ref, int]]] = {}  # by buffer: what later operations and outputs read
+    for output in program.outputs:
+        used.setdefault(output.ref.buffer, []).append((output.ref, output_width(output)))
+    segments = []
+    for segment in reversed(program.segments):
+        alive = []
+        for op in reversed(segment.ops):
+            if any(
+                kinds[ref.buffer] == "state" or any(overlap(ref, width, *place) for place in used.get(ref.buffer, ()))
+                for ref, width in writes(op)
+            ):
+                alive.append(op)
+                for ref, width in reads(op):
+                    used.setdefault(ref.buffer, []).append((ref, width))
+        segments.append(replace(segment, ops=tuple(reversed(alive))))
+    return replace(program, segments=segments[::-1])
 
 
 def reads(op: Op) -> list[tuple[Ref, int]]:
@@ -45,26 +66,6 @@ def output_width(output: Output) -> int:
     for size in output.shape:
         width *= size
     return width
-
-
-def _drop_dead(program: Program) -> Program:
-    kinds = [b.kind for b in program.buffers]
-    used: dict[int, list[tuple[Ref, int]]] = {}  # by buffer: what later operations and outputs read
-    for output in program.outputs:
-        used.setdefault(output.ref.buffer, []).append((output.ref, output_width(output)))
-    segments = []
-    for segment in reversed(program.segments):
-        alive = []
-        for op in reversed(segment.ops):
-            if any(
-                kinds[ref.buffer] == "state" or any(overlap(ref, width, *place) for place in used.get(ref.buffer, ()))
-                for ref, width in writes(op)
-            ):
-                alive.append(op)
-                for ref, width in reads(op):
-                    used.setdefault(ref.buffer, []).append((ref, width))
-        segments.append(replace(segment, ops=tuple(reversed(alive))))
-    return replace(program, segments=segments[::-1])
 
 
 def _drop_unused(program: Program) -> Program:
