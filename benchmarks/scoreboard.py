@@ -5,8 +5,8 @@
 
 All rows but `dense` and `scratch` begin with the trained model of recipes/ptb-400.toml, which is their teacher as well.
 They get as many updates, the dense model's counted, as `scratch` rows, which have the sizes that the row of that name
-ended with, and `dense:longer`, which is the dense model trained on. Runs that are finished are not repeated, one that
-was stopped goes on from its last checkpoint.
+ended with, and `longer`, which is the dense model trained on. Rows that end in `int4` are trained on in int4, to give
+what they gave before. Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
 
     python benchmarks/scoreboard.py --runs runs/scoreboard --rows dense --time
 
@@ -44,6 +44,7 @@ RECIPE = ROOT / "recipes" / "ptb-400.toml"
 EPOCHS = 12  # after the dense model's, and one with all words
 UPDATES_PER_EPOCH = 1327
 RATE = 2e-3
+AWARE_EPOCHS, AWARE_RATE = 2, 1e-4  # in int4, to give what it gave before
 DROPOUT = {"dropout": 0.25, "embedding_dropout": 0.25, "output_dropout": 0.3}  # of what has fewer numbers
 
 FILES = ("float32", "int8", "int4")
@@ -90,7 +91,8 @@ CUTS: dict[str, tuple[str, Callable[[Table], Table]]] = {
     "low-rank": ("LSTM layers in low rank", factorized("low-rank", 4)),
     "doped-kronecker": ("LSTM layers in Kronecker products and free entries", factorized("doped-kronecker", 10)),
 }
-ROWS = ["dense", *CUTS]
+AWARE = {"dense-int4": "dense", "iss-int4": "iss", "selection-int4": "selection"}  # rows trained on in int4
+ROWS = ["dense", *CUTS, *AWARE]
 ROWS += ["scratch:iss", "scratch:selection"]
 
 
@@ -107,6 +109,18 @@ def recipe_of(row: str, seed: int, runs: Path) -> Recipe:
         phases["train"] = {**first, "epochs": first["epochs"] + EPOCHS}
         phases["tune"] = {**tune, "epochs": tune["epochs"] + 1}
         return recipe_from({**table, "model": {**table["model"], **sizes, **DROPOUT}})
+    if row in AWARE:
+        table = recipe_of(AWARE[row], seed, runs).as_dict()
+        table["phases"]["aware"] = {
+            **tune,
+            "epochs": AWARE_EPOCHS,
+            "average": None,
+            "model": {name: 0.0 for name in DROPOUT},
+            "optimizer": {**tune["optimizer"], "learning_rate": AWARE_RATE, "weight_decay": 0.0},
+            "compress": {"method": "quantize", "weights": "int4"},
+            "distill": {"teacher": list(table["phases"])[-1], "weight": 1.0},
+        }
+        return recipe_from(table)
     dropout = {} if row == "longer" else {"model": DROPOUT}
     optimizer = {**first["optimizer"], "learning_rate": RATE}
     small = {**first, "epochs": EPOCHS, "optimizer": optimizer, "distill": {"teacher": "tune"}, **dropout}
@@ -123,7 +137,8 @@ def run_folder(row: str, seed: int, runs: Path) -> Path:
 def run_of(row: str, seed: int, runs: Path) -> Path:
     """Train a row, or take up a finished run; its folder. What begins with the dense model needs it first."""
     run = run_folder(row, seed, runs)
-    source = run_of("dense", seed, runs) if row in CUTS else None
+    begun = AWARE.get(row, "dense" if row in CUTS else None)
+    source = None if begun is None else run_of(begun, seed, runs)
     train(recipe_of(row, seed, runs), run, resume=(run / "config.json").exists(), source=source)
     return run
 
