@@ -68,3 +68,12 @@ def test_the_model_stays_torch_s():
     assert type(model.adaptive) is nn.AdaptiveLogSoftmaxWithLoss and model.training
     own = [model.adaptive.head.weight, *model.adaptive.tail.parameters()]
     assert all(p.requires_grad for p in own)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_cluster_without_any_input_is_refused():
+    model = Model()
+    model.adaptive = nn.AdaptiveLogSoftmaxWithLoss(48, 100, [10, 40, 60], div_value=4.0)
+    assert model.adaptive.tail[2][0].out_features == 0
+    with pytest.raises(cr.UnsupportedModelError, match="cluster 2 has projections of 0 numbers"):
+        lower(model, tokens())

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .._errors import UnsupportedModelError
+
 
 class AdaptiveLogSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
     """What torch's layer gives from `log_prob` and `predict`, from the same parameters.
@@ -18,7 +20,18 @@ class AdaptiveLogSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
 
     @classmethod
     def of(cls, layer: nn.AdaptiveLogSoftmaxWithLoss) -> AdaptiveLogSoftmax:
-        """One with the modules of `layer`."""
+        """One with the modules of `layer`.
+
+        Raises:
+            UnsupportedModelError: the input of a cluster is projected to no numbers at all.
+        """
+        for number, (projection, _) in enumerate(layer.tail):  # pyright: ignore[reportGeneralTypeIssues]
+            if not projection.out_features:
+                raise UnsupportedModelError(
+                    f"AdaptiveLogSoftmaxWithLoss: cluster {number} has projections of 0 numbers, in_features="
+                    f"{layer.in_features} divided by div_value={layer.div_value:g} so often; fewer cutoffs or a smaller"
+                    " div_value leave some"
+                )
         twin = copy.copy(layer)
         twin.__class__ = cls
         return twin  # pyright: ignore[reportReturnType]

@@ -67,7 +67,7 @@ def _is_better_dense(weight: AbstractWeight, name: str, types: WeightTypes) -> b
         return False
     asked = types.find(name)[0]
     kind = "int8" if asked == "auto" else asked
-    dense = in_lines(weight.gates * padded(weight.rows), weight.in_features, kind)
+    dense = in_lines(padded(weight.out_features), weight.in_features, kind)
     return not sum((_cost(part, kind) for part in _parts(terms)), Cost(0, 0)).is_better_than(dense)
 
 
