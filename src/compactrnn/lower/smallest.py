@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from ..cells.base import AbstractCell
 from ..graph.copy import copy_module
 from ..layers.matrices import Place
 from ..runtime import program
@@ -42,7 +43,7 @@ def with_dense(model: nn.Module, weights: str | Mapping[str, str]) -> tuple[nn.M
 
 
 def _chosen(model: nn.Module, types: WeightTypes) -> list[tuple[Place, AbstractWeight]]:
-    return [(place, weight) for place, weight in _weights(model) if _is_better_dense(weight, place.name, types)]
+    return [(place, weight) for place, weight in _weights(model) if _is_better_dense(weight, place, types)]
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[Place, AbstractWeight]]:
@@ -59,16 +60,25 @@ def _weights(model: nn.Module) -> Iterator[tuple[Place, AbstractWeight]]:
                 yield Place(name.removesuffix(".weight"), module, attribute, child.gates), child
 
 
-def _is_better_dense(weight: AbstractWeight, name: str, types: WeightTypes) -> bool:
-    terms = weight.terms()
+def _is_better_dense(weight: AbstractWeight, place: Place, types: WeightTypes) -> bool:
+    name, terms = place.name, weight.terms()
     if not any(isinstance(part, SparseTerm) for part in _parts(terms)):
         return False
     if any(key.startswith(f"{name}.") for key in types.by_key):
         return False
     asked = types.find(name)[0]
     kind = "int8" if asked == "auto" else asked
-    dense = in_lines(padded(weight.out_features), weight.in_features, kind)
+    dense = in_lines(_dense_rows(weight, place), weight.in_features, kind)
     return not sum((_cost(part, kind) for part in _parts(terms)), Cost(0, 0)).is_better_than(dense)
+
+
+def _dense_rows(weight: AbstractWeight, place: Place) -> int:
+    """Those of the dense matrix in a file: the kernels of LSTM and GRU have the rows of each gate filled up."""
+    module = place.module
+    kernel = module.kernel if isinstance(module, AbstractCell) else getattr(module, "mode", "")
+    if kernel.lower() in ("lstm", "gru"):
+        return weight.gates * padded(weight.rows)
+    return padded(weight.out_features)
 
 
 def _parts(terms: tuple[Term, ...]) -> Iterator[Term]:
