@@ -43,14 +43,16 @@ def penalty(layer, x, dtype=torch.float32, kind="auto"):
     leaves = torch.utils._pytree.tree_leaves(states)
     total = output.sin().sum() + sum(s.square().sum() for s in torch.utils._pytree.tree_leaves(after))
     first = torch.autograd.grad(total, [x, *leaves], create_graph=True)
-    return torch.autograd.grad(sum(g.square().sum() for g in first), [x, *leaves, *layer.parameters()])
+    given = [x, *leaves, *layer.parameters()]
+    return torch.autograd.grad(sum(g.square().sum() for g in first), given, allow_unused=True, materialize_grads=True)
 
 
 @every_layer
 def test_second_derivatives(name):
     layer, x = made(name), torch.randn(4, 2, 3)
     got, wanted = penalty(layer, x), penalty(layer, x, torch.float64, "plain")
-    assert_close([g.double() for g in got], list(wanted), rtol=2e-3, atol=2e-5)
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a.double(), b, rtol=2e-3, atol=2e-5 + 1e-3 * b.abs().max().item())
 
 
 def test_second_derivatives_of_a_scan():

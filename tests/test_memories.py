@@ -135,3 +135,30 @@ def test_sizes_of_a_complex_evolution_stay_below_one():
         layer.cells[0][0].magnitude.fill_(1.5)
     layer(torch.randn(3, 2, 2))
     assert (layer.cells[0][0].magnitude == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # of what int4 costs, and of states that are no outputs
+@pytest.mark.parametrize(
+    "cell, options",
+    [
+        (cr.LMU, {"order": 20}),
+        (cr.HiPPO, {"measure": "legt", "order": 20}),
+        (cr.HiPPO, {"measure": "lagt", "order": 20, "proj_size": 8}),
+        (cr.OrthogonalRNN, {}),
+        (cr.OrthogonalRNN, {"orthogonal_map": "cayley", "nonlinearity": "tanh"}),
+        (cr.URNN, {}),
+        (cr.ENRNN, {}),
+    ],
+)
+def test_what_is_rounded_in_a_file_does_not_add_up_over_time(cell, options, tmp_path):
+    """The recurrence of a memory stays float32, whatever the type of the weights."""
+    torch.manual_seed(0)
+    model, x = cr.Recurrent(cell, 4, 16, batch_first=True, **options), torch.randn(1, 2000, 4)
+    weights = "int8" if cell is cr.LMU else "int4"  # of which the nonlinear part has too few levels in int4
+    report = cr.pack(model, tmp_path / "m.crnn", x[:, :50], weights=weights, calibration=[x[:, :50]])
+    assert "float32" in report.reasons["cells.0.0.transition"]
+    with torch.no_grad():
+        wanted = model(x)[0][0]
+    found = torch.from_numpy(cr.Engine(tmp_path / "m.crnn").run(x[0].numpy()))
+    error = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp(min=0.1)
+    assert error[-200:].mean() < 0.2 and found.isfinite().all()

@@ -115,6 +115,7 @@ class AbstractCell(nn.Module, ABC):
     reads_input: tuple[str, ...] = ("input",)
     steps_ahead: int = 0  # how many later steps `look_ahead` reads
     kernel: str = ""  # the native operation that does this step whole, if there is one
+    exact: bool = False  # whether the step's matrices that are no weights stay float32 in any packed model
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

@@ -23,9 +23,9 @@ class ENRNN(AbstractCell):
     first `negative` long units and 1 for the others. R, `short`, is divided by rho(R) from the first sequence in
     training on before which rho(R) is above 1 (`normalized`). C, `coupling`, is left out with `coupled=False`.
 
-    The matrix of both parts is made once for a sequence, and a packed model has it. Nothing bounds l over a long input:
-    its norm grows as the root of the number of steps, and linearly where b is positive. No unit can be pruned, as the
-    rest of Q would not be orthogonal, and the rest of R would have other eigenvalues.
+    The matrix of both parts is made once for a sequence, and a packed model has it, in float32. Nothing bounds l over a
+    long input: its norm grows as the root of the number of steps, and linearly where b is positive. No unit can be
+    pruned, as the rest of Q would not be orthogonal, and the rest of R would have other eigenvalues.
 
     >>> import torch
     >>> cell = ENRNN(8, 24, short_size=8)
@@ -64,6 +64,7 @@ class ENRNN(AbstractCell):
         coupled: bool = True,
     ):
         super().__init__(input_size, hidden_size)
+        self.exact = True
         short = check_positive(max(1, hidden_size // 4) if short_size is None else short_size, "short_size")
         long = hidden_size - short
         if long < 1:

@@ -35,7 +35,7 @@ class HiPPO(AbstractCell):
     With `measure="legt"` the memory is of the last `window` steps (translated Legendre), with "lagt" of a past that
     counts the less the older it is, by a factor of e in `window` steps (translated Laguerre). Then `c' = A' c + B' u`
     with matrices that do not change over time, by the rule "zoh" (zero-order hold, the default of these two),
-    "bilinear" or "backward"; there is no state `steps`, and a packed model has A'.
+    "bilinear" or "backward"; there is no state `steps`, and a packed model has A' in float32.
 
     The state `memory` is flat: coefficient n of channel m stands at `n * memory_size + m`.
 
@@ -77,6 +77,7 @@ class HiPPO(AbstractCell):
         if discretization not in rules:
             expected = f"{', '.join(map(repr, rules[:-1]))} or {rules[-1]!r} with measure={measure!r}"
             raise invalid("discretization", got=repr(discretization), expected=expected)
+        self.exact = measure != "legs"
         self.discretization, self.measure, self.window = discretization, measure, check_window(window)
         self.order = check_positive(hidden_size if order is None else order, "order")
         self.memory_size = check_positive(memory_size, "memory_size")

@@ -20,8 +20,8 @@ class LMU(AbstractCell):
         h' = tanh(W x + b + U h + V m')
 
     A and B are fixed and follow from `order` and `window` (zero-order hold), so that they are no parameters; a packed
-    model has A as a matrix. The weight `input` is W, `hidden` U, `memory` V, and `memory_input`, `memory_hidden`,
-    `memory_memory` are ex, eh, em. `order` is hidden_size unless given. b and em start at zero.
+    model has A as a matrix, in float32. The weight `input` is W, `hidden` U, `memory` V, and `memory_input`,
+    `memory_hidden`, `memory_memory` are ex, eh, em. `order` is hidden_size unless given. b and em start at zero.
 
     >>> import torch
     >>> cell = LMU(8, 16, order=32, window=100)
@@ -60,6 +60,7 @@ class LMU(AbstractCell):
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
+        self.exact = True
         self.order = check_positive(hidden_size if order is None else order, "order")
         self.window = check_window(window)
         self.states = (

@@ -19,7 +19,7 @@ class OrthogonalRNN(AbstractCell):
 
     Q is exp(A) (`orthogonal_map="exp"`, expRNN) or the Cayley transform `(I + A)^-1 (I - A)` ("cayley", scoRNN) of a
     skew-symmetric matrix A; `skew` has the hidden_size (hidden_size - 1) / 2 free numbers of it. Q is made once for a
-    sequence, and a packed model has Q. f is "modrelu", sign(a) relu(|a| + b), or "tanh", tanh(a + b).
+    sequence, and a packed model has Q, in float32. f is "modrelu", sign(a) relu(|a| + b), or "tanh", tanh(a + b).
 
     With modrelu nothing bounds h over a long input: its norm grows as the root of the number of steps, and linearly
     where b is positive. "tanh" is bounded. Q starts from rotations of pairs of units by angles of U(0, pi / 2), W from
@@ -60,6 +60,7 @@ class OrthogonalRNN(AbstractCell):
         nonlinearity: str = "modrelu",
     ):
         super().__init__(input_size, hidden_size)
+        self.exact = True
         if orthogonal_map not in MAPS:
             raise invalid("orthogonal_map", got=repr(orthogonal_map), expected="'exp' or 'cayley'")
         if nonlinearity not in ("modrelu", "tanh"):

@@ -26,7 +26,7 @@ class URNN(AbstractCell):
 
     The state h and the output are real: n real parts, then n imaginary parts, hidden_size in all; the weight `input` is
     V. h starts from the parameter `first`. W is made once for a sequence, as a matrix of hidden_size rows, which a
-    packed model has.
+    packed model has in float32.
 
     `unitary=False` gives the D free sizes, `D = diag(m exp(i phase))`, |m| <= 1 kept by `constrain_`: a ceRNN, after
     the abstract of its paper; how much is forgotten is then learned.
@@ -62,6 +62,7 @@ class URNN(AbstractCell):
 
     def __init__(self, input_size: int, hidden_size: int, *, input_weight: WeightSpec = DENSE, unitary: bool = True):
         super().__init__(input_size, hidden_size)
+        self.exact = True
         if hidden_size % 2:
             raise invalid("hidden_size", got=hidden_size, expected="an even number, real and imaginary parts")
         n = hidden_size // 2

@@ -91,6 +91,17 @@ class Builder:
         self.program.tensors.append(replace(new, values=np.ascontiguousarray(new.values)))
         return len(self.program.tensors) - 1
 
+    def keep_exact(self, since: int, but: tuple[str, ...], name: str) -> None:
+        """Mark the matrices from number `since` on as exact, but for the weights whose names start with one of `but`.
+
+        One that has no name is called `name`.
+        """
+        for _, ops in self._ops:
+            for i, op in enumerate(ops):
+                if op.code in GATES and op.tensor is not None and op.tensor >= since and not op.name.startswith(but):
+                    ops[i] = replace(op, name=op.name or name)
+                    self.program.tensors[op.tensor] = replace(self.program.tensors[op.tensor], exact=True)
+
     def close(self, because: str) -> None:
         """End the segment; later segments see the whole sequence, so the model is offline."""
         self.offline_because = self.offline_because or because or "a value of the whole sequence is used"

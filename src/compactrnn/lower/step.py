@@ -79,7 +79,12 @@ def _lowered(
     if pushed:
         trace = replace(trace, outputs=_rows_pushed(trace, cell))
     inner = Visitor(visitor.builder, trace, trace.run(small), trace.run(large), visitor.exports, rename)
-    return inner.lower(operands)
+    before = len(visitor.builder.program.tensors)
+    lowered = inner.lower(operands)
+    if cell.exact:
+        weights = tuple(name(n) for n, part in cell.named_children() if isinstance(part, AbstractWeight))
+        visitor.builder.keep_exact(before, weights, name("transition"))
+    return lowered
 
 
 def _rows_pushed(trace: Trace, cell: AbstractCell) -> list[Any]:

@@ -128,7 +128,8 @@ class Tensor:
     panels of 16 rows: 4 for an LSTM, 3 for a GRU, any from 1 to 4 for an AFFINE. So is a table that is int4, or that a
     product reads, too.
 
-    With a `form` the file has not all entries of the matrix; see `Form` and those that there are.
+    With a `form` the file has not all entries of the matrix; see `Form` and those that there are. A matrix that is
+    `exact` stays float32 whatever type is asked for.
     """
 
     values: np.ndarray
@@ -136,6 +137,7 @@ class Tensor:
     group_scale: np.ndarray | None = None
     block: int = 4
     form: Form | None = None
+    exact: bool = False
 
     @property
     def has_entries(self) -> bool:

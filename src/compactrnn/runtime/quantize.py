@@ -164,6 +164,8 @@ def _unquantized(program: Program, types: WeightTypes) -> dict[str, str]:
     type_of = types_of(program, types)
     for op in program.ops:
         tensor = None if op.tensor is None else program.tensors[op.tensor]
+        if op.tensor is not None and tensor is not None and tensor.exact and types.find(op.name)[0] != "float32":
+            stay[op.tensor] = "float32: a fixed or constrained recurrence, in which rounding adds up over time"
         if op.tensor is None or tensor is None or tensor.form is None:
             continue
         asked, name = type_of(op), tensor.form.name

@@ -94,6 +94,8 @@ def is_stored(program: Program, op: Op) -> bool:
 def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
     """The type for an operation's tensor: what is asked for, but never int4 for a `MATMUL` or a `DELTA`.
 
+    What is `exact` stays float32.
+
     Of a matrix in which rows are looked up, too (tied weights), what is not named follows what is, and the lookup the
     product, unless float32 is asked for: it is stored once. Other tables are in int4 only if they are named.
     """
@@ -101,8 +103,8 @@ def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
 
     def find(op: Op) -> str:
         asked, named = types.find(op.name)
-        if asked == "float32":
-            return asked
+        if asked == "float32" or (op.tensor is not None and program.tensors[op.tensor].exact):
+            return "float32"
         if op.code in (Code.MATMUL, Code.DELTA):
             return "int8"
         if op.code != Code.EMBED:
