@@ -27,6 +27,37 @@ def save(path, nodes, inputs, outputs, constants=None, opset=OPSET, producer="te
     return path
 
 
+def detector(path):
+    """A GRU step with a state, of which the sample rate chooses the head."""
+    rng = np.random.default_rng(0)
+
+    def branch(name, slope):
+        nodes = [node("Mul", ["sums", slope], [f"{name}_out"])]
+        return helper.make_graph(nodes, name, [], [tensor(f"{name}_out", [1, 1])])
+
+    nodes = [
+        node("Unsqueeze", ["input", "first"], ["x"]),
+        node("GRU", ["x", "W", "R", "", "", "state"], ["y", "stateN"], hidden_size=6, linear_before_reset=1),
+        node("Flatten", ["stateN"], ["h"]),
+        node("Gemm", ["h", "head.weight"], ["sums"], transB=1),
+        node("Equal", ["sr", "rate"], ["wide"]),
+        node("If", ["wide"], ["z"], then_branch=branch("a", "one"), else_branch=branch("b", "two")),
+        node("Sigmoid", ["z"], ["output"]),
+    ]
+    constants = {
+        "first": np.array([0]),
+        "W": rng.normal(size=(1, 18, 5)).astype(np.float32),
+        "R": rng.normal(size=(1, 18, 6)).astype(np.float32),
+        "head.weight": rng.normal(size=(1, 6)).astype(np.float32),
+        "rate": np.int64(16000),
+        "one": np.float32(1),
+        "two": np.float32(2),
+    }
+    inputs = [tensor("input", ["batch", 5]), tensor("state", [1, "batch", 6]), tensor("sr", [], TensorProto.INT64)]
+    outputs = [tensor("output", ["batch", 1]), tensor("stateN", [1, "batch", 6])]
+    return save(path, nodes, inputs, outputs, constants)
+
+
 def session(path):
     runtime = pytest.importorskip("onnxruntime", reason="what is compared with")
     options = runtime.SessionOptions()

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from .model_file import ModelFile, _line, refuse
 
-_LARGEST = 1 << 24  # numbers of a value that is computed
+LARGEST = 1 << 24  # numbers of a value that is computed
 _SHORT = 4096  # numbers of an input whose values the shape of a result may depend on
 
 Type = tuple[np.dtype, tuple[int, ...]] | None
@@ -63,8 +63,8 @@ def _read_type(proto: NodeProto, found: onnx.TypeProto | None) -> tuple[np.dtype
 
 def check_size(proto: NodeProto, shape: tuple[int, ...]) -> None:
     """Raise an error for a result of more numbers than an importer computes with."""
-    if min(shape, default=0) < 0 or math.prod(shape) > _LARGEST:
-        raise refuse(proto, f"gives a result of shape {shape}; at most {_LARGEST} numbers are taken")
+    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
+        raise refuse(proto, f"gives a result of shape {shape}; at most {LARGEST} numbers are taken")
 
 
 def evaluate(file: ModelFile, proto: NodeProto, inputs: list[np.ndarray | None]) -> list[np.ndarray]:

@@ -28,6 +28,8 @@ class ModelFile:
             model = onnx.inliner.inline_local_functions(model) if model.functions else model
         except Exception as error:  # whatever a malformed function raises
             raise ModelFileError(f"{name}: its functions cannot be expanded: {_line(error)}") from None
+        if not all(isinstance(v.name, str) for v in (*model.graph.input, *model.graph.output)):
+            raise ModelFileError(f"{name}: expected names in UTF-8")
         self.proto = model
         self.graph = model.graph
         self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}

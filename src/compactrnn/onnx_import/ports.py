@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 
 from .._errors import ModelFileError, invalid
+from .evaluate import LARGEST
 from .folding import Typed, Value, dtype_of
 from .model_file import ModelFile
 
@@ -44,7 +46,10 @@ class Port:
     def type(self, known: Mapping[str, int]) -> Typed:
         """With the sizes of axes that have names, 1 for those that are not `known`."""
         sizes = (known.get(self.key(d), n if isinstance(n, int) else 1) for d, n in enumerate(self.sizes))
-        return Typed(self.dtype, tuple(sizes))
+        shape = tuple(sizes)
+        if math.prod(shape) > LARGEST:
+            raise invalid(f"shape of {self.name!r}", got=str(shape), expected=f"at most {LARGEST} numbers")
+        return Typed(self.dtype, shape)
 
     def key(self, axis: int) -> str:
         """What the size of an axis is called, also where the file fixes it."""
