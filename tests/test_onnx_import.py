@@ -158,3 +158,11 @@ cr.pack({str(path)!r}, {str(tmp_path / "m.crnn")!r}, weights="float32")
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("case", ["LSTM", "GRU", "RNN"])
+def test_without_onnxruntime_the_reference_of_the_standard_is_compared_with(case, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    path = layer(tmp_path / "layer.onnx", **LAYERS[case])
+    _, report = packed(path, tmp_path)
+    assert [c.error is not None and c.error < CLOSE for c in report.checks] == [True, True]

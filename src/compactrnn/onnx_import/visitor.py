@@ -16,6 +16,7 @@ from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
 from ..emit.builder import Builder, Operand
 from ..emit.movement import Mover
+from ..emit.products import linear
 from .evaluate import evaluate
 from .folding import Folded, Node, Typed
 from .model_file import ModelFile, blamed, refuse, where
@@ -24,6 +25,8 @@ Taken = Operand | LazyView | np.ndarray  # what a value is while a program is bu
 Handler = Callable[..., Any]
 
 _MADE_UP = re.compile(r"(^|::\w*?)_?\d+$")  # what exporters call weights that have no name: 173, onnx::GRU_382
+
+MOST_ROWS = 4096  # each is an operation of the program
 
 HANDLERS: dict[str, Handler] = {}
 LAZY: set[str] = set()  # those whose handlers get moved entries before they are in place
@@ -197,6 +200,14 @@ class Visitor:
         if not isinstance(value, np.ndarray):
             raise refuse(node.proto, f"reads {node.inputs[number]!r}, which depends on data, for where entries go")
         return value
+
+    def linear(self, node: Node, x: Operand, weight: np.ndarray, bias: np.ndarray | None, name: str) -> Operand:
+        """`bias` + W x for every vector along the last axis, of which there may be a few thousand a step."""
+        rows = x.width // max(weight.shape[1], 1)
+        if rows > MOST_ROWS:
+            raise refuse(node.proto, f"multiplies {rows} vectors within each step; at most {MOST_ROWS} are taken")
+        bias = None if bias is None else np.array(bias, np.float32)
+        return linear(self.builder, x, [weight.astype(np.float32)], bias, name)
 
     def weight_name(self, node: Node, number: int) -> str:
         """What a weight is called: as in the file, if it or its bias has a name there, else after the node."""

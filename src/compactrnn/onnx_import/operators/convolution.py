@@ -13,12 +13,11 @@ from ...emit.address import LazyView
 from ...emit.builder import Operand
 from ...emit.movement import float32
 from ...emit.pointwise import combine
-from ...emit.products import linear
 from ...emit.reductions import reduce
 from ...runtime.program import Binary
 from ..folding import Node
 from ..model_file import refuse
-from ..visitor import Visitor, handles
+from ..visitor import MOST_ROWS, Visitor, handles
 
 _FEW = 4  # entries of a channel's group up to which products are made entry by entry
 
@@ -89,10 +88,9 @@ def _convolved(
     groups, name = node.get("group", 1), visitor.weight_name(node, 1)
     moved = _windows(visitor, node, x, window, 0.0)
     count = weight.shape[1]
-    bias = None if bias is None else bias.astype(np.float32)
     if groups == 1:
         rows = visitor.mover.materialize(_channels_last(visitor, moved), passing=True)
-        y = linear(visitor.builder, rows, [_matrix(weight)], bias, name)
+        y = visitor.linear(node, rows, _matrix(weight), bias, name)
         return _channels_second(visitor, node, y)
     per = len(weight) // groups
     if count <= _FEW and per <= _FEW:
@@ -103,14 +101,14 @@ def _convolved(
         rows = visitor.mover.materialize(_channels_last(visitor, part), passing=True)
         chosen = slice(group * per, (group + 1) * per)
         own = None if bias is None else bias[chosen]
-        parts.append(linear(visitor.builder, rows, [_matrix(weight[chosen])], own, f"{name}.group{group}"))
+        parts.append(visitor.linear(node, rows, _matrix(weight[chosen]), own, f"{name}.group{group}"))
     return _channels_second(visitor, node, visitor.mover.join(parts, -1))
 
 
 def _matrix(weight: np.ndarray) -> np.ndarray:
     """The kernel as the matrix of a window, whose last entry comes first."""
     taps = np.moveaxis(weight, 1, -1).reshape(len(weight), -1, weight.shape[1])
-    return taps[:, ::-1].reshape(len(weight), -1).astype(np.float32)
+    return taps[:, ::-1].reshape(len(weight), -1)
 
 
 def _by_entries(
@@ -149,6 +147,9 @@ def _windows(visitor: Visitor, node: Node, x: Any, window: _Window, filling: flo
     """(N, C, *out, taps): the entries under each window, the last one first."""
     time = visitor.grown(node.inputs[0])
     shape, after = visitor.result(node)
+    count = math.prod(n for d, n in enumerate(shape) if d >= 2 and d != after)
+    if count > MOST_ROWS:
+        raise refuse(node.proto, f"has {count} windows within each step; at most {MOST_ROWS} are taken")
     rank = len(window.kernel)
     if len(x.shape) != rank + 2 or not rank:
         raise refuse(node.proto, f"does not fit an input of shape {tuple(x.shape)}")

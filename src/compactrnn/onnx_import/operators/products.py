@@ -67,5 +67,4 @@ def _with_matrix(
     """`bias` + W x for every vector along the last axis; `number` is that of the input that W comes from."""
     if not isinstance(x, Operand):
         raise TypeError("a product of constants")
-    bias = None if bias is None else np.array(bias, np.float32)
-    return products.linear(visitor.builder, x, [weight.astype(np.float32)], bias, visitor.weight_name(node, number))
+    return visitor.linear(node, x, weight, bias, visitor.weight_name(node, number))
