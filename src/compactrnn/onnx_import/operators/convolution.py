@@ -147,7 +147,7 @@ def _windows(visitor: Visitor, node: Node, x: Any, window: _Window, filling: flo
     """(N, C, *out, taps): the entries under each window, the last one first."""
     time = visitor.grown(node.inputs[0])
     shape, after = visitor.result(node)
-    count = math.prod(n for d, n in enumerate(shape) if d >= 2 and d != after)
+    count = math.prod(n for d, n in enumerate(shape) if d not in (1, after))
     if count > MOST_ROWS:
         raise refuse(node.proto, f"has {count} windows within each step; at most {MOST_ROWS} are taken")
     rank = len(window.kernel)
