@@ -99,11 +99,11 @@ def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
     Of a matrix in which rows are looked up, too (tied weights), what is not named follows what is, and the lookup the
     product, unless float32 is asked for: it is stored once. Other tables are in int4 only if they are named.
     """
-    tied = _tied_types(program, types)
+    tied, exact = _tied_types(program, types), {i for i, tensor in enumerate(program.tensors) if tensor.exact}
 
     def find(op: Op) -> str:
         asked, named = types.find(op.name)
-        if asked == "float32" or (op.tensor is not None and program.tensors[op.tensor].exact):
+        if asked == "float32" or op.tensor in exact:
             return "float32"
         if op.code in (Code.MATMUL, Code.DELTA):
             return "int8"
