@@ -108,10 +108,10 @@ def words(row: str) -> str:
         f"{small['test']:.1f} for {dense['test']:.1f} ({100 * small['test'] / dense['test'] - 100:+.1f} %) after "
         f"{small['updates']['total']:,} updates for {dense['updates']['total']:,}, one seed"
     )
-    scratch = rows("compact_language_model", row=f"scratch:dense:{row.rpartition(':')[2]}")
-    if scratch:
-        text += f"; a model of the whole size with fewer units, from scratch, as many updates: {scratch[0]['test']:.1f}"
-    return text
+    name = f"scratch:dense:{row.rpartition(':')[2]}"
+    scratch = [row["test"] for row in result("compact_language_model")["rows"] if row["row"] == name]
+    from_scratch = f"{scratch[0]:.1f}" if scratch else "not trained yet"
+    return f"{text}; a model of the whole size with fewer units, from scratch, as many updates: {from_scratch}"
 
 
 def digits(row: str) -> str:
