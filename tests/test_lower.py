@@ -471,3 +471,23 @@ def test_what_shrinks_packs(tmp_path):
         engine = engine_of(small, x)
         np.testing.assert_allclose(outputs(engine, x)[0], wanted(model, x), rtol=1e-4, atol=1e-5)
         assert engine.macs_per_step < engine_of(model, x).macs_per_step
+
+
+class Solved(nn.Module):
+    """A matrix that torch computes with a check of its values, which exports have as an effect."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.skew = nn.LSTM(4, 8, batch_first=True), nn.Parameter(torch.randn(8, 8) / 8)
+
+    def forward(self, x):
+        one = torch.eye(8)
+        return self.lstm(x)[0] @ torch.linalg.solve(one + self.skew, one - self.skew)
+
+
+def test_checks_of_values_are_no_part_of_the_program():
+    torch.manual_seed(0)
+    model, x = Solved().eval(), torch.randn(1, 9, 4)
+    with torch.no_grad():
+        wanted = model(x)[0].numpy()
+    assert np.abs(engine_of(model, x).run(x[0].numpy()) - wanted).max() < 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -248,7 +249,7 @@ def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], 
     placed = {n.name for n in program.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)}
     results = next(n for n in program.graph.nodes if n.op == "output").args[0]
     return Trace(
-        nodes=[n for n in program.graph.nodes if n.op == "call_function"],
+        nodes=_without_effects([n for n in program.graph.nodes if n.op == "call_function"]),
         constants={node: stored[name].detach() for node, name in named.items()},
         parameters=dict(signature.inputs_to_parameters),
         buffers=dict(signature.inputs_to_buffers),
@@ -257,6 +258,22 @@ def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], 
         leaves=leaves,
         model=model,
     )
+
+
+def _without_effects(nodes: list[torch.fx.Node]) -> list[torch.fx.Node]:
+    """The nodes but for checks of values, which give nothing but the token that keeps them in order."""
+    dropped = set[torch.fx.Node]()
+    for node in nodes:
+        token = node.target is operator.getitem and node.args[0] in dropped and node.args[1] == 0
+        if token or node.target is torch.ops.higher_order.with_effects:
+            dropped.add(node)
+    kept = [node for node in nodes if node not in dropped]
+    for node in kept:
+        if used := [n for n in node.all_input_nodes if n in dropped]:
+            raise UnsupportedModelError(
+                f"{used[0].args[1]}: the model uses the result of an operation with side effects"
+            )
+    return kept
 
 
 class _Alone(nn.Module):
