@@ -17,8 +17,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "compact-weights.md"
 class Study:
     """Rows of a results file, in the order of their `names`, each with its seed; other entries of the file stay."""
 
-    def __init__(self, results: Path, names: Sequence[str], page: Path = PAGE):
-        self.results, self.names, self.page = results, list(names), page
+    def __init__(self, results: Path, names: Sequence[str], page: Path | None = None):
+        self.results, self.names, self.page = results, list(names), page or PAGE
         self.content: dict[str, Any] = {"rows": []}
         if results.exists():
             self.content |= json.loads(results.read_text(encoding="utf-8"))

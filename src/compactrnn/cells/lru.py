@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,11 @@ class LRU(AbstractCell):
         x_re, x_im, skip = projected.split((size, size, projected.shape[-1] - 2 * size), dim=-1)
         re, im = cos * re - sin * im + share * x_re, sin * re + cos * im + share * x_im
         return self.from_re(re) - self.from_im(im) + skip, (re, im)
+
+    def select_(self, keep: Mapping[str, Tensor], inputs: Tensor | None = None) -> LRU:
+        super().select_(keep, inputs)
+        self.hidden_size = self.from_re.out_features  # not the size of the states
+        return self
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
