@@ -311,7 +311,7 @@ def shipped(package, name):
     found = importlib.util.find_spec(package) if package else None
     folder = Path(found.submodule_search_locations[0]) if found else SHARED
     if not (folder / name).exists():
-        pytest.skip(f"{package or folder} is not there")
+        pytest.skip(f"{package} is not installed" if package else f"the data folder {SHARED.parent.name} is not there")
     return folder / name
 
 
