@@ -491,3 +491,9 @@ def test_checks_of_values_are_no_part_of_the_program():
     with torch.no_grad():
         wanted = model(x)[0].numpy()
     assert np.abs(engine_of(model, x).run(x[0].numpy()) - wanted).max() < 1e-5
+
+
+def test_warnings_point_at_the_call(tmp_path):
+    with pytest.warns(UserWarning) as record:
+        cr.pack(nn.GRU(3, 4), tmp_path / "gru.crnn", torch.randn(5, 1, 3))
+    assert {warning.filename for warning in record} == {__file__}

@@ -128,7 +128,7 @@ def _initial(
                 warnings.warn(
                     f"state {name}: the stream starts from zeros and not from the numbers in example_inputs;"
                     f" pack(initial={{{name!r}: ...}}) sets another start, Stream.reset({name}=...) one for a sequence",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
             found[name] = torch.zeros(layout.port)
             continue

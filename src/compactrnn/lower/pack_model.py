@@ -139,7 +139,7 @@ def pack(
     target = Reference(replace(lowered, model=trained.quantized(lowered.model))) if trained.specs else reference
     if lowered.left_out:
         why = "a stream keeps them: Stream.get_state" if lowered.trace.alone else "they are no tensors"
-        warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=2)
+        warnings.warn(f"not among the engine's outputs: {', '.join(lowered.left_out)} ({why})", stacklevel=3)
     return write_packed(
         lowered.program,
         path,
@@ -149,6 +149,7 @@ def pack(
         wanted=[outputs for batch in data for outputs in target.run(batch)],
         calibrated=bool(batches),
         trained=trained.by_name,
+        stacklevel=4,
     )
 
 
