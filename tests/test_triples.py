@@ -1,6 +1,7 @@
 """Cell, weight and compressor drawn at random, which train, shrink, pack and stream together.
 
-Every run draws others; `TRIPLES_SEED=n` draws those of a run again, whose output says n.
+Every run draws others, but for those with `CI` set, which speak of a change alone, as Hypothesis does it;
+`TRIPLES_SEED=n` draws those of a run again, whose output says n.
 """
 
 import functools
@@ -22,7 +23,7 @@ from cell_table import CELLS, name_of
 from compactrnn.layers import cells_of
 from compactrnn.weights.registry import weight_kinds
 
-SEED = int(os.environ.get("TRIPLES_SEED") or time.time_ns() % 2**31)
+SEED = int(os.environ.get("TRIPLES_SEED") or (0 if os.environ.get("CI") else time.time_ns() % 2**31))
 COUNT = 20
 INPUTS, HIDDEN = 8, 16
 ARGUMENTS = {
@@ -50,7 +51,7 @@ REFUSALS = (
     "hidden_weight: expected .* with constraint="
 )
 # why a compressor may refuse both: units that depend on each other, later steps, matrices in a structure already
-NOT_COMPRESSED = "a layer norm over all units|which reads later steps|expected one or more"
+NOT_COMPRESSED = "over all units|of all units|as a whole|which reads later steps|expected one or more"
 
 
 def proximal(model, example_inputs):

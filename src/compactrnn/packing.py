@@ -32,16 +32,38 @@ def pack(
     time: str | None = None,
     outputs: Sequence[str] | None = None,
 ) -> PackReport:
-    """Write a model as a file that `Engine` runs: a torch model, or the ONNX file of that path.
+    """Write a model as a file that `Engine` runs without torch: a torch model, or the ONNX file of that path.
 
-    `compactrnn.lower.pack` says what the arguments mean for a torch model, which takes `example_inputs` and none of
-    `constants`, `dims`, `time` and `outputs`; `compactrnn.onnx_import.pack_onnx` for an ONNX file, which needs the
-    extra `onnx`, but no torch.
+    The float32 program is compared with the original first, on random numbers, longer sequences, zeros, large inputs
+    and the calibration data; a model is refused where an output is off by more than 1e-4 of its largest value, or by 16
+    times what float32 itself loses. What is a time step, a state and an output: `compactrnn.lower.pack` for torch
+    models, `compactrnn.onnx_import.pack_onnx` for ONNX files (extra `onnx`, no torch).
+
+    Args:
+        model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ..., taken in eval mode and
+            not changed; or the path of an ONNX file.
+        path: the file to write; replaced only when all checks have passed.
+        example_inputs: what a torch model is called with, batch and time axes included: a tensor, a tuple, or a dict.
+        weights: "float32", "int8", "int4" or "auto", or a dict of types by name: `{"fc": "float32", "*": "int4"}`.
+        calibration: real data, to measure the error of quantization on and to choose by: batches like
+            `example_inputs`; for an ONNX file sequences as `Engine.run` takes them.
+        max_error: refuse to write beyond this relative error (`PackReport.error`).
+        max_bytes: refuse to write a larger file; with "auto", matrices are in int4 where the file has to get smaller.
+        fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
+        metadata: JSON for `Engine.metadata` (task, vocabulary, labels, ...).
+        states: of a model that is one time step: the arguments that are states, or outputs by inputs.
+        initial: what states start from, by name; zeros by default.
+        notes: write the names of weights and what the report says into the file, for `compactrnn info`.
+        constants: ONNX only: inputs that are bound to numbers: `{"sr": 16000}`.
+        dims: ONNX only: sizes of axes that the file leaves open, by name.
+        time: ONNX only: the name of the time axis, where it is not found by itself.
+        outputs: ONNX only: names of outputs, to import a part of the file.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> path = tempfile.mkdtemp() + "/gru.crnn"
-    >>> report = pack(torch.nn.GRU(8, 16), path, torch.randn(9, 1, 8), weights="float32")
-    >>> cr.Engine(path).stream().step([0.0] * 8)[0].shape
+    >>> model, example = torch.nn.GRUCell(8, 16), (torch.randn(1, 8), torch.zeros(1, 16))
+    >>> report = pack(model, path, example, states=["hx"], weights="float32")
+    >>> cr.Engine(path).stream().step([0.0] * 8).shape
     (16,)
 
     Raises:

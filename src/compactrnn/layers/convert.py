@@ -60,7 +60,7 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
 
     >>> import torch
     >>> from torch import nn
-    >>> theirs = nn.GRU(4, 8, num_layers=2)
+    >>> theirs = nn.GRU(4, 8, num_layers=2).eval()
     >>> ours = from_torch(theirs)
     >>> x = torch.randn(5, 3, 4)
     >>> torch.equal(ours(x)[0], theirs(x)[0])

@@ -64,8 +64,8 @@ def cell_class(name: str) -> type[AbstractCell]:
 def known_cells() -> dict[str, type[AbstractCell]]:
     """The cells of `compactrnn.cells` by name, but for those that are made around another one.
 
-    >>> sorted(known_cells())[:3]
-    ['DuRNN', 'Elman', 'FSMN']
+    >>> {"GRU", "LSTM"} <= known_cells().keys()
+    True
     """
     return {
         name: found
