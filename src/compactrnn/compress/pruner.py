@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from .._errors import UnsupportedModelError, invalid
 from ..graph.follow import follow
+from ..graph.trace import Trace
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
@@ -182,10 +183,9 @@ class Pruner:
         self._cut_before += number
         return number
 
-    def follow_again(self) -> None:
-        """Find the units of the model as it is now."""
-        _mask_(self.model)
-        self._trace = follow(self.model, self.given)
+    def follow_again(self, trace: Trace) -> None:
+        """Find the units of the model as it is now; `trace` is its own, unless weights have to be masked."""
+        self._trace = follow(self.model, self.given) if _mask_(self.model) else trace
         self.example_inputs = self._trace.example.tensors
         self._units = find_units(self._trace, self.example_inputs, self.embeddings)
         self._parameters = []

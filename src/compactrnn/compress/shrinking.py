@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from .._errors import UnsupportedModelError
 from ..graph.follow import follow
+from ..graph.trace import Trace
 from ..graph.units import find_units
 from .gates import AbstractGate
 from .group_finding import find_groups
@@ -41,11 +42,10 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
         small, plan = _plan(pruner, active, gates)
         kept = {group.name: _kept(plan, group) for group in groups}
         number = sum(group.count - len(kept[group.name]) for group in groups)
-        if number:
-            _check(pruner, small, plan, kept)
+        trace = _checked_trace(pruner, small, plan, kept) if number else None
     finally:
         model.load_state_dict(before)
-    if not number:
+    if trace is None:
         return 0
     held = _held(optimizer, gates)
     if optimizer is not None:
@@ -55,7 +55,7 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
     model.train(training)
     pruner.method.pruned = {name: mask[kept[name].to(mask.device)] for name, mask in pruner.method.pruned.items()}
     pruner.method.shrunk(model)
-    pruner.follow_again()
+    pruner.follow_again(trace)
     for name, old in gates.items():
         if old is not None:
             gate = old.part(kept[name])
@@ -88,8 +88,8 @@ def _kept(plan: PruningPlan, group: Group) -> Tensor:
     return torch.tensor([g for g, i in sorted((int(g), i) for i, g in enumerate(member.units)) if i in stays])
 
 
-def _check(pruner: Pruner, small: nn.Module, plan: PruningPlan, kept: dict[str, Tensor]) -> None:
-    """Refuse a model with which the pruner could not go on."""
+def _checked_trace(pruner: Pruner, small: nn.Module, plan: PruningPlan, kept: dict[str, Tensor]) -> Trace:
+    """The trace of the smaller model; refuses one with which the pruner could not go on."""
     what, hint = type(pruner.model).__name__, "train on, and call shrink() in the end"
     wide = [layer.path or "the model" for layer in plan.layers if layer.scattered]
     if wide or type(small) is not type(pruner.model):
@@ -98,6 +98,7 @@ def _check(pruner: Pruner, small: nn.Module, plan: PruningPlan, kept: dict[str, 
     groups = find_groups(small, trace, find_units(trace, trace.example.tensors, pruner.embeddings))
     if {group.name: group.count for group in groups} != {name: len(units) for name, units in kept.items()}:
         raise UnsupportedModelError(f"{what}: units hang together in other ways when it is smaller; {hint}")
+    return trace
 
 
 def _held(optimizer: Optimizer | None, gates: dict[str, AbstractGate | None]) -> dict[str, list[tuple[Any, str, Any]]]:
