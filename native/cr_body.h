@@ -283,7 +283,7 @@ const cr_kernels CR_TABLE = {
     .affine = {CR_BY_TYPE(cr_affine), [CR_ENTRIES_F32] = cr_affine_entries_f32, [CR_ENTRIES_I8] = cr_affine_entries_i8},
     .lstm = {CR_BY_TYPE(cr_lstm)},
     .gru = {CR_BY_TYPE(cr_gru)},
-    .matmul = {{cr_left_f32, cr_left_i8}, {cr_right_f32, cr_right_i8}},
+    .matmul = {{cr_left_f32, cr_left_i8}, {cr_right_f32, cr_right_i8}, {cr_right_f32, cr_right_i8}},
     .delta = {[CR_MATRIX_F32] = cr_delta_f32, [CR_COLUMNS_I8] = cr_delta_i8},
     .spectral = cr_spectral,
     .quantize = cr_quantize,

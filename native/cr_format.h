@@ -129,8 +129,16 @@ enum cr_type {
     CR_ENTRIES_F32 = 10,
     CR_ENTRIES_I8 = 11,
     CR_COLUMNS_I8 = 12,
-    CR_TYPE_COUNT = 13
+    CR_RUNS = 13,                     /* an index as a cr_index_run for each row, columns = 1 */
+    CR_TYPE_COUNT = 14
 };
+
+/* `count` positions of an index, the first and others `step` after each other; or -1 as often, and no step. */
+typedef struct {
+    int32_t first;
+    int16_t step;
+    uint16_t count;
+} cr_index_run;
 
 typedef struct {
     uint32_t type;
@@ -234,6 +242,7 @@ static_assert(sizeof(cr_header) == 64, "header");
 static_assert(sizeof(cr_buffer) == 32, "buffer");
 static_assert(sizeof(cr_tensor) == 32, "tensor");
 static_assert(sizeof(cr_toeplitz) == 64, "toeplitz");
+static_assert(sizeof(cr_index_run) == 8, "run");
 static_assert(sizeof(cr_op) == 64, "op");
 static_assert(sizeof(cr_segment) == 16, "segment");
 static_assert(sizeof(cr_port) == 64, "port");

@@ -102,10 +102,12 @@ typedef void cr_lstm(float *dst, const cr_matrix *matrix, const void *x, const f
 typedef void cr_gru(float *dst, const cr_matrix *matrix, const void *x, const float *gates, const float *bias,
                     const float *h, size_t n, int backwards);
 
-/* CR_MATMUL: dst = init + W X, X of `count` columns, or init + X W^T, X of as many rows. init NULL: zeros; dst may be init.
- * X as the products above take a vector of all its numbers; `work` has room for it column by column. */
+/* CR_MATMUL: dst = init + W X, X of `count` columns, or init + X W^T, X of as many rows, which begin `step` numbers after each
+ * other: they may overlap. init NULL: zeros; dst may be init. X as the products above take a vector of all its numbers; `work`
+ * has room for it column by column. */
 #define CR_MATMUL_WORK(count, columns) (CR_LINES(4 * (size_t)(count)) * ((size_t)(columns) + 2))
-typedef void cr_matmul(float *dst, const cr_matrix *matrix, const void *x, const float *init, size_t count, void *work);
+typedef void cr_matmul(float *dst, const cr_matrix *matrix, const void *x, const float *init, size_t count, size_t step,
+                       void *work);
 
 /* CR_DELTA: dst = init + W x, x as the products above take it; `memory` as the operation has it, zeros at first. */
 #define CR_DELTA_WORK(columns) CR_LINES(12 * ((size_t)(columns) + 4))
@@ -117,8 +119,8 @@ typedef struct cr_kernels {
     cr_affine *affine[CR_TYPE_COUNT];
     cr_lstm *lstm[CR_TYPE_COUNT];
     cr_gru *gru[CR_TYPE_COUNT];
-    /* by function, CR_MATMUL_LEFT and CR_MATMUL_RIGHT, and by type: CR_MATRIX_F32, CR_MATRIX_I8 */
-    cr_matmul *matmul[2][2];
+    /* by function and by type: CR_MATRIX_F32, CR_MATRIX_I8 */
+    cr_matmul *matmul[CR_MATMUL_COUNT][2];
     /* by type: CR_MATRIX_F32, CR_COLUMNS_I8 */
     cr_delta *delta[CR_TYPE_COUNT];
     /* the rows of the matrix times x; rows that are only padding are left as they are */

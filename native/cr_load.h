@@ -24,7 +24,7 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor);
 /* Whether products can be made with tensors of this type. */
 static inline int cr_is_matrix(uint32_t type)
 {
-    return type <= CR_MATRIX_I4 || (type >= CR_TOEPLITZ_F32 && type < CR_TYPE_COUNT);
+    return type <= CR_MATRIX_I4 || (type >= CR_TOEPLITZ_F32 && type <= CR_COLUMNS_I8);
 }
 
 /* The row within a block of 64 that byte `byte` of a line of a CR_COLUMNS_I8 belongs to. */

@@ -41,30 +41,67 @@ static int cr_check_unused(cr_ref ref)
     return ref.buffer == CR_NONE && !ref.offset ? CR_OK : CR_ERROR_LAYOUT;
 }
 
+/* Run i of an index, and its least and greatest position; a single position is a run, too. */
+typedef struct {
+    cr_index_run run;
+    int64_t low;
+    int64_t high;
+} cr_positions;
+
+static cr_positions cr_positions_at(const cr_model *model, const cr_tensor *tensor, uint32_t i)
+{
+    const void *stored = model->file + tensor->place;
+    cr_index_run run = {0, 0, 1};
+    if (tensor->type == CR_INDEX)
+        run.first = ((const int32_t *)stored)[i];
+    else
+        run = ((const cr_index_run *)stored)[i];
+    int64_t last = run.first + (int64_t)run.step * (run.count - 1);
+    return (cr_positions){run, run.step < 0 ? last : run.first, run.step < 0 ? run.first : last};
+}
+
+/* All positions of a run, of which not all that lies between them need be written. */
+static int cr_check_run(const cr_site *site, cr_positions at)
+{
+    cr_ref a = site->op->a;
+    uint32_t number = (uint32_t)(site->op - site->model->ops), dense = at.run.step >= -1 && at.run.step <= 1;
+    uint64_t width = dense ? (uint64_t)(at.high - at.low) + 1 : 1;
+    for (uint32_t j = 0; j < (dense ? 1u : at.run.count); j++) {
+        int64_t first = dense ? at.low : at.run.first + (int64_t)at.run.step * j;
+        int code = cr_check_written(site->model, number, (cr_ref){a.buffer, a.offset + (uint32_t)first}, width, site->looks);
+        if (code) return code;
+    }
+    return CR_OK;
+}
+
 /* The numbers that GATHER takes: places within the vector, and written. */
 static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
 {
-    const int32_t *index = (const int32_t *)(const void *)(site->model->file + tensor->place);
     cr_ref a = site->op->a;
-    uint32_t number = (uint32_t)(site->op - site->model->ops), first = UINT32_MAX, last = 0;
+    uint32_t number = (uint32_t)(site->op - site->model->ops);
+    int64_t first = INT64_MAX, last = -1;
+    uint64_t count = 0;
     int code = cr_check_place(site, a, site->op->k, 0);
     if (code) return code;
     if (tensor->rows > *site->looks) return CR_ERROR_LIMIT;
     *site->looks -= tensor->rows;
     for (uint32_t i = 0; i < tensor->rows; i++) {
-        if (index[i] < -1 || (index[i] >= 0 && (uint32_t)index[i] >= site->op->k)) return CR_ERROR_VALUE;
-        if (index[i] < 0) continue;
-        if ((uint32_t)index[i] < first) first = (uint32_t)index[i];
-        if ((uint32_t)index[i] > last) last = (uint32_t)index[i];
+        cr_positions at = cr_positions_at(site->model, tensor, i);
+        count += at.run.count;
+        if (!at.run.count || at.run.first < -1 || at.high >= (int64_t)site->op->k) return CR_ERROR_VALUE;
+        if (at.run.first < 0 ? at.run.step != 0 : at.low < 0) return CR_ERROR_VALUE;
+        if (at.run.first < 0) continue;
+        if (at.low < first) first = at.low;
+        if (at.high > last) last = at.high;
     }
+    if (count != site->op->n) return CR_ERROR_SHAPE;
     if (first > last) return CR_OK;
-    cr_ref from = {a.buffer, a.offset + first};
-    code = cr_check_written(site->model, number, from, last - first + 1, site->looks);
+    cr_ref from = {a.buffer, a.offset + (uint32_t)first};
+    code = cr_check_written(site->model, number, from, (uint64_t)(last - first) + 1, site->looks);
     if (code != CR_ERROR_UNWRITTEN) return code;
     for (uint32_t i = 0; i < tensor->rows; i++) { /* what lies between them need not be written */
-        if (index[i] < 0) continue;
-        cr_ref one = {a.buffer, a.offset + (uint32_t)index[i]};
-        if ((code = cr_check_written(site->model, number, one, 1, site->looks))) return code;
+        cr_positions at = cr_positions_at(site->model, tensor, i);
+        if (at.run.first >= 0 && (code = cr_check_run(site, at))) return code;
     }
     return CR_OK;
 }
@@ -90,18 +127,20 @@ static int cr_check_parameters(const cr_op *op, const cr_operation *is, const cr
     return op->code == CR_UNARY && op->fn == CR_UNARY_CLAMP && op->p0 > op->p1 ? CR_ERROR_VALUE : CR_OK;
 }
 
-/* A whole number of vectors goes in, and the same number comes out. */
+/* A whole number of vectors goes in, and the same number comes out; windows may overlap. */
 static int cr_check_matmul(const cr_op *op, const cr_tensor *tensor)
 {
-    if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_MATRIX_I8) return CR_ERROR_SHAPE;
-    if (op->k % tensor->columns || op->n % tensor->rows) return CR_ERROR_SHAPE;
-    return op->k / tensor->columns == op->n / tensor->rows ? CR_OK : CR_ERROR_SHAPE;
+    uint32_t count = op->n / tensor->rows, beyond = op->k - tensor->columns;
+    if (op->n % tensor->rows || op->k < tensor->columns) return CR_ERROR_SHAPE;
+    if (op->fn == CR_MATMUL_WINDOWS) return (count > 1 ? beyond % (count - 1) : beyond) ? CR_ERROR_SHAPE : CR_OK;
+    return op->k % tensor->columns || op->k / tensor->columns != count ? CR_ERROR_SHAPE : CR_OK;
 }
 
 static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tensor *tensor)
 {
     switch (is->tensor) {
     case CR_USES_MATRIX:
+        if (cr_has_rows(op->code) && tensor->type > CR_MATRIX_I8) return CR_ERROR_SHAPE;
         if (op->code == CR_MATMUL) return cr_check_matmul(op, tensor);
         if (!cr_is_matrix(tensor->type) || tensor->type == CR_COLUMNS_I8 || tensor->rows != cr_width_of(is->rows, op->n, op->k)) return CR_ERROR_SHAPE;
         return tensor->columns != op->k || (is->gates > 1 && tensor->block != is->gates) ? CR_ERROR_SHAPE : CR_OK;
@@ -110,7 +149,7 @@ static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tens
     case CR_USES_COLUMNS:
         if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_COLUMNS_I8) return CR_ERROR_SHAPE;
         return tensor->rows != op->n || tensor->columns != op->k ? CR_ERROR_SHAPE : CR_OK;
-    case CR_USES_INDEX: return tensor->type != CR_INDEX || tensor->rows != op->n ? CR_ERROR_SHAPE : CR_OK;
+    case CR_USES_INDEX: return tensor->type != CR_INDEX && tensor->type != CR_RUNS ? CR_ERROR_SHAPE : CR_OK;
     default: return CR_OK;
     }
 }

@@ -1,13 +1,12 @@
 /* Products of a matrix with many vectors of one step, for cr_body.h: CR_MATMUL. */
 
-/* X W^T: each row of X is a vector. Quantized rows lie one after the other: where the last line of W is not full, its zeros
- * meet numbers of the next row. */
+/* X W^T: each row of X is a vector. Where the last line of a quantized W is not full, its zeros meet numbers behind the row. */
 CR_INLINE void cr_matmul_right(unsigned type, float *dst, const cr_matrix *m, const void *x, const float *init,
-                               size_t count)
+                               size_t count, size_t step)
 {
     size_t bytes = type == CR_MATRIX_F32 ? 4 : 1, row = 4 * m->rows;
-    cr_vectors in = {x, bytes * m->columns, 4, NULL, 0};
-    if (type == CR_MATRIX_I8) in = (cr_vectors){(const char *)x + 64, bytes * m->columns, 4, x, 0};
+    cr_vectors in = {x, bytes * step, 4, NULL, 0};
+    if (type == CR_MATRIX_I8) in = (cr_vectors){(const char *)x + 64, bytes * step, 4, x, 0};
     cr_affine_all(type, (cr_rows){dst, row}, m, in, (cr_rows){(void *)(uintptr_t)init, row}, count);
 }
 
@@ -74,15 +73,16 @@ CR_INLINE void cr_matmul_left(unsigned type, float *dst, const cr_matrix *m, con
 
 #define CR_MATMUL_KERNELS(suffix, type)                                                                                \
     static void cr_left_##suffix(float *dst, const cr_matrix *m, const void *x, const float *init, size_t count,       \
-                                 void *work)                                                                           \
+                                 size_t step, void *work)                                                              \
     {                                                                                                                  \
+        (void)step;                                                                                                    \
         cr_matmul_left(type, dst, m, x, init, count, work);                                                            \
     }                                                                                                                  \
     static void cr_right_##suffix(float *dst, const cr_matrix *m, const void *x, const float *init, size_t count,      \
-                                  void *work)                                                                          \
+                                  size_t step, void *work)                                                             \
     {                                                                                                                  \
         (void)work;                                                                                                    \
-        cr_matmul_right(type, dst, m, x, init, count);                                                                 \
+        cr_matmul_right(type, dst, m, x, init, count, step);                                                           \
     }
 
 CR_MATMUL_KERNELS(f32, CR_MATRIX_F32)

@@ -165,7 +165,9 @@ CR_NOINLINE void cr_run_matmul(const cr_run_state *run, const cr_op *op, float *
     const void *x = cr_prepare(run, op, tensor->type, cr_at(run, op->a), 1).first;
     void *work = run->block + run->model->workspace + CR_QUANTIZED_BYTES(op->k);
     const float *init = cr_at_or_none(run, op->b).first;
-    run->model->kernels->matmul[op->fn][tensor->type](dst, &matrix, x, init, op->k / matrix.columns, work);
+    size_t count = op->n / matrix.rows, step = matrix.columns;
+    if (op->fn == CR_MATMUL_WINDOWS && count > 1) step = (op->k - matrix.columns) / (count - 1);
+    run->model->kernels->matmul[op->fn][tensor->type](dst, &matrix, x, init, count, step, work);
 }
 
 CR_NOINLINE void cr_run_delta(const cr_run_state *run, const cr_op *op, float *dst)
@@ -225,11 +227,49 @@ static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
         kernels->gru[type](dst, &matrix, x, gates, b, cr_floats(run, op->d), op->n, backwards);
 }
 
+/* A cell for each k numbers of dst: over an axis, from one to the next, or each from a state of its own. */
+CR_NOINLINE void cr_run_rows(const cr_run_state *run, const cr_op *op, float *dst)
+{
+    const cr_kernels *kernels = run->model->kernels;
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    cr_matrix matrix = cr_matrix_of(run->model, tensor);
+    const float *gates = cr_floats(run, op->a), *h = cr_floats(run, op->c);
+    float *b = cr_at_or_none(run, op->b).first;
+    size_t units = op->k, count = op->n / units;
+    for (size_t i = 0; i < count; i++) {
+        size_t row = op->fn == CR_OVER_BACKWARD ? count - 1 - i : i; /* GRU_EACH has no function: forward */
+        const float *from = gates + row * tensor->rows;
+        const void *x = cr_prepare(run, op, tensor->type, (cr_rows){(void *)(uintptr_t)h, 0}, 1).first;
+        float *to = dst + row * units;
+        if (op->code == CR_LSTM_OVER)
+            kernels->lstm[tensor->type](to, &matrix, x, from, b, units, 0);
+        else
+            kernels->gru[tensor->type](to, &matrix, x, from, b, h, units, 0);
+        h = op->code == CR_GRU_EACH ? h + units : to;
+    }
+}
+
 CR_NOINLINE void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
 {
-    const int32_t *index = (const int32_t *)(const void *)(run->model->file + run->model->tensors[op->tensor].place);
+    const cr_tensor *tensor = &run->model->tensors[op->tensor];
+    const void *stored = run->model->file + tensor->place;
     const float *a = cr_floats(run, op->a);
-    for (uint32_t i = 0; i < op->n; i++) dst[i] = index[i] < 0 ? 0.0f : a[index[i]];
+    if (tensor->type == CR_INDEX) {
+        const int32_t *index = stored;
+        for (uint32_t i = 0; i < op->n; i++) dst[i] = index[i] < 0 ? 0.0f : a[index[i]];
+        return;
+    }
+    const cr_index_run *part = stored;
+    for (uint32_t i = 0; i < tensor->rows; dst += part[i].count, i++) {
+        const float *from = a + (part[i].first < 0 ? 0 : part[i].first);
+        ptrdiff_t step = part[i].step;
+        if (part[i].first < 0)
+            memset(dst, 0, sizeof(float) * part[i].count);
+        else if (step == 1)
+            memcpy(dst, from, sizeof(float) * part[i].count);
+        else
+            for (uint32_t j = 0; j < part[i].count; j++) dst[j] = from[step * (ptrdiff_t)j];
+    }
 }
 
 /* Whether number i comes before number j among the largest: NaN before all, of equal ones the first. */
@@ -299,6 +339,9 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_LAYER_NORM: kernels->layer_norm(dst, cr_floats(run, op->a), n, k, op->p0); break;
     case CR_LSTM:
     case CR_GRU: cr_run_cell(run, op, dst); break;
+    case CR_LSTM_OVER:
+    case CR_GRU_OVER:
+    case CR_GRU_EACH: cr_run_rows(run, op, dst); break;
     case CR_LSTM_CELL: kernels->lstm_cell(dst, cr_floats(run, op->a), cr_floats(run, op->b), n); break;
     case CR_GRU_CELL:
         kernels->gru_cell(dst, cr_floats(run, op->a), cr_floats(run, op->c), cr_floats(run, op->d), n);

@@ -16,7 +16,7 @@ static uint64_t cr_digits(uint64_t n)
 
 uint64_t cr_width_of(unsigned width, uint64_t n, uint64_t k)
 {
-    const uint64_t P = (n + CR_LANES - 1) / CR_LANES * CR_LANES;
+    const uint64_t P = (n + CR_LANES - 1) / CR_LANES * CR_LANES, Q = (k + CR_LANES - 1) / CR_LANES * CR_LANES;
     switch (width) {
 #define CR_CASE(name, value) case CR_WIDTH_##name: return value;
         CR_WIDTHS(CR_CASE)

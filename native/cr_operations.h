@@ -2,7 +2,7 @@
  * checks and kernels are made. docs/operations.md says what each computes. Python has the same list in
  * runtime/operations.py; a test compares the two.
  *
- * n and k are fields of cr_op, P is n rounded up to a multiple of CR_LANES. */
+ * n and k are fields of cr_op, P is n rounded up to a multiple of CR_LANES, and Q is k. */
 #ifndef CR_OPERATIONS_H
 #define CR_OPERATIONS_H
 
@@ -19,6 +19,10 @@
     X(4N, 4 * n)                                                                                                       \
     X(3P, 3 * P)                                                                                                       \
     X(4P, 4 * P)                                                                                                       \
+    X(3Q, 3 * Q)                                                                                                       \
+    X(4Q, 4 * Q)                                                                                                       \
+    X(3Q_ROWS, 3 * Q * (n / k))                                                                                        \
+    X(4Q_ROWS, 4 * Q * (n / k))                                                                                        \
     X(K_P_1, k + P + 1)                                                                                                \
     X(3N_K, 3 * n * k)                                                                                                 \
     X(4N_K, 4 * n * k)                                                                                                 \
@@ -63,7 +67,15 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
     X(MATMUL, 18, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .k = CR_ANY_K,                   \
       .tensor = CR_USES_MATRIX, .gates = 1, .rows = CR_WIDTH_N, .functions = CR_MATMUL_COUNT, .work = CR_WIDTH_N_K)      \
     X(DELTA, 19, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .c = {CR_WIDTH_K_P_1, CR_UPDATED}, \
-      .k = CR_ANY_K, .tensor = CR_USES_COLUMNS, .gates = 1, .rows = CR_WIDTH_N, .work = CR_WIDTH_N_K)
+      .k = CR_ANY_K, .tensor = CR_USES_COLUMNS, .gates = 1, .rows = CR_WIDTH_N, .work = CR_WIDTH_N_K)                    \
+    X(LSTM_OVER, 20, .a = {CR_WIDTH_4Q_ROWS, 0}, .b = {CR_WIDTH_K, CR_UPDATED}, .c = {CR_WIDTH_K, 0},                  \
+      .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 4, .rows = CR_WIDTH_4Q, .functions = CR_OVER_COUNT,      \
+      .work = CR_WIDTH_4N_K)                                                                                           \
+    X(GRU_OVER, 21, .a = {CR_WIDTH_3Q_ROWS, 0}, .b = {CR_WIDTH_K, CR_OPTIONAL}, .c = {CR_WIDTH_K, 0},                  \
+      .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .functions = CR_OVER_COUNT,      \
+      .work = CR_WIDTH_3N_K)                                                                                           \
+    X(GRU_EACH, 22, .a = {CR_WIDTH_3Q_ROWS, 0}, .b = {CR_WIDTH_K, CR_OPTIONAL}, .c = {CR_WIDTH_N, 0},                  \
+      .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .work = CR_WIDTH_3N_K)
 
 /* X(name, number, parameters, kernel): how many of p0 and p1 it has, and its value for the vector x. */
 #define CR_UNARY_FUNCTIONS(X)                                                                                          \
@@ -96,7 +108,8 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
 
 #define CR_REDUCE_FUNCTIONS(X) X(SUM, 0) X(MAX, 1) X(MIN, 2) X(ARGMAX, 3)
 #define CR_TOP_FUNCTIONS(X) X(VALUES, 0) X(POSITIONS, 1)
-#define CR_MATMUL_FUNCTIONS(X) X(LEFT, 0) X(RIGHT, 1)
+#define CR_MATMUL_FUNCTIONS(X) X(LEFT, 0) X(RIGHT, 1) X(WINDOWS, 2)
+#define CR_OVER_FUNCTIONS(X) X(FORWARD, 0) X(BACKWARD, 1)
 
 #define CR_WIDTH_NAME(name, value) CR_WIDTH_##name,
 enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
@@ -108,18 +121,21 @@ enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
 #define CR_REDUCE_NAME(name, number) CR_REDUCE_##name = number,
 #define CR_TOP_NAME(name, number) CR_TOP_##name = number,
 #define CR_MATMUL_NAME(name, number) CR_MATMUL_##name = number,
+#define CR_OVER_NAME(name, number) CR_OVER_##name = number,
 enum cr_code { CR_OPERATIONS(CR_OPERATION_NAME) CR_CODE_COUNT };
 enum cr_unary { CR_UNARY_FUNCTIONS(CR_UNARY_NAME) CR_UNARY_COUNT };
 enum cr_binary { CR_BINARY_FUNCTIONS(CR_BINARY_NAME) CR_BINARY_COUNT };
 enum cr_reduce { CR_REDUCE_FUNCTIONS(CR_REDUCE_NAME) CR_REDUCE_COUNT };
 enum cr_top { CR_TOP_FUNCTIONS(CR_TOP_NAME) CR_TOP_COUNT };
 enum cr_matmul_function { CR_MATMUL_FUNCTIONS(CR_MATMUL_NAME) CR_MATMUL_COUNT };
+enum cr_over { CR_OVER_FUNCTIONS(CR_OVER_NAME) CR_OVER_COUNT };
 #undef CR_OPERATION_NAME
 #undef CR_UNARY_NAME
 #undef CR_BINARY_NAME
 #undef CR_REDUCE_NAME
 #undef CR_TOP_NAME
 #undef CR_MATMUL_NAME
+#undef CR_OVER_NAME
 
 typedef struct {
     uint8_t width;                    /* enum cr_width */
@@ -142,6 +158,12 @@ typedef struct {
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Whether an op multiplies many vectors of a step with a matrix: of float32 or int8 entries that are all stored. */
+static inline int cr_has_rows(uint32_t code)
+{
+    return code == CR_MATMUL || (code >= CR_LSTM_OVER && code <= CR_GRU_EACH);
+}
 
 /* By code; 0 is none. */
 extern const cr_operation cr_operations[CR_CODE_COUNT];

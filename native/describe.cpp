@@ -72,8 +72,8 @@ void describe_format(nb::module_ &module) {
     enums["type"] = numbers({NUMBER(, MATRIX_F32), NUMBER(, MATRIX_I8), NUMBER(, MATRIX_I4), NUMBER(, TABLE_F32),
                              NUMBER(, TABLE_F16), NUMBER(, TABLE_I8), NUMBER(, INDEX), NUMBER(, TOEPLITZ_F32),
                              NUMBER(, SPARSE_F32), NUMBER(, SPARSE_I8), NUMBER(, ENTRIES_F32), NUMBER(, ENTRIES_I8),
-                             NUMBER(, COLUMNS_I8)});
-    static_assert(CR_KIND_COUNT == 5 && CR_SEGMENT_KIND_COUNT == 2 && CR_TYPE_COUNT == 13, "a name is missing above");  // as it would be in layout.py
+                             NUMBER(, COLUMNS_I8), NUMBER(, RUNS)});
+    static_assert(CR_KIND_COUNT == 5 && CR_SEGMENT_KIND_COUNT == 2 && CR_TYPE_COUNT == 14, "a name is missing above");  // as it would be in layout.py
 #undef NUMBER
 #define CODE(name, number, ...) {#name, number},
     enums["Code"] = numbers({CR_OPERATIONS(CODE)});
@@ -84,6 +84,7 @@ void describe_format(nb::module_ &module) {
     enums["Reduce"] = numbers({CR_REDUCE_FUNCTIONS(CODE)});
     enums["Top"] = numbers({CR_TOP_FUNCTIONS(CODE)});
     enums["Matmul"] = numbers({CR_MATMUL_FUNCTIONS(CODE)});
+    enums["Over"] = numbers({CR_OVER_FUNCTIONS(CODE)});
 #undef CODE
     for (const cr_operation &is : cr_operations)
         if (is.name) operations[is.name] = operation(is);

@@ -12,9 +12,10 @@ What a program can do at each step. The page is made by `python tests/operations
 [file-format.md](file-format.md) says what else is in a file.
 
 An operation has sizes n and k, operands a, b, c and d, and writes n numbers at dst where nothing else is said. P is n
-rounded up to a multiple of 16: gates in blocks of 16 units. "In place" means that an operand may be the very place of
-dst; else it does not overlap it. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P) and k columns.
-Of MATMUL k is a multiple of the columns, and n the same multiple of the rows.
+rounded up to a multiple of 16, Q is k: gates in blocks of 16 units. "In place" means that an operand may be the very
+place of dst; else it does not overlap it. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P, over
+rows 4Q and 3Q) and k columns. Of MATMUL n is a multiple of the rows, and k, but for WINDOWS, the same multiple of the
+columns.
 
 """
 

@@ -11,7 +11,7 @@ from compactrnn.runtime import (
     toeplitz,
 )
 from compactrnn.runtime.file import write
-from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Binary, Code, Matmul, Reduce, Top, Unary
+from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Binary, Code, Matmul, Over, Reduce, Top, Unary
 from compactrnn.runtime.program import Buffer, Input, Op, Output, Program, Ref, Segment
 from compactrnn.testing.programs import random_program
 from operations_page import PAGE, page
@@ -21,7 +21,7 @@ def names(*values: str) -> dict[str, int]:
     return {value.upper(): i for i, value in enumerate(values)}
 
 
-@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top, Matmul])
+@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top, Matmul, Over])
 def test_codes_and_functions_are_those_of_the_core(enum: type[IntEnum]):
     assert {member.name: member.value for member in enum} == _native.enums[enum.__name__]
 
@@ -41,7 +41,8 @@ def test_operations_are_those_of_the_core(code):
     assert core["k"] == ours.k and core["tensor"] == ours.tensor and core["gates"] == ours.gates
     assert core["parameters"] == ours.parameters and core["writes"] == ours.writes
     assert core["functions"] == (len(ours.functions) if ours.functions else 0)
-    rows = {0: "0", 1: "n"}.get(ours.gates, f"{ours.gates} * P")
+    padded = "Q" if ours.rows else "P"
+    rows = {0: "0", 1: "n"}.get(ours.gates, f"{ours.gates} * {padded}")
     assert core["rows"] == rows
     if ours.gates:
         assert core["work"] == ("n * k" if ours.gates == 1 else f"{ours.gates} * n * k")

@@ -17,10 +17,13 @@ from compactrnn.runtime.toeplitz import ToeplitzBlocks
 NAN, INF = float("nan"), float("inf")
 
 
-def product(tensor, side, count, bias=None, p0=0.0, in_place=False):
-    """A program of one product with `count` vectors; the result is written over the bias or elsewhere."""
+def product(tensor, side, count, bias=None, p0=0.0, in_place=False, step=None):
+    """A program of one product with `count` vectors; the result is written over the bias or elsewhere.
+
+    Windows begin `step` numbers after each other.
+    """
     rows, columns = tensor.shape
-    n, k = rows * count, columns * count
+    n, k = rows * count, columns + (count - 1) * (columns if step is None else step)
     buffers = [Buffer(k, "input"), Buffer(n), Buffer(n)]
     if bias is not None:
         buffers.append(Buffer(n, "constant", bias))
@@ -49,6 +52,10 @@ def expected(tensor, side, x, bias, p0):
     """By the law of numbers: int8 sums exact, one chain for each float32 number, each operation rounded once."""
     f, (rows, columns) = np.float32, tensor.shape
     vectors = (lambda a: a.reshape(columns, -1).T) if side == Matmul.LEFT else (lambda a: a.reshape(-1, columns))
+    if side == Matmul.WINDOWS:
+        count = len(bias) // rows
+        step = (len(x) - columns) // max(count - 1, 1)
+        vectors = lambda a: np.stack([a[i * step : i * step + columns] for i in range(count)])  # noqa: E731
     start = bias.reshape(rows, -1).T if side == Matmul.LEFT else bias.reshape(-1, rows)
     if tensor.scale is None:
         y = start
@@ -72,9 +79,10 @@ def expected(tensor, side, x, bias, p0):
     st.sampled_from([8, 32]),
     st.sampled_from([0.0, 1 / 127, 0.01]),
     st.booleans(),
+    st.integers(0, 80),
     st.integers(0, 2**32),
 )
-def test_products_are_those_of_the_law_of_numbers(rows, columns, count, block, side, bits, p0, in_place, seed):
+def test_products_are_those_of_the_law_of_numbers(rows, columns, count, block, side, bits, p0, in_place, step, seed):
     rng = np.random.default_rng(seed)
     if bits == 8:
         values, scale = rng.integers(-127, 128, (rows, columns)).astype(np.int8), rng.uniform(1e-4, 0.1, rows)
@@ -82,11 +90,12 @@ def test_products_are_those_of_the_law_of_numbers(rows, columns, count, block, s
     else:
         tensor, p0 = Tensor(rng.uniform(-1, 1, (rows, columns)).astype(np.float32), block=block), 0.0
     bias = rng.uniform(-1, 1, rows * count).astype(np.float32)
-    xs = rng.uniform(-2, 2, (3, columns * count)).astype(np.float32)
+    step = step if side == Matmul.WINDOWS else columns
+    xs = rng.uniform(-2, 2, (3, columns + (count - 1) * step)).astype(np.float32)
     xs[1] *= 1e-35 if bits == 8 else 1
-    got = every_isa(write(product(tensor, side, count, bias, p0, in_place)), xs)
+    got = every_isa(write(product(tensor, side, count, bias, p0, in_place, step)), xs)
     assert got.tobytes() == np.stack([expected(tensor, side, x, bias, p0) for x in xs]).tobytes()
-    plain = every_isa(write(product(tensor, side, count, p0=p0)), xs)
+    plain = every_isa(write(product(tensor, side, count, p0=p0, step=step)), xs)
     zero = np.zeros_like(bias)
     assert np.array_equal(plain, np.stack([expected(tensor, side, x, zero, p0) for x in xs]))
 
@@ -116,7 +125,19 @@ def test_what_is_not_finite_is_never_lost(side, value, p0):
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "fn"), [(19 * 4, 7 * 3, 0), (19 * 3, 7 * 3 + 1, 0), (19 * 3 + 1, 7 * 3, 1), (19 * 3, 0, 0), (57, 21, 2)]
+    ("n", "k", "fn"),
+    [
+        (19 * 4, 7 * 3, 0),
+        (19 * 3, 7 * 3 + 1, 0),
+        (19 * 3 + 1, 7 * 3, 1),
+        (19 * 3, 0, 0),
+        (57, 21, 3),
+        (57, 6, 2),
+        (57, 10, 2),
+        (58, 9, 2),
+        (19, 8, 2),
+        (57, 103, 2),
+    ],
 )
 def test_sizes_that_contradict_the_matrix_are_refused(n, k, fn):
     tensor = Tensor(np.ones((19, 7), np.float32))

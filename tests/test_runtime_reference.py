@@ -1,6 +1,7 @@
 """The native core against an independent implementation of each operation in numpy, float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from compactrnn.runtime.program import (
     Matmul,
     Op,
     Output,
+    Over,
     Program,
     Reduce,
     Ref,
@@ -129,6 +131,10 @@ class Reference:
         elif op.code == Code.MATMUL:
             matrix, x = tensor.dense(), self.read(op.a, k)
             columns = matrix.shape[1]
+            if op.fn == Matmul.WINDOWS:
+                count = n // len(matrix)
+                step = (k - columns) // max(count - 1, 1)
+                x = np.concatenate([x[i * step : i * step + columns] for i in range(count)])
             y = matrix @ x.reshape(columns, -1) if op.fn == Matmul.LEFT else x.reshape(-1, columns) @ matrix.T
             y = y.ravel() + (self.read(op.b, n) if op.b else 0)
         elif op.code == Code.GATHER:
@@ -158,6 +164,8 @@ class Reference:
             hn = hn + (self.read(op.b, n) if op.b else 0)
             update = sigmoid(xz + hz)
             y = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * self.read(op.d, n)
+        elif op.code in (Code.LSTM_OVER, Code.GRU_OVER, Code.GRU_EACH):
+            y = self.over_rows(op, tensor)
         elif op.code == Code.LSTM_CELL:
             i, f, g, o = self.read(op.a, 4 * n).reshape(4, n)
             cell = sigmoid(f) * self.read(op.b, n) + sigmoid(i) * np.tanh(g)
@@ -177,6 +185,29 @@ class Reference:
         elif op.code == Code.FLIP:
             y = self.rows[op.a.buffer][steps - 1 - t][op.a.offset : op.a.offset + n]
         self.values[op.dst.buffer][op.dst.offset : op.dst.offset + len(y)] = y
+
+    def over_rows(self, op: Op, tensor: Tensor) -> np.ndarray:
+        """A cell for each row of gates, k units."""
+        k, count, wide = op.k, op.n // op.k, GATES[op.code] * padded(op.k)
+        one, found = replace(op, n=k), np.zeros((count, k))
+        h = self.read(op.c, k)
+        for row in range(count)[:: -1 if op.code != Code.GRU_EACH and op.fn == Over.BACKWARD else 1]:
+            if op.code == Code.GRU_EACH:
+                h = self.read(Ref(op.c.buffer, op.c.offset + row * k), k)
+            from_x = self.read(Ref(op.a.buffer, op.a.offset + row * wide), wide)
+            from_h = tensor.dense() @ h
+            if op.code == Code.LSTM_OVER:
+                i, f, g, o = self.gates(one, from_x + from_h)
+                cell = sigmoid(f) * self.read(op.b, k) + sigmoid(i) * np.tanh(g)
+                self.values[op.b.buffer][op.b.offset : op.b.offset + k] = cell
+                h = sigmoid(o) * np.tanh(cell)
+            else:
+                (xr, xz, xn), (hr, hz, hn) = self.gates(one, from_x), self.gates(one, from_h)
+                hn = hn + (self.read(op.b, k) if op.b else 0)
+                update = sigmoid(xz + hz)
+                h = (1 - update) * np.tanh(xn + sigmoid(xr + hr) * hn) + update * h
+            found[row] = h
+        return found.ravel()
 
 
 @settings(deadline=None, max_examples=150)

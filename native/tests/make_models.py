@@ -9,6 +9,7 @@ import numpy as np
 from compactrnn.runtime.file import write
 from compactrnn.runtime.hoist import hoist
 from compactrnn.runtime.inventory import type_name
+from compactrnn.runtime.operations import OPERATIONS
 from compactrnn.runtime.program import (
     GATES,
     Buffer,
@@ -25,6 +26,7 @@ from compactrnn.runtime.program import (
 )
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
+from compactrnn.runtime.runs import index_bytes
 from compactrnn.runtime.toeplitz import ToeplitzBlocks
 from compactrnn.testing.programs import random_program
 
@@ -77,6 +79,8 @@ def uses(program: Program) -> set:
             kind = type_name(tensor)
             if op.code == Code.EMBED and op.tensor in program.in_panels:
                 kind = f"{kind} matrix"
+            if op.code == Code.GATHER and index_bytes(tensor.values) < tensor.values.nbytes:
+                kind = "runs"
         found.add((op.code.name, kind))
         if op.code == Code.MATMUL:
             found.add((Matmul(op.fn).name, kind))
@@ -97,14 +101,17 @@ def main(folder: Path) -> None:
     (folder / "wide.crnn").write_bytes(write(wide()))
     for code in (Code.LSTM, Code.GRU):
         (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
-    products = {(code.name, kind) for code in set(GATES) - {Code.MATMUL, Code.DELTA} for kind in KINDS}
+    rows = {code for code, operation in OPERATIONS.items() if operation.rows}
+    products = {(code.name, kind) for code in set(GATES) - rows - {Code.DELTA} for kind in KINDS}
     products |= {(Code.AFFINE.name, f"unstructured {kind}") for kind in ("float32", "int8")}
     products |= {(Code.DELTA.name, kind) for kind in ("float32", "int8")}
+    products |= {(code.name, kind) for code in rows for kind in ("float32", "int8")}
     products |= {(side.name, kind) for side in Matmul for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     tables |= {(Code.EMBED.name, f"{kind} matrix") for kind in ("float32", "int8", "int4")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
-    missing = products | tables | rest | {(Code.GATHER.name, "int32"), "chunks of segments"}
+    indices = {(Code.GATHER.name, kind) for kind in ("int32", "runs")}
+    missing = products | tables | rest | indices | {"chunks of segments"}
     for seed in range(1000):
         program = quantize(random_program(seed, 5, seed % 4 == 1, largest=5), ("float32", "int8", "int4")[seed % 3])
         program = hoist(half_tables(program) if seed % 3 == 0 and seed % 2 else program, smallest=20)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from .measure import run
+from .operations import OPERATIONS
 from .program import GATES, Binary, Buffer, Code, Op, Output, Program, Ref, Segment, Unary
 
 
 def source(op: Op) -> Ref:
     """Where the vector lies that the operation multiplies its matrix with."""
-    ref = op.c if op.code in (Code.LSTM, Code.GRU) else op.a
+    ref = op.a if GATES[op.code] == 1 else op.c
     assert ref is not None
     return ref
 
@@ -38,8 +39,9 @@ def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.nda
 
 
 def can_scale(program: Program, tensor: int) -> bool:
-    """Whether each column of the matrix is multiplied with one number of a vector: not in a `MATMUL` or `DELTA`."""
-    return all(op.code not in (Code.MATMUL, Code.DELTA) for op in program.ops if op.tensor == tensor)
+    """Whether each column of the matrix is multiplied with one number of one vector: not where there are many."""
+    ops = [op for op in program.ops if op.tensor == tensor]
+    return not any(OPERATIONS[op.code].rows or op.code == Code.DELTA for op in ops)
 
 
 def can_center(program: Program, tensor: int) -> bool:

@@ -18,6 +18,7 @@ from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
+from .runs import index_bytes, pack_runs
 from .shared import Shared
 from .sparse import SparseLines, pack
 from .toeplitz import ToeplitzBlocks
@@ -162,6 +163,8 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 
 
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
+    if plain == Type.INDEX:
+        return Type.RUNS if index_bytes(tensor.values) < tensor.values.nbytes else plain
     if isinstance(tensor.form, ToeplitzBlocks | Shared):
         return Type.TOEPLITZ_F32
     if tensor.form is not None:
@@ -296,7 +299,9 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
 
 
 def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> None:
-    values = tensor.values if kind != Type.INDEX else tensor.values.reshape(-1, 1)
+    values = tensor.values
+    if kind in (Type.INDEX, Type.RUNS):
+        values = (values if kind == Type.INDEX else pack_runs(values)).reshape(-1, 1)
     if values.ndim != 2:
         raise invalid("tensor", got=f"shape {values.shape}", expected="a matrix")
     rows, columns = values.shape

@@ -7,8 +7,9 @@ from typing import Any
 
 from . import layout as lay
 from .layout import Type
-from .operations import OPERATIONS, Code
+from .operations import OPERATIONS
 from .program import GATES, Op, Program, Tensor
+from .runs import index_bytes
 
 
 def inventory(program: Program) -> list[dict[str, Any]]:
@@ -55,7 +56,10 @@ def _tensor_row(tensor: Tensor, op: Op, in_panels: bool) -> dict[str, Any]:
 
 
 def _shape(tensor: Tensor, op: Op) -> tuple[int, ...]:
-    return (GATES[op.code] * op.n, op.k) if op.code in GATES and op.code != Code.MATMUL else tensor.shape
+    gates, rows = GATES.get(op.code, 0), OPERATIONS[op.code].rows
+    if not gates or (rows and gates == 1):
+        return tensor.shape
+    return (gates * (op.k if rows else op.n), op.k)
 
 
 def _parameters(tensor: Tensor, op: Op) -> int:
@@ -90,6 +94,8 @@ def stored_bytes(tensor: Tensor, op: Op, in_panels: bool) -> int:
     scales = 0 if tensor.scale is None else 4 * len(tensor.scale)
     if tensor.form is not None:
         return tensor.form.stored_bytes(tensor.values)
+    if OPERATIONS[op.code].tensor == "index":
+        return index_bytes(tensor.values)
     if not OPERATIONS[op.code].gates and not in_panels:
         return tensor.values.nbytes + scales
     rows, columns = tensor.values.shape

@@ -15,6 +15,7 @@ LINE: int = _native.constants["LINE"]
 GROUP: int = _native.constants["GROUP"]  # columns of an int4 matrix that share a scale
 NONE: int = _native.constants["NONE"]
 MAX_COLUMNS: int = _native.constants["MAX_COLUMNS"]
+MAX_WIDTH: int = _native.constants["MAX_WIDTH"]  # of a buffer
 MAX_RANK: int = _native.constants["MAX_RANK"]
 MAX_SEGMENTS: int = _native.constants["MAX_SEGMENTS"]
 MAX_GROUP_SCALES: int = _native.constants["MAX_GROUP_SCALES"]  # of a row, so that no sum of products leaves 32 bits
@@ -39,6 +40,7 @@ class Type(IntEnum):
     ENTRIES_F32 = 10
     ENTRIES_I8 = 11
     COLUMNS_I8 = 12
+    RUNS = 13
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)

@@ -13,7 +13,7 @@ from math import inf
 
 from .gates import padded
 
-# By how the core writes them: n and k are those of the operation, P is n rounded up to a multiple of 16.
+# By how the core writes them: n and k are those of the operation, P is n rounded up to a multiple of 16, Q is k.
 WIDTHS: dict[str, Callable[[int, int], int]] = {
     "1": lambda n, k: 1,
     "n": lambda n, k: n,
@@ -23,6 +23,8 @@ WIDTHS: dict[str, Callable[[int, int], int]] = {
     "4 * n": lambda n, k: 4 * n,
     "3 * P": lambda n, k: 3 * padded(n),
     "4 * P": lambda n, k: 4 * padded(n),
+    "3 * Q * (n / k)": lambda n, k: 3 * padded(k) * (n // k),
+    "4 * Q * (n / k)": lambda n, k: 4 * padded(k) * (n // k),
     "k - n": lambda n, k: k - n,
     "k + P + 1": lambda n, k: k + padded(n) + 1,
 }
@@ -50,6 +52,9 @@ class Code(IntEnum):
     GRU_CELL = 17
     MATMUL = 18
     DELTA = 19
+    LSTM_OVER = 20
+    GRU_OVER = 21
+    GRU_EACH = 22
 
 
 class Function(IntEnum):
@@ -129,10 +134,21 @@ class Top(Function):
 
 
 class Matmul(Function):
-    """On which side of X the matrix stands: X is the k numbers of a, row after row."""
+    """On which side of X the matrix stands, and what X is, of the k numbers of a."""
 
     LEFT = 0, "W X, X of as many rows as W has columns"
     RIGHT = 1, "X W^T, X of as many columns as W"
+    WINDOWS = (
+        2,
+        "X W^T, the rows of X windows of a that begin at equal distances, the first with a; the last ends with it",
+    )
+
+
+class Over(Function):
+    """In which order a cell goes over the rows of a."""
+
+    FORWARD = 0, "from the first to the last"
+    BACKWARD = 1, "from the last to the first"
 
 
 @dataclass(frozen=True)
@@ -154,7 +170,8 @@ class Operation:
     """What an operation is.
 
     `text`: its result dst. `k`: what the field k must be to n ("" where there is none). `tensor`: whether it has a
-    "matrix", one read by its "columns", a "table" or an "index". `gates`: rows of its matrix for each of n.
+    "matrix", one read by its "columns", a "table" or an "index". `gates`: rows of its matrix for each of n. `rows`:
+    whether it multiplies many vectors of a step, with a matrix of float32 or int8 numbers.
     `functions`: what `fn` means. `parameters`: how many of p0 and p1 it has besides the scale p0 of a product.
     `writes`: numbers at dst. `keeps`: numbers at dst that it reads before.
     """
@@ -167,6 +184,7 @@ class Operation:
     k: str = ""
     tensor: str = ""
     gates: int = 0
+    rows: bool = False
     functions: type[Function] | None = None
     parameters: int = 0
     writes: str = "n"
@@ -260,6 +278,7 @@ OPERATIONS: dict[Code, Operation] = {
         k="k",
         tensor="matrix",
         gates=1,
+        rows=True,
         functions=Matmul,
     ),
     Code.DELTA: Operation(
@@ -271,6 +290,40 @@ OPERATIONS: dict[Code, Operation] = {
         k="k",
         tensor="columns",
         gates=1,
+    ),
+    Code.LSTM_OVER: Operation(
+        "LSTM for each of n / k rows of gates a, in blocks of 16 units: k units each, which take h and b from the row "
+        "before, the first c and b; h of all rows",
+        a=Operand("4 * Q * (n / k)"),
+        b=Operand("k", updated=True),
+        c=_K,
+        k="k divides n",
+        tensor="matrix",
+        gates=4,
+        rows=True,
+        functions=Over,
+    ),
+    Code.GRU_OVER: Operation(
+        "GRU for each of n / k rows of gates a, in blocks of 16 units: k units each, which take h from the row before, "
+        "the first c; h of all rows",
+        a=Operand("3 * Q * (n / k)"),
+        b=Operand("k", optional=True),
+        c=_K,
+        k="k divides n",
+        tensor="matrix",
+        gates=3,
+        rows=True,
+        functions=Over,
+    ),
+    Code.GRU_EACH: Operation(
+        "GRU for each of n / k rows of gates a, in blocks of 16 units: k units each, which take h from k numbers of c",
+        a=Operand("3 * Q * (n / k)"),
+        b=Operand("k", optional=True),
+        c=_N,
+        k="k divides n",
+        tensor="matrix",
+        gates=3,
+        rows=True,
     ),
 }
 GATES = {code: operation.gates for code, operation in OPERATIONS.items() if operation.gates}

@@ -30,6 +30,7 @@ from .operations import OPERATIONS
 from .operations import Binary as Binary
 from .operations import Code as Code
 from .operations import Matmul as Matmul
+from .operations import Over as Over
 from .operations import Reduce as Reduce
 from .operations import Top as Top
 from .operations import Unary as Unary

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
+from .arena import share_buffers
 from .byte_budget import within
 from .copies import remove_copies
 from .dead_code import remove_dead_code
@@ -141,11 +142,11 @@ def quantize_measured(
 
 
 def _stored(program: Program, by_tensor: Mapping[int, str], rounded: Mapping[int, Tensor] | None = None) -> Program:
-    """The program as it is written: its numbers in these types, large products apart, no needless copies.
+    """The program as it is written: its numbers in these types, large products apart, no needless copies and buffers.
 
     What only changes now and then is multiplied by what has changed.
     """
-    return remove_copies(hoist(skip_unchanged(store(program, by_tensor, rounded))))
+    return share_buffers(remove_copies(hoist(skip_unchanged(store(program, by_tensor, rounded)))))
 
 
 def _size(program: Program, by_tensor: Mapping[int, str]) -> int:

@@ -13,6 +13,7 @@ from . import layout as lay
 from .entries import ENTRIES, stored_entries, unpack_entries
 from .layout import Type
 from .program import GATES, Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
+from .runs import RUN, unpack_runs
 from .shared import SHARED
 from .sparse import DEPTH, SPARSE, stored_lines, unpack
 from .toeplitz import ToeplitzBlocks
@@ -178,6 +179,8 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
         entries = data[place : place + lay.matrix_bytes(kind, rows, columns, block)]
         values, group_scale = lay.unpack_matrix(entries, kind, rows, columns, block)
         return Tensor(values, row_scale, group_scale, block)
+    if kind == Type.RUNS:
+        return Tensor(unpack_runs(np.frombuffer(data, RUN, rows, place)))
     dtype = {Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
     values = np.frombuffer(data, dtype, rows * columns, place)
     return Tensor(values if kind == Type.INDEX else values.reshape(rows, columns), row_scale)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from .._errors import invalid
+from .operations import OPERATIONS
 from .program import Code, Op, Program, Tensor
 from .rounding import quantize_groups, quantize_rows
 
@@ -92,7 +93,7 @@ def is_stored(program: Program, op: Op) -> bool:
 
 
 def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
-    """The type for an operation's tensor: what is asked for, but never int4 for a `MATMUL` or a `DELTA`.
+    """The type for an operation's tensor: what is asked for, but never int4 for many vectors of a step or a `DELTA`.
 
     What is `exact` stays float32.
 
@@ -105,7 +106,7 @@ def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:
         asked, named = types.find(op.name)
         if asked == "float32" or op.tensor in exact:
             return "float32"
-        if op.code in (Code.MATMUL, Code.DELTA):
+        if _has_no_int4(op):
             return "int8"
         if op.code != Code.EMBED:
             return asked if named else tied.get(op.tensor, asked)
@@ -122,9 +123,13 @@ def _tied_types(program: Program, types: WeightTypes) -> dict[int | None, str]:
     found: dict[int | None, str] = {}
     for op in sorted(program.ops, key=lambda op: (not types.find(op.name)[1], op.code == Code.EMBED)):
         kind = types.find(op.name)[0]
-        if op.tensor in tied and kind != "float32" and op.code not in (Code.MATMUL, Code.DELTA):
+        if op.tensor in tied and kind != "float32" and not _has_no_int4(op):
             found.setdefault(op.tensor, kind)
     return found
+
+
+def _has_no_int4(op: Op) -> bool:
+    return OPERATIONS[op.code].rows or op.code == Code.DELTA
 
 
 def stored_type(program: Program, op: Op, asked: str) -> str:

@@ -17,6 +17,7 @@ from ..runtime.program import (
     Matmul,
     Op,
     Output,
+    Over,
     Program,
     Reduce,
     Ref,
@@ -222,13 +223,22 @@ class _Writer:
 
     def _op_matmul(self) -> None:
         ref, width = self._any()
-        side, k = Matmul(int(self.rng.integers(len(Matmul)))), self._group(width)
+        side, k = Matmul(int(self.rng.integers(2))), self._group(width)
         rows = max(1, min(self._width(), 4 * self.largest * k // width))
         n = width // k * rows
         bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
         dst = self._new(Code.MATMUL, n, width, a=ref, b=bias, tensor=self._tensor(rows, k), fn=side)
         if self.rng.random() < 0.5:
             self._add(Code.MATMUL, dst, n, width, a=ref, b=dst, tensor=self._tensor(rows, k), fn=side)
+
+    def _op_windows(self) -> None:
+        ref, width = self._any(2)
+        count = 1 + self._group(width - 1) if self.rng.random() < 0.5 else 2
+        k = width - (count - 1) * int(self.rng.integers(0, (width - 1) // (count - 1) + 1))
+        rows = max(1, min(self._width(), 4 * self.largest // count))
+        tensor = self._tensor(rows, k)
+        bias = self._buffer(rows * count, "constant", self._values(rows * count)) if self.rng.random() < 0.5 else None
+        self._new(Code.MATMUL, rows * count, width, a=ref, b=bias, tensor=tensor, fn=Matmul.WINDOWS)
 
     def _op_delta(self) -> None:
         ref, k = self._any()
@@ -241,6 +251,10 @@ class _Writer:
     def _op_gather(self) -> None:
         ref, width = self._any()
         index = self.rng.integers(-1, width, self._width()).astype(np.int32)
+        if self.rng.random() < 0.5:  # in runs
+            start, step = int(self.rng.integers(width)), int(self.rng.integers(-2, 3))
+            run = np.clip(start + step * np.arange(self._width()), 0, width - 1)
+            index = np.concatenate([np.repeat(-1, self._width()), run, index]).astype(np.int32)
         self._new(Code.GATHER, len(index), width, a=ref, tensor=self._stored(Tensor(index)))
 
     def _op_unary(self) -> None:
@@ -328,6 +342,33 @@ class _Writer:
         bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.7 else None
         hidden = self._buffer(n, "state", self._some(n))
         self._recurrent(Code.GRU, n, hidden, b=bias, d=hidden)
+
+    def _op_lstm_over(self) -> None:
+        k, count = self._units(), int(self.rng.integers(1, 4))
+        cell = self._buffer(k, "state", self._some(k))
+        start = self._buffer(k, "state", self._some(k))
+        self._over(Code.LSTM_OVER, k, count, c=start, b=cell, fn=int(self.rng.integers(len(Over))))
+
+    def _op_gru_over(self) -> None:
+        k, count = self._units(), int(self.rng.integers(1, 4))
+        start = self._buffer(k, "state", self._some(k))
+        self._over(Code.GRU_OVER, k, count, c=start, fn=int(self.rng.integers(len(Over))))
+
+    def _op_gru_each(self) -> None:
+        k, count = self._units(), int(self.rng.integers(1, 4))
+        bias = self._buffer(k, "constant", self._values(k)) if self.rng.random() < 0.7 else None
+        before = self._buffer(k * count, "state", self._some(k * count))
+        out = self._over(Code.GRU_EACH, k, count, c=before, b=bias)
+        self._add(Code.UNARY, before, k * count, a=out, fn=Unary.COPY)
+
+    def _over(self, code: Code, k: int, count: int, **fields) -> Ref:
+        gates = GATES[code]
+        ref, width = self._any()
+        n = gates * padded(k) * count
+        into = self._new(Code.AFFINE, n, width, a=ref, tensor=self._tensor(n, width))
+        self.pool.pop()
+        matrix = self._stored(Tensor(gate_rows(self._values(gates * k, k), gates), block=gates))
+        return self._new(code, k * count, k, a=into, tensor=matrix, p0=1 / 127, **fields)
 
     def _op_lstm_cell(self) -> None:
         gates, width = self._any(4)
