@@ -25,6 +25,21 @@ def test_time_loop(loop, monkeypatch):
     assert "error" not in row and row["ratio_to_lstm"] > 0
 
 
+def test_shipped_models(monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime", reason="what is compared with")
+    from onnx_models import detector
+
+    detector(tmp_path / "detector.onnx")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = benchmark("shipped_models")
+    entry = ("", ["detector.onnx"], {"sr": 16000}, {"state": "stateN"}, (1, 5))
+    monkeypatch.setitem(script.MODELS, "detector", entry)
+    row = script.measured("detector", tmp_path, rounds=2, scratch=tmp_path)
+    assert row["times faster"]["int8"] > 0 < row["microseconds in C"]["float32"]["median"]
+    assert row["best of onnxruntime"].startswith("onnxruntime detector") and "detector" in script.table([row])
+    assert script.measured("GTCRN", tmp_path, rounds=2, scratch=tmp_path) is None
+
+
 def test_native_step():
     assert benchmark("native_step").row_of(DuRNN, rounds=2)["ratio"].keys() == {
         "torch cell / float32",

@@ -8,6 +8,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
+from compactrnn.runtime.file import read  # noqa: E402
+from compactrnn.runtime.program import GATES, Code  # noqa: E402
 from onnx_models import node, packed, relative, save, session, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
@@ -134,7 +136,17 @@ CONVOLUTIONS = {
     "strided": ("Conv", (1, 4, 20), (6, 4, 5), dict(strides=[3], pads=[2, 1])),
     "dilated": ("Conv", (1, 4, 20), (6, 4, 3), dict(dilations=[2], pads=[4, 0])),
     "in groups": ("Conv", (1, 12, 20), (16, 6, 3), dict(group=2)),
+    "of single entries": ("Conv", (1, 24, 9), (16, 24, 1), {}),
+    "strided in groups": ("Conv", (1, 12, 20), (16, 6, 5), dict(group=2, strides=[2], pads=[2, 2])),
     "depthwise": ("Conv", (1, 4, 20), (4, 1, 3), dict(group=4, pads=[1, 1])),
+    "depthwise, strided": ("Conv", (1, 4, 20), (4, 1, 3), dict(group=4, strides=[2])),
+    "depthwise, several of a channel": ("Conv", (1, 4, 20), (8, 1, 3), dict(group=4)),
+    "depthwise of two dimensions": (
+        "Conv",
+        (1, 16, 5, 9),
+        (16, 1, 3, 3),
+        dict(group=16, dilations=[2, 1], pads=[0, 1, 0, 1]),
+    ),
     "padded to the same size": ("Conv", (1, 4, 20), (6, 4, 4), dict(auto_pad="SAME_UPPER", strides=[2])),
     "of two dimensions": ("Conv", (1, 2, 5, 9), (3, 2, 2, 3), dict(strides=[1, 2], pads=[1, 1, 0, 1])),
     "transposed": ("ConvTranspose", (1, 4, 7), (4, 3, 3), dict(strides=[2], pads=[1, 1], output_padding=[1])),
@@ -157,6 +169,18 @@ def test_a_convolution_within_a_step(case, tmp_path):
     path = one_step(tmp_path / "m.onnx", [made], shape, constants)
     engine, _ = packed(path, tmp_path)
     compare(path, engine, 8, states={"s": "s_out"})
+
+
+def test_a_convolution_is_one_product_whose_weights_are_stored_once(tmp_path):
+    made = node("Conv", ["x", "k", "c"], ["y"], strides=[2], pads=[2, 2])
+    constants = {"k": numbers(16, 9, 5), "c": numbers(16, seed=1)}
+    path = one_step(tmp_path / "m.onnx", [made], (1, 9, 129), constants)
+    cr.pack(path, tmp_path / "m.crnn", weights="float32")
+    program = read((tmp_path / "m.crnn").read_bytes())
+    (op,) = (op for op in program.ops if op.code in GATES)
+    assert (op.code, op.n) == (Code.MATMUL, 16 * 65)
+    assert program.macs_per_step() == 16 * 65 * 45
+    assert program.tensors[op.tensor].shape == (16, 45)
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])

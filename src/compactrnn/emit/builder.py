@@ -212,9 +212,22 @@ class Builder:
         self, side: Matmul, matrix: Stored, x: Operand, init: Ref | None, dst: Ref | None = None, name: str = ""
     ) -> Ref:
         """`init + W X` or `init + X W^T`, in the current segment, with all entries of `x` as the matrix X."""
+        rows, columns = stored(matrix).shape
+        return self._matmul(side, matrix, x, init, x.width // columns * rows, dst, name)
+
+    def windows(self, matrix: Stored, x: Operand, count: int, name: str = "") -> Ref:
+        """W x for each of `count` windows of `x`, in the current segment, one result after the other.
+
+        They begin at equal distances, the first with `x`, and the last ends with it.
+        """
+        rows, columns = stored(matrix).shape
+        side = Matmul.RIGHT if x.width == count * columns else Matmul.WINDOWS
+        return self._matmul(side, matrix, x, None, count * rows, None, name)
+
+    def _matmul(
+        self, side: Matmul, matrix: Stored, x: Operand, init: Ref | None, n: int, dst: Ref | None, name: str
+    ) -> Ref:
         tensor = stored(matrix)
-        rows, columns = tensor.shape
-        n = x.width // columns * rows
         dst = self.buffer(n) if dst is None else dst
         scale = 1 / 127 if x.bounded else 0.0
         places = {"a": x.ref, "b": init, "tensor": self.tensor(tensor)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..runtime.program import Code, Ref, Unary
-from .builder import Builder, Operand
+from .builder import CONSTANT, Builder, Operand
 
 _MOST_COPIES = 16
 
@@ -25,16 +25,30 @@ def copied(build: Builder, entries: np.ndarray, sources: list[Operand]) -> Ref:
 
 
 def _gather(build: Builder, dst: Ref, entries: np.ndarray, sources: list[Operand]) -> None:
-    widths = [s.width for s in sources]
-    if len(sources) == 1:
-        ref = sources[0].ref
-    else:
-        ref = build.buffer(sum(widths))
-        for i, source in enumerate(sources):
-            build.emit(Code.UNARY, Ref(ref.buffer, sum(widths[:i])), widths[i], a=source.ref, fn=int(Unary.COPY))
-    starts = np.array([sum(widths[:i]) for i in range(len(widths))])
-    index = (starts[entries[:, 0]] + entries[:, 1]).astype(np.int32)
-    build.emit(Code.GATHER, dst, len(index), k=sum(widths), a=ref, tensor=build.tensor(index))
+    index, parts, width = np.full(len(entries), -1, np.int32), [], 0  # -1 gives zero
+    for number, source in enumerate(sources):
+        mine = (entries[:, 0] == number) & ~_zeros(build, entries, number, source)
+        if not mine.any():
+            continue
+        first, last = entries[mine, 1].min(), entries[mine, 1].max()
+        index[mine] = width + entries[mine, 1] - first
+        parts.append((Ref(source.ref.buffer, source.ref.offset + int(first)), width, int(last - first + 1)))
+        width += parts[-1][2]
+    ref = parts[0][0] if len(parts) == 1 else build.buffer(width)
+    for part, start, count in parts if len(parts) > 1 else []:
+        build.emit(Code.UNARY, Ref(ref.buffer, start), count, a=part, fn=int(Unary.COPY))
+    build.emit(Code.GATHER, dst, len(index), k=width, a=ref, tensor=build.tensor(index))
+
+
+def _zeros(build: Builder, entries: np.ndarray, number: int, source: Operand) -> np.ndarray:
+    """Which entries are zeros of source `number`, if it is a constant."""
+    found = np.zeros(len(entries), bool)
+    init = build.program.buffers[source.ref.buffer].init
+    if source.kind == CONSTANT and init is not None:
+        mine = entries[:, 0] == number
+        values = np.ravel(init)[source.ref.offset + entries[mine, 1]]
+        found[mine] = (values == 0) & ~np.signbit(values)
+    return found
 
 
 def is_run(positions: np.ndarray) -> bool:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..runtime.cost import in_lines, single_entries
+from ..runtime.entries import ENTRIES
 from ..runtime.gates import gate_rows
+from ..runtime.layout import MAX_COLUMNS
 from ..runtime.program import Ref, Tensor
 
 if TYPE_CHECKING:
@@ -46,6 +49,13 @@ def stored(matrix: Stored) -> Tensor:
     if isinstance(matrix, Tensor):
         return matrix
     return Tensor(matrix.astype(np.float32) if matrix.dtype.kind == "f" else matrix)
+
+
+def entries_or_dense(matrix: np.ndarray) -> Stored:
+    """The matrix, as single entries where that is better: where most of it is zero, as of a filter bank."""
+    count = int(np.count_nonzero(matrix))
+    better = single_entries(count, *matrix.shape, "int8").is_better_than(in_lines(*matrix.shape, "int8"))
+    return replace(stored(matrix), form=ENTRIES) if better and len(matrix) <= MAX_COLUMNS else matrix
 
 
 def can_interleave(matrix: Factor, gates: int) -> bool:

@@ -99,7 +99,7 @@ class Mover:
         operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown})
         plan = read_plan(moved.address, time, operands, where)
         if bool((plan.relation == Relation.NUMBER).all()):
-            return replace(self._constant(plan.number), shape=shape, time=time)
+            return replace(self.constant(plan.number), shape=shape, time=time)
         parts = self._parts(plan, moved.operands, where)
         delayed = [(mask, base, plan.where(mask)) for mask, base in self._delayed(plan, moved.operands, where)]
         entries = np.zeros((len(plan.operand), 2), np.int64)
@@ -136,10 +136,11 @@ class Mover:
                 parts.append((mask, self._source(operands[i], kind, where), plan.position[mask]))
         mask = plan.relation == Relation.NUMBER
         if bool(mask.any()):
-            parts.append((mask, self._constant(plan.number[mask]), np.arange(int(mask.sum()))))
+            parts.append((mask, self.constant(plan.number[mask]), np.arange(int(mask.sum()))))
         return parts
 
-    def _constant(self, numbers: np.ndarray) -> Operand:
+    def constant(self, numbers: np.ndarray) -> Operand:
+        """A constant in place."""
         small = bool((np.abs(numbers) <= 1).all())
         return Operand(self.builder.constant(float32(numbers)), numbers.shape, None, CONSTANT, 0, small)
 

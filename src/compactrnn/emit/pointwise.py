@@ -83,7 +83,7 @@ def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
 def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, ...], time: int | None) -> Operand:
     """Element-wise `fn` of values or constants broadcast to `shape`, of which `time` is the time axis.
 
-    The operation itself repeats an operand of one number a step.
+    The operation itself repeats an operand of one number a step, and a constant that does.
     """
 
     def single(value: Source) -> bool:
@@ -92,13 +92,30 @@ def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, 
         aligned = value.time is None or (time is not None and len(shape) - time == len(value.shape) - value.time)
         return aligned and math.prod(n for d, n in enumerate(shape) if d != time) > 1
 
-    if single(x) and not single(y) and fn not in (Binary.SUB, Binary.DIV):
+    constant = isinstance(x, np.ndarray) and isinstance(y, Operand)
+    if (constant or (single(x) and not single(y))) and fn not in (Binary.SUB, Binary.DIV):
         x, y = y, x
     first = mover.spread(x, shape, time)
+    if isinstance(y, np.ndarray) and (repeated := _repeated(y, shape, time)) is not None:
+        return mover.builder.binary(fn, first, mover.constant(repeated), period=len(repeated))
     if not isinstance(y, Operand) or not single(y):
         return combine(mover.builder, fn, first, mover.spread(y, shape, time))
     value = mover.builder.binary(fn, first, y, period=1)
     return value if first.time is not None or y.time is None else replace(value, time=time)
+
+
+def _repeated(constant: np.ndarray, shape: tuple[int, ...], time: int | None) -> np.ndarray | None:
+    """What a constant broadcast to a step of `shape` repeats, a part of it; None if there is none."""
+    wide = np.broadcast_to(constant, shape)
+    if time is not None and constant.ndim >= len(shape) - time and constant.shape[time - len(shape)] != 1:
+        return None
+    row = (wide if time is None else np.take(wide, 0, time)).ravel()
+    for k in range(1, len(row) // 2 + 1):
+        if len(row) % k == 0 and np.array_equal(
+            row.reshape(-1, k), np.tile(row[:k], (len(row) // k, 1)), equal_nan=True
+        ):
+            return row[:k]
+    return None
 
 
 def select(b: Builder, condition: Operand, x: Operand, y: Operand) -> Operand:

@@ -12,7 +12,7 @@ from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Ref, Unary
 from .address import LazyView
 from .builder import Builder, Operand
-from .factor import Factor
+from .factor import Factor, Structured, factor_name, stored
 from .movement import Mover
 from .reductions import reduce
 
@@ -40,6 +40,12 @@ def linear(
     inner, outer = factors[-1].shape[1], factors[0].shape[0]
     count = x.width // inner
     kind = build.place([x])
+    if count > 1 and all(_has_rows_product(factor) for factor in factors):
+        for number, factor in reversed(list(enumerate(factors))):
+            assert not isinstance(factor, Structured)
+            ref = build.windows(factor, x, count, factor_name(name, number, len(factors)))
+            x = Operand(ref, (*x.shape[:-1], factor.shape[0]), x.time, kind, build.segment)
+        return x if init is None else add_rows(build, x, init)
     rows = []
     for i in range(count):
         row = replace(x, ref=Ref(x.ref.buffer, x.ref.offset + i * inner), shape=(inner,), time=None)
@@ -51,6 +57,36 @@ def linear(
     for i, row in enumerate(rows):
         build.emit(Code.UNARY, Ref(dst.buffer, i * outer), outer, a=row, fn=int(Unary.COPY))
     return Operand(dst, shape, x.time, kind, build.segment)
+
+
+def _has_rows_product(factor: Factor) -> bool:
+    """Whether the vectors of a step are multiplied in one operation."""
+    return not isinstance(factor, Structured) and stored(factor).form is None
+
+
+def add_rows(build: Builder, x: Operand, bias: Ref) -> Operand:
+    """`x` with a bias added to every vector along its last axis, in the place of `x`."""
+    build.emit(Code.BINARY, x.ref, x.width, a=x.ref, b=bias, fn=int(Binary.ADD), k=x.shape[-1])
+    return x
+
+
+def over_windows(mover: Mover, rows: LazyView, weight: np.ndarray, bias: np.ndarray | None, name: str) -> Operand:
+    """`bias + W x` for each row x of `rows`, (..., columns), moved entries that are read nowhere else.
+
+    Where rows are windows of one vector that overlap, as those of a convolution, only this vector is put in place.
+    """
+    count, columns = math.prod(rows.shape[:-1]), weight.shape[1]
+    if rows.time is not None or count < 2:
+        x = mover.materialize(rows, passing=True)
+        return linear(mover.builder, x, [weight], bias, name)
+    flat = rows.address.reshape(count, columns)
+    step = next(s for s in range(1, columns + 1) if np.array_equal(flat[:-1, s:], flat[1:, : columns - s]))
+    whole = np.concatenate([flat[0], flat[1:, columns - step :].ravel()])
+    x = mover.materialize(LazyView(rows.operands, whole, None, rows.where), passing=True)
+    kind = mover.builder.place([x])
+    ref = mover.builder.windows(weight, x, count, name)
+    y = Operand(ref, (*rows.shape[:-1], len(weight)), None, kind, mover.builder.segment)
+    return y if bias is None else add_rows(mover.builder, y, mover.builder.constant(bias))
 
 
 def convolution(

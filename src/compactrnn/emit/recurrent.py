@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from ..runtime.gates import gate_rows
-from ..runtime.program import Code, Ref, Unary
+from ..runtime.program import GATES, Code, Over, Ref, Unary
 from .builder import LAST, STEP, Builder, Operand
 from .factor import Factor, Structured, can_interleave, interleaved
+from .products import linear
 
 
 def lstm(
@@ -185,6 +186,78 @@ def gru_step(
         y = _computed(build, build.chain(projection, y, None, name("projection")), read.width)
         after = [replace(read, ref=y.ref, kind=STEP), *after]
     return y, after
+
+
+def lstm_rows(
+    build: Builder,
+    x: Operand,
+    states: Sequence[Operand],
+    weight_ih: np.ndarray,
+    weight_hh: np.ndarray,
+    bias: np.ndarray,
+    *,
+    backwards: bool = False,
+    name: Callable[[str], str] = str,
+) -> tuple[Operand, list[Operand]]:
+    """An LSTM over the rows of `x`, (rows, inputs), within one step: its outputs, (rows, n), and its states after them.
+
+    `states` are h and c before the first row, of which c is overwritten; see `lstm_step` for the rest.
+    """
+    h, c = states
+    gates = linear(build, x, [interleaved(weight_ih, 4)], gate_rows(bias, 4), name("input"))
+    y = _over_rows(build, Code.LSTM_OVER, gates, h, weight_hh, name, b=c.ref, fn=int(_order(backwards)))
+    return y, [_last(y, backwards), c]
+
+
+def gru_rows(
+    build: Builder,
+    x: Operand,
+    states: Sequence[Operand],
+    weight_ih: np.ndarray,
+    weight_hh: np.ndarray,
+    bias_ih: np.ndarray,
+    bias_hh: np.ndarray,
+    *,
+    backwards: bool = False,
+    each: bool = False,
+    name: Callable[[str], str] = str,
+) -> tuple[Operand, list[Operand]]:
+    """A GRU over the rows of `x`, (rows, inputs), within one step: its outputs, (rows, n), and its state after them.
+
+    `states` is h before the first row; with `each` every row has a state of its own, (rows, n). See `gru_step` for the
+    rest.
+    """
+    (h,) = states
+    n = weight_hh.shape[1]
+    own = build.constant(bias_hh[2 * n :])
+    bias = bias_ih + np.concatenate([bias_hh[: 2 * n], np.zeros(n)])
+    gates = linear(build, x, [interleaved(weight_ih, 3)], gate_rows(bias, 3), name("input"))
+    if each:
+        y = _over_rows(build, Code.GRU_EACH, gates, h, weight_hh, name, b=own)
+        return y, [y]
+    y = _over_rows(build, Code.GRU_OVER, gates, h, weight_hh, name, b=own, fn=int(_order(backwards)))
+    return y, [_last(y, backwards)]
+
+
+def _over_rows(
+    build: Builder, code: Code, gates: Operand, h: Operand, weight: np.ndarray, name: Callable[[str], str], **fields
+) -> Operand:
+    count, n = gates.shape[0], weight.shape[1]
+    dst, tensor = build.buffer(count * n), build.tensor(interleaved(weight, GATES[code]), block=GATES[code])
+    kind, scale = build.place([gates, h]), 1 / 127 if h.bounded else 0.0
+    places = {"a": gates.ref, "c": h.ref, "tensor": tensor}
+    build.emit(code, dst, count * n, k=n, p0=scale, name=name("hidden"), **places, **fields)
+    return Operand(dst, (count, n), None, kind, build.segment, bounded=h.bounded)
+
+
+def _order(backwards: bool) -> Over:
+    return Over.BACKWARD if backwards else Over.FORWARD
+
+
+def _last(y: Operand, backwards: bool) -> Operand:
+    """The row that a layer over the rows came to last."""
+    count, n = y.shape
+    return replace(y, ref=Ref(y.ref.buffer, y.ref.offset + (0 if backwards else (count - 1) * n)), shape=(1, n))
 
 
 def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ..emit import pointwise
 from ..emit.builder import STEP, Builder, Operand
 from ..emit.pointwise import FUNCTIONS, combine, scale
-from ..emit.recurrent import gru_step, lstm_step
+from ..emit.recurrent import gru_rows, gru_step, lstm_rows, lstm_step
 from ..runtime.program import Binary, Ref, Unary
 
 Step = Callable[[Builder, Operand, list[Operand]], tuple[Operand, list[Operand]]]
 Activation = Callable[[Builder, Operand], Operand]
+Rows = Callable[..., tuple[Operand, list[Operand]]]  # of the builder, the rows and the states, see `gru_rows`
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,35 @@ def activations(names: Sequence[str], alphas: Sequence[float], betas: Sequence[f
     return found
 
 
+def is_lstm(clip: float, coupled: bool, functions: list[Activation] | None, weights: Weights) -> bool:
+    """Whether it is the LSTM that the core has."""
+    return functions is None and not clip and not coupled and weights.peepholes is None
+
+
+def is_gru(clip: float, linear: bool, functions: list[Activation] | None) -> bool:
+    """Whether it is the GRU that the core has."""
+    return functions is None and not clip and linear
+
+
+def rows_of_lstm(weights: Weights) -> Rows:
+    """The LSTM that the core has, over the rows of a step."""
+    ordered = weights.in_order([0, 2, 3, 1])  # i, o, f, g in ONNX
+    return partial(lstm_rows, weight_ih=ordered.w, weight_hh=ordered.r, bias=ordered.bias, name=weights.name)
+
+
+def rows_of_gru(weights: Weights) -> Rows:
+    """The GRU that the core has, over the rows of a step."""
+    ordered = weights.in_order([1, 0, 2])  # z, r, h in ONNX
+    biases = {"bias_ih": ordered.w_bias, "bias_hh": ordered.r_bias}
+    return partial(gru_rows, weight_ih=ordered.w, weight_hh=ordered.r, name=weights.name, **biases)
+
+
 def lstm(weights: Weights, clip: float, coupled: bool, functions: list[Activation] | None) -> Step:
     """i = f(W x + R h + b + p c), f alike, g = g(...), c' = f c + i g, o = f(... + p c'), h' = o h(c').
 
     `functions` is None for sigmoid, tanh and tanh; `coupled` is f = 1 - i.
     """
-    if functions is None and not clip and not coupled and weights.peepholes is None:
+    if is_lstm(clip, coupled, functions, weights):
         ordered = weights.in_order([0, 2, 3, 1])  # i, o, f, g in ONNX
         w, r, bias = [ordered.w], [ordered.r], ordered.bias
         return lambda build, x, states: lstm_step(build, x, states, w, r, bias, name=weights.name)
@@ -119,7 +144,7 @@ def gru(weights: Weights, clip: float, linear: bool, functions: list[Activation]
 
     `linear` is r (R h + b) in place of R (r h) + b, as in torch.
     """
-    if functions is None and not clip and linear:
+    if is_gru(clip, linear, functions):
         ordered = weights.in_order([1, 0, 2])  # z, r, h in ONNX
         w, r, biases = [ordered.w], [ordered.r], (ordered.w_bias, ordered.r_bias)
         return lambda build, x, states: gru_step(build, x, states, w, r, *biases, name=weights.name)

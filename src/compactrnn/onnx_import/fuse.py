@@ -1,4 +1,4 @@
-"""Nodes that are one operation of a program: a product and the bias added to it."""
+"""Nodes that are one operation of a program: a product and the bias added to it, or the batch norm after it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,62 @@ from collections import Counter
 
 import numpy as np
 
-from .folding import Folded, Node
+from .folding import Folded, Node, Value
 
 
 def fused(folded: Folded) -> Folded:
-    """The graph with each bias that is added to a product as the product's third input."""
-    readers = Counter(name for node in folded.nodes for name in node.inputs)
-    readers.update(folded.outputs)
+    """The graph with each bias that is added to a product, and each batch norm after a convolution, in its inputs."""
+    return _with_norms(_with_biases(folded))
+
+
+def _readers(folded: Folded) -> Counter[str]:
+    return Counter([*(name for node in folded.nodes for name in node.inputs), *folded.outputs])
+
+
+def _with_norms(folded: Folded) -> Folded:
+    """The graph with the scale and shift of each batch norm in the weights of the convolution before it."""
+    readers, values = _readers(folded), dict(folded.values)
+    made: dict[str, int] = {}  # by what a node gives, its number
+    nodes: list[Node] = []
+    for node in folded.nodes:
+        before = made.get(node.inputs[0])
+        if node.op == "BatchNormalization" and before is not None and readers[node.inputs[0]] == 1:
+            changed = _scaled(nodes[before], node, values, readers)
+            if changed is not None:
+                nodes[before] = changed
+                made[node.outputs[0]] = before
+                continue
+        made.update((name, len(nodes)) for name in node.outputs)
+        nodes.append(node)
+    return Folded(nodes, values, folded.outputs)
+
+
+def _scaled(conv: Node, norm: Node, values: dict[str, Value], readers: Counter[str]) -> Node | None:
+    """A convolution and the batch norm after it as one, its new weights in `values`; None if they cannot be."""
+    given = [values[name] for name in (*conv.inputs[1:], *norm.inputs[1:]) if name]
+    outputs = [name for name in norm.outputs if name]
+    if conv.op not in ("Conv", "ConvTranspose") or len(outputs) > 1 or norm.get("training_mode", 0):
+        return None
+    if not all(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in given):
+        return None
+    weight, scale, shift, mean, variance = (np.asarray(v, np.float64) for v in (given[0], *given[-4:]))
+    slope = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
+    bias = given[1] if len(given) == 6 else np.zeros(len(slope))
+    if conv.op == "Conv":
+        weight = weight * slope.reshape(-1, *[1] * (weight.ndim - 1))
+    else:
+        grouped = weight.reshape(conv.get("group", 1), -1, *weight.shape[1:])
+        weight = (grouped * slope.reshape(len(grouped), 1, -1, *[1] * (weight.ndim - 2))).reshape(weight.shape)
+    names = [conv.inputs[1], conv.inputs[2] if len(given) == 6 else ""]
+    new = [
+        name if name and readers[name] == 1 else f"{name}*{norm.outputs[0]}" for name in names
+    ]  # others may read the old ones
+    values[new[0]], values[new[1]] = weight.astype(np.float32), ((bias - mean) * slope + shift).astype(np.float32)
+    return Node(conv.proto, (conv.inputs[0], *new), norm.outputs)
+
+
+def _with_biases(folded: Folded) -> Folded:
+    readers = _readers(folded)
     products = {
         node.outputs[0]: node
         for node in folded.nodes

@@ -15,7 +15,9 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
 from ..emit.builder import Builder, Operand
+from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
+from ..emit.plan import SHIFT
 from ..emit.products import linear
 from .evaluate import evaluate
 from .folding import Folded, Node, Typed
@@ -30,17 +32,21 @@ MOST_ROWS = 4096  # each is an operation of the program
 
 HANDLERS: dict[str, Handler] = {}
 LAZY: set[str] = set()  # those whose handlers get moved entries before they are in place
+ELEMENTWISE: set[str] = set()  # those whose handlers do the same to every entry
 
 
-def handles(*names: str, lazy: bool = False) -> Callable[[Handler], Handler]:
+def handles(*names: str, lazy: bool = False, elementwise: bool = False) -> Callable[[Handler], Handler]:
     """Register a function `(visitor, node, *inputs) -> value, or a list of values` for operators of these names.
 
-    Inputs are `Operand`s, arrays, or None; `lazy` handlers get `LazyView`s, too. None as the result is a refusal.
+    Inputs are `Operand`s, arrays, or None; `lazy` handlers get `LazyView`s, too. None as the result is a refusal. An
+    `elementwise` operator does the same to every entry, and broadcasts its inputs: it may get vectors of all entries in
+    another order.
     """
 
     def register(function: Handler) -> Handler:
         HANDLERS.update(dict.fromkeys(names, function))
         LAZY.update(names if lazy else ())
+        ELEMENTWISE.update(names if elementwise else ())
         return function
 
     return register
@@ -73,6 +79,7 @@ class Visitor:
         self.longer = longer
         self.initial = {id(state) for state in initial}
         self._constants: dict[str, np.ndarray] = {}
+        self._width: int | None = None  # of the vectors that an elementwise operator gets
 
     def lower(self, inputs: dict[str, Taken]) -> list[Taken]:
         """Operations for all nodes; returns what the outputs are."""
@@ -115,14 +122,51 @@ class Visitor:
                 f"is not taken; what can be: {', '.join(sorted(operators()))}. outputs=[...] takes the part of the"
                 " graph before it",
             )
-        if node.op not in LAZY:
-            given = [self.materialize(x) for x in given]
         with blamed(node.proto):
-            result = handler(self, node, *given)
+            order = self._order(node, given) if node.op in ELEMENTWISE else None
+            if order is None:
+                result = handler(self, node, *(x if node.op in LAZY else self.materialize(x) for x in given))
+            else:
+                result = self._in_order(node, handler, given, order)
         if result is None:
             shapes = ", ".join(str(tuple(x.shape)) for x in given if x is not None)
             raise refuse(node.proto, f"is not taken with these inputs (of shape {shapes}) and attributes")
         return result if isinstance(result, list) else [result]
+
+    def _order(self, node: Node, given: list[Taken | None]) -> np.ndarray | None:
+        """Where the entries of the result lie in an input that is a whole value in another order; None without one.
+
+        The operator then keeps the order in which the entries already are, and nothing needs to be moved.
+        """
+        shape = self.type(node.outputs[0]).shape
+        for x in given:
+            if not isinstance(x, LazyView) or x.time is not None or x.value is not None or x.shape != shape:
+                continue
+            place = x.address.ravel() % SHIFT
+            whole = x.operands[0] if len(np.unique(x.address // SHIFT)) == 1 else None
+            if isinstance(whole, Operand) and whole.width == place.size and len(np.unique(place)) == place.size:
+                return place
+        return None
+
+    def _in_order(self, node: Node, handler: Handler, given: list[Taken | None], place: np.ndarray) -> LazyView | None:
+        """The result of an elementwise operator on vectors, of which entry `place[i]` is entry i of the result."""
+        shape, order = self.type(node.outputs[0]).shape, np.argsort(place)
+
+        def vector(x: Any) -> Any:
+            if x is None or (isinstance(x, np.ndarray) and x.size == 1):
+                return x
+            if isinstance(x, np.ndarray):
+                return np.broadcast_to(x, shape).ravel()[order]
+            if x.shape == () or x.address.size == 1 if isinstance(x, LazyView) else x.width == 1:
+                return self.materialize(x)
+            return self.materialize(self.mover.move([x], lambda a: np.broadcast_to(a[0], shape).ravel()[order], None))
+
+        self._width = len(place)
+        try:
+            value = handler(self, node, *(vector(x) for x in given))
+        finally:
+            self._width = None
+        return value and self.mover.move([value], lambda a: a[0].ravel()[place].reshape(shape), None)
 
     def materialize(self, x: Any) -> Any:
         """`x`, in place if it is moved entries."""
@@ -159,6 +203,8 @@ class Visitor:
         Raises:
             UnsupportedModelError: time is folded into another axis.
         """
+        if self._width is not None:
+            return (self._width,), None
         time = self.grown(node.outputs[number])
         if isinstance(time, str):
             raise refuse(node.proto, "folds time into another axis or changes the number of steps")
@@ -207,7 +253,7 @@ class Visitor:
         if rows > MOST_ROWS:
             raise refuse(node.proto, f"multiplies {rows} vectors within each step; at most {MOST_ROWS} are taken")
         bias = None if bias is None else np.array(bias, np.float32)
-        return linear(self.builder, x, [weight.astype(np.float32)], bias, name)
+        return linear(self.builder, x, [entries_or_dense(weight.astype(np.float32))], bias, name)
 
     def weight_name(self, node: Node, number: int) -> str:
         """What a weight is called: as in the file, if it or its bias has a name there, else after the node."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...emit.address import LazyView
 from ...emit.builder import Operand
-from ...emit.movement import float32
+from ...emit.movement import Mover, float32
 from ...emit.pointwise import combine
+from ...emit.products import over_windows
 from ...emit.reductions import reduce
-from ...runtime.program import Binary
+from ...runtime.program import Binary, Ref
 from ..folding import Node
 from ..model_file import refuse
 from ..visitor import MOST_ROWS, Visitor, handles
@@ -47,7 +48,7 @@ class _Window:
 
 
 @handles("Conv", lazy=True)
-def _convolution(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
+def _convolution(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> LazyView | None:
     if not isinstance(weight, np.ndarray) or (bias is not None and not isinstance(bias, np.ndarray)):
         return None
     window = _Window.of(node, x.shape[2:], weight.shape[2:])
@@ -55,7 +56,7 @@ def _convolution(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = 
 
 
 @handles("ConvTranspose", lazy=True)
-def _transposed(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> Operand | None:
+def _transposed(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = None) -> LazyView | None:
     """A convolution of the input with zeros between its entries, by the kernel turned round."""
     if not isinstance(weight, np.ndarray) or (bias is not None and not isinstance(bias, np.ndarray)):
         return None
@@ -84,51 +85,63 @@ def _transposed(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = N
 
 def _convolved(
     visitor: Visitor, node: Node, x: Any, window: _Window, weight: np.ndarray, bias: np.ndarray | None
-) -> Operand:
-    groups, name = node.get("group", 1), visitor.weight_name(node, 1)
+) -> LazyView:
+    groups, name, mover = node.get("group", 1), visitor.weight_name(node, 1), visitor.mover
     moved = _windows(visitor, node, x, window, 0.0)
-    count = weight.shape[1]
-    if groups == 1:
-        rows = visitor.mover.materialize(_channels_last(visitor, moved), passing=True)
-        y = visitor.linear(node, rows, _matrix(weight), bias, name)
-        return _channels_second(visitor, node, y)
-    per = len(weight) // groups
-    if count <= _FEW and per <= _FEW:
-        return _by_entries(visitor, node, moved, weight, bias, groups)
+    count, per = weight.shape[1], len(weight) // groups
+    if groups > 1 and count <= _FEW and per <= _FEW:
+        return _channels_second(visitor, node, [_by_entries(visitor, node, moved, weight, bias, groups)])
     parts = []
     for group in range(groups):
-        part = visitor.mover.move([moved], lambda a, g=group: a[0][:, g * count : (g + 1) * count], moved.time)
-        rows = visitor.mover.materialize(_channels_last(visitor, part), passing=True)
+        part = mover.move([moved], lambda a, g=group: a[0][:, g * count : (g + 1) * count], moved.time)
         chosen = slice(group * per, (group + 1) * per)
-        own = None if bias is None else bias[chosen]
-        parts.append(visitor.linear(node, rows, _matrix(weight[chosen]), own, f"{name}.group{group}"))
-    return _channels_second(visitor, node, visitor.mover.join(parts, -1))
+        matrix, own = _matrix(weight[chosen], moved.time is not None), None if bias is None else bias[chosen]
+        called = name if groups == 1 else f"{name}.group{group}"
+        parts.append(over_windows(mover, _channels_last(visitor, part), matrix, own, called))
+    return _channels_second(visitor, node, parts)
 
 
-def _matrix(weight: np.ndarray) -> np.ndarray:
-    """The kernel as the matrix of a window, whose last entry comes first."""
+def _matrix(weight: np.ndarray, over_time: bool) -> np.ndarray:
+    """The kernel as the matrix of a window, of whose entries over time the last one comes first."""
     taps = np.moveaxis(weight, 1, -1).reshape(len(weight), -1, weight.shape[1])
-    return taps[:, ::-1].reshape(len(weight), -1)
+    return float32((taps[:, ::-1] if over_time else taps).reshape(len(weight), -1))
 
 
 def _by_entries(
     visitor: Visitor, node: Node, moved: LazyView, weight: np.ndarray, bias: np.ndarray | None, groups: int
 ) -> Operand:
-    """The sum of products of entries: for groups of few channels, where matrices would be tiny."""
-    build, mover, (shape, time) = visitor.builder, visitor.mover, visitor.result(node)
-    count, per, taps = weight.shape[1], len(weight) // groups, math.prod(weight.shape[2:])
-    flat, total = weight.reshape(len(weight), count, taps), None
-    view = (1, len(weight), *[1] * (len(shape) - 2))
+    """(N, *out, C): the sum of products of entries, for groups of few channels, where matrices would be tiny."""
+    build, mover = visitor.builder, visitor.mover
+    count, per, channels = weight.shape[1], len(weight) // groups, len(weight)
+    kernel, total = _matrix(weight, moved.time is not None).reshape(channels, -1, weight.shape[-1], count), None
     for channel in range(count):
         chosen = np.repeat(np.arange(groups) * count + channel, per)
-        for tap in range(taps):
-            one = mover.materialize(mover.move([moved], lambda a, t=tap, c=chosen: a[0][..., taps - 1 - t][:, c], time))
-            product = build.binary(Binary.MUL, one, mover.spread(flat[:, channel, tap].reshape(view), shape, time))
-            total = product if total is None else combine(build, Binary.ADD, total, product)
+        part = _channels_last(visitor, mover.move([moved], lambda a, c=chosen: a[0][:, c], moved.time))
+        for line in range(kernel.shape[1]):
+            taps = slice(line * kernel.shape[2] * channels, (line + 1) * kernel.shape[2] * channels)
+            windows = mover.move([part], lambda a, t=taps: a[0][..., t], part.time)
+            for tap, x in enumerate(_entries(mover, windows, channels)):
+                weights = mover.constant(kernel[:, line, tap, channel])
+                product = build.binary(Binary.MUL, x, weights, period=channels)
+                total = product if total is None else combine(build, Binary.ADD, total, product)
     assert total is not None
-    if bias is None:
-        return total
-    return combine(build, Binary.ADD, total, mover.spread(bias.reshape(view), shape, time))
+    return total if bias is None else build.binary(Binary.ADD, total, mover.constant(bias), period=channels)
+
+
+def _entries(mover: Mover, windows: LazyView, channels: int) -> list[Operand]:
+    """For each place of `windows`, (N, *out, places and channels), its entries under all of them, (N, *out, channels).
+
+    Where windows are one step apart these are parts of one vector.
+    """
+    shape, places = (*windows.shape[:-1], channels), windows.shape[-1] // channels
+    flat = windows.address.reshape(-1, windows.shape[-1])
+    if windows.time is None and np.array_equal(flat[:-1, channels:], flat[1:, :-channels]):
+        whole = np.concatenate([flat[0], flat[1:, -channels:].ravel()])
+        x = mover.materialize(LazyView(windows.operands, whole, None, windows.where))
+        at = [Ref(x.ref.buffer, x.ref.offset + place * channels) for place in range(places)]
+        return [replace(x, ref=ref, shape=shape) for ref in at]
+    parts = [slice(place * channels, (place + 1) * channels) for place in range(places)]
+    return [mover.materialize(mover.move([windows], lambda a, p=part: a[0][..., p], windows.time)) for part in parts]
 
 
 @handles("MaxPool", "AveragePool", lazy=True)
@@ -144,7 +157,7 @@ def _pool(visitor: Visitor, node: Node, x: Any) -> Operand | None:
 
 
 def _windows(visitor: Visitor, node: Node, x: Any, window: _Window, filling: float) -> LazyView:
-    """(N, C, *out, taps): the entries under each window, the last one first."""
+    """(N, C, *out, taps): the entries under each window, over time the last one first."""
     time = visitor.grown(node.inputs[0])
     shape, after = visitor.result(node)
     count = math.prod(n for d, n in enumerate(shape) if d not in (1, after))
@@ -165,7 +178,8 @@ def _windows(visitor: Visitor, node: Node, x: Any, window: _Window, filling: flo
             taps = np.arange(window.kernel[axis]) * window.dilations[axis]
             places = (np.arange(shape[axis + 2]) * window.strides[axis])[:, None] + taps
             wide = np.moveaxis(np.take(wide, places, 2 + axis), 3 + axis, -1)
-        return wide.reshape(*wide.shape[: rank + 2], -1)[..., ::-1]
+        wide = wide.reshape(*wide.shape[: rank + 2], -1)
+        return wide if time is None else wide[..., ::-1]
 
     return visitor.mover.move([padded], run, time)
 
@@ -182,5 +196,8 @@ def _channels_last(visitor: Visitor, moved: LazyView) -> LazyView:
     return visitor.mover.move([moved], run, time - 1 if time else time)
 
 
-def _channels_second(visitor: Visitor, node: Node, y: Operand) -> Operand:
-    return visitor.mover.rearrange(y, lambda t: np.moveaxis(t, -1, 1), visitor.result(node)[1])
+def _channels_second(visitor: Visitor, node: Node, parts: list[Operand]) -> LazyView:
+    """(N, C, *out) of channels that come last, in several parts."""
+    return visitor.mover.move(
+        parts, lambda arrays: np.moveaxis(np.concatenate(arrays, -1), -1, 1), visitor.result(node)[1]
+    )

@@ -77,10 +77,10 @@ def _of_one(visitor: Visitor, node: Node, x: Any) -> Any:
     return function(visitor.builder, x, **{name: node.get(name, default) for name, default in defaults.items()})
 
 
-handles(*_OF_ONE)(_of_one)
+handles(*_OF_ONE, elementwise=True)(_of_one)
 
 
-@handles(*_OF_TWO, *_LOGIC)
+@handles(*_OF_TWO, *_LOGIC, elementwise=True)
 def _of_two(visitor: Visitor, node: Node, *given: Any) -> Operand:
     """Of two values or more, numbered from the left."""
     build, fn = visitor.builder, {**_OF_TWO, **_LOGIC}[node.op]
@@ -121,19 +121,19 @@ def _number(x: Any) -> float | None:
     return float(x.reshape(-1)[0]) if isinstance(x, np.ndarray) and x.size == 1 else None
 
 
-@handles("Greater", "GreaterOrEqual")
+@handles("Greater", "GreaterOrEqual", elementwise=True)
 def _greater(visitor: Visitor, node: Node, x: Any, y: Any) -> Operand:
     fn = Binary.LESS if node.op == "Greater" else Binary.LESS_EQUAL
     return broadcast(visitor.mover, fn, visitor.spread(y, node), x, *visitor.result(node))
 
 
-@handles("Pow")
+@handles("Pow", elementwise=True)
 def _pow(visitor: Visitor, node: Node, x: Any, exponent: Any) -> Operand | None:
     number = _number(exponent)
     return None if number is None else emitted.power(visitor.builder, visitor.spread(x, node), number)
 
 
-@handles("Clip")
+@handles("Clip", elementwise=True)
 def _clip(visitor: Visitor, node: Node, x: Operand, low: Any = None, high: Any = None) -> Operand | None:
     ends = []
     for given, name in ((low, "min"), (high, "max")):
@@ -144,7 +144,7 @@ def _clip(visitor: Visitor, node: Node, x: Operand, low: Any = None, high: Any =
     return emitted.clamp(visitor.builder, x, *ends)
 
 
-@handles("PRelu")
+@handles("PRelu", elementwise=True)
 def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand:
     build = visitor.builder
     if (number := _number(slope)) is not None:

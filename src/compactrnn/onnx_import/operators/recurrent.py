@@ -54,9 +54,10 @@ def _recurrent(
     outputs, lasts = [], []
     for direction in range(layer.directions):
         found = []
-        for row in range(rows if x.time != 1 else 1):
-            given = [None if s is None else (s, direction, row) for s in starts]
-            run = layer.over_time if over_time else layer.within_step
+        at_once = x.time is None and steps == 1 and rows > 1 and node.op == "GRU" and layer.rows[direction] is not None
+        for row in range(rows if x.time != 1 and not at_once else 1):
+            given = [None if s is None else (s, direction, slice(None) if at_once else row) for s in starts]
+            run = layer.over_time if over_time else layer.each_row if at_once else layer.within_step
             found.append(run(x, row, direction, given))
         outputs.append([y for y, _ in found])
         lasts.append([last for _, last in found])
@@ -87,7 +88,7 @@ class _Layer:
         found = cells.activations(names, alphas, betas)
         if found is None or per != len(_DEFAULTS[node.op]):
             raise refuse(node.proto, f"has the activations {', '.join(names)}, of which some are not known")
-        self.steps = []
+        self.steps, self.rows = [], []
         for d in range(self.directions):
             w_bias, r_bias = np.asarray(b[d], np.float64).reshape(2, gates)
             weights = cells.Weights(
@@ -100,12 +101,18 @@ class _Layer:
             )
             functions = None if plain else found[d * per : (d + 1) * per]
             clip = node.get("clip", 0.0)
+            rows = None
             if node.op == "LSTM":
-                self.steps.append(cells.lstm(weights, clip, bool(node.get("input_forget", 0)), functions))
+                coupled = bool(node.get("input_forget", 0))
+                self.steps.append(cells.lstm(weights, clip, coupled, functions))
+                rows = cells.rows_of_lstm(weights) if cells.is_lstm(clip, coupled, functions, weights) else None
             elif node.op == "GRU":
-                self.steps.append(cells.gru(weights, clip, bool(node.get("linear_before_reset", 0)), functions))
+                linear = bool(node.get("linear_before_reset", 0))
+                self.steps.append(cells.gru(weights, clip, linear, functions))
+                rows = cells.rows_of_gru(weights) if cells.is_gru(clip, linear, functions) else None
             else:
                 self.steps.append(cells.rnn(weights, clip, functions))
+            self.rows.append(rows)
         self.bounded = plain and node.op in ("LSTM", "GRU")
 
     def _name(self, direction: int, part: str) -> str:
@@ -160,6 +167,14 @@ class _Layer:
         states = [self._start(build, x, direction, row, start, n) for n, start in enumerate(given)]
         step, time = self.steps[direction], 0 if x.time == 1 else None
         which = slice(None) if x.time == 1 else row
+        over = self.rows[direction]
+        if over is not None and steps > 1:
+            inputs = replace(x, shape=(steps, x.shape[2]), time=None) if x.time == 1 else None
+            inputs = inputs or visitor.mover.rearrange(x, lambda t: t[:, row], None)
+            build.place([inputs])
+            inputs = replace(inputs, segment=build.segment)
+            y, states = over(build, inputs, states, backwards=self._backwards(direction))
+            return replace(y, shape=(steps, 1, self.size)), states
         outputs = []
         for place in reversed(range(steps)) if self._backwards(direction) else range(steps):
             one = visitor.mover.rearrange(x, lambda t, p=place: t[p, which], time)
@@ -170,6 +185,19 @@ class _Layer:
         outputs = outputs[::-1] if self._backwards(direction) else outputs
         joined = visitor.mover.move(outputs, lambda a: np.stack(a), None)
         return visitor.mover.materialize(joined), states
+
+    def each_row(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Operand]]:
+        """One step of all rows, each from a state of its own: outputs, (1, rows, n), and states after it."""
+        build, rows, (start,) = self.visitor.builder, x.shape[1], given
+        if start is None or isinstance(start[0], np.ndarray):
+            value = np.zeros((rows, self.size)) if start is None else np.asarray(start[0][start[1]], np.float64)
+            h = replace(self.visitor.mover.constant(value), shape=(rows, self.size))
+        else:
+            h = self.visitor.materialize(self.visitor.mover.move([start[0]], lambda a: a[0][start[1]], None))
+        over = self.rows[direction]
+        build.place([x])
+        y, states = over(build, replace(x, shape=(rows, x.shape[2]), time=None, segment=build.segment), [h], each=True)
+        return replace(y, shape=(1, rows, self.size)), states
 
     def _start(self, build: Any, x: Operand, direction: int, row: int, start: Any, number: int) -> Operand:
         """A state before the first step, (1, n); the cell of an LSTM is overwritten, so it is a copy."""
@@ -190,13 +218,13 @@ class _Layer:
 def _results(visitor: Visitor, node: Node, x: Operand, outputs: list, lasts: list, rows_first: bool) -> list[Any]:
     """Y, Y_h and Y_c of what directions and rows give."""
     mover, over_time, across = visitor.mover, x.time == 0, x.time == 1
-    directions, rows = len(outputs), len(outputs[0])
+    directions, rows = len(outputs), x.shape[1] if not across else 1
     values = [y for row in outputs for y in row]
     size = values[0].width if over_time else values[0].shape[-1]
 
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        found = [a.reshape(x.shape[0], size) for a in arrays]
-        whole = np.stack(found, 1).reshape(x.shape[0], directions, rows, size)
+        found = [a.reshape(x.shape[0], -1, size) for a in arrays]
+        whole = np.concatenate(found, 1).reshape(x.shape[0], directions, rows, size)
         return whole.transpose(2, 0, 1, 3) if rows_first else whole
 
     time = (1 if rows_first else 0) if over_time else None
@@ -207,7 +235,7 @@ def _results(visitor: Visitor, node: Node, x: Operand, outputs: list, lasts: lis
         states = [row[number] for one in lasts for row in one]
 
         def together(arrays: list[np.ndarray]) -> np.ndarray:
-            whole = np.stack([a.reshape(-1) for a in arrays]).reshape(directions, rows, -1)
+            whole = np.concatenate([a.reshape(-1) for a in arrays]).reshape(directions, rows, -1)
             return whole.swapaxes(0, 1) if rows_first else whole
 
         results.append(mover.move(states, together, None))
