@@ -8,13 +8,12 @@ from torch import Tensor
 from .._errors import invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
-from .base import AbstractCell, StateSpec, UnitSet, new_bias
-from .forget_bias import ForgetBias
+from .input_gated import AbstractInputGated
 
 _FUNCTIONS = {"elu": torch.nn.functional.elu, "tanh": torch.tanh, "relu": torch.relu}
 
 
-class GILR(AbstractCell):
+class GILR(AbstractInputGated):
     """Gated impulse linear recurrent layer: an exponential moving average with input-dependent decay.
 
         g = sigmoid(U x + b)
@@ -33,8 +32,7 @@ class GILR(AbstractCell):
     Source: Martin, Cundy, "Parallelizing Linear Recurrent Neural Nets Over Sequence Length", 2018, section 3.1.
     """
 
-    states = (StateSpec("h"),)
-    units = (UnitSet("h", written_by=("input", "input_bias"), read_by=(), output=True),)
+    keeps = (1,)
 
     def __init__(
         self,
@@ -47,14 +45,12 @@ class GILR(AbstractCell):
         forget_bias: float | str = 1.0,
         steps: int | None = None,
     ):
-        super().__init__(input_size, hidden_size)
         if nonlinearity not in _FUNCTIONS:
             raise invalid("nonlinearity", got=repr(nonlinearity), expected="'elu', 'tanh' or 'relu'")
+        super().__init__(
+            input_size, hidden_size, input_weight=input_weight, bias=bias, forget_bias=forget_bias, steps=steps
+        )
         self.nonlinearity = nonlinearity
-        self.forget_bias = ForgetBias(forget_bias, steps, bias)
-        self.input = input_weight.build(2 * hidden_size, input_size, gates=2)  # forget, candidate
-        self.input_bias = new_bias(2 * hidden_size, bias)
-        self.reset_parameters()
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states
@@ -62,11 +58,3 @@ class GILR(AbstractCell):
         forget, candidate = torch.sigmoid(forget), _FUNCTIONS[self.nonlinearity](candidate)
         h = forget * h + (1 - forget) * candidate
         return h, (h,)
-
-    def reset_parameters(self) -> None:
-        """U, V from U(-a, a), a = input_size ** -0.5; b as `forget_bias` says, c = 0."""
-        self.input.reset_parameters()
-        if self.input_bias is not None:
-            forget, candidate = self.input_bias.detach().chunk(2)
-            self.forget_bias.draw_(forget)
-            candidate.zero_()

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from .._errors import check_positive, invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
-from .base import AbstractCell, StateSpec, UnitSet, new_bias
-from .polynomial_memory import RULES, check_window, step_matrices
+from .base import StateSpec, UnitSet, new_bias
+from .polynomial_memory import RULES, AbstractPolynomialMemory, check_window
 
 _SHARES = {"bilinear": 0.5, "backward": 1.0}
 
 
-class HiPPO(AbstractCell):
+class HiPPO(AbstractPolynomialMemory):
     """Gated HiPPO-RNN: its memory is the past as a polynomial, by default the whole past (LegS).
 
         u = Wu x + Uu h                           memory_size numbers, each with a memory c of `order` coefficients
@@ -50,10 +50,7 @@ class HiPPO(AbstractCell):
     """
 
     units = (UnitSet("h", written_by=("input", "input_bias", "memory"), read_by=("hidden",), output=True),)
-    reads_input = ("input", "memory_input")
     degree: Tensor
-    transition: Tensor
-    drive: Tensor
 
     def __init__(
         self,
@@ -77,7 +74,6 @@ class HiPPO(AbstractCell):
         if discretization not in rules:
             expected = f"{', '.join(map(repr, rules[:-1]))} or {rules[-1]!r} with measure={measure!r}"
             raise invalid("discretization", got=repr(discretization), expected=expected)
-        self.exact = measure != "legs"
         self.discretization, self.measure, self.window = discretization, measure, check_window(window)
         self.order = check_positive(hidden_size if order is None else order, "order")
         self.memory_size = check_positive(memory_size, "memory_size")
@@ -97,14 +93,8 @@ class HiPPO(AbstractCell):
             degree = torch.arange(float(self.order)).repeat_interleave(memory_size)
             self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
         else:
-            transition, drive = step_matrices(measure, self.order, self.window, discretization)
-            every_channel = torch.kron(transition, torch.eye(memory_size, dtype=transition.dtype))
-            self.register_buffer("transition", every_channel.float(), persistent=False)
-            self.register_buffer("drive", drive.repeat_interleave(memory_size).float(), persistent=False)
+            self.fix_matrices_(measure, discretization, memory_size)
         self.reset_parameters()
-
-    def size_options(self) -> dict[str, int]:
-        return {"order": self.order}
 
     def project(self, x: Tensor) -> Tensor:
         """The inputs of the memory, then of the gate and the candidate; see `AbstractCell.project`."""
@@ -120,7 +110,7 @@ class HiPPO(AbstractCell):
             first = self._spread(u) * (1 - self.degree).clamp(min=0)
             memory = torch.where(count[0] > 0, self._update(memory, u, count[0]), first)
         else:
-            memory = nn.functional.linear(memory, self.transition) + self.drive * self._spread(u)
+            memory = self.remember(memory, self._spread(u))
         z, k = (projected[:, self.memory_size :] + self.memory(memory)).chunk(2, dim=-1)
         h = torch.lerp(h, torch.tanh(k), torch.sigmoid(z))
         return h, (h, memory, *(steps + 1 for steps in count))
@@ -153,9 +143,6 @@ class HiPPO(AbstractCell):
         while u.shape[1] < self.order * self.memory_size:
             u = torch.cat([u, u], 1)
         return u[:, : self.order * self.memory_size]
-
-    def macs(self) -> int:
-        return super().macs() + (0 if self.measure == "legs" else self.transition.numel())
 
     def reset_parameters(self) -> None:
         """Gate and candidate by Xavier's rule, u from U(-b, b), b = (input_size + hidden_size) ** -0.5, biases 0."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from .._errors import check_positive
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
-from .base import AbstractCell, StateSpec, UnitSet, new_bias
-from .polynomial_memory import check_window, step_matrices
+from .base import StateSpec, UnitSet, new_bias
+from .polynomial_memory import AbstractPolynomialMemory, check_window
 
 
-class LMU(AbstractCell):
+class LMU(AbstractPolynomialMemory):
     """Legendre memory unit: one number a step is written to a memory of the last `window` steps, which the units read.
 
         u = ex x + eh h + em m                   one number
@@ -44,9 +44,6 @@ class LMU(AbstractCell):
             output=True,
         ),
     )
-    reads_input = ("input", "memory_input")
-    transition: Tensor
-    drive: Tensor
 
     def __init__(
         self,
@@ -60,7 +57,6 @@ class LMU(AbstractCell):
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
-        self.exact = True
         self.order = check_positive(hidden_size if order is None else order, "order")
         self.window = check_window(window)
         self.states = (
@@ -79,13 +75,8 @@ class LMU(AbstractCell):
         self.input_bias = new_bias(hidden_size, bias)
         self.hidden = hidden_weight.build(hidden_size, hidden_size)
         self.memory = hidden_weight.build(hidden_size, self.order)
-        transition, drive = step_matrices("lmu", self.order, self.window, "zoh")
-        self.register_buffer("transition", transition.float(), persistent=False)
-        self.register_buffer("drive", drive.float(), persistent=False)
+        self.fix_matrices_("lmu", "zoh")
         self.reset_parameters()
-
-    def size_options(self) -> dict[str, int]:
-        return {"order": self.order}
 
     def project(self, x: Tensor) -> Tensor:
         """What the input writes to the memory, then W x + b."""
@@ -94,12 +85,9 @@ class LMU(AbstractCell):
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         h, memory = states
         u = projected[:, :1] + self.memory_hidden(h) + self.memory_memory(memory)
-        memory = nn.functional.linear(memory, self.transition) + u * self.drive
+        memory = self.remember(memory, u)
         h = torch.tanh(projected[:, 1:] + self.hidden(h) + self.memory(memory))
         return h, (h, memory)
-
-    def macs(self) -> int:
-        return super().macs() + self.transition.numel()
 
     def reset_parameters(self) -> None:
         """W, U, V by Xavier's rule, ex and eh from U(-a, a), a = (3 / columns) ** 0.5; em = 0, b = 0."""

@@ -1,13 +1,14 @@
-"""Fixed matrices of memories that keep the past as a polynomial."""
+"""Memories that keep the past as a polynomial, by fixed matrices."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import invalid
+from .base import AbstractCell
 
 RULES = ("zoh", "bilinear", "backward")
 
@@ -59,3 +60,34 @@ def step_matrices(measure: str, order: int, window: float, rule: str) -> tuple[T
     before = eye - share * a
     after = torch.linalg.solve(before, torch.cat([eye + (1 - share) * a, b], 1))
     return after[:, :order].contiguous(), after[:, order]
+
+
+class AbstractPolynomialMemory(AbstractCell):
+    """A cell with `order` coefficients of the past, `c' = A' c + B' u`, whose matrices are no parameters.
+
+    A packed model has A' in float32.
+    """
+
+    reads_input = ("input", "memory_input")
+    order: int
+    window: float
+    transition: Tensor
+    drive: Tensor
+
+    def fix_matrices_(self, measure: str, rule: str, channels: int = 1) -> None:
+        """Make A' and B' of `step_matrices`, for each channel; coefficient n of channel m is at `n * channels + m`."""
+        self.exact = True
+        transition, drive = step_matrices(measure, self.order, self.window, rule)
+        every_channel = torch.kron(transition, torch.eye(channels, dtype=transition.dtype))
+        self.register_buffer("transition", every_channel.float(), persistent=False)
+        self.register_buffer("drive", drive.repeat_interleave(channels).float(), persistent=False)
+
+    def remember(self, memory: Tensor, u: Tensor) -> Tensor:
+        """The coefficients one step later; u has a number for each, or one for all."""
+        return nn.functional.linear(memory, self.transition) + self.drive * u
+
+    def size_options(self) -> dict[str, int]:
+        return {"order": self.order}
+
+    def macs(self) -> int:
+        return super().macs() + (self.transition.numel() if self.exact else 0)
