@@ -8,6 +8,7 @@ import torch
 
 from compactrnn.cells import (
     ENRNN,
+    GILRLSTM,
     LMU,
     LRU,
     NBRC,
@@ -81,6 +82,22 @@ def slstm(cell, x, h, c, n, m):
     whole, weight = f.sigmoid() * whole + i.exp() * z.tanh(), f.sigmoid() * weight + i.exp()
     m = torch.stack([f.sigmoid().log() + m, i]).amax(0)
     return o.sigmoid() * whole / torch.maximum(weight, m.exp()), whole / m.exp(), weight / m.exp(), m
+
+
+def gilr_lstm(cell, x, s, c):
+    g, j = gates_of(cell, x, 2, "surrogate")
+    after = g.sigmoid() * s + (1 - g.sigmoid()) * j.tanh()
+    f, i, _, z = gilr_lstm_gates(cell, x, s, after)
+    return after, f.sigmoid() * c + i.sigmoid() * z.tanh()
+
+
+def gilr_lstm_gates(cell, x, before, after):
+    read = before if cell.delayed else after
+    return [a + b for a, b in zip(gates_of(cell, x, 4), recurrent(cell, read, 4), strict=True)]
+
+
+def gilr_lstm_output(cell, x, before, after):
+    return gilr_lstm_gates(cell, x, before[0], after[0])[2].sigmoid() * after[1]
 
 
 def minlstm(cell, x, h):
@@ -214,5 +231,6 @@ EQUATIONS = {
     OrthogonalRNN: orthogonal_rnn,
     LMU: lmu,
     LRU: lru,
+    GILRLSTM: gilr_lstm,
 }
-OUTPUTS = {LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}
+OUTPUTS = {GILRLSTM: gilr_lstm_output, LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}

@@ -15,8 +15,9 @@ HEAD = f"""# Cells
 Every cell of the package, made by `python tests/cells_page.py` from the code. Sizes are those of {INPUTS} inputs and
 {UNITS} units with all options as they are by default: numbers that are learned, multiply-accumulates of the products
 of one step, and numbers that a stream keeps. A cell runs in the native loop over time, step after step, or by a scan
-over all times at once as well, where it is linear in its states. Where units are not pruned, the section of the cell
-says why. Equations and sources are those of the docstrings, which say what each option does.
+over all times at once as well, where it is linear in its states, or in each of them given those before. Where units are
+not pruned, the section of the cell says why. Equations and sources are those of the docstrings, which say what each
+option does.
 
 `cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
 in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state.

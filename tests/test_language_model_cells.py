@@ -30,6 +30,7 @@ CELLS = {
     "FastGRNN": {},
     "IndRNN": {"steps": 10},
     "GILR": {},
+    "GILRLSTM": {"surrogate_size": 9},
     "MinGRU": {"forget_bias": "chrono", "steps": 10},
     "RHN": {"depth": 3},
     "PeepholeLSTM": {},

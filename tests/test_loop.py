@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 import compactrnn as cr
 from cell_table import CELLS, name_of
-from compactrnn.cells import GILR, GRU, LRU, LSTM, MGU, QRNN, SRU, DuRNN, Elman, IndRNN, MinGRU, MinLSTM
+from compactrnn.cells import GILR, GILRLSTM, GRU, LRU, LSTM, MGU, QRNN, SRU, DuRNN, Elman, IndRNN, MinGRU, MinLSTM
 from compactrnn.layers.loop import run_cell, select
+from compactrnn.layers.loop.linear import LinearLoop
 from compactrnn.runtime import _native
 from compactrnn.weights import LowRank
 from steps import STEPS, Wide
@@ -39,7 +40,7 @@ def initial(layer, batch):
     return [torch.randn(1, batch, n) for n in cell.state_sizes()]
 
 
-SCANNED = [*map(partial, (LRU, GILR, MinGRU, MinLSTM)), partial(SRU, peephole=False), partial(QRNN, window=1)]
+SCANNED = [*map(partial, (LRU, GILR, GILRLSTM, MinGRU, MinLSTM, QRNN)), partial(SRU, peephole=False)]
 
 
 def made_alike(make, one):
@@ -187,6 +188,23 @@ not of the state"""
 def test_only_what_is_linear_in_the_state_is_scanned(name):
     linear = name in LINEAR.replace("\n", " ").split(", ")
     assert ("scan" in kinds_of(cr.Recurrent(Wide, 3, 7, function=STEPS[name]))) == linear
+
+
+@pytest.mark.parametrize(
+    "make, rows, width, pays",
+    [
+        (GILR, 8, 128, True),
+        (GILR, 9, 128, False),
+        (GILRLSTM, 1, 128, True),
+        (GILRLSTM, 2, 128, False),
+        (GILRLSTM, 1, 64, False),
+        (QRNN, 1, 128, False),  # its second stage multiplies with no matrix
+    ],
+)
+def test_a_scan_is_chosen_where_it_pays(make, rows, width, pays):
+    (cell,) = cr.Recurrent(make, 3, 4).cells[0]
+    step = select._find(cell).step
+    assert LinearLoop.of(step).pays(rows, width) == pays
 
 
 class Counting:

@@ -14,6 +14,7 @@ from .fastgrnn import FastGRNN as FastGRNN
 from .fastrnn import FastRNN as FastRNN
 from .fsmn import FSMN as FSMN
 from .gilr import GILR as GILR
+from .gilr_lstm import GILRLSTM as GILRLSTM
 from .gru import GRU as GRU
 from .hippo import HiPPO as HiPPO
 from .indrnn import IndRNN as IndRNN

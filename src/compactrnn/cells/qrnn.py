@@ -20,9 +20,9 @@ class QRNN(AbstractCell):
         c' = f * c + (1 - f) * z
         y = o * c'
 
-    The weight `input` has Wz, Wf, Wo, the weight `previous` the V. With `window=1` there is no V: a step is then linear
-    in the state, and long sequences are scanned. With `window=2` the products of V, which need no state, are kept for
-    one step: the states z1, f1, o1. Before the first step x is zero. |y| stays below 1.
+    The weight `input` has Wz, Wf, Wo, the weight `previous` the V; with `window=1` there is no V. With `window=2` the
+    products of V, which need no state, are kept for one step: the states z1, f1, o1. A step is linear in c, given
+    these: it can be scanned, and with `window=1` long sequences are. Before the first step x is zero. |y| is below 1.
 
     >>> import torch
     >>> cell = QRNN(8, 16, window=2)

@@ -28,7 +28,7 @@ from .values import ordered
 Kind = Literal["auto", "plain", "native", "scan"]
 _wanted: ContextVar[Kind] = ContextVar("time_loop", default="auto")
 
-LONG, NARROW = 1024, 1024  # a linear recurrence of so many steps and at most so many numbers in each is scanned
+LONG = 1024  # from so many steps on a linear recurrence is scanned, where that pays
 
 
 class Loop(Protocol):
@@ -125,9 +125,10 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
     found, wanted = own_loops(cell, projected, states)
     if found is None:
         return plain_loop(cell, projected, states)
-    narrow = projected.shape[1] * max(s.shape[-1] for s in states) <= NARROW
-    scanned = wanted == "scan" or (wanted == "auto" and narrow and len(projected) >= LONG and not _quantizes(cell))
-    (output,), after = found.run("scan" if scanned and "scan" in found.loops else "native", cell, projected, states)
+    scan = found.loops.get("scan")
+    pays = isinstance(scan, LinearLoop) and scan.pays(projected.shape[1], max(s.shape[-1] for s in states))
+    scanned = wanted == "scan" or (wanted == "auto" and pays and len(projected) >= LONG and not _quantizes(cell))
+    (output,), after = found.run("scan" if scanned and scan else "native", cell, projected, states)
     return output, after
 
 
