@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "long_sequences.json"
 PAGE = ROOT / "docs" / "long-sequences.md"
 POINTS = 40
-KEPT = ("metric", "test", "test_accuracy", "valid", "seed", "updates", "parameters", "recurrent_parameters", "seconds",
-        "cpu_seconds", "solved", "ended_by", "threads", "machine", "recipe")  # fmt: skip
-TASKS = ("adding", "first_symbol", "mnist")
-UNITS = {"mse": "mean squared error", "error": "error in percent"}
+KEPT = ("metric", "test", "test_accuracy", "test_recall_error", "valid", "seed", "updates", "parameters",
+        "recurrent_parameters", "seconds", "cpu_seconds", "solved", "ended_by", "threads", "machine",
+        "recipe")  # fmt: skip
+TASKS = ("adding", "copy_memory", "first_symbol", "mnist")
+UNITS = {"mse": "mean squared error", "error": "error in percent", "nats": "nats a step"}
 
 
 def row_of(run: Path) -> dict[str, Any]:
@@ -98,13 +99,16 @@ def task_label(row: dict[str, Any]) -> str:
     task = row["recipe"]["task"]
     if task["name"] == "mnist":
         return "sequential MNIST" if task["order"] == "rows" else f"permuted MNIST, seed {task['permutation_seed']}"
-    return f"{task['name'].replace('_', ' ')}, T = {task['steps']:,}"
+    length = task["wait" if task["name"] == "copy_memory" else "steps"]
+    return f"{task['name'].replace('_', ' ')}, T = {length:,}"
 
 
 def quality(row: dict[str, Any]) -> str:
     """The test result."""
     if "test_accuracy" in row:
         return f"{row['test_accuracy']:.2f} % right"
+    if row["metric"] == "nats":
+        return f"{row['test']:.2g} nats, {100 - row['test_recall_error']:.1f} % of symbols right"
     return f"{row['metric'].upper()} {row['test']:.2g}"
 
 

@@ -1,5 +1,6 @@
 """Tasks with one target per sequence, and their models."""
 
+import math
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import compactrnn as cr
 from compactrnn.models.sequence_model import SequenceModel, SequenceModelOptions
 from compactrnn.models.step_norm import StepNorm
 from compactrnn.tasks.adding import AddingData, AddingTask
+from compactrnn.tasks.copy_memory import CopyMemoryData, CopyMemoryTask
 from compactrnn.tasks.first_symbol import FirstSymbolData, FirstSymbolTask
 from compactrnn.tasks.mnist import MnistData, MnistTask
 from compactrnn.tasks.table import TASKS, task_of
@@ -29,7 +31,13 @@ def first_symbol(batch_size=8, seed=0, **data):
     return FirstSymbolTask(FirstSymbolData(**data), batch_size=batch_size, seed=seed)
 
 
-GENERATED = [adding, first_symbol]
+def copy_memory(batch_size=8, seed=0, **data):
+    data = {"wait": 15, "valid": 60, "test": 70, **data}
+    return CopyMemoryTask(CopyMemoryData(**data), batch_size=batch_size, seed=seed)
+
+
+AT_LAST = [adding, first_symbol]  # answered once
+GENERATED = [*AT_LAST, copy_memory]
 
 
 class Knows(torch.nn.Module):
@@ -89,6 +97,50 @@ def test_the_first_symbol_is_all_that_tells():
         50, abs=8
     )
     assert ((batch.inputs != 0).sum(-1) == 1).all()
+
+
+def one_hot(symbols, largest=1.0):
+    return largest * torch.nn.functional.one_hot(symbols, 9).float()
+
+
+def test_a_copy_is_asked_for_after_the_wait():
+    """The form of Arjovsky et al., symbol by symbol, and what is known of its metrics."""
+    task, blank, go = copy_memory(wait=6), 8, 9
+    x, y = task.batch(0).inputs.argmax(-1), task.batch(0).targets
+    assert x.shape == y.shape == (8, 26) and x[:, :10].max() < 8
+    assert (x[:, 10:15] == blank).all() and (x[:, 15] == go).all() and (x[:, 16:] == blank).all()
+    assert (y[:, :16] == blank).all() and torch.equal(y[:, 16:], x[:, :10])
+
+    def without_memory(inputs):
+        """Blank until the sign to go is seen, then each symbol as likely as the others."""
+        waiting = inputs[..., go].cumsum(1) - inputs[..., go] == 0
+        return torch.where(waiting[..., None], one_hot(torch.tensor(blank), 50.0), -50.0 * one_hot(torch.tensor(blank)))
+
+    def memory(inputs):
+        symbols = torch.cat([torch.full((len(inputs), 16), blank), inputs[:, :10].argmax(-1)], 1)
+        return one_hot(symbols, 50.0)
+
+    scores = task.scores(Knows(without_memory), "test")
+    assert scores["nats"] == pytest.approx(task.memoryless) == pytest.approx(10 * math.log(8) / 26)
+    assert scores["recall_error"] == pytest.approx(87.5, abs=3)
+    assert task.scores(Knows(memory), "test") == pytest.approx({"nats": 0.0, "recall_error": 0.0}, abs=1e-6)
+    batch = task.batch(3)
+    assert task.loss(without_memory(batch.inputs), batch) == pytest.approx(task.memoryless)
+    with pytest.raises(ValueError, match=r"copy_memory: .*got wait 1, valid 0"):
+        CopyMemoryData(wait=1, valid=0)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_packed_model_answers_at_every_step(weights, tmp_path):
+    torch.manual_seed(0)
+    task = copy_memory()
+    model = task.build_model(SequenceModelOptions(cell="OrthogonalRNN", hidden=(12,))).eval()
+    pack_model(model, task, tmp_path / "model.crnn", weights)
+    engine = cr.Engine(tmp_path / "model.crnn")
+    again = task_of(engine.metadata)
+    assert again.steps == task.steps
+    wanted = task.scores(model, "test")
+    assert again.engine_scores(engine, "test") == pytest.approx(wanted, rel=1e-5 if weights == "float32" else 0.03)
 
 
 def test_batches_of_long_sequences_are_small():
@@ -151,7 +203,7 @@ def test_model_options():
     assert first.cells[0][0].input_bias is not None and second.cells[0][0].input_bias is None
 
 
-@pytest.mark.parametrize("make", GENERATED)
+@pytest.mark.parametrize("make", AT_LAST)
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 def test_a_packed_model_streams_and_is_evaluated_like_torch(make, weights, tmp_path):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from .._errors import invalid
 from .adding import AddingTask
 from .base import AbstractTask
 from .connected_digits import ConnectedDigitsTask
+from .copy_memory import CopyMemoryTask
 from .digits import DigitsTask
 from .first_symbol import FirstSymbolTask
 from .language_model import LanguageModelTask
@@ -22,6 +23,7 @@ DEFAULT = "language_model"
 TASKS: dict[str, type[AbstractTask]] = {
     "adding": AddingTask,
     "connected_digits": ConnectedDigitsTask,
+    "copy_memory": CopyMemoryTask,
     "digits": DigitsTask,
     "first_symbol": FirstSymbolTask,
     "language_model": LanguageModelTask,
