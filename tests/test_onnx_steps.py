@@ -1,8 +1,5 @@
 """ONNX files that are one step, with states as inputs and outputs; operators within a step; files that people ship."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,7 +7,7 @@ onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
 from compactrnn.runtime.file import read  # noqa: E402
 from compactrnn.runtime.program import GATES, Code  # noqa: E402
-from onnx_models import node, packed, relative, save, session, tensor  # noqa: E402
+from onnx_models import node, packed, relative, save, session, shipped, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
 CLOSE, STEPS = 1e-4, 60
@@ -310,9 +307,6 @@ def test_damaged_files_are_refused(tmp_path):
     assert taken < 60
 
 
-SHARED = Path(__file__).resolve().parents[2] / "shared/models"
-
-
 RATE = {"sr": 16000}
 SHIPPED = {  # where, what to pack with, and the states
     "DTLN, first stage": ("", "dtln_1.onnx", {}, {"input_3": "tf_op_layer_stack_2"}),
@@ -329,14 +323,6 @@ SHIPPED = {  # where, what to pack with, and the states
         {"hidden": "hidden_out"},
     ),
 }  # fmt: skip
-
-
-def shipped(package, name):
-    found = importlib.util.find_spec(package) if package else None
-    folder = Path(found.submodule_search_locations[0]) if found else SHARED
-    if not (folder / name).exists():
-        pytest.skip(f"{package} is not installed" if package else f"the data folder {SHARED.parent.name} is not there")
-    return folder / name
 
 
 @pytest.mark.parametrize("case", SHIPPED)

@@ -30,7 +30,9 @@ def pack(
     constants: Mapping[str, object] | None = None,
     dims: Mapping[str, int] | None = None,
     time: str | None = None,
+    inputs: Sequence[str] | Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
+    tokens: Sequence[str] | None = None,
 ) -> PackReport:
     """Write a model as a file that `Engine` runs without torch: a torch model, or the ONNX file of that path.
 
@@ -57,7 +59,9 @@ def pack(
         constants: ONNX only: inputs that are bound to numbers: `{"sr": 16000}`.
         dims: ONNX only: sizes of axes that the file leaves open, by name.
         time: ONNX only: the name of the time axis, where it is not found by itself.
-        outputs: ONNX only: names of outputs, to import a part of the file.
+        inputs: ONNX only: names of values within the graph that become inputs, to import the part after them.
+        outputs: ONNX only: names of outputs, or of values within the graph, to import the part before them.
+        tokens: ONNX only: names of inputs that are token ids, for files that take them as floats.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> path = tempfile.mkdtemp() + "/gru.crnn"
@@ -82,7 +86,7 @@ def pack(
         initial=initial,
         notes=notes,
     )
-    of_onnx = dict(constants=constants, dims=dims, time=time, outputs=outputs)
+    of_onnx = dict(constants=constants, dims=dims, time=time, inputs=inputs, outputs=outputs, tokens=tokens)
     if isinstance(model, str | PathLike):
         if example_inputs is not None:
             raise invalid("example_inputs", got="some", expected="none: an ONNX file has the shapes of its inputs")

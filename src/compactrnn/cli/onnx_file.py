@@ -18,6 +18,9 @@ def pack_file(
     constants: list[str] | None,
     dims: list[str] | None,
     states: list[str] | None,
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    tokens: list[str] | None,
 ) -> dict[str, Any]:
     """Pack an ONNX file; what is printed about it."""
     from ..packing import pack
@@ -32,6 +35,9 @@ def pack_file(
             constants=_numbers("--constant", constants),
             dims=_numbers("--dim", dims),
             states=dict(_pairs("--state", states)) if states else None,
+            inputs=_shapes(inputs),
+            outputs=outputs or None,
+            tokens=tokens or None,
         )
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return {
@@ -63,6 +69,19 @@ def _numbers(option: str, given: list[str] | None) -> Mapping[str, Any] | None:
                 found[name] = float(value)
             except ValueError:
                 raise invalid(option, got=repr(f"{name}={value}"), expected="NAME=NUMBER") from None
+    return found or None
+
+
+def _shapes(given: list[str] | None) -> dict[str, list[int | str] | None] | None:
+    """Names, and shapes where these are given.
+
+    >>> _shapes(["features=1,time,64", "gain"])
+    {'features': [1, 'time', 64], 'gain': None}
+    """
+    found: dict[str, list[int | str] | None] = {}
+    for text in given or ():
+        name, _, sizes = text.partition("=")
+        found[name] = [int(n) if n.isdecimal() else n for n in sizes.split(",")] if sizes else None
     return found or None
 
 

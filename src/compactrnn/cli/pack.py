@@ -30,6 +30,16 @@ def pack(
     state: Annotated[
         list[str] | None, typer.Option(help="Of an ONNX file: a state and its new value, such as h=h_new; if any, all.")
     ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="Of an ONNX file: a value within its graph that becomes an input, such as features."),
+    ] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(help="Of an ONNX file: an output, or a value within its graph; all by default.")
+    ] = None,
+    token: Annotated[
+        list[str] | None, typer.Option(help="Of an ONNX file: an input that is a token id, though a float.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Pack a trained model into one file for the native engine.
@@ -43,15 +53,17 @@ def pack(
         compactrnn pack runs/tiny tiny.crnn --weights int8
         compactrnn pack runs/tiny tiny.crnn --weights auto --max-bytes 60000
         compactrnn pack silero_vad.onnx vad.crnn --constant sr=16000
+        compactrnn pack enhancer.onnx mask.crnn --input features --output mask
     """
     types = _weight_types(weights)
     check_writable(out, "model file")
     if run.suffix.lower() == ".onnx":
-        record = pack_file(run, out, types, max_bytes, constant, dim, state)
+        record = pack_file(run, out, types, max_bytes, constant, dim, state, input, output, token)
     elif not run.is_dir():
         raise invalid("model", got=str(run), expected="a run folder that train wrote, or an .onnx file")
-    elif constant or dim or state:
-        raise invalid("model", got=str(run), expected="an .onnx file: --constant, --dim and --state are for these")
+    elif constant or dim or state or input or output or token:
+        options = "--constant, --dim, --state, --input, --output and --token"
+        raise invalid("model", got=str(run), expected=f"an .onnx file: {options} are for these")
     else:
         from ..training.pack_run import pack_run
 

@@ -46,7 +46,7 @@ def infer(
         )
     except Exception as error:  # inference errors have no common class
         shapes = ", ".join(str(t[1]) for t in types if t)
-        raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}") from None
+        raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}", of_shape=True) from None
     return [_read_type(proto, found.get(name)) if name else None for name in proto.output]
 
 
@@ -85,7 +85,7 @@ def evaluate(file: ModelFile, proto: NodeProto, inputs: list[np.ndarray | None])
             found = iter(runner.run(None, {n: x for n, x in zip(names, inputs, strict=True) if n}))
         results = [np.asarray(next(found)) if name else np.zeros(0) for name in proto.output]
     except Exception as error:  # whatever the reference raises
-        raise refuse(proto, f"cannot be computed: {_line(error)}") from None
+        raise refuse(proto, f"cannot be computed: {_line(error)}", of_shape=True) from None
     for result in results:
         check_size(proto, result.shape)
     return results

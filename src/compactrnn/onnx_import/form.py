@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from ..emit.lengths import FEWEST
 from .folding import Folded, Typed, fold
-from .model_file import ModelFile
+from .model_file import ModelFile, NodeError
 from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
@@ -54,7 +54,7 @@ def find_form(
     likely = [k for k in free if k not in batch]
     fixed = [k for k in keys if k not in free and k not in given]
     others = [] if ports.states else [k for k in free if k in batch] + fixed
-    errors: list[str] = []
+    errors: list[UnsupportedModelError | ModelFileError] = []
     for key in [*likely, *others]:
         form = Form(ports, given, key)
         if _is_time(file, form, outputs, errors):
@@ -62,6 +62,8 @@ def find_form(
     if not ports.states:
         if len(likely) == 1 and not _recurrent(file):
             return Form(ports, given, likely[0])
+        if errors and isinstance(errors[0], NodeError) and not errors[0].of_shape:
+            raise errors[0]
         why = f" ({errors[0]})" if errors else ""
         raise UnsupportedModelError(
             f"{file.name}: no axis of its inputs ({', '.join(keys)}) reaches a recurrent layer as time{why}. time=..."
@@ -71,7 +73,8 @@ def find_form(
 
 
 def _checked(file: ModelFile, ports: Ports, dims: Mapping[str, int]) -> dict[str, int]:
-    known = {p.key(d) for p in [*ports.inputs, *(s.port for s in ports.states)] for d in range(len(p.sizes))}
+    ported = [*ports.inputs, *(s.port for s in ports.states), *ports.shapes]
+    known = {p.key(d) for p in ported for d in range(len(p.sizes))}
     for name, size in dims.items():
         if name not in known:
             raise invalid("dims", got=repr(name), expected=f"an axis of the file ({', '.join(sorted(known))})")
@@ -94,12 +97,12 @@ def _recurrent(file: ModelFile) -> bool:
     return any(node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") for node in file.graph.node)
 
 
-def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list[str]) -> bool:
+def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> bool:
     """Whether a recurrent layer gets one step more where this axis is one longer."""
     try:
         small, large = (form.folded(file, outputs, n) for n in (FEWEST, FEWEST + 1))
     except (UnsupportedModelError, ModelFileError) as error:
-        errors.append(str(error))
+        errors.append(error)
         return False
     for node, other in zip(small.nodes, large.nodes, strict=False):
         if node.op in ("LSTM", "GRU", "RNN"):

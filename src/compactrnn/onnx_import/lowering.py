@@ -17,11 +17,12 @@ from ..emit.plan import SHIFT
 from ..emit.ports import add_output
 from ..emit.recurrent import apart, write_states
 from ..runtime.program import Input, Output, Program
+from .cut import Inputs, around, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .folding import Folded
 from .form import Form, find_form
 from .fuse import fused
-from .model_file import ModelFile
+from .model_file import ModelFile, NodeError
 from .ports import States, read_ports
 from .visitor import Visitor
 
@@ -43,28 +44,50 @@ def lower(
     states: States | None = None,
     dims: Mapping[str, int] | None = None,
     time: str | None = None,
+    inputs: Inputs | None = None,
     outputs: Sequence[str] | None = None,
+    tokens: Sequence[str] | None = None,
     initial: Mapping[str, object] | None = None,
 ) -> Lowered:
     """The program of `file`, in float32; see `pack_onnx` for the arguments.
 
     Raises:
-        UnsupportedModelError: some operator, branch or form is not taken; names the node.
+        UnsupportedModelError: some operator, branch or form is not taken; names the node, and where to cut around it.
         ModelFileError: the file is malformed.
         ValueError: bad arguments.
     """
     file = dequantized(file)
-    ports = read_ports(file, constants, states)
+    if inputs is not None:
+        file = with_inputs(file, inputs)
+    ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or ())
     news = [s.output for s in ports.states if s.output]
-    given = [o.name for o in file.graph.output] if outputs is None else list(outputs)
+    given = [o.name for o in file.graph.output] if outputs is None else check_outputs(file, outputs)
     chosen = [name for name in given if name not in news] or given
     needed = [*chosen, *(name for name in news if name not in chosen)]
-    form = find_form(file, ports, needed, dims, time)
-    start = _initial(form, initial)
+    whole = file
+    if inputs is not None or outputs is not None:
+        file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
+    try:
+        form = find_form(file, ports, needed, dims, time)
+        return _lowered(file, form, chosen, needed, _initial(form, initial))
+    except NodeError as error:
+        raise NodeError(f"{error}{around(whole, error.node)}", error.node) from error
+
+
+def _lowered(
+    file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray]
+) -> Lowered:
     if form.time is None:
-        return Lowered(_one_step(file, form, chosen, needed, start).finish(), file, form, chosen)
-    builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps), file.name)
-    return Lowered(builder.finish(), file, form, chosen)
+        builder = _one_step(file, form, chosen, needed, start)
+    else:
+        builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps), file.name)
+    program = builder.finish()
+    for port in program.inputs:
+        if port.name in form.ports.tokens and not port.vocabulary:
+            raise UnsupportedModelError(
+                f"tokens: {port.name!r} is looked up in no table of the file; what can be has one token a step"
+            )
+    return Lowered(program, file, form, chosen)
 
 
 def port_shape(shape: Sequence[int], time: int | None) -> tuple[int, ...]:
@@ -100,9 +123,9 @@ def _one_step(
     file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray]
 ) -> Builder:
     build, folded = Builder(), fused(form.folded(file, needed))
-    states = _states(build, start)
-    visitor = Visitor(build, file, folded, folded)
-    results = dict(zip(needed, visitor.lower({**_inputs(build, form, folded), **states}), strict=True))
+    states, inputs = _states(build, start), _inputs(build, form, folded)
+    visitor = Visitor(build, file, folded, folded, tokens=[inputs[name] for name in form.ports.tokens])
+    results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     results = {name: _operand(build, visitor.materialize(x)) for name, x in results.items()}
     before = list(states.values())
     for name in chosen:
@@ -124,9 +147,10 @@ def _sequence(
 ) -> Builder:
     build = Builder()
     folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
-    states = _states(build, start)
-    visitor = Visitor(build, file, folded, longer, list(states.values()))
-    results = dict(zip(needed, visitor.lower({**_inputs(build, form, folded, longer), **states}), strict=True))
+    states, inputs = _states(build, start), _inputs(build, form, folded, longer)
+    tokens = [inputs[name] for name in form.ports.tokens]
+    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens)
+    results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:
         value = visitor.materialize(results[name])
         time = visitor.grown(folded.outputs[needed.index(name)])

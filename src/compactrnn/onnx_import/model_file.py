@@ -118,9 +118,18 @@ def where(node: NodeProto) -> str:
     return f"{name}: {node.op_type}" if name else node.op_type
 
 
-def refuse(node: NodeProto, why: str) -> UnsupportedModelError:
+class NodeError(UnsupportedModelError):
+    """A node is not taken; `node` is that one; `of_shape`: with inputs of these shapes, with others it may be."""
+
+    def __init__(self, text: str, node: NodeProto, of_shape: bool = False):
+        super().__init__(text)
+        self.node = node
+        self.of_shape = of_shape
+
+
+def refuse(node: NodeProto, why: str, of_shape: bool = False) -> NodeError:
     """The error that names a node."""
-    return UnsupportedModelError(f"{where(node)} {why}")
+    return NodeError(f"{where(node)} {why}", node, of_shape)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Original:
             for name, t in start.items()
         }
         fixed = {**form.ports.constants, **given}
+        fixed |= {p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}
         if form.time is not None:
             feeds = {p.name: _whole(p, x, form, known) for p, x in zip(form.ports.inputs, sequence, strict=True)}
             results = self._run(names, {**feeds, **fixed})

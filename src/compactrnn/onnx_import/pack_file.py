@@ -14,6 +14,7 @@ from .._files import check_writable
 from ..emit.packed_file import Check, FileOptions, PackReport, write_packed
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized
+from .cut import Inputs
 from .lowering import Lowered, lower
 from .model_file import ModelFile
 from .ports import States
@@ -36,7 +37,9 @@ def pack_onnx(
     constants: Mapping[str, object] | None = None,
     dims: Mapping[str, int] | None = None,
     time: str | None = None,
+    inputs: Inputs | None = None,
     outputs: Sequence[str] | None = None,
+    tokens: Sequence[str] | None = None,
 ) -> PackReport:
     """Write the model of an ONNX file as a file that `Engine` runs, without torch.
 
@@ -63,7 +66,12 @@ def pack_onnx(
         dims: sizes of axes that the file leaves open, by their names in the file, "input[1]" where it gives none. Batch
             is 1.
         time: the name of the time axis, where it is not found by itself.
-        outputs: names of outputs, to import a part of the file; all by default.
+        inputs: names of values within the graph that become inputs, to import the part of the file after them: what
+            computes them is left out. Inputs of the file that the part reads stay. A dict gives shapes, too, where the
+            file has none: `{"features": [1, "time", 64]}`.
+        outputs: names of outputs, or of values within the graph, to import the part of the file before them; all
+            outputs by default. States that the part does not read are left out.
+        tokens: names of inputs that are token ids, for files that take them as floats: one token a step, looked up.
 
     Raises:
         ModelFileError: the file is damaged, or no ONNX file.
@@ -73,7 +81,8 @@ def pack_onnx(
     options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes)
     check_writable(path, "model file")
     file = ModelFile.read(source)
-    arguments = dict(constants=constants, states=states, dims=dims, time=time, outputs=outputs, initial=initial)
+    arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
+    arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens)
     lowered = lower(file, **arguments)  # pyright: ignore[reportArgumentType]
     _warn_of_exporter(file)
     sequences = [_sequence(lowered, given) for given in calibration or ()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -83,20 +83,31 @@ class State:
 
 @dataclass(frozen=True)
 class Ports:
-    """What an engine is given each step, its states, and what else is bound to constants."""
+    """What an engine is given each step, its states, what is bound to constants, and what is read for its shape."""
 
     inputs: list[Port]
     states: list[State]
     constants: dict[str, np.ndarray]
+    shapes: list[Port] = field(default_factory=list)
+    tokens: tuple[str, ...] = ()  # names of inputs that are token ids, whatever type the file gives them
 
     def values(self, known: Mapping[str, int]) -> dict[str, Value]:
         """The types of inputs and states for sizes by name, and the constants."""
-        ports = [*self.inputs, *(s.port for s in self.states)]
+        ports = [*self.inputs, *(s.port for s in self.states), *self.shapes]
         return {**{p.name: p.type(known) for p in ports}, **self.constants}
 
 
-def read_ports(file: ModelFile, constants: Mapping[str, object] | None, states: States | None) -> Ports:
+def read_ports(
+    file: ModelFile,
+    constants: Mapping[str, object] | None,
+    states: States | None,
+    *,
+    data: Collection[str] = (),
+    tokens: Collection[str] = (),
+) -> Ports:
     """The inputs of a file, of which some are bound to constants and some are states.
+
+    Of those called `data` or `tokens` none is a state by its name or shape.
 
     Without `states` an input is one where an output of the same shape has its name and "N", "_out" or the like; or
     where, in a file whose sizes are fixed, it is not the first input and only one other output has its shape.
@@ -114,7 +125,8 @@ def read_ports(file: ModelFile, constants: Mapping[str, object] | None, states: 
         bound[name] = _constant(port, value)
     free = [p for p in ports if p.name not in bound]
     if states is None:
-        pairs = _found(free, [Port.of(v) for v in outputs.values() if v.type.tensor_type.HasField("shape")])
+        news = [Port.of(v) for v in outputs.values() if v.type.tensor_type.HasField("shape")]
+        pairs = _found(free, news, {*data, *tokens})
         if len(pairs) == len(free) and pairs:
             raise invalid(
                 "states",
@@ -126,9 +138,15 @@ def read_ports(file: ModelFile, constants: Mapping[str, object] | None, states: 
         pairs = _checked(states, free, list(outputs))
     found = [State(p, pairs[p.name]) for p in free if p.name in pairs]
     inputs = [p for p in free if p.name not in pairs]
+    if isinstance(tokens, str):
+        raise invalid("tokens", got=repr(tokens), expected=f"a list of names, such as [{tokens!r}]")
     if not inputs:
         raise invalid("inputs of the file", got="none but states and constants", expected="at least one")
-    return Ports(inputs, found, bound)
+    for name in tokens:
+        if name not in {p.name for p in inputs}:
+            expected = _list("an input that is no state and no constant", [p.name for p in inputs])
+            raise invalid("tokens", got=repr(name), expected=expected)
+    return Ports(inputs, found, bound, tokens=tuple(tokens))
 
 
 def _constant(port: Port, value: object) -> np.ndarray:
@@ -157,14 +175,14 @@ def _checked(states: States, ports: list[Port], outputs: list[str]) -> dict[str,
     return dict(states)
 
 
-def _found(inputs: list[Port], outputs: list[Port]) -> dict[str, str | None]:
+def _found(inputs: list[Port], outputs: list[Port], data: Collection[str]) -> dict[str, str | None]:
     pairs: dict[str, str | None] = {}
-    for port in (p for p in inputs if p.dtype.kind == "f"):
+    for port in (p for p in inputs if p.dtype.kind == "f" and p.name not in data):
         named = [o for o in outputs if _same_name(port.name, o.name) and _same_shape(port, o)]
         if len(named) == 1 and named[0].name not in pairs.values():
             pairs[port.name] = named[0].name
     for port in inputs[1:]:
-        if port.name in pairs or port.open or port.dtype.kind != "f":
+        if port.name in pairs or port.name in data or port.open or port.dtype.kind != "f":
             continue
         others = [p for p in inputs if _same_shape(p, port)]
         found = [o.name for o in outputs if _same_shape(port, o)]

@@ -67,10 +67,17 @@ class Visitor:
 
     An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
     the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
+    `tokens` are inputs of whole numbers, whatever type the file gives them.
     """
 
     def __init__(
-        self, builder: Builder, file: ModelFile, folded: Folded, longer: Folded, initial: Sequence[Operand] = ()
+        self,
+        builder: Builder,
+        file: ModelFile,
+        folded: Folded,
+        longer: Folded,
+        initial: Sequence[Operand] = (),
+        tokens: Sequence[Operand] = (),
     ):
         self.builder = builder
         self.mover = Mover(builder)
@@ -78,6 +85,7 @@ class Visitor:
         self.folded = folded
         self.longer = longer
         self.initial = {id(state) for state in initial}
+        self.tokens = {token.ref.buffer for token in tokens}
         self._constants: dict[str, np.ndarray] = {}
         self._width: int | None = None  # of the vectors that an elementwise operator gets
 
@@ -119,8 +127,7 @@ class Visitor:
         if handler is None:
             raise refuse(
                 node.proto,
-                f"is not taken; what can be: {', '.join(sorted(operators()))}. outputs=[...] takes the part of the"
-                " graph before it",
+                "is not taken: the importer has no such operator; docs/onnx.md lists those that it has",
             )
         with blamed(node.proto):
             order = self._order(node, given) if node.op in ELEMENTWISE else None
@@ -183,6 +190,11 @@ class Visitor:
                 f"{self.builder.where}: reads a state of the sequence's beginning; in a model with a time axis only"
                 " recurrent layers can"
             )
+
+    def is_token(self, x: Any) -> bool:
+        """Whether it is made of tokens alone, in any order."""
+        parts = x.operands if isinstance(x, LazyView) else [x]
+        return all(isinstance(p, Operand) and p.ref.buffer in self.tokens for p in parts)
 
     def type(self, name: str) -> Typed:
         """Type and shape of a value."""

@@ -174,7 +174,7 @@ def _cast(visitor: Visitor, node: Node, x: Any, like: Any = None) -> Any:
     before, after = visitor.type(node.inputs[0]).dtype, visitor.type(node.outputs[0]).dtype
     if after.kind == "b" and before.kind != "b":
         return emitted.against(visitor.builder, Binary.NOT_EQUAL, visitor.materialize(x), 0)
-    if before.kind == "f" and after.kind in "iu":
+    if before.kind == "f" and after.kind in "iu" and not visitor.is_token(x):
         return emitted.trunc(visitor.builder, visitor.materialize(x))
-    plain = after.kind == "f" or (before.kind in "iub" and after.itemsize >= before.itemsize)
+    plain = after.kind == "f" or visitor.is_token(x) or (before.kind in "iub" and after.itemsize >= before.itemsize)
     return x if plain and isinstance(x, Operand | LazyView) else None
