@@ -1,9 +1,5 @@
 """ONNX models made by hand, and what onnxruntime makes of them."""
 
-import importlib.util
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -12,8 +8,6 @@ from onnx import TensorProto, helper, numpy_helper
 import compactrnn as cr
 
 OPSET = 17
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("COMPACTRNN_DATA") or ROOT.parent / "shared" / "data").parent / "models"
 
 
 def tensor(name, shape, kind=TensorProto.FLOAT):
@@ -62,15 +56,6 @@ def detector(path):
     inputs = [tensor("input", ["batch", 5]), tensor("state", [1, "batch", 6]), tensor("sr", [], TensorProto.INT64)]
     outputs = [tensor("output", ["batch", 1]), tensor("stateN", [1, "batch", 6])]
     return save(path, nodes, inputs, outputs, constants)
-
-
-def shipped(package, name):
-    """A file of an installed package, or of the folder of models beside the data."""
-    found = importlib.util.find_spec(package) if package else None
-    folder = Path(found.submodule_search_locations[0]) if found else SHARED
-    if not (folder / name).exists():
-        pytest.skip(f"{package} is not installed" if package else "the data folder has no models beside it")
-    return folder / name
 
 
 def session(path):

