@@ -2,7 +2,7 @@
 
 import typer
 
-from . import bench, data, demo, evaluate, info, pack, report, run, sweep, train
+from . import bench, data, demo, evaluate, info, init, pack, report, run, sweep, train
 from .errors import reported
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 app.command("demo")(reported(demo.demo))
+app.command("init")(reported(init.init))
 app.command("train")(reported(train.train))
 app.command("sweep")(reported(sweep.sweep))
 app.command("eval")(reported(evaluate.evaluate))

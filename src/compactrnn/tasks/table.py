@@ -12,23 +12,29 @@ from .connected_digits import ConnectedDigitsTask
 from .copy_memory import CopyMemoryTask
 from .digits import DigitsTask
 from .first_symbol import FirstSymbolTask
+from .forecasting import ForecastingTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
 from .quality import shortened
 from .reading import ReadingTask
+from .series_classification import SeriesClassificationTask
+from .series_regression import SeriesRegressionTask
 from .speech import SpeechTask
 
 DEFAULT = "language_model"
 
 TASKS: dict[str, type[AbstractTask]] = {
     "adding": AddingTask,
+    "classification": SeriesClassificationTask,
     "connected_digits": ConnectedDigitsTask,
     "copy_memory": CopyMemoryTask,
     "digits": DigitsTask,
     "first_symbol": FirstSymbolTask,
+    "forecasting": ForecastingTask,
     "language_model": LanguageModelTask,
     "mnist": MnistTask,
     "reading": ReadingTask,
+    "regression": SeriesRegressionTask,
     "speech": SpeechTask,
 }
 
