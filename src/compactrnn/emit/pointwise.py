@@ -180,6 +180,13 @@ def _activation(of: Callable[..., Operand], b: Builder, x: Operand, *args: Any, 
     return of(_Emitted(b), x, *args, **kwargs)
 
 
+def _leaky_relu(b: Builder, x: Operand, slope: float = 0.01) -> Operand:
+    """x, or `slope` x where x < 0; the larger of the two for a slope from 0 to 1."""
+    if 0 < slope <= 1:
+        return b.binary(Binary.MAX, x, scale(b, x, slope))
+    return ACTIVATIONS["leaky_relu"](_Emitted(b), x, slope)
+
+
 # By ATen name, whatever the overload: functions of one operand and of numbers. `power` is called by its own handler.
 FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
     **{
@@ -193,6 +200,7 @@ FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
     "clamp_max": lambda b, x, high: clamp(b, x, None, high),
     "clamp_min": lambda b, x, low: clamp(b, x, low, None),
     "floor": floor,
+    "leaky_relu": _leaky_relu,
     "isinf": lambda b, x: against(b, Binary.EQUAL, b.unary(Unary.ABS, x), math.inf),
     "isnan": lambda b, x: compare(b, Binary.NOT_EQUAL, x, x),
     "logical_not": lambda b, x: against(b, Binary.EQUAL, x, 0),

@@ -73,20 +73,41 @@ def add_rows(build: Builder, x: Operand, bias: Ref) -> Operand:
 def over_windows(mover: Mover, rows: LazyView, weight: np.ndarray, bias: np.ndarray | None, name: str) -> Operand:
     """`bias + W x` for each row x of `rows`, (..., columns), moved entries that are read nowhere else.
 
-    Where rows are windows of one vector that overlap, as those of a convolution, only this vector is put in place.
+    Where rows are windows of one vector that overlap, as those of a convolution, only this vector is put in place. They
+    may be so in another order of the columns.
     """
     count, columns = math.prod(rows.shape[:-1]), weight.shape[1]
     if rows.time is not None or count < 2:
         x = mover.materialize(rows, passing=True)
         return linear(mover.builder, x, [weight], bias, name)
     flat = rows.address.reshape(count, columns)
-    step = next(s for s in range(1, columns + 1) if np.array_equal(flat[:-1, s:], flat[1:, : columns - s]))
+    step, order = _step(flat), _sliding(flat[count // 2 - 1], flat[count // 2])
+    if (other := _step(flat[:, order])) < step:
+        step, flat, weight = other, flat[:, order], weight[:, order]
     whole = np.concatenate([flat[0], flat[1:, columns - step :].ravel()])
     x = mover.materialize(LazyView(rows.operands, whole, None, rows.where), passing=True)
     kind = mover.builder.place([x])
     ref = mover.builder.windows(weight, x, count, name)
     y = Operand(ref, (*rows.shape[:-1], len(weight)), None, kind, mover.builder.segment)
     return y if bias is None else add_rows(mover.builder, y, mover.builder.constant(bias))
+
+
+def _sliding(row: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The columns in the order in which a window leaves them behind: first those that `after` does not have."""
+    place = {entry: column for column, entry in enumerate(after.tolist())}
+    moved = {place[entry]: column for column, entry in enumerate(row.tolist()) if entry in place}
+    level = [column for column, entry in enumerate(row.tolist()) if entry not in place]
+    order = []
+    while level:
+        order += level
+        level = [moved[column] for column in level if column in moved]
+    return np.array(order) if len(set(order)) == len(order) == len(row) else np.arange(len(row))
+
+
+def _step(rows: np.ndarray) -> int:
+    """How far each of these rows is from the next one in the shortest vector that has all of them as windows."""
+    columns = rows.shape[1]
+    return next(s for s in range(1, columns + 1) if np.array_equal(rows[:-1, s:], rows[1:, : columns - s]))
 
 
 def convolution(

@@ -149,6 +149,9 @@ def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand:
     build = visitor.builder
     if (number := _number(slope)) is not None:
         return FUNCTIONS["leaky_relu"](build, x, number)  # pyright: ignore[reportReturnType]
+    if isinstance(slope, np.ndarray) and bool(((slope > 0) & (slope <= 1)).all()):
+        less = broadcast(visitor.mover, Binary.MUL, x, slope, *visitor.result(node))
+        return combine(build, Binary.MAX, x, less)
     below = broadcast(visitor.mover, Binary.MUL, emitted.clamp(build, x, None, 0.0), slope, *visitor.result(node))
     return combine(build, Binary.ADD, emitted.clamp(build, x, 0.0, None), below)
 
