@@ -12,7 +12,8 @@ from .output import JsonFlag, print_json, print_record
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A .crnn file or a run folder.")],
     data: Annotated[
-        str | None, typer.Option(help="For a language model: alice, ptb or a text file; default: its own.")
+        str | None,
+        typer.Option(help="Of a language model alice, ptb or a text file, of a model of your own data its file."),
     ] = None,
     part: Annotated[Literal["train", "valid", "test"], typer.Option(help="The split to evaluate on.")] = "test",
     json: JsonFlag = False,
@@ -20,13 +21,16 @@ def evaluate(
     """Evaluate a model on the task that it was trained for; a lower metric is better.
 
     A .crnn file runs on the native engine, a run folder in torch. A text is read as one stream, the state carried from
-    its first symbol to its last; separate sequences start from the initial state, each.
+    its first symbol to its last; separate sequences start from the initial state, each. A file of your own is divided
+    as it was for the training; if that had a test file, --data names a test file, too. A run folder knows its data.
 
     Examples:
 
         compactrnn eval runs/tiny
 
         compactrnn eval tiny.crnn --data alice --json
+
+        compactrnn eval pm25.crnn --data pm25.csv.gz
     """
     record = _run_folder(model, data, part) if model.is_dir() else _packed(model, data, part)
     if not math.isfinite(record["value"]):

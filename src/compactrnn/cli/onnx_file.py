@@ -21,6 +21,7 @@ def pack_file(
     inputs: list[str] | None,
     outputs: list[str] | None,
     tokens: list[str] | None,
+    notes: bool,
 ) -> dict[str, Any]:
     """Pack an ONNX file; what is printed about it."""
     from ..packing import pack
@@ -38,6 +39,7 @@ def pack_file(
             inputs=_shapes(inputs),
             outputs=outputs or None,
             tokens=tokens or None,
+            notes=notes,
         )
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     return {

@@ -40,6 +40,9 @@ def pack(
     token: Annotated[
         list[str] | None, typer.Option(help="Of an ONNX file: an input that is a token id, though a float.")
     ] = None,
+    notes: Annotated[
+        bool, typer.Option(help="Store what info shows: names of weights, checks; half a kilobyte.")
+    ] = True,
     json: JsonFlag = False,
 ) -> None:
     """Pack a trained model into one file for the native engine.
@@ -58,7 +61,7 @@ def pack(
     types = _weight_types(weights)
     check_writable(out, "model file")
     if run.suffix.lower() == ".onnx":
-        record = pack_file(run, out, types, max_bytes, constant, dim, state, input, output, token)
+        record = pack_file(run, out, types, max_bytes, constant, dim, state, input, output, token, notes)
     elif not run.is_dir():
         raise invalid("model", got=str(run), expected="a run folder that train wrote, or an .onnx file")
     elif constant or dim or state or input or output or token:
@@ -67,7 +70,7 @@ def pack(
     else:
         from ..training.pack_run import pack_run
 
-        record = pack_run(run, out, types, max_bytes)
+        record = pack_run(run, out, types, max_bytes, notes)
     if json:
         print_json(record)
     else:

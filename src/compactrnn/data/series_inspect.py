@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -60,7 +60,7 @@ def inspect_table(table: SeriesTable, texts: Sequence[str] = ()) -> Found:
     """Look at every column of a file.
 
     A column of whole numbers that grow by one from line to line counts them; one that never changes tells nothing;
-    texts of up to 32 words are categories. Times are columns called like one, in whose order the lines are.
+    texts of up to 32 words are categories. Times are dates, or a column called time, in whose order the lines are.
 
     Raises:
         ValueError: a column that is not among `texts` has numbers for the most part, and something else; says where.
@@ -72,15 +72,14 @@ def inspect_table(table: SeriesTable, texts: Sequence[str] = ()) -> Found:
     columns = [_column(table, name, name in texts) for name in table.names()]
     lengths = None if table.offsets is None else np.diff(table.offsets)
     found = Found(table.path, table.steps, tuple(columns), lengths)
-    times = _times(found)
-    if not times:
-        return found
-    try:
-        gaps = len(starts_after_gaps(table, times, np.zeros(1, int)))
-    except ValueError:  # not in the order of these columns: texts, or numbers like any others
-        return found
-    columns = [ColumnFound(c.name, "time", c.missing, c.distinct, False) if c.name in times else c for c in columns]
-    return Found(table.path, table.steps, tuple(columns), lengths, gaps)
+    for times in _times(found):
+        try:
+            gaps = len(starts_after_gaps(table, times, np.zeros(1, int)))
+        except ValueError:  # no times, or lines in another order: a column like any other
+            continue
+        columns = [replace(column, role="time") if column.name in times else column for column in columns]
+        return replace(found, columns=tuple(columns), gaps=gaps)
+    return found
 
 
 def _column(table: SeriesTable, name: str, is_text: bool) -> ColumnFound:
@@ -103,11 +102,11 @@ def _column(table: SeriesTable, name: str, is_text: bool) -> ColumnFound:
     return ColumnFound(name, role, len(values) - len(known), distinct, of_sequences)
 
 
-def _times(found: Found) -> tuple[str, ...]:
-    """The columns that may say when a step was."""
+def _times(found: Found) -> Iterator[tuple[str, ...]]:
+    """The columns that may say when a step was, the likeliest first."""
     known = {column.name.lower(): column.name for column in found.columns if not column.of_sequences}
     parts = [known[part] for part in PARTS if part in known]
     if [name.lower() for name in parts] == list(PARTS[: len(parts)]) and len(parts) > 1:
-        return tuple(parts)
-    one = next((known[name] for name in TIMES if name in known), None)
-    return () if one is None else (one,)
+        yield tuple(parts)
+    yield from ((known[name],) for name in TIMES if name in known)
+    yield from ((name,) for name in found.of("text", "category"))

@@ -67,7 +67,7 @@ def _of_parts(table: SeriesTable, names: Sequence[str]) -> np.ndarray:
     known = {name.lower(): name for name in names}
     if list(known) != list(PARTS[: len(known)]) or len(known) < len(names):
         raise invalid("task.time", got=list(names), expected=f"one column, or the first of {', '.join(PARTS)}")
-    columns = [table.numbers(name) for name in names]
+    columns = [table.numbers(name).tolist() for name in names]
     found = []
     for row, values in enumerate(zip(*columns, strict=True)):
         try:

@@ -111,7 +111,7 @@ class ForecastingTask(AbstractNumbersTask):
         return self.series["file"].values[ahead][..., self.columns].reshape(len(numbers), -1)
 
     def has_target(self, part: str, examples: Examples) -> np.ndarray:
-        known = np.cumsum([0, *(~np.isnan(self.series["file"].values[:, self.columns]).all(1))])
+        known = np.append(0, np.isfinite(self.series["file"].values[:, self.columns]).any(axis=1)).cumsum()
         return known[examples.end + self.data.horizon] > known[examples.end]
 
     def other_errors(self, answers: Tensor, batch: Batch) -> dict[str, tuple[float, int]]:

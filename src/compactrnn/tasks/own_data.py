@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -88,7 +88,7 @@ class Examples:
 class Saved:
     """What a trained model knows of its data: the words of categories, classes, mean and deviation of the targets."""
 
-    categories: dict[Word, Words]
+    categories: dict[Word, Words] = field(default_factory=dict)
     classes: Words = ()
     scale: Sizes = ()
     __pydantic_config__ = STRICT
@@ -132,7 +132,7 @@ class AbstractOwnDataTask(AbstractSequencesTask):
         """The task of a recipe; with `saved` the words, classes and scales that a model was trained with."""
         known = None
         if saved is not None:
-            known = validated(Saved, saved.get("series"), "model metadata: series")
+            known = validated(Saved, saved.get("series", {}), "model metadata: series")
         return cls(data, batch_size=batch_size, seed=seed, saved=known)
 
     @classmethod
@@ -258,9 +258,15 @@ class AbstractOwnDataTask(AbstractSequencesTask):
         return self.data.test_file or self.data.file
 
     def metadata(self) -> dict[str, Any]:
-        """The section `[task]` with the names of the files alone, the metric, and what a trained model knows."""
+        """The section `[task]`, the metric, and what a trained model knows; files by their names alone.
+
+        What is as it is where nothing is said is left out: a model file may be a few kilobytes.
+        """
         names = {name: os.path.basename(getattr(self.data, name)) for name in ("file", "test_file")}
-        return {"task": {**asdict(self.data), **names, "metric": self.metric}, "series": asdict(self.knows())}
+        given = {**asdict(self.data), **names}
+        section = {f.name: given[f.name] for f in fields(self.data) if f.name == "name" or given[f.name] != f.default}
+        knows = {name: value for name, value in asdict(self.knows()).items() if value}
+        return {"task": {**section, "metric": self.metric}, "series": knows}
 
     @abstractmethod
     def knows(self) -> Saved:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._bounds import STRICT, Word
 from .._errors import invalid
 from .._text import shortened
-from ..data.series import Layout
+from ..data.series import Layout, Series
 from ..data.series_table import shortened_list
 from .batch import Batch
 from .classification import AbstractClassificationTask
@@ -127,7 +127,8 @@ def macro_f1(found: np.ndarray, wanted: np.ndarray) -> float:
     )
 
 
-def _labels(series: Any) -> list[str]:
+def _labels(series: Series) -> list[str]:
+    assert series.targets is not None
     return series.targets.tolist()
 
 

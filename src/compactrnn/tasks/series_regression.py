@@ -11,7 +11,7 @@ import numpy as np
 
 from .._bounds import STRICT, Flag, ShareBelow1
 from .._errors import invalid
-from ..data.series import Layout
+from ..data.series import Layout, Series
 from .own_data import Examples, FoldedData, Saved, Words, sequence_examples
 from .series_numbers import AbstractNumbersTask
 from .series_split import by_folds, by_time, windows
@@ -125,12 +125,13 @@ class SeriesRegressionTask(AbstractNumbersTask):
 
     def has_target(self, part: str, examples: Examples) -> np.ndarray:
         if not self.every_step:
-            return ~np.isnan(examples.targets).all(1)
-        known = np.cumsum([0, *(~np.isnan(_targets(self.of_part(part))).all(1))])
+            return np.isfinite(examples.targets).any(axis=1)
+        known = np.append(0, np.isfinite(_targets(self.of_part(part))).any(axis=1)).cumsum()
         return known[examples.end] > known[examples.begin]
 
 
-def _targets(series: Any) -> np.ndarray:
+def _targets(series: Series) -> np.ndarray:
+    assert series.targets is not None
     return series.targets
 
 

@@ -15,14 +15,21 @@ from .run_folder import RunFolder
 WeightsByName = str | Mapping[str, str]
 
 
-def pack_run(run: str | Path, out: str | Path, weights: WeightsByName, max_bytes: int | None = None) -> dict[str, Any]:
+def pack_run(
+    run: str | Path, out: str | Path, weights: WeightsByName, max_bytes: int | None = None, notes: bool = True
+) -> dict[str, Any]:
     """Pack the final model of a run; returns the pack report as a dict."""
     model, task, _ = RunFolder(Path(run)).load()
-    return pack_model(model, task, out, weights, max_bytes)
+    return pack_model(model, task, out, weights, max_bytes, notes)
 
 
 def pack_model(
-    model: AbstractModel, task: AbstractTask, out: str | Path, weights: WeightsByName, max_bytes: int | None = None
+    model: AbstractModel,
+    task: AbstractTask,
+    out: str | Path,
+    weights: WeightsByName,
+    max_bytes: int | None = None,
+    notes: bool = True,
 ) -> dict[str, Any]:
     """Pack a model with its task's metadata; the error is measured on the task's calibration inputs.
 
@@ -37,5 +44,6 @@ def pack_model(
         calibration=[task.calibration_inputs()],
         metadata=task.metadata(),
         max_bytes=max_bytes,
+        notes=notes,
     )
     return {"file": str(out), **asdict(report)}
