@@ -12,3 +12,5 @@ from .recurrent_lm import LanguageModel as LanguageModel
 from .recurrent_lm import LanguageModelOptions as LanguageModelOptions
 from .sequence_model import SequenceModel as SequenceModel
 from .sequence_model import SequenceModelOptions as SequenceModelOptions
+from .series_model import SeriesModel as SeriesModel
+from .series_model import SeriesModelOptions as SeriesModelOptions
