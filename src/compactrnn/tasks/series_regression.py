@@ -125,7 +125,7 @@ class SeriesRegressionTask(AbstractNumbersTask):
 
     def has_target(self, part: str, examples: Examples) -> np.ndarray:
         if not self.every_step:
-            return np.isfinite(examples.targets).any(axis=1)
+            return np.asarray(np.isfinite(examples.targets).any(axis=1))
         known = np.append(0, np.isfinite(_targets(self.of_part(part))).any(axis=1)).cumsum()
         return known[examples.end] > known[examples.begin]
 
