@@ -12,15 +12,16 @@ import compactrnn as cr
 from compactrnn.cells import GILR, MGU, DuRNN, IndRNN
 from compactrnn.lower import lower
 from compactrnn.runtime.dead_code import remove_dead_code
-from compactrnn.runtime.equalize import can_center, equalize, rows_read
+from compactrnn.runtime.equalize import can_center, can_scale, equalize, rows_read
 from compactrnn.runtime.file import read, write
 from compactrnn.runtime.inventory import inventory, stored_types
 from compactrnn.runtime.measure import Measure, compare, run
-from compactrnn.runtime.program import GATES, Binary, Code
+from compactrnn.runtime.program import GATES, Binary, Code, Matmul, Tensor
 from compactrnn.runtime.quantize import quantize, quantize_measured
 from compactrnn.runtime.storage import WeightTypes, store
 from compactrnn.testing.programs import random_input
 from compactrnn.weights import LowRank
+from test_runtime_matmul import product
 from test_runtime_pack import layers, token_program
 
 NUMBERS = np.random.default_rng
@@ -271,6 +272,30 @@ def test_equalizing_changes_no_product(center):
             changed = equalize(one, tensor, rows, center)
             assert not np.allclose(changed.tensors[tensor].values, one.tensors[tensor].values)
             assert compare(want, run(store(changed), data)).error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("side", "columns", "step", "count"),
+    [(Matmul.RIGHT, 6, 6, 5), (Matmul.WINDOWS, 12, 4, 7), (Matmul.WINDOWS, 6, 6, 1), (Matmul.WINDOWS, 8, 8, 3)],
+)
+def test_columns_of_many_vectors_are_scaled_where_their_numbers_are(side, columns, step, count):
+    values = NUMBERS(0).normal(size=(9, columns)).astype(np.float32) * 10.0 ** NUMBERS(1).uniform(-2, 2, columns)
+    width = columns + (count - 1) * step
+    program = product(Tensor(values.astype(np.float32)), side, count, step=step)
+    xs = NUMBERS(2).normal(size=(20, width)).astype(np.float32)
+    rows = rows_read(program, 0, [xs])
+    windows = [xs[:, i * step : i * step + columns] for i in range(count)]
+    assert np.array_equal(rows, np.concatenate(windows))
+    assert can_scale(program, 0) and not can_center(program, 0)
+    changed = equalize(program, 0, rows, center=False)
+    assert not np.allclose(changed.tensors[0].values, values)
+    assert compare(run(program, [xs]), run(store(changed), [xs])).error < 1e-5
+
+
+@pytest.mark.parametrize(("side", "columns", "step", "count"), [(0, 6, 6, 5), (2, 5, 2, 4), (2, 6, 0, 3)])
+def test_columns_whose_numbers_have_several_places_are_not_scaled(side, columns, step, count):
+    program = product(Tensor(np.ones((3, columns), np.float32)), Matmul(side), count, step=step)
+    assert not can_scale(program, 0)
 
 
 def test_equalized_columns_read_numbers_as_large_as_their_weights():

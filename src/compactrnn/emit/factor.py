@@ -53,9 +53,10 @@ def stored(matrix: Stored) -> Tensor:
 
 def entries_or_dense(matrix: np.ndarray) -> Stored:
     """The matrix, as single entries where that is better: where most of it is zero, as of a filter bank."""
-    count = int(np.count_nonzero(matrix))
-    better = single_entries(count, *matrix.shape, "int8").is_better_than(in_lines(*matrix.shape, "int8"))
-    return replace(stored(matrix), form=ENTRIES) if better and len(matrix) <= MAX_COLUMNS else matrix
+    rows, columns = matrix.shape
+    entries = single_entries(int(np.count_nonzero(matrix)), rows, columns, "int8")
+    better = rows <= MAX_COLUMNS and entries.is_better_than(in_lines(rows, columns, "int8"))
+    return replace(stored(matrix), form=ENTRIES) if better else matrix
 
 
 def can_interleave(matrix: Factor, gates: int) -> bool:

@@ -46,7 +46,7 @@ def _scaled(conv: Node, norm: Node, values: dict[str, Value], readers: Counter[s
         return None
     weight, scale, shift, mean, variance = (np.asarray(v, np.float64) for v in (given[0], *given[-4:]))
     slope = scale / np.sqrt(variance + norm.get("epsilon", 1e-5))
-    bias = given[1] if len(given) == 6 else np.zeros(len(slope))
+    bias = np.asarray(given[1], np.float64) if len(given) == 6 else np.zeros(len(slope))
     if conv.op == "Conv":
         weight = weight * slope.reshape(-1, *[1] * (weight.ndim - 1))
     else:

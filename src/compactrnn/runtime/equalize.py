@@ -10,7 +10,7 @@ import numpy as np
 
 from .measure import run
 from .operations import OPERATIONS
-from .program import GATES, Binary, Buffer, Code, Op, Output, Program, Ref, Segment, Unary
+from .program import GATES, Binary, Buffer, Code, Matmul, Op, Output, Program, Ref, Segment, Unary
 
 
 def source(op: Op) -> Ref:
@@ -22,7 +22,7 @@ def source(op: Op) -> Ref:
 
 def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.ndarray:
     """The finite vectors that the matrix `tensor` is multiplied with on the sequences, (count, columns)."""
-    buffers, outputs, segments = list(program.buffers), [], []
+    buffers, outputs, segments, readers = list(program.buffers), [], [], []
     for segment in program.segments:
         ops = []
         for op in segment.ops:
@@ -31,17 +31,47 @@ def rows_read(program: Program, tensor: int, sequences: Sequence[Any]) -> np.nda
                 buffers.append(Buffer(op.k))
                 ops.append(Op(Code.UNARY, copy, op.k, a=source(op), fn=Unary.COPY))
                 outputs.append(Output(f"read{len(outputs)}", copy, (op.k,), final=segment.kind == "once"))
+                readers.append(op)
             ops.append(op)
         segments.append(replace(segment, ops=tuple(ops)))
     probe = replace(program, buffers=buffers, segments=segments, outputs=outputs)
-    rows = np.concatenate([y.reshape(-1, y.shape[-1]) for ys in run(probe, sequences) for y in ys])
+    found = [_vectors(program, *pair) for ys in run(probe, sequences) for pair in zip(readers, ys, strict=True)]
+    rows = np.concatenate(found)
     return rows[np.isfinite(rows).all(axis=1)]
 
 
+def _vectors(program: Program, op: Op, read: np.ndarray) -> np.ndarray:
+    """The vectors that an operation multiplies, of all numbers that it reads: (count, columns)."""
+    read = read.reshape(-1, op.k)
+    step = _step(program, op)
+    if op.code != Code.MATMUL or step is None:
+        return read
+    columns = _columns(program, op)
+    return np.concatenate([read[:, start : start + columns] for start in range(0, op.k - columns + 1, step)])
+
+
+def _columns(program: Program, op: Op) -> int:
+    assert op.tensor is not None
+    return program.tensors[op.tensor].shape[1]
+
+
+def _step(program: Program, op: Op) -> int | None:
+    """After how many numbers of what is read a scale repeats if columns are scaled; None where they cannot be."""
+    columns = _columns(program, op)
+    if op.code != Code.MATMUL:
+        return None if OPERATIONS[op.code].rows or op.code == Code.DELTA else columns
+    if op.fn != Matmul.WINDOWS:
+        return columns if op.fn == Matmul.RIGHT else None
+    assert op.tensor is not None
+    count = op.n // program.tensors[op.tensor].shape[0]
+    step = (op.k - columns) // (count - 1) if count > 1 else columns
+    return step if step and columns % step == 0 else None
+
+
 def can_scale(program: Program, tensor: int) -> bool:
-    """Whether each column of the matrix is multiplied with one number of one vector: not where there are many."""
-    ops = [op for op in program.ops if op.tensor == tensor]
-    return not any(OPERATIONS[op.code].rows or op.code == Code.DELTA for op in ops)
+    """Whether what the matrix reads can be scaled for its columns: where windows overlap, after every step of them."""
+    steps = {_step(program, op) for op in program.ops if op.tensor == tensor and op.code in GATES}
+    return len(steps) == 1 and None not in steps
 
 
 def can_center(program: Program, tensor: int) -> bool:
@@ -59,17 +89,19 @@ def equalize(program: Program, tensor: int, rows: np.ndarray, center: bool) -> P
 
     With a the root mean square of what a column of W reads and w that of the column, `r = sqrt(w / a)`: each column
     then reads numbers as large as its weights, so that rounding takes the same part of both. m is the mean with
-    `center`, else zero.
+    `center`, else zero. Columns that read the same numbers in windows that overlap have the same scale.
     """
+    period = next(step for op in program.ops if op.tensor == tensor and (step := _step(program, op)))
     values = program.tensors[tensor].values.astype(np.float64)
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32) if center else np.zeros(rows.shape[1], np.float32)
-    read = _known(np.sqrt(np.square(rows.astype(np.float64) - mean).mean(axis=0)))
-    weights = _known(np.sqrt(np.square(values).mean(axis=0)))
+    read = _known(_size(rows.astype(np.float64) - mean, period))
+    weights = _known(_size(values, period))
     scale = np.sqrt(weights / read)
     scale = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
     shift = values @ mean.astype(np.float64)
     tensors = list(program.tensors)
-    tensors[tensor] = replace(tensors[tensor], values=values / scale.astype(np.float64))
+    repeated = np.tile(scale.astype(np.float64), values.shape[1] // period)
+    tensors[tensor] = replace(tensors[tensor], values=values / repeated)
     buffers = [*program.buffers, Buffer(len(scale), "constant", scale)]
     factor, offset = Ref(len(buffers) - 1), Ref(len(buffers))
     if center:
@@ -84,12 +116,17 @@ def equalize(program: Program, tensor: int, rows: np.ndarray, center: bool) -> P
         if center:
             before.append(Op(Code.BINARY, scaled, op.k, op.k, a=x, b=offset, fn=Binary.SUB))
             x, op = scaled, replace(op, b=_shifted(buffers, op, shift))
-        before.append(Op(Code.BINARY, scaled, op.k, op.k, a=x, b=factor, fn=Binary.MUL))
-        moved = {"a": scaled} if op.code == Code.AFFINE else {"c": scaled}
+        before.append(Op(Code.BINARY, scaled, op.k, period, a=x, b=factor, fn=Binary.MUL))
+        moved = {"a": scaled} if GATES[op.code] == 1 else {"c": scaled}
         return [*before, replace(op, p0=0.0, **moved)]
 
     segments = [Segment(s.kind, tuple(new for op in s.ops for new in change(op))) for s in program.segments]
     return replace(program, tensors=tensors, segments=segments, buffers=buffers)
+
+
+def _size(rows: np.ndarray, period: int) -> np.ndarray:
+    """Root mean square of each column, and of those that are a period apart together."""
+    return np.sqrt(np.square(rows).reshape(-1, period).mean(axis=0))
 
 
 def _known(sizes: np.ndarray) -> np.ndarray:
