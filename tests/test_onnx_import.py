@@ -150,6 +150,17 @@ def test_a_state_of_a_sequence_that_is_read_elsewhere_is_refused(tmp_path):
         packed(path, tmp_path)
 
 
+def test_a_sequence_whose_length_the_file_fixes_is_compared_at_other_lengths(tmp_path):
+    path = layer(tmp_path / "layer.onnx", "GRU", linear_before_reset=1)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 20
+    onnx.save(model, path)
+    engine, report = packed(path, tmp_path)
+    assert not any(c.skipped for c in report.checks) and report.parity < CLOSE
+    x = numbers(20, INPUTS, seed=7, scale=1)
+    assert relative(session(path).run(None, {"x": x[:, None]})[0], stream_equals_run(engine, x)[0]) < CLOSE
+
+
 def test_torch_is_not_needed(tmp_path):
     path = layer(tmp_path / "layer.onnx", "LSTM")
     code = f"""

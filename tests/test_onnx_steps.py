@@ -78,6 +78,9 @@ POINTWISE = {
     "Clip": [node("Clip", ["x", "low", "two"], ["y"])],
     **{op: [node(op, ["x", "b"], ["c"]), node("Cast", ["c"], ["y"], to=1)]
        for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")},
+    **{f"{op} of one number a step": [node("ReduceMean", ["x"], ["m"], axes=[2]),
+                                      node(op, ["m", "x"], ["c"], "compare"), node("Cast", ["c"], ["y"], to=1)]
+       for op in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")},
     "Where": [node("Less", ["x", "b"], ["c"]), node("Where", ["c", "x", "b"], ["y"])],
     "logic": [node("Less", ["x", "b"], ["c"]), node("Greater", ["x", "low"], ["d"]), node("Not", ["c"], ["e"]),
               node("And", ["e", "d"], ["f"]), node("Xor", ["f", "c"], ["z"]), node("Cast", ["z"], ["y"], to=1)],
@@ -87,6 +90,7 @@ POINTWISE = {
     "BatchNormalization": [node("BatchNormalization", ["x", "p", "q", "r", "v"], ["y"])],
     "InstanceNormalization": [node("InstanceNormalization", ["x", "p", "q"], ["y"])],
     "LayerNormalization": [node("LayerNormalization", ["x", "b"], ["y"])],
+    "GroupNormalization": [node("GroupNormalization", ["x", "p", "q"], ["y"], num_groups=3)],
     "Transpose": [node("Transpose", ["x"], ["y"], perm=[2, 0, 1])],
     "Slice": [node("Slice", ["x", "first", "last", "last_axis", "back"], ["y"])],
     "Split and Concat": [node("Split", ["x"], ["m", "n"], axis=2), node("Concat", ["n", "m"], ["y"], axis=2)],
@@ -122,7 +126,7 @@ CONSTANTS = {
 def test_an_operator_is_that_of_onnxruntime(case, tmp_path):
     nodes = POINTWISE[case]
     used = {n: v for n, v in CONSTANTS.items() if any(n in m.input for m in nodes)}
-    opset = 13 if case == "Split and Concat" else 18 if case in ("Mish",) else 17
+    opset = 13 if case == "Split and Concat" else {"Mish": 18, "GroupNormalization": 21}.get(case, 17)
     path = one_step(tmp_path / "m.onnx", nodes, [1, 3, 4], used, opset)
     engine, _ = packed(path, tmp_path)
     compare(path, engine, 12, states={"s": "s_out"})

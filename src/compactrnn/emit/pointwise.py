@@ -80,6 +80,9 @@ def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
     return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)
 
 
+_SYMMETRIC = (Binary.ADD, Binary.MUL, Binary.MAX, Binary.MIN, Binary.EQUAL, Binary.NOT_EQUAL)
+
+
 def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, ...], time: int | None) -> Operand:
     """Element-wise `fn` of values or constants broadcast to `shape`, of which `time` is the time axis.
 
@@ -93,7 +96,7 @@ def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, 
         return aligned and math.prod(n for d, n in enumerate(shape) if d != time) > 1
 
     constant = isinstance(x, np.ndarray) and isinstance(y, Operand)
-    if (constant or (single(x) and not single(y))) and fn not in (Binary.SUB, Binary.DIV):
+    if (constant or (single(x) and not single(y))) and fn in _SYMMETRIC:
         x, y = y, x
     first = mover.spread(x, shape, time)
     if isinstance(y, np.ndarray) and (repeated := _repeated(y, shape, time)) is not None:

@@ -15,6 +15,8 @@ from .model_file import ModelFile, _line, refuse
 LARGEST = 1 << 24  # numbers of a value that is computed
 _SHORT = 4096  # numbers of an input whose values the shape of a result may depend on
 
+_LIKE_FIRST = ("GroupNormalization",)  # without inference in the standard; the result is as the first input
+
 Type = tuple[np.dtype, tuple[int, ...]] | None
 
 
@@ -47,6 +49,8 @@ def infer(
     except Exception as error:  # inference errors have no common class
         shapes = ", ".join(str(t[1]) for t in types if t)
         raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}", of_shape=True) from None
+    if proto.op_type in _LIKE_FIRST and types and types[0]:
+        return [types[0] for _ in proto.output]
     return [_read_type(proto, found.get(name)) if name else None for name in proto.output]
 
 

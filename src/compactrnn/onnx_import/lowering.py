@@ -71,7 +71,7 @@ def lower(
         form = find_form(file, ports, needed, dims, time)
         return _lowered(file, form, chosen, needed, _initial(form, initial))
     except NodeError as error:
-        raise NodeError(f"{error}{around(whole, error.node)}", error.node) from error
+        raise NodeError(f"{error}{around(whole, error.node)}", error.node, internal=error.internal) from error
 
 
 def _lowered(

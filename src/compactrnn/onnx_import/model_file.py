@@ -119,12 +119,16 @@ def where(node: NodeProto) -> str:
 
 
 class NodeError(UnsupportedModelError):
-    """A node is not taken; `node` is that one; `of_shape`: with inputs of these shapes, with others it may be."""
+    """A node is not taken; `node` is that one.
 
-    def __init__(self, text: str, node: NodeProto, of_shape: bool = False):
+    `of_shape`: not with inputs of these shapes, with others it may be; `internal`: for what nothing looked for.
+    """
+
+    def __init__(self, text: str, node: NodeProto, of_shape: bool = False, internal: bool = False):
         super().__init__(text)
         self.node = node
         self.of_shape = of_shape
+        self.internal = internal
 
 
 def refuse(node: NodeProto, why: str, of_shape: bool = False) -> NodeError:
@@ -134,15 +138,26 @@ def refuse(node: NodeProto, why: str, of_shape: bool = False) -> NodeError:
 
 @contextmanager
 def blamed(node: NodeProto) -> Iterator[None]:
-    """Errors that a malformed node causes name the node."""
+    """Errors name the node; those that nothing looked for say so, as they may be a fault of the importer."""
     try:
         yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        raise refuse(node, f"is malformed, or not taken in this form: {_line(error)}") from error
-    except ValueError as error:
-        if isinstance(error, ModelFileError | UnsupportedModelError):
-            raise
-        raise refuse(node, f"is malformed, or not taken in this form: {_line(error)}") from error
+    except (ModelFileError, NodeError):
+        raise
+    except UnsupportedModelError as error:
+        if type(error) is UnsupportedModelError:
+            raise NodeError(str(error), node) from error
+        raise
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        RecursionError,
+        ValueError,
+    ) as error:
+        text = f"{where(node)} is malformed, or an error within the importer ({type(error).__name__}: {_line(error)})"
+        raise NodeError(text, node, internal=True) from error
 
 
 def _line(error: Exception) -> str:

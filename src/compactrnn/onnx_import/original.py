@@ -14,6 +14,11 @@ from .lowering import Lowered, port_shape
 from .model_file import to_array
 from .ports import Port
 
+
+class ElsewhereError(RuntimeError):
+    """The file does not run where it is compared with."""
+
+
 Rows = list[np.ndarray]  # of each output: time first where there is time, as an engine gives them
 
 
@@ -30,7 +35,11 @@ class Original:
         model.CopyFrom(lowered.file.proto)
         if rounding:
             _round(model, rounding)
-        self._run = _runner(model)
+        _size(model, lowered.form)
+        try:
+            self._run = _runner(model)
+        except Exception as error:  # whatever the run time raises for a file that it does not take
+            raise ElsewhereError(_line(error)) from error
 
     def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
@@ -46,7 +55,7 @@ class Original:
         fixed |= {p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}
         if form.time is not None:
             feeds = {p.name: _whole(p, x, form, known) for p, x in zip(form.ports.inputs, sequence, strict=True)}
-            results = self._run(names, {**feeds, **fixed})
+            results = self._call(names, {**feeds, **fixed})
             return [_rows(y, self._time_of(y, name, steps)) for y, name in zip(results, names, strict=True)]
         news = {s.name: s.output for s in form.ports.states if s.output is not None}
         rows = []
@@ -56,10 +65,16 @@ class Original:
                 for p, x in zip(form.ports.inputs, step, strict=True)
             }
             wanted = [*names, *(n for n in news.values() if n not in names)]
-            found = dict(zip(wanted, self._run(wanted, {**feeds, **fixed}), strict=True))
+            found = dict(zip(wanted, self._call(wanted, {**feeds, **fixed}), strict=True))
             fixed = {**fixed, **{state: found[output] for state, output in news.items()}}
             rows.append([found[name].reshape(port_shape(found[name].shape, None)) for name in names])
         return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    def _call(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return self._run(names, feeds)
+        except Exception as error:  # whatever the run time raises for what it cannot compute
+            raise ElsewhereError(_line(error)) from error
 
     def _time_of(self, y: np.ndarray, name: str, steps: int) -> int | None:
         port = next(o for o in self.lowered.program.outputs if o.name == name)
@@ -97,6 +112,28 @@ def _runner(model: onnx.ModelProto) -> Any:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run
+
+
+def _size(model: onnx.ModelProto, form: Form) -> None:
+    """Set the sizes of inputs, of which the file may fix others: time is open."""
+    ports = {p.name: p for p in [*form.ports.inputs, *(s.port for s in form.ports.states), *form.ports.shapes]}
+    for value in model.graph.input:
+        port = ports.get(value.name)
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim if port else ()):
+            key = port.key(axis) if port else ""
+            if key == form.time:
+                dim.dim_param = "time"
+            elif key in form.sizes:
+                dim.dim_value = form.sizes[key]
+    if form.time is not None:
+        for value in model.graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _round(model: onnx.ModelProto, rounding: float) -> None:

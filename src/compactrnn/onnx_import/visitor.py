@@ -52,6 +52,11 @@ def handles(*names: str, lazy: bool = False, elementwise: bool = False) -> Calla
     return register
 
 
+def fits(shape: Sequence[int], wide: Sequence[int]) -> bool:
+    """Whether an array of `shape` can be broadcast to `wide`."""
+    return len(shape) <= len(wide) and all(n in (1, m) for n, m in zip(shape[::-1], wide[::-1], strict=False))
+
+
 @lru_cache(1)
 def operators() -> dict[str, Handler]:
     """All handlers by the names of their operators."""
@@ -117,7 +122,7 @@ class Visitor:
             assert isinstance(value, np.ndarray)
             if value.dtype.kind not in "fiub" and value.dtype.itemsize > 2:
                 raise UnsupportedModelError(f"{name!r}: expected numbers, got {value.dtype}")
-            self._constants[name] = np.ascontiguousarray(value, np.float64)
+            self._constants[name] = np.ascontiguousarray(value, np.float64).reshape(value.shape)
             if value.shape != self.longer.values[name].shape:
                 self.mover.grows(self._constants[name])
         return self._constants[name]
@@ -127,7 +132,7 @@ class Visitor:
         if handler is None:
             raise refuse(
                 node.proto,
-                "is not taken: the importer has no such operator; docs/onnx.md lists those that it has",
+                "is not taken: the importer has no such operator; docs/support.md lists those that it has",
             )
         with blamed(node.proto):
             order = self._order(node, given) if node.op in ELEMENTWISE else None

@@ -15,7 +15,7 @@ from ...emit.builder import Builder, Operand
 from ...emit.pointwise import FUNCTIONS, broadcast, combine, scale
 from ...runtime.program import Binary, Unary
 from ..folding import Node
-from ..visitor import Visitor, handles
+from ..visitor import Visitor, fits, handles
 
 
 def _softsign(b: Builder, x: Operand) -> Operand:
@@ -145,10 +145,12 @@ def _clip(visitor: Visitor, node: Node, x: Operand, low: Any = None, high: Any =
 
 
 @handles("PRelu", elementwise=True)
-def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand:
+def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand | None:
     build = visitor.builder
     if (number := _number(slope)) is not None:
         return FUNCTIONS["leaky_relu"](build, x, number)  # pyright: ignore[reportReturnType]
+    if not fits(slope.shape, x.shape):
+        return None
     if isinstance(slope, np.ndarray) and bool(((slope > 0) & (slope <= 1)).all()):
         less = broadcast(visitor.mover, Binary.MUL, x, slope, *visitor.result(node))
         return combine(build, Binary.MAX, x, less)

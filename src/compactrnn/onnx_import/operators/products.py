@@ -11,7 +11,7 @@ from ...emit.builder import Operand
 from ...emit.pointwise import broadcast, scale
 from ...runtime.program import Binary
 from ..folding import Node
-from ..visitor import Visitor, handles
+from ..visitor import Visitor, fits, handles
 
 
 @handles("MatMul")
@@ -35,6 +35,8 @@ def _gemm(visitor: Visitor, node: Node, a: Any, b: Any, c: Any = None) -> Operan
     """alpha A B + beta C, A and B transposed or not."""
     build, mover = visitor.builder, visitor.mover
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
+    if c is not None and not fits(c.shape, visitor.type(node.outputs[0]).shape):
+        return None
     if node.get("transA", 0):
         a = a.T if isinstance(a, np.ndarray) else products.turned(mover, a)
     if not isinstance(a, Operand):

@@ -38,7 +38,10 @@ def _recurrent(
     """Y (T, directions, rows, n), Y_h and Y_c (directions, rows, n); with layout 1 rows come first."""
     if any(v is not None and not isinstance(v, np.ndarray) for v in (w, r, b, peepholes)):
         raise refuse(node.proto, "has weights that depend on data")
-    mover = visitor.mover
+    mover, states = visitor.mover, [s for s in (h, c if node.op == "LSTM" else None) if s is not None]
+    ranks = [(x, 3), (w, 3), (r, 3), (b, 2), (peepholes, 2), *((s, 3) for s in states)]
+    if any(v is not None and (len(v.shape) != rank or 0 in v.shape) for v, rank in ranks):
+        return None
     rows_first = node.get("layout", 0) == 1
     if rows_first:
         x = mover.move([x], lambda a: a[0].swapaxes(0, 1), _swapped(_time(visitor, node, x)))
@@ -50,6 +53,8 @@ def _recurrent(
     if rows_first:
         starts = [s if s is None else _turned(visitor, s) for s in starts]
     layer = _Layer(visitor, node, w, r, b, peepholes)
+    if any(s is not None and tuple(s.shape) != (layer.directions, rows, layer.size) for s in starts):
+        return None
     over_time = x.time == 0
     outputs, lasts = [], []
     for direction in range(layer.directions):
@@ -77,6 +82,8 @@ class _Layer:
         for value, shape in shapes:
             if value is not None and value.shape != shape:
                 raise refuse(node.proto, f"has weights of shape {value.shape} in place of {shape}")
+        if node.get("hidden_size", self.size) != self.size:
+            raise refuse(node.proto, f"has weights of {self.size} units and hidden_size={node.get('hidden_size', 0)}")
         if self.directions != (2 if self.way == "bidirectional" else 1):
             raise refuse(node.proto, f"has weights of {self.directions} directions and is {self.way}")
         b = np.zeros((self.directions, 2 * gates)) if b is None else b

@@ -12,7 +12,7 @@ from ...emit.builder import Operand
 from ...emit.pointwise import FUNCTIONS, clamp
 from ...runtime.program import Binary, Code, Unary
 from ..folding import Node
-from ..visitor import Visitor, handles
+from ..visitor import Visitor, fits, handles
 
 _TINY = float(np.finfo(np.float32).tiny)
 _NAMES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min"}
@@ -70,6 +70,8 @@ def _batch_norm(visitor: Visitor, node: Node, x: Operand, *statistics: Any) -> O
     """With stored statistics."""
     if any(not isinstance(v, np.ndarray) for v in statistics) or node.get("training_mode", 0) or x.time == 1:
         return None
+    if len(statistics) != 4 or len(x.shape) < 2 or any(v.shape != (x.shape[1],) for v in statistics):
+        return None
     weight, bias, mean, variance = statistics
     slope = weight / np.sqrt(variance + node.get("epsilon", 1e-5))
     return normalize.scale_axis(visitor.mover, x, 1, slope, bias - mean * slope)
@@ -85,6 +87,8 @@ def _layer_norm(visitor: Visitor, node: Node, x: Operand, weight: Any = None, bi
     if x.time is not None and x.time >= axis:
         return None
     shape, k = x.shape[axis:], math.prod(x.shape[axis:])
+    if any(v is not None and not fits(v.shape, shape) for v in (weight, bias)):
+        return None
     weight, bias = (None if v is None else np.broadcast_to(v, shape).ravel() for v in (weight, bias))
     return normalize.layer_norm(visitor.builder, x, k, weight, bias, node.get("epsilon", 1e-5))
 
@@ -97,6 +101,8 @@ def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any
         return None
     channels = x.shape[1]
     groups = channels if node.op == "InstanceNormalization" else node.get("num_groups", 1)
+    if groups < 1 or channels % groups or any(v.ndim != 1 or not len(v) or channels % len(v) for v in (weight, bias)):
+        return None
     weight, bias = (np.repeat(v, channels // len(v)) for v in (weight, bias))
     y = normalize.layer_norm(visitor.builder, x, x.width // groups, None, None, node.get("epsilon", 1e-5))
     return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
