@@ -7,6 +7,7 @@ the output of a cell whose output is none of its states.
 import torch
 
 from compactrnn.cells import (
+    DFSMN,
     ENRNN,
     GILRLSTM,
     LMU,
@@ -82,6 +83,29 @@ def slstm(cell, x, h, c, n, m):
     whole, weight = f.sigmoid() * whole + i.exp() * z.tanh(), f.sigmoid() * weight + i.exp()
     m = torch.stack([f.sigmoid().log() + m, i]).amax(0)
     return o.sigmoid() * whole / torch.maximum(weight, m.exp()), whole / m.exp(), weight / m.exp(), m
+
+
+def dfsmn_layers(cell, x, lines):
+    """The projection of each layer, and its output."""
+    total = 0
+    for layer, line in enumerate(lines, 1):
+        name = "input" if layer == 1 else f"projection_{layer}"
+        (p,) = gates_of(cell, x, 1, name)
+        rows, taps = line.view(-1, len(p)), getattr(cell, f"past_{layer}").view(-1, len(p))
+        total = total + p + sum(a * rows[i * cell.stride - 1] for i, a in enumerate(taps, 1))
+        (x,) = gates_of(cell, total, 1, f"output_{layer}")
+        x = {"relu": torch.relu, "tanh": torch.tanh}[cell.nonlinearity](x)
+        yield p, x
+
+
+def dfsmn(cell, x, *lines):
+    made = dfsmn_layers(cell, x, lines)
+    return tuple(torch.cat([p, line[: len(line) - len(p)]]) for (p, _), line in zip(made, lines, strict=True))
+
+
+def dfsmn_output(cell, x, before, after):
+    *_, (_, y) = dfsmn_layers(cell, x, before)
+    return y
 
 
 def gilr_lstm(cell, x, s, c):
@@ -232,5 +256,6 @@ EQUATIONS = {
     LMU: lmu,
     LRU: lru,
     GILRLSTM: gilr_lstm,
+    DFSMN: dfsmn,
 }
-OUTPUTS = {GILRLSTM: gilr_lstm_output, LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}
+OUTPUTS = {DFSMN: dfsmn_output, GILRLSTM: gilr_lstm_output, LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}

@@ -3,6 +3,7 @@
 from functools import partial
 
 from compactrnn.cells import (
+    DFSMN,
     ENRNN,
     FSMN,
     GILR,
@@ -61,6 +62,8 @@ CELLS = [
     partial(HiPPO, memory_size=2, discretization="backward"),
     partial(FSMN, projection_size=5, look_back=3),
     partial(FSMN, look_back=2, look_ahead=2, stride=2),
+    partial(DFSMN, projection_size=5, look_back=3),
+    partial(DFSMN, depth=3, look_back=2, stride=2, inner_sizes=(3, 4)),
     partial(RHN, depth=3),
     partial(RHN, depth=1, bias=False),
     partial(PeepholeLSTM),

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import compactrnn as cr
 from cell_equations import EQUATIONS, OUTPUTS
 from compactrnn.cells import (
+    DFSMN,
     ENRNN,
     FSMN,
     GILR,
@@ -80,6 +81,10 @@ CELLS = [
     FSMN,
     partial(FSMN, bias=False, projection_size=5, look_back=1, nonlinearity="tanh"),
     partial(FSMN, projection_size=5, look_back=2, look_ahead=3, stride=2, nonlinearity="sigmoid"),
+    partial(DFSMN, look_back=3),
+    partial(
+        DFSMN, bias=False, depth=3, projection_size=5, inner_sizes=(3, 5), look_back=2, stride=2, nonlinearity="tanh"
+    ),
     RHN,
     partial(RHN, depth=2, bias=False),
     partial(RHN, depth=1, transform_bias=1.0),
@@ -293,7 +298,7 @@ def test_step_is_the_equations(make_cell):
             assert_close(y[b], output_of(cell, wanted))
 
 
-@pytest.mark.parametrize("make_cell", [make for make in CELLS if "FSMN" in name_of(make)], ids=name_of)
+@pytest.mark.parametrize("make_cell", [make for make in CELLS if name_of(make).startswith("FSMN")], ids=name_of)
 @pytest.mark.parametrize("steps", [1, 3, 12])
 def test_fsmn_is_a_depthwise_convolution_between_two_layers(make_cell, steps):
     torch.manual_seed(0)

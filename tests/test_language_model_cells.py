@@ -50,6 +50,7 @@ CELLS = {
     "DuRNN": {"constraint": "penalty"},
     "DuRNN, both outputs": {"output": "both", "short_size": 9},
     "FSMN": {"look_back": 3, "projection_size": 6},
+    "DFSMN": {"look_back": 3, "depth": 3, "projection_size": 6},
     "HiPPO": {},
 }
 FIXED = {  # of which no unit can be removed

@@ -7,6 +7,7 @@ from .base import push as push
 from .coupled_lstm import CoupledLSTM as CoupledLSTM
 from .declaration import check_declaration as check_declaration
 from .delta import DeltaCell as DeltaCell
+from .dfsmn import DFSMN as DFSMN
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
 from .enrnn import ENRNN as ENRNN

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +198,7 @@ class AbstractCell(nn.Module, ABC):
         """Width of each state."""
         return tuple(max(1, s.delay) * self._row_width(s) for s in self.states)
 
-    def size_options(self) -> dict[str, int]:
+    def size_options(self) -> dict[str, Any]:
         """The options, beside `hidden_size`, that give another cell of the class these sizes; most have no other size.
 
         They are not those of the constructor: pruning changes sizes, and a size may follow from another by default.

@@ -9,8 +9,7 @@ from .._errors import check_positive, invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .base import AbstractCell, StateSpec, UnitSet, new_bias, push
-
-_FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+from .memory_block import FUNCTIONS, remembered
 
 
 class FSMN(AbstractCell):
@@ -56,8 +55,8 @@ class FSMN(AbstractCell):
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
-        if nonlinearity not in _FUNCTIONS:
-            raise invalid("nonlinearity", got=repr(nonlinearity), expected=f"one of {sorted(_FUNCTIONS)}")
+        if nonlinearity not in FUNCTIONS:
+            raise invalid("nonlinearity", got=repr(nonlinearity), expected=f"one of {sorted(FUNCTIONS)}")
         if not isinstance(look_ahead, int) or look_ahead < 0:
             raise invalid("look_ahead", got=repr(look_ahead), expected="a number of steps, 0 for none")
         self.nonlinearity = nonlinearity
@@ -89,14 +88,11 @@ class FSMN(AbstractCell):
         (line,) = states
         size = self.output.in_features
         p = projected[:, :size]
-        memory = p if self.future is None else p + projected[:, size:]
-        for i, tap in enumerate(self.past.split(size), 1):
-            first = (i * self.stride - 1) * size
-            memory = memory + tap * line[:, first : first + size]
-        y = self.output(memory)
+        memory = remembered(p, line, self.past, self.stride)
+        y = self.output(memory if self.future is None else memory + projected[:, size:])
         if self.output_bias is not None:
             y = y + self.output_bias
-        return _FUNCTIONS[self.nonlinearity](y), (push(line, p),)
+        return FUNCTIONS[self.nonlinearity](y), (push(line, p),)
 
     def reset_parameters(self) -> None:
         """Matrices and biases as torch draws those of a linear layer, filters as it draws those of a convolution."""
