@@ -162,3 +162,17 @@ def test_what_is_rounded_in_a_file_does_not_add_up_over_time(cell, options, tmp_
     found = torch.from_numpy(cr.Engine(tmp_path / "m.crnn").run(x[0].numpy()))
     error = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp(min=0.1)
     assert error[-200:].mean() < 0.2 and found.isfinite().all()
+
+
+@pytest.mark.parametrize("kind, largest", [("exp", math.pi), ("exp", 0.5), ("cayley", math.pi / 2)])
+def test_rotations_start_at_angles_up_to_the_largest(kind, largest):
+    torch.manual_seed(0)
+    cell = cr.cells.OrthogonalRNN(3, 200, orthogonal_map=kind, largest_angle=largest).double()
+    angles = torch.linalg.eigvals(cell.transition().detach()).angle().abs()
+    assert angles.max() <= largest + 1e-4 and angles.max() > 0.9 * largest and angles.min() < 0.1 * largest
+
+
+@pytest.mark.parametrize("kind, angle", [("exp", 3.2), ("cayley", math.pi), ("exp", 0), ("exp", True), ("exp", "pi")])
+def test_other_angles_are_refused(kind, angle):
+    with pytest.raises(ValueError, match="largest_angle: expected above 0, at most pi"):
+        cr.cells.OrthogonalRNN(3, 8, orthogonal_map=kind, largest_angle=angle)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,10 @@ class OrthogonalRNN(AbstractCell):
     sequence, and a packed model has Q, in float32. f is "modrelu", sign(a) relu(|a| + b), or "tanh", tanh(a + b).
 
     With modrelu nothing bounds h over a long input: its norm grows as the root of the number of steps, and linearly
-    where b is positive. "tanh" is bounded. Q starts from rotations of pairs of units by angles of U(0, pi / 2), W from
-    U(-a, a), a = input_size ** -0.5, b at zero. No unit can be pruned: the rest of Q would not be orthogonal.
+    where b is positive. "tanh" is bounded. Q starts from rotations of pairs of units by angles of
+    U(0, `largest_angle`), W from U(-a, a), a = input_size ** -0.5, b at zero. The angle is pi / 2 unless given; pi,
+    which the map "exp" alone has, tells inputs of neighboring steps apart better, as copying needs it. No unit can be
+    pruned: the rest of Q would not be orthogonal.
 
     >>> import torch
     >>> cell = OrthogonalRNN(8, 16, orthogonal_map="cayley")
@@ -32,7 +36,7 @@ class OrthogonalRNN(AbstractCell):
     (torch.Size([2, 16]), torch.Size([120]))
 
     Raises:
-        ValueError: another orthogonal_map or nonlinearity.
+        ValueError: another orthogonal_map or nonlinearity; a largest_angle that the map does not have.
 
     Sources: Lezcano-Casado, Martinez-Rubio, "Cheap Orthogonal Constraints in Neural Networks", 2019 (expRNN);
     Helfrich, Willmott, Ye, "Orthogonal Recurrent Neural Networks with Scaled Cayley Transform", 2018 (scoRNN), without
@@ -58,6 +62,7 @@ class OrthogonalRNN(AbstractCell):
         input_weight: WeightSpec = DENSE,
         orthogonal_map: str = "exp",
         nonlinearity: str = "modrelu",
+        largest_angle: float = math.pi / 2,
     ):
         super().__init__(input_size, hidden_size)
         self.exact = True
@@ -65,7 +70,16 @@ class OrthogonalRNN(AbstractCell):
             raise invalid("orthogonal_map", got=repr(orthogonal_map), expected="'exp' or 'cayley'")
         if nonlinearity not in ("modrelu", "tanh"):
             raise invalid("nonlinearity", got=repr(nonlinearity), expected="'modrelu' or 'tanh'")
+        below = 3.1416 if orthogonal_map == "exp" else math.pi / 2  # pi, as it is written in a recipe
+        if (
+            isinstance(largest_angle, bool)
+            or not isinstance(largest_angle, int | float)
+            or not 0 < largest_angle <= below
+        ):
+            expected = f"above 0, at most {'pi' if orthogonal_map == 'exp' else 'pi / 2'} with {orthogonal_map!r}"
+            raise invalid("largest_angle", got=repr(largest_angle), expected=expected)
         self.orthogonal_map, self.nonlinearity = orthogonal_map, nonlinearity
+        self.largest_angle = float(largest_angle)
         self.input = input_weight.build(hidden_size, input_size)
         self.bias = nn.Parameter(torch.empty(hidden_size))
         self.skew = nn.Parameter(torch.empty(hidden_size * (hidden_size - 1) // 2))
@@ -88,4 +102,4 @@ class OrthogonalRNN(AbstractCell):
         """Initialize all parameters as above."""
         self.input.reset_parameters()
         nn.init.zeros_(self.bias)
-        draw_rotation_(self.skew.detach(), len(self.bias), self.orthogonal_map)
+        draw_rotation_(self.skew.detach(), len(self.bias), self.orthogonal_map, self.largest_angle)

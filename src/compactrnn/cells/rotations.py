@@ -60,9 +60,9 @@ def rotation(numbers: Tensor, size: int, kind: str) -> Tensor:
 
 
 @torch.no_grad()
-def draw_rotation_(numbers: Tensor, size: int, kind: str) -> None:
-    """Rotations of pairs of units, by angles of U(0, pi / 2), as in the scoRNN: A has a 2 x 2 block for each pair."""
-    angle = torch.empty(size // 2, dtype=numbers.dtype, device=numbers.device).uniform_(0, math.pi / 2)
+def draw_rotation_(numbers: Tensor, size: int, kind: str, largest: float = math.pi / 2) -> None:
+    """Rotations of pairs of units, by angles of U(0, largest), as in the scoRNN: A has a 2 x 2 block for each pair."""
+    angle = torch.empty(size // 2, dtype=numbers.dtype, device=numbers.device).uniform_(0, largest)
     first = 2 * torch.arange(size // 2, device=numbers.device) + 1  # row of each block
     place = first * (first - 1) // 2 + first - 1
     numbers.zero_()
