@@ -26,7 +26,7 @@ POINTS = 40
 KEPT = ("metric", "test", "test_accuracy", "test_recall_error", "valid", "seed", "updates", "parameters",
         "recurrent_parameters", "seconds", "cpu_seconds", "solved", "ended_by", "threads", "machine",
         "recipe")  # fmt: skip
-TASKS = ("adding", "copy_memory", "first_symbol", "mnist")
+TASKS = ("adding", "copy_memory", "first_symbol", "mnist", "music")
 UNITS = {"mse": "mean squared error", "error": "error in percent", "nats": "nats a step"}
 
 
@@ -99,6 +99,8 @@ def task_label(row: dict[str, Any]) -> str:
     task = row["recipe"]["task"]
     if task["name"] == "mnist":
         return "sequential MNIST" if task["order"] == "rows" else f"permuted MNIST, seed {task['permutation_seed']}"
+    if task["name"] == "music":
+        return f"music, {task['corpus'].replace('_', ' ')}"
     length = task["wait" if task["name"] == "copy_memory" else "steps"]
     return f"{task['name'].replace('_', ' ')}, T = {length:,}"
 
@@ -108,6 +110,8 @@ def quality(row: dict[str, Any]) -> str:
     if "test_accuracy" in row:
         return f"{row['test_accuracy']:.2f} % right"
     if row["metric"] == "nats":
+        if "test_recall_error" not in row:
+            return f"{row['test']:.2f} nats"
         return f"{row['test']:.2g} nats, {100 - row['test_recall_error']:.1f} % of symbols right"
     return f"{row['metric'].upper()} {row['test']:.2g}"
 

@@ -15,4 +15,6 @@ from .fsdd import load_fsdd as load_fsdd
 from .glove import WordVectors as WordVectors
 from .glove import load_glove as load_glove
 from .mnist import load_mnist as load_mnist
+from .polymusic import Music as Music
+from .polymusic import load_polymusic as load_polymusic
 from .squad import load_squad as load_squad

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import invalid
-from .._files import read_file
+from .arrays import read_arrays
 from .folder import data_folder
 
-_MAX_BYTES = 1 << 28
 _KEYS = ("mfcc", "offsets", "ids", "text", "split")
 MEL_FILTERS, LOWEST, HIGHEST = 40, 130.0, 6800.0  # of its cepstra: number of filters, and their range in Hz
 
@@ -55,24 +52,7 @@ def load_an4() -> An4:
             expected="the file of cepstra and transcripts",
             hint="set COMPACTRNN_DATA to the folder that holds an4/, or see: compactrnn data list",
         )
-    return _utterances(path, _arrays(path))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        raw = read_file(path, "AN4", _MAX_BYTES)
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_BYTES:
-            raise invalid("AN4", got=f"{path}, which unpacks to {unpacked:,} bytes", expected=f"at most {_MAX_BYTES:,}")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
-            return {key: archive[key] for key in _KEYS}
-    except KeyError as error:
-        raise invalid("AN4", got=f"{path} ({error.args[0]})", expected=f"arrays {', '.join(_KEYS)}") from error
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        if str(error).startswith("AN4: "):
-            raise
-        raise invalid("AN4", got=f"{path} ({error})", expected="an .npz file of plain arrays") from error
+    return _utterances(path, read_arrays(path, "AN4", _KEYS))
 
 
 def _utterances(path: Path, arrays: Mapping[str, np.ndarray]) -> An4:

@@ -101,6 +101,13 @@ DATASETS = {
             source="or clone https://github.com/Jakobovski/free-spoken-digit-dataset there as fsdd",
         ),
         Dataset(
+            "polymusic",
+            "piano rolls of Boulanger-Lewandowski and others: Bach's chorales, Nottingham, Piano-midi.de, MuseData",
+            "not stated for the collection; two of its sources restrict the use of their encodings",
+            paths=("polymusic/polymusic.npz",),
+            source="its arrays: compactrnn.data.load_polymusic; http://www-etud.iro.umontreal.ca/~boulanni/icml2012",
+        ),
+        Dataset(
             "squad_mini",
             "parts of SQuAD 1.1 of Stanford University, 4,885 questions to train on and 2,910 to test on",
             "CC BY-SA 4.0: credit https://rajpurkar.github.io/SQuAD-explorer",

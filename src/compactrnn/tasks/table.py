@@ -15,6 +15,7 @@ from .first_symbol import FirstSymbolTask
 from .forecasting import ForecastingTask
 from .language_model import LanguageModelTask
 from .mnist import MnistTask
+from .music import MusicTask
 from .quality import shortened
 from .reading import ReadingTask
 from .series_classification import SeriesClassificationTask
@@ -33,6 +34,7 @@ TASKS: dict[str, type[AbstractTask]] = {
     "forecasting": ForecastingTask,
     "language_model": LanguageModelTask,
     "mnist": MnistTask,
+    "music": MusicTask,
     "reading": ReadingTask,
     "regression": SeriesRegressionTask,
     "speech": SpeechTask,
