@@ -16,7 +16,7 @@ from typing import Any
 
 from compactrnn.report.insert import insert
 from compactrnn.report.plot import curves_plot
-from compactrnn.training.recipe import load_recipe
+from compactrnn.training.recipe import load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,7 @@ def thinned(history: list[dict[str, Any]], metric: str) -> list[dict[str, float]
 
 def command_of(recipe: dict[str, Any]) -> str:
     """The call that makes a run of `recipe`: the committed recipe that is nearest, and its overrides."""
-    wanted, nearest = flat(recipe), None
+    wanted, nearest = flat(whole(recipe)), None
     for path in sorted((ROOT / "recipes").glob("*.toml")):
         given = flat(json.loads(json.dumps(load_recipe(path).as_dict())))
         other = {key: value for key, value in wanted.items() if given.get(key) != value or key not in given}
@@ -70,6 +70,11 @@ def command_of(recipe: dict[str, Any]) -> str:
     if nearest is None:
         raise SystemExit("recipe: expected one that --set can reach, got one that no file in recipes/ leads to")
     return nearest[1]
+
+
+def whole(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the options that have come since, as they are by default."""
+    return json.loads(json.dumps(recipe_from(recipe).as_dict()))
 
 
 def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -185,7 +190,8 @@ def load() -> list[dict[str, Any]]:
 
 
 def main(runs: list[str]) -> None:
-    rows = {json.dumps(row["recipe"], sort_keys=True): row for row in [*load(), *(row_of(Path(run)) for run in runs)]}
+    every = [*load(), *(row_of(Path(run)) for run in runs)]
+    rows = {json.dumps(whole(row["recipe"]), sort_keys=True): row for row in every}
     found = [{**row, "command": command_of(row["recipe"])} for row in rows.values()]
     found.sort(key=lambda row: (TASKS.index(row["recipe"]["task"]["name"]), task_label(row), row["command"]))
     RESULTS.write_text(json.dumps({"rows": found}, indent=1) + "\n", encoding="utf-8")

@@ -26,8 +26,8 @@ class OrthogonalRNN(AbstractCell):
     With modrelu nothing bounds h over a long input: its norm grows as the root of the number of steps, and linearly
     where b is positive. "tanh" is bounded. Q starts from rotations of pairs of units by angles of
     U(0, `largest_angle`), W from U(-a, a), a = input_size ** -0.5, b at zero. The angle is pi / 2 unless given; pi,
-    which the map "exp" alone has, tells inputs of neighboring steps apart better, as copying needs it. No unit can be
-    pruned: the rest of Q would not be orthogonal.
+    which the map "exp" alone has, did far better in the copy memory problem. No unit can be pruned: the rest of Q would
+    not be orthogonal.
 
     >>> import torch
     >>> cell = OrthogonalRNN(8, 16, orthogonal_map="cayley")

@@ -39,8 +39,8 @@ class LinearLoop:
         stages, known = [], []
         while len(known) < len(step.states):
             forms = _linear_states(step, known)
-            groups = forms and _groups(step, forms)
-            if not forms or groups is None:
+            groups = _groups(step, forms) if forms else None
+            if groups is None:
                 return None
             before, known = known, sorted([*known, *forms])
             beside = _beside_states(step, before) if len(known) == len(step.states) else []
