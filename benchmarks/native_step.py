@@ -20,6 +20,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn import cells
 from compactrnn.lower import lower
+from compactrnn.models.recurrent_layers import known_cells
 from compactrnn.runtime.file import write
 from compactrnn.runtime.quantize import quantize
 
@@ -29,9 +30,8 @@ LAYERS = {cells.LSTM: nn.LSTM, cells.GRU: nn.GRU, cells.Elman: nn.RNN}
 
 
 def every_cell() -> list[type[cells.AbstractCell]]:
-    """The cell classes, by name."""
-    found = [c for c in vars(cells).values() if isinstance(c, type) and issubclass(c, cells.AbstractCell)]
-    return sorted((c for c in found if c is not cells.AbstractCell), key=lambda c: c.__name__)
+    """The cell classes, by name; not those around another cell."""
+    return [found for _, found in sorted(known_cells().items())]
 
 
 def in_torch(cell: cells.AbstractCell, x: torch.Tensor) -> Callable[[], None]:

@@ -1,14 +1,18 @@
 """Write docs/cells.md: python tests/cells_page.py"""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
 import compactrnn as cr
 from compactrnn.cells import AbstractCell
 from compactrnn.models.recurrent_layers import known_cells
+from scripts import benchmark
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "cells.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "cells.md"
+STEPS = ROOT / "benchmarks" / "results" / "native_step.json"
 INPUTS, UNITS = 64, 128
 HEAD = f"""# Cells
 
@@ -18,6 +22,10 @@ of one step, and numbers that a stream keeps. A cell runs in the native loop ove
 over all times at once as well, where it is linear in its states, or in each of them given those before. Where units are
 not pruned, the section of the cell says why. Equations and sources are those of the docstrings, which say what each
 option does.
+
+"Step" is the time of a step of the packed layer, in float32 and in int8, relative to that of the LSTM in float32: 128
+units on 40 inputs, called from Python, all from one run of `python benchmarks/native_step.py`; a cell without a figure
+is not in it yet. "Here" is the cell's best result on each task of [long-sequences.md](long-sequences.md), of any size.
 
 `cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
 in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state.
@@ -39,6 +47,26 @@ def cell_of(kind: type[AbstractCell]) -> AbstractCell:
     return kind(INPUTS, UNITS)
 
 
+def step_times() -> dict[str, str]:
+    """Of each cell that was measured, its step in float32 and int8 over the LSTM's in float32."""
+    rows = {one["cell"]: one["microseconds"] for one in json.loads(STEPS.read_text())["rows"]}
+    lstm = rows["LSTM"]["float32"]
+    return {
+        cell: " / ".join(f"{times[kind] / lstm:.2f}" for kind in ("float32", "int8")) for cell, times in rows.items()
+    }
+
+
+def results_of(name: str) -> list[str]:
+    """The best published result of a cell on each task."""
+    bench = benchmark("long_sequences")
+    best = {}
+    for one in bench.load():
+        task = bench.task_label(one)
+        if one["recipe"]["model"]["cell"] == name and one["test"] <= best.get(task, one)["test"]:
+            best[task] = one
+    return [f"{task}: {bench.quality(one)} ({one['parameters']:,} parameters)" for task, one in best.items()]
+
+
 def row(name: str, kind: type[AbstractCell]) -> str:
     """A row of the table."""
     cell = cell_of(kind)
@@ -46,8 +74,8 @@ def row(name: str, kind: type[AbstractCell]) -> str:
     numbers = sum(p.numel() for p in cell.parameters())
     states = ", ".join(f"{s.name} {n}" for s, n in zip(cell.states, cell.state_sizes(), strict=True))
     pruned = "no" if any(u.fixed for u in cell.active_units()) else "yes"
-    loops = ", ".join(report.kinds)
-    return f"| [{name}](#{name.lower()}) | {numbers:,} | {cell.macs():,} | {states} | {loops} | {pruned} |\n"
+    loops, step = ", ".join(report.kinds), step_times().get(name, "")
+    return f"| [{name}](#{name.lower()}) | {numbers:,} | {cell.macs():,} | {states} | {loops} | {pruned} | {step} |\n"
 
 
 def section(name: str, kind: type[AbstractCell]) -> str:
@@ -55,13 +83,15 @@ def section(name: str, kind: type[AbstractCell]) -> str:
     summary, equations, source = parts(inspect.getdoc(kind) or "")
     block = f"\n```text\n{equations}\n```\n" if equations else ""
     fixed = "".join(f"\nNot pruned: {u.fixed}.\n" for u in cell_of(kind).active_units() if u.fixed)
-    return f"\n## {name}\n\n{summary}\n{block}{fixed}\n{source}\n"
+    here = "; ".join(results_of(name))
+    here = f"\nHere: {here}.\n" if here else ""
+    return f"\n## {name}\n\n{summary}\n{block}{fixed}{here}\n{source}\n"
 
 
 def page() -> str:
     """The whole page."""
     cells = sorted(known_cells().items(), key=lambda item: item[0].lower())
-    head = "| cell | parameters | MACs | states | loops | pruned |\n|---|---|---|---|---|---|\n"
+    head = "| cell | parameters | MACs | states | loops | pruned | step |\n|---|---|---|---|---|---|---|\n"
     return HEAD + head + "".join(row(*c) for c in cells) + "".join(section(*c) for c in cells)
 
 
