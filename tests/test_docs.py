@@ -196,9 +196,8 @@ def test_the_page_on_adaptive_softmax_runs(tmp_path, monkeypatch):
     assert names["step"].macs <= names["report"].macs_per_step and len(names["words"]) == 5
 
 
-def test_the_page_on_onnx_runs_and_has_every_operator(tmp_path, monkeypatch):
+def test_the_page_on_onnx_runs(tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="what reads the files")
-    from compactrnn.onnx_import.visitor import operators
     from onnx_models import detector
 
     monkeypatch.chdir(tmp_path)
@@ -207,8 +206,6 @@ def test_the_page_on_onnx_runs_and_has_every_operator(tmp_path, monkeypatch):
     for code in blocks("docs/onnx.md"):
         exec(code, names)
     assert names["y"].shape == (1,) and names["state"].shape == (1, 1, 6)
-    (listed,) = blocks("docs/onnx.md", "text")
-    assert listed.replace("\n", " ").strip().split(", ") == sorted(operators())
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]

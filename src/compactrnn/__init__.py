@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .layers import linear_scan as linear_scan
     from .layers import tie_ as tie_
     from .layers import truncated as truncated
+    from .onnx_module import from_onnx as from_onnx
     from .packing import pack as pack
     from .runtime.adaptive import AdaptiveEngine as AdaptiveEngine
     from .runtime.engine import Engine as Engine
@@ -153,6 +154,7 @@ _HOME = {
     "compress_model": "training.compress_model",
     "convert_": "layers",
     "factorize_": "compress",
+    "from_onnx": "onnx_module",
     "from_torch": "layers",
     "load": "compress",
     "loop_report": "layers",
