@@ -103,3 +103,26 @@ def test_nsnet2(tmp_path):
         assert relative(session(path).run(None, {"input": x})[0], model(torch.from_numpy(x))) < CLOSE
     kinds = [type(m) for m in model.children()]
     assert kinds.count(cr.GRU) == 2 and kinds.count(cr.Linear) == 4
+
+
+def test_what_depends_on_the_number_of_steps_is_refused(tmp_path):
+    nodes = [
+        node("Shape", ["x"], ["sizes"], start=1, end=2),
+        node("Cast", ["sizes"], ["steps"], to=1),
+        node("MatMul", ["x", "w"], ["product"]),
+        node("Div", ["product", "steps"], ["y"]),
+    ]
+    path = tmp_path / "m.onnx"
+    save(path, nodes, [tensor("x", ["batch", "T", INPUTS])], [tensor("y", None)], {"w": numbers(INPUTS, 3)})
+    with pytest.raises(
+        cr.UnsupportedModelError, match="output 'y': the module differs from the file, on 13 random steps"
+    ):
+        cr.from_onnx(path)
+
+
+def test_softmax_before_opset_13_is_over_all_axes_from_the_second(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["product"]), node("Softmax", ["product"], ["y"])]
+    path = tmp_path / "m.onnx"
+    save(path, nodes, [tensor("x", ["batch", "T", INPUTS])], [tensor("y", None)], {"w": numbers(INPUTS, 3)}, opset=11)
+    with pytest.raises(cr.UnsupportedModelError, match="softmax: Softmax cannot be trained here"):
+        cr.from_onnx(path)

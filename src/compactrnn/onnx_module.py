@@ -35,8 +35,9 @@ def from_onnx(
     """The model of an ONNX file with a time axis, as layers of this library: to prune, fine-tune, distill and pack.
 
     `LSTM`, `GRU`, `RNN` and products with a matrix become `compactrnn` layers, named after the weights of the file; the
-    rest is computed as in the file. The module takes and gives what the file does, also batches where the file leaves
-    the batch open; with several outputs it gives a tuple. `constants`, `dims` and `time` are those of `pack`.
+    rest is computed as in the file, with which the module is compared. It takes and gives what the file does, also
+    batches where the file leaves the batch open; with several outputs it gives a tuple. `constants`, `dims` and `time`
+    are those of `pack`.
 
     >>> import onnx, tempfile
     >>> path = tempfile.mkdtemp() + "/m.onnx"
@@ -48,7 +49,7 @@ def from_onnx(
 
     Raises:
         ModelFileError: the file is damaged, or no ONNX file.
-        UnsupportedModelError: it is one step with states, or has an operator that is none of these.
+        UnsupportedModelError: it is one step with states, has an operator that is none of these, or differs.
         ValueError: bad arguments.
     """
     try:
@@ -60,23 +61,26 @@ def from_onnx(
     from .onnx_import.fuse import fused
     from .onnx_import.model_file import ModelFile
     from .onnx_import.ports import read_ports
+    from .onnx_import.verify import check_module
 
     file = dequantized(ModelFile.read(path))
     ports = read_ports(file, constants, {})
     outputs = [o.name for o in file.graph.output]
     form = find_form(file, ports, outputs, dims, time)
     folded = fused(form.folded(file, outputs, _STEPS))
-    return _Graph(folded, [p.name for p in ports.inputs], file.stored).eval()
+    model = _Graph(folded, [p.name for p in ports.inputs], file).eval()
+    check_module(file, form, outputs, model.compute)
+    return model
 
 
 class _Graph(nn.Module):
     """The nodes of a folded graph in order, those with weights as layers."""
 
-    def __init__(self, folded: Any, inputs: list[str], stored: set[str]):
+    def __init__(self, folded: Any, inputs: list[str], file: Any):
         super().__init__()
         self._inputs, self._outputs = inputs, list(folded.outputs)
         self._values: Mapping[str, Any] = folded.values
-        self._stored = stored
+        self._stored, self._opset = file.stored, file.opsets.get("", 0)
         self._steps: list[tuple[Callable[..., Any], list[str], tuple[str, ...]]] = []
         for node in folded.nodes:
             function, names = self._made(node)
@@ -98,6 +102,12 @@ class _Graph(nn.Module):
                 values[name] = value
         given = [values[n] for n in self._outputs]
         return tuple(given) if len(given) > 1 else given[0]
+
+    @torch.no_grad()
+    def compute(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs as arrays."""
+        found = self(*(torch.from_numpy(x) for x in inputs))
+        return [x.numpy() for x in (found if isinstance(found, tuple) else (found,))]
 
     def _fixed(self, name: str) -> np.ndarray | None:
         value = self._values.get(name) if name else None
@@ -124,7 +134,8 @@ class _Graph(nn.Module):
         if op == "Transpose" and node.get("perm", []):
             order = node.get("perm", [])
             return (lambda _, x: x.permute(order)), given
-        if op in ("Softmax", "LogSoftmax") and node.get("axis", -1) in (-1, len(self._values[given[0]].shape) - 1):
+        usual = 1 if self._opset < 13 else -1
+        if op in ("Softmax", "LogSoftmax") and node.get("axis", usual) in (-1, len(self._values[given[0]].shape) - 1):
             return _along(torch.softmax if op == "Softmax" else torch.log_softmax, -1), given
         if op == "Clip" and not any(n and self._fixed(n) is None for n in given[1:]):
             ends = [None if v is None else float(v) for v in numbers] or [

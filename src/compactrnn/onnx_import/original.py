@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from .form import Form
 from .lowering import Lowered, port_shape
-from .model_file import to_array
+from .model_file import ModelFile, to_array
 from .ports import Port
 
 
@@ -31,15 +31,7 @@ class Original:
     def __init__(self, lowered: Lowered, rounding: float = 0.0):
         self.lowered = lowered
         self.form = lowered.form
-        model = onnx.ModelProto()
-        model.CopyFrom(lowered.file.proto)
-        if rounding:
-            _round(model, rounding)
-        _size(model, lowered.form)
-        try:
-            self._run = _runner(model)
-        except Exception as error:  # whatever the run time raises for a file that it does not take
-            raise ElsewhereError(_line(error)) from error
+        self._call = calls_of(lowered.file, lowered.form, rounding)
 
     def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
@@ -70,17 +62,32 @@ class Original:
             rows.append([found[name].reshape(port_shape(found[name].shape, None)) for name in names])
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
-    def _call(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        try:
-            return self._run(names, feeds)
-        except Exception as error:  # whatever the run time raises for what it cannot compute
-            raise ElsewhereError(_line(error)) from error
-
     def _time_of(self, y: np.ndarray, name: str, steps: int) -> int | None:
         port = next(o for o in self.lowered.program.outputs if o.name == name)
         if port.final:
             return None
         return next(d for d, n in enumerate(y.shape) if n == steps and port_shape(y.shape, d) == port.shape)
+
+
+def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[..., list[np.ndarray]]:
+    """A function `(names of outputs, inputs by name) -> arrays` that runs the file as it is."""
+    model = onnx.ModelProto()
+    model.CopyFrom(file.proto)
+    if rounding:
+        _round(model, rounding)
+    _size(model, form)
+    try:
+        run = _runner(model)
+    except Exception as error:  # whatever the run time raises for a file that it does not take
+        raise ElsewhereError(_line(error)) from error
+
+    def call(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return run(names, feeds)
+        except Exception as error:  # whatever the run time raises for what it cannot compute
+            raise ElsewhereError(_line(error)) from error
+
+    return call
 
 
 def _whole(port: Port, x: np.ndarray, form: Form, known: dict[str, int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,11 +11,14 @@ from ..emit.packed_file import Check
 from ..runtime.engine import Engine
 from ..runtime.file import encode
 from ..runtime.quantize import quantize
+from .form import Form
 from .lowering import Lowered
-from .original import ElsewhereError, Original, Rows
+from .model_file import ModelFile
+from .original import ElsewhereError, Original, Rows, calls_of
 
 PARITY = 1e-4
 _STEPS = 48  # of the sequences that are made up
+_LENGTHS = 13, 24  # of those that a module is compared on
 _LOSSES = 16  # a program may lose as many times what rounded weights lose
 _ROUNDING = 2.0**-23  # of one float32 number
 
@@ -60,6 +63,33 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
     if sequences:
         checks.append(_check("calibration", lowered, original, engine, list(sequences)))
     return checks, [original.run(sequence) for sequence in sequences or [varied]]
+
+
+def check_module(file: ModelFile, form: Form, outputs: list[str], compute: Callable[..., Sequence[np.ndarray]]) -> None:
+    """Refuse what computes the outputs of a whole file, from its inputs, unless it does as the file does.
+
+    Random sequences of two lengths are compared; the error that is accepted is that of `verify`.
+
+    Raises:
+        UnsupportedModelError: the outputs differ, or the file does not run elsewhere.
+    """
+    rng = np.random.default_rng(0)
+    for steps in _LENGTHS if form.time is not None else _LENGTHS[:1]:
+        known = form.sizes if form.time is None else {**form.sizes, form.time: steps}
+        given = {p.name: rng.normal(size=p.type(known).shape).astype(p.dtype) for p in form.ports.inputs}
+        fixed = {**form.ports.constants, **{p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}}
+        try:
+            wanted = calls_of(file, form)(outputs, {**given, **fixed})
+            lost = calls_of(file, form, _ROUNDING)(outputs, {**given, **fixed})
+        except ElsewhereError as error:
+            raise UnsupportedModelError(f"{file.name} does not run, so that nothing can be compared: {error}") from None
+        for name, a, rounded, b in zip(outputs, wanted, lost, compute(*given.values()), strict=True):
+            error = _errors(a, b).max(initial=0.0)
+            if error > max(PARITY, _LOSSES * _errors(a, rounded).max(initial=0.0)):
+                raise UnsupportedModelError(
+                    f"output {name!r}: the module differs from the file, on {steps} random steps, by {error:.3g} of its"
+                    " largest value; please report the file"
+                )
 
 
 def _check(what: str, lowered: Lowered, original: Original, engine: Engine, sequences: list[Sequence_]) -> Check:
