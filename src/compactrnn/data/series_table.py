@@ -109,7 +109,9 @@ def _number(entry: str) -> float | None:
 
 
 def _hint(got: str) -> str:
-    return "write decimal points, not commas" if "," in got else "name a column of texts in task.categories, or by init --category"
+    if "," in got:
+        return "write decimal points, not commas"
+    return "name a column of texts in task.categories, or by init --category"
 
 
 def shortened_list(names: Sequence[str], most: int = 20) -> str:
