@@ -109,16 +109,18 @@ CR_INLINE void cr_set_change(cr_changes *changes, size_t place, size_t number, i
     to->number[place % 4] = (uint16_t)number;
 }
 
-/* The number of fours, the last of which is filled up with changes by nothing. */
+/* The number of fours, the last of which is filled up with changes by nothing. Quantized numbers are -127 at least; a file
+ * whose other operations write to `memory` may have -128 there, which differences do not reach. */
 static size_t cr_find_changes_i8(cr_changes *changes, int8_t *last, const int8_t *x, size_t columns)
 {
     size_t count = 0;
     for (size_t j = 0; j < columns; j++) {
+        int before = last[j] < -127 ? -127 : last[j];
 #ifdef CR_HAS_UNSIGNED_PRODUCTS
-        cr_set_change(changes, count, j, x[j], last[j]);
-        count += x[j] != last[j];
+        cr_set_change(changes, count, j, x[j], before);
+        count += x[j] != before;
 #else
-        int by = x[j] - last[j], most = by > 127 ? 127 : by < -127 ? -127 : by;
+        int by = x[j] - before, most = by > 127 ? 127 : by < -127 ? -127 : by;
         cr_set_change(changes, count, j, most, 0);
         count += by != 0;
         if (by == most) continue;

@@ -72,6 +72,22 @@ def test_all_instruction_sets_and_single_steps_give_the_same_bits(dtype):
     assert all(np.array_equal(run, runs[0]) for run in runs)
 
 
+def test_all_instruction_sets_give_the_same_bits_where_others_write_to_the_memory():
+    """A file may have -128 there, which no quantized number is."""
+    program = product(matrix(150, 70, np.float64))
+    lowest = np.full(17, 0x80808080, np.uint32).view(np.float32)
+    written = Op(Code.UNARY, Ref(3), len(lowest), 0, a=Ref(len(program.buffers)), fn=Unary.COPY)
+    (segment,) = program.segments
+    program = replace(
+        program,
+        buffers=[*program.buffers, Buffer(len(lowest), "constant", lowest)],
+        segments=[replace(segment, ops=(written, *segment.ops))],
+    )
+    xs, blob = np.abs(changes(50, 70, 0.3)), write(program)
+    runs = [Engine(blob, isa=isa).run(xs) for isa in _native.isas()]
+    assert all(np.array_equal(run, runs[0]) for run in runs)
+
+
 def test_there_is_no_drift():
     """After 200,000 steps the error is that of the first steps: none that is larger than rounding of 64 steps makes."""
     values, stream = matrix(48, 40), Engine(write(product(matrix(48, 40)))).stream()
