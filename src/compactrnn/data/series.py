@@ -94,6 +94,7 @@ def read_series(path: str, layout: Layout) -> Series:
         ValueError: the file cannot be read, a column is not there, or a value is not what it should be; says where.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "a.csv"
     >>> _ = path.write_text("id,x,kind\\n1,0.5,a\\n1,0.25,a\\n2,8,b\\n")
     >>> series = read_series(str(path), Layout(("x",), ("kind",), labels=True, sequence="id"))

@@ -151,6 +151,8 @@ class Visitor:
         The operator then keeps the order in which the entries already are, and nothing needs to be moved.
         """
         shape = self.type(node.outputs[0]).shape
+        if not all(x is None or fits(x.shape, shape) for x in given):
+            return None
         for x in given:
             if not isinstance(x, LazyView) or x.time is not None or x.value is not None or x.shape != shape:
                 continue

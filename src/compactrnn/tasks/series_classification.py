@@ -117,8 +117,8 @@ class SeriesClassificationTask(AbstractOwnDataTask, AbstractClassificationTask):
 def macro_f1(found: np.ndarray, wanted: np.ndarray) -> float:
     """The mean over classes of twice the number right, divided by the number found and the number wanted.
 
-    >>> macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
-    0.7333333333333333
+    >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])), 4)
+    0.7333
     """
     classes = np.union1d(found, wanted)
     right = [((found == k) & (wanted == k)).sum() for k in classes]

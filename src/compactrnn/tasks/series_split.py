@@ -22,7 +22,7 @@ def by_folds(
 
     >>> parts = by_folds(3, 0, 0, list("ababab"), np.array(list("112233")), apart=False)
     >>> {part: len(numbers) for part, numbers in parts.items()}
-    {'train': 2, 'valid': 2, 'test': 2}
+    {'test': 2, 'valid': 2, 'train': 2}
     """
     least = 2 if apart else 3
     if not least <= folds or not 0 <= fold < folds:
