@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .._bounds import STRICT, PositiveOrZero
-from .base import AbstractModel
-from .mean_normalization import count_steps, mean_over_steps
-from .named_weights import give_weights_, weight_tables
-from .recurrent_layers import give_thresholds_
-from .sequence_model import SequenceModel, SequenceModelOptions
+from .featured_model import AbstractFeaturedModel, FeaturedModelOptions
 from .series_front_end import SeriesFrontEnd
 
 
 @dataclass(frozen=True)
-class SeriesModelOptions(SequenceModelOptions):
-    """Those of `SequenceModel`.
+class SeriesModelOptions(FeaturedModelOptions):
+    """Those of `FeaturedModelOptions`.
 
-    `answer`: the output of the last step, or the mean of those of all steps, where there is one answer for a sequence.
     `noise` is the deviation of Gaussian noise that is added to the normalized channels in training, `shift` that of a
-    number for each channel of a sequence. In `weights` names begin with the part of the model, as in
-    `"sequence_model.layers.1.weight_ih_l0"`.
+    number for each channel of a sequence.
     """
 
     adjustable: ClassVar = ("dropout", "noise", "shift")
-    answer: Literal["last", "mean"] = "last"
     noise: PositiveOrZero = 0.0
     shift: PositiveOrZero = 0.0
     __pydantic_config__ = STRICT
 
 
-class SeriesModel(AbstractModel):
+class SeriesModel(AbstractFeaturedModel):
     """Logits of classes, or numbers in the units of the data, at the last step or at every step:
 
         deviation * sequence_model(front_end(x)) + mean
@@ -63,24 +55,18 @@ class SeriesModel(AbstractModel):
         super().__init__()
         self.front_end = front_end
         self.front_end.noise, self.front_end.shift = options.noise, options.shift
-        own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
-        core = SequenceModelOptions(**{**own, "weights": {}, "delta": False})
-        self.mean_of_steps, self.scaled = options.answer == "mean" and not every_step, scaled
-        self.sequence_model = SequenceModel(front_end.size, outputs, core, every_step or self.mean_of_steps)
+        self.scaled = scaled
         if scaled:
             self.register_buffer("target_mean", torch.zeros(outputs))
             self.register_buffer("target_deviation", torch.ones(outputs))
-        self.options = options
-        give_weights_(self, options.weights)
-        give_thresholds_(self.sequence_model.layers, options)
+        self.add_layers_(front_end.size, outputs, options, every_step)
+
+    def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.front_end(x)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
-        outputs = self.sequence_model(self.front_end(x), lengths)
-        if self.mean_of_steps and lengths is not None:
-            outputs = mean_over_steps(outputs, lengths).squeeze(1)
-        elif self.mean_of_steps:
-            outputs = (outputs.cumsum(1) / count_steps(outputs))[:, -1]  # a running mean, which a packed model streams
+        outputs = super().forward(x, lengths)
         return outputs * self.target_deviation + self.target_mean if self.scaled else outputs
 
     @torch.no_grad()
@@ -98,19 +84,4 @@ class SeriesModel(AbstractModel):
     def adjust(self, options: SeriesModelOptions) -> None:
         """Use dropout, noise and shift of `options` from now on."""
         self.front_end.noise, self.front_end.shift = options.noise, options.shift
-        self.sequence_model.adjust(options)
-
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Units of each layer."""
-        return self.sequence_model.layer_sizes()
-
-    def size_options(self) -> dict[str, Any]:
-        return {**self.sequence_model.size_options(), "weights": weight_tables(self, self.options)}
-
-    def recurrent_parameters(self) -> int:
-        """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
-        return self.sequence_model.recurrent_parameters()
-
-    def update_statistics(self, batches: Iterable[Any]) -> None:
-        """Batch-norm statistics; see `SequenceModel.update_statistics`."""
-        self.sequence_model.update_statistics((self.front_end(x), *lengths) for x, *lengths in batches)
+        super().adjust(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +12,8 @@ from torch import Tensor
 from .._bounds import STRICT, Sequences, Steps
 from .._errors import invalid
 from .batch import Batch
-from .sequence import AbstractSequenceTask, generator
-
-UPDATES, ROWS = 1000, 50
+from .generated import AbstractGeneratedTask
+from .sequence import AbstractSequenceTask
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class AddingData:
             raise invalid("adding: shortest", got=self.shortest, expected=f"2 to {self.steps}, the steps")
 
 
-class AddingTask(AbstractSequenceTask):
+class AddingTask(AbstractGeneratedTask, AbstractSequenceTask):
     """Two channels: numbers from U(0, 1), and zeros but for a one in each half; the target is the sum of those marked.
 
     The metric is the mean squared error. Always answering 1, the mean, gets 1/6 = 0.167.
@@ -56,28 +54,11 @@ class AddingTask(AbstractSequenceTask):
     data_options = AddingData
     metric = "mse"
     inputs, outputs, distill_targets = 2, 1, ()
-    batch_rows = ROWS
     data: AddingData
 
     @property
     def steps(self) -> int:  # pyright: ignore
         return self.data.steps
-
-    def updates_per_epoch(self) -> int:
-        """A thousand: generated data has no end."""
-        return UPDATES
-
-    def batch(self, index: int, epoch: int = 0) -> Batch:
-        return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
-
-    def batches(self, part: str) -> Iterator[Batch]:
-        """Fifty at a time; of the training part, the first thousand sequences."""
-        count = self.counts(part)["sequences"]
-        for number, start in enumerate(range(0, count, ROWS)):
-            yield self._draw(generator(self.seed, part, 0, number), min(ROWS, count - start))
-
-    def counts(self, part: str) -> dict[str, int]:
-        return {"sequences": {"train": 1000, "valid": self.data.valid, "test": self.data.test}[part]}
 
     def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
         return self.error_per_target(answers, targets).mean()
@@ -85,7 +66,7 @@ class AddingTask(AbstractSequenceTask):
     def error_per_target(self, answers: Tensor, targets: Tensor) -> Tensor:
         return (answers[:, 0] - targets).square()
 
-    def _draw(self, random: np.random.Generator, count: int) -> Batch:
+    def draw(self, random: np.random.Generator, count: int) -> Batch:
         steps, rows = self.data.steps, np.arange(count)
         x = np.zeros((steps, count, 2), np.float32)
         x[..., 0] = random.random((steps, count), np.float32)

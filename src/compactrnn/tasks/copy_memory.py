@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from .._bounds import STRICT, Sequences, Steps
 from .._errors import invalid
 from .batch import Batch
-from .sequence import AbstractSequenceTask, generator
+from .generated import AbstractGeneratedTask
+from .sequence import AbstractSequenceTask
 
-UPDATES, ROWS = 1000, 50
 LENGTH, SYMBOLS = 10, 8  # of what is to be copied
 BLANK, GO = SYMBOLS, SYMBOLS + 1
 
@@ -37,7 +36,7 @@ class CopyMemoryData:
             raise invalid("copy_memory", got=got, expected="at least 1 step and 1 sequence a part")
 
 
-class CopyMemoryTask(AbstractSequenceTask):
+class CopyMemoryTask(AbstractGeneratedTask, AbstractSequenceTask):
     """Ten symbols of eight, T - 1 blanks, a sign to go, ten blanks; to be answered: T + 10 blanks, then the symbols.
 
         input    s1 ... s10   blank x (T - 1)   go   blank x 10
@@ -61,7 +60,6 @@ class CopyMemoryTask(AbstractSequenceTask):
     data_options = CopyMemoryData
     metric = "nats"
     inputs, outputs, every_step = SYMBOLS + 2, SYMBOLS + 1, True
-    batch_rows = ROWS
     data: CopyMemoryData
 
     @property
@@ -72,22 +70,6 @@ class CopyMemoryTask(AbstractSequenceTask):
     def memoryless(self) -> float:
         """The metric of the best answer that forgets the symbols."""
         return LENGTH * math.log(SYMBOLS) / self.steps
-
-    def updates_per_epoch(self) -> int:
-        """A thousand: generated data has no end."""
-        return UPDATES
-
-    def batch(self, index: int, epoch: int = 0) -> Batch:
-        return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
-
-    def batches(self, part: str) -> Iterator[Batch]:
-        """Fifty at a time; of the training part, the first thousand sequences."""
-        count = self.counts(part)["sequences"]
-        for number, start in enumerate(range(0, count, ROWS)):
-            yield self._draw(generator(self.seed, part, 0, number), min(ROWS, count - start))
-
-    def counts(self, part: str) -> dict[str, int]:
-        return {"sequences": {"train": 1000, "valid": self.data.valid, "test": self.data.test}[part]}
 
     def criterion(self, answers: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(answers, targets)
@@ -100,7 +82,7 @@ class CopyMemoryTask(AbstractSequenceTask):
         last = answers.view(len(batch), self.steps, -1)[:, -LENGTH:, :].argmax(-1)
         return {"recall_error": (100.0 * float((last != batch.targets[:, -LENGTH:]).sum()), LENGTH * len(batch))}
 
-    def _draw(self, random: np.random.Generator, count: int) -> Batch:
+    def draw(self, random: np.random.Generator, count: int) -> Batch:
         symbols = random.integers(0, SYMBOLS, (LENGTH, count))
         given, wanted = (np.full((self.steps, count), BLANK) for _ in range(2))
         given[:LENGTH], given[-LENGTH - 1], wanted[-LENGTH:] = symbols, GO, symbols

@@ -14,9 +14,10 @@ from .._bounds import STRICT, Sequences, Size, Steps
 from .._errors import invalid
 from .batch import Batch
 from .classification import AbstractClassificationTask
+from .generated import AbstractGeneratedTask
 from .sequence import generator
 
-UPDATES, BATCH_BYTES = 100, 1 << 28
+BATCH_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FirstSymbolData:
             raise invalid("first_symbol", got=got, expected="positive numbers")
 
 
-class FirstSymbolTask(AbstractClassificationTask):
+class FirstSymbolTask(AbstractGeneratedTask, AbstractClassificationTask):
     """Every step is a random one-hot vector; the first is multiplied by a sign, which is to be predicted at the end.
 
         x_1 = s e_k,   x_t = e_k (t > 1),   k ~ U{1..size},   s = -1 or 1 with equal odds;   class 1 means s = 1
@@ -55,7 +56,7 @@ class FirstSymbolTask(AbstractClassificationTask):
     """
 
     data_options = FirstSymbolData
-    outputs = 2
+    outputs, updates, batch_rows = 2, 100, 1
     data: FirstSymbolData
 
     @property
@@ -67,13 +68,6 @@ class FirstSymbolTask(AbstractClassificationTask):
     def steps(self) -> int:  # pyright: ignore
         return self.data.steps
 
-    def updates_per_epoch(self) -> int:
-        """A hundred: generated data has no end."""
-        return UPDATES
-
-    def batch(self, index: int, epoch: int = 0) -> Batch:
-        return self._draw(generator(self.seed, "train", epoch, index), self.batch_size)
-
     def batches(self, part: str) -> Iterator[Batch]:
         """Batches of up to a quarter of a gigabyte; of the training part, as many sequences as of the validation part.
 
@@ -83,7 +77,7 @@ class FirstSymbolTask(AbstractClassificationTask):
         most = max(1, BATCH_BYTES // (4 * self.data.steps * self.data.size))
         for start in range(0, count, most):
             numbers = range(start, min(start + most, count))
-            drawn = [self._draw(generator(self.seed, part, 0, number), 1) for number in numbers]
+            drawn = [self.draw(generator(self.seed, part, 0, number), 1) for number in numbers]
             yield Batch(torch.cat([one.inputs for one in drawn]), torch.cat([one.targets for one in drawn]))
 
     def counts(self, part: str) -> dict[str, int]:
@@ -93,7 +87,7 @@ class FirstSymbolTask(AbstractClassificationTask):
         """Whether every sign is predicted correctly."""
         return bool((outputs.argmax(1) == batch.targets).all())
 
-    def _draw(self, random: np.random.Generator, count: int) -> Batch:
+    def draw(self, random: np.random.Generator, count: int) -> Batch:
         steps, size = self.data.steps, self.data.size
         x = np.zeros((steps, count, size), np.float32)
         np.put_along_axis(x, random.integers(0, size, (steps, count, 1)), 1.0, axis=2)
