@@ -40,6 +40,15 @@ def test_shipped_models(monkeypatch, tmp_path):
     assert script.measured("GTCRN", tmp_path, rounds=2, scratch=tmp_path) is None
 
 
+def test_whole_sequences(monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime", reason="what is compared with")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = benchmark("whole_sequences")
+    row = script.measured("3-8-8", steps=4, rounds=2, folder=tmp_path)
+    assert row["times faster"].keys() == {"float32", "int8"} and "| 3-8-8 | 4 |" in script.table([row])
+    assert {name.split()[0] for name in row["best of others"].values()} <= {"torch", "onnxruntime"}
+
+
 def test_native_step():
     assert benchmark("native_step").row_of(DuRNN, rounds=2)["ratio"].keys() == {
         "torch cell / float32",
