@@ -7,7 +7,7 @@ onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
 from compactrnn.runtime.file import read  # noqa: E402
 from compactrnn.runtime.program import GATES, Code  # noqa: E402
-from onnx_models import node, packed, relative, save, session, tensor  # noqa: E402
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
 CLOSE, STEPS = 1e-4, 60
@@ -309,3 +309,31 @@ def test_damaged_files_are_refused(tmp_path):
         except ValueError:  # all errors about models are
             continue
     assert taken < 60
+
+
+def test_a_call_of_many_steps_with_numbered_caches(tmp_path):
+    """An FSMN: its filters look back at caches; the file takes any number of steps a call."""
+    nodes, constants, value = [], {}, "x"
+    for n in range(2):
+        constants[f"filter{n}"] = numbers(4, 1, 3, seed=n)
+        constants |= {"from": np.array([-2]), "to": np.array([1 << 40]), "axis": np.array([2])}
+        nodes += [
+            node("Transpose", [value], [f"turned{n}"], name=f"turned{n}", perm=[0, 2, 1]),
+            node("Concat", [f"in_cache{n}", f"turned{n}"], [f"longer{n}"], name=f"longer{n}", axis=2),
+            node("Slice", [f"longer{n}", "from", "to", "axis"], [f"out_cache{n}"], name=f"kept{n}"),
+            node("Conv", [f"longer{n}", f"filter{n}"], [f"filtered{n}"], name=f"filter{n}", group=4),
+            node("Transpose", [f"filtered{n}"], [f"back{n}"], name=f"back{n}", perm=[0, 2, 1]),
+            node("Tanh", [f"back{n}"], [f"y{n}"], name=f"tanh{n}"),
+        ]
+        value = f"y{n}"
+    inputs = [tensor("x", [1, "frames", 4]), *(tensor(f"in_cache{n}", [1, 4, 2]) for n in range(2))]
+    outputs = [tensor("y1", [1, "frames", 4]), *(tensor(f"out_cache{n}", [1, 4, "kept"]) for n in range(2))]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, constants)
+    with pytest.warns(UserWarning, match="frames is 1: the file takes any number of steps a call"):
+        engine, _ = packed(path, tmp_path)
+    assert [s.name for s in engine.states] == ["in_cache0", "in_cache1"]
+    x = numbers(30, 4, seed=7)
+    zeros = {f"in_cache{n}": np.zeros((1, 4, 2), np.float32) for n in range(2)}
+    assert relative(session(path).run(["y1"], {"x": x[None], **zeros})[0], stream_equals_run(engine, x)[0]) < 1e-5
+    three, _ = packed(path, tmp_path, dims={"frames": 3})
+    assert relative(three.run(x.reshape(10, 3, 4)).reshape(30, 4), engine.run(x)) < 1e-5

@@ -1,11 +1,13 @@
 """Quantized files back to float, as a rewriting of the graph: they are stored as asked later.
 
 Inputs quantized at run time stay as they are; of a product of whole numbers the scale is applied afterwards, as in the
-file. What saturation and rounding did to the inputs is not kept.
+file. Rounding is not kept, neither of inputs nor of the biases that are added to such a product. Between QuantizeLinear
+and DequantizeLinear the bounds of the whole numbers are: they may stand for a ReLU that a quantizer took away.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,21 +15,22 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
-from .model_file import ModelFile, subgraphs
+from .model_file import ModelFile, subgraphs, to_array
 
 _FLOAT = onnx.TensorProto.FLOAT
 _MICROSOFT = "com.microsoft"
+_Bounds = tuple[float, float]
 Rewriting = Callable[["_Writer", NodeProto], None]
 
 
 def dequantized(file: ModelFile) -> ModelFile:
     """The same model with float operators in place of those on whole numbers."""
-    if not any(_rewriting(n, set()) for n in _nodes(file.graph)):
+    if not any(_rewriting(n, set()) or n.op_type in _LINEAR for n in _nodes(file.graph)):
         return file
     model = ModelProto()
     model.CopyFrom(file.proto)
     _rewrite(model.graph)
-    return ModelFile(model, file.name)
+    return ModelFile(model, file.name, file)
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -38,31 +41,115 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _rewrite(graph: GraphProto) -> None:
-    pairs = _pairs(graph)
+    pairs, (tables, moved), biases = _pairs(graph), _tables(graph), _biases(graph)
+    within: dict[str, _Bounds] = {}  # what is known to be within bounds
     writer = _Writer()
     for node in graph.node:
         for inner in subgraphs(node):
             _rewrite(inner)
-        rewriting = _rewriting(node, pairs)
-        if rewriting is None:
+        rewriting = _rewriting(node, {*pairs, *moved})
+        if node.output and node.output[0] in tables:
+            _gather(writer, node, tables[node.output[0]])
+        elif node.output and node.output[0] in biases:
+            _unrounded(writer, node)
+        elif node.op_type == "QuantizeLinear" and node.output and node.output[0] in pairs:
+            bounds = pairs[node.output[0]]
+            writer.bounded(node, None if within.get(node.input[0]) == bounds else bounds)
+            within[node.output[0]] = bounds
+        elif rewriting is None:
             writer.nodes.append(node)
         else:
             rewriting(writer, node)
+        if node.op_type in (*_MOVES, "DequantizeLinear", "Pad") and _input(node, 0) in within and node.output:
+            within[node.output[0]] = within[node.input[0]]
     nodes = list(writer.nodes)
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
 
 
-def _pairs(graph: GraphProto) -> set[str]:
-    """The outputs of QuantizeLinear that only DequantizeLinear reads."""
-    found = {n.output[0] for n in graph.node if n.op_type == "QuantizeLinear" and n.output}
+def _pairs(graph: GraphProto) -> dict[str, _Bounds]:
+    """The outputs of QuantizeLinear that only DequantizeLinear reads, with one known scale for all."""
+    tensors = dict(_constants(graph))
+    found: dict[str, _Bounds] = {}
     for node in graph.node:
-        reads = node.input[1:] if node.op_type == "DequantizeLinear" else node.input
-        found -= set(reads)
-        for inner in subgraphs(node):
-            found -= {name for n in _nodes(inner) for name in n.input}
-    return found - {o.name for o in graph.output}
+        if node.op_type == "QuantizeLinear" and node.output and not node.attribute:
+            bounds = _bounds(tensors.get(_input(node, 1)), tensors.get(_input(node, 2)))
+            if bounds is not None and (_input(node, 2) in tensors or not _input(node, 2)):
+                found[node.output[0]] = bounds
+    read = [o.name for o in graph.output]
+    for node in graph.node:
+        same = node.op_type == "DequantizeLinear" and found.get(_input(node, 0)) == _bounds(
+            tensors.get(_input(node, 1)), tensors.get(_input(node, 2))
+        )
+        read += node.input[1:] if same else node.input
+        read += [name for inner in subgraphs(node) for n in _nodes(inner) for name in n.input]
+    return {name: bounds for name, bounds in found.items() if name not in {*read}}
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield from ((t.name, t) for t in graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output:
+            yield from ((node.output[0], a.t) for a in node.attribute if a.HasField("t"))
+
+
+def _bounds(scale: onnx.TensorProto | None, zero: onnx.TensorProto | None) -> _Bounds | None:
+    """The smallest and the largest number that whole numbers of a type stand for; uint8 without a zero point."""
+    if scale is None or math.prod(scale.dims) != 1 or (zero is not None and math.prod(zero.dims) != 1):
+        return None
+    whole = np.zeros((), np.uint8) if zero is None else to_array(zero)
+    if whole.dtype.kind not in "iu" or whole.dtype.itemsize > 2:
+        return None
+    kind, point, factor = np.iinfo(whole.dtype), float(whole.reshape(())), float(to_array(scale).reshape(()))
+    return factor * (kind.min - point), factor * (kind.max - point)
+
+
+def _tables(graph: GraphProto) -> tuple[dict[str, NodeProto], set[str]]:
+    """Tables of whole numbers whose rows are only moved until DequantizeLinear reads them, with one scale for all.
+
+    By output of the Gather that takes the rows: one of its DequantizeLinear; and the names of all that is moved.
+    """
+    sizes = {name: math.prod(tensor.dims) for name, tensor in _constants(graph)}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in _nodes(graph):
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found, moved = {}, set()
+    for gather in graph.node:
+        if gather.op_type != "Gather" or _input(gather, 0) not in sizes or not gather.output:
+            continue
+        names, ends = [gather.output[0]], []
+        for name in names:
+            for node in readers.get(name, []):
+                if node.op_type == "DequantizeLinear":
+                    ends.append(node)
+                elif node.op_type in _MOVES and node.input[0] == name and {*node.output} - {*names}:
+                    names.append(node.output[0])
+                else:
+                    ends.append(None)
+        scales = {tuple(end.input[1:]) if end else ("",) for end in ends}
+        if len(scales) == 1 and sizes.get(*scales.pop()[:1]) == 1 and not {o.name for o in graph.output} & {*names}:
+            found[gather.output[0]] = ends[0]
+            moved |= {*names}
+    return found, moved
+
+
+def _biases(graph: GraphProto) -> set[str]:
+    """What makes whole numbers of the biases that are added to products of such numbers."""
+    made = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "Add" or len(node.input) != 2:
+            continue
+        for product, bias in (tuple(node.input), tuple(reversed(node.input))):
+            if product in made and made[product].op_type in _PRODUCTS:
+                for _ in range(len(made)):
+                    if bias not in made or made[bias].op_type not in ("Cast", "Floor", "Reshape", "Unsqueeze"):
+                        break
+                    found |= {bias} if made[bias].op_type in ("Cast", "Floor") else set()
+                    bias = _input(made[bias], 0)
+    return found
 
 
 class _Writer:
@@ -77,6 +164,12 @@ class _Writer:
 
     def constant(self, value: np.ndarray, output: str) -> str:
         return self.node("Constant", [], output, value=onnx.numpy_helper.from_array(value))
+
+    def bounded(self, node: NodeProto, bounds: _Bounds | None) -> None:
+        """The first input of a node within bounds, as its output."""
+        output = node.output[0]
+        names = [self.constant(np.array(b, np.float32), f"{output}/bound_{n}") for n, b in enumerate(bounds or ())]
+        self.node("Clip" if names else "Identity", [node.input[0], *names], output)
 
     def real(self, values: str, zero: str, output: str) -> str:
         """`values` less their zero point, as float."""
@@ -99,8 +192,6 @@ def _input(node: NodeProto, number: int) -> str:
 
 
 def _rewriting(node: NodeProto, pairs: set[str]) -> Rewriting | None:
-    if node.op_type == "QuantizeLinear" and node.output and node.output[0] in pairs:
-        return _identity
     if node.op_type == "DequantizeLinear" and node.input and node.input[0] in pairs:
         return _identity
     return _REWRITINGS.get((node.domain, node.op_type)) if len(node.input) and len(node.output) else None
@@ -108,6 +199,20 @@ def _rewriting(node: NodeProto, pairs: set[str]) -> Rewriting | None:
 
 def _identity(writer: _Writer, node: NodeProto) -> None:
     writer.node("Identity", [node.input[0]], node.output[0])
+
+
+def _gather(writer: _Writer, node: NodeProto, real: NodeProto) -> None:
+    """The rows of what the DequantizeLinear `real` would make of the table."""
+    table = writer.node("DequantizeLinear", [node.input[0], *real.input[1:]], f"{node.output[0]}/table")
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    plain.input[0] = table
+    writer.nodes.append(plain)
+
+
+def _unrounded(writer: _Writer, node: NodeProto) -> None:
+    """A step from a bias to whole numbers, without the rounding."""
+    writer.node("Cast", [node.input[0]], node.output[0], to=_FLOAT)
 
 
 def _dynamic_linear(writer: _Writer, node: NodeProto) -> None:
@@ -156,6 +261,9 @@ def _dynamic_lstm(writer: _Writer, node: NodeProto) -> None:
     writer.nodes.append(plain)
 
 
+_LINEAR = ("DequantizeLinear", "QuantizeLinear")
+_MOVES = ("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_PRODUCTS = ("ConvInteger", "MatMulInteger")
 _REWRITINGS: dict[tuple[str, str], Rewriting] = {
     ("", "ConvInteger"): _product,
     ("", "DynamicQuantizeLinear"): _dynamic_linear,

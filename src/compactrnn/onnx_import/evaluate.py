@@ -15,6 +15,7 @@ from .model_file import ModelFile, _line, refuse
 LARGEST = 1 << 24  # numbers of a value that is computed
 _SHORT = 4096  # numbers of an input whose values the shape of a result may depend on
 
+_SINCE = {"DequantizeLinear": 19, "QuantizeLinear": 19}  # what the reference has: a later version that means the same
 _LIKE_FIRST = ("GroupNormalization",)  # without inference in the standard; the result is as the first input
 
 Type = tuple[np.dtype, tuple[int, ...]] | None
@@ -84,7 +85,8 @@ def evaluate(file: ModelFile, proto: NodeProto, inputs: list[np.ndarray | None])
     bare.input[:] = names
     bare.output[:] = [f"o{n}" if name else "" for n, name in enumerate(proto.output)]
     try:
-        runner = _evaluator(bare.SerializeToString(), tuple(sorted(file.opsets.items())))
+        opsets = {**file.opsets, "": max(file.opsets.get("", 1), _SINCE.get(proto.op_type, 1))}
+        runner = _evaluator(bare.SerializeToString(), tuple(sorted(opsets.items())))
         with np.errstate(all="ignore"):
             found = iter(runner.run(None, {n: x for n, x in zip(names, inputs, strict=True) if n}))
         results = [np.asarray(next(found)) if name else np.zeros(0) for name in proto.output]

@@ -14,6 +14,7 @@ from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
 _TRIES = 64
+_FEW = (3, 2, 1)  # steps of a call that takes any number of them
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> b
 def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str]) -> dict[str, int]:
     """The size of a frame that a step takes, where the file leaves it open: the largest of which nothing is ignored.
 
-    That is: the states keep their shapes, and no strided convolution leaves out numbers at the end.
+    That is: the states keep their shapes, and no strided convolution leaves out numbers at the end. Where it is the
+    number of steps of a call, with a result for each, a step is one of them.
     """
     if not open_sizes:
         return {}
@@ -139,11 +141,18 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
 
     smallest: list[Folded] = []
     errors: list[UnsupportedModelError] = []
-    tried = [1 << n for n in range(_LONGEST.bit_length())]
+    if all(left_out(n) == 0 and n in smallest[-1].type_of(smallest[-1].outputs[0]).shape for n in _FEW):
+        warnings.warn(
+            f"{key} is 1: the file takes any number of steps a call, with a result for each; {hint}", stacklevel=5
+        )
+        return {key: 1}
+    smallest.clear()
+    errors.clear()
+    tried = [n for n in (1 << n for n in range(_LONGEST.bit_length())) if _fits(form, {key: n})]
     low = max((n for n in tried if left_out(n) is not None), default=0)
     if not low and not smallest:
         raise errors[-1]
-    if low in (0, _LONGEST):
+    if low in (0, tried[-1]):
         raise invalid(f"size of {key!r}", **wanted)
     high = 2 * low
     while high - low > 1:
@@ -160,6 +169,15 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
         f"{key} is {low}, the largest size that the file takes as one step and reads all of; {hint}", stacklevel=5
     )
     return {key: low}
+
+
+def _fits(form: Form, sizes: Mapping[str, int]) -> bool:
+    """Whether inputs and states of these sizes are not too large."""
+    try:
+        form.ports.values({**form.sizes, **sizes})
+    except ValueError:
+        return False
+    return True
 
 
 def _keeps_states(ports: Ports, folded: Folded, outputs: list[str], sizes: Mapping[str, int]) -> bool:

@@ -20,10 +20,13 @@ _LARGEST = 1 << 31  # bytes; no protocol buffer is larger
 
 
 class ModelFile:
-    """A model of an ONNX file: its graph, the functions in it expanded, and the operator sets that it uses."""
+    """A model of an ONNX file: its graph, the functions in it expanded, and the operator sets that it uses.
 
-    def __init__(self, model: ModelProto, name: str = "the model"):
-        self.name = name
+    `quantized`: the file that it was, before whole numbers became float.
+    """
+
+    def __init__(self, model: ModelProto, name: str = "the model", quantized: ModelFile | None = None):
+        self.name, self.quantized = name, quantized
         try:
             model = onnx.inliner.inline_local_functions(model) if model.functions else model
         except Exception as error:  # whatever a malformed function raises

@@ -75,11 +75,16 @@ def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[...
     model.CopyFrom(file.proto)
     if rounding:
         _round(model, rounding)
-    _size(model, form)
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    _size(sized, form)
     try:
-        run = _runner(model)
+        run = _runner(sized)
     except Exception as error:  # whatever the run time raises for a file that it does not take
-        raise ElsewhereError(_line(error)) from error
+        try:
+            run = _runner(model)  # its checks of sizes look at branches, too, that are never taken
+        except Exception:
+            raise ElsewhereError(_line(error)) from error
 
     def call(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:

@@ -202,14 +202,16 @@ def _same_name(before: str, after: str) -> bool:
     """Whether two names are those of a state before and after a step.
 
     >>> pairs = [("state", "stateN"), ("h", "hn"), ("conv_cache", "conv_cache_out"), ("prev_h", "next_h"), ("h0", "hn")]
-    >>> [_same_name(*pair) for pair in pairs], _same_name("input", "output"), _same_name("mix", "enh")
-    ([True, True, True, True, True], False, False)
+    >>> [_same_name(*pair) for pair in [*pairs, ("in_cache0", "out_cache0")]]
+    [True, True, True, True, True, True]
+    >>> [_same_name(*pair) for pair in [("input", "output"), ("mix", "enh"), ("in_cache0", "out_cache1")]]
+    [False, False, False]
     """
     if after.lower() == before.lower() + "n":
         return True
-    first, last = _words(before), _words(after)
-    base = [w for w in first if w not in _BEFORE]
-    return bool(base) and base == [w for w in last if w not in _AFTER] and before != after
+    first, last = _words(before), [w for w in _words(after) if w not in _AFTER]
+    bases = [[w for w in first if w not in words] for words in (_BEFORE, _BEFORE - {"0"})]
+    return any(bases[0]) and last in bases and before != after
 
 
 def _words(name: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from .._errors import UnsupportedModelError
 from ..emit.packed_file import Check
 from ..runtime.engine import Engine
 from ..runtime.file import encode
+from ..runtime.measure import compare
 from ..runtime.quantize import quantize
 from .form import Form
 from .lowering import Lowered
@@ -17,10 +20,12 @@ from .model_file import ModelFile
 from .original import ElsewhereError, Original, Rows, calls_of
 
 PARITY = 1e-4
+QUANTIZED = "the quantized file"
 _STEPS = 48  # of the sequences that are made up
 _LENGTHS = 13, 24  # of those that a module is compared on
 _LOSSES = 16  # a program may lose as many times what rounded weights lose
 _ROUNDING = 2.0**-23  # of one float32 number
+_ALIKE = 0.9  # cosine between the outputs of a quantized file and those of its float form
 
 Sequence_ = tuple[np.ndarray, ...]  # one array of each input
 
@@ -42,6 +47,7 @@ def verify(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Check
     """Compare the float32 program with the file, and the outputs of the file for `sequences`.
 
     An error of 1e-4 of the largest value is accepted, or 16 times what rounding the weights changes, if that is more.
+    Of a quantized file this is its float form; the file itself rounds its inputs, and only has to be alike.
 
     Raises:
         UnsupportedModelError: the outputs differ; says which, from which step on, on what data and by how much.
@@ -62,7 +68,32 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
     ]
     if sequences:
         checks.append(_check("calibration", lowered, original, engine, list(sequences)))
-    return checks, [original.run(sequence) for sequence in sequences or [varied]]
+    wanted = [original.run(sequence) for sequence in sequences or [varied]]
+    if lowered.file.quantized is not None:
+        checks.append(_check_quantized(lowered, sequences or [varied], wanted))
+    return checks, wanted
+
+
+def _check_quantized(lowered: Lowered, sequences: Sequence[Sequence_], floats: list[Rows]) -> Check:
+    what, steps = QUANTIZED, sum(len(sequence[0]) for sequence in sequences)
+    try:
+        original = Original(replace(lowered, file=lowered.file.quantized))
+        found = [original.run(sequence) for sequence in sequences]
+    except ElsewhereError as error:
+        return Check(what, 0, None, f"it does not run elsewhere: {error}")
+    return Check(what, steps, _alike(lowered.file.name, found, floats))
+
+
+def _alike(name: str, quantized: list[Rows], floats: list[Rows]) -> float:
+    """The relative error of a float form; refused where it is another model than the quantized file."""
+    difference = compare(quantized, floats)
+    if not difference.cosine >= _ALIKE:
+        raise UnsupportedModelError(
+            f"{name}: its float form differs from the quantized file, by a cosine of {difference.cosine:.3g} between"
+            f" their outputs; at least {_ALIKE} is expected. Random inputs may be too unlike what it was made for:"
+            " calibration=[...] gives real ones; otherwise please report the file"
+        )
+    return difference.error
 
 
 def check_module(file: ModelFile, form: Form, outputs: list[str], compute: Callable[..., Sequence[np.ndarray]]) -> None:
@@ -83,6 +114,9 @@ def check_module(file: ModelFile, form: Form, outputs: list[str], compute: Calla
             lost = calls_of(file, form, _ROUNDING)(outputs, {**given, **fixed})
         except ElsewhereError as error:
             raise UnsupportedModelError(f"{file.name} does not run, so that nothing can be compared: {error}") from None
+        if file.quantized is not None:
+            with suppress(ElsewhereError):
+                _alike(file.name, [calls_of(file.quantized, form)(outputs, {**given, **fixed})], [wanted])
         for name, a, rounded, b in zip(outputs, wanted, lost, compute(*given.values()), strict=True):
             error = _errors(a, b).max(initial=0.0)
             if error > max(PARITY, _LOSSES * _errors(a, rounded).max(initial=0.0)):

@@ -1,0 +1,166 @@
+"""Quantized ONNX files become float, and mean what they meant."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+onnx = pytest.importorskip("onnx", reason="the importer reads by it")
+import compactrnn as cr  # noqa: E402
+from compactrnn.onnx_import import dequantize  # noqa: E402
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+)
+STEPS, CHANNELS, UNITS = 60, 8, 12
+RNG = np.random.default_rng(0)
+
+
+def numbers(*shape):
+    return (0.4 * RNG.normal(size=shape)).astype(np.float32)
+
+
+def whole(array, dtype=np.int8):
+    """Whole numbers, scale and zero point of an array."""
+    scale = np.float32(np.abs(array).max() / 127)
+    zero = 0 if dtype == np.int8 else 128
+    return (np.rint(array / scale) + zero).astype(dtype), scale, dtype(zero)
+
+
+def gru(x, size):
+    """The node and the constants of a GRU that ends a file."""
+    constants = {"W": numbers(1, 3 * UNITS, size), "R": numbers(1, 3 * UNITS, UNITS)}
+    return node("GRU", [x, "W", "R"], ["y", ""], hidden_size=UNITS, linear_before_reset=1), constants
+
+
+class Rectified(nn.Module):
+    """A ReLU, which a static quantizer leaves to the bounds of the whole numbers, before a GRU."""
+
+    def __init__(self, convolution):
+        super().__init__()
+        self.front = nn.Conv1d(CHANNELS, 16, 3) if convolution else nn.Linear(CHANNELS, 16)
+        self.rnn, self.head = nn.GRU(16, UNITS, batch_first=True), nn.Linear(UNITS, 3)
+
+    def forward(self, x):
+        if isinstance(self.front, nn.Conv1d):
+            x = self.front(nn.functional.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2)
+        else:
+            x = self.front(x)
+        return self.head(self.rnn(torch.relu(x))[0])
+
+
+def statically_quantized(folder, convolution, per_channel=False):
+    """The file, and data that it was calibrated on."""
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="what quantizes")
+    torch.manual_seed(0)
+    x = torch.randn(1, STEPS, CHANNELS)
+    plain, path = folder / "plain.onnx", folder / "quantized.onnx"
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {1: "time"}, "y": {1: "time"}}}
+    torch.onnx.export(Rectified(convolution).eval(), (x,), str(plain), dynamo=False, opset_version=17, **names)
+
+    class Data(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = iter([{"x": x.numpy()}])
+
+        def get_next(self):
+            return next(self.left, None)
+
+    options = {"quant_format": quantization.QuantFormat.QDQ, "per_channel": per_channel}
+    quantization.quantize_static(str(plain), str(path), Data(), **options)
+    assert "Relu" not in {n.op_type for n in onnx.load(path).graph.node}
+    return path, x[0].numpy()
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_bounds_of_whole_numbers_stand_for_a_relu(convolution, per_channel, tmp_path):
+    path, x = statically_quantized(tmp_path, convolution, per_channel)
+    engine, report = packed(path, tmp_path)
+    (y,) = stream_equals_run(engine, x)
+    assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
+    assert report.parity < 1e-4 and report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.05
+
+
+def test_a_float_form_that_means_something_else_is_refused(tmp_path, monkeypatch):
+    path, x = statically_quantized(tmp_path, convolution=False)
+    with torch.no_grad():
+        y = cr.from_onnx(path)(torch.from_numpy(x)[None])
+    assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
+    bounded = dequantize._Writer.bounded
+    monkeypatch.setattr(dequantize._Writer, "bounded", lambda self, node, bounds: bounded(self, node, None))
+    with pytest.raises(cr.UnsupportedModelError, match="differs from the quantized file, by a cosine of"):
+        packed(path, tmp_path)
+    with pytest.raises(cr.UnsupportedModelError, match="differs from the quantized file, by a cosine of"):
+        cr.from_onnx(path)
+
+
+def test_rows_of_a_table_in_whole_numbers(tmp_path):
+    """They are moved before one DequantizeLinear, and read by another."""
+    table, scale, zero = whole(numbers(20, CHANNELS), np.uint8)
+    layer, constants = gru("turned", CHANNELS)
+    nodes = [
+        node("Gather", ["table", "x"], ["rows"]),
+        node("DequantizeLinear", ["rows", "scale", "zero"], ["real"], name="real"),
+        node("Transpose", ["rows"], ["moved"], perm=[1, 0, 2]),
+        node("DequantizeLinear", ["moved", "scale", "zero"], ["turned"], name="turned"),
+        layer,
+        node("ReduceSum", ["real", "last"], ["sums"], keepdims=0),
+    ]
+    constants |= {"table": table, "scale": scale, "zero": zero, "last": np.array([2])}
+    inputs = [tensor("x", [1, "T"], onnx.TensorProto.INT64)]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None), tensor("sums", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = RNG.integers(20, size=STEPS)
+    for wanted, got in zip(session(path).run(None, {"x": x[None]}), stream_equals_run(engine, x), strict=True):
+        assert relative(wanted, got) < 1e-4
+
+
+def test_rows_of_whole_numbers_with_another_reader_are_refused(tmp_path):
+    table, scale, zero = whole(numbers(20, CHANNELS), np.uint8)
+    layer, constants = gru("real", CHANNELS)
+    nodes = [
+        node("Gather", ["table", "x"], ["rows"]),
+        node("DequantizeLinear", ["rows", "scale", "zero"], ["real"]),
+        layer,
+        node("Cast", ["rows"], ["numbers"], to=onnx.TensorProto.FLOAT),
+    ]
+    constants |= {"table": table, "scale": scale, "zero": zero}
+    inputs = [tensor("x", ["T", 1], onnx.TensorProto.INT64)]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None), tensor("numbers", None)], constants)
+    with pytest.raises(cr.UnsupportedModelError, match="dequantizelinear: DequantizeLinear is not taken"):
+        packed(path, tmp_path)
+
+
+def test_a_bias_that_is_rounded_beside_a_product(tmp_path):
+    """As an older quantizer wrote convolutions: the bias divided by both scales, floored and cast."""
+    weight, scale, zero = whole(numbers(16, CHANNELS, 1))
+    layer, constants = gru("rows", 16)
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["xq", "x_scale", "x_zero"]),
+        node("ConvInteger", ["xq", "weight", "x_zero", "zero"], ["product"]),
+        node("Mul", ["x_scale", "scale"], ["scales"], name="scales"),
+        node("Div", ["bias", "scales"], ["divided"]),
+        node("Floor", ["divided"], ["floored"]),
+        node("Cast", ["floored"], ["rounded"], name="rounded", to=onnx.TensorProto.INT32),
+        node("Reshape", ["rounded", "shape"], ["shaped"]),
+        node("Add", ["product", "shaped"], ["sum"]),
+        node("Cast", ["sum"], ["real"], name="real", to=onnx.TensorProto.FLOAT),
+        node("Mul", ["real", "scales"], ["scaled"], name="scaled"),
+        node("Transpose", ["scaled"], ["rows"], perm=[2, 0, 1]),
+        layer,
+    ]
+    constants |= {"weight": weight, "scale": scale, "zero": zero, "bias": numbers(16), "shape": np.array([1, 16, 1])}
+    path = save(tmp_path / "m.onnx", nodes, [tensor("x", [1, CHANNELS, "T"])], [tensor("y", None)], constants)
+    engine, report = packed(path, tmp_path)
+    x = RNG.normal(size=(STEPS, CHANNELS)).astype(np.float32)
+    (y,) = stream_equals_run(engine, x)
+    real = {"W": constants["W"], "R": constants["R"], "weight": weight * scale, "bias": constants["bias"]}
+    floats = [
+        node("Conv", ["x", "weight", "bias"], ["scaled"]),
+        node("Transpose", ["scaled"], ["rows"], perm=[2, 0, 1]),
+        layer,
+    ]
+    plain = save(tmp_path / "float.onnx", floats, [tensor("x", [1, CHANNELS, "T"])], [tensor("y", None)], real)
+    assert relative(session(plain).run(None, {"x": x.T[None]})[0], y) < 1e-4
+    assert report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.02
