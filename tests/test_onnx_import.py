@@ -177,3 +177,53 @@ def test_without_onnxruntime_the_reference_of_the_standard_is_compared_with(case
     path = layer(tmp_path / "layer.onnx", **LAYERS[case])
     _, report = packed(path, tmp_path)
     assert [c.error is not None and c.error < CLOSE for c in report.checks] == [True, True]
+
+
+EINSUMS = {
+    "btgi,gih->btgh": (2, 3, 4),  # groups
+    "btgi,ih->btgh": (3, 4),
+    "gih,btgi->bthg": (2, 3, 4),
+    "btgi,gi->bt": (2, 3),
+    "btgi,gi->btgi": (2, 3),
+    "btgi,btgj->btij": None,  # with itself
+    "btgi, btgi -> btg": None,
+}
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+def test_einstein_sums(equation, tmp_path):
+    shape = EINSUMS[equation]
+    given = ["x", "other"] if shape is None else ["x", "weight"] if equation.startswith("b") else ["weight", "x"]
+    nodes = [
+        node("Tanh", ["x"], ["other"]),
+        node("Einsum", given, ["y"], equation=equation),
+        node("Reshape", ["x", "shape"], ["flat"]),
+        node("GRU", ["flat", "W", "R"], ["h", ""], hidden_size=UNITS, linear_before_reset=1),
+    ]
+    constants = {"shape": np.array([-1, 1, 6]), "W": numbers(1, 18, 6), "R": numbers(1, 18, UNITS, seed=1)}
+    constants |= {} if shape is None else {"weight": numbers(*shape, seed=2)}
+    inputs = [tensor("x", [1, "T", 2, 3])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None), tensor("h", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = numbers(STEPS, 2, 3, seed=7, scale=1)
+    wanted = session(path).run(None, {"x": x[None]})
+    for a, b in zip(wanted, stream_equals_run(engine, x), strict=True):
+        assert relative(a, b) < CLOSE
+
+
+@pytest.mark.parametrize(
+    "equation", ["btgi,bsgi->bts", "btgg,gih->bth", "...gi,gih->...gh", "btgi,gih->tgh", "btgi->btg"]
+)
+def test_other_einstein_sums_are_refused(equation, tmp_path):
+    given = ["x", "x" if "s" in equation else "weight"][: equation.count(",") + 1]
+    nodes = [
+        node("Einsum", given, ["y"], equation=equation),
+        node("Reshape", ["x", "shape"], ["flat"]),
+        node("GRU", ["flat", "W", "R"], ["h", ""], hidden_size=UNITS, linear_before_reset=1),
+    ]
+    constants = {"shape": np.array([-1, 1, 9]), "W": numbers(1, 18, 9), "R": numbers(1, 18, UNITS, seed=1)}
+    constants["weight"] = numbers(3, 3, 4, seed=2)
+    inputs = [tensor("x", [1, "T", 3, 3])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None), tensor("h", None)], constants)
+    with pytest.raises(cr.UnsupportedModelError, match="einsum: "):
+        packed(path, tmp_path)

@@ -29,7 +29,10 @@ def info(
     layers, reasons = record.pop("layers"), record.pop("reasons", {})
     if layers:
         print_table(str(model), tuple(layers[0]), [tuple(row.values()) for row in layers])
-    print_record("all of it" if layers else str(model), {k: v if isinstance(v, (int, float)) else str(v) for k, v in record.items()})
+    print_record(
+        "all of it" if layers else str(model),
+        {k: v if isinstance(v, (int, float)) else str(v) for k, v in record.items()},
+    )
     if reasons:
         print_record("why not plainly", {k: str(v) for k, v in reasons.items()})
 
