@@ -78,8 +78,9 @@ def before_and_ahead(m, x, w):
 
 def convolved(m, x, w):
     moved = m.move([gru(m.builder, x, w)], lambda a: a[0].transpose(1, 2, 0), 2)
-    y = emit.convolution(m, moved, w["conv.weight"], w["conv.bias"], (2, 2), 2, "conv")
-    return m.rearrange(y, lambda a: a.transpose(2, 0, 1), 0)
+    window = emit.Window.of((3,), dilations=(2,), pads=((2, 2),))
+    y = emit.convolution(m, moved, w["conv.weight"], w["conv.bias"], window, name="conv")
+    return m.materialize(m.move([y], lambda a: a[0].transpose(2, 0, 1), 0))
 
 
 def both_ways(m, x, w):

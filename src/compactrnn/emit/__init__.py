@@ -61,6 +61,8 @@ from .builder import ONCE as ONCE
 from .builder import STEP as STEP
 from .builder import Builder as Builder
 from .builder import Operand as Operand
+from .convolution import Window as Window
+from .convolution import convolution as convolution
 from .lengths import for_any_length as for_any_length
 from .movement import Mover as Mover
 from .normalize import layer_norm as layer_norm
@@ -70,7 +72,6 @@ from .pointwise import FUNCTIONS as FUNCTIONS
 from .pointwise import select as select
 from .ports import add_input as add_input
 from .ports import add_output as add_output
-from .products import convolution as convolution
 from .products import linear as linear
 from .products import lookup as lookup
 from .products import matmul as matmul

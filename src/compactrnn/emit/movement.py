@@ -62,6 +62,14 @@ class Mover:
 
         return self.move([x, float32(value), self.edge(value)], run, time)
 
+    def beyond(self, x: LazyView, steps: int) -> LazyView:
+        """`x` and so many steps after the last, which are not known: what reads the result must cut them off."""
+        assert isinstance(x.time, int)
+        sizes, time = [steps if d == x.time else n for d, n in enumerate(x.shape)], x.time
+        unknown = np.zeros(sizes, np.float32)
+        longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time)
+        return replace(longer, time="unclear")
+
     def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
         """`x` moved by `run`, whose result has time axis `time`."""
         return self.materialize(self.move([x], lambda arrays: run(arrays[0]), time))

@@ -110,46 +110,6 @@ def _step(rows: np.ndarray) -> int:
     return next(s for s in range(1, columns + 1) if np.array_equal(rows[:-1, s:], rows[1:, : columns - s]))
 
 
-def convolution(
-    mover: Mover,
-    x: Operand | LazyView,
-    weight: np.ndarray,
-    bias: np.ndarray | None = None,
-    padding: tuple[int, int] = (0, 0),
-    dilation: int = 1,
-    name: str = "",
-    stride: int = 1,
-    time: int | None = 2,
-) -> Operand:
-    """Convolution over the last axis: one product with the window, newest step first.
-
-    Args:
-        mover: what moves and writes.
-        x: (1, channels in, T), also moved entries that are not yet in place.
-        weight: (channels out, channels in, steps of the window).
-        bias: (channels out,).
-        padding: zeros before the first and after the last step. Over time the result must be as long as `x`.
-        dilation: steps from one number of the window to the next.
-        name: of the weights in the model.
-        stride: steps from one window to the next; one over time.
-        time: 2, or None where the last axis is not time.
-    """
-    taps = np.arange(weight.shape[2])[::-1] * dilation
-
-    def windows(arrays: list[np.ndarray]) -> np.ndarray:
-        moved, edge = arrays
-        wide = np.pad(moved, [(0, 0), (0, 0), padding], constant_values=int(edge))
-        starts = np.arange(0, wide.shape[2] - int(taps[0]), stride)
-        found = wide[:, :, starts[:, None] + taps].transpose(0, 2, 3, 1)
-        return found.reshape(*found.shape[:2], -1)
-
-    init = None if bias is None else mover.builder.constant(bias)
-    rows = mover.materialize(mover.move([x, mover.edge(0.0)], windows, None if time is None else 1), passing=True)
-    kernel = weight[:, :, ::-1].transpose(0, 2, 1).reshape(len(weight), -1)
-    y = linear(mover.builder, rows, [kernel], init, name)
-    return mover.rearrange(y, lambda t: t.swapaxes(1, 2), time)
-
-
 def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") -> Operand | None:
     """Embedding: the row of `table`, (vocabulary, n), for each step's token; None for several tokens per step."""
     if token.width != 1:

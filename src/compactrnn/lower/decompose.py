@@ -31,7 +31,7 @@ def rewrites(*names: str) -> Callable[[Callable], Callable]:
 @cache
 def decompositions() -> dict[Any, Callable]:
     """The table for `run_decompositions`: every operation without a handler."""
-    known = known_operations() | {"conv2d", "conv3d"}  # named in refusals as the model names them
+    known = known_operations()
     table = {op: f for op, f in torch.export.default_decompositions().items() if _name(op) not in known}
     for name, function in OURS.items():
         packet, overload = name.split(".")
@@ -149,24 +149,6 @@ def _max_of_all(x: Tensor) -> Tensor:
 @rewrites("min.default")
 def _min_of_all(x: Tensor) -> Tensor:
     return x.amin()
-
-
-@rewrites("conv1d.default")
-def _grouped_convolution(
-    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Any:
-    """One convolution for each group; of one channel a group, a weighted sum of the taps."""
-    if groups == 1:
-        return NotImplemented
-    if weight.shape[0] == groups == x.shape[1] and _flat(stride)[0] == 1:
-        windows = _windows(x, weight.shape[2], 1, padding, dilation, 0.0)
-        if windows is None:
-            return NotImplemented
-        y = (windows * weight.view(groups, 1, -1)).sum(-1)
-        return y if bias is None else y + bias.view(-1, 1)
-    parts = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
-    y = torch.cat([F.conv1d(p, w, None, stride, padding, dilation) for p, w in parts], 1)
-    return y if bias is None else y + bias.view(-1, 1)
 
 
 def _windows(x: Tensor, size: Any, stride: Any, padding: Any, dilation: Any, filling: float) -> Tensor | None:

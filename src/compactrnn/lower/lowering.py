@@ -16,7 +16,7 @@ from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Program
-from . import conditions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
+from . import conditions, convolutions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs

@@ -9,7 +9,8 @@ import torch
 
 from ..emit import normalize
 from ..emit.builder import Operand
-from .visitor import Visitor, array, handles
+from ..graph.trace import operation
+from .visitor import Visitor, array, handles, handles_lazily
 
 
 @handles("softmax", "_softmax", "log_softmax", "_log_softmax")
@@ -37,13 +38,32 @@ def _layer_norm(
     return normalize.layer_norm(visitor.builder, x, k, weight, bias, eps)
 
 
-@handles("_native_batch_norm_legit_no_training")
-def _batch_norm(
-    visitor: Visitor, node: torch.fx.Node, x: Operand, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any
-) -> list[Operand] | None:
+_BATCH_NORM = "_native_batch_norm_legit_no_training"
+
+
+@handles_lazily(_BATCH_NORM)
+def _joined(visitor: Visitor, node: torch.fx.Node, x: Any, *statistics: Any) -> list[Any] | None:
+    """One that is in the weights of the convolution before it."""
+    return [x] if node.name in visitor.done else None
+
+
+@handles(_BATCH_NORM)
+def _batch_norm(visitor: Visitor, node: torch.fx.Node, x: Operand, *statistics: Any) -> list[Operand] | None:
     """(x - mean) / sqrt(variance + eps) * weight + bias with the stored statistics of axis 1."""
-    if len(x.shape) < 2 or x.time == 1:
+    norm = batch_norm_of(visitor, node)
+    if norm is None or len(x.shape) < 2 or x.time == 1:
         return None
-    slope = (variance + rest[-1]).rsqrt() * (1 if weight is None else weight)
-    shift = (0 if bias is None else bias) - mean * slope
-    return [normalize.scale_axis(visitor.mover, x, 1, array(slope), array(shift))]
+    return [normalize.scale_axis(visitor.mover, x, 1, *(np.float32(v) for v in norm))]
+
+
+def batch_norm_of(visitor: Visitor, node: torch.fx.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and shift of each channel, where `node` is a batch norm with stored statistics; None where it is not."""
+    if operation(node) != _BATCH_NORM:
+        return None
+    given = [visitor.values[n.name] if isinstance(n, torch.fx.Node) else n for n in node.args[1:5]]
+    fixed = {**visitor.trace.constants}
+    if any(isinstance(n, torch.fx.Node) and n.name not in fixed for n in node.args[1:5]):
+        return None
+    weight, bias, mean, variance = (None if v is None else v.detach().double().cpu().numpy() for v in given)
+    slope = (1.0 if weight is None else weight) / np.sqrt(variance + node.args[-1])
+    return slope, (0.0 if bias is None else bias) - mean * slope

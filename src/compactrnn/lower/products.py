@@ -1,4 +1,4 @@
-"""Linear layers, matrix products, convolutions and embeddings."""
+"""Linear layers, matrix products and embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..emit.pointwise import combine
 from ..runtime.program import Binary
 from ..weights.terms import unflatten
 from .factors import factor
-from .visitor import Convolution, Visitor, array, convolves, handles
+from .visitor import Visitor, array, handles
 
 
 @handles("linear")
@@ -65,21 +65,6 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
         rows = [mover.piece(a, 0, i) for i in range(len(b))]
         return mover.join([_with_matrix(visitor, node, x, m.T, first + 1) for x, m in zip(rows, b, strict=True)], 0)
     return products.matmul(mover, visitor.source(a), visitor.source(b))
-
-
-@convolves
-def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any, options: Convolution) -> Any:
-    """Of one group; over time one step at a time."""
-    if not isinstance(weight, Tensor) or isinstance(bias, Operand) or weight.dim() != 3 or options.groups != 1:
-        return None
-    time = visitor.time_axis(node)
-    if time not in (2, None) or (time == 2 and options.stride != 1):
-        return None
-    both = (options.padding, options.padding)
-    init, name = None if bias is None else array(bias), visitor.weight_name(node, node.args[1])
-    return products.convolution(
-        visitor.mover, x, array(weight), init, both, options.dilation, name, options.stride, time
-    )
 
 
 @handles("embedding")

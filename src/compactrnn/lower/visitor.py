@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +35,16 @@ def handles(*names: str) -> Callable:
     return register
 
 
+def handles_lazily(*names: str) -> Callable:
+    """As `handles`, for functions that get moved entries before they are in place; None leaves it to the others."""
+
+    def register(function: Callable) -> Callable:
+        LAZY_HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
 def known_operations() -> frozenset[str]:
     """Names of all operations with a handler."""
     return frozenset({"getitem", *HANDLERS, *LAZY_HANDLERS, *MOVES, *WRITES, *PADS, *FRESH})
@@ -44,30 +54,6 @@ def catalog() -> str:
     """The supported operations as text, for messages."""
     named = {n.strip("_") for n in {*HANDLERS, *LAZY_HANDLERS} - _INNER}
     return f"recurrent layers, {', '.join(sorted(named))}, moving data, and what torch.export breaks down into these"
-
-
-class Convolution(NamedTuple):
-    """Stride, padding, dilation and groups of a 1-d convolution."""
-
-    stride: int
-    padding: int
-    dilation: int
-    groups: int
-
-
-def convolves(function: Callable) -> Callable:
-    """Register a handler for 1-d convolutions; it gets the input before materialization."""
-
-    def lower(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None, *rest: Any) -> Any:
-        defaults = [1, 0, 1, 1] if operation(node) == "conv1d" else [1, 0, 1, False, 0, 1]
-        numbers = [v[0] if isinstance(v, list | tuple) else v for v in (*rest, *defaults[len(rest) :])]
-        stride, padding, dilation, *_, groups = numbers
-        if isinstance(padding, str) or (len(numbers) == 6 and numbers[3]):
-            return None
-        return function(visitor, node, x, weight, bias, Convolution(stride, padding, dilation, groups))
-
-    LAZY_HANDLERS.update(conv1d=lower, convolution=lower)
-    return lower
 
 
 class Visitor:
@@ -93,6 +79,7 @@ class Visitor:
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
         self.values = values
+        self.done: set[str] = set()  # nodes that are part of the operation before them
         self.one_step = longer is None
         self.axes = {name: _grown(value, (longer or values)[name]) for name, value in values.items()}
 
@@ -210,6 +197,10 @@ class Visitor:
         axis = self.axes[node.args[0].name]  # pyright: ignore
         moved = self.mover.pad(self.source(x), pairs, number, axis if isinstance(axis, int) else None)
         return replace(moved, time=self.axes[node.name])
+
+    def time_of(self, node: Any) -> int | str | None:
+        """The time axis of a node's value, None without one, a text where it cannot be determined."""
+        return self.axes[node.name]
 
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The time axis of the node's result; raises if it cannot be determined."""

@@ -15,6 +15,7 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
 from ..emit.builder import Builder, Operand
+from ..emit.convolution import MOST_ROWS
 from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
 from ..emit.plan import SHIFT
@@ -27,8 +28,6 @@ Taken = Operand | LazyView | np.ndarray  # what a value is while a program is bu
 Handler = Callable[..., Any]
 
 _MADE_UP = re.compile(r"(^|::\w*?)_?\d+$")  # what exporters call weights that have no name: 173, onnx::GRU_382
-
-MOST_ROWS = 4096  # each is an operation of the program
 
 HANDLERS: dict[str, Handler] = {}
 LAZY: set[str] = set()  # those whose handlers get moved entries before they are in place

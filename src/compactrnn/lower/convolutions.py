@@ -1,0 +1,72 @@
+"""Convolutions and transposed convolutions, each with the batch norm after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..emit.address import LazyView
+from ..emit.convolution import Window, convolution, transposed
+from ..graph.aten import argument
+from ..graph.trace import operation
+from .norms import batch_norm_of
+from .visitor import Visitor, array, handles_lazily
+
+_OF = [f"{name}{rank}d" for name in ("conv", "conv_transpose") for rank in (1, 2, 3)]
+
+
+@handles_lazily("convolution", *_OF)
+def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bias: Any = None, *rest: Any) -> Any:
+    """Within a step in any way, over time a step at a time."""
+    if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, Tensor)) or isinstance(x, Tensor):
+        return None
+    rank, name = weight.dim() - 2, visitor.weight_name(node, node.args[1])
+    strides, dilations, after = (
+        _per_axis(argument(node, option, default), rank)
+        for option, default in (("stride", 1), ("dilation", 1), ("output_padding", 0))
+    )
+    window = Window.of(weight.shape[2:], strides, dilations)
+    window = replace(window, pads=_pads(argument(node, "padding", 0), window))
+    turned = "transpose" in operation(node) or argument(node, "transposed", False)
+    groups = argument(node, "groups", 1)
+    weight, bias = _with_norm(visitor, node, array(weight), None if bias is None else array(bias), turned, groups)
+    if isinstance(x, LazyView):
+        x = replace(x, time=visitor.time_of(node.args[0]))
+    if turned:
+        return transposed(visitor.mover, x, weight, bias, window, after, groups, name)
+    return convolution(visitor.mover, x, weight, bias, window, groups, name)
+
+
+def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return tuple(values * rank if len(values) == 1 else values)
+
+
+def _pads(padding: Any, window: Window) -> tuple[tuple[int, int], ...]:
+    """What torch pads with: as many at both ends, or, for "same", what keeps the size."""
+    if padding == "same":
+        return tuple((reach // 2, reach - reach // 2) for reach in window.reach)
+    amounts = _per_axis(0 if padding == "valid" else padding, len(window.kernel))
+    return tuple((n, n) for n in amounts)
+
+
+def _with_norm(
+    visitor: Visitor, node: torch.fx.Node, weight: np.ndarray, bias: np.ndarray | None, turned: bool, groups: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight and bias with scale and shift of a batch norm that alone reads the result."""
+    users = list(node.users)
+    norm = batch_norm_of(visitor, users[0]) if len(users) == 1 and node not in visitor.trace.outputs else None
+    if norm is None:
+        return weight, bias
+    visitor.done.add(users[0].name)
+    slope, shift = norm
+    shift = shift if bias is None else shift + slope * bias
+    if turned:
+        parts = weight.reshape(groups, -1, *weight.shape[1:])
+        scaled = parts * slope.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+        return np.float32(scaled.reshape(weight.shape)), np.float32(shift)
+    return np.float32(weight * slope.reshape(-1, *[1] * (weight.ndim - 1))), np.float32(shift)
