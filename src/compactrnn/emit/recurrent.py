@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..runtime.gates import gate_rows
-from ..runtime.program import GATES, Code, Over, Ref, Unary
+from ..runtime.program import Code, Ref, Unary
 from .builder import LAST, STEP, Builder, Operand
 from .factor import Factor, Structured, can_interleave, interleaved
-from .products import linear
 
 
 def lstm(
@@ -82,11 +82,13 @@ def over_sequence(
 ) -> tuple[Operand, list[Operand]]:
     """A layer of any cell over the sequence `x`, (T, inputs) or (T, 1, inputs).
 
+    Of x, (T, rows, inputs), every row has a state of its own.
+
     Args:
         build: what to write to.
         x: the sequence.
-        initial: by the names of the states what they start from and whether it is proven that they stay within
-            [-1, 1], or the states themselves where the stream has them already.
+        initial: by the names of the states what they start from, (n,), or (rows, n) for several rows, and whether it is
+            proven that they stay within [-1, 1], or the states themselves where the stream has them already.
         step: from the inputs and states of a step to its output and the new states; it may overwrite them.
 
     Returns:
@@ -96,14 +98,15 @@ def over_sequence(
     if isinstance(initial, dict):
         states = []
         for name, (value, bounded) in initial.items():
-            ref = build.state(name, value, (value.size,), bounded)
-            states.append(Operand(ref, (*x.shape[1:-1], value.size), None, STEP, build.segment, bounded))
+            ref = build.state(name, value, value.shape, bounded)
+            shape = (*x.shape[1:-1], value.shape[-1])
+            states.append(Operand(ref, shape, None, STEP, build.segment, bounded))
     else:
         states = [replace(state, segment=build.segment) for state in initial]
     y, after = step(replace(x, segment=build.segment), states)
     y = apart(build, y, states)
     write_states(build, states, after)
-    y = replace(y, shape=(*x.shape[:-1], y.width), time=0)
+    y = replace(y, shape=(*x.shape[:-1], y.width // math.prod(x.shape[1:-1])), time=0)
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 
@@ -186,78 +189,6 @@ def gru_step(
         y = _computed(build, build.chain(projection, y, None, name("projection")), read.width)
         after = [replace(read, ref=y.ref, kind=STEP), *after]
     return y, after
-
-
-def lstm_rows(
-    build: Builder,
-    x: Operand,
-    states: Sequence[Operand],
-    weight_ih: np.ndarray,
-    weight_hh: np.ndarray,
-    bias: np.ndarray,
-    *,
-    backwards: bool = False,
-    name: Callable[[str], str] = str,
-) -> tuple[Operand, list[Operand]]:
-    """An LSTM over the rows of `x`, (rows, inputs), within one step: its outputs, (rows, n), and its states after them.
-
-    `states` are h and c before the first row, of which c is overwritten; see `lstm_step` for the rest.
-    """
-    h, c = states
-    gates = linear(build, x, [interleaved(weight_ih, 4)], gate_rows(bias, 4), name("input"))
-    y = _over_rows(build, Code.LSTM_OVER, gates, h, weight_hh, name, b=c.ref, fn=int(_order(backwards)))
-    return y, [_last(y, backwards), c]
-
-
-def gru_rows(
-    build: Builder,
-    x: Operand,
-    states: Sequence[Operand],
-    weight_ih: np.ndarray,
-    weight_hh: np.ndarray,
-    bias_ih: np.ndarray,
-    bias_hh: np.ndarray,
-    *,
-    backwards: bool = False,
-    each: bool = False,
-    name: Callable[[str], str] = str,
-) -> tuple[Operand, list[Operand]]:
-    """A GRU over the rows of `x`, (rows, inputs), within one step: its outputs, (rows, n), and its state after them.
-
-    `states` is h before the first row; with `each` every row has a state of its own, (rows, n). See `gru_step` for the
-    rest.
-    """
-    (h,) = states
-    n = weight_hh.shape[1]
-    own = build.constant(bias_hh[2 * n :])
-    bias = bias_ih + np.concatenate([bias_hh[: 2 * n], np.zeros(n)])
-    gates = linear(build, x, [interleaved(weight_ih, 3)], gate_rows(bias, 3), name("input"))
-    if each:
-        y = _over_rows(build, Code.GRU_EACH, gates, h, weight_hh, name, b=own)
-        return y, [y]
-    y = _over_rows(build, Code.GRU_OVER, gates, h, weight_hh, name, b=own, fn=int(_order(backwards)))
-    return y, [_last(y, backwards)]
-
-
-def _over_rows(
-    build: Builder, code: Code, gates: Operand, h: Operand, weight: np.ndarray, name: Callable[[str], str], **fields
-) -> Operand:
-    count, n = gates.shape[0], weight.shape[1]
-    dst, tensor = build.buffer(count * n), build.tensor(interleaved(weight, GATES[code]), block=GATES[code])
-    kind, scale = build.place([gates, h]), 1 / 127 if h.bounded else 0.0
-    places = {"a": gates.ref, "c": h.ref, "tensor": tensor}
-    build.emit(code, dst, count * n, k=n, p0=scale, name=name("hidden"), **places, **fields)
-    return Operand(dst, (count, n), None, kind, build.segment, bounded=h.bounded)
-
-
-def _order(backwards: bool) -> Over:
-    return Over.BACKWARD if backwards else Over.FORWARD
-
-
-def _last(y: Operand, backwards: bool) -> Operand:
-    """The row that a layer over the rows came to last."""
-    count, n = y.shape
-    return replace(y, ref=Ref(y.ref.buffer, y.ref.offset + (0 if backwards else (count - 1) * n)), shape=(1, n))
 
 
 def write_states(build: Builder, states: Sequence[Operand], after: Sequence[Operand]) -> None:

@@ -17,11 +17,12 @@ Reading = tuple[int | None, ...]  # an axis of each input, or None
 
 
 class Call(NamedTuple):
-    """Sizes in one call of a recurrent layer; `batch` is None without a batch axis."""
+    """Sizes in one call of a recurrent layer; `batch` is None without a batch axis. `both`: it is bidirectional."""
 
     layer: str
     steps: int
     batch: int | None
+    both: bool = False
 
 
 @torch.no_grad()
@@ -38,7 +39,8 @@ def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
                 " given, and leave the lengths out of example_inputs"
             )
         axis = 1 if module.batch_first and x.dim() == 3 else 0
-        seen.append(Call(name, x.shape[axis], x.shape[1 - axis] if x.dim() == 3 else None))
+        both = bool(getattr(module, "bidirectional", False))
+        seen.append(Call(name, x.shape[axis], x.shape[1 - axis] if x.dim() == 3 else None, both))
 
     hooks = [
         m.register_forward_pre_hook(lambda m, a, k, n=n: note(called(n, m), m, a, k), with_kwargs=True)
@@ -51,11 +53,6 @@ def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
         for hook in hooks:
             hook.remove()
     return seen
-
-
-def steps_of(found: list[Call], number: int) -> int:
-    """Steps of call `number`, -1 if there is no such call."""
-    return found[number].steps if number < len(found) else -1
 
 
 def resized(inputs: tuple[Tensor, ...], axes: Reading, size: int) -> tuple[Tensor, ...]:

@@ -13,9 +13,8 @@ from .._errors import UnsupportedModelError
 from ..emit.builder import CONSTANT, Operand
 from ..graph.leaf import Leaf
 from . import cell as cells
+from .inner import FICTION, over_axis, rows_of_step
 from .visitor import Visitor, array
-
-_ROWS = 17  # a cell's own step is exported for any number of rows; of these all but one are fiction
 
 
 def layer_step(
@@ -25,24 +24,23 @@ def layer_step(
     build, layer_name = visitor.builder, leaf.name or type(leaf.module).__name__
     x = _operand(visitor, given_x)
     steps, rows, width = x.shape
+    if steps != 1 and not states and rows == 1:
+        return over_axis(visitor, leaf, x, states)
     if steps != 1:
         raise UnsupportedModelError(
             f"{layer_name}: gets {steps} steps, and with states=... forward is one: give an"
             " example of one step (x[:, :1], or x[:1] with time first), and the sequence to Stream.run, which keeps the"
             " states from step to step"
         )
-    if rows != 1:
-        raise UnsupportedModelError(
-            f"{layer_name}: gets {rows} rows, and an engine runs one sequence: give an"
-            " example of batch 1, and write x.shape[0] or -1 where the model has a fixed number"
-        )
     if ahead := max(cell.steps_ahead for row in leaf.cells for cell in row):
         raise UnsupportedModelError(
             f"{layer_name}: reads {ahead} later steps, and with states=... forward is one step: pack the model without"
             " states, for whole sequences"
         )
+    if rows != 1:
+        return rows_of_step(visitor, leaf, x, states)
     build.place([x])
-    x = replace(x, shape=(_ROWS, 1, width), time=0, segment=build.segment)
+    x = replace(x, shape=(FICTION, 1, width), time=0, segment=build.segment)
     flat, after = iter(states), []
     for layer, row in enumerate(leaf.cells):
         outputs = []

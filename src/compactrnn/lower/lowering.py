@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from . import conditions, convolutions, norms, pointwise, products, recurrent, r
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
-from .probe import Axes, find_axes
+from .probe import Axes, TimeUnclearError, find_axes
 from .refusals import check_layers
 from .stateless import check_stateless
 from .visitor import Visitor
@@ -52,28 +53,46 @@ class Lowered:
     reach: int
 
 
-def lower(model: nn.Module, example_inputs: Any) -> Program:
+def lower(model: nn.Module, example_inputs: Any, time: int | None = None) -> Program:
     """The program, in float32, of `model` (in eval mode, batch axis dropped).
 
     Args:
         model: any nn.Module of recurrent layers and what `UnsupportedModelError` lists; it is not changed.
         example_inputs: what the model is called with, batch and time axes included: a tensor, a tuple of arguments or
             a dict of keyword arguments (`compactrnn.graph.arguments.flatten` has the rules).
+        time: the axis of the first tensor that is time, where recurrent layers run along several.
 
     Raises:
         UnsupportedModelError: the model cannot be followed or lowered; names module and operation.
     """
-    return lower_model(model, example_inputs).program
+    return lower_model(model, example_inputs, time).program
 
 
-def lower_model(model: nn.Module, example_inputs: Any) -> Lowered:
-    """As `lower`, with the whole analysis."""
+def lower_model(model: nn.Module, example_inputs: Any, time: int | None = None) -> Lowered:
+    """As `lower`, with the whole analysis.
+
+    Where several axes could be time, it is the one along which the model streams, if that is one.
+    """
+    try:
+        return _lowered(model, example_inputs, time)
+    except TimeUnclearError as unclear:
+        streaming = []
+        for axis in unclear.axes:
+            with contextlib.suppress(UnsupportedModelError):
+                lowered = _lowered(model, example_inputs, axis)
+                streaming += [] if lowered.program.offline else [lowered]
+        if len(streaming) == 1:
+            return streaming[0]
+        raise
+
+
+def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered:
     check_layers(model)
     model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
     inputs = in_float(inputs)
     model = with_plain_outputs(model, inputs)
     check_stateless(model, inputs)
-    axes = find_axes(model, inputs)
+    axes = find_axes(model, inputs, time)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
     graph = _graph(model, axes, single)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._errors import UnsupportedModelError
+from .._errors import UnsupportedModelError, invalid
 from ..graph.copy import copy_module
 from ..layers import is_recurrent
-from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized, steps_of
+from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized
 from .refusals import check_layers, no_time, no_time_axis
 
 _MOST_READINGS = 400
@@ -51,15 +52,29 @@ class Axes:
         return tuple(found)
 
 
-def find_axes(model: nn.Module, inputs: tuple[Tensor, ...]) -> Axes:
+class TimeUnclearError(UnsupportedModelError):
+    """Several axes have recurrent layers that could run over time; `axes` of the first input that has them."""
+
+    def __init__(self, message: str, axes: Sequence[int]):
+        super().__init__(message)
+        self.axes = tuple(axes)
+
+
+def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = None) -> Axes:
     """Find the axes of `inputs` that reach the recurrent layers as time and batch.
+
+    Where layers run along two axes, as in a dual-path model, time is the one along which no layer is bidirectional; the
+    other lies within a step. `time` says which it is, by an axis of the first input.
 
     Raises:
         UnsupportedModelError: there is no such axis, or more than one reading; says which layer is in the way.
+        TimeUnclearError: layers run along several axes that could be time.
+        ValueError: no layer runs along the axis `time`.
     """
     check_layers(model)
     model = copy_module(model).eval()
     names, kind = input_names(model, len(inputs)), type(model).__name__
+    time = _checked(time, inputs[0], names[0])
     try:
         base = calls(model, inputs)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
@@ -70,32 +85,76 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...]) -> Axes:
         layers = ", ".join(called(n, m) for n, m in model.named_modules() if is_recurrent(m))
         raise UnsupportedModelError(f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode")
     tried, errors = _try_all(model, inputs)
-    times = {r: c for r, c in tried.items() if steps_of(c, 0) == base[0].steps + 1 and len(c) == len(base)}
-    if not times:
+    along = _chosen(base, _along(base, tried), names, time)
+    if not along:
         raise UnsupportedModelError(f"{kind}: {no_time(base, *_try_all(model, inputs, double=True), inputs)}")
-    batches = [r for r, c in tried.items() if len(c) == len(base) and _more_rows(base[0], c[0])]
-    found = _together(model, inputs, base, list(times), batches)
-    for time, _ in found:
-        _check_axes(base, tried, time, names)
+    lead = min(along[0][1])
+    steady = {r: c for r, c in tried.items() if [x.steps for x in c] == [x.steps for x in base]}
+    batches = [r for r, c in steady.items() if _more_rows(base[lead], c[lead])]
+    found = _together(model, inputs, base, lead, [r for r, _ in along], batches)
     if len(found) > 1 and len(inputs) == 1 and len({t for t, _ in found}) == 1:
-        rows = " and ".join(axes_text(b, names) for _, b in found)
-        raise UnsupportedModelError(
-            f"{base[0].layer}: its rows come from more than one axis, {rows}; an engine runs one sequence: pack the"
-            " model for one of them, and run a stream for each"
-        )
+        found = [min(found, key=lambda pair: pair[1][0] or 0)]  # the others are rows of each sequence
     if len(found) > 1:
         ways = " or ".join(f"time is {axes_text(t, names)} and the batch {axes_text(b, names)}" for t, b in found[:2])
         raise UnsupportedModelError(
             f"{kind}: example_inputs can be read in more than one way: {ways};"
             " give an example whose batch, steps and widths are all different"
         )
-    time, batch = found[0]
-    if None in time:
-        raise UnsupportedModelError(no_time_axis(model, inputs, names, names[time.index(None)]))
+    times, batch = found[0]
+    if None in times:
+        raise UnsupportedModelError(no_time_axis(model, inputs, names, names[times.index(None)]))
     one = False
     if all(b is None for b in batch):
-        batch, one = _alone(inputs, base[0], time, errors)
-    return Axes(tuple(t for t in time if t is not None), batch, one)
+        batch, one = _alone(inputs, base[lead], times, errors)
+    return Axes(tuple(t for t in times if t is not None), batch, one)
+
+
+def _checked(time: int | None, x: Tensor, name: str) -> int | None:
+    """`time` counted from the first axis."""
+    if time is None:
+        return None
+    if isinstance(time, bool) or not isinstance(time, int) or not -x.dim() <= time < x.dim():
+        raise invalid("time", got=repr(time), expected=f"an axis of {name}, of shape {tuple(x.shape)}, as a number")
+    return time % x.dim()
+
+
+def _along(base: list[Call], tried: dict[Reading, list[Call]]) -> list[tuple[Reading, frozenset[int]]]:
+    """The readings along which layers run, one step for one step, and the numbers of their calls.
+
+    Of two of which one has all calls of the other, the larger alone.
+    """
+    found = []
+    for reading, after in tried.items():
+        if len(after) == len(base):
+            grown = frozenset(i for i, (a, b) in enumerate(zip(base, after, strict=True)) if b.steps == a.steps + 1)
+            found += [(reading, grown)] if grown else []
+    return [(r, mine) for r, mine in found if not any(mine < other for _, other in found)]
+
+
+def _chosen(
+    base: list[Call], along: list[tuple[Reading, frozenset[int]]], names: list[str], time: int | None
+) -> list[tuple[Reading, frozenset[int]]]:
+    """Those of one set of calls, of which `time` says which it is."""
+    if time is not None:
+        kept = [(r, mine) for r, mine in along if r[0] == time]
+        if not kept:
+            axes = ", ".join(str(axis) for axis in sorted({r[0] for r, _ in along if r[0] is not None}))
+            expected = f"an axis of {names[0]} along which recurrent layers run ({axes or 'none is found'})"
+            raise invalid("time", got=str(time), expected=expected)
+        along = kept
+    sets = list(dict.fromkeys(mine for _, mine in along))
+    streaming = [mine for mine in sets if not any(base[i].both for i in mine)]
+    if len(sets) > 1 and len(streaming) != 1:
+        readings = [next(r for r, other in along if other == mine) for mine in sets]
+        ways = " and ".join(
+            f"{base[min(mine)].layer} runs along {axes_text(r, names)}" for mine, r in zip(sets, readings, strict=True)
+        )
+        axes = [r[0] for r in readings if r[0] is not None]
+        given = " or ".join(f"time={axis}" for axis in axes)
+        why = "either could be time" if streaming else "neither streams, as layers along both are bidirectional"
+        raise TimeUnclearError(f"two axes have recurrent layers: {ways}; {why}: say which it is by pack({given})", axes)
+    chosen = streaming[0] if len(streaming) == 1 else sets[0] if sets else None
+    return [(r, mine) for r, mine in along if mine == chosen]
 
 
 @torch.no_grad()
@@ -140,7 +199,12 @@ def _try_all(
 
 
 def _together(
-    model: nn.Module, inputs: tuple[Tensor, ...], base: list[Call], times: list[Reading], batches: list[Reading]
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    base: list[Call],
+    lead: int,
+    times: list[Reading],
+    batches: list[Reading],
 ) -> list[tuple[Reading, Reading]]:
     """The time and the batch axes that can be enlarged both at once, of as many inputs as can be."""
     none: Reading = (None,) * len(inputs)
@@ -150,11 +214,11 @@ def _together(
             continue
         larger = resized(resized(inputs, time, _size(inputs, time) + 2), batch, _size(inputs, batch) + 1)
         try:
-            first = calls(model, larger)[0]
+            first = calls(model, larger)[lead]
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue
-        rows_fit = batch == none or _more_rows(base[0], first._replace(steps=base[0].steps))
-        if first.steps == base[0].steps + 2 and rows_fit:
+        rows_fit = batch == none or _more_rows(base[lead], first._replace(steps=base[lead].steps))
+        if first.steps == base[lead].steps + 2 and rows_fit:
             found.append((time, batch))
     most = max((_covers(t) + _covers(b) for t, b in found), default=0)
     best = [(t, b) for t, b in found if _covers(t) + _covers(b) == most]
@@ -176,7 +240,7 @@ def _alone(
     none: Reading = (None,) * len(inputs)
     if first.batch is None:
         return none, False
-    if first.batch == 1:
+    if first.batch == 1 or all(first.batch not in x.shape for x in inputs):
         ones = [
             [d for d in range(x.dim() - 1) if x.shape[d] == 1 and d != t] for x, t in zip(inputs, time, strict=True)
         ]
@@ -189,17 +253,3 @@ def _alone(
                 " an engine runs one sequence: write x.shape[0] or -1 where the model has the number"
             )
     return none, False
-
-
-def _check_axes(base: list[Call], tried: dict[Reading, list[Call]], time: Reading, names: list[str]) -> None:
-    """Raise an error for a layer that runs along another axis than the first."""
-    found = tried[time]
-    for i, (before, after) in enumerate(zip(base, found, strict=True)):
-        if after.steps == before.steps + 1 or after.batch == before.batch:
-            continue
-        other = max((r for r, c in tried.items() if steps_of(c, i) == before.steps + 1), key=_covers, default=None)
-        along = "another axis" if other is None else axes_text(other, names)
-        raise UnsupportedModelError(
-            f"two axes have recurrent layers: {base[0].layer} runs along {axes_text(time, names)} and {before.layer}"
-            f" along {along}. An engine has one time axis: pack the part with one time axis"
-        )

@@ -10,6 +10,7 @@ import torch
 from .._errors import UnsupportedModelError
 from ..emit.builder import STEP, Operand
 from . import cell as cells
+from .inner import over_axis, rows_over_time
 from .layer_step import layer_step
 from .visitor import Visitor, handles
 
@@ -19,22 +20,21 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
     leaf = visitor.trace.leaves[key]
     if visitor.one_step:
         return layer_step(visitor, leaf, x, states)
-    if x.kind != STEP or x.time != 0:
+    if x.kind != STEP or x.time not in (0, 1):
         raise UnsupportedModelError(
-            f"{leaf.name}: its input does not change from step to step: it is the same for the whole sequence, or time"
-            " is another of its axes; pack the layers that run along time alone"
+            f"{leaf.name}: its input does not change from step to step: it is the same for the whole sequence;"
+            " pack the layers that run along time alone"
         )
-    if x.shape[1] != 1:
-        raise UnsupportedModelError(
-            f"{leaf.name}: runs over {x.shape[1]} rows of each sequence, as a layer that bands or agents share does; an"
-            " engine runs one: give the rows as sequences of their own, or a layer to each"
-        )
+    if x.time == 1:
+        return over_axis(visitor, leaf, x, states)
     if any(isinstance(s, Operand) for s in states):
         raise UnsupportedModelError(
             f"{leaf.name}: its initial state is computed from input data; expected zeros or parameters."
             " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros, or"
             " pack the model as one step that takes and returns them, with states=[...]"
         )
+    if x.shape[1] != 1:
+        return rows_over_time(visitor, leaf, x, states)
     flat, after = iter(states), []
     for layer, row in enumerate(leaf.cells):
         outputs = []

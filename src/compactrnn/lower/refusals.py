@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .._errors import UnsupportedModelError
 from ..graph.trace import trace
 from ..layers import is_recurrent
-from .calls import Call, Reading, reason, steps_of
+from .calls import Call, Reading, reason
 
 ONE_STEP = (
     "a forward(x, h) for one step that returns y, h (and c of an LSTM), packed with states=['h']; the stream keeps them"
@@ -90,18 +90,13 @@ def no_time(
             f"calls {first.layer} in a Python loop over time; call it once, with the whole sequence."
             f" {states}; the layer starts from its own initial state"
         )
-    moved = [(r, c) for r, c in tried.items() if c[0].steps != first.steps]
+    moved = [(x, y) for c in tried.values() for x, y in zip(base, c, strict=True) if x.steps != y.steps]
     if moved:
+        before, after = moved[0]
         return (
-            f"no axis of example_inputs, of shape {shapes}, reaches {first.layer} as its time axis, one step for one"
-            f" step: with an axis of twice the length it gets {moved[0][1][0].steps} steps instead of {first.steps}. An"
-            " engine takes and gives one step for one: move what changes that (a stride, pooling) out of the model"
-        )
-    other = next((i for i in range(1, len(base)) if any(steps_of(c, i) != base[i].steps for c in tried.values())), None)
-    if other is not None:
-        return (
-            f"{first.layer} always runs over {first.steps} steps, and {base[other].layer} over a time axis: two axes"
-            " have recurrent layers, and an engine has one time axis; pack the part with one time axis"
+            f"no axis of example_inputs, of shape {shapes}, reaches {before.layer} as its time axis, one step for one"
+            f" step: with an axis of twice the length it gets {after.steps} steps instead of {before.steps}. An engine"
+            " takes and gives one step for one: move what changes that (a stride, pooling) out of the model"
         )
     if first.steps == 1:
         return (

@@ -14,12 +14,11 @@ import numpy as np
 from ..emit import pointwise
 from ..emit.builder import STEP, Builder, Operand
 from ..emit.pointwise import FUNCTIONS, combine, scale
-from ..emit.recurrent import gru_rows, gru_step, lstm_rows, lstm_step
+from ..emit.recurrent import gru_step, lstm_step
+from ..emit.recurrent_rows import Rows, Step, gru_rows, lstm_rows
 from ..runtime.program import Binary, Ref, Unary
 
-Step = Callable[[Builder, Operand, list[Operand]], tuple[Operand, list[Operand]]]
 Activation = Callable[[Builder, Operand], Operand]
-Rows = Callable[..., tuple[Operand, list[Operand]]]  # of the builder, the rows and the states, see `gru_rows`
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from ...emit.address import LazyView
 from ...emit.builder import CONSTANT, STEP, Operand
 from ...emit.recurrent import over_sequence
+from ...emit.recurrent_rows import MOST_PLACES, over_places
 from ...runtime.program import Unary
 from .. import cells
 from ..folding import Node
@@ -19,7 +20,6 @@ from ..visitor import Visitor, handles
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
-_MOST_STEPS = 4096  # steps of all rows and directions of a layer within one step of the model
 
 
 @handles("LSTM", "GRU", "RNN", lazy=True)
@@ -169,29 +169,16 @@ class _Layer:
     def within_step(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Operand]]:
         """One row over an axis within a step: its outputs, (S, 1, n), and its states after the last, (1, n)."""
         visitor, build, steps = self.visitor, self.visitor.builder, x.shape[0]
-        if steps * (1 if x.time == 1 else x.shape[1]) * self.directions > _MOST_STEPS:
+        if steps * (1 if x.time == 1 else x.shape[1]) * self.directions > MOST_PLACES:
             raise refuse(self.node.proto, f"runs {steps} steps over {x.shape[1]} rows within each step; too many")
         states = [self._start(build, x, direction, row, start, n) for n, start in enumerate(given)]
-        step, time = self.steps[direction], 0 if x.time == 1 else None
-        which = slice(None) if x.time == 1 else row
-        over = self.rows[direction]
-        if over is not None and steps > 1:
-            inputs = replace(x, shape=(steps, x.shape[2]), time=None) if x.time == 1 else None
-            inputs = inputs or visitor.mover.rearrange(x, lambda t: t[:, row], None)
-            build.place([inputs])
-            inputs = replace(inputs, segment=build.segment)
-            y, states = over(build, inputs, states, backwards=self._backwards(direction))
-            return replace(y, shape=(steps, 1, self.size)), states
-        outputs = []
-        for place in reversed(range(steps)) if self._backwards(direction) else range(steps):
-            one = visitor.mover.rearrange(x, lambda t, p=place: t[p, which], time)
-            build.place([one])
-            y, after = step(build, replace(one, shape=(1, one.width), time=None, segment=build.segment), states)
-            states = [replace(s, shape=(1, self.size), time=None) for s in after]
-            outputs.append(replace(y, shape=(1, self.size), time=None))
-        outputs = outputs[::-1] if self._backwards(direction) else outputs
-        joined = visitor.mover.move(outputs, lambda a: np.stack(a), None)
-        return visitor.mover.materialize(joined), states
+        if x.time == 1:
+            inputs = replace(x, shape=(steps, x.shape[2]), time=None)
+        else:
+            inputs = visitor.mover.rearrange(x, lambda t: t[:, row], None)
+        backwards = self._backwards(direction)
+        y, states = over_places(visitor.mover, inputs, states, self.steps[direction], self.rows[direction], backwards)
+        return replace(y, shape=(steps, 1, self.size)), states
 
     def each_row(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Operand]]:
         """One step of all rows, each from a state of its own: outputs, (1, rows, n), and states after it."""
