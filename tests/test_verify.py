@@ -177,19 +177,6 @@ def test_sequences_that_depend_on_each_other_are_refused(tmp_path, name, batch):
         )
 
 
-def test_bands_that_share_a_layer_are_refused(tmp_path):
-    class Bands(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gru, self.head = nn.GRU(2, 8, batch_first=True), nn.Linear(24, 4)
-
-        def forward(self, x):
-            rows = x.unflatten(-1, (3, 2)).transpose(1, 2).flatten(0, 1)
-            return self.head(self.gru(rows)[0].unflatten(0, (-1, 3)).transpose(1, 2).flatten(2))
-
-    refused(tmp_path, Bands(), torch.randn(4, 11, 6), "gru: runs over 3 rows of each sequence")
-
-
 class Keeps(nn.Module):
     """Keeps a value from call to call."""
 

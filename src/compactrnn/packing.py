@@ -29,7 +29,7 @@ def pack(
     notes: bool = True,
     constants: Mapping[str, object] | None = None,
     dims: Mapping[str, int] | None = None,
-    time: str | None = None,
+    time: str | int | None = None,
     inputs: Sequence[str] | Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
     tokens: Sequence[str] | None = None,
@@ -58,7 +58,8 @@ def pack(
         notes: write the names of weights and what the report says into the file, for `compactrnn info`.
         constants: ONNX only: inputs that are bound to numbers: `{"sr": 16000}`.
         dims: ONNX only: sizes of axes that the file leaves open, by name.
-        time: ONNX only: the name of the time axis, where it is not found by itself.
+        time: the time axis, where it is not found by itself: of an ONNX file its name, of a torch model whose recurrent
+            layers run along several axes its number in the first tensor of `example_inputs`.
         inputs: ONNX only: names of values within the graph that become inputs, to import the part after them.
         outputs: ONNX only: names of outputs, or of values within the graph, to import the part before them.
         tokens: ONNX only: names of inputs that are token ids, for files that take them as floats.
@@ -86,7 +87,7 @@ def pack(
         initial=initial,
         notes=notes,
     )
-    of_onnx = dict(constants=constants, dims=dims, time=time, inputs=inputs, outputs=outputs, tokens=tokens)
+    of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens)
     if isinstance(model, str | PathLike):
         if example_inputs is not None:
             raise invalid("example_inputs", got="some", expected="none: an ONNX file has the shapes of its inputs")
@@ -96,10 +97,14 @@ def pack(
             raise missing_extra("packing an ONNX file", "onnx") from None
         from .onnx_import import pack_onnx
 
-        return pack_onnx(model, path, **common, **of_onnx)  # pyright: ignore[reportArgumentType]
+        if isinstance(time, int):
+            raise invalid("time", got=repr(time), expected="the name of an axis: a number is for torch models")
+        return pack_onnx(model, path, time=time, **common, **of_onnx)  # pyright: ignore[reportArgumentType]
     for name, value in of_onnx.items():
         if value is not None:
             raise invalid(name, got="some", expected="none: only the inputs of an ONNX file have it")
     from .lower import pack as pack_model
 
-    return pack_model(model, path, example_inputs, **common)  # pyright: ignore[reportArgumentType]
+    if isinstance(time, str):
+        raise invalid("time", got=repr(time), expected="the number of an axis: names are those of an ONNX file")
+    return pack_model(model, path, example_inputs, time=time, **common)  # pyright: ignore[reportArgumentType]

@@ -148,7 +148,10 @@ def transposed(
     return convolution(mover, moved, turned, bias, Window.of(window.kernel, (), window.dilations, pads), groups, name)
 
 
-_CHANGES = "changes the number of steps; an engine gives one result for each"
+_CHANGES = (
+    "changes the number of steps, and an engine gives one result for each: expected a stride of 1 over time and, before"
+    " the first step, padding of (kernel - 1) * dilation; what is padded behind may be cut off right after it"
+)
 
 
 def _steps(x: Operand | LazyView) -> int:

@@ -224,9 +224,11 @@ class Mover:
     def _ahead(self, plan: Plan, operands: list, number: float, where: str) -> Operand:
         """Entries of later steps, by a delay line over the reversed sequence."""
         build = self.builder
-        row = self.flip(self._row(plan, operands, where), where)
+        steps = int(-plan.steps.min())
+        ahead = f"{where}, which reads {steps} steps ahead (what is padded before the first step alone does not)"
+        row = self.flip(self._row(plan, operands, where), ahead)
         build.every_step([row])
-        line = build.delay_line(row, int(-plan.steps.min()), number)
+        line = build.delay_line(row, steps, number)
         entries = np.stack([np.zeros_like(plan.steps), self._positions(plan) - plan.steps * row.width], 1)
         row = Operand(copied(build, entries, [line]), (len(entries),), None, STEP, build.segment, line.bounded)
         return self.flip(row, where)

@@ -1,8 +1,9 @@
-"""Convolutions and transposed convolutions, each with the batch norm after it."""
+"""Convolutions and transposed convolutions, each with the batch norm after it, and pooling."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..emit.address import LazyView
-from ..emit.convolution import Window, convolution, transposed
+from ..emit.builder import Operand
+from ..emit.convolution import Window, convolution, transposed, windows
+from ..emit.reductions import reduce
 from ..graph.aten import argument
 from ..graph.trace import operation
 from .norms import batch_norm_of
@@ -70,3 +73,20 @@ def _with_norm(
         scaled = parts * slope.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
         return np.float32(scaled.reshape(weight.shape)), np.float32(shift)
     return np.float32(weight * slope.reshape(-1, *[1] * (weight.ndim - 1))), np.float32(shift)
+
+
+@handles_lazily("max_pool2d", "max_pool3d", "avg_pool2d", "avg_pool3d")
+def _pool(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> Operand | None:
+    """As convolutions."""
+    name, rank, given = operation(node), len(x.shape) - 2, partial(argument, node)
+    padding, largest = given("padding", 0), name.startswith("max")
+    padded = any(padding if isinstance(padding, list | tuple) else [padding])
+    if int(name[-2]) != rank or given("ceil_mode", False) or given("divisor_override") is not None:
+        return None
+    if padded and not largest and not given("count_include_pad", True):
+        return None
+    kernel = _per_axis(given("kernel_size"), rank)
+    window = Window.of(kernel, _per_axis(given("stride") or kernel, rank), _per_axis(given("dilation", 1), rank))
+    window = replace(window, pads=_pads(padding, window))
+    moved = visitor.mover.materialize(windows(visitor.mover, x, window, -np.inf if largest else 0.0))
+    return reduce(visitor.mover, moved, [len(moved.shape) - 1], "max" if largest else "mean")

@@ -44,6 +44,7 @@ def pack(
     states: States | None = None,
     initial: Mapping[str, Any] | None = None,
     notes: bool = True,
+    time: int | None = None,
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
 
@@ -98,6 +99,9 @@ def pack(
         initial: what states start from, by name, of one sequence; zeros by default, whatever `example_inputs` holds.
         notes: write the names of weights and what this report says into the file, for `compactrnn info`. Nothing that
             runs reads them; without them a file is some hundred bytes smaller.
+        time: which axis of the first tensor of `example_inputs` is time. It is found by itself, unless recurrent layers
+            run along two axes and either could be time: then it is the one along which the model streams, if that is
+            one. The layers along the other axis run within each step.
 
     Raises:
         UnsupportedModelError: the model cannot be followed, or its program differs from torch.
@@ -128,8 +132,10 @@ def pack(
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
-        lowered = lower_model(model, example_inputs)
+        lowered = lower_model(model, example_inputs, time)
     else:
+        if time is not None:
+            raise invalid("time", got=repr(time), expected="none: with states the model is one time step")
         lowered = lower_one_step(model, example_inputs, states, initial)
     check_rows(lowered)
     batches = [_batch(model, lowered, batch) for batch in calibration or ()]
