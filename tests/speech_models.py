@@ -55,6 +55,21 @@ FRONTS = {
         nn.Conv2d(1, 3, (2, 3)),
     ),
     "average of bands": (lambda m, x: flat(F.avg_pool2d(x[:, None], (1, 2))), 4, None),
+    "average over all bands": (
+        lambda m, x: F.adaptive_avg_pool2d(m.layer(F.pad(x[:, None], (1, 1, 1, 0))), (None, 1))[..., 0].mT,
+        3,
+        nn.Conv2d(1, 3, (2, 3)),
+    ),
+    "repeated bands": (
+        lambda m, x: flat(F.interpolate(m.layer(x[:, None]), scale_factor=(1, 2))),
+        3 * 8,
+        nn.Conv2d(1, 3, (1, 3), (1, 2), padding=(0, 1)),
+    ),
+    "unfolded bands": (
+        lambda m, x: flat(m.layer(x[:, None]).unflatten(2, (-1, 8))),
+        3 * 8,
+        nn.Unfold((1, 3), padding=(0, 1)),
+    ),
     "bands that share a layer": (
         lambda m, x: m.layer(x.unflatten(-1, (4, 2)).transpose(1, 2).flatten(0, 1))[0]
         .unflatten(0, (-1, 4)).transpose(1, 2).flatten(2),

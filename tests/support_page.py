@@ -55,6 +55,15 @@ What torch.export gives for a model is broken down into these operations of ATen
 {names}
 ```
 
+**Convolutions over time** stream if they are padded before the first step alone, with `F.pad`, `nn.ZeroPad2d` or
+`nn.ConstantPad2d`, or if what is padded behind is cut off right after them. Along other axes padding, stride, dilation
+and groups are free. The batch norm after a convolution is in its weights.
+
+**Layers over two axes.** In a dual-path model one layer runs over the bands of each step and another over time, for
+every band. Both pack: the first runs anew at every step, in one direction or both, and the second has a state for each
+band. Time is the axis along which no layer is bidirectional and the model streams; where that holds for both,
+`cr.pack(..., time=1)` says that it is axis 1 of the first input.
+
 In terms of what a model calls:
 
 | call | each step | across steps |
@@ -261,7 +270,9 @@ class Model(nn.Module):
         self.inner = nn.GRU(2, 3, batch_first=True, bidirectional=True)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.lstm = nn.LSTM(8, 3, batch_first=True, bidirectional=True)
-        self.group, self.conv2d = nn.GroupNorm(2, 8), nn.Conv2d(1, 2, (2, 3))
+        self.group, self.conv2d, self.bands = nn.GroupNorm(2, 8), nn.Conv2d(1, 2, (2, 3)), nn.Conv2d(1, 2, (1, 3))
+        self.batch, self.up = nn.BatchNorm2d(1), nn.ConvTranspose2d(1, 2, (1, 3), (1, 2))
+        self.up_both, self.shared = nn.ConvTranspose2d(1, 2, (2, 3), (1, 2)), nn.GRU(2, 3, batch_first=True)
 
     def forward(self, x):
         return self.function(self, self.gru(x)[0])
@@ -294,8 +305,14 @@ CALLS = {
         lambda m, h: m.conv(h.flatten(0, 1)[:, :, None].expand(-1, -1, 4)), lambda m, h: m.conv(F.pad(h.mT, (2, 0)))
     ),
     "Conv1d with stride": (None, lambda m, h: m.strided(h.mT)),
-    "ConvTranspose1d": (None, lambda m, h: m.transposed(h.mT)),
-    "Conv2d over time and features": (None, lambda m, h: m.conv2d(F.pad(h[:, None], (1, 1, 1, 0)))),
+    "ConvTranspose1d": (None, lambda m, h: m.transposed(h.mT)[..., :-2]),
+    "Conv2d": (lambda m, h: m.bands(h[:, None]), lambda m, h: m.conv2d(F.pad(h[:, None], (1, 1, 1, 0)))),
+    "ConvTranspose2d": (lambda m, h: m.up(h[:, None]), lambda m, h: m.up_both(h[:, None])[:, :, :-1]),
+    "BatchNorm2d": (lambda m, h: m.batch(h[:, None]), None),
+    "max_pool2d, avg_pool2d": (
+        lambda m, h: F.max_pool2d(h[:, None], (1, 2)) + F.avg_pool2d(h[:, None], (1, 2)),
+        lambda m, h: F.max_pool2d(F.pad(h[:, None], (0, 0, 1, 0)), (2, 1), 1),
+    ),
     "max_pool1d": (lambda m, h: F.max_pool1d(h, 2), lambda m, h: F.max_pool1d(F.pad(h.mT, (2, 0)), 3, 1)),
     "avg_pool1d": (lambda m, h: F.avg_pool1d(h, 2), lambda m, h: F.avg_pool1d(F.pad(h.mT, (2, 0)), 3, 1)),
     "adaptive_max_pool1d": (None, lambda m, h: F.adaptive_max_pool1d(h.mT, 1)),
@@ -303,6 +320,9 @@ CALLS = {
     "scaled_dot_product_attention": (None, lambda m, h: F.scaled_dot_product_attention(h, h, h)),
     "the same, causal": (None, _windows),
     "MultiheadAttention": (None, lambda m, h: m.attention(h, h, h)[0]),
+    "GRU of every row of a step": (
+        None, lambda m, h: m.shared(h.unflatten(-1, (4, 2)).transpose(1, 2).flatten(0, 1))[0]
+    ),
     "GRU of both directions": (
         lambda m, h: m.inner(h.reshape(-1, 4, 2))[0].reshape(*h.shape[:2], -1), lambda m, h: m.lstm(h)[0]
     ),

@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions, each with the batch norm after it, and pooling."""
+"""Convolutions and transposed convolutions, each with the batch norm after it; pooling and repeated entries."""
 
 from __future__ import annotations
 
@@ -90,3 +90,20 @@ def _pool(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> Operand 
     window = replace(window, pads=_pads(padding, window))
     moved = visitor.mover.materialize(windows(visitor.mover, x, window, -np.inf if largest else 0.0))
     return reduce(visitor.mover, moved, [len(moved.shape) - 1], "max" if largest else "mean")
+
+
+@handles_lazily("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
+def _repeated(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> LazyView | None:
+    """Every entry a whole number of times."""
+    shape = tuple(visitor.values[node.name].shape)
+    times = [m // n for n, m in zip(x.shape, shape, strict=True)]
+    if any(n * count != m for n, m, count in zip(x.shape, shape, times, strict=True)):
+        return None
+
+    def run(arrays: list[np.ndarray]) -> np.ndarray:
+        found = arrays[0]
+        for axis, count in enumerate(times):
+            found = np.repeat(found, count, axis)
+        return found
+
+    return visitor.mover.move([x], run, visitor.axes[node.name])

@@ -214,6 +214,14 @@ def _adaptive_avg_pool(x: Tensor, size: Any) -> Any:
     return x.mean(-1, keepdim=True) if _flat(size) == [1] else NotImplemented
 
 
+@rewrites("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
+def _adaptive_avg_pool_2d(x: Tensor, size: Any) -> Any:
+    """The mean over the last axis, or both."""
+    if list(size) == [1, 1]:
+        return x.mean((-2, -1), keepdim=True)
+    return x.mean(-1, keepdim=True) if size[1] == 1 and size[0] == x.shape[-2] else NotImplemented
+
+
 def _flat(x: Any) -> list:
     return list(x) if isinstance(x, list | tuple) else [x]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..emit.builder import Operand
-from ..emit.pointwise import FUNCTIONS, broadcast, combine, floor_divide, scale, trunc
+from ..emit.pointwise import FUNCTIONS, broadcast, combine, floor_divide, prelu, scale, trunc
 from ..runtime.program import Binary, Unary
 from .visitor import Visitor, handles
 
@@ -101,3 +101,12 @@ def _addcmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, c: Any, *, v
     build = visitor.builder
     a, b, c = (visitor.spread(v, node) for v in (a, b, c))
     return combine(build, Binary.ADD, a, scale(build, combine(build, Binary.MUL, b, c), float(value)))
+
+
+@handles("prelu")
+def _prelu(visitor: Visitor, node: torch.fx.Node, x: Operand, slope: Any) -> Operand | None:
+    """A slope for all entries, or one for each of axis 1."""
+    if not isinstance(slope, Tensor):
+        return None
+    view = [-1 if d == 1 else 1 for d in range(len(x.shape))] if slope.numel() > 1 else [1] * len(x.shape)
+    return prelu(visitor.mover, x, slope.detach().double().numpy().reshape(view), x.shape, x.time)

@@ -40,6 +40,11 @@ def check_module(model: nn.Module) -> None:
             f"{name}: a torch.jit.ScriptModule, which torch.export cannot follow; pack the Python module that it was"
             " made from (load its weights by load_state_dict)"
         )
+    if isinstance(model, torch.export.ExportedProgram):
+        raise UnsupportedModelError(
+            "a torch.export.ExportedProgram, in which recurrent layers are no modules any more; pack the module that it"
+            " was exported from, or its ONNX file"
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {kind}")
 

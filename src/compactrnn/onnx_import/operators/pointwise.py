@@ -146,16 +146,9 @@ def _clip(visitor: Visitor, node: Node, x: Operand, low: Any = None, high: Any =
 
 @handles("PRelu", elementwise=True)
 def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand | None:
-    build = visitor.builder
-    if (number := _number(slope)) is not None:
-        return FUNCTIONS["leaky_relu"](build, x, number)  # pyright: ignore[reportReturnType]
-    if not fits(slope.shape, x.shape):
+    if _number(slope) is None and not fits(slope.shape, x.shape):
         return None
-    if isinstance(slope, np.ndarray) and bool(((slope > 0) & (slope <= 1)).all()):
-        less = broadcast(visitor.mover, Binary.MUL, x, slope, *visitor.result(node))
-        return combine(build, Binary.MAX, x, less)
-    below = broadcast(visitor.mover, Binary.MUL, emitted.clamp(build, x, None, 0.0), slope, *visitor.result(node))
-    return combine(build, Binary.ADD, emitted.clamp(build, x, 0.0, None), below)
+    return emitted.prelu(visitor.mover, x, slope, *visitor.result(node))
 
 
 @handles("Mod")
