@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .calls import Reading, resized
+from .calls import Reading, calls, resized
 from .step_states import Pair
 
 _MOST_READINGS = 400
@@ -28,13 +28,22 @@ class Rows(NamedTuple):
 def find_rows(step: nn.Module, inputs: tuple[Tensor, ...], pairs: Sequence[Pair]) -> Rows:
     """Enlarge an axis of all states and of as many inputs as can be; the rows must then be independent, if they can.
 
-    Without such an axis all are None: the step takes no batch, or one of a fixed size.
+    Without such an axis all are None: the step takes no batch, or one of a fixed size. An axis along which a recurrent
+    layer runs, as one over frequency does, is none.
     """
     states = {pair.argument for pair in pairs}
     base = pytree.tree_leaves(step(*inputs))
     found = [rows for reading in _readings(inputs, states) if (rows := _grown(step, inputs, reading, base, pairs))]
     apart = (rows for rows in found if _independent(step, inputs, rows))
-    return next(apart, found[0] if found else Rows((None,) * len(inputs), (None,) * len(base)))
+    mixed = (rows for rows in found if not _runs_along(step, inputs, rows.arguments))
+    return next(apart, next(mixed, Rows((None,) * len(inputs), (None,) * len(base))))
+
+
+def _runs_along(step: nn.Module, inputs: tuple[Tensor, ...], reading: Reading) -> bool:
+    """Whether a recurrent layer gets more steps where the axes are larger."""
+    size = next(x.shape[axis] for x, axis in zip(inputs, reading, strict=True) if axis is not None)
+    before, after = calls(step, inputs), calls(step, resized(inputs, reading, size + 1))
+    return [c.steps for c in before] != [c.steps for c in after]
 
 
 def _readings(inputs: tuple[Tensor, ...], states: set[int]) -> list[Reading]:
