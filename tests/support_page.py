@@ -143,7 +143,7 @@ WITHIN = {
     "InstanceNormalization": [made("InstanceNormalization", "x", "c", "c")],
     "GroupNormalization": [made("GroupNormalization", "x", "c", "c", num_groups=1)],
     "LayerNormalization": [made("LayerNormalization", "x", "b")],
-    "MatMul": [made("MatMul", "x", "w")],
+    "MatMul": [made("MatMul", "x", "w")], "Einsum": [made("Einsum", "x", "w", equation="tci,io->tco")],
     "Gemm": [made("Flatten", "x", to="f"), made("Gemm", "f", "g", "gb", transB=1)],
     "Concat": [made("Concat", "x", "x", axis=2)], "Flatten": [made("Flatten", "x")],
     "Expand": [made("Unsqueeze", "x", "i1", to="u"), made("Expand", "u", "wide")],
