@@ -215,10 +215,11 @@ FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
 
 def prelu(mover: Mover, x: Operand, slope: Source, shape: tuple[int, ...], time: int | None) -> Operand | None:
     """`x` where it is positive, else `slope` x, broadcast to `shape`, of which `time` is the time axis."""
-    build, fixed = mover.builder, isinstance(slope, np.ndarray)
-    if fixed and slope.size and bool((slope == slope.ravel()[0]).all()):
-        return FUNCTIONS["leaky_relu"](build, x, float(slope.ravel()[0]))
-    if fixed and bool(((slope > 0) & (slope <= 1)).all()):
-        return combine(build, Binary.MAX, x, broadcast(mover, Binary.MUL, x, slope, shape, time))
+    build = mover.builder
+    if isinstance(slope, np.ndarray):
+        if slope.size and bool((slope == slope.ravel()[0]).all()):
+            return FUNCTIONS["leaky_relu"](build, x, float(slope.ravel()[0]))
+        if bool(((slope > 0) & (slope <= 1)).all()):
+            return combine(build, Binary.MAX, x, broadcast(mover, Binary.MUL, x, slope, shape, time))
     below = broadcast(mover, Binary.MUL, clamp(build, x, None, 0.0), slope, shape, time)
     return combine(build, Binary.ADD, clamp(build, x, 0.0, None), below)

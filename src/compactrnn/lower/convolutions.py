@@ -68,11 +68,11 @@ def _with_norm(
     visitor.done.add(users[0].name)
     slope, shift = norm
     shift = shift if bias is None else shift + slope * bias
+    ones = [1] * (weight.ndim - 2)
     if turned:
-        parts = weight.reshape(groups, -1, *weight.shape[1:])
-        scaled = parts * slope.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-        return np.float32(scaled.reshape(weight.shape)), np.float32(shift)
-    return np.float32(weight * slope.reshape(-1, *[1] * (weight.ndim - 1))), np.float32(shift)
+        parts = weight.reshape(groups, -1, *weight.shape[1:]) * slope.reshape(groups, 1, -1, *ones)
+        return parts.reshape(weight.shape), shift
+    return weight * slope.reshape(-1, 1, *ones), shift
 
 
 @handles_lazily("max_pool2d", "max_pool3d", "avg_pool2d", "avg_pool3d")

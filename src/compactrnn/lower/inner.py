@@ -111,11 +111,9 @@ def _is_plain(cell: AbstractCell) -> bool:
 def _matrices(cell: AbstractCell) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The matrices of input and state, and their biases."""
     weights = [array(part.dense()) for part in (cell.input, cell.hidden)]  # pyright: ignore
-    biases = [
-        np.zeros(len(weights[0]), np.float32) if bias is None else array(bias)
-        for bias in (cell.input_bias, cell.hidden_bias)  # pyright: ignore
-    ]
-    return *weights, *biases  # pyright: ignore
+    biases = [cell.input_bias, cell.hidden_bias]
+    w_bias, r_bias = (np.zeros(len(weights[0]), np.float32) if b is None else array(b) for b in biases)  # pyright: ignore
+    return weights[0], weights[1], w_bias, r_bias
 
 
 def _kernel(cell: AbstractCell, name: Callable[[str], str]) -> Rows | None:

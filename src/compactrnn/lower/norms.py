@@ -9,6 +9,7 @@ import torch
 
 from ..emit import normalize
 from ..emit.builder import Operand
+from ..graph.aten import argument
 from ..graph.trace import operation
 from .visitor import Visitor, array, handles, handles_lazily
 
@@ -53,17 +54,19 @@ def _batch_norm(visitor: Visitor, node: torch.fx.Node, x: Operand, *statistics: 
     norm = batch_norm_of(visitor, node)
     if norm is None or len(x.shape) < 2 or x.time == 1:
         return None
-    return [normalize.scale_axis(visitor.mover, x, 1, *(np.float32(v) for v in norm))]
+    return [normalize.scale_axis(visitor.mover, x, 1, *norm)]
 
 
 def batch_norm_of(visitor: Visitor, node: torch.fx.Node) -> tuple[np.ndarray, np.ndarray] | None:
     """Scale and shift of each channel, where `node` is a batch norm with stored statistics; None where it is not."""
     if operation(node) != _BATCH_NORM:
         return None
-    given = [visitor.values[n.name] if isinstance(n, torch.fx.Node) else n for n in node.args[1:5]]
-    fixed = {**visitor.trace.constants}
-    if any(isinstance(n, torch.fx.Node) and n.name not in fixed for n in node.args[1:5]):
+    known, names = visitor.trace.constants, [getattr(n, "name", None) for n in node.args[1:5]]
+    if any(name is not None and name not in known for name in names) or None in names[2:]:
         return None
-    weight, bias, mean, variance = (None if v is None else v.detach().double().cpu().numpy() for v in given)
-    slope = (1.0 if weight is None else weight) / np.sqrt(variance + node.args[-1])
-    return slope, (0.0 if bias is None else bias) - mean * slope
+    weight, bias, mean, variance = (None if name is None else known[name].double() for name in names)
+    assert mean is not None and variance is not None
+    slope = (variance + argument(node, "eps")).rsqrt()
+    slope = slope if weight is None else slope * weight
+    shift = -mean * slope if bias is None else bias - mean * slope
+    return array(slope), array(shift)
