@@ -64,6 +64,10 @@ every band. Both pack: the first runs anew at every step, in one direction or bo
 band. Time is the axis along which no layer is bidirectional and the model streams; where that holds for both,
 `cr.pack(..., time=1)` says that it is axis 1 of the first input.
 
+A TorchScript module and a `torch.export.ExportedProgram` are refused: torch.export cannot follow the first, whose file
+would have to be unpickled, and in the second the recurrent layers are no modules any more. Pack the Python module that
+they were made from, or an ONNX file.
+
 In terms of what a model calls:
 
 | call | each step | across steps |
