@@ -10,13 +10,15 @@ import numpy as np
 from .._errors import invalid
 from .._text import shortened
 from .folder import data_folder
+from .series_camels import ARCHIVE as CAMELS
+from .series_camels import read_camels
 from .series_csv import read_csv
 from .series_npz import ARCHIVE, read_npz, split_archive
 from .series_table import MISSING, SeriesTable, shortened_list
 from .series_time import starts_after_gaps
 from .series_ts import read_ts
 
-SUFFIXES = (".csv", ".csv.gz", ".npz", ".ts", ".ts.gz")
+SUFFIXES = (".csv", ".csv.gz", ".npz", ".ts", ".ts.gz", CAMELS)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,13 @@ def read_table(path: str) -> SeriesTable:
     """
     found = find_file(path)
     name = str(split_archive(found)[0]).lower()
-    for ends, reader in (((".csv", ".csv.gz"), read_csv), ((".ts", ".ts.gz"), read_ts), ((ARCHIVE,), read_npz)):
+    readers = (
+        ((".csv", ".csv.gz"), read_csv),
+        ((".ts", ".ts.gz"), read_ts),
+        ((ARCHIVE,), read_npz),
+        ((CAMELS,), read_camels),
+    )
+    for ends, reader in readers:
         if name.endswith(ends):
             return reader(found)
     raise invalid("data", got=path, expected=f"a file of one of these: {', '.join(SUFFIXES)}")

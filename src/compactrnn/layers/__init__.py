@@ -5,6 +5,7 @@ from .convert import from_torch as from_torch
 from .delta import delta_ as delta_
 from .delta import has_thresholds as has_thresholds
 from .embedding import Embedding as Embedding
+from .initial import initial_states as initial_states
 from .inspect import cells_of as cells_of
 from .inspect import is_recurrent as is_recurrent
 from .inspect import part_name as part_name

@@ -55,12 +55,21 @@ class AbstractFeaturedModel(AbstractModel):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
-        outputs = self.sequence_model(self.features(x, lengths), lengths)
-        if not self.mean_of_steps:
-            return outputs
-        if lengths is not None:
-            return mean_over_steps(outputs, lengths).squeeze(1)
-        return (outputs.cumsum(1) / count_steps(outputs))[:, -1]  # a running mean, so that a packed model streams
+        return self.advance(x, None, lengths)[0]
+
+    def advance(
+        self, x: Tensor, states: Any = None, lengths: Tensor | None = None, begins: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The outputs of sequences that go on from `states`, and their last ones; see `SequenceModel.advance`.
+
+        A mean of the outputs of all steps is of those of this call.
+        """
+        outputs, states = self.sequence_model.advance(self.features(x, lengths), states, lengths, begins)
+        if self.mean_of_steps and lengths is not None:
+            outputs = mean_over_steps(outputs, lengths).squeeze(1)
+        elif self.mean_of_steps:
+            outputs = (outputs.cumsum(1) / count_steps(outputs))[:, -1]  # a running mean, which a packed model streams
+        return outputs, states
 
     def adjust(self, options: Any) -> None:
         """Use the adjustable `options` from now on."""

@@ -122,7 +122,7 @@ class Reader(AbstractModel):
 
     def _read(self, layer: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
         steps = FullSteps(self.dropout(x)) if lengths is None else PackedSteps(self.dropout(x), lengths)
-        return steps.padded(steps.run(layer, steps.data))
+        return steps.padded(steps.run(layer, steps.data)[0])
 
     def adjust(self, options: ReaderOptions) -> None:
         """Use the dropout probability of `options` from now on."""

@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .._bounds import STRICT, Flag, Layers, Option, Projections, ShareBelow1, Word
 from .._errors import invalid
+from ..layers import initial_states
 from .base import AbstractModel
 from .named_weights import give_weights_, weight_tables
 from .recurrent_layers import (
@@ -98,10 +100,23 @@ class SequenceModel(AbstractModel):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The outputs for a batch of sequences."""
+        return self.advance(x, None, lengths)[0]
+
+    def advance(
+        self, x: Tensor, states: Any = None, lengths: Tensor | None = None, begins: Tensor | None = None
+    ) -> tuple[Tensor, list[Any]]:
+        """The outputs, and the last states of each layer in a list.
+
+        `states` are such a list, from which the sequences go on; with None, and in a sequence where `begins`, bool
+        (batch,), is true, each layer starts from its own first states.
+        """
         steps = FullSteps(x) if lengths is None else PackedSteps(x, lengths)
         count, x = len(x), steps.data
+        before = self._first_states(states, begins, count, x)
+        after: list[Any] = []
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            y = steps.run(layer, x)
+            y, last = steps.run(layer, x, before[number])
+            after.append(last)
             at_last = number == len(self.layers) - 1 and not self.every_step
             if at_last:
                 x, y = steps.last(x), steps.last(y)
@@ -111,7 +126,20 @@ class SequenceModel(AbstractModel):
                 kept = nn.functional.dropout(x.new_ones(count, x.shape[-1]), self.dropout)  # Gal, Ghahramani, 2016
                 x = x * (kept if at_last else steps.at_every_step(kept))
         outputs = self.output(x)
-        return steps.padded(outputs) if self.every_step else outputs
+        return (steps.padded(outputs) if self.every_step else outputs), after
+
+    def _first_states(self, states: Any, begins: Tensor | None, count: int, like: Tensor) -> list[Any]:
+        """What each layer starts from; None for its own states in all sequences."""
+        if states is None or (begins is not None and bool(begins.all())):
+            return [None] * len(self.layers)
+        if begins is None or not bool(begins.any()):
+            return list(states)
+        own = [initial_states(layer, count, like) for layer in self.layers]
+        wanted, got = ([tuple(leaf.shape) for leaf in tree_leaves(nest)] for nest in (own, list(states)))
+        if got != wanted:
+            hint = "after the model has changed, as by shrink_, begin without states"
+            raise invalid("states", got=f"of shapes {got}", expected=f"{wanted}", hint=hint)
+        return tree_map(lambda first, given: torch.where(begins[:, None], first, given), own, list(states))
 
     @torch.no_grad()
     def update_statistics(self, batches: Iterable[tuple[Any, ...]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,10 +64,11 @@ class SeriesModel(AbstractFeaturedModel):
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.front_end(x)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The outputs for a batch of sequences."""
-        outputs = super().forward(x, lengths)
-        return outputs * self.target_deviation + self.target_mean if self.scaled else outputs
+    def advance(
+        self, x: Tensor, states: Any = None, lengths: Tensor | None = None, begins: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        outputs, states = super().advance(x, states, lengths, begins)
+        return (outputs * self.target_deviation + self.target_mean if self.scaled else outputs), states
 
     @torch.no_grad()
     def standardize_(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -13,9 +15,9 @@ class FullSteps:
     def __init__(self, x: Tensor):
         self.data = x.transpose(0, 1)
 
-    def run(self, layer: nn.Module, data: Tensor) -> Tensor:
-        """What a recurrent layer gives at every step."""
-        return layer(data)[0]
+    def run(self, layer: nn.Module, data: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        """What a recurrent layer gives at every step from its first states or from `states`, and its last states."""
+        return layer(data) if states is None else layer(data, states)
 
     def last(self, data: Tensor) -> Tensor:
         """The last step of each sequence: (batch, n)."""
@@ -43,9 +45,11 @@ class PackedSteps:
         self._packed = pack_padded_sequence(x, self._lengths, batch_first=True, enforce_sorted=False)
         self.data = self._packed.data
 
-    def run(self, layer: nn.Module, data: Tensor) -> Tensor:
-        """What a recurrent layer gives at every step."""
-        return layer(self._with(data))[0].data
+    def run(self, layer: nn.Module, data: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        """What a recurrent layer gives at every step, and the states at the end of each sequence."""
+        packed = self._with(data)
+        y, states = layer(packed) if states is None else layer(packed, states)
+        return y.data, states
 
     def last(self, data: Tensor) -> Tensor:
         """The last step of each sequence: (batch, n)."""

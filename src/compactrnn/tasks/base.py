@@ -26,6 +26,8 @@ class AbstractTask(ABC):
     model_options: ClassVar[type]
     metric: str
     distill_targets: ClassVar[tuple[str, ...]] = ("probabilities",)  # of `Distill`; none where outputs are no logits
+    one_process: ClassVar[bool] = False  # whether it cannot be trained on several devices
+    keeps_states: bool = False  # whether the states that are carried from batch to batch outlast an epoch
 
     @classmethod
     @abstractmethod

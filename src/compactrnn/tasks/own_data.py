@@ -120,8 +120,8 @@ class AbstractOwnDataTask(AbstractSequencesTask):
         self.saved = saved
         self.begin_reading(saved)
         self.examples = self._known(self.make_examples())
-        if saved is None and batch_size > len(self.examples["train"]):
-            expected = f"at most the {len(self.examples['train'])} sequences of the training part"
+        if saved is None and batch_size > (most := self.training_examples()):
+            expected = f"at most the {most} sequences of the training part"
             raise invalid("training.batch_size", got=batch_size, expected=expected)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, 0), int))
 
@@ -130,10 +130,12 @@ class AbstractOwnDataTask(AbstractSequencesTask):
         cls, data: Any, *, batch_size: int, steps: int, shift: bool, seed: int, saved: Mapping[str, Any] | None = None
     ) -> Self:
         """The task of a recipe; with `saved` the words, classes and scales that a model was trained with."""
-        known = None
-        if saved is not None:
-            known = validated(Saved, saved.get("series", {}), "model metadata: series")
-        return cls(data, batch_size=batch_size, seed=seed, saved=known)
+        return cls(data, batch_size=batch_size, seed=seed, saved=cls.saved_of(saved))
+
+    @staticmethod
+    def saved_of(metadata: Mapping[str, Any] | None) -> Saved | None:
+        """What the metadata of a trained model say of its data, checked."""
+        return None if metadata is None else validated(Saved, metadata.get("series", {}), "model metadata: series")
 
     @classmethod
     def with_data(cls, options: Any, data: str) -> Any:
@@ -179,6 +181,10 @@ class AbstractOwnDataTask(AbstractSequencesTask):
         if name not in self.series:
             raise invalid("part", got=part, expected="test: the other parts are in the file that was trained on")
         return self.series[name]
+
+    def training_examples(self) -> int:
+        """How many sequences an epoch has."""
+        return len(self.examples["train"])
 
     def training_steps(self) -> np.ndarray:
         """Which steps of the file are in the training part: bool (steps,)."""

@@ -14,6 +14,7 @@ from .digits import DigitsTask
 from .first_symbol import FirstSymbolTask
 from .forecasting import ForecastingTask
 from .language_model import LanguageModelTask
+from .long_series import LongSeriesTask
 from .mnist import MnistTask
 from .music import MusicTask
 from .quality import shortened
@@ -33,6 +34,7 @@ TASKS: dict[str, type[AbstractTask]] = {
     "first_symbol": FirstSymbolTask,
     "forecasting": ForecastingTask,
     "language_model": LanguageModelTask,
+    "long_series": LongSeriesTask,
     "mnist": MnistTask,
     "music": MusicTask,
     "reading": ReadingTask,

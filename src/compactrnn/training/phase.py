@@ -76,7 +76,7 @@ class PhaseRun:
         """One update; returns its loss (mean per target, without penalties)."""
         began = time.perf_counter()
         index, epoch = self.update % self.per_epoch, self.update // self.per_epoch
-        if index == 0:
+        if index == 0 and not self.task.keeps_states:
             self.states = self.teacher_states = None
         whole = self.task.batch(index, epoch)
         batch = self.processes.rows(whole).to(self.fabric.device)

@@ -215,6 +215,9 @@ class Recipe(Generic[Data, Model]):
         if not self.phases:
             raise ValueError("phases: expected at least one, such as [phases.train], got none")
         check_apart(self.phases)
+        task: Any = self.task
+        if self.training.devices > 1 and TASKS[task.name].one_process:
+            raise ValueError(f"training.devices: expected 1 with {task.name}, got {self.training.devices}")
         earlier: set[str] = set()
         for name, phase in self.phases.items():
             if phase.distill:
