@@ -98,7 +98,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert isinstance(names["model"].lstm, cr.LSTM)
 
 
-@pytest.mark.parametrize("page", ["pruning", "delta", "distill", "compress-model", "own-data"])
+@pytest.mark.parametrize("page", ["pruning", "delta", "distill", "compress-model", "own-data", "window-states"])
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
