@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from study import Study, options
 
+from compactrnn.report.insert import insert
 from compactrnn.tasks.long_series import LongSeriesTask
 from compactrnn.training.recipe import Recipe, load_recipe, recipe_from
 from compactrnn.training.run_folder import RunFolder
@@ -166,14 +167,8 @@ def pairs(rows: list[dict[str, Any]], one: str, other: str) -> dict[str, list[fl
     """The logarithms of the ratios of their errors, of each data set, by seed."""
     errors = {(row["data"], row["strategy"], row["seed"]): row["test"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
-    return {
-        data: [
-            math.log(errors[data, one, seed] / errors[data, other, seed])
-            for seed in seeds
-            if {(data, one, seed), (data, other, seed)} <= errors.keys()
-        ]
-        for data in DATA
-    }
+    ratio = {(data, seed): errors[data, one, seed] / errors[data, other, seed] for data in DATA for seed in seeds}
+    return {data: [math.log(ratio[data, seed]) for seed in seeds] for data in DATA}
 
 
 def sign_flips(values: list[float]) -> float:
@@ -193,49 +188,43 @@ def sign_flips(values: list[float]) -> float:
 def interval(of_data: dict[str, list[float]], draws: int = 10_000) -> tuple[float, float]:
     """The middle 95 % of the mean where seeds are drawn again within each data set."""
     random = np.random.default_rng(0)
-    means = [random.choice(values, (draws, len(values))).mean(1) for values in of_data.values() if values]
+    means = [random.choice(values, (draws, len(values))).mean(1) for values in of_data.values()]
     low, high = np.quantile(np.mean(means, 0), [0.025, 0.975])
     return float(low), float(high)
 
 
 def verdict(rows: list[dict[str, Any]]) -> str:
     """Who wins, in words."""
-    overall = {name: means(rows, name) for name in STRATEGIES}
-    complete = {name: value for name, value in overall.items() if value is not None}
-    order = sorted(complete, key=lambda name: complete[name])
-    if len(order) < 2:
-        return "Not enough is trained yet to say who wins."
-    best = order[0]
-    text = f"**{best}** has the lowest test error"
-    other = order[1] if best == OURS else OURS
-    if other in complete:
-        found = pairs(rows, best, other)
-        every = [value for values in found.values() for value in values]
-        low, high = interval(found)
-        p = sign_flips(every)
-        text += f", {_below(statistics.fmean(every))} below that of **{other}** in the geometric mean over "
-        text += f"{len(DATA)} data sets and their seeds ({_below(high)} to {_below(low)}; p = {p:.2g} over "
-        text += f"{len(every)} pairs)"
-        if p > 0.05:
-            text += ", which these trainings do not tell apart"
-        text += ". "
-    zero = pairs(rows, OURS, "zero")
-    every = [value for values in zero.values() for value in values]
-    if every:
-        mean = statistics.fmean(every)
-        how = f"{_below(mean)} below" if mean < 0 else f"{100 * (math.exp(mean) - 1):.1f} % above"
-        text += f"Message propagation is {how} windows from zeros at fixed places."
-    return text
+    if not rows:
+        return "No seed is trained with every strategy yet."
+    best, second, *_ = sorted(STRATEGIES, key=lambda strategy: means(rows, strategy))
+    other = second if best == OURS else OURS
+    found = pairs(rows, best, other)
+    every = [value for values in found.values() for value in values]
+    (low, high), p = interval(found), sign_flips(every)
+    text = f"**{best}** has the lowest test error, {_change(means(rows, best) - means(rows, other))} against "
+    text += f"**{other}** in the geometric mean over {len(DATA)} data sets and {len(every) // len(DATA)} seeds "
+    text += f"({_change(low)} to {_change(high)} where seeds are drawn again; p = {p:.2g} over {len(every)} pairs)"
+    text += ". " if p <= 0.05 else ", which these trainings do not tell apart. "
+    zero, sequential = (_change(means(rows, OURS) - means(rows, name)) for name in ("zero", "sequential"))
+    return (
+        text + f"Against windows from zeros message propagation is at {zero}, against sequential ones at {sequential}."
+    )
 
 
-def means(rows: list[dict[str, Any]], strategy: str) -> float | None:
-    """The mean over data sets of the mean logarithm of the error; None where one has not been trained."""
-    own = [[math.log(r["test"]) for r in rows if (r["data"], r["strategy"]) == (data, strategy)] for data in DATA]
-    return statistics.fmean(statistics.fmean(values) for values in own) if all(own) else None
+def complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the seeds with which every row is trained."""
+    trained = {(row["row"], row["seed"]) for row in rows}
+    return [row for row in rows if all((name, row["seed"]) in trained for name in ROWS)]
 
 
-def _below(log_ratio: float) -> str:
-    return f"{100 * (1 - math.exp(log_ratio)):.1f} %"
+def means(rows: list[dict[str, Any]], strategy: str) -> float:
+    """The mean over data sets and seeds of the logarithm of the error."""
+    return statistics.fmean(math.log(row["test"]) for row in rows if row["strategy"] == strategy)
+
+
+def _change(log_ratio: float) -> str:
+    return f"{100 * (math.exp(log_ratio) - 1):+.1f} %"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -262,13 +251,13 @@ def tests(rows: list[dict[str, Any]]) -> str:
     lines = [f"| {OURS} against | error | 95 % of seeds | better in pairs | on data sets | p, pairs | p, data sets |"]
     lines.append("|" + "---|" * 7)
     for other in STRATEGIES:
-        found = {data: values for data, values in pairs(rows, OURS, other).items() if values}
-        if other == OURS or not found:
+        if other == OURS or not rows:
             continue
+        found = pairs(rows, OURS, other)
         every = [value for values in found.values() for value in values]
         each = [statistics.fmean(values) for values in found.values()]
         low, high = interval(found)
-        ratio = [f"{100 * (math.exp(value) - 1):+.1f} %" for value in (statistics.fmean(each), low, high)]
+        ratio = [_change(value) for value in (statistics.fmean(each), low, high)]
         better = f"{sum(v < 0 for v in every)} of {len(every)} | {sum(v < 0 for v in each)} of {len(each)}"
         p = f"{sign_flips(every):.2g} | {sign_flips(each):.3g}"
         lines.append(f"| {other} | {ratio[0]} | {ratio[1]} to {ratio[2]} | {better} | {p} |")
@@ -304,11 +293,10 @@ def main() -> None:
 
 def write(study: Study) -> None:
     """The verdict on top of the page, the tables further below."""
-    from compactrnn.report.insert import insert
-
-    study.write("window_states", table(study.rows), tests(study.rows), windowed(study.rows))
+    rows = complete(study.rows)
+    study.write("window_states", table(rows), tests(rows), windowed(rows))
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(insert(page, "window_states_verdict", f"\n{verdict(study.rows)}\n\n"), encoding="utf-8")
+    PAGE.write_text(insert(page, "window_states_verdict", f"\n{verdict(rows)}\n\n"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .._bounds import STRICT, CountFrom0, ShareAbove0, Steps
 from .._errors import invalid
 from ..data.series import Layout
 from ..data.state_memory import StateMemory, StatePolicy
-from ..data.windows import NONE, Windows
+from ..data.windows import NONE, Cut, Windows
 from ..models.series_model import SeriesModel, SeriesModelOptions
 from .batch import Batch
 from .own_data import Examples, OwnData, Saved, Words
@@ -119,6 +119,7 @@ class LongSeriesTask(AbstractNumbersTask):
             got, expected = f"true with states = {data.states!r}", "false: a state is that of one step"
             raise invalid("training.shift", got=got, expected=expected)
         self.shift = shift
+        self._drawn: tuple[int, Cut, list[np.ndarray]] | None = None  # of the epoch that batches are asked for
         super().__init__(data, batch_size=batch_size, seed=seed, saved=saved)
 
     @classmethod
@@ -205,17 +206,17 @@ class LongSeriesTask(AbstractNumbersTask):
         return self.windows.updates()
 
     def update_bytes(self, layer_sizes: Sequence[int]) -> int:
-        """The inputs and the outputs of each layer, of a batch of windows or of the longest stretch to be read."""
+        """Inputs and outputs of each layer, of a batch of windows or the longest stretch to be read; both memories."""
         steps = max(self.batch_size * (self.data.window + self.data.warm_up), self.steps)
-        return 4 * steps * (self.inputs + sum(layer_sizes))
+        stored = 0 if self.data.states in ("zero", "warm_up") else 2 * len(self.windows)
+        return 4 * (steps * (self.inputs + sum(layer_sizes)) + stored * sum(layer_sizes))
 
     def batch(self, index: int, epoch: int = 0) -> WindowBatch:
         """The windows of an update, each with the steps before it that warm it up."""
-        if self._order[0] != epoch:
+        if self._drawn is None or self._drawn[0] != epoch:
             windows = self.windows
-            self._epoch = windows.cut(epoch), windows.batches(epoch)
-            self._order = (epoch, np.zeros((0, 0), int))
-        cut, batches = self._epoch
+            self._drawn = epoch, windows.cut(epoch), windows.batches(epoch)
+        _, cut, batches = self._drawn
         numbers, train = batches[index], self.examples["train"]
         begin, end = cut.begin[numbers], cut.end[numbers]
         stretch = train.begin[np.searchsorted(train.begin, begin, side="right") - 1]
