@@ -187,12 +187,21 @@ def test_window_states(monkeypatch, tmp_path):
     assert 0 < row["test"] != row["test_in_windows"] > 0 and row["updates"] == 2 and row["steps_of_windows"] == 32
     assert script.recipe_of("pm25", "warm-up", 0).task.warm_up == 48
     rows = [
-        {**row, "row": f"{data}: {strategy}", "data": data, "strategy": strategy, "seed": seed, "test": test * (1 + seed)}
+        {
+            **row,
+            "row": f"{data}: {strategy}",
+            "data": data,
+            "strategy": strategy,
+            "seed": seed,
+            "test": test * (1 + seed),
+        }
         for seed in range(3)
         for data in script.DATA
         for strategy, test in zip(script.STRATEGIES, (2, 3, 3, 4, 3, 3, 1), strict=True)
     ]
     assert script.verdict(rows).startswith("**propagate** has the lowest test error, -50.0 % against **zero**")
+    turns = [{**row, "test": 1.0 + (place * 5 + place // 28) % 7} for place, row in enumerate(rows)]
+    assert script.verdict(turns).startswith("No strategy wins. **")
     assert "| zero | -50.0 % | -50.0 % to -50.0 % | 12 of 12 | 4 of 4 | 0.00049 | 0.125 |" in script.tests(rows)
     assert script.complete(rows[:-1]) == [row for row in rows if row["seed"] < 2]
     assert script.sign_flips([1.0, 2.0, 3.0]) == 0.25 and script.sign_flips([1.0, -1.0]) == 1.0
