@@ -17,6 +17,7 @@ from ..layers.fused import AbstractFused
 from ..layers.narrow import put_tensor_
 from ..weights.base import AbstractWeight
 from .products import describe_products, rebuild_products
+from .resizing import describe_sizes, restore_sizes_
 from .structure import describe, rebuild
 from .wrappers import unwrap
 
@@ -66,6 +67,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
         "class": type(model).__qualname__,
         "layers": describe(model),
         "products": describe_products(model),
+        "sizes": describe_sizes(model),
         "shared": shared,
         "frozen": frozen,
         "temporary": temporary,
@@ -109,7 +111,8 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
     saved: dict[str, Tensor] = tree["tensors"]
     wanted = saved | {name: saved[source] for name, source in tree["shared"].items()}
     model = rebuild(model, tree["layers"], wanted)
-    rebuild_products(model, tree.get("products", []))  # which older files lack
+    rebuild_products(model, tree.get("products", []))  # which older files lack, as the next
+    resized = restore_sizes_(model, tree.get("sizes", []))
     for path, module in model.named_modules():
         if isinstance(module, AbstractWeight):  # how many entries a sparse one has, its tensors alone say
             module._load_from_state_dict(dict(wanted), f"{path}." if path else "", {}, False, [], [], [])
@@ -125,7 +128,8 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
             continue
         source = tree["shared"].get(name, name)
         if source not in filled:
-            filled[source] = _tensor(have[name], saved[source], name, source not in tree["frozen"])
+            rows = name.rpartition(".")[0] in resized
+            filled[source] = _tensor(have[name], saved[source], name, source not in tree["frozen"], rows)
         path, _, attribute = name.rpartition(".")
         put_tensor_(model.get_submodule(path), attribute, filled[source])
     for module in model.modules():
@@ -134,11 +138,12 @@ def _filled(model: Any, tree: dict[str, Any]) -> Any:
     return model
 
 
-def _tensor(built: Tensor, saved: Tensor, name: str, trainable: bool) -> Tensor:
-    """The saved tensor in the place of the one that the code built, of which columns may have been cut."""
+def _tensor(built: Tensor, saved: Tensor, name: str, trainable: bool, rows: bool) -> Tensor:
+    """The saved tensor in the place of the one that the code built, of which columns may have been cut, or `rows`."""
     last = saved.dim() - 1
     cut = [d for d, (n, m) in enumerate(zip(saved.shape, built.shape, strict=False)) if n != m]
-    possible = saved.dim() == built.dim() and all(saved.shape[d] < built.shape[d] and d in (1, last) for d in cut)
+    axes = (0, 1, last) if rows else (1, last)
+    possible = saved.dim() == built.dim() and all(saved.shape[d] < built.shape[d] and d in axes for d in cut)
     if not possible:
         raise invalid(name, got=f"shape {tuple(built.shape)}", expected=f"{tuple(saved.shape)}, or more columns")
     saved = saved.to(built.device)

@@ -13,6 +13,7 @@ from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from ..graph.labels import Units, UnitSetKey
 from ..graph.leaf import Leaf
+from ..graph.rows import Rows
 from ..graph.table import Table
 from ..graph.trace import Trace
 from ..layers import part_name
@@ -33,17 +34,18 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
             continue
         labels = list(dict.fromkeys(label for key in keys for label in units.labels[key]))
         place = {label: i for i, label in enumerate(labels)}
-        members = [
+        found = [
             Member(trace.source(k), layer, name, torch.tensor([place[label] for label in units.labels[k, layer, name]]))
             for k, layer, name in keys
         ]
+        members = [member for member in found if not isinstance(member.leaf, Rows)]
         group = Group(members, labels)
         at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members if isinstance(m.leaf, Leaf))
         group.untracked = torch.tensor([label in units.untracked for label in labels])
         group.not_zero_preserving = torch.tensor([label in units.not_zero_preserving for label in labels])
         group.nonzero_start = torch.tensor([not at_rest or label in units.nonzero_start for label in labels])
         group.reason = next((units.reasons[k] for k in labels if k in units.reasons), "")
-        for member in members:
+        for member in found:
             _own_parts(model, group, member)
         for part, name in _outer_readers(model, group, units, trace.leaves):
             if _add(group.readers, part):
@@ -58,7 +60,7 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
     return groups
 
 
-def original(model: nn.Module, leaf: Leaf | Table) -> nn.Module:
+def original(model: nn.Module, leaf: Leaf | Table | Rows) -> nn.Module:
     """The layer or embedding of `model` that `leaf`, found in a copy, stands for."""
     return model if leaf.alone else model.get_submodule(leaf.name)
 
@@ -107,6 +109,13 @@ def _own_parts(model: nn.Module, group: Group, member: Member) -> None:
     if isinstance(member.leaf, Table):
         _add(group.writers, Part(stored(model, member.leaf.parameter), 1, member.units))
         return
+    if isinstance(member.leaf, Rows):
+        if member.leaf.weight:
+            _add(group.writers, Part(stored(model, member.leaf.weight), 0, member.units))
+        if member.leaf.vector:
+            vector = stored(model, member.leaf.vector)
+            _add(group.biases, Part(vector, len(shape_of(vector)) - 1, member.units))
+        return
     for direction in range(member.leaf.directions):
         _parts_of_cell(model, group, member, member.leaf, direction)
 
@@ -130,7 +139,7 @@ def _outer_readers(model: nn.Module, group: Group, units: Units, leaves: dict[in
     """The next layer of the stack, other recurrent layers, and weights of the model."""
     for member in group.members:
         leaf = member.leaf
-        if isinstance(leaf, Table):
+        if not isinstance(leaf, Leaf):
             continue
         rows = leaf.cells
         outputs = rows[member.layer][0].output_units()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.leaf import Leaf
+from ..graph.rows import Rows
 from ..graph.table import Table
 from .gates import AbstractGate
 from .part import Part as Part
@@ -18,7 +19,7 @@ from .part import Part as Part
 class Member:
     """A unit set of a layer (both directions), or a table's columns; its unit i is unit `units[i]` of the group."""
 
-    leaf: Leaf | Table
+    leaf: Leaf | Table | Rows
     layer: int
     set_name: str
     units: Tensor

@@ -74,6 +74,19 @@ class TensorCut:
 
 
 @dataclass(frozen=True)
+class SizeCut:
+    """An attribute of a module, `name`, that its code reads as a width: `before` the cut and `after` it."""
+
+    path: str
+    name: str
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        return f"{self.path or 'model'}.{self.name}: {self.after} instead of {self.before}"
+
+
+@dataclass(frozen=True)
 class TensorRecord:
     """A parameter or buffer of the model that the plan was made for; `digest` is the SHA-256 of its bytes."""
 
@@ -106,6 +119,7 @@ class PruningPlan:
     units: tuple[UnitCut, ...]
     layers: tuple[LayerCut, ...]
     tensors: tuple[TensorCut, ...]
+    sizes: tuple[SizeCut, ...]
     parameters: tuple[int, int]
     recurrent_parameters: tuple[int, int]
     macs: tuple[int, int]
@@ -144,7 +158,7 @@ class PruningPlan:
     def __str__(self) -> str:
         rows = [f"at {self.position}"] if self.position else []
         rows += [str(cut) for cut in self.units]
-        rows += [str(cut) for cut in self.tensors]
+        rows += [str(cut) for cut in (*self.tensors, *self.sizes)]
         rows += [
             f"{c.path or 'model'}: {len(c.kept_inputs)} of {c.inputs} input columns"
             for c in self.layers
@@ -156,5 +170,5 @@ class PruningPlan:
         return "\n".join([*rows, *size_lines(self, SIZES)])
 
 
-FORMAT = "compactrnn pruning plan 1"
+FORMAT = "compactrnn pruning plan 2"
 SIZES = ("parameters", "recurrent_parameters", "macs")

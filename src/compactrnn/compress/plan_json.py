@@ -99,10 +99,14 @@ def check_pruning(plan: Any) -> None:
             _check_kept(cut.kept_inputs, cut.inputs, f"{cut.path or 'model'}, kept_inputs")
     for cut in plan.tensors:
         _check_kept(cut.kept, cut.size, f"{cut.name}, kept")
+    for cut in plan.sizes:
+        if not 0 < cut.after < cut.before:
+            raise invalid(f"{cut.path or 'model'}.{cut.name}", got=cut.after, expected=f"a size below {cut.before}")
     names = {
         "units": [cut.name for cut in plan.units],
         "layers": [cut.path for cut in plan.layers],
-        "tensors": [cut.name for cut in plan.tensors],
+        "tensors": [f"{cut.name}, axis {cut.axis}" for cut in plan.tensors],
+        "sizes": [f"{cut.path or 'model'}.{cut.name}" for cut in plan.sizes],
     }
     for where, found in names.items():
         if twice := _twice(found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,14 @@ from ..graph.labels import Scaling, Use
 from ..graph.leaf import Leaf
 from ..graph.trace import Trace
 from ..graph.units import Units
-from ..layers import is_recurrent
+from ..layers import has_cells
 from .compare import Comparison
 from .dead import find_dead, why_dead
 from .gating import fold_masks_
 from .group_finding import original
 from .groups import Group, Member
-from .plan import LayerCut, PruningPlan, TensorCut, UnitCut
+from .plan import LayerCut, PruningPlan, SizeCut, TensorCut, UnitCut
+from .resizing import possible_sizes
 from .sharing import CannotCut
 from .sizes import counts
 from .structure import kind_of
@@ -64,7 +66,7 @@ class Cuts:
 
     @property
     def _uses(self) -> tuple[Use | Scaling, ...]:
-        return *self.units.uses, *self.units.lookups, *self.units.scalings
+        return *self.units.uses, *self.units.makers, *self.units.scalings
 
     def _unit_cut(self, group: Group, member: Member) -> UnitCut:
         kept = ~self.dead[group.name][member.units]
@@ -88,12 +90,14 @@ class Cuts:
 
     def _tensor_cuts(self, names: tuple[str, ...]) -> Iterator[TensorCut]:
         """The cuts of one tensor, which has these names."""
-        uses = [use for use in self._uses if use.name in names]
-        cut = self._cut([use.labels for use in uses]) if len({use.axis for use in uses}) == 1 else None
-        if cut is None or (cut.any() and not self.units.fixed_width.isdisjoint(names)):
-            raise CannotCut(f"{names[0]} has several uses, of which different columns would be cut")
-        if cut.any():
-            yield from (TensorCut(name, uses[0].axis, len(cut), _indices(~cut)) for name in names)
+        made = {(use.name, use.axis) for use in self.units.makers if use.axis == 0}
+        for axis in sorted({use.axis for use in self._uses if use.name in names}):
+            cut = self._cut([use.labels for use in self._uses if use.name in names and use.axis == axis])
+            fixed = not self.units.fixed_width.isdisjoint(names) and (names[0], axis) not in made
+            if cut is None or (cut.any() and fixed):
+                raise CannotCut(f"{names[0]} has several uses, of which different columns would be cut")
+            if cut.any():
+                yield from (TensorCut(name, axis, len(cut), _indices(~cut)) for name in names)
 
     def _idles(self, key: int) -> bool:
         """Whether what is cut out of a layer may be more than zero."""
@@ -113,7 +117,7 @@ class Cuts:
 
 def _names_by_parameter(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For each name of a parameter all of its names, but those in recurrent layers, which are cut as a whole."""
-    layers = tuple(f"{name}." for name, module in model.named_modules() if is_recurrent(module))
+    layers = tuple(f"{name}." for name, module in model.named_modules() if has_cells(module))
     found: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not name.startswith(layers):
@@ -149,20 +153,23 @@ def plan_cuts(
     comparison = Comparison(model, traced, example_inputs)
     reasons = []
 
-    def attempt(clusters: list[set[int]]) -> tuple[nn.Module, PruningPlan] | None:
+    def attempt(clusters: list[set[int]], sizes: tuple[SizeCut, ...] = ()) -> tuple[nn.Module, Any] | None:
         try:
-            plain = Cuts(groups, units, dead, set().union(*clusters)).plain(model)
+            plain = *Cuts(groups, units, dead, set().union(*clusters)).plain(model), sizes
             small = cut(model, *plain)
             reasons.append(comparison.difference(small))
         except CannotCut as error:
             reasons.append(str(error))
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-        return None if reasons[-1] else (small, plain)  # pyright: ignore
+        return None if reasons[-1] else (small, plain)
 
     clusters = [c for c in _clusters(groups) if any(dead[g.name].any() for g in groups if g.keys() & c)]
     forced = [c for c in clusters if any((dead[g.name] & g.by_incoming).any() for g in groups if g.keys() & c)]
     found = attempt(forced)
+    if found is None and (changed := _changed_widths(groups, dead, set().union(*forced))):
+        tried = (attempt(forced, sizes) for sizes in possible_sizes(model, traced.ran, changed))
+        found = next((t for t in tried if t is not None), None)
     if found is None:
         alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]
         found = attempt([c for c in clusters if c not in alone]) or attempt(clusters)
@@ -172,7 +179,7 @@ def plan_cuts(
             f"{name}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
             f" {names}; exclude the layer of which the code of the model needs all units"
         )
-    small, (cuts, layers, tensors) = found  # pyright: ignore
+    small, (cuts, layers, tensors, sizes) = found
     why = why_dead(groups, dead)
     explained = []
     members = ((g, m) for g in groups for m in g.members)
@@ -184,11 +191,22 @@ def plan_cuts(
         tuple(explained),
         layers,
         tensors,
+        sizes,
         *zip(before, counts(small), strict=True),  # pyright: ignore
         position=position,
         weights=weights,
     )
     return small, plan
+
+
+def _changed_widths(groups: list[Group], dead: dict[str, Tensor], scattered: set[int]) -> dict[int, int]:
+    """The widths, before and after, of what code may know by a number: cells, where these agree."""
+    found: dict[int, set[int]] = {}
+    for group in groups:
+        for m in group.members:
+            if not scattered & group.keys() and isinstance(m.leaf, Leaf) and m.leaf.is_step:
+                found.setdefault(len(m.units), set()).add(int((~dead[group.name])[m.units].sum()))
+    return {before: min(after) for before, after in found.items() if len(after) == 1 and before not in after}
 
 
 def _clusters(groups: list[Group]) -> list[set[int]]:

@@ -15,8 +15,8 @@ from .idle import Idle
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
 
 
-class Scattered(nn.Module):
-    """Runs a narrowed layer and writes its output and states back to their old width.
+class AbstractScattered(nn.Module):
+    """Runs a narrowed layer, or cell, and writes its output and states back to their old width.
 
     Exact where the missing units are zero, or are not read, or are idle: they have no incoming weights, and so they
     take a course that needs no weights (`Idle`). The code around still sees the old shapes and the old `hidden_size`.
@@ -66,6 +66,32 @@ class Scattered(nn.Module):
                 raise
             return getattr(self.layer, name)
 
+    def _selected(self, entries: list[list[Tensor]], which: str) -> list[list[Tensor]]:
+        return [[self._selected_state(x, which, i, s) for i, x in enumerate(kind)] for s, kind in enumerate(entries)]
+
+    def _selected_state(self, x: Tensor, which: str, entry: int, kind: int) -> Tensor:
+        units, rows = self._states[kind]
+        if units is None:
+            return x
+        index = getattr(self, f"{which}_{entry // self._directions}_{units}")
+        return x.unflatten(-1, (rows, -1)).index_select(-1, index).flatten(-2)
+
+    def _spread_state(self, x: Tensor, rest: Tensor | None, entry: int, kind: int) -> Tensor:
+        units, rows = self._states[kind]
+        if units is None:
+            return x
+        rest = None if rest is None else rest.unflatten(-1, (rows, -1))
+        return self._spread(x.unflatten(-1, (rows, -1)), rest, f"{entry // self._directions}_{units}").flatten(-2)
+
+    def _spread(self, x: Tensor, rest: Tensor | None, slot: str) -> Tensor:
+        gone = len(getattr(self, f"gone_{slot}"))
+        rest = x.new_zeros(*x.shape[:-1], gone) if rest is None else rest[..., :gone]
+        return torch.cat([x, rest], -1).index_select(-1, getattr(self, f"places_{slot}"))
+
+
+class Scattered(AbstractScattered):
+    """A narrowed recurrent layer with the output width of the original."""
+
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """The calling convention of the original layer: (..., input) -> (..., old width), states of the old widths."""
         given = None if hx is None else self._entries(hx)
@@ -94,30 +120,8 @@ class Scattered(nn.Module):
         ]
         return (y._replace(data=data) if isinstance(y, PackedSequence) else data), self._joined(after, self)
 
-    def _spread_state(self, x: Tensor, rest: Tensor | None, entry: int, kind: int) -> Tensor:
-        units, rows = self._states[kind]
-        if units is None:
-            return x
-        rest = None if rest is None else rest.unflatten(-1, (rows, -1))
-        return self._spread(x.unflatten(-1, (rows, -1)), rest, f"{entry // self._directions}_{units}").flatten(-2)
-
-    def _spread(self, x: Tensor, rest: Tensor | None, slot: str) -> Tensor:
-        gone = len(getattr(self, f"gone_{slot}"))
-        rest = x.new_zeros(*x.shape[:-1], gone) if rest is None else rest[..., :gone]
-        return torch.cat([x, rest], -1).index_select(-1, getattr(self, f"places_{slot}"))
-
     def _entries(self, states: Any) -> list[list[Tensor]]:
         return [list(kind) for kind in ([states] if self._kinds == 1 else states)]
-
-    def _selected(self, entries: list[list[Tensor]], which: str) -> list[list[Tensor]]:
-        return [[self._selected_state(x, which, i, s) for i, x in enumerate(kind)] for s, kind in enumerate(entries)]
-
-    def _selected_state(self, x: Tensor, which: str, entry: int, kind: int) -> Tensor:
-        units, rows = self._states[kind]
-        if units is None:
-            return x
-        index = getattr(self, f"{which}_{entry // self._directions}_{units}")
-        return x.unflatten(-1, (rows, -1)).index_select(-1, index).flatten(-2)
 
     def _joined(self, entries: Sequence[list[Tensor]], form: nn.Module) -> Any:
         """In the form that `form` takes or gives."""
@@ -159,3 +163,31 @@ class Scattered(nn.Module):
             for kind, state in zip(states, last, strict=True):
                 kind.append(each(state, back) if batched else state.squeeze(0))
         return outputs[-self._directions :], states
+
+
+class ScatteredCell(AbstractScattered):
+    """A narrowed cell of torch with the output width of the original."""
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """The calling convention of the original cell, with states of the old width."""
+        given = None if hx is None else [[state] for state in ([hx] if self._kinds == 1 else hx)]
+        states = self.layer(input, None if given is None else self._joined(self._selected(given, "kept")))
+        rest: list[Tensor | None] = [None] * self._kinds
+        if self.idle is not None and not (given is None and self.idle.at_rest):
+            rest = self._idle(input, None if given is None else self._selected(given, "gone"))  # pyright: ignore
+        narrow = [states] if self._kinds == 1 else states
+        return self._joined([[self._spread_state(x, r, 0, s)] for s, (x, r) in enumerate(zip(narrow, rest, strict=True))])
+
+    def _joined(self, kinds: list[list[Tensor]]) -> Any:
+        return kinds[0][0] if self._kinds == 1 else tuple(kind[0] for kind in kinds)
+
+    def _idle(self, input: Tensor, start: list[list[Tensor]] | None) -> list[Tensor]:
+        """The states, after this step, of the units that were cut out."""
+        assert self.idle is not None
+        like = input if input.dim() == 2 else input[None]
+        first = None
+        if start is not None:  # one unit that is not read, where none is gone
+            parts = [kind[0] if input.dim() == 2 else kind[0][None] for kind in start]
+            first = tuple(nn.functional.pad(p, (0, int(not p.shape[-1]))) for p in parts)
+        _, last = self.idle.run(0, first, 1, like.shape[0], like, None)
+        return list(last) if input.dim() == 2 else [state[0] for state in last]

@@ -51,7 +51,7 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
     if optimizer is not None:
         move_optimizer_(optimizer, model, small, lambda m: cut(m, plan.units, plan.layers, plan.tensors))
     training = model.training
-    vars(model).update({name: vars(small)[name] for name in vars(model) if "hooks" not in name})
+    vars(model).update({name: value for name, value in vars(small).items() if "hooks" not in name})
     model.train(training)
     pruner.method.pruned = {name: mask[kept[name].to(mask.device)] for name, mask in pruner.method.pruned.items()}
     pruner.method.shrunk(model)

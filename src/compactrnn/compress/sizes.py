@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..graph.copy import copy_module
-from ..layers import cells_of, is_recurrent
+from ..layers import cells_of, has_cells
 from .gating import fold_masks_
 
 
@@ -15,7 +15,7 @@ def counts(model: nn.Module) -> tuple[int, int, int]:
     Of its plain form: gates and what else weights are computed from is not counted.
     """
     plain = fold_masks_(copy_module(model))
-    layers = [m for m in plain.modules() if is_recurrent(m)]
+    layers = [m for m in plain.modules() if has_cells(m)]
     own = {id(p): p.numel() for m in layers for p in m.parameters()}
     macs = sum(cell.macs() for m in layers for row in cells_of(m) for cell in row)
     return sum(p.numel() for p in plain.parameters()), sum(own.values()), macs

@@ -9,20 +9,23 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from ..cells.base import AbstractCell
-from ..layers import cells_of, convert_, delta_, has_thresholds, is_recurrent, narrow_, part_name
+from ..layers import cells_of, convert_, delta_, has_cells, has_thresholds, is_cell, narrow_, part_name
 from ..layers.fused import AbstractFused
 from ..layers.recurrent import Recurrent
 from ..weights.base import AbstractWeight
 from ..weights.masked import MaskedWeight
 from ..weights.registry import weight_kinds, weight_spec, weight_table
-from .scatter import Scattered
+from .scatter import AbstractScattered, Scattered, ScatteredCell
+
+
+_KINDS = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:
     """Every recurrent layer of `model`: where it stands, what keeps its width outside, sizes and forms of weights."""
     found = []
     for path, layer in model.named_modules():
-        if not is_recurrent(layer):
+        if not has_cells(layer):
             continue
         cells = cells_of(layer)
         wraps = _wraps(model, path)
@@ -52,18 +55,18 @@ def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, T
             layer = model.get_submodule(path)
         except AttributeError:
             layer = None
-        if layer is None or not is_recurrent(layer) or kind_of(layer) != stored["kind"]:
-            got = "no such module" if layer is None else kind_of(layer) if is_recurrent(layer) else type(layer).__name__
+        if layer is None or not has_cells(layer) or kind_of(layer) != stored["kind"]:
+            got = "no such module" if layer is None else kind_of(layer) if has_cells(layer) else type(layer).__name__
             raise invalid(where, got=got, expected=f"a recurrent layer as it was saved, {stored['kind']}")
         if stored["converted"]:
             convert_(layer)
         if stored.get("thresholds", False):  # which older files lack
             delta_(layer)
-        outer: list[Scattered] = []
+        outer: list[AbstractScattered] = []
         for number, idle in enumerate(stored["scattered"]):
             prefix = ".".join([*([path] if path else []), *["layer"] * number])
             kept = _kept(cells_of(layer), tensors, prefix, where)
-            outer.append(Scattered(layer, kept, idle))
+            outer.append((ScatteredCell if is_cell(layer) else Scattered)(layer, kept, idle))
             narrow_(layer, [[sets] * len(row) for sets, row in zip(kept, cells_of(layer), strict=True)])
         _resize(layer, stored, where)
         _restructure(layer, stored["weights"], where)
@@ -75,23 +78,23 @@ def rebuild(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, T
     return model
 
 
-def _wraps(model: nn.Module, path: str) -> list[Scattered]:
+def _wraps(model: nn.Module, path: str) -> list[AbstractScattered]:
     """What stands around the layer at `path` to keep its old width, outermost first."""
-    wraps: list[Scattered] = []
+    wraps: list[AbstractScattered] = []
     while path.split(".")[-1] == "layer":
         path = path.rpartition(".")[0]
         parent = model.get_submodule(path)
-        if not isinstance(parent, Scattered):
+        if not isinstance(parent, AbstractScattered):
             break
         wraps.insert(0, parent)
     return wraps
 
 
 def kind_of(layer: nn.Module) -> str:
-    """What a recurrent layer is, for files: `LSTM`, `GRU`, `RNN` or `Recurrent of` a cell."""
+    """What a recurrent layer is, for files: `LSTM`, `GRU`, `RNN`, `LSTMCell`, ... or `Recurrent of` a cell."""
     if isinstance(layer, Recurrent):
         return f"Recurrent of {layer.cell_class.__name__}"
-    return next(kind.__name__ for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, kind))
+    return next(kind.__name__ for kind in _KINDS if isinstance(layer, kind))
 
 
 def _counts(cell: AbstractCell) -> dict[str, int]:
@@ -149,6 +152,8 @@ def _resize(layer: nn.Module, stored: dict[str, Any], where: str) -> None:
     if have != units or stored["inputs"] != inputs:
         keep = [[{name: torch.arange(n) for name, n in sets.items()} for sets in row] for row in units]
         narrow_(layer, keep, torch.arange(stored["inputs"]))
+    if is_cell(layer):
+        return
     # one size for all layers, or a list even if all are the same
     for name in ("hidden_size", "proj_size"):
         if _list(stored[name], len(units)) != _list(getattr(layer, name), len(units)):
@@ -175,6 +180,8 @@ def _restructure(layer: nn.Module, forms: list[list[dict[str, dict[str, Any]]]],
                         got=repr(weight.spec),
                         expected=f"a weight as it was saved, {wanted['spec']}",
                     )
+                if is_cell(layer):
+                    raise invalid(f"{where}, {part_name(layer, i, d, name)}", got=wanted["spec"], expected="a matrix")
                 plain = weight.inner if isinstance(weight, MaskedWeight) else weight
                 if _form(plain) | {"masked": wanted["masked"]} != wanted:
                     spec = weight_spec({"kind": wanted["spec"], **wanted["options"]})

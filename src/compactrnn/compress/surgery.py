@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from .._errors import invalid
 from ..graph.copy import copy_module
-from ..layers import cells_of, is_recurrent, narrow_
+from ..layers import cells_of, has_cells, is_cell, narrow_
 from ..layers.narrow import put_tensor_
 from .gating import fold_masks_
-from .plan import LayerCut, PruningPlan, TensorCut, TensorRecord, UnitCut
-from .scatter import Scattered
+from .plan import LayerCut, PruningPlan, SizeCut, TensorCut, TensorRecord, UnitCut
+from .resizing import resize_
+from .scatter import Scattered, ScatteredCell
 from .sharing import CannotCut, Sharing
 from .sizes import counts
 from .structure import kind_of
@@ -23,7 +24,13 @@ from .wrappers import unwrap
 M = TypeVar("M", bound=nn.Module)
 
 
-def cut(model: M, units: tuple[UnitCut, ...], layers: tuple[LayerCut, ...], tensors: tuple[TensorCut, ...]) -> M:
+def cut(
+    model: M,
+    units: tuple[UnitCut, ...],
+    layers: tuple[LayerCut, ...],
+    tensors: tuple[TensorCut, ...],
+    sizes: tuple[SizeCut, ...] = (),
+) -> M:
     """A copy of `model` without the units that are not kept.
 
     Raises:
@@ -34,6 +41,8 @@ def cut(model: M, units: tuple[UnitCut, ...], layers: tuple[LayerCut, ...], tens
     cuts = [_cut_layer(small.get_submodule(layer.path), layer, units) for layer in layers]
     for tensor in tensors:
         _cut_tensor(small, tensor)
+    for size in sizes:
+        resize_(small.get_submodule(size.path), size.name, size.after)
     sharing.restore_(small)
     for layer, scattered in cuts:
         if scattered is not None:
@@ -47,7 +56,7 @@ def apply_plan(plan: PruningPlan, model: M, same_weights: bool = True) -> M:
     model = unwrap(model)  # pyright: ignore
     _check_model(plan, model, same_weights)
     try:
-        small = cut(model, plan.units, plan.layers, plan.tensors)
+        small = cut(model, plan.units, plan.layers, plan.tensors, plan.sizes)
     except (RuntimeError, IndexError, AttributeError, TypeError, CannotCut) as error:
         raise invalid("pruning plan", got=f"cuts that do not fit each other ({error})", expected="a plan") from error
     if (after := counts(small)) != tuple(p[1] for p in (plan.parameters, plan.recurrent_parameters, plan.macs)):
@@ -86,11 +95,15 @@ def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> Non
     modules = dict(model.named_modules(remove_duplicate=False))
     for layer in plan.layers:
         module = modules.get(layer.path)
-        kind = kind_of(module) if module is not None and is_recurrent(module) else type(module).__name__
+        kind = kind_of(module) if module is not None and has_cells(module) else type(module).__name__
         if module is None or kind != layer.kind:
             got = "no such module" if module is None else kind
             raise invalid(f"{where}, {layer.path or 'model'}", got=got, expected=layer.kind)
         _check_layer(module, layer, [u for u in plan.units if u.path == layer.path], where)
+    for size in plan.sizes:
+        got = vars(modules[size.path]).get(size.name) if size.path in modules else None
+        if type(got) is not int or got != size.before:
+            raise invalid(f"{where}, {size.path or 'model'}.{size.name}", got=got, expected=size.before)
     for tensor in plan.tensors:
         record = plan.weights.get(tensor.name)
         if record is None or len(record.shape) <= tensor.axis or record.shape[tensor.axis] != tensor.size:
@@ -139,7 +152,8 @@ def _cut_layer(layer: nn.Module, plan: LayerCut, units: tuple[UnitCut, ...]) -> 
     cells = cells_of(layer)
     own = [u for u in units if u.path == plan.path]
     keep = [{u.unit_set: torch.tensor(u.kept) for u in own if u.layer == i} for i in range(len(cells))]
-    scattered = Scattered(layer, keep, plan.idle) if plan.scattered else None
+    kind = ScatteredCell if is_cell(layer) else Scattered
+    scattered = kind(layer, keep, plan.idle) if plan.scattered else None
     inputs = None if plan.kept_inputs is None else torch.tensor(plan.kept_inputs)
     narrow_(layer, [[sets] * len(row) for sets, row in zip(keep, cells, strict=True)], inputs)
     return layer, scattered
@@ -149,6 +163,9 @@ def _cut_tensor(model: nn.Module, tensor: TensorCut) -> None:
     path, _, attribute = tensor.name.rpartition(".")
     owner = model.get_submodule(path)
     old = getattr(owner, attribute)
+    for size in ("out_features", "out_channels"):
+        if tensor.axis == 0 and old.dim() > 1 and getattr(owner, size, None) == old.shape[0]:
+            resize_(owner, size, len(tensor.kept))
     new = old.detach().index_select(tensor.axis, torch.tensor(tensor.kept, device=old.device))
     put_tensor_(owner, attribute, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 

@@ -18,6 +18,7 @@ from .copy import copy_module
 from .example import Example
 from .leaf import Leaf
 from .packing import FollowPacking, RecordPacking
+from .rows import find_rows
 from .seeded import seeded
 from .table import find_tables
 from .trace import Trace, beside, find_leaves, trace_leaves
@@ -36,7 +37,7 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     """
     example = Example.of(model, example_inputs)
     example = example.with_tensors(beside(model, example.tensors))
-    model, leaves = find_leaves(model)
+    model, leaves = find_leaves(model, steps=True)
     try:
         seen = Watched(model.eval(), example)
     except Exception as error:
@@ -54,7 +55,8 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     except Exception:  # it may want more arguments, or branch on data: what it reads is not known then
         traced.training = None
     model.eval()
-    traced.tables = find_tables(traced, ran)
+    traced.ran = ran
+    traced.tables, traced.rows = find_tables(traced, ran), find_rows(traced, ran)
     traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran), **stored(leaves, kept)}
     return traced
 

@@ -31,10 +31,15 @@ from .aten import (
     operation,
     pooled_axes,
 )
-from .labels import CONSTANT, DATA, ZERO, LayerInput, Scaling, Units, Use, carries, columns, uniform
+from .labels import CONSTANT, DATA, ZERO, LayerInput, Scaling, Units, carries, columns, uniform
 from .leaf import RECURRENT
+from .rows import ROWS, Rows
 from .table import COLUMNS, Table
 from .trace import Trace
+
+
+# what `y[:, t] = x` becomes in a graph
+_WRITES = frozenset(["select_scatter", "slice_scatter", "copy"])
 
 
 class Labeler:
@@ -46,9 +51,11 @@ class Labeler:
         units: Units,
         values: dict[str, Any],
         example_inputs: tuple[Tensor, ...],
-        tables: Sequence[Table] = (),
+        sources: Sequence[Table | Rows] = (),
     ):
-        self.trace, self.units, self.tables = trace, units, tables
+        self.trace, self.units = trace, units
+        self.tables = [source for source in sources if isinstance(source, Table)]
+        self.rows = [source for source in sources if isinstance(source, Rows)]
         self.inputs = dict(zip(trace.inputs, example_inputs, strict=True))
         self.values = {**trace.constants, **self.inputs, **values}
         self.stored = {**trace.parameters, **trace.buffers}
@@ -60,6 +67,7 @@ class Labeler:
         """Propagate all labels; returns pairs of labels of which one unit starts from the state of the other."""
         labels = {n: torch.full(t.shape, CONSTANT, dtype=torch.long) for n, t in self.trace.constants.items()}
         labels |= {n: torch.full(t.shape, DATA, dtype=torch.long) for n, t in self.inputs.items()}
+        labels |= {n: own for n in self.trace.constants if (own := self._vector(n)) is not None}
         results = self.trace.interpret(self._visit, labels)
         for node, users in self.scaled_by.items():
             if set(node.users) - users:
@@ -86,6 +94,8 @@ class Labeler:
             return _filled(shaped, ZERO if is_zero else CONSTANT)
         if name in MOVES:
             return self._move(node, args, kwargs)
+        if name in _WRITES:
+            return node.target(*args, **kwargs)  # pyright: ignore
         if name in PRODUCTS or name in SUMS:
             return self._elementwise(operands, shaped, node, additive=name in SUMS)
         if name in SAME and isinstance(args[0], Tensor) and not any(carries(o) for o in operands[1:]):
@@ -137,7 +147,9 @@ class Labeler:
         if read is None:
             self.units.mark_untracked(x, f"{leaf.name}: its input mixes units")
             read = torch.full((x.shape[-1],), DATA)
-        self.units.layer_inputs.append(LayerInput(leaf, read))
+        known = (i for i in self.units.layer_inputs if i.leaf is leaf)
+        if not any(torch.equal(i.labels, read) for i in known):  # a loop has the same ones in every step
+            self.units.layer_inputs.append(LayerInput(leaf, read))
 
         def own(layer: int, unit_set: str) -> Tensor:
             return torch.tensor(self.units.labels[key, layer, unit_set])
@@ -175,7 +187,7 @@ class Labeler:
         if own is None:
             self._fix_width(node.args[0])
             return _filled(shaped, DATA)
-        self.units.lookups.append(Use(self.trace.parameters[node.args[0].name], 1, own))  # pyright: ignore
+        self.units.note(self.units.makers, self.trace.parameters[node.args[0].name], 1, own)  # pyright: ignore
         return own.expand(shaped.shape).clone()
 
     def _columns_of(self, node: Any) -> Tensor | None:
@@ -185,12 +197,34 @@ class Labeler:
                 return torch.tensor(self.units.labels[table.key, 0, COLUMNS])
         return None
 
+    def _vector(self, name: str) -> Tensor | None:
+        """The labels of a learned vector that is units."""
+        shape = self.trace.constants[name].shape
+        for rows in self.rows:
+            if not rows.weight and self.trace.parameters.get(name) == rows.vector:
+                own = torch.tensor(self.units.labels[rows.key, 0, ROWS])
+                self.units.note(self.units.makers, rows.vector, len(shape) - 1, own)
+                return own.expand(shape).clone()
+        return None
+
+    def _made(self, node: Node, shaped: Tensor) -> Tensor:
+        """The labels of what a matrix gives: units, if its rows are, else data."""
+        matrix = self.trace.parameters.get(getattr(node.args[1], "name", ""))
+        for rows in self.rows:
+            if rows.weight == matrix and operation(node) == "linear":
+                own = torch.tensor(self.units.labels[rows.key, 0, ROWS])
+                self.units.note(self.units.makers, rows.weight, 0, own)
+                if rows.vector:
+                    self.units.note(self.units.makers, rows.vector, 0, own)
+                return own.expand(shaped.shape).clone()
+        return _filled(shaped, DATA)
+
     def _weighted(self, node: Node, args: tuple, shaped: Tensor, convolution: bool) -> Tensor | None:
         """A weighted sum of columns: note which column of which parameter reads which unit."""
         x, weight = args[0], self.trace.parameters.get(getattr(node.args[1], "name", ""))
         if not carries(x) and not carries(args[1]):
             self._fix_width(node.args[1])
-            return _filled(shaped, DATA)
+            return self._made(node, shaped)
         if weight is None:
             return None
         grouped = convolution and self.values_of(node)[0].shape[1] != self.values_of(node)[1].shape[1]
@@ -200,8 +234,8 @@ class Labeler:
         if (own := self._columns_of(node.args[1])) is not None:  # one parameter: its columns go for both or for none
             self.units.mark_untracked(own[read <= 0], f"{self._where(node)} reads what is no unit with the same weight")
             self.ties += [(a, b) for a, b in zip(read.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
-        self.units.uses.append(Use(weight, 1, read))
-        return _filled(shaped, DATA)
+        self.units.note(self.units.uses, weight, 1, read)
+        return self._made(node, shaped)
 
     def values_of(self, node: Node) -> tuple:
         """The true values of a node's arguments."""
@@ -275,12 +309,17 @@ class Labeler:
             if self.values[node.name].shape[-1:] != met.shape:
                 continue
             if name := self.stored.get(node.name):
-                self.units.scalings.append(Scaling(name, self.values[node.name].dim() - 1, met))
+                self._note_scaling(Scaling(name, self.values[node.name].dim() - 1, met))
             elif node.op == "call_function" and operation(node) in ENTRYWISE:
                 self._note_scalings(node, node.all_input_nodes, met)
             else:
                 continue
             self.scaled_by.setdefault(node, set()).add(user)
+
+    def _note_scaling(self, found: Scaling) -> None:
+        known = (s for s in self.units.scalings if (s.name, s.axis) == (found.name, found.axis))
+        if not any(torch.equal(s.labels, found.labels) for s in known):
+            self.units.scalings.append(found)
 
     def _fix_width_below(self, node: Node) -> None:
         """Keep the width of a stored tensor that scales units in one place and is used elsewhere too."""

@@ -67,7 +67,7 @@ class Units:
 
     labels: dict[UnitSetKey, list[int]] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
-    lookups: list[Use] = field(default_factory=list)  # embedding tables: column i gives unit `labels[i]`
+    makers: list[Use] = field(default_factory=list)  # columns of tables and rows: entry i gives unit `labels[i]`
     layer_inputs: list[LayerInput] = field(default_factory=list)
     scalings: list[Scaling] = field(default_factory=list)
     not_zero_preserving: set[int] = field(default_factory=set)
@@ -87,6 +87,11 @@ class Units:
     def mark_not_zero_preserving(self, labels: Tensor) -> None:
         """Note that the units in `labels`, when zero, do not reach their consumers as zero."""
         self.not_zero_preserving.update(labels[labels > 0].unique().tolist())
+
+    def note(self, uses: list[Use], name: str, axis: int, labels: Tensor) -> None:
+        """Add a use, unless it is there: a loop has the same ones in every step."""
+        if not any(u.name == name and u.axis == axis and torch.equal(u.labels, labels) for u in uses):
+            uses.append(Use(name, axis, labels))
 
     def labels_of(self, key: int) -> Tensor:
         """All labels of a recurrent layer."""

@@ -19,7 +19,7 @@ from .packing import followed_batch_sizes
 
 _LEAVES: weakref.WeakValueDictionary[int, Leaf] = weakref.WeakValueDictionary()
 keys = itertools.count()
-_LEFT_OUT: Any = object()
+LEFT_OUT: Any = object()
 
 
 class Leaf:
@@ -37,6 +37,7 @@ class Leaf:
         self.takes_state = False  # whether it is called with a state that was None, and may be another time
         _LEAVES[self.key] = self
 
+    is_step: ClassVar[bool] = False  # whether it runs one step, and Python code repeats it
     forward: ClassVar[Callable[..., Any]]  # stands for the layer's own while it is traced
 
     def make_cells(self) -> list[list[AbstractCell]]:
@@ -122,11 +123,11 @@ def _(key: int, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list
 RECURRENT = frozenset([torch.ops.compactrnn.recurrent.default, torch.ops.compactrnn.recurrent_packed.default])
 
 
-def leaf_forward(module: nn.Module, input: Any, hx: Any = _LEFT_OUT) -> tuple[Any, Any]:
+def leaf_forward(module: nn.Module, input: Any, hx: Any = LEFT_OUT) -> tuple[Any, Any]:
     """Stands for the layer's own `forward`: its calling convention around the one operation."""
     leaf: Leaf = module._leaf  # pyright: ignore
     leaf.takes_state |= hx is None
-    hx = None if hx is _LEFT_OUT else hx
+    hx = None if hx is LEFT_OUT else hx
     if isinstance(input, PackedSequence) and (batch_sizes := followed_batch_sizes(input)):
         return _packed_forward(leaf, input, hx, batch_sizes)
     if not isinstance(input, Tensor):

@@ -8,6 +8,7 @@ import operator
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import CodeType
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torch.fx.node import map_arg
 
 from .._errors import UnsupportedModelError, invalid
-from ..layers import is_recurrent
+from ..layers import has_cells, is_cell, is_recurrent
 from .aten import operation as operation
 from .copy import copy_module
 from .example import Example
+from .cell_leaf import CellLeaf
 from .leaf import RECURRENT, Leaf
 from .refusals import no_recurrent_layer, not_exported
 
@@ -39,7 +41,9 @@ class Trace:
     example: Example = field(default_factory=lambda: Example((), {}))  # of which the inputs are the tensors
     trains_alike: bool = False  # whether train mode does nothing else
     tables: dict[int, Any] = field(default_factory=dict)  # embedding tables of which every use is known, by key
+    rows: dict[int, Any] = field(default_factory=dict)  # what layers start from, where every use is known, by key
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
+    ran: set[CodeType] = field(default_factory=set)  # code of the model that runs on the example
     whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
 
     def interpret(self, visit: Callable[[torch.fx.Node, tuple, dict], Any], initial: dict[str, Any]) -> dict[str, Any]:
@@ -57,8 +61,8 @@ class Trace:
         return self.interpret(lambda node, args, kwargs: node.target(*args, **kwargs), initial)  # pyright: ignore
 
     def source(self, key: int) -> Any:
-        """The recurrent layer, or the embedding table, that gives the units of this key."""
-        return self.leaves[key] if key in self.leaves else self.tables[key]
+        """The recurrent layer, the embedding table, or the rows, that give the units of this key."""
+        return next(sources[key] for sources in (self.leaves, self.tables, self.rows) if key in sources)
 
     def is_parameter(self, node: torch.fx.Node, name: str) -> bool:
         """Whether a node stands for the parameter that the model calls `name`, or has under that name, too."""
@@ -66,9 +70,12 @@ class Trace:
         return own is not None and self.model.get_parameter(own) is self.model.get_parameter(name)
 
     def state_outputs(self) -> list[bool]:
-        """For each tensor that the model returns: is it a layer's whole state, returned beside something else?"""
+        """For each tensor that the model returns: is it a layer's whole state, returned beside something else?
+
+        What a cell gives is its output, too, and counts as that.
+        """
         outputs = [o for o in self.outputs if isinstance(o, torch.fx.Node)]
-        entries = [state_entries(o) for o in outputs]
+        entries = [[e for e in state_entries(o) if not self.leaves[e[1]].is_step] for o in outputs]
         returned = {e for found in entries for e in found}
         flags = [bool(found) and self._kind(found[0]) <= returned for found in entries]
         return flags if not all(flags) and not self.whole_states else [False] * len(flags)
@@ -161,18 +168,22 @@ def trace(
     return trace_leaves(model.eval(), leaves, Example(inputs, {}), times, table)
 
 
-def find_leaves(model: nn.Module) -> tuple[nn.Module, list[Leaf]]:
-    """A copy of `model`, in which a bare layer has a parent, and its recurrent layers, which are marked."""
-    if not any(is_recurrent(module) for module in model.modules()):
+def find_leaves(model: nn.Module, steps: bool = False) -> tuple[nn.Module, list[Leaf]]:
+    """A copy of `model`, in which a bare layer has a parent, and its recurrent layers, which are marked.
+
+    With `steps` the cells of torch, too.
+    """
+    wanted = has_cells if steps else is_recurrent
+    if not any(wanted(module) for module in model.modules()):
         raise no_recurrent_layer(model)
     model = copy_module(model)
-    alone = is_recurrent(model)
+    alone = wanted(model)
     if alone:
         model = _Alone(model)
     leaves = []
     for name, module in model.named_modules():
-        if is_recurrent(module):
-            leaf = Leaf(name, module, alone)
+        if wanted(module):
+            leaf = (CellLeaf if is_cell(module) else Leaf)(name, module, alone)
             module._leaf = leaf  # pyright: ignore
             leaves.append(leaf)
     return model, leaves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from .carriers import carriers
 from .labeler import Labeler
 from .labels import Units as Units
 from .labels import UnitSetKey
+from .rows import ROWS, Rows
 from .seeded import seeded
 from .table import COLUMNS, Table
 from .trace import Trace
@@ -21,18 +23,18 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...], embeddings: boo
 
     Where the trace has a training graph too, consumers and untracked units are those of both. With `embeddings` the
     columns of embedding tables are units, too; without it those that are tied to units of a layer, as by an output
-    layer that has the table as its weight.
+    layer that has the table as its weight. Rows from which cells start go with the units of these, if all can.
     """
     graphs = [graph for graph in (trace, trace.training) if graph is not None]
     with seeded():
         values = [graph.run(example_inputs) for graph in graphs]
-    tables = list(trace.tables.values())
+    sources: list[Table | Rows] = [*trace.tables.values(), *trace.rows.values()]
     while True:
-        units = _labeled(trace, tables, list(zip(graphs, values, strict=True)), example_inputs)
-        useful = [table for table in tables if _can_lose_columns(table, units, embeddings)]
-        if len(useful) == len(tables):
+        units = _labeled(trace, sources, list(zip(graphs, values, strict=True)), example_inputs)
+        useful = [source for source in sources if _can_lose(source, trace, units, embeddings)]
+        if len(useful) == len(sources):
             break
-        tables = useful
+        sources = useful
     units.nonzero_start |= units.initial_states_of_ties & units.not_zero_preserving
     for leaf in trace.leaves.values():
         if leaf.takes_state:
@@ -45,16 +47,28 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...], embeddings: boo
 
 
 def _labeled(
-    trace: Trace, tables: list[Table], graphs: list[tuple[Trace, dict[str, Any]]], example_inputs: tuple[Tensor, ...]
+    trace: Trace,
+    sources: Sequence[Table | Rows],
+    graphs: list[tuple[Trace, dict[str, Any]]],
+    example_inputs: tuple[Tensor, ...],
 ) -> Units:
     """The labels of all graphs, units being tied where one of them ties them."""
-    same = _shared(trace, tables)
+    same = _shared(trace, sources)
     while True:
         units, ties = Units(labels=same.labels()), []
         for graph, values in graphs:
-            ties += Labeler(graph, units, values, example_inputs, tables).run()
+            ties += Labeler(graph, units, values, example_inputs, sources).run()
         if not same.join(ties):
             return units
+
+
+def _can_lose(source: Table | Rows, trace: Trace, units: Units, embeddings: bool) -> bool:
+    """Whether all that reads a source is known, and it is to be units: rows go with those of layers only."""
+    if isinstance(source, Table):
+        return _can_lose_columns(source, units, embeddings)
+    own = set(units.labels[source.key, 0, ROWS])
+    started = {label for (key, _, _), labels in units.labels.items() if key in trace.leaves for label in labels}
+    return own <= started and own.isdisjoint(units.untracked)
 
 
 def _can_lose_columns(table: Table, units: Units, embeddings: bool) -> bool:
@@ -91,7 +105,7 @@ class _Classes:
         return {key: [self.find(label) for label in labels] for key, labels in self.sets.items()}
 
 
-def _shared(trace: Trace, tables: list[Table]) -> _Classes:
+def _shared(trace: Trace, sources: Sequence[Table | Rows]) -> _Classes:
     """Number the units; units are tied whose rows, or whose columns within a layer, are of one parameter."""
     sets: dict[UnitSetKey, range] = {}
     known: dict[tuple[int, tuple[int, ...]], list[int]] = {}
@@ -117,9 +131,10 @@ def _shared(trace: Trace, tables: list[Table]) -> _Classes:
                 read = [label for units in outputs for label in sets[leaf.key, i - 1, units.name]]
                 for cell in row:
                     tie(cell, cell.reads_input, 1, read * len(row))
-    for table in tables:
-        sets[table.key, 0, COLUMNS] = range(first, first + table.count)
-        first += table.count
+    for source in sources:
+        name = COLUMNS if isinstance(source, Table) else ROWS
+        sets[source.key, 0, name] = range(first, first + source.count)
+        first += source.count
     classes = _Classes(sets)
     classes.join(pairs)
     return classes

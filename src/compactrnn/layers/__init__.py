@@ -7,6 +7,8 @@ from .delta import has_thresholds as has_thresholds
 from .embedding import Embedding as Embedding
 from .initial import initial_states as initial_states
 from .inspect import cells_of as cells_of
+from .inspect import has_cells as has_cells
+from .inspect import is_cell as is_cell
 from .inspect import is_recurrent as is_recurrent
 from .inspect import part_name as part_name
 from .linear import Linear as Linear

@@ -17,6 +17,7 @@ from ..weights.dense import DenseWeight
 from .ordinary import is_batched_or_dual
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+_MODES = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "RNN_TANH"}
 # torch's name of a part, and ours
 PARTS = {
     "weight_ih": "input",
@@ -28,21 +29,25 @@ PARTS = {
 
 
 def bind(module: Any, suffix: str) -> AbstractCell:
-    """The cell on the parameters of `module`, torch's or a subclass, whose names end in `suffix`: `_l0_reverse`."""
+    """The cell on the parameters of `module`, torch's or a subclass, whose names end in `suffix`: `_l0_reverse`.
+
+    Those of torch's cells have none.
+    """
     return _cell(module, suffix, _parts(module, suffix))
 
 
 def _cell(module: Any, suffix: str, parts: dict[str, Any]) -> AbstractCell:
-    gates = GATES[module.mode]
+    mode = _mode(module)
+    gates = GATES[mode]
     rows, columns = p.shape if isinstance(p := parts["input"], Tensor) else (p.out_features, p.in_features)
     hidden_size = rows // gates
     options: dict[str, Any] = {"bias": "input_bias" in parts}
     with torch.device("meta"):
-        if module.mode == "LSTM":
+        if mode == "LSTM":
             cell = LSTM(columns, hidden_size, **options)
             if (p := parts.get("projection")) is not None:
                 cell = Projected(cell, p.shape[0] if isinstance(p, Tensor) else p.out_features)
-        elif module.mode == "GRU":
+        elif mode == "GRU":
             cell = GRU(columns, hidden_size, **options)
         else:
             cell = Elman(columns, hidden_size, nonlinearity=module.nonlinearity, **options)
@@ -98,8 +103,14 @@ def _with_values(cell: AbstractCell, values: Mapping[str, Tensor]) -> AbstractCe
     return cell
 
 
+def _mode(module: Any) -> str:
+    return module.mode if isinstance(module, nn.RNNBase) else next(m for k, m in _MODES.items() if isinstance(module, k))
+
+
 def _has(module: Any, name: str) -> bool:
-    return (module.bias or not name.startswith("bias")) and (module.proj_size != 0 or name != "weight_hr")
+    if name == "weight_hr":
+        return getattr(module, "proj_size", 0) != 0
+    return module.bias or not name.startswith("bias")
 
 
 def _parts(module: Any, suffix: str, computed: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .fused import AbstractFused
 from .recurrent import Recurrent
 
 _FORWARDS = {nn.LSTM.forward, nn.GRU.forward, nn.RNN.forward, AbstractFused.forward}
+_CELL_FORWARDS = {nn.LSTMCell.forward, nn.GRUCell.forward, nn.RNNCell.forward}
 
 
 def is_recurrent(module: nn.Module) -> bool:
@@ -22,8 +23,22 @@ def is_recurrent(module: nn.Module) -> bool:
     return isinstance(module, Recurrent)
 
 
+def is_cell(module: nn.Module) -> bool:
+    """Whether `module` is one of torch's cells, or a subclass that runs as they do.
+
+    >>> is_cell(nn.LSTMCell(2, 3)), is_cell(nn.LSTM(2, 3))
+    (True, False)
+    """
+    return isinstance(module, nn.RNNCellBase) and type(module).forward in _CELL_FORWARDS
+
+
+def has_cells(module: nn.Module) -> bool:
+    """Whether `module` is a recurrent layer, or one of torch's cells."""
+    return is_recurrent(module) or is_cell(module)
+
+
 def cells_of(module: nn.Module) -> list[list[AbstractCell]]:
-    """The cells of a recurrent layer, `[layer][direction]`, on the layer's live parameters.
+    """The cells of a recurrent layer, `[layer][direction]`, on the layer's live parameters; one for a cell of torch.
 
     Nothing is copied: `cells_of(lstm)[0][0].hidden.weight is lstm.weight_hh_l0`. What is put in the place of a part of
     a cell does not reach the layer.
@@ -35,6 +50,8 @@ def cells_of(module: nn.Module) -> list[list[AbstractCell]]:
     """
     if isinstance(module, Recurrent):
         return module.rows()
+    if is_cell(module):
+        return [[bind(module, "")]]
     if not is_recurrent(module):
         raise TypeError(
             f"cells_of: expected an nn.LSTM, nn.GRU or nn.RNN whose forward is torch's, got a {type(module).__name__}"
@@ -54,4 +71,6 @@ def part_name(module: nn.Module, layer: int, direction: int, part: str) -> str:
     if isinstance(module, Recurrent):
         return f"cells.{layer}.{direction}.{part}"
     name = {own: theirs for theirs, own in PARTS.items()}[part]
+    if is_cell(module):
+        return name
     return f"{name}_l{layer}" + ("_reverse" if direction else "")

@@ -12,17 +12,17 @@ from ..cells.base import AbstractCell
 from .bind import PARTS
 from .convert import convert_
 from .fused import AbstractFused
-from .inspect import cells_of
+from .inspect import cells_of, is_cell
 from .recurrent import Recurrent
 
 
 @torch.no_grad()
 def narrow_(
     layer: nn.Module, keep: Sequence[Sequence[Mapping[str, Tensor]]], inputs: Tensor | None = None
-) -> AbstractFused | Recurrent:
+) -> AbstractFused | Recurrent | nn.RNNCellBase:
     """Keep the units `keep[layer][direction][unit set]` (indices) and the input columns `inputs`; returns the layer.
 
-    torch's own layers are converted first. Both directions of a layer must keep the same number; the next layer's input
+    torch's own layers are converted first; its cells stay torch's. Both directions of a layer must keep the same number; the next layer's input
     columns are cut to the outputs that are left. `hidden_size` becomes a list (and the states tuples) only where the
     sizes of the layers now differ, or where torch has no such layer (a projection as wide as what it projects); a list
     stays a list.
@@ -45,6 +45,8 @@ def narrow_(
             projected = [row[0].output_size for row in cells]
             layer.proj_size = projected if isinstance(layer.hidden_size, list) else projected[0]
         return layer
+    if is_cell(layer):
+        return _narrow_cell_(layer, cells[0][0])  # pyright: ignore
     fused = convert_(layer)
     assert isinstance(fused, AbstractFused)
     for number, row in enumerate(cells):
@@ -61,6 +63,14 @@ def narrow_(
         fused.proj_size = projected if isinstance(fused.hidden_size, list) else projected[0]  # pyright: ignore
     fused.refresh()
     return fused
+
+
+def _narrow_cell_(module: nn.RNNCellBase, cell: AbstractCell) -> nn.RNNCellBase:
+    for name, own in PARTS.items():
+        if (part := getattr(cell, own, None)) is not None:
+            setattr(module, name, part if isinstance(part, Tensor) else part.weight)
+    module.input_size, module.hidden_size = cell.input_size, cell.hidden_size
+    return module
 
 
 def _kept_outputs(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._errors import UnsupportedModelError, invalid
 from ..emit.builder import CONSTANT, STEP, Builder, Operand
 from ..graph.arguments import flatten, positional
-from ..graph.cell_leaf import CellLeaf, is_cell
+from ..graph.cell_leaf import CellLeaf
 from ..graph.copy import copy_module
 from ..graph.example import Example
 from ..graph.leaf import Leaf
