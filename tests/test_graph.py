@@ -162,10 +162,10 @@ def test_both_directions_share_a_unit():
     assert units.uses[0].labels.tolist() == labels * 2
 
 
-def test_a_layer_used_twice_has_two_uses():
+def test_a_layer_used_twice_on_the_same_columns_has_one_use():
     _, units = follow(Twice())
-    assert len(units.layer_inputs) == 2
-    assert len({c.leaf.key for c in units.layer_inputs}) == 1
+    assert len(units.layer_inputs) == 1 and len(units.uses) == 1
+    assert [len(use.labels) for use in units.uses] == [32]
 
 
 def test_the_model_is_not_touched():

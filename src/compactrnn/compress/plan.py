@@ -119,12 +119,12 @@ class PruningPlan:
     units: tuple[UnitCut, ...]
     layers: tuple[LayerCut, ...]
     tensors: tuple[TensorCut, ...]
-    sizes: tuple[SizeCut, ...]
     parameters: tuple[int, int]
     recurrent_parameters: tuple[int, int]
     macs: tuple[int, int]
     position: str
     weights: dict[str, TensorRecord]
+    sizes: tuple[SizeCut, ...] = ()
 
     def apply(self, model: M, *, same_weights: bool = True) -> M:
         """A smaller copy of `model`, which stays as it is.
@@ -170,5 +170,5 @@ class PruningPlan:
         return "\n".join([*rows, *size_lines(self, SIZES)])
 
 
-FORMAT = "compactrnn pruning plan 2"
+FORMAT = "compactrnn pruning plan 1"
 SIZES = ("parameters", "recurrent_parameters", "macs")

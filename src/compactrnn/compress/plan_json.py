@@ -56,10 +56,11 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return weight_spec(value)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or value.keys() != hints.keys():
+        needed = {f.name for f in dataclasses.fields(kind) if f.name != "sizes"}  # which older plans lack
+        if not isinstance(value, dict) or not needed <= value.keys() <= hints.keys():
             got = f"keys {sorted(value)}" if isinstance(value, dict) else _said(value)
             raise invalid(where, got=got, expected=f"an object with the keys {sorted(hints)}")
-        return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})  # pyright: ignore
+        return kind(**{n: _read(hint, value[n], f"{where}.{n}") for n, hint in hints.items() if n in value})  # pyright: ignore
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is types.UnionType:
         return None if value is None else _read(arguments[0], value, where)

@@ -191,10 +191,10 @@ def plan_cuts(
         tuple(explained),
         layers,
         tensors,
-        sizes,
         *zip(before, counts(small), strict=True),  # pyright: ignore
         position=position,
         weights=weights,
+        sizes=sizes,
     )
     return small, plan
 

@@ -18,7 +18,7 @@ from ..graph.copy import copy_module
 from ..graph.example import Example
 from ..graph.leaf import Leaf
 from ..graph.trace import Trace, trace_leaves
-from ..layers import is_recurrent
+from ..layers import is_cell, is_recurrent
 from ..runtime.program import Input, Output, Program
 from .calls import reason, resized
 from .cell import apart, write_states
