@@ -10,7 +10,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.compress.scatter import AbstractScattered
 from compactrnn.layers import is_cell
-from loops import LOOPS, Stateful
+from loops import LOOPS, Attending, Stateful
 
 
 def output(model, x):
@@ -136,6 +136,24 @@ def test_a_cell_alone_keeps_its_width(kind, batch):
         torch.testing.assert_close(small(*given), cell(*given), rtol=1e-5, atol=1e-6)
 
 
+def test_single_weights_are_pruned_around_a_cell_and_the_report_says_so():
+    torch.manual_seed(4)
+    model, x = Attending(), torch.randn(3, 3, 6)
+    before = [p.clone() for p in model.cell.parameters()]
+    pruner = cr.Magnitude(model, cr.Sparse(keep=0.5), steps=4)
+    pruner.step()
+    for _ in range(3):
+        pruner.step()
+    report = {row.names: row for row in pruner.report().matrices}
+    assert "LSTMCell takes plain matrices only; nn.LSTM" in report["cell.weight_hh",].reason
+    assert report["query",].reason == ""
+    small = pruner.shrink()
+    assert_same(model, small, x)
+    assert all(map(torch.equal, small.cell.parameters(), before))
+    with pytest.raises(ValueError, match="cell.weight_ih.*must stay: an LSTMCell takes plain matrices only"):
+        cr.Magnitude(Attending(), {"cell.weight_ih": cr.Sparse(keep=0.5)}, steps=4)
+
+
 def test_what_a_loop_starts_from_is_left_whole_where_it_is_frozen_or_used_otherwise():
     class Fixed(nn.Module):
         def __init__(self, shared):
@@ -184,7 +202,7 @@ def test_what_is_noted_of_a_loop_does_not_grow_with_its_steps():
     from compactrnn.graph.follow import follow
     from compactrnn.graph.units import find_units
 
-    model = next(iter(LOOPS))()
+    model = Attending()
     found = []
     for steps in (3, 9):
         traced = follow(model, torch.randn(2, steps, 6))
@@ -196,10 +214,9 @@ def test_what_is_noted_of_a_loop_does_not_grow_with_its_steps():
 def test_a_model_of_other_sizes_is_not_filled(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shape = next(iter(LOOPS))
-        model, x = shape(), torch.randn(3, 3, 6)
+        model, x = Attending(), torch.randn(3, 3, 6)
         pruner = cr.GroupLasso(model, x, keep=0.5, steps=1, decay=0.0)
         pruner.step()
         cr.save(pruner.shrink(), tmp_path)
     with pytest.raises(ValueError, match=r"h0.out_features: expected 16, as its code built it, got 20"):
-        cr.load(tmp_path, lambda: shape(20))
+        cr.load(tmp_path, lambda: Attending(20))

@@ -118,7 +118,7 @@ def requested(model: nn.Module, spec: Spec, by_budget: bool) -> list[Item]:
         item.wanted = None if key is None else wishes[key]
         held = item.matrix.held
         if (key is not None or not by_budget) and (item.wanted is None or isinstance(item.wanted, Dense)):
-            item.reason = "not asked for"
+            item.reason = item.matrix.left_alone or "not asked for"
         elif item.matrix.left_alone:
             item.leave(item.matrix.left_alone)
         elif isinstance(held, AbstractWeight) and not isinstance(held, DenseWeight | LowRankWeight):

@@ -91,7 +91,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], run: Run = call) -> 
         tables = all(place.is_table for place in matrix.places)
         moment = found[matrix.name] = Frequency(matrix.shape[0]) if tables else Moment()
         for place in matrix.places:
-            if place.is_table == tables:
+            if place.is_table == tables and not isinstance(place.module, nn.RNNCellBase):  # which stay as they are
                 hook = lambda _, args, moment=moment: moment.add(args[0])  # noqa: E731
                 hooks.append(_called(place).register_forward_pre_hook(hook))
     try:

@@ -16,7 +16,7 @@ from .bind import GATES
 from .convert import convert_
 from .embedding import Embedding
 from .fused import AbstractFused
-from .inspect import is_recurrent
+from .inspect import is_cell, is_recurrent
 from .linear import Linear
 
 
@@ -164,6 +164,10 @@ def _places(model: nn.Module) -> Iterator[Place]:
                     if name.startswith("weight"):
                         gates = 1 if name.startswith("weight_hr") else GATES[module.mode]
                         yield Place(before + name, module, name, gates)
+        elif is_cell(module):
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter.dim() == 2:
+                    yield Place(before + name, module, name, len(parameter) // module.hidden_size)  # pyright: ignore
         elif parametrize.type_before_parametrizations(module) in (nn.Linear, Linear, nn.Embedding, Embedding):
             yield Place(path or "weight", module, "weight")
 
@@ -194,6 +198,9 @@ def _left_alone(places: list[Place], key: tuple[int, ...], owners: dict[int, set
         return "a part of it is computed from other parameters"
     if any(owners.get(parameter, own) - own for parameter in key):
         return "a parameter of it is used elsewhere, too"
+    if isinstance(first.module, nn.RNNCellBase):
+        kind = type(first.module).__name__
+        return f"an {kind} takes plain matrices only; nn.{kind.removesuffix('Cell')} and cr.Recurrent take others"
     if any(place.gates != first.gates for place in places):
         return "it is shared between layers of different gates"
     if any(isinstance(place.module, nn.Embedding) and _special(place.module) for place in places):
