@@ -10,7 +10,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.compress.scatter import AbstractScattered
 from compactrnn.layers import is_cell
-from loops import LOOPS, Attending, Stateful
+from loops import LOOPS, Attending, Stateful, Written
 
 
 def output(model, x):
@@ -122,6 +122,28 @@ def test_a_state_may_be_given_back_in_its_old_width():
     torch.testing.assert_close(alone, model(x[:1, :1], (given[0][:1], given[1][:1]))[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("keeps_width", [False, True])
+def test_a_shrunk_loop_is_packed_as_one_step(keeps_width, tmp_path):
+    class Step(nn.Module):
+        def __init__(self, loop):
+            super().__init__()
+            self.loop = loop
+
+        def forward(self, x, h, c):
+            h, c = self.loop.cell(x, (h, c))
+            return self.loop.head(h), h, c
+
+    torch.manual_seed(5)
+    model, x = (Stateful if keeps_width else Written)(), torch.randn(1, 7, 6)
+    pruner = cr.GroupLasso(model, x, keep=0.5, steps=1, decay=0.0)
+    pruner.step()
+    small = pruner.shrink().eval()
+    zeros = torch.zeros(1, small.cell.hidden_size)
+    cr.pack(Step(small), tmp_path / "step.crnn", (x[:, 0], zeros, zeros), weights="float32", states=["h", "c"])
+    ys = torch.from_numpy(cr.Engine(tmp_path / "step.crnn").run(x[0].numpy()))
+    torch.testing.assert_close(ys[None], output(model.eval(), x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_a_cell_alone_keeps_its_width(kind, batch):
@@ -150,7 +172,7 @@ def test_single_weights_are_pruned_around_a_cell_and_the_report_says_so():
     small = pruner.shrink()
     assert_same(model, small, x)
     assert all(map(torch.equal, small.cell.parameters(), before))
-    with pytest.raises(ValueError, match="cell.weight_ih.*must stay: an LSTMCell takes plain matrices only"):
+    with pytest.raises(ValueError, match=r"cell.weight_ih.*must stay: an LSTMCell takes plain matrices only"):
         cr.Magnitude(Attending(), {"cell.weight_ih": cr.Sparse(keep=0.5)}, steps=4)
 
 

@@ -44,9 +44,9 @@ class GroupLasso(Pruner):
     smaller inner module. A deep copy of a module that holds its pruner holds a pruner of the copy.
 
     Args:
-        model: any module with nn.LSTM, nn.GRU, nn.RNN, `cr.LSTM`, ... `cr.Recurrent` inside; its weights are changed by
-            `step`. A weight whose structure cannot lose single rows and columns (a Kronecker product) gets masks
-            around it, and becomes dense when it is cut.
+        model: any module with nn.LSTM, nn.GRU, nn.RNN, `cr.LSTM`, ... `cr.Recurrent` inside, or with torch's cells of
+            these that Python code repeats; its weights are changed by `step`. A weight whose structure cannot lose
+            single rows and columns (a Kronecker product) gets masks around it, and becomes dense when it is cut.
         example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments;
             initial states and lengths too, where it takes them.
         keep: fraction of the units of each layer to keep, in (0, 1]; needs `steps`. Or a fraction for each of several

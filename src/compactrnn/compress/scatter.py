@@ -176,7 +176,9 @@ class ScatteredCell(AbstractScattered):
         if self.idle is not None and not (given is None and self.idle.at_rest):
             rest = self._idle(input, None if given is None else self._selected(given, "gone"))  # pyright: ignore
         narrow = [states] if self._kinds == 1 else states
-        return self._joined([[self._spread_state(x, r, 0, s)] for s, (x, r) in enumerate(zip(narrow, rest, strict=True))])
+        return self._joined(
+            [[self._spread_state(x, r, 0, s)] for s, (x, r) in enumerate(zip(narrow, rest, strict=True))]
+        )
 
     def _joined(self, kinds: list[list[Tensor]]) -> Any:
         return kinds[0][0] if self._kinds == 1 else tuple(kind[0] for kind in kinds)

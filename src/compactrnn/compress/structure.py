@@ -17,7 +17,6 @@ from ..weights.masked import MaskedWeight
 from ..weights.registry import weight_kinds, weight_spec, weight_table
 from .scatter import AbstractScattered, Scattered, ScatteredCell
 
-
 _KINDS = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 

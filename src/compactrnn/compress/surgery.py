@@ -103,7 +103,7 @@ def _check_model(plan: PruningPlan, model: nn.Module, same_weights: bool) -> Non
     for size in plan.sizes:
         got = vars(modules[size.path]).get(size.name) if size.path in modules else None
         if type(got) is not int or got != size.before:
-            raise invalid(f"{where}, {size.path or 'model'}.{size.name}", got=got, expected=size.before)
+            raise invalid(f"{where}, {size.path or 'model'}.{size.name}", got=got, expected=str(size.before))
     for tensor in plan.tensors:
         record = plan.weights.get(tensor.name)
         if record is None or len(record.shape) <= tensor.axis or record.shape[tensor.axis] != tensor.size:

@@ -37,7 +37,6 @@ from .rows import ROWS, Rows
 from .table import COLUMNS, Table
 from .trace import Trace
 
-
 # what `y[:, t] = x` becomes in a graph
 _WRITES = frozenset(["select_scatter", "slice_scatter", "copy"])
 

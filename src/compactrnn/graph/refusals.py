@@ -7,14 +7,15 @@ from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from .._errors import UnsupportedModelError
+from ..layers import is_cell
 
-_BASES = (nn.LSTM, nn.GRU, nn.RNN)
+_BASES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:
     """The error for a model without a layer that runs over sequences; names what comes nearest to one."""
     found = [text for name, module in model.named_modules() if (text := _nearest(name, module))]
-    wanted = "nn.LSTM, nn.GRU, nn.RNN or a layer of compactrnn"
+    wanted = "nn.LSTM, nn.GRU, nn.RNN, a cell of these, or a layer of compactrnn"
     advice = (
         "; it is units of such layers that are removed. Use one of them, or write the step as a cell"
         " (compactrnn.AbstractCell) and run it with compactrnn.Recurrent, see docs/extending.md"
@@ -42,7 +43,7 @@ def not_exported(what: str, error: Exception) -> UnsupportedModelError:
 
 def _nearest(name: str, module: nn.Module) -> str:
     where = name or "the model"
-    if isinstance(module, nn.RNNCellBase):
+    if is_cell(module):
         kind = type(module).__name__
         layer = f"nn.{kind.removesuffix('Cell')}"
         return f"{where} is an nn.{kind}, one step that Python code repeats, which is not followed (use {layer})"

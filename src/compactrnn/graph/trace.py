@@ -18,9 +18,9 @@ from torch.fx.node import map_arg
 from .._errors import UnsupportedModelError, invalid
 from ..layers import has_cells, is_cell, is_recurrent
 from .aten import operation as operation
+from .cell_leaf import CellLeaf
 from .copy import copy_module
 from .example import Example
-from .cell_leaf import CellLeaf
 from .leaf import RECURRENT, Leaf
 from .refusals import no_recurrent_layer, not_exported
 

@@ -104,7 +104,9 @@ def _with_values(cell: AbstractCell, values: Mapping[str, Tensor]) -> AbstractCe
 
 
 def _mode(module: Any) -> str:
-    return module.mode if isinstance(module, nn.RNNBase) else next(m for k, m in _MODES.items() if isinstance(module, k))
+    return (
+        module.mode if isinstance(module, nn.RNNBase) else next(m for k, m in _MODES.items() if isinstance(module, k))
+    )
 
 
 def _has(module: Any, name: str) -> bool:

@@ -22,10 +22,10 @@ def narrow_(
 ) -> AbstractFused | Recurrent | nn.RNNCellBase:
     """Keep the units `keep[layer][direction][unit set]` (indices) and the input columns `inputs`; returns the layer.
 
-    torch's own layers are converted first; its cells stay torch's. Both directions of a layer must keep the same number; the next layer's input
-    columns are cut to the outputs that are left. `hidden_size` becomes a list (and the states tuples) only where the
-    sizes of the layers now differ, or where torch has no such layer (a projection as wide as what it projects); a list
-    stays a list.
+    torch's own layers are converted first; its cells stay torch's. Both directions of a layer must keep the same
+    number; the next layer's input columns are cut to the outputs that are left. `hidden_size` becomes a list (and the
+    states tuples) only where the sizes of the layers now differ, or where torch has no such layer (a projection as wide
+    as what it projects); a list stays a list.
     """
     cells = cells_of(layer)
     for number, row in enumerate(cells):
