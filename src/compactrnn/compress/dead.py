@@ -91,4 +91,4 @@ def _live_squares(part: Part, rows: Rows, dead: dict[str, Tensor], count: int) -
         return part.squares(count).cpu()
     matrix = part.matrix()
     live = ~dead[owner.name].to(matrix.device)[writer.units_on(matrix.device)]
-    return part.sum_by_unit(matrix[live].square().sum(0), count).cpu()
+    return part.sum_by_unit(matrix[live].square().movedim(1, 0).flatten(1).sum(1), count).cpu()

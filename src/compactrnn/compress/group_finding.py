@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import compress
 
 import torch
@@ -39,6 +40,9 @@ def find_groups(model: nn.Module, trace: Trace, units: Units) -> list[Group]:
             for k, layer, name in keys
         ]
         members = [member for member in found if not isinstance(member.leaf, Rows)]
+        if not members:  # a recurrence that is written out
+            first = next(member for member in found if isinstance(member.leaf, Rows) and member.leaf.recurs)
+            members = [replace(first, units=torch.arange(len(labels)))]
         group = Group(members, labels)
         at_rest = all(_rests_at_zero(m.leaf.cells[m.layer][0]) for m in members if isinstance(m.leaf, Leaf))
         group.untracked = torch.tensor([label in units.untracked for label in labels])

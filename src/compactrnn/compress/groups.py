@@ -63,8 +63,14 @@ class Group:
         """Why no unit of it may be changed or cut; empty if they may."""
         if self.excluded:
             return "excluded"
-        own = (*self.writers, *self.biases, *(p for p in self.readers if p.inside))
+        all_go = self.written_out  # there is no layer that could keep its width outside
+        own = (*self.writers, *self.biases, *(p for p in (*self.readers, *self.scalings) if p.inside or all_go))
         return "frozen" if any(part.frozen for part in own) else ""
+
+    @property
+    def written_out(self) -> bool:
+        """Whether they are rows of matrices around which code is a recurrence."""
+        return isinstance(self.members[0].leaf, Rows)
 
     @property
     def by_incoming(self) -> Tensor:

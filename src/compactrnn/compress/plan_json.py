@@ -11,6 +11,7 @@ import typing
 from typing import Any, TypeVar
 
 from .._errors import invalid
+from ..graph.rows import ROWS
 from ..graph.table import COLUMNS
 from ..weights.base import WeightSpec
 from ..weights.registry import weight_spec
@@ -112,7 +113,7 @@ def check_pruning(plan: Any) -> None:
     for where, found in names.items():
         if twice := _twice(found):
             raise invalid(f"plan.{where}", got=f"{twice[0]!r} twice", expected="each name once")
-    if strange := {cut.path for cut in plan.units if cut.unit_set != COLUMNS} - set(names["layers"]):
+    if strange := {cut.path for cut in plan.units if cut.unit_set not in (COLUMNS, ROWS)} - set(names["layers"]):
         raise invalid("plan.units", got=f"the path {min(strange)!r}", expected="paths that plan.layers lists")
 
 

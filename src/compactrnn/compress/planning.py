@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
-from ..graph.labels import Scaling, Use
+from ..graph.labels import ZERO, Scaling, Use
 from ..graph.leaf import Leaf
+from ..graph.rows import Rows
 from ..graph.trace import Trace
 from ..graph.units import Units
 from ..layers import has_cells
@@ -110,9 +111,15 @@ class Cuts:
         return torch.cat([torch.zeros(0, dtype=torch.long), *gone])
 
     def _cut(self, sets: list[Tensor]) -> Tensor | None:
-        """Which columns go, given the labels that each use of them sees; None if the uses disagree."""
-        masks = [torch.isin(labels, self._narrowed_labels()) for labels in sets]
-        return masks[0] if all(torch.equal(masks[0], m) for m in masks) else None
+        """Which columns go, given the labels that each use of them sees; None if the uses disagree.
+
+        What sees zeros, as in the first step of a loop, agrees with all.
+        """
+        if len({len(labels) for labels in sets}) > 1:
+            return None
+        labels = torch.stack(sets)
+        gone, free = torch.isin(labels, self._narrowed_labels()), labels == ZERO
+        return gone.any(0) if bool((gone | free | ~gone.any(0)).all()) else None
 
 
 def _names_by_parameter(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -171,6 +178,7 @@ def plan_cuts(
         tried = (attempt(forced, sizes) for sizes in possible_sizes(model, traced.ran, changed))
         found = next((t for t in tried if t is not None), None)
     if found is None:
+        clusters = [c for c in clusters if not any(g.written_out for g in groups if g.keys() & c)]
         alone = [c for c in clusters if c not in forced and attempt([d for d in clusters if d != c]) is not None]
         found = attempt([c for c in clusters if c not in alone]) or attempt(clusters)
     if found is None:
@@ -178,6 +186,7 @@ def plan_cuts(
         raise UnsupportedModelError(
             f"{name}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
             f" {names}; exclude the layer of which the code of the model needs all units"
+            + " (of a recurrence that is written out: let it read the width from an attribute)" * any(g.written_out for g in groups)
         )
     small, (cuts, layers, tensors, sizes) = found
     why = why_dead(groups, dead)
@@ -204,7 +213,8 @@ def _changed_widths(groups: list[Group], dead: dict[str, Tensor], scattered: set
     found: dict[int, set[int]] = {}
     for group in groups:
         for m in group.members:
-            if not scattered & group.keys() and isinstance(m.leaf, Leaf) and m.leaf.is_step:
+            written_by_code = isinstance(m.leaf, Rows) or (isinstance(m.leaf, Leaf) and m.leaf.is_step)
+            if not scattered & group.keys() and written_by_code:
                 found.setdefault(len(m.units), set()).add(int((~dead[group.name])[m.units].sum()))
     return {before: min(after) for before, after in found.items() if len(after) == 1 and before not in after}
 

@@ -18,6 +18,7 @@ from .copy import copy_module
 from .example import Example
 from .leaf import Leaf
 from .packing import FollowPacking, RecordPacking
+from .refusals import no_recurrent_layer
 from .rows import find_rows
 from .seeded import seeded
 from .table import find_tables
@@ -37,14 +38,17 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     """
     example = Example.of(model, example_inputs)
     example = example.with_tensors(beside(model, example.tensors))
-    model, leaves = find_leaves(model, steps=True)
+    model, leaves = find_leaves(model, loops=True)
     try:
         seen = Watched(model.eval(), example)
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run on example_inputs: {type(error).__name__}: {error}"
         ) from error
-    traced = _export(model, leaves, example, seen)
+    try:
+        traced = _export(model, leaves, example, seen)
+    except UnsupportedModelError as error:
+        raise error if leaves else no_recurrent_layer(model) from error
     ran, kept = seen.code, dict(seen.kept)
     try:
         training = Watched(model.train(), example)
@@ -57,6 +61,8 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
     model.eval()
     traced.ran = ran
     traced.tables, traced.rows = find_tables(traced, ran), find_rows(traced, ran)
+    if not leaves and not any(rows.recurs for rows in traced.rows.values()):
+        raise no_recurrent_layer(model)
     traced.unseen = {**unread(traced, leaves), **uncalled(model, leaves, ran), **stored(leaves, kept)}
     return traced
 

@@ -33,7 +33,7 @@ from .aten import (
 )
 from .labels import CONSTANT, DATA, ZERO, LayerInput, Scaling, Units, carries, columns, uniform
 from .leaf import RECURRENT
-from .rows import ROWS, Rows
+from .rows import CONVOLUTIONS, ROWS, Rows
 from .table import COLUMNS, Table
 from .trace import Trace
 
@@ -55,10 +55,14 @@ class Labeler:
         self.trace, self.units = trace, units
         self.tables = [source for source in sources if isinstance(source, Table)]
         self.rows = [source for source in sources if isinstance(source, Rows)]
+        own = [units.labels[rows.key, 0, ROWS] for rows in self.rows] if not trace.leaves else []
+        self.joined = torch.tensor([label for labels in own for label in labels])  # tied where they meet
         self.inputs = dict(zip(trace.inputs, example_inputs, strict=True))
         self.values = {**trace.constants, **self.inputs, **values}
         self.stored = {**trace.parameters, **trace.buffers}
         self.scaled_by: dict[Node, set[Node]] = {}  # by which of its users
+        self.scaled_with: dict[Node, list[Tensor]] = {}  # with which labels it has been looked through
+        self.fixed_below: set[Node] = set()
         self.ties: list[tuple[int, int]] = []
 
     @torch.no_grad()
@@ -108,7 +112,7 @@ class Labeler:
             chosen = [a if isinstance(a, Tensor) else torch.tensor(CONSTANT if a else ZERO) for a in args[1:]]
             return self._elementwise(chosen, shaped, node, additive=True)
         result = None
-        if name in WEIGHTED:
+        if name in WEIGHTED or name in CONVOLUTIONS:
             result = self._weighted(node, args, shaped, name != "linear")
         elif name == "embedding" and not carries(args[1]):
             return self._lookup(node, shaped)
@@ -210,11 +214,13 @@ class Labeler:
         """The labels of what a matrix gives: units, if its rows are, else data."""
         matrix = self.trace.parameters.get(getattr(node.args[1], "name", ""))
         for rows in self.rows:
-            if rows.weight == matrix and operation(node) == "linear":
+            if rows.weight == matrix and matrix:
                 own = torch.tensor(self.units.labels[rows.key, 0, ROWS])
                 self.units.note(self.units.makers, rows.weight, 0, own)
                 if rows.vector:
                     self.units.note(self.units.makers, rows.vector, 0, own)
+                if operation(node) in CONVOLUTIONS:
+                    own = own.view(-1, *[1] * (self.values_of(node)[1].dim() - 2))
                 return own.expand(shaped.shape).clone()
         return _filled(shaped, DATA)
 
@@ -222,19 +228,27 @@ class Labeler:
         """A weighted sum of columns: note which column of which parameter reads which unit."""
         x, weight = args[0], self.trace.parameters.get(getattr(node.args[1], "name", ""))
         if not carries(x) and not carries(args[1]):
-            self._fix_width(node.args[1])
+            zeros = self._read(node, x, convolution) if weight and (x == ZERO).any() else None
+            if weight is None or zeros is None:
+                self._fix_width(node.args[1])
+            else:  # as in the first step of a loop: fewer zeros may be as good
+                self.units.note(self.units.uses, weight, 1, zeros)
             return self._made(node, shaped)
         if weight is None:
             return None
-        grouped = convolution and self.values_of(node)[0].shape[1] != self.values_of(node)[1].shape[1]
-        read = columns(x.transpose(1, -1) if convolution else x)
-        if read is None or grouped:
+        read = self._read(node, x, convolution)
+        if read is None:
             return None
         if (own := self._columns_of(node.args[1])) is not None:  # one parameter: its columns go for both or for none
             self.units.mark_untracked(own[read <= 0], f"{self._where(node)} reads what is no unit with the same weight")
             self.ties += [(a, b) for a, b in zip(read.tolist(), own.tolist(), strict=True) if a > 0 and a != b]
         self.units.note(self.units.uses, weight, 1, read)
         return self._made(node, shaped)
+
+    def _read(self, node: Node, x: Tensor, convolution: bool) -> Tensor | None:
+        """The label of what each column of a matrix reads, if every column reads one."""
+        read = columns(x.transpose(1, -1) if convolution else x)
+        return read if read is not None and len(read) == self.values_of(node)[1].shape[1] else None
 
     def values_of(self, node: Node) -> tuple:
         """The true values of a node's arguments."""
@@ -277,6 +291,9 @@ class Labeler:
             other = other.expand(shaped.shape)
             unit, low = torch.maximum(result, other), torch.minimum(result, other)
             clash = (result > 0) & (other > 0) & (result != other)
+            meet = clash & torch.isin(result, self.joined) & torch.isin(other, self.joined)
+            self.ties += list(zip(result[meet].tolist(), other[meet].tolist(), strict=True)) if meet.any() else []
+            clash &= ~meet
             if additive:
                 clash |= (unit > 0) & (low == DATA)
                 self.units.mark_not_zero_preserving(unit[low == CONSTANT])
@@ -310,7 +327,10 @@ class Labeler:
             if name := self.stored.get(node.name):
                 self._note_scaling(Scaling(name, self.values[node.name].dim() - 1, met))
             elif node.op == "call_function" and operation(node) in ENTRYWISE:
-                self._note_scalings(node, node.all_input_nodes, met)
+                known = self.scaled_with.setdefault(node, [])
+                if not any(torch.equal(met, labels) for labels in known):  # in a loop one path leads to many others
+                    known.append(met)
+                    self._note_scalings(node, node.all_input_nodes, met)
             else:
                 continue
             self.scaled_by.setdefault(node, set()).add(user)
@@ -324,8 +344,10 @@ class Labeler:
         """Keep the width of a stored tensor that scales units in one place and is used elsewhere too."""
         if name := self.stored.get(node.name):
             self.units.fixed_width.add(name)
-        for below in node.all_input_nodes:
-            self._fix_width_below(below)
+        elif operation(node) in ENTRYWISE and node not in self.fixed_below:
+            self.fixed_below.add(node)
+            for below in node.all_input_nodes:
+                self._fix_width_below(below)
 
     def _keeps_zero(self, node: Node) -> bool:
         first, *rest = self.values_of(node)

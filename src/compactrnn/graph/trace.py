@@ -22,6 +22,7 @@ from .cell_leaf import CellLeaf
 from .copy import copy_module
 from .example import Example
 from .leaf import RECURRENT, Leaf
+from .matrix import may_recur
 from .refusals import no_recurrent_layer, not_exported
 
 
@@ -168,13 +169,13 @@ def trace(
     return trace_leaves(model.eval(), leaves, Example(inputs, {}), times, table)
 
 
-def find_leaves(model: nn.Module, steps: bool = False) -> tuple[nn.Module, list[Leaf]]:
+def find_leaves(model: nn.Module, loops: bool = False) -> tuple[nn.Module, list[Leaf]]:
     """A copy of `model`, in which a bare layer has a parent, and its recurrent layers, which are marked.
 
-    With `steps` the cells of torch, too.
+    With `loops` the cells of torch, too; and there may be none, where code around matrices may be a recurrence.
     """
-    wanted = has_cells if steps else is_recurrent
-    if not any(wanted(module) for module in model.modules()):
+    wanted = has_cells if loops else is_recurrent
+    if not any(wanted(module) or (loops and may_recur(module)) for module in model.modules()):
         raise no_recurrent_layer(model)
     model = copy_module(model)
     alone = wanted(model)

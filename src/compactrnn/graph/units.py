@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._errors import UnsupportedModelError
 from ..cells.base import AbstractCell
 from .carriers import carriers
 from .labeler import Labeler
@@ -29,12 +30,23 @@ def find_units(trace: Trace, example_inputs: tuple[Tensor, ...], embeddings: boo
     with seeded():
         values = [graph.run(example_inputs) for graph in graphs]
     sources: list[Table | Rows] = [*trace.tables.values(), *trace.rows.values()]
+    reasons: dict[str, str] = {}
     while True:
         units = _labeled(trace, sources, list(zip(graphs, values, strict=True)), example_inputs)
         useful = [source for source in sources if _can_lose(source, trace, units, embeddings)]
+        for source in sources:
+            if isinstance(source, Rows) and source.recurs and source not in useful:
+                labels = units.labels[source.key, 0, ROWS]
+                reasons[source.name] = next((units.reasons[k] for k in labels if k in units.reasons), "read otherwise")
         if len(useful) == len(sources):
             break
         sources = useful
+    if not trace.leaves and not any(isinstance(source, Rows) for source in sources):
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UnsupportedModelError(
+            f"{type(trace.model).__name__}: no unit of its recurrence, which is written out, can be removed, as not all"
+            f" that reads them can lose columns ({why}). nn.GRU, nn.LSTM and cells of them keep their width then"
+        )
     units.nonzero_start |= units.initial_states_of_ties & units.not_zero_preserving
     for leaf in trace.leaves.values():
         if leaf.takes_state:
@@ -67,7 +79,8 @@ def _can_lose(source: Table | Rows, trace: Trace, units: Units, embeddings: bool
     if isinstance(source, Table):
         return _can_lose_columns(source, units, embeddings)
     own = set(units.labels[source.key, 0, ROWS])
-    started = {label for (key, _, _), labels in units.labels.items() if key in trace.leaves for label in labels}
+    known = {*trace.leaves, *(rows.key for rows in trace.rows.values() if rows.recurs)}
+    started = {label for (key, _, _), labels in units.labels.items() if key in known for label in labels}
     return own <= started and own.isdisjoint(units.untracked)
 
 
