@@ -254,6 +254,82 @@ class TwoStreams(nn.Module):
         return torch.stack(outputs, 1)
 
 
+class ConvGRU(nn.Module):
+    """A GRU of channels, written out; takes (batch, time, 1, height, width)."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.n, self.enter = n, nn.Conv2d(1, 5, 3, padding=1)
+        self.gates, self.new = nn.Conv2d(5 + n, 2 * n, 3, padding=1), nn.Conv2d(5 + n, n, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(n), nn.Conv2d(n, 1, 1)
+
+    def forward(self, video):
+        h = video.new_zeros(len(video), self.n, *video.shape[3:])
+        for frame in video.unbind(1):
+            x = self.enter(frame)
+            r, z = torch.sigmoid(self.gates(torch.cat([x, h], 1))).chunk(2, 1)
+            h = (1 - z) * h + z * torch.tanh(self.new(torch.cat([x, r * h], 1)))
+        return self.head(self.norm(h))
+
+
+class ConvLSTMStep(nn.Module):
+    """One step of an LSTM of channels, as it is found in many repositories."""
+
+    def __init__(self, inputs, n):
+        super().__init__()
+        self.hidden_dim, self.conv = n, nn.Conv2d(inputs + n, 4 * n, 3, padding=1)
+
+    def forward(self, x, state):
+        if state is None:
+            state = (x.new_zeros(len(x), self.hidden_dim, *x.shape[2:]),) * 2
+        h, c = state
+        i, f, o, g = torch.split(self.conv(torch.cat([x, h], 1)), self.hidden_dim, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class ConvLSTM(nn.Module):
+    """Two of them, one above the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = ConvLSTMStep(1, 8), ConvLSTMStep(8, 6), nn.Conv2d(6, 1, 1)
+
+    def forward(self, video):
+        h = k = None
+        outputs = []
+        for t in range(video.shape[1]):
+            h = self.one(video[:, t], h)
+            k = self.two(h[0], k)
+            outputs.append(self.head(k[0]))
+        return torch.stack(outputs, 1)
+
+
+class WrittenGRU(nn.Module):
+    """A GRU of linear layers; takes (batch, time, 6)."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.n, self.of_x, self.of_h, self.head = n, nn.Linear(6, 3 * n), nn.Linear(n, 3 * n), nn.Linear(n, 4)
+
+    def forward(self, x):
+        h, outputs = x.new_zeros(len(x), self.n), []
+        for t in range(x.shape[1]):
+            xr, xz, xn = self.of_x(x[:, t]).chunk(3, 1)
+            hr, hz, hn = self.of_h(h).chunk(3, 1)
+            new = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
+            h = new + torch.sigmoid(xz + hz) * (h - new)
+            outputs.append(self.head(h))
+        return torch.stack(outputs, 1)
+
+
+# with an example, and the sizes that are halved with the units
+WRITTEN_OUT = {
+    ConvGRU: ((2, 3, 1, 5, 4), {"n": 8, "gates.out_channels": 16, "new.out_channels": 8, "head.in_channels": 8}),
+    ConvLSTM: ((2, 3, 1, 5, 4), {"one.hidden_dim": 8, "two.hidden_dim": 6, "one.conv.out_channels": 32}),
+    WrittenGRU: ((3, 3, 6), {"n": 8, "of_x.out_features": 24, "of_h.out_features": 24, "of_h.in_features": 8}),
+}
+
 # with the widths that the cells have outside when half of the units of each are gone
 LOOPS = {
     Attending: [8], ZeroStates: [8, 6], OwnModule: [8], Learned: [8, 8], Bridged: [8], Handed: [8, 8], Copying: [8],

@@ -10,7 +10,7 @@ from torch import nn
 import compactrnn as cr
 from compactrnn.compress.scatter import AbstractScattered
 from compactrnn.layers import is_cell
-from loops import LOOPS, Attending, Stateful, Written
+from loops import LOOPS, WRITTEN_OUT, Attending, Stateful, Written
 
 
 def output(model, x):
@@ -103,6 +103,86 @@ def test_a_loop_shrinks_in_place(shape):
     small = pruner.shrink(optimizer)
     assert_same(model, small, x)
     assert sum(inner(small)) == sum(m.hidden_size for m in shape().modules() if is_cell(m)) // 4
+
+
+def sizes(model, names):
+    found = {}
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        found[name] = getattr(model.get_submodule(path), attribute)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", WRITTEN_OUT, ids=lambda shape: shape.__name__)
+def test_a_recurrence_that_is_written_out_gets_smaller_and_stays_the_same(shape, method, tmp_path):
+    torch.manual_seed(0)
+    size, wide = WRITTEN_OUT[shape]
+    model, x = shape(), torch.randn(size)
+    assert sizes(model, wide) == wide
+    pruner = METHODS[method](model, x)
+    optimizer = train(model, pruner, x, pruner.method.steps)
+    plan = pruner.plan()
+    small = pruner.shrink(optimizer)
+    assert_same(model, small, x)
+    assert_same(model, small, torch.randn(1, 5, *size[2:]))
+    if method == "lasso":
+        assert sizes(small, wide) == {name: n // 2 for name, n in wide.items()}
+    cr.save(small, tmp_path)
+    for other in (cr.PruningPlan.from_json(plan.to_json()).apply(model), cr.load(tmp_path, shape)):
+        assert torch.equal(other.eval()(x), small.eval()(x)) and sizes(other, wide) == sizes(small, wide)
+    small.train()(x).square().mean().backward()
+    optimizer.step()
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in small.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "words"),
+    [
+        (lambda x, m: x.new_zeros(len(x), 8), lambda m, h: m.head(h), "What is cut are units of.*from an attribute"),
+        (lambda x, m: x.new_zeros(len(x), m.n), lambda m, h: (m.head(h), h), "of_h: the model's output"),
+        (lambda x, m: x[:, 0].repeat(1, 2)[:, : m.n], lambda m, h: m.head(h), "several uses|What is cut"),
+        (lambda x, m: x.new_zeros(len(x), m.n), lambda m, h: m.head(h.softmax(1)), "of_h: the model: softmax"),
+        (lambda x, m: x.new_zeros(len(x), m.n), lambda m, h: m.head(h.sort(1).values), "of_h: the model: sort"),
+    ],
+)
+def test_a_recurrence_that_is_written_out_and_cannot_be_narrower_is_refused(state, result, words):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n, self.of_x, self.of_h, self.head = 8, nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            h = state(x, self)
+            for t in range(x.shape[1]):
+                h = torch.tanh(self.of_x(x[:, t]) + self.of_h(h))
+            return result(self, h)
+
+    with pytest.raises(cr.UnsupportedModelError, match=words):
+        cr.GroupLasso(Own(), torch.randn(3, 3, 6), keep=0.5, steps=1)
+
+
+def test_a_long_loop_whose_states_meet_in_several_ways_is_followed_in_time():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(6, 8), nn.Linear(8, 4)
+            self.scale = nn.Parameter(torch.rand(1))
+
+        def forward(self, x):
+            h = c = x.new_zeros(len(x), self.cell.hidden_size)
+            for t in range(x.shape[1]):
+                new, c = self.cell(x[:, t], (h, c))
+                h = 0.5 * new + 0.2 * self.scale * (h * 0.3 + h * 0.7)
+            return self.head(h)
+
+    torch.manual_seed(6)
+    model, x = Crossed(), torch.randn(2, 30, 6)  # 2 ** 30 paths
+    pruner = cr.GroupLasso(model, x, keep=0.5, steps=1, decay=0.0)
+    pruner.step()
+    small = pruner.shrink()
+    assert outer(small) == [4]
+    assert_same(model, small, x)
 
 
 def test_a_state_may_be_given_back_in_its_old_width():

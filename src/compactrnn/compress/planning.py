@@ -186,7 +186,8 @@ def plan_cuts(
         raise UnsupportedModelError(
             f"{name}: no smaller model gives the same outputs: {reasons[-1]}. What is cut are units of"
             f" {names}; exclude the layer of which the code of the model needs all units"
-            + " (of a recurrence that is written out: let it read the width from an attribute)" * any(g.written_out for g in groups)
+            + " (of a recurrence that is written out: let it read the width from an attribute)"
+            * any(g.written_out for g in groups)
         )
     small, (cuts, layers, tensors, sizes) = found
     why = why_dead(groups, dead)
