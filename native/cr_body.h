@@ -239,6 +239,22 @@ static void cr_gru_cell(float *dst, const float *from_x, const float *from_h, co
     }
 }
 
+static void cr_depthwise(float *dst, const cr_taps *taps, const float *a, const float *init, size_t n)
+{
+    size_t period = taps->period;
+    for (size_t i = 0; i < period; i += LANES)
+        for (size_t at = i; at < n; at += period) {
+            size_t left = period - i, first = init ? 0 : 1;
+            const float *w = taps->weights + i, *x = a + at;
+            cr_v sum = init ? v_load_some(init + at, left, 0.0f)
+                            : v_mul(v_load_some(w, left, 0.0f), v_load_some(x, left, 0.0f));
+            for (size_t tap = first; tap < taps->count; tap++)
+                sum = v_add(sum, v_mul(v_load_some(w + tap * period, left, 0.0f),
+                                       v_load_some(x + tap * taps->step, left, 0.0f)));
+            v_store_some(dst + at, sum, left);
+        }
+}
+
 static void cr_softmax(float *dst, const float *a, size_t n, size_t k)
 {
     for (size_t group = 0; group < n; group += k) {
@@ -296,6 +312,7 @@ const cr_kernels CR_TABLE = {
     .softmax = cr_softmax,
     .log_softmax = cr_log_softmax,
     .layer_norm = cr_layer_norm,
+    .depthwise = cr_depthwise,
     .row_i8 = cr_row_i8,
     .output = cr_output,
     .read = cr_read,

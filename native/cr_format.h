@@ -130,7 +130,8 @@ enum cr_type {
     CR_ENTRIES_I8 = 11,
     CR_COLUMNS_I8 = 12,
     CR_RUNS = 13,                     /* an index as a cr_index_run for each row, columns = 1 */
-    CR_TYPE_COUNT = 14
+    CR_REPEATS = 14,                  /* an index as blocks: a cr_index_block, then a cr_index_repeat for each run, each a row; columns = 1 */
+    CR_TYPE_COUNT = 15
 };
 
 /* `count` positions of an index, the first and others `step` after each other; or -1 as often, and no step. */
@@ -139,6 +140,21 @@ typedef struct {
     int16_t step;
     uint16_t count;
 } cr_index_run;
+
+/* The next `runs` rows are runs that come `times` times one after the other, the positions of each by its own `shift` further
+ * every time. What is -1, or comes once, has no shift. */
+typedef struct {
+    uint32_t times;
+    uint32_t runs;
+    uint32_t reserved;
+} cr_index_block;
+
+typedef struct {
+    int32_t first;
+    int32_t shift;
+    int16_t step;
+    uint16_t count;
+} cr_index_repeat;
 
 typedef struct {
     uint32_t type;
@@ -243,6 +259,7 @@ static_assert(sizeof(cr_buffer) == 32, "buffer");
 static_assert(sizeof(cr_tensor) == 32, "tensor");
 static_assert(sizeof(cr_toeplitz) == 64, "toeplitz");
 static_assert(sizeof(cr_index_run) == 8, "run");
+static_assert(sizeof(cr_index_block) == 12 && sizeof(cr_index_repeat) == 12, "repeat");
 static_assert(sizeof(cr_op) == 64, "op");
 static_assert(sizeof(cr_segment) == 16, "segment");
 static_assert(sizeof(cr_port) == 64, "port");

@@ -12,6 +12,7 @@
  *   from 0 as above if t + i is a multiple of CR_DELTA_PERIOD, or if a number of x that changes was NaN or infinite; else they
  *   go on by w[j] * (x[j] - what x[j] was) for each j at which x has changed. The result is init + sum. Of int8 entries the sums
  *   are exact, and the result is what an int8 matrix gives.
+ * - CR_DEPTHWISE is such a chain over the taps; without an init it starts with the first product.
  * - An int8 matrix row is an exact int32 sum, in any order, then init + (float)sum * (row_scale * x_scale). An int4 row is
  *   the same; its sum is that over the groups of group_scale * (sum over the group).
  * - A row that is looked up in whole numbers is (float)(entry * group_scale) * row_scale, int8 without a group_scale.
@@ -113,6 +114,14 @@ typedef void cr_matmul(float *dst, const cr_matrix *matrix, const void *x, const
 #define CR_DELTA_WORK(columns) CR_LINES(12 * ((size_t)(columns) + 4))
 typedef void cr_delta(float *dst, const cr_matrix *matrix, const void *x, const float *init, float *memory, void *work);
 
+/* CR_DEPTHWISE: `count` taps, a row of `period` numbers each; the vectors under them begin `step` numbers after each other. */
+typedef struct cr_taps {
+    const float *weights;
+    size_t count;
+    size_t period;
+    size_t step;
+} cr_taps;
+
 typedef struct cr_kernels {
     const char *name;
     /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
@@ -139,6 +148,8 @@ typedef struct cr_kernels {
     void (*softmax)(float *dst, const float *a, size_t n, size_t k);
     void (*log_softmax)(float *dst, const float *a, size_t n, size_t k);
     void (*layer_norm)(float *dst, const float *a, size_t n, size_t k, float epsilon);
+    /* n numbers; init NULL: none; dst may be init */
+    void (*depthwise)(float *dst, const cr_taps *taps, const float *a, const float *init, size_t n);
     /* one row of an int8 table */
     void (*row_i8)(float *dst, const int8_t *row, float scale, size_t n);
     /* a copy in which every NaN has the same bits */

@@ -27,6 +27,11 @@ static inline int cr_is_matrix(uint32_t type)
     return type <= CR_MATRIX_I4 || (type >= CR_TOEPLITZ_F32 && type <= CR_COLUMNS_I8);
 }
 
+static inline int cr_is_index(uint32_t type)
+{
+    return type == CR_INDEX || type == CR_RUNS || type == CR_REPEATS;
+}
+
 /* The row within a block of 64 that byte `byte` of a line of a CR_COLUMNS_I8 belongs to. */
 static inline uint64_t cr_row_in_line(uint64_t byte)
 {

@@ -41,35 +41,89 @@ static int cr_check_unused(cr_ref ref)
     return ref.buffer == CR_NONE && !ref.offset ? CR_OK : CR_ERROR_LAYOUT;
 }
 
-/* Run i of an index, and its least and greatest position; a single position is a run, too. */
+/* Row i of an index as a run that may repeat; a single position is a run, too. */
+static cr_index_repeat cr_run_at(const cr_model *model, const cr_tensor *tensor, uint32_t i)
+{
+    const void *stored = model->file + tensor->place;
+    if (tensor->type == CR_REPEATS) return ((const cr_index_repeat *)stored)[i];
+    if (tensor->type == CR_INDEX) return (cr_index_repeat){((const int32_t *)stored)[i], 0, 0, 1};
+    cr_index_run run = ((const cr_index_run *)stored)[i];
+    return (cr_index_repeat){run.first, 0, run.step, run.count};
+}
+
+/* The rows from `first` to before `end`: runs that come `times` times. */
 typedef struct {
-    cr_index_run run;
+    uint32_t times;
+    uint32_t first;
+    uint32_t end;
+} cr_block;
+
+/* The block that begins at row `at`: an index without repetitions is one block. */
+static int cr_block_at(const cr_model *model, const cr_tensor *tensor, uint32_t at, cr_block *block)
+{
+    *block = (cr_block){1, 0, tensor->rows};
+    if (tensor->type != CR_REPEATS) return CR_OK;
+    cr_index_block head = ((const cr_index_block *)(const void *)(model->file + tensor->place))[at];
+    if (head.reserved) return CR_ERROR_LAYOUT;
+    if (!head.runs || head.runs >= tensor->rows - at || !head.times || head.times > CR_MAX_WIDTH) return CR_ERROR_VALUE;
+    *block = (cr_block){head.times, at + 1, at + 1 + head.runs};
+    return CR_OK;
+}
+
+static int64_t cr_last_of(cr_index_repeat run)
+{
+    return run.first + (int64_t)run.step * (run.count - 1);
+}
+
+/* What an index says: how many positions, and the least and the greatest that is not -1. */
+typedef struct {
+    uint64_t count;
     int64_t low;
     int64_t high;
 } cr_positions;
 
-static cr_positions cr_positions_at(const cr_model *model, const cr_tensor *tensor, uint32_t i)
+/* A run that comes `times` times: its positions are those of a vector of `k` numbers. */
+static int cr_add_run(cr_positions *all, cr_index_repeat run, uint32_t times, int64_t k)
 {
-    const void *stored = model->file + tensor->place;
-    cr_index_run run = {0, 0, 1};
-    if (tensor->type == CR_INDEX)
-        run.first = ((const int32_t *)stored)[i];
-    else
-        run = ((const cr_index_run *)stored)[i];
-    int64_t last = run.first + (int64_t)run.step * (run.count - 1);
-    return (cr_positions){run, run.step < 0 ? last : run.first, run.step < 0 ? run.first : last};
+    int64_t last = cr_last_of(run), moved = (int64_t)run.shift * (times - 1);
+    int64_t low = run.first < last ? run.first : last, high = run.first < last ? last : run.first;
+    all->count += (uint64_t)run.count * times;
+    if (!run.count || run.first < -1 || (times == 1 && run.shift)) return CR_ERROR_VALUE;
+    if (run.first < 0) return run.step || run.shift ? CR_ERROR_VALUE : CR_OK;
+    low += moved < 0 ? moved : 0;
+    high += moved < 0 ? 0 : moved;
+    if (low < 0 || high >= k) return CR_ERROR_VALUE;
+    if (low < all->low) all->low = low;
+    if (high > all->high) all->high = high;
+    return CR_OK;
 }
 
-/* All positions of a run, of which not all that lies between them need be written. */
-static int cr_check_run(const cr_site *site, cr_positions at)
+/* All positions of a run, `moved` further, of which not all that lies between them need be written. */
+static int cr_check_run(const cr_site *site, cr_index_repeat run, int64_t moved)
 {
     cr_ref a = site->op->a;
-    uint32_t number = (uint32_t)(site->op - site->model->ops), dense = at.run.step >= -1 && at.run.step <= 1;
-    uint64_t width = dense ? (uint64_t)(at.high - at.low) + 1 : 1;
-    for (uint32_t j = 0; j < (dense ? 1u : at.run.count); j++) {
-        int64_t first = dense ? at.low : at.run.first + (int64_t)at.run.step * j;
+    int64_t last = cr_last_of(run), low = run.first < last ? run.first : last;
+    uint32_t number = (uint32_t)(site->op - site->model->ops), dense = run.step >= -1 && run.step <= 1;
+    uint64_t width = dense ? (uint64_t)((run.first < last ? last : run.first) - low) + 1 : 1;
+    for (uint32_t j = 0; j < (dense ? 1u : run.count); j++) {
+        int64_t first = moved + (dense ? low : run.first + (int64_t)run.step * j);
         int code = cr_check_written(site->model, number, (cr_ref){a.buffer, a.offset + (uint32_t)first}, width, site->looks);
         if (code) return code;
+    }
+    return CR_OK;
+}
+
+static int cr_check_runs(const cr_site *site, const cr_tensor *tensor)
+{
+    cr_block block;
+    for (uint32_t at = 0; at < tensor->rows; at = block.end) {
+        int code = cr_block_at(site->model, tensor, at, &block);
+        if (code) return code;
+        for (uint32_t i = block.first; i < block.end; i++) {
+            cr_index_repeat run = cr_run_at(site->model, tensor, i);
+            for (uint32_t time = 0; run.first >= 0 && time < block.times; time++)
+                if ((code = cr_check_run(site, run, (int64_t)run.shift * time))) return code;
+        }
     }
     return CR_OK;
 }
@@ -79,31 +133,22 @@ static int cr_check_gathered(const cr_site *site, const cr_tensor *tensor)
 {
     cr_ref a = site->op->a;
     uint32_t number = (uint32_t)(site->op - site->model->ops);
-    int64_t first = INT64_MAX, last = -1;
-    uint64_t count = 0;
+    cr_positions all = {0, INT64_MAX, -1};
+    cr_block block;
     int code = cr_check_place(site, a, site->op->k, 0);
     if (code) return code;
     if (tensor->rows > *site->looks) return CR_ERROR_LIMIT;
     *site->looks -= tensor->rows;
-    for (uint32_t i = 0; i < tensor->rows; i++) {
-        cr_positions at = cr_positions_at(site->model, tensor, i);
-        count += at.run.count;
-        if (!at.run.count || at.run.first < -1 || at.high >= (int64_t)site->op->k) return CR_ERROR_VALUE;
-        if (at.run.first < 0 ? at.run.step != 0 : at.low < 0) return CR_ERROR_VALUE;
-        if (at.run.first < 0) continue;
-        if (at.low < first) first = at.low;
-        if (at.high > last) last = at.high;
+    for (uint32_t at = 0; at < tensor->rows; at = block.end) {
+        if ((code = cr_block_at(site->model, tensor, at, &block))) return code;
+        for (uint32_t i = block.first; i < block.end; i++)
+            if ((code = cr_add_run(&all, cr_run_at(site->model, tensor, i), block.times, site->op->k))) return code;
     }
-    if (count != site->op->n) return CR_ERROR_SHAPE;
-    if (first > last) return CR_OK;
-    cr_ref from = {a.buffer, a.offset + (uint32_t)first};
-    code = cr_check_written(site->model, number, from, (uint64_t)(last - first) + 1, site->looks);
-    if (code != CR_ERROR_UNWRITTEN) return code;
-    for (uint32_t i = 0; i < tensor->rows; i++) { /* what lies between them need not be written */
-        cr_positions at = cr_positions_at(site->model, tensor, i);
-        if (at.run.first >= 0 && (code = cr_check_run(site, at))) return code;
-    }
-    return CR_OK;
+    if (all.count != site->op->n) return CR_ERROR_SHAPE;
+    if (all.low > all.high) return CR_OK;
+    cr_ref from = {a.buffer, a.offset + (uint32_t)all.low};
+    code = cr_check_written(site->model, number, from, (uint64_t)(all.high - all.low) + 1, site->looks);
+    return code == CR_ERROR_UNWRITTEN ? cr_check_runs(site, tensor) : code; /* what lies between need not be written */
 }
 
 static int cr_check_k(const cr_op *op, unsigned rule)
@@ -136,6 +181,14 @@ static int cr_check_matmul(const cr_op *op, const cr_tensor *tensor)
     return op->k % tensor->columns || op->k / tensor->columns != count ? CR_ERROR_SHAPE : CR_OK;
 }
 
+/* A row of the table for each tap, whose columns repeat in the result; the vectors under the taps begin at equal distances. */
+static int cr_check_taps(const cr_op *op, const cr_tensor *tensor)
+{
+    if (tensor->type != CR_TABLE_F32 || op->n % tensor->columns || op->k < op->n) return CR_ERROR_SHAPE;
+    uint32_t beyond = op->k - op->n;
+    return (tensor->rows > 1 ? beyond % (tensor->rows - 1) : beyond) ? CR_ERROR_SHAPE : CR_OK;
+}
+
 static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tensor *tensor)
 {
     switch (is->tensor) {
@@ -149,7 +202,8 @@ static int cr_check_sizes(const cr_op *op, const cr_operation *is, const cr_tens
     case CR_USES_COLUMNS:
         if (tensor->type != CR_MATRIX_F32 && tensor->type != CR_COLUMNS_I8) return CR_ERROR_SHAPE;
         return tensor->rows != op->n || tensor->columns != op->k ? CR_ERROR_SHAPE : CR_OK;
-    case CR_USES_INDEX: return tensor->type != CR_INDEX && tensor->type != CR_RUNS ? CR_ERROR_SHAPE : CR_OK;
+    case CR_USES_TAPS: return cr_check_taps(op, tensor);
+    case CR_USES_INDEX: return cr_is_index(tensor->type) ? CR_OK : CR_ERROR_SHAPE;
     default: return CR_OK;
     }
 }

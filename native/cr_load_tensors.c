@@ -209,13 +209,14 @@ int cr_check_tensor(cr_model *model, cr_walk *walk, const cr_tensor *tensor)
     case CR_TABLE_I8: bytes = rows * columns; break;
     case CR_INDEX: bytes = rows * 4; break;
     case CR_RUNS: bytes = rows * sizeof(cr_index_run); break;
+    case CR_REPEATS: bytes = rows * sizeof(cr_index_repeat); break;
     case CR_TOEPLITZ_F32: bytes = sizeof(cr_toeplitz); break;
     case CR_SPARSE_F32:
     case CR_SPARSE_I8:
     case CR_ENTRIES_F32:
     case CR_ENTRIES_I8: bytes = 4 * (uint64_t)cr_count_of_starts(tensor); break;
     }
-    if ((tensor->type == CR_INDEX || tensor->type == CR_RUNS) && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
+    if (cr_is_index(tensor->type) && (columns != 1 || rows > CR_MAX_WIDTH)) return CR_ERROR_SHAPE;
     if ((code = cr_take_section(walk, bytes, &place))) return code;
     if (tensor->place != place) return CR_ERROR_LAYOUT;
     if (tensor->type == CR_TOEPLITZ_F32) return cr_check_toeplitz(model, walk, tensor, place);

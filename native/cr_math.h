@@ -163,6 +163,12 @@ CR_INLINE cr_v cr_flush(cr_v x)
     return v_select(v_less(cr_abs(x), v_splat(1.17549435e-38f)), zero, x);
 }
 
+CR_INLINE cr_v cr_leaky(cr_v x, float slope)
+{
+    x = cr_flush(x);
+    return v_select(v_less(v_splat(0.0f), x), x, v_mul(x, v_splat(slope)));
+}
+
 CR_INLINE cr_v cr_negative(cr_v x)
 {
     return v_sub(v_splat(-0.0f), x);

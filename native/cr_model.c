@@ -181,6 +181,14 @@ CR_NOINLINE void cr_run_delta(const cr_run_state *run, const cr_op *op, float *d
     run->model->kernels->delta[tensor->type](dst, &matrix, x, cr_at_or_none(run, op->b).first, cr_floats(run, op->c), work);
 }
 
+static void cr_run_depthwise(const cr_run_state *run, const cr_op *op, float *dst)
+{
+    const cr_tensor *table = &run->model->tensors[op->tensor];
+    cr_taps taps = {(const void *)(run->model->file + table->place), table->rows, table->columns,
+                    table->rows > 1 ? (op->k - op->n) / (table->rows - 1) : 0};
+    run->model->kernels->depthwise(dst, &taps, cr_floats(run, op->a), cr_at_or_none(run, op->b).first, op->n);
+}
+
 /* The cell of a product by polynomials: sums go to where the kernels start, and these multiply with no columns. */
 CR_NOINLINE void cr_run_spectral_cell(const cr_run_state *run, const cr_op *op, float *dst)
 {
@@ -249,6 +257,47 @@ CR_NOINLINE void cr_run_rows(const cr_run_state *run, const cr_op *op, float *ds
     }
 }
 
+static void cr_gather_runs(float *dst, const float *a, const cr_index_run *run, uint32_t runs)
+{
+    for (uint32_t i = 0; i < runs; dst += run[i].count, i++) {
+        const float *from = a + (run[i].first < 0 ? 0 : run[i].first);
+        ptrdiff_t step = run[i].step;
+        if (run[i].first < 0)
+            memset(dst, 0, sizeof(float) * run[i].count);
+        else if (step == 1)
+            memcpy(dst, from, sizeof(float) * run[i].count);
+        else
+            for (uint32_t j = 0; j < run[i].count; j++) dst[j] = from[step * (ptrdiff_t)j];
+    }
+}
+
+/* A run of a block, `period` numbers in all, every time: short ones number by number. */
+static void cr_gather_repeat(float *dst, const float *a, cr_index_repeat run, uint32_t times, size_t period)
+{
+    ptrdiff_t step = run.step, shift = run.shift;
+    const float *from = a + (run.first < 0 ? 0 : run.first);
+    if (run.count < times && run.first >= 0) {
+        for (uint32_t j = 0; j < run.count; j++, dst++, from += step)
+            for (uint32_t time = 0; time < times; time++) dst[time * period] = from[shift * (ptrdiff_t)time];
+        return;
+    }
+    for (uint32_t time = 0; time < times; time++, dst += period)
+        cr_gather_runs(dst, a + shift * (ptrdiff_t)time, &(cr_index_run){run.first, run.step, run.count}, 1);
+}
+
+static void cr_gather_repeats(float *dst, const float *a, const void *stored, uint32_t rows)
+{
+    const cr_index_repeat *run = stored;
+    for (uint32_t at = 0; at < rows;) {
+        cr_index_block block = ((const cr_index_block *)stored)[at++];
+        size_t period = 0;
+        for (uint32_t i = 0; i < block.runs; i++) period += run[at + i].count;
+        float *to = dst;
+        for (uint32_t end = at + block.runs; at < end; to += run[at++].count) cr_gather_repeat(to, a, run[at], block.times, period);
+        dst += period * block.times;
+    }
+}
+
 CR_NOINLINE void cr_run_gather(const cr_run_state *run, const cr_op *op, float *dst)
 {
     const cr_tensor *tensor = &run->model->tensors[op->tensor];
@@ -259,17 +308,10 @@ CR_NOINLINE void cr_run_gather(const cr_run_state *run, const cr_op *op, float *
         for (uint32_t i = 0; i < op->n; i++) dst[i] = index[i] < 0 ? 0.0f : a[index[i]];
         return;
     }
-    const cr_index_run *part = stored;
-    for (uint32_t i = 0; i < tensor->rows; dst += part[i].count, i++) {
-        const float *from = a + (part[i].first < 0 ? 0 : part[i].first);
-        ptrdiff_t step = part[i].step;
-        if (part[i].first < 0)
-            memset(dst, 0, sizeof(float) * part[i].count);
-        else if (step == 1)
-            memcpy(dst, from, sizeof(float) * part[i].count);
-        else
-            for (uint32_t j = 0; j < part[i].count; j++) dst[j] = from[step * (ptrdiff_t)j];
-    }
+    if (tensor->type == CR_REPEATS)
+        cr_gather_repeats(dst, a, stored, tensor->rows);
+    else
+        cr_gather_runs(dst, a, stored, tensor->rows);
 }
 
 /* Whether number i comes before number j among the largest: NaN before all, of equal ones the first. */
@@ -330,6 +372,7 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_AFFINE: cr_run_affine(run, op, 1); break;
     case CR_MATMUL: cr_run_matmul(run, op, dst); break;
     case CR_DELTA: cr_run_delta(run, op, dst); break;
+    case CR_DEPTHWISE: cr_run_depthwise(run, op, dst); break;
     case CR_GATHER: cr_run_gather(run, op, dst); break;
     case CR_UNARY: kernels->unary(op->fn, dst, cr_floats(run, op->a), n, op->p0, op->p1); break;
     case CR_BINARY: kernels->binary(op->fn, dst, cr_floats(run, op->a), cr_floats(run, op->b), n, k); break;
@@ -482,6 +525,7 @@ uint64_t cr_step_work(const cr_model *model)
         const cr_op *op = &model->ops[i];
         const cr_operation *is = &cr_operations[op->code];
         uint64_t k = is->gates ? model->tensors[op->tensor].columns : op->k;
+        if (is->tensor == CR_USES_TAPS) k = model->tensors[op->tensor].rows;
         work += cr_width_of(is->work ? is->work : (unsigned)CR_WIDTH_N, op->n, k);
     }
     return work;

@@ -38,7 +38,7 @@ enum cr_use {
 /* What k is. */
 enum cr_rule { CR_NO_K, CR_ANY_K, CR_K_DIVIDES_N, CR_N_DIVIDES_K, CR_N_UP_TO_K };
 
-enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX, CR_USES_COLUMNS };
+enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX, CR_USES_COLUMNS, CR_USES_TAPS };
 
 /* Absent is what an operation does not have. */
 #define CR_OPERATIONS(X)                                                                                               \
@@ -75,7 +75,9 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
       .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .functions = CR_OVER_COUNT,      \
       .work = CR_WIDTH_3N_K)                                                                                           \
     X(GRU_EACH, 22, .a = {CR_WIDTH_3Q_ROWS, 0}, .b = {CR_WIDTH_K, CR_OPTIONAL}, .c = {CR_WIDTH_N, 0},                  \
-      .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .work = CR_WIDTH_3N_K)
+      .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .work = CR_WIDTH_3N_K)           \
+    X(DEPTHWISE, 23, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .k = CR_ANY_K,                \
+      .tensor = CR_USES_TAPS, .work = CR_WIDTH_N_K)
 
 /* X(name, number, parameters, kernel): how many of p0 and p1 it has, and its value for the vector x. */
 #define CR_UNARY_FUNCTIONS(X)                                                                                          \
@@ -91,7 +93,8 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
     X(TANH, 9, 0, cr_tanh(x))                                                                                          \
     X(SIGMOID, 10, 0, cr_sigmoid(x))                                                                                   \
     X(SIN, 11, 0, cr_sine(x, 0))                                                                                       \
-    X(COS, 12, 0, cr_sine(x, 1))
+    X(COS, 12, 0, cr_sine(x, 1))                                                                                       \
+    X(LEAKY_RELU, 13, 1, cr_leaky(x, p0))
 
 /* X(name, number, kernel): its value for the vectors a and b. */
 #define CR_BINARY_FUNCTIONS(X)                                                                                         \

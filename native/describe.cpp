@@ -26,7 +26,7 @@ nb::object operand(const cr_operand &is) {
 
 nb::dict operation(const cr_operation &is) {
     static const char *const rules[] = {"", "k", "k divides n", "n divides k", "n <= k"};
-    static const char *const stores[] = {"", "matrix", "table", "index", "columns"};
+    static const char *const stores[] = {"", "matrix", "table", "index", "columns", "taps"};
     nb::dict found;
     found["operands"] = nb::make_tuple(operand(is.a), operand(is.b), operand(is.c), operand(is.d));
     found["k"] = rules[is.k];
@@ -72,8 +72,8 @@ void describe_format(nb::module_ &module) {
     enums["type"] = numbers({NUMBER(, MATRIX_F32), NUMBER(, MATRIX_I8), NUMBER(, MATRIX_I4), NUMBER(, TABLE_F32),
                              NUMBER(, TABLE_F16), NUMBER(, TABLE_I8), NUMBER(, INDEX), NUMBER(, TOEPLITZ_F32),
                              NUMBER(, SPARSE_F32), NUMBER(, SPARSE_I8), NUMBER(, ENTRIES_F32), NUMBER(, ENTRIES_I8),
-                             NUMBER(, COLUMNS_I8), NUMBER(, RUNS)});
-    static_assert(CR_KIND_COUNT == 5 && CR_SEGMENT_KIND_COUNT == 2 && CR_TYPE_COUNT == 14, "a name is missing above");  // as it would be in layout.py
+                             NUMBER(, COLUMNS_I8), NUMBER(, RUNS), NUMBER(, REPEATS)});
+    static_assert(CR_KIND_COUNT == 5 && CR_SEGMENT_KIND_COUNT == 2 && CR_TYPE_COUNT == 15, "a name is missing above");  // as it would be in layout.py
 #undef NUMBER
 #define CODE(name, number, ...) {#name, number},
     enums["Code"] = numbers({CR_OPERATIONS(CODE)});

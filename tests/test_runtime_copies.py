@@ -84,6 +84,59 @@ def test_a_copy_that_makes_a_difference_stays(ops):
     assert copies(check(program, np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))) >= 1
 
 
+def joined(*ops, width=8):
+    """Buffers 1 and 2 of 4 numbers, made of the input, copied side by side to buffer 3, whose tanh is the output."""
+    buffers = [Buffer(4, "input"), Buffer(4), Buffer(4), Buffer(width), Buffer(width)]
+    out = Op(Code.UNARY, Ref(4), width, a=Ref(3), fn=int(Unary.TANH))
+    parts = unary(1, 0, Unary.ABS), unary(2, 0, Unary.SIGMOID)
+    segment = Segment("forward", (*parts, *ops, out))
+    return Program(buffers, [], [segment], [Input("x", 0, (4,))], [Output("y", Ref(4), (width,))])
+
+
+def part(offset, source):
+    return Op(Code.UNARY, Ref(3, offset), 4, a=Ref(source), fn=int(Unary.COPY))
+
+
+X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("ops", "left"),
+    [
+        ((part(0, 1), part(4, 2)), 0),
+        ((part(0, 1), part(4, 1)), 1),  # twice: made in one place, copied to the other
+        ((part(0, 1), part(4, 2), unary(1, 2, Unary.TANH)), 1),  # is written again
+        ((part(0, 1), part(4, 2), part(0, 2)), 2),  # another one takes its place
+        ((part(0, 0), part(4, 2)), 1),  # an input stays where it is
+        ((part(0, 1), part(4, 2), Op(Code.UNARY, Ref(3, 2), 4, a=Ref(3, 2), fn=int(Unary.ABS))), 2),
+    ],
+)
+def test_a_row_is_made_where_it_is_copied_to(ops, left):
+    assert copies(check(joined(*ops), X)) == left
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_the_bits_of_any_program_stay_with_rows_that_are_joined(seed):
+    program, random = random_program(seed), np.random.default_rng(seed)
+    buffers, segments = list(program.buffers), []
+    for segment in program.segments:
+        ops = []
+        for op in segment.ops:
+            ops.append(op)
+            ref = op.dst
+            if buffers[ref.buffer].kind != "scratch" or buffers[ref.buffer].width != op.n or random.random() < 0.4:
+                continue
+            before, after = (int(n) for n in random.integers(0, 3, 2))
+            place = Ref(len(buffers), before)
+            buffers.append(Buffer(before + op.n + after))
+            ops.append(Op(Code.UNARY, place, op.n, a=ref, fn=int(Unary.COPY)))
+            if random.random() < 0.5:
+                ops.append(Op(Code.UNARY, ref, op.n, a=place, fn=int(Unary.COPY)))
+        segments.append(replace(segment, ops=tuple(ops)))
+    check(replace(program, buffers=buffers, segments=segments), random_input(program, steps=4, seed=seed))
+
+
 @pytest.mark.parametrize("cell", [cr.FastGRNN, cr.MGU, cr.IndRNN, cr.DuRNN], ids=lambda cell: cell.__name__)
 def test_cells_write_their_states_at_once(cell):
     torch.manual_seed(0)

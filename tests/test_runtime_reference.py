@@ -68,6 +68,7 @@ UNARY = {
     Unary.SIGMOID: lambda x, p, q: sigmoid(x),
     Unary.SIN: lambda x, p, q: np.sin(x),
     Unary.COS: lambda x, p, q: np.cos(x),
+    Unary.LEAKY_RELU: lambda x, p, q: np.where(x > 0, x, p * x),
 }
 BINARY = [np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum]
 BINARY += [np.equal, np.not_equal, np.less, np.less_equal]
@@ -137,6 +138,11 @@ class Reference:
                 x = np.concatenate([x[i * step : i * step + columns] for i in range(count)])
             y = matrix @ x.reshape(columns, -1) if op.fn == Matmul.LEFT else x.reshape(-1, columns) @ matrix.T
             y = y.ravel() + (self.read(op.b, n) if op.b else 0)
+        elif op.code == Code.DEPTHWISE:
+            taps, x = tensor.values.astype(np.float64), self.read(op.a, k)
+            step = (k - n) // max(len(taps) - 1, 1)
+            products = (np.tile(tap, n // len(tap)) * x[i * step : i * step + n] for i, tap in enumerate(taps))
+            y = sum(products) + (self.read(op.b, n) if op.b else 0)
         elif op.code == Code.GATHER:
             x = self.read(op.a, k)
             y = np.array([x[i] if i >= 0 else 0.0 for i in tensor.values])
@@ -298,6 +304,9 @@ def test_functions_at_the_ends():
     for fn, wanted in expected.items():
         np.testing.assert_allclose(unary(fn, x), wanted, rtol=1e-6, atol=1e-6, err_msg=fn.name)
     assert np.isnan(unary(Unary.CLAMP, [nan], 0.0, 1.0)[0])
+    assert np.isnan(unary(Unary.LEAKY_RELU, [nan], 0.1)[0])
+    leaky = unary(Unary.LEAKY_RELU, [inf, -inf, 0.0, -0.0, 2.0, -2.0, 1e-40, -1e-40], -0.5)
+    assert leaky.tolist() == [inf, inf, 0, 0, 2, 1, 0, 0] and np.signbit(leaky).tolist() == [0, 0, 1, 0, 0, 0, 1, 0]
     assert unary(Unary.SIGMOID, np.linspace(-50, 50, 999)).min() >= 0
 
 

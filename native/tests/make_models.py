@@ -26,7 +26,7 @@ from compactrnn.runtime.program import (
 )
 from compactrnn.runtime.quantize import quantize
 from compactrnn.runtime.rounding import quantize_groups
-from compactrnn.runtime.runs import index_bytes
+from compactrnn.runtime.runs import index_form
 from compactrnn.runtime.toeplitz import ToeplitzBlocks
 from compactrnn.testing.programs import random_program
 
@@ -79,8 +79,8 @@ def uses(program: Program) -> set:
             kind = type_name(tensor)
             if op.code == Code.EMBED and op.tensor in program.in_panels:
                 kind = f"{kind} matrix"
-            if op.code == Code.GATHER and index_bytes(tensor.values) < tensor.values.nbytes:
-                kind = "runs"
+            if op.code == Code.GATHER:
+                kind = index_form(tensor.values)[0]
         found.add((op.code.name, kind))
         if op.code == Code.MATMUL:
             found.add((Matmul(op.fn).name, kind))
@@ -109,8 +109,9 @@ def main(folder: Path) -> None:
     products |= {(side.name, kind) for side in Matmul for kind in ("float32", "int8")}
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     tables |= {(Code.EMBED.name, f"{kind} matrix") for kind in ("float32", "int8", "int4")}
-    rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER}}
-    indices = {(Code.GATHER.name, kind) for kind in ("int32", "runs")}
+    rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER, Code.DEPTHWISE}}
+    rest |= {(Code.DEPTHWISE.name, "float32")}
+    indices = {(Code.GATHER.name, kind) for kind in ("single", "runs", "repeats")}
     missing = products | tables | rest | indices | {"chunks of segments"}
     for seed in range(1000):
         program = quantize(random_program(seed, 5, seed % 4 == 1, largest=5), ("float32", "int8", "int4")[seed % 3])

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..runtime.program import GATES, Binary, Buffer, Code, Matmul, Op, Program, Ref, Segment, State, Unary
 from .factor import Factor, Stored, Structured, factor_name, interleaved, stored
+from .norms import with_layer_norms
 
 STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 
@@ -286,4 +287,4 @@ class Builder:
         self.program.segments = segments or [Segment("forward", ())]
         if self.offline_because:
             self.program.metadata["offline_because"] = self.offline_because
-        return self.program
+        return with_layer_norms(self.program)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .._errors import UnsupportedModelError
-from ..runtime.program import Binary, Ref
+from ..runtime.program import Binary
 from .address import LazyView
 from .builder import Operand
 from .movement import Mover, float32
-from .pointwise import combine
-from .products import over_windows
+from .products import depthwise, over_windows
 
 MOST_ROWS = 4096  # windows, or vectors that are multiplied, within a step
 _FEW = 4  # entries of a channel's group up to which products are made entry by entry
@@ -213,20 +212,19 @@ def _by_entries(mover: Mover, moved: LazyView, weight: np.ndarray, bias: np.ndar
         for line in range(kernel.shape[1]):
             taps = slice(line * kernel.shape[2] * channels, (line + 1) * kernel.shape[2] * channels)
             entries = mover.move([part], lambda a, t=taps: a[0][..., t], part.time)
-            for tap, x in enumerate(_entries(mover, entries, channels)):
-                weights = mover.constant(kernel[:, line, tap, channel])
-                product = build.binary(Binary.MUL, x, weights, period=channels)
-                total = product if total is None else combine(build, Binary.ADD, total, product)
+            total = _add_line(mover, entries, kernel[:, line, :, channel].T, total)
     assert total is not None
     return total if bias is None else build.binary(Binary.ADD, total, mover.constant(bias), period=channels)
 
 
-def _entries(mover: Mover, moved: LazyView, channels: int) -> list[Operand]:
-    """For each place of `moved`, (N, *out, places and channels), its entries under all of them, (N, *out, channels).
+def _add_line(mover: Mover, moved: LazyView, taps: np.ndarray, total: Operand | None) -> Operand:
+    """`total`, (N, *out, C), and the products of `taps`, (taps, C), with `moved`, (N, *out, taps and C).
 
-    Where windows are one step apart these are parts of one vector.
+    Over time, and where windows are one step apart, these are vectors at equal distances, and the products one
+    operation.
     """
-    shape, places = (*moved.shape[:-1], channels), moved.shape[-1] // channels
+    places, channels = taps.shape
+    shape = (*moved.shape[:-1], channels)
     if moved.time is not None:
         assert isinstance(moved.time, int)
 
@@ -234,17 +232,18 @@ def _entries(mover: Mover, moved: LazyView, channels: int) -> list[Operand]:
             return np.moveaxis(arrays[0].reshape(*moved.shape[:-1], places, channels), -2, 0)
 
         x = mover.materialize(mover.move([moved], places_first, moved.time + 1))
-        width = x.width // places
-        at = [Ref(x.ref.buffer, x.ref.offset + place * width) for place in range(places)]
-        return [replace(x, ref=ref, shape=shape, time=moved.time) for ref in at]
+        return depthwise(mover.builder, x, shape, moved.time, taps, total)
     flat = moved.address.reshape(-1, moved.shape[-1])
     if np.array_equal(flat[:-1, channels:], flat[1:, :-channels]):
         whole = np.concatenate([flat[0], flat[1:, -channels:].ravel()])
         x = mover.materialize(LazyView(moved.operands, whole, None, moved.where))
-        at = [Ref(x.ref.buffer, x.ref.offset + place * channels) for place in range(places)]
-        return [replace(x, ref=ref, shape=shape) for ref in at]
-    parts = [slice(place * channels, (place + 1) * channels) for place in range(places)]
-    return [mover.materialize(mover.move([moved], lambda a, p=part: a[0][..., p], None)) for part in parts]
+        return depthwise(mover.builder, x, shape, None, taps, total)
+    for number, tap in enumerate(taps):
+        columns = slice(number * channels, (number + 1) * channels)
+        x = mover.materialize(mover.move([moved], lambda a, c=columns: a[0][..., c], None))
+        total = depthwise(mover.builder, x, shape, None, tap[None], total)
+    assert total is not None
+    return total
 
 
 def _channels_last(mover: Mover, moved: LazyView) -> LazyView:

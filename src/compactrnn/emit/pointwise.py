@@ -184,10 +184,8 @@ def _activation(of: Callable[..., Operand], b: Builder, x: Operand, *args: Any, 
 
 
 def _leaky_relu(b: Builder, x: Operand, slope: float = 0.01) -> Operand:
-    """x, or `slope` x where x < 0; the larger of the two for a slope from 0 to 1."""
-    if 0 < slope <= 1:
-        return b.binary(Binary.MAX, x, scale(b, x, slope))
-    return ACTIVATIONS["leaky_relu"](_Emitted(b), x, slope)
+    """x, or `slope` x where x is not above 0."""
+    return b.unary(Unary.LEAKY_RELU, x, float(slope), bounded=x.bounded and abs(slope) <= 1)
 
 
 # By ATen name, whatever the overload: functions of one operand and of numbers. `power` is called by its own handler.

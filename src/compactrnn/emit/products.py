@@ -110,6 +110,24 @@ def _step(rows: np.ndarray) -> int:
     return next(s for s in range(1, columns + 1) if np.array_equal(rows[:-1, s:], rows[1:, : columns - s]))
 
 
+def depthwise(
+    build: Builder, x: Operand, shape: tuple[int, ...], time: int | None, taps: np.ndarray, init: Operand | None
+) -> Operand:
+    """`init` + the sum over t of taps[t] x_t, numbers of `shape` whose last axis is the channels.
+
+    Args:
+        build: what to write to.
+        x: the vectors x_t, which may overlap: they begin at equal distances, the first with `x`; the last ends with it.
+        shape: of the result, whose time axis is `time`.
+        taps: (taps, channels), the weights.
+        init: of `shape`.
+    """
+    like = replace(x, shape=shape, time=time)
+    reads, init_ref = ([x], None) if init is None else ([x, init], init.ref)
+    tensor = build.tensor(taps, block=1)
+    return build.compute(Code.DEPTHWISE, reads, like, a=x.ref, b=init_ref, k=x.width, tensor=tensor)
+
+
 def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") -> Operand | None:
     """Embedding: the row of `table`, (vocabulary, n), for each step's token; None for several tokens per step."""
     if token.width != 1:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
-from .dead_code import reads, remove_dead_code, writes
+from .dead_code import overlap, reads, remove_dead_code, writes
 from .operations import OPERATIONS
 from .program import Code, Op, Program, Ref, Segment, Unary
 
@@ -14,11 +15,48 @@ def remove_copies(program: Program) -> Program:
     """The same program, bit for bit, without copies of whole rows within a step that make no difference.
 
     A copy to scratch is left out where its source still is what it was when the copy is read; a copy to a state where
-    the source can be made in the state, as nothing asks for what the state was before.
+    the source can be made in the state, as nothing asks for what the state was before. A row that is copied into a part of
+    another is made there.
     """
     shared = {i for i, by in program.users().items() if len(by) > 1} | {output.ref.buffer for output in program.outputs}
-    segments = [_without_copies(program, segment, shared) for segment in program.segments]
+    segments = [_made_in_place(program, segment, shared) for segment in program.segments]
+    segments = [_without_copies(program, segment, shared) for segment in segments]
     return remove_dead_code(replace(program, segments=segments))
+
+
+def _made_in_place(program: Program, segment: Segment, shared: set[int]) -> Segment:
+    """The segment without the copies of whole rows to places that nothing else writes."""
+    writers: dict[int, list[tuple[int, Ref, int]]] = defaultdict(list)
+    readers: dict[int, list[tuple[int, Ref, int]]] = defaultdict(list)
+    for number, op in enumerate(segment.ops):
+        for users, places in ((writers, writes(op)), (readers, reads(op))):
+            for ref, width in places:
+                users[ref.buffer].append((number, ref, width))
+    moved: dict[int, Ref] = {}
+    gone = set()
+    for number, op in enumerate(segment.ops):
+        if op.code != Code.UNARY or op.fn != Unary.COPY or op.a is None or op.a.buffer == op.dst.buffer:
+            continue
+        source, copy = op.a.buffer, op.dst.buffer
+        if source in moved or source in shared or copy in shared or program.buffers[source].width != op.n:
+            continue
+        if program.buffers[source].kind != "scratch" or program.buffers[copy].kind != "scratch":
+            continue
+        again = any(n > number for n, *_ in writers[source])
+        taken = any(n != number and overlap(op.dst, op.n, *place) for n, *place in writers[copy])
+        before = any(n < number and overlap(op.dst, op.n, *place) for n, *place in readers[copy])
+        if not (again or taken or before):
+            moved[source] = op.dst
+            gone.add(number)
+
+    def place(ref: Ref | None) -> Ref | None:
+        while ref is not None and ref.buffer in moved:
+            ref = Ref(moved[ref.buffer].buffer, moved[ref.buffer].offset + ref.offset)
+        return ref
+
+    kept = [op for number, op in enumerate(segment.ops) if number not in gone]
+    named = [{name: place(getattr(op, name)) for name in ("dst", "a", "b", "c", "d")} for op in kept]
+    return replace(segment, ops=tuple(replace(op, **refs) for op, refs in zip(kept, named, strict=True)))
 
 
 def _without_copies(program: Program, segment: Segment, shared: set[int]) -> Segment:

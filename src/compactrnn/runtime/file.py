@@ -18,7 +18,7 @@ from .layout import Type
 from .operations import GATES, OPERATIONS, Code
 from .program import Op, Program, Ref, Tensor, Unary
 from .records import Records
-from .runs import index_bytes, pack_runs
+from .runs import index_form
 from .shared import Shared
 from .sparse import SparseLines, pack
 from .toeplitz import ToeplitzBlocks
@@ -127,7 +127,9 @@ _TYPES = {
     "columns": {"f": Type.MATRIX_F32, "b": Type.COLUMNS_I8},
     "table": {"f": Type.TABLE_F32, "e": Type.TABLE_F16, "b": Type.TABLE_I8},
     "index": {"i": Type.INDEX},
+    "taps": {"f": Type.TABLE_F32},
 }
+_INDICES = {"single": Type.INDEX, "runs": Type.RUNS, "repeats": Type.REPEATS}
 
 
 def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tuple[int, str], int]]:
@@ -164,7 +166,7 @@ def _stored_tensors(program: Program) -> tuple[list[tuple[int, Type]], dict[tupl
 
 def _stored_type(tensor: Tensor, plain: Type) -> Type:
     if plain == Type.INDEX:
-        return Type.RUNS if index_bytes(tensor.values) < tensor.values.nbytes else plain
+        return _INDICES[index_form(tensor.values)[0]]
     if isinstance(tensor.form, ToeplitzBlocks | Shared):
         return Type.TOEPLITZ_F32
     if tensor.form is not None:
@@ -300,8 +302,8 @@ def _place_buffers(program: Program, kinds: list[str], records: np.ndarray, data
 
 def _place_tensor(record: np.void, tensor: Tensor, kind: Type, data: _Data) -> None:
     values = tensor.values
-    if kind in (Type.INDEX, Type.RUNS):
-        values = (values if kind == Type.INDEX else pack_runs(values)).reshape(-1, 1)
+    if kind in _INDICES.values():
+        values = index_form(values)[1].reshape(-1, 1)
     if values.ndim != 2:
         raise invalid("tensor", got=f"shape {values.shape}", expected="a matrix")
     rows, columns = values.shape

@@ -46,7 +46,8 @@ def _split(program: Program, segment: Segment, common: set[int], smallest: int) 
     if segment.kind != "forward":
         return [segment]
     ops = _read_sources(program, segment)
-    together = {i for i, b in enumerate(program.buffers) if b.kind == "state"} | common
+    looked_up = {op.dst.buffer for op in ops if _is_constant(program, op)}  # cheaper than to keep a row for each step
+    together = {i for i, b in enumerate(program.buffers) if b.kind == "state"} | common | looked_up
     after = _order(ops, together)
     parts = _components(after)
     alone = {
@@ -85,6 +86,11 @@ def _source(op: Op, ref: Ref | None, source: dict[int, tuple[Ref, int]]) -> Ref 
     if any(ref.buffer == written.buffer or overlap(place, width, written, n) for written, n in writes(op)):
         return ref
     return Ref(place.buffer, place.offset + ref.offset)
+
+
+def _is_constant(program: Program, op: Op) -> bool:
+    """Whether it looks up the same row at every step."""
+    return op.code == Code.EMBED and op.a is not None and program.buffers[op.a.buffer].kind == "constant"
 
 
 def _is_large(op: Op, smallest: int) -> bool:

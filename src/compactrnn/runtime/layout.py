@@ -41,6 +41,7 @@ class Type(IntEnum):
     ENTRIES_I8 = 11
     COLUMNS_I8 = 12
     RUNS = 13
+    REPEATS = 14
 
 
 MATRICES = (Type.MATRIX_F32, Type.MATRIX_I8, Type.MATRIX_I4)

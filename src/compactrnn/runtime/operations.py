@@ -55,6 +55,7 @@ class Code(IntEnum):
     LSTM_OVER = 20
     GRU_OVER = 21
     GRU_EACH = 22
+    DEPTHWISE = 23
 
 
 class Function(IntEnum):
@@ -100,6 +101,7 @@ class Unary(Function):
     SIGMOID = 10, "1 / (1 + e^-x)", 0, True
     SIN = 11, "sin(x) for |x| <= 100000, else NaN", 0, True
     COS = 12, "cos(x) for |x| <= 100000, else NaN", 0, True
+    LEAKY_RELU = 13, "x where x > 0, else p0 x", 1
 
 
 class Binary(Function):
@@ -170,7 +172,7 @@ class Operation:
     """What an operation is.
 
     `text`: its result dst. `k`: what the field k must be to n ("" where there is none). `tensor`: whether it has a
-    "matrix", one read by its "columns", a "table" or an "index". `gates`: rows of its matrix for each of n. `rows`:
+    "matrix", one read by its "columns", a "table", an "index" or the "taps" of a convolution. `gates`: rows of its matrix for each of n. `rows`:
     whether it multiplies many vectors of a step, with a matrix of float32 or int8 numbers.
     `functions`: what `fn` means. `parameters`: how many of p0 and p1 it has besides the scale p0 of a product.
     `writes`: numbers at dst. `keeps`: numbers at dst that it reads before.
@@ -324,6 +326,14 @@ OPERATIONS: dict[Code, Operation] = {
         tensor="matrix",
         gates=3,
         rows=True,
+    ),
+    Code.DEPTHWISE: Operation(
+        "b[i] + the sum over its T rows of W[t, i mod columns] a[i + t (k - n) / (T - 1)], W a float32 table whose columns "
+        "divide n: a depthwise convolution",
+        a=_K,
+        b=Operand("n", in_place=True, optional=True),
+        k="k",
+        tensor="taps",
     ),
 }
 GATES = {code: operation.gates for code, operation in OPERATIONS.items() if operation.gates}

@@ -227,9 +227,13 @@ class Program:
         """
         if self.has_constant(op):
             return op.n
-        if op.code not in GATES or op.tensor is None:
+        if op.tensor is None:
             return 0
         tensor = self.tensors[op.tensor]
+        if op.code == Code.DEPTHWISE:
+            return op.n * len(tensor.values)
+        if op.code not in GATES:
+            return 0
         plain = GATES[op.code] * op.n * tensor.shape[1]
         return plain if tensor.form is None else tensor.form.macs(tensor.values, plain)
 

@@ -12,6 +12,7 @@ from .._errors import invalid
 from .accuracy import LIMIT, Accuracy, measurable_steps
 from .arena import share_buffers
 from .byte_budget import within
+from .constant_rows import constants_in_rows
 from .copies import remove_copies
 from .dead_code import remove_dead_code
 from .delta import skip_unchanged
@@ -23,6 +24,8 @@ from .measure import Measure, run
 from .mixed_precision import CACHES, choose
 from .program import GATES, Program, Tensor
 from .storage import WeightTypes, assign, store, types_of
+
+_SMALLER, _WORSE = 0.95, 1.1  # what constants in int8 must save of the file, and how much they may add to the error
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,13 @@ def quantize_measured(
         by_tensor = within(program, by_tensor, max_bytes, lambda types: _size(program, types), measure)
     plain = stored = _stored(program, by_tensor)
     difference = measure.difference(plain)
+    if improve and not trained and types.by_key["*"] != "float32":
+        rows = constants_in_rows(program)
+        smaller = rows is not program and _size(rows, by_tensor) <= _SMALLER * len(encode(plain))
+        if smaller and (changed := measure.difference(_stored(rows, by_tensor))).error <= _WORSE * difference.error:
+            program, difference, plain = rows, changed, _stored(rows, by_tensor)
+            stored = plain
+            reasons["constants"] = "int8: the file is smaller by a twentieth or more, its outputs are nearly the same"
     shares: dict[str, float] = {}
     part = None
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:

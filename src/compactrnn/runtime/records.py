@@ -13,7 +13,7 @@ from . import layout as lay
 from .entries import ENTRIES, stored_entries, unpack_entries
 from .layout import Type
 from .program import GATES, Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, State, Tensor
-from .runs import RUN, unpack_runs
+from .runs import REPEAT, RUN, unpack_repeats, unpack_runs
 from .shared import SHARED
 from .sparse import DEPTH, SPARSE, stored_lines, unpack
 from .toeplitz import ToeplitzBlocks
@@ -72,6 +72,8 @@ class Records:
             record = None if int(tensor) == lay.NONE else self.tensors[int(tensor)]
             if record is not None and int(record["type"]) in lay.FORMS:
                 macs[number] = _structured_macs(record, self.data, macs[number])
+            if record is not None and self.ops[number]["code"] == Code.DEPTHWISE:
+                macs[number] = int(self.ops[number]["n"]) * int(record["rows"])
         for number in self.op_names:
             record = self.ops[number]
             if record["code"] == Code.BINARY and record["fn"] == Binary.MUL and record["b"]["buffer"] != lay.NONE:
@@ -181,6 +183,8 @@ def _tensor(record: np.void, data: bytes) -> Tensor:
         return Tensor(values, row_scale, group_scale, block)
     if kind == Type.RUNS:
         return Tensor(unpack_runs(np.frombuffer(data, RUN, rows, place)))
+    if kind == Type.REPEATS:
+        return Tensor(unpack_repeats(np.frombuffer(data, REPEAT, rows, place)))
     dtype = {Type.TABLE_F32: "f4", Type.TABLE_F16: "f2", Type.INDEX: "i4"}.get(kind, "i1")
     values = np.frombuffer(data, dtype, rows * columns, place)
     return Tensor(values if kind == Type.INDEX else values.reshape(rows, columns), row_scale)

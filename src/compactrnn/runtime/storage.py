@@ -12,6 +12,7 @@ from .program import Code, Op, Program, Tensor
 from .rounding import quantize_groups, quantize_rows
 
 WEIGHTS = ("float32", "int8", "int4", "auto")
+_SEVERAL_TYPES = ("matrix", "columns", "table")
 _JOINED = " + "  # between the names of what was folded into one table
 
 
@@ -54,7 +55,7 @@ class WeightTypes:
 
     def check_names(self, program: Program) -> None:
         """Raise `ValueError` for keys that name no weights of the program."""
-        names = {op.name for op in program.ops if op.tensor is not None and op.code != Code.GATHER and op.name}
+        names = {op.name for op in program.ops if op.name and OPERATIONS[op.code].tensor in _SEVERAL_TYPES}
         for key in self.by_key:
             if key != "*" and not any(matches(key, name) for name in names):
                 known = sorted(names)
@@ -89,7 +90,8 @@ def join_names(*names: str) -> str:
 
 def is_stored(program: Program, op: Op) -> bool:
     """Whether the operation has a matrix or table of numbers that can be stored in several types."""
-    return op.tensor is not None and op.code != Code.GATHER and program.tensors[op.tensor].is_float
+    several = OPERATIONS[op.code].tensor in _SEVERAL_TYPES
+    return several and op.tensor is not None and program.tensors[op.tensor].is_float
 
 
 def types_of(program: Program, types: WeightTypes) -> Callable[[Op], str]:

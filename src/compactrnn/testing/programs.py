@@ -29,6 +29,8 @@ from ..runtime.program import (
 from ..runtime.sparse import SPARSE
 from ..runtime.toeplitz import ToeplitzBlocks
 
+_PARAMETERS = {Unary.SCALE_SHIFT: (-0.7, 0.2), Unary.CLAMP: (-0.5, math.inf), Unary.LEAKY_RELU: (-0.3, 0.0)}
+
 
 def random_program(seed: int, operations: int = 8, offline: bool = False, largest: int = 24) -> Program:
     """A valid program, well-conditioned in float32: about as many operations as said, of every kind in the long run.
@@ -240,6 +242,17 @@ class _Writer:
         bias = self._buffer(rows * count, "constant", self._values(rows * count)) if self.rng.random() < 0.5 else None
         self._new(Code.MATMUL, rows * count, width, a=ref, b=bias, tensor=tensor, fn=Matmul.WINDOWS)
 
+    def _op_depthwise(self) -> None:
+        ref, width = self._any()
+        n = int(self.rng.integers(1, width + 1))
+        period, steps = self._group(n), [1] + [t for t in range(2, 6) if (width - n) % (t - 1) == 0]
+        taps = int(self.rng.choice(steps if width == n else steps[1:]))
+        bias = self._buffer(n, "constant", self._values(n)) if self.rng.random() < 0.5 else None
+        weights = self._stored(Tensor(self._values(taps, period), block=1))
+        dst = self._new(Code.DEPTHWISE, n, width, a=ref, b=bias, tensor=weights)
+        if self.rng.random() < 0.5:
+            self._add(Code.DEPTHWISE, dst, n, width, a=ref, b=dst, tensor=weights)
+
     def _op_delta(self) -> None:
         ref, k = self._any()
         n = self._width()
@@ -255,6 +268,10 @@ class _Writer:
             start, step = int(self.rng.integers(width)), int(self.rng.integers(-2, 3))
             run = np.clip(start + step * np.arange(self._width()), 0, width - 1)
             index = np.concatenate([np.repeat(-1, self._width()), run, index]).astype(np.int32)
+        elif self.rng.random() < 0.5:  # in repetitions
+            times, shift = int(self.rng.integers(3, 6)), self.rng.integers(-1, 2, len(index))
+            again = np.clip(index + shift * np.arange(times)[:, None], 0, width - 1)
+            index = np.where(index < 0, -1, again).ravel().astype(np.int32)
         self._new(Code.GATHER, len(index), width, a=ref, tensor=self._stored(Tensor(index)))
 
     def _op_unary(self) -> None:
@@ -263,7 +280,7 @@ class _Writer:
         low, high = fn.domain
         if low > -math.inf or high < math.inf:
             ref = self._new(Code.UNARY, n, a=ref, fn=Unary.CLAMP, p0=low, p1=high)
-        p0, p1 = {Unary.SCALE_SHIFT: (-0.7, 0.2), Unary.CLAMP: (-0.5, float("inf"))}.get(fn, (0.0, 0.0))
+        p0, p1 = _PARAMETERS.get(fn, (0.0, 0.0))
         if self._kind(ref) == "scratch" and self.rng.random() < 0.3:
             self._add(Code.UNARY, ref, n, a=ref, fn=fn, p0=p0, p1=p1)
         else:
