@@ -38,7 +38,7 @@ XS = [np.random.default_rng(2).normal(size=(20, 4)).astype(np.float32)]
 
 
 def test_each_constant_is_a_row_with_a_scale_of_its_own():
-    values = gains(3) * np.float32([[1], [1e-6], [1e6]])
+    values = gains(3) * np.array([[1], [1e-6], [1e6]], np.float32)
     rows = constants_in_rows(program(*values))
     assert looked_up(rows) == 3 and rows.tensors[-1].values.shape == (3, WIDTH)
     stored, given = rows.tensors[-1].dense(), np.abs(values).max(1, keepdims=True)

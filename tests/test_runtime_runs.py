@@ -1,4 +1,4 @@
-"""Indices as runs of equal steps, and as runs that repeat: packing, what GATHER makes of them on every instruction set, damaged ones."""
+"""Indices as runs that may repeat: packing, what GATHER makes of them on every instruction set, damaged ones."""
 
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_every_damage_of_a_repetition_is_refused_or_runs():
         damaged = bytearray(data)
         damaged[place + int(random.integers(4 * REPEAT.itemsize))] = int(random.integers(256))
         try:
-            y = Engine(repair(damaged)).run(xs)
+            y = np.asarray(Engine(repair(damaged)).run(xs))
         except ModelFileError:
             refused += 1
         else:

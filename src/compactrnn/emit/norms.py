@@ -11,7 +11,7 @@ from ..runtime.program import Binary, Code, Op, Program, Reduce, Ref, Unary
 
 
 def with_layer_norms(program: Program) -> Program:
-    """The program with (x - mean) / sqrt(mean((x - mean)^2) + epsilon) in one operation where it is computed in several.
+    """The program with (x - mean) / sqrt(mean((x - mean)^2) + epsilon) in one operation where several compute it.
 
     The means are those of each k consecutive numbers of x.
     """

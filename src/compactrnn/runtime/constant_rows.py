@@ -37,7 +37,7 @@ def constants_in_rows(program: Program) -> Program:
     buffers.append(Buffer(rows, "constant", np.arange(rows, dtype=np.float32)))
     look_ups: dict[int, Op] = {}
     for width, constants in by_width.items():
-        table = np.array([np.ravel(buffers[i].init) for i in constants], np.float32)
+        table = np.array([np.asarray(buffers[i].init).ravel() for i in constants], np.float32)
         for row, i in enumerate(constants):
             place = Ref(numbers.buffer, row)
             look_ups[i] = Op(Code.EMBED, Ref(len(buffers)), width, a=place, tensor=len(tensors), name="constants")
@@ -48,7 +48,7 @@ def constants_in_rows(program: Program) -> Program:
 
 
 def _is_read_whole(buffer: Buffer, number: int, readers: list[tuple[int, Op]]) -> bool:
-    """Whether it is a wide constant that is read as it is, in one segment, by operations that may take rounded numbers."""
+    """Whether it is a wide constant, read as it is, in one segment, by operations that may take rounded numbers."""
     if buffer.kind != "constant" or buffer.width < _WIDE or not np.isfinite(np.asarray(buffer.init)).all():
         return False
     fits = all(op.code == Code.BINARY and op.fn in _FUNCTIONS and op.b == Ref(number) for _, op in readers)
@@ -63,6 +63,6 @@ def _with_look_ups(segment: Segment, look_ups: dict[int, Op]) -> Segment:
         if look_up is not None and op.b is not None:
             ops += [look_up] if op.b.buffer not in done else []
             done.add(op.b.buffer)
-            op = replace(op, b=look_up.dst)  # noqa: PLW2901
+            op = replace(op, b=look_up.dst)
         ops.append(op)
     return replace(segment, ops=tuple(ops))

@@ -15,8 +15,8 @@ def remove_copies(program: Program) -> Program:
     """The same program, bit for bit, without copies of whole rows within a step that make no difference.
 
     A copy to scratch is left out where its source still is what it was when the copy is read; a copy to a state where
-    the source can be made in the state, as nothing asks for what the state was before. A row that is copied into a part of
-    another is made there.
+    the source can be made in the state, as nothing asks for what the state was before. A row that is copied into a
+    part of another is made there.
     """
     shared = {i for i, by in program.users().items() if len(by) > 1} | {output.ref.buffer for output in program.outputs}
     segments = [_made_in_place(program, segment, shared) for segment in program.segments]
@@ -43,8 +43,8 @@ def _made_in_place(program: Program, segment: Segment, shared: set[int]) -> Segm
         if program.buffers[source].kind != "scratch" or program.buffers[copy].kind != "scratch":
             continue
         again = any(n > number for n, *_ in writers[source])
-        taken = any(n != number and overlap(op.dst, op.n, *place) for n, *place in writers[copy])
-        before = any(n < number and overlap(op.dst, op.n, *place) for n, *place in readers[copy])
+        taken = any(n != number and overlap(op.dst, op.n, ref, width) for n, ref, width in writers[copy])
+        before = any(n < number and overlap(op.dst, op.n, ref, width) for n, ref, width in readers[copy])
         if not (again or taken or before):
             moved[source] = op.dst
             gone.add(number)

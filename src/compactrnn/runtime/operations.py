@@ -172,9 +172,9 @@ class Operation:
     """What an operation is.
 
     `text`: its result dst. `k`: what the field k must be to n ("" where there is none). `tensor`: whether it has a
-    "matrix", one read by its "columns", a "table", an "index" or the "taps" of a convolution. `gates`: rows of its matrix for each of n. `rows`:
-    whether it multiplies many vectors of a step, with a matrix of float32 or int8 numbers.
-    `functions`: what `fn` means. `parameters`: how many of p0 and p1 it has besides the scale p0 of a product.
+    "matrix", one read by its "columns", a "table", an "index" or the "taps" of a convolution. `gates`: rows of its
+    matrix for each of n. `rows`: whether it multiplies many vectors of a step, with a matrix of float32 or int8
+    numbers. `functions`: what `fn` means. `parameters`: how many of p0 and p1 it has besides the scale p0 of a product.
     `writes`: numbers at dst. `keeps`: numbers at dst that it reads before.
     """
 
@@ -328,8 +328,8 @@ OPERATIONS: dict[Code, Operation] = {
         rows=True,
     ),
     Code.DEPTHWISE: Operation(
-        "b[i] + the sum over its T rows of W[t, i mod columns] a[i + t (k - n) / (T - 1)], W a float32 table whose columns "
-        "divide n: a depthwise convolution",
+        "b[i] + the sum over its T rows of W[t, i mod columns] a[i + t (k - n) / (T - 1)], W a float32 table whose "
+        "columns divide n: a depthwise convolution",
         a=_K,
         b=Operand("n", in_place=True, optional=True),
         k="k",

@@ -1,4 +1,4 @@
-"""An index in runs of equal steps, 8 bytes for each, and in blocks of runs that repeat; every position alone takes 4."""
+"""An index in runs of equal steps, 8 bytes for each, and in blocks of runs that repeat; a position alone takes 4."""
 
 from __future__ import annotations
 
