@@ -150,6 +150,8 @@ def _chosen(
             f"{base[min(mine)].layer} runs along {axes_text(r, names)}" for mine, r in zip(sets, readings, strict=True)
         )
         axes = [r[0] for r in readings if r[0] is not None]
+        if len(axes) == 1:  # the others are of other inputs
+            return _chosen(base, along, names, axes[0])
         given = " or ".join(f"time={axis}" for axis in axes)
         why = "either could be time" if streaming else "neither streams, as layers along both are bidirectional"
         raise TimeUnclearError(f"two axes have recurrent layers: {ways}; {why}: say which it is by pack({given})", axes)
