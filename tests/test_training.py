@@ -71,7 +71,8 @@ def test_compared_recipes_have_equally_many_parameters():
             recipe = load_recipe(path)
             inputs, outputs = (2, 1) if task == "adding" else (1, 10)
             counts[path.stem] = sum(p.numel() for p in SequenceModel(inputs, outputs, recipe.model).parameters())
-        assert max(counts.values()) < 1.03 * min(counts.values()), counts
+        baseline = counts[f"{task}-lstm"]
+        assert all(abs(count - baseline) < 0.03 * baseline for count in counts.values()), counts
 
 
 def test_the_demo_has_copies_of_the_recipes():
