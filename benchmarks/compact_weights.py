@@ -46,7 +46,7 @@ TIME_PICTURE = ROOT / "docs" / "compact-weights-time.svg"
 RECIPE = ROOT / "recipes" / "an4-bilstm.toml"
 FINE_TUNING = 40  # epochs
 FINE_RATE = 1e-3
-FINE_RATES = {"toeplitz": 3e-4}  # at 1e-3 its gradient overflows, too: an entry of a generator is in a diagonal's sums
+FINE_RATES = {"toeplitz": 3e-4, "hybrid": 3e-4}  # at 1e-3 gradients overflow, too: generators are in diagonals' sums
 START_RATES = {"toeplitz": 3e-4, "hybrid:4": 1e-3, "hybrid:8": 3e-4}  # at three times as much their gradients overflow
 UPDATES_PER_EPOCH = {True: 118, False: 105}  # with all speakers, without those held out
 FEWER_BYTES = 16  # times, than the dense model has in float32
@@ -63,6 +63,7 @@ ROWS = [
     "dense",
     *(f"{row}:{times}" for times in (4, 8) for row in ("cut:low-rank", "scratch:dense", "cut:units")),
     *(f"cut:{name}:{times}" for times in (4, 8) for name in STRUCTURES if name != "low-rank"),
+    *(f"cut:{name}:{times}" for times in (4, 8) for name in ("shared-low-rank", "hybrid")),
     *(f"start:{name}:{times}" for times in (4, 8) for name in ("low-rank", "shared-low-rank", "hybrid")),
     *(f"start:{name}:{times}" for times in (4, 8) for name in STRUCTURES if name not in NOT_FROM_START),
 ]
@@ -136,6 +137,9 @@ def recipe_of(row: str, seed: int, all_speakers: bool = True) -> Recipe:
             phase["compress"] = {"keep": SCRATCH[times] / UNITS, "steps": updates // 2}
         elif structure == "low-rank":
             phase["factorize"] = {"keep": 1 / times, "calibration": 16}
+        elif structure in ("shared-low-rank", "hybrid"):
+            options = with_projection(table, times, structure == "hybrid")
+            phase["factorize"] = {"calibration": 16, **{name: options[name] for name in ("projection", "weights")}}
         else:
             phase["factorize"] = {"weights": tables(recurrent_matrices(model), structure, share_of(model, times))}
             phase |= gradual(structure, updates)

@@ -137,7 +137,8 @@ def test_rows_of_a_study_have_the_size_that_they_say(name, arguments):
             if not factorize.weights:
                 continue
             recipe = script.recipe_of(row, *arguments).as_dict()
-            small = script.model_of({**recipe, "model": {**recipe["model"], "weights": factorize.weights}})
+            given = {name: value for name in ("weights", "projection") if (value := getattr(factorize, name))}
+            small = script.model_of({**recipe, "model": {**recipe["model"], **given}})
         else:
             continue
         assert size(whole) / int(times) * 0.7 < size(small) < size(whole) / int(times) * 1.15, row

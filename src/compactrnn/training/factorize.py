@@ -21,6 +21,7 @@ def factorize_model_(model: AbstractModel, task: AbstractTask, options: Factoriz
         ValueError: names that the model does not have, or a size that cannot be reached.
     """
     from ..compress.factorize import factorize_on
+    from ..compress.projection import project_
 
     wishes: dict[str, WeightSpec | None] = {
         name: weight_spec(table) if table else None for name, table in options.weights.items()
@@ -29,7 +30,10 @@ def factorize_model_(model: AbstractModel, task: AbstractTask, options: Factoriz
         wishes = {"*": LowRank(rank=options.rank, energy=options.energy), **wishes}
     batches = [task.batch(number) for number in range(min(options.calibration, task.updates_per_epoch()))]
     given = [(b.inputs,) if b.lengths is None else (b.inputs, b.lengths) for b in batches]
-    factorize_on(model, wishes, given, _call, options.keep)
+    if options.projection:
+        project_(model, options.projection, given or None, _call)
+    if wishes or options.keep is not None:
+        factorize_on(model, wishes, given, _call, options.keep)
 
 
 def _call(model: nn.Module, arguments: Any) -> Any:

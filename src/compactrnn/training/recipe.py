@@ -19,6 +19,7 @@ from .._bounds import (
     Option,
     Positive,
     PositiveOrZero,
+    Projections,
     Seed,
     Share,
     ShareAbove0,
@@ -75,20 +76,22 @@ class FactorizeOptions:
 
     Low rank for all of them: of a `rank`, of the smallest rank with this share of `energy`, or of the ranks with which
     the fraction `keep` of the model's parameters is left. `weights` has other weights by name, such as
-    `"output" = { kind = "LowRank", rank = 8 }`; an empty table leaves a matrix. Ranks and factors are of what flows
-    through on `calibration` batches of training data, with 0 of the matrices alone.
+    `"output" = { kind = "LowRank", rank = 8 }`; an empty table leaves a matrix. With `projection` layers first get
+    one of so many numbers each, 0 for none, which their recurrence and the next layer share. Ranks and factors are of
+    what flows through on `calibration` batches of training data, with 0 of the matrices alone.
     """
 
     rank: Count | None = None
     energy: ShareAbove0 | None = None
     keep: ShareAbove0 | None = None
     weights: dict[str, dict[str, Option]] = field(default_factory=dict)
+    projection: Projections = ()
     calibration: CountFrom0 = 0
 
     def __post_init__(self):
         given = [name for name in ("rank", "energy", "keep") if getattr(self, name) is not None]
-        if len(given) > 1 or not (given or self.weights):
-            raise ValueError("give one of rank, energy and keep, or weights by name")
+        if len(given) > 1 or not (given or self.weights or self.projection):
+            raise ValueError("give one of rank, energy and keep, or weights by name, or projection")
         if self.keep == 1:
             raise ValueError("keep: expected less than 1, got 1")
         for name, table in self.weights.items():
