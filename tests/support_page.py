@@ -60,7 +60,7 @@ What torch.export gives for a model is broken down into these operations of ATen
 and groups are free. The batch norm after a convolution is in its weights.
 
 **Layers over two axes.** In a dual-path model one layer runs over the bands of each step and another over time, for
-every band. Both pack: the first runs anew at every step, in one direction or both, and the second has a state for each
+every band. Both pack: the first runs again at every step, in one direction or both, and the second has a state for each
 band. Time is the axis along which no layer is bidirectional and the model streams; where that holds for both,
 `cr.pack(..., time=1)` says that it is axis 1 of the first input.
 

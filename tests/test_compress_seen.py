@@ -425,3 +425,15 @@ def test_what_cannot_be_an_argument_is_refused():
         cr.GroupLasso(Tagger(), packed, strength=0.0)
     with pytest.raises(ValueError, match=r"got a ndarray"):
         cr.GroupLasso(Tagger(), batch().numpy(), strength=0.0)
+
+
+def test_a_model_that_makes_float32_itself():
+    class OneHot(Tagger):
+        def forward(self, tokens):
+            return super().forward(functional.one_hot(tokens, 6).float())
+
+    torch.manual_seed(0)
+    model, tokens = OneHot(), torch.randint(6, (4, 7))
+    pruner, small = cut(model, tokens)
+    assert kept(pruner)["rnn[0].h"][0] < 16
+    assert (model(tokens) - small(tokens)).abs().max() < 1e-5

@@ -92,6 +92,7 @@ OFFLINE = {
     "mean over time": lambda m, x, h: m.head(h.mean(1)),
     "sum over time and features": lambda m, x, h: h.sum((1, 2), keepdim=True).view(-1, 1),
     "maximum over time": lambda m, x, h: m.head(h.amax(1)),
+    "one number": lambda m, x, h: h.amax((1, 2)),
     "backwards": lambda m, x, h: m.head(h.flip(1)),
     "attention": lambda m, x, h: (torch.softmax(h[..., :1], 1) * h).sum(1),
     "log softmax over time": lambda m, x, h: torch.log_softmax(h, 1),

@@ -31,7 +31,7 @@ class Comparison:
         try:
             self.dtype, self.tolerance = torch.float64, 1e-6  # what became dense was rounded to float32
             self._add(model, example, False, trace)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # the second from a recurrent layer of torch, for inputs of another type
             self.dtype, self.tolerance = torch.float32, 1e-5
             self._add(model, example, False, trace)
         varied = example.with_tensors(_varied(example.tensors))

@@ -103,7 +103,7 @@ def over_places(
     rows: Rows | None = None,
     backwards: bool = False,
 ) -> tuple[Operand, list[Operand]]:
-    """A layer over an axis within a step, such as that of frequency, which runs anew at every step.
+    """A layer over an axis within a step, such as that of frequency, which runs again at every step.
 
     Args:
         mover: what moves and writes.

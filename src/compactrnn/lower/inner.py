@@ -26,7 +26,7 @@ Each = Callable[[Builder, Operand, list[Operand]], tuple[Operand, list[Operand]]
 
 
 def over_axis(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand | Tensor]) -> list[Operand]:
-    """A layer over (places, steps or 1, inputs), which starts anew at every step: its output, its states after it."""
+    """A layer over (places, steps or 1, inputs), which starts over at every step: its output, its states after it."""
     places, steps, width = x.shape
     x = replace(x, shape=(places, width), time=None)
 

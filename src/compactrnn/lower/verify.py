@@ -134,7 +134,7 @@ def _check(
 
 def _errors(got: np.ndarray, want: np.ndarray, size: float, time: int | None) -> np.ndarray:
     """Largest difference per step; infinite where only one of the two is finite or NaN."""
-    got, want = got.astype(np.float64), want.astype(np.float64)
+    got, want = (np.atleast_1d(values).astype(np.float64) for values in (got, want))  # one number, too
     with np.errstate(invalid="ignore"):
         difference = np.abs(got - want) / size
     difference[(got == want) | (np.isnan(got) & np.isnan(want))] = 0.0
