@@ -93,7 +93,7 @@ CONSTANTS = {
     "picks": np.zeros((1, 3, 2), np.int64), "update": numbers(1, 3, 2),
     "shapeT": np.array([-1, 24]), "past": np.array([2, 0, 0, 0, 0, 0]),
     "kt": numbers(4, 8, 3), "tt": numbers(8, 4, 3), "c8": numbers(8), "v8": np.abs(numbers(8)) + 1,
-    "ids": np.array([0, 2]),
+    "ids": np.array([0, 2]), "depth": np.array(24), "ends": np.array([0.0, 1.0], np.float32),
     "W8": numbers(1, 12, 24), "V8": numbers(1, 9, 24), "P8": numbers(1, 3, 24), "flatT": np.array([0, 1, 24]),
 }  # fmt: skip
 
@@ -166,6 +166,8 @@ WITHIN = {
     "CumSum": [made("CumSum", "x", "last")],
     "ReverseSequence": [made("Transpose", "x", to="u", perm=[2, 0, 1]),
                         made("ReverseSequence", "u", "lengths", time_axis=0, batch_axis=1)],
+    "OneHot": [made("Reshape", "x", "shapeT", to="f"), made("ArgMax", "f", to="i", axis=1, keepdims=0),
+               made("OneHot", "i", "depth", "ends")],
     "TopK": [made("Reshape", "x", "shapeT", to="f"),
              helper.make_node("TopK", ["f", "i2"], ["y", "places"], name="top")],
     **{op: [made("Transpose", "x", to="seq", perm=[1, 0, 2]), *rnn(op)] for op in ("LSTM", "GRU", "RNN")},

@@ -114,3 +114,129 @@ def test_a_quantized_file_becomes_float_first(tmp_path):
     assert report.parity < 1e-4 and not any(c.skipped for c in report.checks)
     assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
     assert relative(session(quantized).run(None, {"x": x[None]})[0], y) < 0.05
+
+
+class Viewed(nn.Module):
+    """Layers between which shapes are written out, for an exporter to fix."""
+
+    def __init__(self, units=12, bidirectional=False, head=lambda y: y):
+        super().__init__()
+        self.rnn = nn.GRU(7, units, 2, batch_first=True, bidirectional=bidirectional)
+        self.out, self.head = nn.Linear(units, 3), head
+
+    def forward(self, x):
+        x = torch.where(x > 4, torch.zeros_like(x), x)
+        y = self.rnn(x)[0]
+        y = y.view(y.shape[0], y.shape[1], -1, self.out.in_features).mean(2)
+        return self.head(self.out(y.reshape(-1, self.out.in_features)).view(y.shape[0], y.shape[1], 3))
+
+
+FIXED = {
+    "one direction": lambda: Viewed(),
+    "both directions": lambda: Viewed(bidirectional=True),
+    "the last step": lambda: Viewed(head=lambda y: torch.relu(y[:, -1])),
+    "the largest": lambda: Viewed(head=lambda y: y.amax(1)),
+}
+
+
+def fixed(model, path, dynamo, steps=20):
+    """Exported as most people do, with no word of what may vary."""
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    if not dynamo:
+        return export(model, path, (torch.randn(1, steps, 7),), **names)
+    pytest.importorskip("onnxscript", reason="the exporter writes by it")
+    torch.manual_seed(0)
+    torch.onnx.export(model.eval(), (torch.randn(1, steps, 7),), str(path), dynamo=True, verbose=False, **names)
+    return path
+
+
+@pytest.mark.parametrize("case", FIXED)
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_file_of_one_number_of_steps_is_taken_for_any(case, dynamo, tmp_path):
+    torch.manual_seed(0)
+    model = FIXED[case]()
+    path = fixed(model, tmp_path / "m.onnx", dynamo)
+    with pytest.warns(UserWarning, match="sequences of 20 steps alone"):
+        engine, report = packed(path, tmp_path)
+    assert [c.steps for c in report.checks if c.what == "the file of fixed size" and not c.skipped] == [20]
+    for steps in (20, 1, 33):
+        x = torch.randn(1, steps, 7)
+        with torch.no_grad():
+            wanted = model(x)[0].numpy()
+        assert relative(wanted, engine.run(x[0].numpy())) < 1e-5
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_what_a_fixed_number_of_steps_may_count_is_refused(dynamo, tmp_path):
+    torch.manual_seed(0)
+    counted = Viewed(head=lambda y: y.sum(1) / y.shape[1])
+    with pytest.raises(cr.UnsupportedModelError):
+        packed(fixed(counted, tmp_path / "counted.onnx", dynamo), tmp_path)
+    as_wide = Viewed(units=20)  # which of two axes of 20 is time nobody can say
+    with pytest.raises(cr.UnsupportedModelError):
+        packed(fixed(as_wide, tmp_path / "wide.onnx", dynamo), tmp_path)
+
+
+class Standardized(nn.Module):
+    """Each feature with the mean and deviation that it has over the sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.rnn = nn.InstanceNorm1d(7, affine=True), nn.GRU(7, 12, batch_first=True)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x):
+        return self.rnn(self.norm(x.transpose(1, 2)).transpose(1, 2))[0]
+
+
+class OneHot(nn.Module):
+    """Tokens without a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(9, 12, batch_first=True)
+
+    def forward(self, tokens):
+        return self.rnn(nn.functional.one_hot(tokens, 9).float())[0]
+
+
+class Ends(nn.Module):
+    """The first and the last step, each by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(7, 12, batch_first=True)
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        return torch.relu(y[:, 0]) + torch.tanh(y[:, -1].flip(-1))
+
+
+@pytest.mark.parametrize("make", [Standardized, OneHot, Ends])
+def test_what_is_made_of_whole_sequences_and_of_tokens(make, tmp_path):
+    torch.manual_seed(0)
+    model = make().eval()
+    xs = [torch.randint(9, (1, n)) if make is OneHot else torch.randn(1, n, 7) for n in (20, 3, 31)]
+    axes = {"x": {1: "steps"}, "y": {1: "steps"} if make is not Ends else {}}
+    path = export(model, tmp_path / "m.onnx", (xs[0],), input_names=["x"], output_names=["y"], dynamic_axes=axes)
+    engine, _ = packed(path, tmp_path)
+    for x in xs:
+        with torch.no_grad():
+            assert relative(model(x)[0].numpy(), engine.run(x[0].numpy())) < 1e-5
+    assert engine.offline == (make is not OneHot)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_of_another_precision_becomes_float32(dtype, tmp_path):
+    torch.manual_seed(0)
+    model, x = Model(nn.LSTM).eval().to(dtype), torch.randn(1, 20, 7).to(dtype)
+    axes = {"x": {1: "steps"}, "y": {1: "steps"}}
+    path = export(model, tmp_path / "m.onnx", (x,), input_names=["x"], output_names=["y"], dynamic_axes=axes)
+    engine, report = packed(path, tmp_path)
+    with torch.no_grad():
+        wanted = model.float()(x.float())[0].numpy()
+    assert relative(wanted, engine.run(x[0].float().numpy())) < 1e-5
+    compared = [c for c in report.checks if c.what == "the quantized file"]
+    assert len(compared) == (dtype != torch.float64)
+    assert all(c.skipped if dtype == torch.bfloat16 else c.error < 1e-2 for c in compared)

@@ -59,11 +59,12 @@ def from_onnx(
     from .onnx_import.dequantize import dequantized
     from .onnx_import.form import find_form
     from .onnx_import.fuse import fused
+    from .onnx_import.half import widened
     from .onnx_import.model_file import ModelFile
     from .onnx_import.ports import read_ports
     from .onnx_import.verify import check_module
 
-    file = dequantized(ModelFile.read(path))
+    file = dequantized(widened(ModelFile.read(path)))
     ports = read_ports(file, constants, {})
     outputs = [o.name for o in file.graph.output]
     form = find_form(file, ports, outputs, dims, time)

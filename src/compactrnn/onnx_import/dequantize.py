@@ -30,7 +30,7 @@ def dequantized(file: ModelFile) -> ModelFile:
     model = ModelProto()
     model.CopyFrom(file.proto)
     _rewrite(model.graph)
-    return ModelFile(model, file.name, file)
+    return ModelFile(model, file.name, file.quantized or file)
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:

@@ -61,7 +61,7 @@ def find_form(
         if _is_time(file, form, outputs, errors):
             return _complete(form, [k for k in likely if k != key])
     if not ports.states:
-        if len(likely) == 1 and not _recurrent(file):
+        if len(likely) == 1 and not recurrent(file):
             return Form(ports, given, likely[0])
         if errors and isinstance(errors[0], NodeError) and not errors[0].of_shape:
             raise errors[0]
@@ -94,7 +94,8 @@ def _complete(form: Form, open_sizes: list[str]) -> Form:
     return form
 
 
-def _recurrent(file: ModelFile) -> bool:
+def recurrent(file: ModelFile) -> bool:
+    """Whether a file has recurrent layers."""
     return any(node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") for node in file.graph.node)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._errors import UnsupportedModelError, invalid
+from .._errors import ModelFileError, UnsupportedModelError, invalid
 from ..emit.address import LazyView
 from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
 from ..emit.lengths import for_any_length
@@ -20,10 +21,12 @@ from ..runtime.program import Input, Output, Program
 from .cut import Inputs, around, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .folding import Folded
-from .form import Form, find_form
+from .form import Form, find_form, recurrent
+from .free_length import freed
 from .fuse import fused
+from .half import widened
 from .model_file import ModelFile, NodeError
-from .ports import States, read_ports
+from .ports import Ports, States, read_ports
 from .visitor import Visitor
 
 
@@ -56,22 +59,46 @@ def lower(
         ModelFileError: the file is malformed.
         ValueError: bad arguments.
     """
-    file = dequantized(file)
+    file = dequantized(widened(file))
     if inputs is not None:
         file = with_inputs(file, inputs)
-    ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or ())
-    news = [s.output for s in ports.states if s.output]
-    given = [o.name for o in file.graph.output] if outputs is None else check_outputs(file, outputs)
-    chosen = [name for name in given if name not in news] or given
-    needed = [*chosen, *(name for name in news if name not in chosen)]
-    whole = file
-    if inputs is not None or outputs is not None:
-        file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
+
+    def attempt(file: ModelFile) -> Lowered:
+        ports, chosen, needed = ported(file)
+        whole = file
+        if inputs is not None or outputs is not None:
+            file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
+        try:
+            form = find_form(file, ports, needed, dims, time)
+            return _lowered(file, form, chosen, needed, _initial(form, initial))
+        except NodeError as error:
+            raise NodeError(f"{error}{around(whole, error.node)}", error.node, internal=error.internal) from error
+
+    def ported(file: ModelFile) -> tuple[Ports, list[str], list[str]]:
+        """Inputs and states, the outputs that are wanted, and those that are needed."""
+        ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or ())
+        news = [s.output for s in ports.states if s.output]
+        given = [o.name for o in file.graph.output] if outputs is None else check_outputs(file, outputs)
+        chosen = [name for name in given if name not in news] or given
+        return ports, chosen, [*chosen, *(name for name in news if name not in chosen)]
+
+    ports, _, needed = ported(file)
     try:
-        form = find_form(file, ports, needed, dims, time)
-        return _lowered(file, form, chosen, needed, _initial(form, initial))
-    except NodeError as error:
-        raise NodeError(f"{error}{around(whole, error.node)}", error.node, internal=error.internal) from error
+        lowered = attempt(file)
+    except UnsupportedModelError:
+        if not ports.states and recurrent(file):
+            for other in freed(file, ports, needed, time):
+                with suppress(UnsupportedModelError, ModelFileError, ValueError):
+                    return attempt(other)
+        raise
+    if lowered.form.time is None or any(lowered.form.time in port.open for port in ports.inputs):
+        return lowered
+    for other in freed(file, ports, needed, lowered.form.time):
+        return attempt(other)
+    raise UnsupportedModelError(
+        f"{file.name}: takes one number of steps alone, sums over them, and holds a number that may be their count;"
+        " export it with an open time axis, as by torch.onnx.export(..., dynamic_shapes=...)"
+    )
 
 
 def _lowered(

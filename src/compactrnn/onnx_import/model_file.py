@@ -22,11 +22,18 @@ _LARGEST = 1 << 31  # bytes; no protocol buffer is larger
 class ModelFile:
     """A model of an ONNX file: its graph, the functions in it expanded, and the operator sets that it uses.
 
-    `quantized`: the file that it was, before whole numbers became float.
+    `quantized`: the file that it was, before whole numbers became float; `fixed`: the one that it was while it took one
+    number of steps alone, and that number.
     """
 
-    def __init__(self, model: ModelProto, name: str = "the model", quantized: ModelFile | None = None):
-        self.name, self.quantized = name, quantized
+    def __init__(
+        self,
+        model: ModelProto,
+        name: str = "the model",
+        quantized: ModelFile | None = None,
+        fixed: tuple[ModelFile, int] | None = None,
+    ):
+        self.name, self.quantized, self.fixed = name, quantized, fixed
         try:
             model = onnx.inliner.inline_local_functions(model) if model.functions else model
         except Exception as error:  # whatever a malformed function raises

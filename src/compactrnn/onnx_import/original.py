@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from .folding import dtype_of
 from .form import Form
 from .lowering import Lowered, port_shape
 from .model_file import ModelFile, to_array
@@ -86,9 +87,11 @@ def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[...
         except Exception:
             raise ElsewhereError(_line(error)) from error
 
+    types = {value.name: dtype_of(value) for value in file.input_protos()}  # in half precision of the file as it was
+
     def call(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
-            return run(names, feeds)
+            return run(names, {name: x.astype(types.get(name, x.dtype)) for name, x in feeds.items()})
         except Exception as error:  # whatever the run time raises for what it cannot compute
             raise ElsewhereError(_line(error)) from error
 

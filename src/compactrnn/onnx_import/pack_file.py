@@ -85,6 +85,13 @@ def pack_onnx(
     arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens)
     lowered = lower(file, **arguments)  # pyright: ignore[reportArgumentType]
     _warn_of_exporter(file)
+    if lowered.file.fixed is not None:
+        warnings.warn(
+            f"{file.name}: takes sequences of {lowered.file.fixed[1]} steps alone, and can be compared with for these;"
+            " the engine takes any number of steps. To be sure of others, export it with an open time axis, as by"
+            " torch.onnx.export(..., dynamic_shapes=...)",
+            stacklevel=3,
+        )
     sequences = [_sequence(lowered, given) for given in calibration or ()]
     checks, wanted = verify(lowered, sequences)
     data = sequences or [random_sequence(lowered)]

@@ -66,12 +66,22 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
         _check("random numbers", lowered, original, engine, [varied]),
         _check("zeros", lowered, original, engine, [tuple(np.zeros_like(x) for x in varied)]),
     ]
+    if lowered.file.fixed is not None:
+        checks.append(_check_fixed(lowered, engine, *lowered.file.fixed))
     if sequences:
         checks.append(_check("calibration", lowered, original, engine, list(sequences)))
     wanted = [original.run(sequence) for sequence in sequences or [varied]]
     if lowered.file.quantized is not None:
         checks.append(_check_quantized(lowered, sequences or [varied], wanted))
     return checks, wanted
+
+
+def _check_fixed(lowered: Lowered, engine: Engine, file: ModelFile, steps: int) -> Check:
+    what, before = "the file of fixed size", replace(lowered, file=file)
+    try:
+        return _check(what, before, Original(before), engine, [random_sequence(lowered, steps)])
+    except ElsewhereError as error:
+        return Check(what, 0, None, f"it does not run elsewhere: {error}")
 
 
 def _check_quantized(lowered: Lowered, sequences: Sequence[Sequence_], floats: list[Rows]) -> Check:

@@ -157,7 +157,9 @@ class Visitor:
                 continue
             place = x.address.ravel() % SHIFT
             whole = x.operands[0] if len(np.unique(x.address // SHIFT)) == 1 else None
-            if isinstance(whole, Operand) and whole.width == place.size and len(np.unique(place)) == place.size:
+            if not isinstance(whole, Operand) or whole.time is not None:  # of a sequence it is a single step
+                continue
+            if whole.width == place.size and len(np.unique(place)) == place.size:
                 return place
         return None
 

@@ -56,6 +56,19 @@ def _gather(visitor: Visitor, node: Node, table: Any, index: Any) -> Any:
     return found and visitor.shaped(found, node)
 
 
+@handles("OneHot")
+def _one_hot(visitor: Visitor, node: Node, token: Any, depth: Any, values: Any) -> Operand | None:
+    """A row of a table that has the one value on its diagonal, the other elsewhere."""
+    if isinstance(token, np.ndarray) or not isinstance(depth, np.ndarray) or not isinstance(values, np.ndarray):
+        return None
+    shape = visitor.type(node.outputs[0]).shape
+    if node.get("axis", -1) % len(shape) != len(shape) - 1:
+        return None
+    count, (off, on) = int(depth.ravel()[0]), values.ravel()
+    found = lookup(visitor.builder, token, np.where(np.eye(count, dtype=bool), on, off), node.proto.name)
+    return found and visitor.shaped(found, node)
+
+
 @handles("Pad", lazy=True)
 def _pad(visitor: Visitor, node: Node, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
     rank = len(x.shape)

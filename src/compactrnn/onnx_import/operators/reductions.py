@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,14 @@ def _layer_norm(visitor: Visitor, node: Node, x: Operand, weight: Any = None, bi
 
 @handles("InstanceNormalization", "GroupNormalization")
 def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any) -> Operand | None:
-    """Over the entries of each channel, or group of channels, within a step; channels are axis 1."""
+    """Over the entries of each channel, or group of channels, within a step; of a channel over time, too.
+
+    Channels are axis 1.
+    """
     fixed = isinstance(weight, np.ndarray) and isinstance(bias, np.ndarray)
+    if fixed and x.time not in (None, 0, 1) and node.op == "InstanceNormalization":
+        y = _standardized(visitor, x, range(2, len(x.shape)), node.get("epsilon", 1e-5))
+        return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
     if not fixed or x.time not in (None, 0) or (x.time is None and x.shape[0] != 1):
         return None
     channels = x.shape[1]
@@ -106,6 +113,16 @@ def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any
     weight, bias = (np.repeat(v, channels // len(v)) for v in (weight, bias))
     y = normalize.layer_norm(visitor.builder, x, x.width // groups, None, None, node.get("epsilon", 1e-5))
     return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
+
+
+def _standardized(visitor: Visitor, x: Operand, axes: Iterable[int], epsilon: float) -> Operand:
+    """(x - mean) / sqrt(variance + epsilon), both over `axes`, time among them."""
+    build, axes = visitor.builder, list(axes)
+    mean = reductions.reduce(visitor.mover, x, axes, "mean", True)
+    x = build.binary(Binary.SUB, x, visitor.mover.spread(mean, x.shape, x.time))
+    variance = reductions.reduce(visitor.mover, build.binary(Binary.MUL, x, x), axes, "mean", True)
+    deviation = build.unary(Unary.SQRT, build.unary(Unary.SCALE_SHIFT, variance, 1.0, epsilon))
+    return build.binary(Binary.DIV, x, visitor.mover.spread(deviation, x.shape, x.time))
 
 
 @handles("LpNormalization")

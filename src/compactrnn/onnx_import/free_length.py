@@ -1,0 +1,101 @@
+"""Files that an exporter has fixed to one number of steps, for any number of them.
+
+Without dynamic axes an exporter writes the sizes of its example into the file: those of the inputs, the shapes that
+Reshape and Expand give, and constants as long as the sequence. Each of them can be said without that number, and means
+the same for the sequences that the file takes. A number by which a sum over all steps is divided cannot be told from
+any other, so that a file that may have one is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto
+
+from .._errors import ModelFileError, UnsupportedModelError
+from .folding import Folded, Typed, fold
+from .model_file import ModelFile
+from .ports import Ports
+
+_ELEMENTWISE = {
+    *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul"),
+    *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
+}
+
+
+def freed(file: ModelFile, ports: Ports, outputs: list[str], time: str | None = None) -> Iterator[ModelFile]:
+    """The file with one fixed axis of its inputs open, and those that are as long: for each axis, or for `time`."""
+    try:
+        folded = fold(file, ports.values({}), outputs)
+    except (UnsupportedModelError, ModelFileError):  # for another reason
+        return
+    for port in ports.inputs:
+        for axis, steps in enumerate(port.sizes):
+            if not isinstance(steps, int) or steps == 1 or time not in (None, port.key(axis)):
+                continue
+            if not _counts(folded, steps):
+                yield _freed(file, ports, folded, {port.name: axis}, steps)
+
+
+def _counts(folded: Folded, steps: int) -> bool:
+    """Whether an axis of so many steps is summed up, and some number may be their count."""
+    reduced = any(
+        node.op.startswith(("Reduce", "Global"))
+        and steps in folded.type_of(node.inputs[0]).shape
+        and steps not in folded.type_of(node.outputs[0]).shape
+        for node in folded.nodes
+    )
+    counts = [steps, steps - 1, steps / (steps - 1)]
+    telling = [x**power for x in counts for power in (1, -1, 0.5, -0.5)]
+    given = [folded.values[name] for node in folded.nodes if node.op in _ELEMENTWISE for name in node.inputs if name]
+    single = [float(x.ravel()[0]) for x in given if isinstance(x, np.ndarray) and x.size == 1 and x.dtype.kind in "fiu"]
+    return reduced and bool(np.isclose(np.array(single)[:, None], telling, rtol=1e-5).any())
+
+
+def _freed(file: ModelFile, ports: Ports, folded: Folded, axes: dict[str, int], steps: int) -> ModelFile:
+    name, axis = next(iter(axes.items()))
+    for port in ports.inputs:
+        if port.name not in axes and port.sizes.count(steps) == 1:
+            axes[port.name] = port.sizes.index(steps)
+    model = ModelProto()
+    model.CopyFrom(file.proto)
+    for value in model.graph.input:
+        if value.name in axes:
+            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = f"{name}[{axis}]"
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    changed = False
+    for number, node in enumerate(model.graph.node):
+        for place, value in _without(node, folded, steps):
+            tensor = onnx.numpy_helper.from_array(value, f"{node.input[place]}/of-any-length/{number}")
+            model.graph.initializer.append(tensor)
+            node.input[place], changed = tensor.name, True
+    return ModelFile(model, file.name, file.quantized, (file, steps) if changed else None)
+
+
+def _without(node: NodeProto, folded: Folded, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The constant inputs of a node that hold the number of steps, by place, as they are without it."""
+    given = [folded.values.get(name) for name in node.input]
+    result = folded.values.get(node.output[0]) if node.output else None
+    if not isinstance(result, Typed) or node.domain not in ("", "ai.onnx"):
+        return
+    shape = result.shape
+    if node.op_type == "Reshape" and shape.count(steps) == 1 and isinstance(given[1], np.ndarray):
+        yield 1, np.array([-1 if n == steps else n for n in shape], np.int64)
+    if node.op_type == "Expand" and isinstance(given[0], Typed) and isinstance(given[1], np.ndarray):
+        own = (1,) * (len(shape) - len(given[0].shape)) + given[0].shape
+        yield 1, np.array([1 if n == m else n for n, m in zip(shape, own, strict=True)], np.int64)
+    if node.op_type in _ELEMENTWISE and any(isinstance(x, Typed) and x.shape == shape for x in given):
+        for place, value in enumerate(given):
+            if isinstance(value, np.ndarray) and (shrunk := _shrunk(value, shape, steps)) is not None:
+                yield place, shrunk
+
+
+def _shrunk(value: np.ndarray, shape: Sequence[int], steps: int) -> np.ndarray | None:
+    """A constant that is the same at all steps, for one step; None for others."""
+    axes = [a for a in range(-value.ndim, 0) if value.shape[a] == shape[a] == steps]
+    first = value.take([0], axes[0]) if len(axes) == 1 else value
+    return first if axes and len(axes) == 1 and np.array_equal(np.broadcast_to(first, value.shape), value) else None
