@@ -244,26 +244,33 @@ def wer(row: dict[str, Any], weights: str, decoder: str) -> float:
 
 
 def table(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
-    """Medians over the seeds: sizes, and word error rates greedy / with lexicon and bigram; against the dense model."""
-    head = ["row", "seeds", "parameters", "float32", "int8 bytes", "int8", "int4 bytes", "int4", "against dense, int8"]
+    """Medians over the seeds: sizes, and word error rates greedy / with lexicon and bigram.
+
+    Then the difference to the dense model, and to the same size from scratch, of int8 and greedy.
+    """
+    head = ["row", "seeds", "parameters", "float32", "int8 bytes", "int8", "int4 bytes", "int4"]
+    head += ["against dense, int8", "against scratch, int8"]
     if times:
         head.append("a frame, int8")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    dense = {row["seed"]: row for row in rows if row["row"] == "dense"}
     for name in ROWS:
         own = [row for row in rows if row["row"] == name]
         if not own:
             continue
+
+        def against(other: str, own: list[dict[str, Any]] = own, name: str = name) -> str:
+            by_seed = {row["seed"]: row for row in rows if row["row"] == other != name}
+            pairs = [(row, by_seed[row["seed"]]) for row in own if row["seed"] in by_seed]
+            return interval(pairs) if pairs else ""
 
         def both(weights: str, own: list[dict[str, Any]] = own) -> str:
             found = (statistics.median(wer(row, weights, d) for row in own) for d in SHOWN)
             return " / ".join(f"{value:.1f}" for value in found)
 
         sizes = {w: max(row["files"][w]["bytes"] for row in own) for w in WEIGHTS}
-        pairs = [(row, dense[row["seed"]]) for row in own if row["seed"] in dense and name != "dense"]
         cells = [name, ", ".join(str(row["seed"]) for row in own), f"{own[0]['parameters']:,}", both("float32")]
         cells += [f"{sizes['int8']:,}", both("int8"), f"{sizes['int4']:,}", both("int4")]
-        cells.append(interval(pairs) if pairs else "")
+        cells += [against("dense"), against(f"scratch:dense:{name.rpartition(':')[2]}")]
         if times:
             cells.append(f"{times[name]['ratio']:.2f}" if name in times else "")
         lines.append("| " + " | ".join(cells) + " |")
@@ -320,7 +327,7 @@ def publish(study: Study) -> None:
 
 
 def interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """The greedy word error rate of int8 minus the dense float32 one's, over seeds and resampled utterances."""
+    """The greedy word error rate of int8 minus the float32 one of the other row, over seeds and resampled utterances."""
     first = {"decoders": {"greedy": _joined(row["files"]["int8"] for row, _ in pairs)}}
     second = {"decoders": {"greedy": _joined(row["files"]["float32"] for _, row in pairs)}}
     found = bootstrap(first, second, "greedy")
