@@ -327,7 +327,7 @@ def publish(study: Study) -> None:
 
 
 def interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """The greedy word error rate of int8 minus the float32 one of the other row, over seeds and resampled utterances."""
+    """The greedy word error rate of int8 minus that of the other rows in float32, over seeds and utterances."""
     first = {"decoders": {"greedy": _joined(row["files"]["int8"] for row, _ in pairs)}}
     second = {"decoders": {"greedy": _joined(row["files"]["float32"] for _, row in pairs)}}
     found = bootstrap(first, second, "greedy")
