@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import compactrnn as cr
 from compactrnn.layers import cells_of, is_recurrent
+from compactrnn.weights.low_rank import LowRankWeight
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -235,3 +236,28 @@ def test_subclasses_are_shrunk(kind):
     small = pruner.shrink()
     assert small.rnn.hidden_size == 8
     torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(4, 6, proj_size=5), lambda: nn.GRU(4, 6, bidirectional=True)])
+def test_a_trained_layer_gets_other_weights_set_from_its_own(make):
+    theirs = make().eval()
+    theirs.weight_hh_l0.requires_grad_(False)
+    specs = {"hidden_weight": cr.LowRank(rank=5)}  # of full rank in a projected layer
+    if isinstance(theirs, nn.LSTM):
+        specs |= {"input_weight": cr.LowRank(rank=4), "projection_weight": cr.LowRank(rank=5)}
+    ours = cr.from_torch(theirs, **specs)
+    assert isinstance(ours.weight_hh_l0, LowRankWeight) and not ours.weight_hh_l0.left.requires_grad
+    x = torch.randn(5, 3, 4)
+    if isinstance(theirs, nn.LSTM):
+        assert_close(ours(x)[0], theirs(x)[0])
+    else:
+        u, s, v = torch.linalg.svd(theirs.weight_hh_l0_reverse.detach())
+        assert_close(ours.weight_hh_l0_reverse.dense(), u[:, :5] * s[:5] @ v[:5])
+    options = {"proj_size": 5} if isinstance(theirs, nn.LSTM) else {"bidirectional": True}
+    again = type(ours)(4, 6, theirs.num_layers, **options, **specs)
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again.eval()(x)[0], ours(x)[0])
+    with pytest.raises(ValueError, match="rank"):
+        cr.from_torch(theirs, hidden_weight=cr.LowRank(rank=9))
+    with pytest.raises(ValueError, match=r"a weight, such as LowRank"):
+        cr.from_torch(theirs, input_weight="LowRank")

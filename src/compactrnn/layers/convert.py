@@ -8,7 +8,10 @@ from typing import TypeVar
 
 from torch import nn
 
-from .._errors import UnsupportedModelError
+from .._errors import UnsupportedModelError, invalid
+from ..weights.base import WeightSpec
+from ..weights.dense import DENSE
+from .bind import GATES
 from .fused import AbstractFused
 from .inspect import cells_of
 from .torch_layers import GRU, LSTM, RNN
@@ -55,8 +58,17 @@ def convert_(model: Module) -> Module:
     return model
 
 
-def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
+def from_torch(
+    module: nn.LSTM | nn.GRU | nn.RNN,
+    *,
+    input_weight: WeightSpec = DENSE,
+    hidden_weight: WeightSpec = DENSE,
+    projection_weight: WeightSpec = DENSE,
+) -> AbstractFused:
     """A copy of a `torch.nn.LSTM`, `GRU` or `RNN` as this package's subclass; `to_torch` is the inverse.
+
+    Matrices get the weights that are named, set from what they are by `from_dense_`: low rank by a singular value
+    decomposition. `cr.factorize_` does it for the layers of a whole model, and chooses ranks.
 
     >>> import torch
     >>> from torch import nn
@@ -65,14 +77,30 @@ def from_torch(module: nn.LSTM | nn.GRU | nn.RNN) -> AbstractFused:
     >>> x = torch.randn(5, 3, 4)
     >>> torch.equal(ours(x)[0], theirs(x)[0])
     True
+    >>> import compactrnn as cr
+    >>> from_torch(theirs, hidden_weight=cr.LowRank(rank=2)).weight_hh_l1
+    LowRankWeight(24x8, LowRank(rank=2))
 
     Raises:
         UnsupportedModelError: what cannot be carried over; see `convert_`.
+        ValueError: a weight that does not fit the sizes.
     """
     _subclass_of("", module)
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise TypeError(f"from_torch: expected an nn.LSTM, nn.GRU or nn.RNN, got a {type(module).__name__}")
-    return convert_(copy.deepcopy(module))  # pyright: ignore
+    layer: AbstractFused = convert_(copy.deepcopy(module))  # pyright: ignore
+    specs = {"weight_ih": input_weight, "weight_hh": hidden_weight, "weight_hr": projection_weight}
+    for name, matrix in list(layer.named_parameters(recurse=False)):
+        spec = specs.get(name.partition("_l")[0], DENSE)
+        if not isinstance(spec, WeightSpec):
+            raise invalid("weight", got=repr(spec), expected="a weight, such as LowRank(rank=8)")
+        if spec != DENSE:
+            gates = 1 if name.startswith("weight_hr") else GATES[layer.mode]
+            weight = spec.build(*matrix.shape, gates).to(matrix).from_dense_(matrix.detach())
+            layer.put(name, weight.requires_grad_(matrix.requires_grad))
+    layer.refresh()
+    layer.input_weight, layer.hidden_weight, layer.projection_weight = input_weight, hidden_weight, projection_weight
+    return layer
 
 
 def _subclass_of(name: str, module: nn.Module) -> type[AbstractFused] | None:
