@@ -53,7 +53,7 @@ MODELS: dict[str, tuple[str, list[str], dict[str, int], dict[str, str], tuple[in
 }
 
 
-class _Session(AbstractRunner):
+class Session(AbstractRunner):
     """A file in onnxruntime, one thread; `bound`: by I/O binding, two banks of states in turns."""
 
     def __init__(self, path: Path, constants: Mapping[str, int], states: Mapping[str, str], shape: tuple, bound: bool):
@@ -133,7 +133,7 @@ def measured(name: str, folder: Path, rounds: int, scratch: Path) -> dict[str, A
     for file in files:
         for bound in (False, True):
             form = f"onnxruntime {Path(file).stem}, {'bound' if bound else 'run'}"
-            runners[form] = _Session(base / file, constants, states, shape, bound)
+            runners[form] = Session(base / file, constants, states, shape, bound)
     assert engine is not None
     frames = np.random.default_rng(0).normal(scale=0.1, size=(50, 1, *engine.inputs[0].shape)).astype(np.float32)
     times = time_interleaved(runners, list(frames), rounds=rounds)
