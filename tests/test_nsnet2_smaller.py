@@ -1,4 +1,4 @@
-"""The study of NSNet2: noisy speech as it says, features as of the package, and the way from a file to a smaller one."""
+"""The study of NSNet2: noisy speech as it says, features as of the package, and a file on the way to a smaller one."""
 
 import wave
 from argparse import Namespace
@@ -133,9 +133,10 @@ def test_from_the_file_to_a_smaller_one(study, tmp_path, monkeypatch):
     for name in ("train", "test"):
         write_voices(tmp_path / "speech" / name)
     model = as_nsnet2(tmp_path / "m.onnx")
-    monkeypatch.setattr(
-        study, "STAGES", {"units": study.Stage(20, 1e-3, units=8), "factors": study.Stage(20, 1e-3, share=0.8)}
-    )
+    for name, value in {"BATCH": 2, "CROP": 40, "SECONDS": 1.0}.items():
+        monkeypatch.setattr(study, name, value)
+    stages = {"units": study.Stage(20, 1e-3, units=8), "factors": study.Stage(20, 1e-3, share=0.8)}
+    monkeypatch.setattr(study, "STAGES", stages)
     given = Namespace(model=model, speech=tmp_path / "speech", runs=tmp_path / "runs", mixtures=7, seed=0, rounds=1)
     study.train(given)
     units = cr.load(given.runs / "units", lambda: cr.from_onnx(model))
