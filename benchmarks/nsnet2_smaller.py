@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 import torch
 from enhancement import ratio
-from noisy_speech import RATE, WIDTH, log_power, mixtures, read_speakers, read_wav, samples, spectra
+from noisy_speech import KINDS, OTHERS, RATE, WIDTH, log_power, mixtures, read_speakers, read_wav, samples, spectra
 from published import RESULTS, publish
 from rich.progress import track
 from shipped_models import Session
@@ -88,7 +88,7 @@ class Examples:
 
 
 def loss_of(gains: Tensor, noisy: Tensor, clean: Tensor, teacher: Tensor) -> Tensor:
-    """How far gains are from the teacher's, linear and in tens of dB, and what they leave from the speech itself."""
+    """How far gains are from the teacher's, linear and logarithmic, and spectra after them from the speech."""
     linear = (gains - teacher).square().mean()
     logarithms = [g.clamp(CLOSED, 1).log10() for g in (gains, teacher)]
     magnitude = 10 ** (0.15 * noisy)  # of the spectrum, to the power 0.3
@@ -141,15 +141,20 @@ def trained(model: nn.Module, stage: Stage, examples: Examples, name: str, seed:
     return (model if pruner is None else pruner.shrink()).eval()
 
 
+def _is_there(folder: Path) -> bool:
+    return (folder / "model.safetensors").exists()
+
+
 def train(given: argparse.Namespace) -> None:
     """The stages that are not there yet, in order; an interrupted one begins anew."""
-    model = cr.from_onnx(given.model)
-    teacher = cr.from_onnx(given.model)
+    model, teacher = cr.from_onnx(given.model), cr.from_onnx(given.model)
+    if all(_is_there(given.runs / name) for name in STAGES):
+        return
     examples = Examples.of(teacher, given.speech / "train", given.mixtures, given.seed)
     judged = Examples.of(teacher, given.speech / "train", 28, given.seed + 1)
     for number, (name, stage) in enumerate(STAGES.items()):
         folder = given.runs / name
-        if folder.exists():
+        if _is_there(folder):
             model = cr.load(folder, model)
             continue
         torch.manual_seed(given.seed + number)
@@ -205,7 +210,9 @@ def compared(given: argparse.Namespace, file: Path) -> dict[str, Any]:
     systems = {"noisy": None, "shipped": shipped, "small": lambda x: np.asarray(engine.run(x))}
     rows: dict[str, list[Scores]] = {name: [] for name in systems}
     kinds = []
-    made = mixtures(read_speakers(given.speech / "test"), given.judged, JUDGED_SECONDS, given.seed + 1000)
+    made = mixtures(
+        read_speakers(given.speech / "test"), given.judged, JUDGED_SECONDS, given.seed + 1000, KINDS | OTHERS
+    )
     for mixture in track(made, "quality", total=given.judged):
         kinds.append(mixture.noise)
         for name, gains in systems.items():
@@ -297,7 +304,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append([name, *found, f"{lost['mean']:+.{digits + (digits == 1)}f}, from {low} to {high}"])
     for kind, means in quality["OVRL by noise"].items():
         found = [f"{means[n]:.2f}" for n in ("noisy", "shipped", "small")]
-        lines.append([f"OVRL, {kind}", *found, f"{means['small'] - means['shipped']:+.2f}"])
+        name = f"OVRL, {kind}{', not learned from' * (kind in OTHERS)}"
+        lines.append([name, *found, f"{means['small'] - means['shipped']:+.2f}"])
     if "recording" in quality:
         found = {n: scores["OVRL"] for n, scores in quality["recording"].items()}
         lines.append(
@@ -323,14 +331,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "nsnet2")
     parser.add_argument("--mixtures", type=int, default=352, help="of six seconds, to train with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--judged", type=int, default=70, help="mixtures of ten seconds to measure the quality with")
+    parser.add_argument("--judged", type=int, default=72, help="mixtures of ten seconds to measure the quality with")
     parser.add_argument("--recording", type=Path, help="a noisy WAV file to measure the quality with, too")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--page", action="store_true", help="write the figures to docs/nsnet2.md")
     given = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    {"train": train, "measure": measure}[given.what](given)
+    try:
+        {"train": train, "measure": measure}[given.what](given)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"stopped; the stages that are done are in {given.runs}, the same command goes on after them"
+        ) from None
 
 
 if __name__ == "__main__":
