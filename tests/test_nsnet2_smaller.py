@@ -163,3 +163,8 @@ def test_an_interval_is_around_the_mean(study):
     differences = np.random.default_rng(0).normal(0.3, 1.0, size=400)
     low, high = study.interval(differences)
     assert low < differences.mean() < high and high - low == pytest.approx(4 * 1.0 / 20, rel=0.15)
+
+
+def test_the_page_has_the_committed_figures(study):
+    text = study.PAGE.read_text(encoding="utf-8")
+    assert study.filled(text) == text, "run: python benchmarks/nsnet2_smaller.py measure --page"
