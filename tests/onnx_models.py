@@ -58,6 +58,24 @@ def detector(path):
     return save(path, nodes, inputs, outputs, constants)
 
 
+def denoiser(path):
+    """A sequence of magnitudes, 33 bins, and a mask of them by a GRU."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("GRU", ["magnitudes", "W", "R"], ["rows"], hidden_size=8, linear_before_reset=1),
+        node("Squeeze", ["rows", "direction"], ["h"]),
+        node("MatMul", ["h", "head.weight"], ["sums"]),
+        node("Sigmoid", ["sums"], ["mask"]),
+    ]
+    constants = {
+        "direction": np.array([1]),
+        "W": rng.normal(size=(1, 24, 33)).astype(np.float32) / 6,
+        "R": rng.normal(size=(1, 24, 8)).astype(np.float32) / 3,
+        "head.weight": rng.normal(size=(8, 33)).astype(np.float32),
+    }
+    return save(path, nodes, [tensor("magnitudes", ["time", 1, 33])], [tensor("mask", ["time", 1, 33])], constants)
+
+
 def session(path):
     runtime = pytest.importorskip("onnxruntime", reason="what is compared with")
     options = runtime.SessionOptions()

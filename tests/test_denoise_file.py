@@ -1,10 +1,9 @@
-"""examples/denoise_file.py: the samples that the shipped files give in onnxruntime, and files that it refuses."""
-
-import wave
+"""examples/denoise_file.py: the samples that the shipped files give in onnxruntime, and what it refuses."""
 
 import numpy as np
 import pytest
 
+from compactrnn.runtime.wav import as_wav, read_wav
 from scripts import benchmark, example_module
 
 ort = pytest.importorskip("onnxruntime", reason="what is compared with")
@@ -13,16 +12,13 @@ SCRIPT, MODELS = example_module("denoise_file"), benchmark("onnx_agreement").MOD
 RATE = 16_000
 
 
-def save(path, samples, rate=RATE, channels=1, width=2):
-    with wave.open(str(path), "wb") as file:
-        file.setparams((channels, width, rate, 0, "NONE", ""))
-        file.writeframes(np.asarray(samples, "<i2" if width == 2 else "u1").tobytes())
+def save(path, samples, rate=RATE):
+    path.write_bytes(as_wav(np.asarray(samples) / 32768, rate))
     return str(path)
 
 
 def samples(path):
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+    return read_wav(path, RATE) / 32768
 
 
 class Session:
@@ -86,37 +82,22 @@ def test_the_samples_are_those_of_onnxruntime(names, wanted, noisy, tmp_path, ca
     out = tmp_path / "clean.wav"
     SCRIPT.main([",".join(str(MODELS / name) for name in names), noisy, str(out)])
     given, expected = samples(noisy), wanted(samples(noisy))
-    found = SCRIPT.denoise(SCRIPT.load(",".join(str(MODELS / name) for name in names)), given)
+    found = SCRIPT.load(",".join(str(MODELS / name) for name in names)).recording(given)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max() and np.abs(found - given).max() > 0.01
     assert np.abs(samples(out) - expected).max() <= 1 / 32768 and len(samples(out)) == len(given)
     assert "2.01 s of sound in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ({"rate": 8000}, "expected one channel of 16 bits, 16000 samples a second, got 1 channels of 16 bits, 8000"),
-        ({"channels": 2}, "got 2 channels"),
-        ({"width": 1}, "of 8 bits"),
-        ({"samples": []}, "it has no samples"),
-    ],
-)
-def test_a_recording_of_another_kind_is_refused(file, message, tmp_path):
-    path = save(tmp_path / "given.wav", **{"samples": [1, 2, 3, 4], **file})
-    with pytest.raises(SystemExit, match=message):
-        SCRIPT.main(["none.onnx", path, str(tmp_path / "out.wav")])
-    assert not (tmp_path / "out.wav").exists()
-
-
-def test_a_file_that_is_not_there_or_there_already_is_named(tmp_path):
+def test_a_file_that_is_of_another_kind_or_there_already_is_named(tmp_path):
     given, out = save(tmp_path / "given.wav", [1, 2]), tmp_path / "out.wav"
     with pytest.raises(SystemExit, match=r"missing\.wav"):
         SCRIPT.main(["none.onnx", str(tmp_path / "missing.wav"), str(out)])
-    with pytest.raises(SystemExit, match=r"model: no file none\.onnx"):
-        SCRIPT.main(["none.onnx", given, str(out)])
-    (tmp_path / "text.wav").write_bytes(b"RIFF")
-    with pytest.raises(SystemExit, match=r"no PCM \.wav file"):
-        SCRIPT.main(["none.onnx", str(tmp_path / "text.wav"), str(out)])
+    with pytest.raises(SystemExit, match=r"none\.onnx"):
+        SCRIPT.main([str(tmp_path / "none.onnx"), given, str(out)])
+    with pytest.raises(SystemExit, match="and 8000 samples a second"):
+        SCRIPT.main(["none.onnx", save(tmp_path / "slow.wav", [1, 2], 8000), str(out)])
+    with pytest.raises(SystemExit, match="without samples"):
+        SCRIPT.main(["none.onnx", save(tmp_path / "empty.wav", []), str(out)])
     assert not out.exists()
     out.write_bytes(b"precious")
     with pytest.raises(SystemExit, match="it is there already"):

@@ -198,14 +198,16 @@ def test_the_page_on_adaptive_softmax_runs(tmp_path, monkeypatch):
 
 def test_the_page_on_onnx_runs(tmp_path, monkeypatch):
     pytest.importorskip("onnx", reason="what reads the files")
-    from onnx_models import detector
+    from onnx_models import denoiser, detector
 
     monkeypatch.chdir(tmp_path)
     detector(tmp_path / "detector.onnx")
+    denoiser(tmp_path / "denoiser.onnx")
     names = {}
     for code in blocks("docs/onnx.md"):
         exec(code, names)
     assert names["y"].shape == (1,) and names["state"].shape == (1, 1, 6)
+    assert len(names["clean"]) == 8000 and len(names["end"]) == names["stream"].latency
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]

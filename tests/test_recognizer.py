@@ -292,7 +292,7 @@ def test_a_terminal_shows_what_is_not_certain(models, capsys, monkeypatch):
 
 
 def test_an_interrupted_stream_ends_in_its_words(models, monkeypatch):
-    from compactrnn.decoding import recordings
+    from compactrnn.runtime import wav as reading
 
     def until_interrupted(reader, count):
         yield samples_of(1)
@@ -300,7 +300,7 @@ def test_an_interrupted_stream_ends_in_its_words(models, monkeypatch):
 
     content = io.BytesIO()
     wav(content, samples_of(1))
-    monkeypatch.setattr(recordings, "_samples", until_interrupted)
+    monkeypatch.setattr(reading, "_chunks", until_interrupted)
     from typer.testing import CliRunner
 
     from compactrnn.cli.app import app
@@ -388,7 +388,7 @@ def test_models_that_are_no_recognizers(models, tmp_path):
     program = model_file.read(models["features"].read_bytes())
     np.save(tmp_path / "x.npy", np.zeros((9, 4)))
     for change, words in [
-        ({}, "an entry 'recognizer'"),
+        ({}, "neither in"),
         ({"recognizer": 5}, "an entry 'recognizer'"),
         ({"recognizer": {"symbols": ["", "\x1b[2J"]}}, "2 symbols"),
         ({"recognizer": {"symbols": ["", "\x1b[2J"], "lexicon": ["\x1b[3J"]}}, "one or more symbols of the model"),

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from .onnx_module import from_onnx as from_onnx
     from .packing import pack as pack
     from .runtime.adaptive import AdaptiveEngine as AdaptiveEngine
+    from .runtime.audio import Audio as Audio
+    from .runtime.audio_stream import AudioStream as AudioStream
     from .runtime.engine import Engine as Engine
     from .training.compress_model import Compressed as Compressed
     from .training.compress_model import compress_model as compress_model
@@ -89,6 +91,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AdaptiveEngine": "runtime.adaptive",
+    "Audio": "runtime.audio",
+    "AudioStream": "runtime.audio_stream",
     "BlockSparse": "weights",
     "BlockCirculant": "weights",
     "BlockDiagonal": "weights",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import invalid, missing_extra
 from .emit.packed_file import PackReport
+from .runtime.audio import Audio
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +28,7 @@ def pack(
     states: Any = None,
     initial: Mapping[str, Any] | None = None,
     notes: bool = True,
+    audio: Audio | None = None,
     constants: Mapping[str, object] | None = None,
     dims: Mapping[str, int] | None = None,
     time: str | int | None = None,
@@ -48,7 +50,7 @@ def pack(
         example_inputs: what a torch model is called with, batch and time axes included: a tensor, a tuple, or a dict.
         weights: "float32", "int8", "int4" or "auto", or a dict of types by name: `{"fc": "float32", "*": "int4"}`.
         calibration: real data, to measure the error of quantization on and to choose by: batches like
-            `example_inputs`; for an ONNX file sequences as `Engine.run` takes them.
+            `example_inputs`; for an ONNX file sequences as `Engine.run` takes them, or recordings, with `audio`.
         max_error: refuse to write beyond this relative error (`PackReport.error`).
         max_bytes: refuse to write a larger file; with "auto", matrices are in int4 where the file has to get smaller.
         fold: fold a token's input product into its table: "auto" where file or working set gets smaller, True, False.
@@ -56,6 +58,7 @@ def pack(
         states: of a model that is one time step: the arguments that are states, or outputs by inputs.
         initial: what states start from, by name; zeros by default.
         notes: write the names of weights and what the report says into the file, for `compactrnn info`.
+        audio: how a model takes and gives audio, which makes `AudioStream` and `compactrnn run` run it on recordings.
         constants: ONNX only: inputs that are bound to numbers: `{"sr": 16000}`.
         dims: ONNX only: sizes of axes that the file leaves open, by name.
         time: the time axis, where it is not found by itself: of an ONNX file its name, of a torch model whose recurrent
@@ -86,6 +89,7 @@ def pack(
         states=states,
         initial=initial,
         notes=notes,
+        audio=audio,
     )
     of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens)
     if isinstance(model, str | PathLike):

@@ -55,8 +55,19 @@ def _packed(path: Path) -> dict[str, Any]:
         "states": ", ".join(f"{s.name} {s.shape} in buffer {s.buffer}" for s in program.states),
         "isa": engine.isa,
         "task": engine.metadata.get("task"),
+        **_audio(engine.metadata),
         "reasons": _reasons(engine.metadata.get("pack")),
     }
+
+
+def _audio(metadata: dict[str, Any]) -> dict[str, str]:
+    """How the model takes and gives audio, if the file says so."""
+    from ..runtime.audio import KEY, Audio
+
+    try:
+        return {KEY: str(Audio.from_metadata(metadata))}
+    except ValueError:
+        return {}
 
 
 def _reasons(notes: Any) -> dict[str, Any]:

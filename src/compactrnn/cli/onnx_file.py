@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import invalid
+
+if TYPE_CHECKING:
+    from ..runtime.audio import Audio
 
 
 def pack_file(
     source: Path,
     out: Path,
     weights: str | dict[str, str],
+    *,
     max_bytes: int | None,
     constants: list[str] | None,
     dims: list[str] | None,
@@ -21,11 +26,19 @@ def pack_file(
     inputs: list[str] | None,
     outputs: list[str] | None,
     tokens: list[str] | None,
+    audio: str | None,
+    calibration: list[Path] | None,
     notes: bool,
 ) -> dict[str, Any]:
     """Pack an ONNX file; what is printed about it."""
     from ..packing import pack
+    from ..runtime.wav import read_wav
 
+    heard = _audio(audio)
+    if calibration and heard is None:
+        raise invalid(
+            "--calibration", got="no --audio", expected="--audio, which says what a model takes of recordings"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         report = pack(
@@ -39,6 +52,8 @@ def pack_file(
             inputs=_shapes(inputs),
             outputs=outputs or None,
             tokens=tokens or None,
+            audio=heard,
+            calibration=[read_wav(path, heard.rate) for path in calibration or ()] if heard else None,
             notes=notes,
         )
     said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
@@ -61,16 +76,44 @@ def describe_file(path: Path) -> dict[str, Any]:
     return describe(path)
 
 
+def _audio(text: str | None) -> Audio | None:
+    """An `Audio` from its fields.
+
+    >>> str(_audio("rate=16000,width=512,hop=128,takes=magnitude,gives=mask"))
+    '16000 samples a second, frames of 512 every 128, window none: takes magnitude, gives mask'
+    """
+    if text is None:
+        return None
+    from ..runtime.audio import Audio
+
+    given = _pairs("--audio", text.split(","))
+    names = [f.name for f in fields(Audio)]
+    found = {name: _number(value) if name in ("rate", "width", "hop", "least_gain") else value for name, value in given}
+    if not {"rate", "width", "hop"} <= set(found) <= set(names) or len(found) < len(given):
+        expected = f"rate, width and hop, once, and some of {', '.join(names[3:])}"
+        raise invalid("--audio", got=repr(text), expected=expected)
+    try:
+        return Audio(**found)  # pyright: ignore[reportArgumentType]
+    except ValueError as error:
+        raise ValueError(f"--audio: {error}") from None
+
+
+def _number(text: str) -> int | float | str:
+    """The number, or the text where it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 def _numbers(option: str, given: list[str] | None) -> Mapping[str, Any] | None:
     found = {}
     for name, value in _pairs(option, given):
-        try:
-            found[name] = int(value)
-        except ValueError:
-            try:
-                found[name] = float(value)
-            except ValueError:
-                raise invalid(option, got=repr(f"{name}={value}"), expected="NAME=NUMBER") from None
+        found[name] = _number(value)
+        if isinstance(found[name], str):
+            raise invalid(option, got=repr(f"{name}={value}"), expected="NAME=NUMBER")
     return found or None
 
 

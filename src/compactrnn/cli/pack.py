@@ -40,6 +40,13 @@ def pack(
     token: Annotated[
         list[str] | None, typer.Option(help="Of an ONNX file: an input that is a token id, though a float.")
     ] = None,
+    audio: Annotated[
+        str | None, typer.Option(help="Of an ONNX file: how it takes and gives audio, see above.", show_default=False)
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.wav", help="With --audio: a recording to measure the error on and to choose by."),
+    ] = None,
     notes: Annotated[
         bool, typer.Option(help="Store what info shows: names of weights, checks; half a kilobyte.")
     ] = True,
@@ -51,21 +58,29 @@ def pack(
     a matrix is int8, or int4 where that makes the model fit a cache, or keeps it within --max-bytes; info shows names,
     and which is which.
 
+    --audio says how an ONNX file takes and gives audio, so that `compactrnn run` writes what it makes of a recording:
+    rate, width and hop of its frames in samples; window: none, hann, sqrt-hann, sqrt-hann-symmetric; takes: samples,
+    spectrum, magnitude, log-power; gives: samples, spectrum, mask; least_gain of a mask.
+
     Examples:
 
         compactrnn pack runs/tiny tiny.crnn --weights int8
         compactrnn pack runs/tiny tiny.crnn --weights auto --max-bytes 60000
         compactrnn pack silero_vad.onnx vad.crnn --constant sr=16000
         compactrnn pack enhancer.onnx mask.crnn --input features --output mask
+        compactrnn pack gtcrn_stream.onnx gtcrn.crnn --calibration noisy.wav \
+            --audio rate=16000,width=512,hop=256,window=sqrt-hann,takes=spectrum,gives=spectrum
     """
     types = _weight_types(weights)
     check_writable(out, "model file")
     if run.suffix.lower() == ".onnx":
-        record = pack_file(run, out, types, max_bytes, constant, dim, state, input, output, token, notes)
+        options = dict(max_bytes=max_bytes, constants=constant, dims=dim, states=state, inputs=input, outputs=output)
+        options |= dict(tokens=token, audio=audio, calibration=calibration, notes=notes)
+        record = pack_file(run, out, types, **options)  # pyright: ignore[reportArgumentType]
     elif not run.is_dir():
         raise invalid("model", got=str(run), expected="a run folder that train wrote, or an .onnx file")
-    elif constant or dim or state or input or output or token:
-        options = "--constant, --dim, --state, --input, --output and --token"
+    elif constant or dim or state or input or output or token or audio or calibration:
+        options = "--constant, --dim, --state, --input, --output, --token, --audio and --calibration"
         raise invalid("model", got=str(run), expected=f"an .onnx file: {options} are for these")
     else:
         from ..training.pack_run import pack_run

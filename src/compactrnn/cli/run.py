@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A .crnn file of a recognizer.")],
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recordings, see above.")],
+    model: Annotated[Path, typer.Argument(help="A .crnn file of a recognizer, or of a model that gives audio.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Recordings; or one, and the .wav file to write; see above.")
+    ],
     decode: Annotated[
         Literal["greedy", "lexicon"] | None,
         typer.Option(help="How to decode.", show_default="lexicon, if the model has one"),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Recognize speech: print the words of recordings while they are read.
+    """Recognize speech: print the words of recordings while they are read. Or write what a model makes of a recording.
 
-    A FILE is one of
+    Which of the two it is, the model's file says. Of a recognizer a FILE is one of
 
     - a .wav file, mono, 16 bits, of the model's sample rate, for a model that takes audio;
 
@@ -48,21 +50,44 @@ def run(
     Greedy decoding takes the most likely symbols. With a lexicon the words are those that the model's file lists, the
     most likely ones by its language model.
 
+    A model that takes audio and gives audio, such as a denoiser that was packed with --audio, gets two: the recording,
+    a .wav file as above or `-`, and a new .wav file, which it writes with as many samples. Of a model in several files,
+    such as the two stages of DTLN, MODEL has their names with commas; each works on the frames of the one before.
+
     Examples:
 
         compactrnn run digits.crnn one.wav two.wav
+
+        compactrnn run gtcrn.crnn noisy.wav clean.wav
+
+        compactrnn run dtln_1.crnn,dtln_2.crnn noisy.wav clean.wav
 
         arecord -f S16_LE -r 8000 -c 1 -t wav | compactrnn run digits.crnn -
 
         compactrnn run an4.crnn features.npy --decode greedy --json
     """
     from ..decoding import Recognizer
-    from ..decoding.recordings import STANDARD_INPUT, opened
+    from ..decoding.recordings import opened
+    from ..decoding.spec import KEY as RECOGNIZER
+    from ..runtime.audio import KEY as AUDIO
     from ..runtime.engine import Engine
+    from ..runtime.wav import STANDARD_INPUT
 
+    names = [str(model)] if model.exists() else str(model).split(",")
+    engines = [Engine(name) for name in names]
+    if len(engines) > 1 or AUDIO in engines[0].metadata:
+        from .run_audio import run_audio
+
+        if decode is not None:
+            raise invalid("--decode", got=f"{decode} for a model of audio", expected="none: it is for recognizers")
+        return run_audio(str(model), engines, files, json)
+    if RECOGNIZER not in engines[0].metadata:
+        hint = "pack the model again, with --audio, which `compactrnn pack --help` describes"
+        expected = "a recognizer, or a model that says how it takes and gives audio"
+        raise invalid("model metadata", got=f"neither in {model}", expected=expected, hint=hint)
     if files.count(STANDARD_INPUT) > 1:
         raise invalid("FILE", got=f"{STANDARD_INPUT} more than once", expected="standard input once")
-    recognizer = Recognizer(Engine(model), decode)
+    recognizer = Recognizer(engines[0], decode)
     for path in files:
         if path != STANDARD_INPUT:
             with opened(path, recognizer):

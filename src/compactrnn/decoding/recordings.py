@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
-import wave
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import IO
+from contextlib import contextmanager
 
 import numpy as np
 
 from .._errors import invalid
-from .._files import open_regular, read_file
+from .._files import read_file
+from ..runtime.wav import STANDARD_INPUT, wav_chunks
 from .recognizer import Recognizer
 
-STANDARD_INPUT = "-"
-UNKNOWN = 0x7FFF0000  # from so many bytes on, a header was written before the audio was there
 MAX_ARRAY_BYTES = 1 << 30
 CHUNK_SECONDS = 0.1
 
@@ -35,13 +30,14 @@ def opened(path: str, recognizer: Recognizer) -> Iterator[Iterator[np.ndarray]]:
         ValueError: another kind of file, another rate or shape, or a .wav file shorter than its header says.
         OSError: it cannot be opened.
     """
-    count = max(1, round(recognizer.spec.sample_rate * CHUNK_SECONDS))
+    rate = recognizer.spec.sample_rate
+    count = max(1, round(rate * CHUNK_SECONDS))
     name = path.lower()
     if path == STANDARD_INPUT or name.endswith((".wav", ".wave")):
         if recognizer.spec.input != "audio":
             raise invalid("recording", got=f"audio, {path}", expected="a .npy file of features, which this model takes")
-        with nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else open_regular(path, "recording") as file:
-            yield _samples(_wave(file, path, recognizer.spec.sample_rate), count)
+        with wav_chunks(path, rate, count) as (chunks, _):
+            yield chunks
     elif name.endswith((".npy", ".npz")):
         array = _array(path)
         try:
@@ -52,32 +48,6 @@ def opened(path: str, recognizer: Recognizer) -> Iterator[Iterator[np.ndarray]]:
     else:
         wanted = f"a .wav, .npy or .npz file, or {STANDARD_INPUT} for standard input"
         raise invalid("recording", got=repr(path), expected=wanted)
-
-
-def _wave(file: IO[bytes], path: str, rate: float) -> wave.Wave_read:
-    """A reader at the first sample."""
-    hint = f"ffmpeg -i IN -ac 1 -ar {rate:g} -c:a pcm_s16le OUT.wav converts any"
-    wanted = f"PCM of one channel, 16 bits and {rate:g} samples a second"
-    try:
-        reader = wave.open(file, "rb")
-    except (wave.Error, EOFError) as error:
-        why = str(error) or "it ends within its header"
-        raise invalid("recording", got=f"{path}, no PCM .wav file ({why})", expected=wanted, hint=hint) from None
-    channels, width, found = reader.getnchannels(), reader.getsampwidth(), reader.getframerate()
-    if (channels, width, found) != (1, 2, rate):
-        got = f"{path} of {channels} channels, {8 * width} bits and {found} samples a second"
-        raise invalid("recording", got=got, expected=wanted, hint=hint)
-    size = 2 * reader.getnframes()
-    if path != STANDARD_INPUT and size < UNKNOWN:
-        there = os.fstat(file.fileno()).st_size - file.tell()
-        if there < size:
-            raise invalid("recording", got=f"{path} with {there} bytes of audio", expected=f"the {size} of its header")
-    return reader
-
-
-def _samples(reader: wave.Wave_read, count: int) -> Iterator[np.ndarray]:
-    while content := reader.readframes(count):
-        yield np.frombuffer(content[: len(content) // 2 * 2], np.int16)
 
 
 def _array(path: str) -> np.ndarray:

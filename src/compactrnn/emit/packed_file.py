@@ -14,6 +14,7 @@ import numpy as np
 
 from .._errors import invalid
 from ..runtime.accuracy import LIMIT
+from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import save, write
 from ..runtime.program import Program
@@ -91,9 +92,12 @@ class FileOptions:
     max_bytes: int | None = None
     metadata: dict[str, Any] | None = None
     notes: bool = True
+    audio: Audio | None = None
 
     def __post_init__(self) -> None:
         WeightTypes.of(self.weights)
+        if self.audio is not None and not isinstance(self.audio, Audio):
+            raise invalid("audio", got=repr(self.audio), expected="an Audio, or None")
         if self.fold not in ("auto", True, False):
             raise invalid("fold", got=repr(self.fold), expected="'auto', True or False")
         if self.max_error is not None and not self.max_error > 0:
@@ -136,6 +140,11 @@ def write_packed(
         ValueError: the error or the file is larger than it may be.
     """
     program.metadata = {**program.metadata, **(options.metadata or {})}
+    if options.audio is not None:
+        if program.offline:
+            raise invalid("model of audio", got="one that needs whole sequences", expected="one that streams")
+        options.audio.check(program.inputs, program.outputs)
+        program.metadata |= options.audio.metadata()
     reserve = 0  # bytes of the notes, which are not known before
     while True:
         quantized = quantize_measured(

@@ -15,6 +15,7 @@ from .._errors import invalid
 from .._files import check_writable
 from ..emit.packed_file import FileOptions, PackReport, write_packed
 from ..graph.arguments import flatten
+from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import write
 from ..runtime.quantize import quantize
@@ -44,6 +45,7 @@ def pack(
     states: States | None = None,
     initial: Mapping[str, Any] | None = None,
     notes: bool = True,
+    audio: Audio | None = None,
     time: int | None = None,
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
@@ -99,6 +101,7 @@ def pack(
         initial: what states start from, by name, of one sequence; zeros by default, whatever `example_inputs` holds.
         notes: write the names of weights and what this report says into the file, for `compactrnn info`. Nothing that
             runs reads them; without them a file is some hundred bytes smaller.
+        audio: how a model takes and gives audio, which makes `AudioStream` and `compactrnn run` run it on recordings.
         time: which axis of the first tensor of `example_inputs` is time. It is found by itself, unless recurrent layers
             run along two axes and either could be time: then it is the one along which the model streams, if that is
             one. The layers along the other axis run within each step.
@@ -123,7 +126,7 @@ def pack(
     >>> cr.Engine(path).stream().step(x[0, 0].numpy()).shape
     (16,)
     """
-    options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes)
+    options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes, audio)
     if isinstance(calibration, torch.Tensor):
         raise invalid("calibration", got="a tensor", expected="a list of batches, each like example_inputs")
     check_writable(path, "model file")

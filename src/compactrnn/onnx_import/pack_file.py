@@ -12,6 +12,7 @@ import numpy as np
 from .._errors import invalid
 from .._files import check_writable
 from ..emit.packed_file import Check, FileOptions, PackReport, write_packed
+from ..runtime.audio import Audio
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized
 from .cut import Inputs
@@ -34,6 +35,7 @@ def pack_onnx(
     states: States | None = None,
     initial: Mapping[str, Any] | None = None,
     notes: bool = True,
+    audio: Audio | None = None,
     constants: Mapping[str, object] | None = None,
     dims: Mapping[str, int] | None = None,
     time: str | None = None,
@@ -56,9 +58,10 @@ def pack_onnx(
     Args:
         source: the ONNX file.
         path: the file to write; replaced only when all checks have passed.
-        weights: as for torch models, see `compactrnn.lower.pack`; so are `max_error`, `max_bytes`, `fold`, `metadata`
-            and `notes`. Names are those of the file's weights without ".weight", else of its nodes.
-        calibration: sequences as `Engine.run` takes them: (time, ...) of one input, of several a tuple.
+        weights: as for torch models, see `compactrnn.lower.pack`; so are `max_error`, `max_bytes`, `fold`, `metadata`,
+            `notes` and `audio`. Names are those of the file's weights without ".weight", else of its nodes.
+        calibration: sequences as `Engine.run` takes them: (time, ...) of one input, of several a tuple; with `audio`
+            also recordings, (samples,).
         states: outputs by inputs, `{"input_3": "stack_2"}`, where names do not show which is which; None as the output
             of an input that is given once a sequence, to `Stream.reset`. A dict names all states.
         initial: what states start from, by name; zeros by default.
@@ -78,7 +81,7 @@ def pack_onnx(
         UnsupportedModelError: the model is not taken; names node and operator, and what would help.
         ValueError: bad arguments, sizes that are missing, an error beyond `max_error`, or a file beyond `max_bytes`.
     """
-    options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes)
+    options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes, audio)
     check_writable(path, "model file")
     file = ModelFile.read(source)
     arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
@@ -92,7 +95,7 @@ def pack_onnx(
             " torch.onnx.export(..., dynamic_shapes=...)",
             stacklevel=3,
         )
-    sequences = [_sequence(lowered, given) for given in calibration or ()]
+    sequences = [_sequence(lowered, _heard(lowered, audio, given)) for given in calibration or ()]
     checks, wanted = verify(lowered, sequences)
     data = sequences or [random_sequence(lowered)]
     return write_packed(
@@ -105,6 +108,14 @@ def pack_onnx(
         calibrated=bool(sequences),
         stacklevel=4,
     )
+
+
+def _heard(lowered: Lowered, audio: Audio | None, given: Any) -> Any:
+    """What the model takes of a recording, if it is one and not a sequence already."""
+    if audio is None or isinstance(given, tuple | list) or np.ndim(given) != 1:
+        return given
+    audio.check(lowered.program.inputs, lowered.program.outputs)
+    return audio.features(given, lowered.program.inputs[0].shape)
 
 
 def _sequence(lowered: Lowered, given: Any) -> Sequence_:
