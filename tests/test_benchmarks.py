@@ -56,6 +56,13 @@ def test_native_step():
     }
 
 
+def test_inner_steps(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    row = benchmark("inner_steps").row_of(4, rounds=2)
+    assert row["torch over engine"].keys() == {"float32", "int8"} and row["microseconds"]["float32"][1] > 0
+    assert row["largest difference from torch"]["float32"] < 1e-6 < row["largest difference from torch"]["int8"] < 0.1
+
+
 def test_cell_operations(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)  # it races as native_step does
     row = benchmark("cell_operations").row_of("gru", 16, "int8", rounds=2)
