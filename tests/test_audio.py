@@ -314,6 +314,25 @@ def test_run_writes_a_recording_with_as_many_samples(mask, tmp_path, monkeypatch
     assert shown["audio"].startswith("8000 samples a second, frames of 64 every 32")
 
 
+def test_an_interrupted_microphone_ends_a_recording_and_an_interrupted_file_does_not(mask, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from compactrnn.cli.app import app
+    from compactrnn.runtime import wav as reading
+
+    def until_interrupted(reader, count):
+        yield np.round(32768 * noise(500)).astype(np.int16)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "_chunks", until_interrupted)
+    source, out = wav(tmp_path / "in.wav", np.zeros(999)), tmp_path / "out.wav"
+    assert invoke("run", mask, source, out).exit_code == 130 and not out.exists()
+    result = CliRunner().invoke(app, ["run", str(mask), "-", str(out)], input=source.read_bytes())
+    assert result.exit_code == 130 and "latency" in result.stderr
+    monkeypatch.undo()
+    assert len(read_wav(out, RATE)) == 500
+
+
 def test_louder_samples_than_a_file_holds_are_clipped_and_counted(tmp_path):
     path = packed(tmp_path, Mask(largest=9.0), cr.Audio(**MASK), (33,))
     source, out = wav(tmp_path / "in.wav", np.full(999, 20000)), tmp_path / "out.wav"

@@ -22,7 +22,7 @@ cd "$work"
 import importlib.util, subprocess, sys
 
 assert importlib.util.find_spec("torch") is None
-from compactrnn import Engine, Recognizer
+from compactrnn import AudioStream, Engine, Recognizer
 import numpy as np
 
 case = np.load("case.npz")
