@@ -1,5 +1,6 @@
 """Code in the docs: Python is quoted from the files that it names or runs as it stands; commands exist."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -208,6 +209,20 @@ def test_the_page_on_onnx_runs(tmp_path, monkeypatch):
         exec(code, names)
     assert names["y"].shape == (1,) and names["state"].shape == (1, 1, 6)
     assert len(names["clean"]) == 8000 and len(names["end"]) == names["stream"].latency
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_detector_of_the_case_studies_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnx", reason="what reads the files")
+    found = importlib.util.find_spec("silero_vad")
+    if found is None or found.origin is None:
+        pytest.skip("silero-vad is not installed")
+    monkeypatch.chdir(tmp_path)
+    cr.pack(Path(found.origin).parent / "data" / "silero_vad.onnx", "vad.crnn", constants={"sr": 16000})
+    names = {"samples": np.random.default_rng(0).normal(scale=0.1, size=512 * 20).astype(np.float32)}
+    for code in blocks("docs/case-studies.md"):
+        exec(code, names)
+    assert names["speech"].shape == (1,) and 0 <= names["speech"][0] < 0.5
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
