@@ -96,7 +96,8 @@ def from_torch(
             raise invalid("weight", got=repr(spec), expected="a weight, such as LowRank(rank=8)")
         if spec != DENSE:
             gates = 1 if name.startswith("weight_hr") else GATES[layer.mode]
-            weight = spec.build(*matrix.shape, gates).to(matrix).from_dense_(matrix.detach())
+            rows, columns = matrix.shape
+            weight = spec.build(rows, columns, gates).to(matrix).from_dense_(matrix.detach())
             layer.put(name, weight.requires_grad_(matrix.requires_grad))
     layer.refresh()
     layer.input_weight, layer.hidden_weight, layer.projection_weight = input_weight, hidden_weight, projection_weight
