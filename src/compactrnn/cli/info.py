@@ -52,6 +52,7 @@ def _packed(path: Path) -> dict[str, Any]:
         "bytes": len(content),
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,
+        "frames_per_step": engine.frames_per_step,
         "states": ", ".join(f"{s.name} {s.shape} in buffer {s.buffer}" for s in program.states),
         "isa": engine.isa,
         "task": engine.metadata.get("task"),

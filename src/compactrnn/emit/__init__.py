@@ -11,6 +11,9 @@ model an importer sets `Builder.where`, which messages name.
 - `ONCE`: only after the whole sequence: a mean over time, and what is computed from it.
 - `CONSTANT`: always.
 
+Where a model has strides over time, a step is several frames, and an operand has `Operand.rate` entries of its time
+axis for each. A `Mover` is then told how many steps the sequence has.
+
 **Segments.** A program is a list of segments, each of which runs over the sequence before the next one begins. An
 operation goes to the earliest segment in which all that it reads is known. One that needs the whole sequence
 (`Mover.flip`, a reduction over time) ends the segment, and the model is offline; else it has one segment and streams.

@@ -17,7 +17,8 @@ Source = Operand | np.ndarray  # what a program computes, or a constant
 class LazyView:
     """A lazy view: entries of `operands` in another order, not yet copied; `address` gives the source of each.
 
-    `time` is the time axis, None without one, a string where the axes cannot be told apart.
+    `time` is the time axis, None without one, a string where the axes cannot be told apart; it has `rate` entries more
+    where the sequence is a step longer.
     """
 
     operands: list[Source]
@@ -25,6 +26,7 @@ class LazyView:
     time: int | str | None
     where: str
     value: Operand | None = None
+    rate: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,9 +43,10 @@ def addresses(operand: Source | LazyView, flat: list[Source]) -> np.ndarray:
     shape = tuple(operand.shape)
     rows = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
     if isinstance(operand, Operand) and operand.time is not None:
-        row = np.expand_dims(np.arange(operand.width).reshape(operand.step_shape), operand.time)
-        step = np.arange(shape[operand.time]).reshape([-1 if d == operand.time else 1 for d in range(len(shape))])
-        rows = row + step * operand.width
+        frames = [operand.rate if d == operand.time else n for d, n in enumerate(shape)]
+        row = np.arange(operand.width).reshape(frames)
+        step = np.arange(shape[operand.time] // operand.rate) * operand.width
+        rows = np.concatenate([row + start for start in step.tolist()], operand.time)
     return rows + (_number(operand, flat) + 1) * SHIFT
 
 

@@ -18,6 +18,9 @@ STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
 class Operand:
     """A value of the program, laid out as `shape` without its time axis.
 
+    Where a step of the engine is several frames, as of a model with strides over time, the time axis of `shape` has
+    `rate` entries for each step, and so has the layout.
+
     `kind` STEP: one row per time step (`time` is the axis of `shape`); LAST: as if the sequence ended at this step;
     ONCE: known only after a whole sequence; CONSTANT: always known. A value that is the same at every step may still
     have a time axis in `shape`. `bounded` says that |entries| <= 1 is proven.
@@ -29,10 +32,13 @@ class Operand:
     kind: str
     segment: int
     bounded: bool = False
+    rate: int = 1
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        """`shape` without the time axis."""
+        """`shape` without the time axis; where there are several frames a step, with these."""
+        if self.rate > 1:
+            return tuple(self.rate if d == self.time else n for d, n in enumerate(self.shape))
         return tuple(n for d, n in enumerate(self.shape) if d != self.time)
 
     @property

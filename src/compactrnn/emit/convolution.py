@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .address import LazyView
 from .builder import Operand
 from .movement import Mover, float32
 from .products import depthwise, over_windows
+from .reductions import reduce
 
 MOST_ROWS = 4096  # windows, or vectors that are multiplied, within a step
 _FEW = 4  # entries of a channel's group up to which products are made entry by entry
@@ -44,6 +45,18 @@ class Window:
         ones = (1,) * len(kernel)
         zeros = tuple((0, 0) for _ in kernel)
         return cls(tuple(kernel), tuple(strides) or ones, tuple(dilations) or ones, tuple(pads) or zeros)
+
+    def to_the_end(self, sizes: Sequence[int]) -> Window:
+        """The same with padding behind such that windows which end outside of the sizes count, too.
+
+        >>> Window.of((3,), strides=(2,)).to_the_end((8,)).outputs((8,))
+        (4,)
+        """
+        pads = []
+        for n, (begin, end), reach, stride in zip(sizes, self.pads, self.reach, self.strides, strict=True):
+            last = min(-(-(n + begin + end - reach - 1) // stride), (n + begin - 1) // stride) * stride
+            pads.append((begin, max(end, last + reach + 1 - n - begin)))
+        return replace(self, pads=tuple(pads))
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -98,9 +111,21 @@ def convolution(
             called = name if groups == 1 else f"{name}.group{group}"
             parts.append(over_windows(mover, _channels_last(mover, part), matrix, own, called))
     y = mover.move(parts, lambda arrays: np.moveaxis(np.concatenate(arrays, -1), -1, 1), time)
-    if time is None or time < 2:
+    return _with_all(mover, x, y, window)
+
+
+def pooled(mover: Mover, x: Operand | LazyView, window: Window, name: str) -> LazyView:
+    """The "max" or "mean" of each window, as `convolution` takes them."""
+    moved = mover.materialize(windows(mover, x, window, -np.inf if name == "max" else 0.0))
+    y = reduce(mover, moved, [len(moved.shape) - 1], name)
+    return _with_all(mover, x, mover.move([y], lambda arrays: arrays[0], y.time), window)
+
+
+def _with_all(mover: Mover, x: Operand | LazyView, y: LazyView, window: Window) -> LazyView:
+    """`y` with what padding behind adds to the number of steps, which is not known."""
+    if not isinstance(y.time, int) or y.time < 2:
         return y
-    added = window.outputs(x.shape[2:])[time - 2] - y.shape[time]
+    added = window.outputs(x.shape[2:])[y.time - 2] - y.shape[y.time]
     return mover.beyond(y, added) if added else y
 
 
@@ -129,8 +154,9 @@ def transposed(
     window = window or Window.of(weight.shape[2:])
     rank, time = len(window.kernel), x.time
     after = tuple(after) or (0,) * rank
-    if isinstance(time, int) and time >= 2 and window.strides[time - 2] != 1:
-        raise UnsupportedModelError(f"{mover.builder.where}: {_CHANGES}")
+    rate = x.rate * (window.strides[time - 2] if isinstance(time, int) and time >= 2 else 1)
+    if rate > x.rate and mover.steps is None:
+        raise UnsupportedModelError(f"{mover.builder.where}: gives several results for each step")
     ends = zip(window.pads, window.reach, after, strict=True)
     pads = [(reach - begin, reach - end + more) for (begin, end), reach, more in ends]
     spaced = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], window.strides, strict=True))
@@ -141,23 +167,18 @@ def transposed(
         wide[(..., *(slice(None, None, s) for s in window.strides))] = moved
         return wide
 
-    moved = x if all(s == 1 for s in window.strides) else mover.move([x, float32(0.0)], run, time)
+    moved = x if all(s == 1 for s in window.strides) else mover.move([x, float32(0.0)], run, time, rate=rate)
     parts = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
     turned = parts.reshape(-1, *parts.shape[2:])[(..., *(slice(None, None, -1),) * rank)]
     return convolution(mover, moved, turned, bias, Window.of(window.kernel, (), window.dilations, pads), groups, name)
 
 
-_CHANGES = (
-    "changes the number of steps, and an engine gives one result for each: expected a stride of 1 over time and, before"
-    " the first step, padding of (kernel - 1) * dilation; what is padded behind may be cut off right after it"
-)
-
-
-def _steps(x: Operand | LazyView) -> int:
-    """Steps of the sequence that `x`, which may be padded, is made of; 0 where it is made of none."""
-    operands = x.operands if isinstance(x, LazyView) else [x]
-    timed = [o for o in operands if isinstance(o, Operand) and o.time is not None]
-    return max((o.shape[o.time] for o in timed if o.time is not None), default=0)
+def _loses(steps: int, stride: int, found: int) -> str:
+    return (
+        f"gives {found} results for {steps} steps and a stride of {stride} over time, and an engine gives as many as"
+        f" strides, {steps // stride}: expected more padding, such as (kernel - stride) before the first step; what is"
+        " padded behind may be cut off right after it"
+    )
 
 
 def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float) -> LazyView:
@@ -172,13 +193,20 @@ def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float)
     if isinstance(time, str) or time == 1:
         raise UnsupportedModelError(f"{where}: runs over channels that are time")
     outputs = list(window.outputs(x.shape[2:]))
+    rate = x.rate
     if time is not None and time >= 2:
-        steps = _steps(x)
-        if window.strides[time - 2] != 1 or outputs[time - 2] < steps:
-            raise UnsupportedModelError(f"{where}: {_CHANGES}")
-        outputs[time - 2] = steps
+        steps, stride = mover.frames(x), window.strides[time - 2]
+        if rate % stride:
+            raise UnsupportedModelError(
+                f"{where}: has a stride of {stride} over time where a step of the engine is {rate} frames; expected a"
+                " multiple of the stride"
+            )
+        if outputs[time - 2] < steps // stride:
+            raise UnsupportedModelError(f"{where}: {_loses(steps, stride, outputs[time - 2])}")
+        outputs[time - 2], rate = steps // stride, rate // stride
     rows = (x.shape[0], *outputs)
     count = math.prod(n for axis, n in enumerate(rows) if time is None or axis != max(time - 1, 0))
+    count *= rate if time is not None else 1
     if count > MOST_ROWS:
         raise UnsupportedModelError(f"{where}: has {count} windows within each step; at most {MOST_ROWS} are taken")
     padded = mover.pad(x, [(0, 0), (0, 0), *window.pads], filling, time)
@@ -192,7 +220,7 @@ def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float)
         wide = wide.reshape(*wide.shape[: rank + 2], -1)
         return wide if time is None else wide[..., ::-1]
 
-    return mover.move([padded], run, time)
+    return mover.move([padded], run, time, rate=rate)
 
 
 def _matrix(weight: np.ndarray, over_time: bool) -> np.ndarray:

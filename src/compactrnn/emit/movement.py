@@ -18,12 +18,17 @@ Movement = Callable[[list[np.ndarray]], np.ndarray]
 
 
 class Mover:
-    """Moves entries lazily and materializes the result."""
+    """Moves entries lazily and materializes the result.
 
-    def __init__(self, builder: Builder):
+    `steps`: of the sequence that is traced, where a step may be several frames; a time axis is then a multiple of it.
+    """
+
+    def __init__(self, builder: Builder, steps: int | None = None):
         self.builder = builder
+        self.steps = steps
         self._edges: list[np.ndarray] = []
         self._grown: list[np.ndarray] = []
+        self._unknown: list[np.ndarray] = []
         self._flipped: dict[tuple, Operand] = {}
         self._rows: dict[str, Operand] = {}
 
@@ -36,17 +41,38 @@ class Mover:
         """Mark a constant as having the sequence's length."""
         self._grown.append(constant)
 
+    def rate(self, shape: Sequence[int], time: int | str | None) -> int:
+        """How many entries of the time axis of `shape` a step has."""
+        if not isinstance(time, int) or self.steps is None:
+            return 1
+        return max(shape[time] // self.steps, 1)
+
+    def frames(self, x: Operand | LazyView) -> int:
+        """Frames of the sequence that `x`, which may be padded, is made of; 0 where it is made of none."""
+        if x.time is not None and self.steps is not None:
+            return self.steps * x.rate
+        operands = x.operands if isinstance(x, LazyView) else [x]
+        timed = [o for o in operands if isinstance(o, Operand) and o.time is not None]
+        return max((o.shape[o.time] for o in timed if o.time is not None), default=0)
+
     def move(
-        self, operands: Sequence[Source | LazyView], run: Movement, time: int | str | None, where: str = ""
+        self,
+        operands: Sequence[Source | LazyView],
+        run: Movement,
+        time: int | str | None,
+        where: str = "",
+        rate: int | None = None,
     ) -> LazyView:
         """The result of `run(operands)`, an operation that only moves entries; `time` is the result's time axis.
 
         `run` gets the operands as arrays of 64-bit whole numbers, and must do the same whatever they are. `where` is
-        what messages name; else what is being lowered.
+        what messages name; else what is being lowered. `rate` is how many entries of time a step has where these are
+        not `rate` for each, but, as of what is padded, more or less at the ends.
         """
         flat: list[Source] = []
         moved = run([addresses(o, flat) for o in operands])
-        return LazyView(flat, moved, time, where or self.builder.where)
+        rate = self.rate(moved.shape, time) if rate is None else rate
+        return LazyView(flat, moved, time, where or self.builder.where, rate=rate)
 
     def pad(self, x: Source | LazyView, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> LazyView:
         """`x` padded with `value` along each axis; negative amounts crop.
@@ -60,14 +86,16 @@ class Mover:
             moved, inside, outside = arrays
             return padded(padded(moved, others, int(inside)), over_time, int(outside))
 
-        return self.move([x, float32(value), self.edge(value)], run, time)
+        rate = x.rate if isinstance(x, Operand | LazyView) else None
+        return self.move([x, float32(value), self.edge(value)], run, time, rate=rate)
 
     def beyond(self, x: LazyView, steps: int) -> LazyView:
         """`x` and so many steps after the last, which are not known: what reads the result must cut them off."""
         assert isinstance(x.time, int)
         sizes, time = [steps if d == x.time else n for d, n in enumerate(x.shape)], x.time
         unknown = np.zeros(sizes, np.float32)
-        longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time)
+        self._unknown.append(unknown)
+        longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time, rate=x.rate)
         return replace(longer, time="unclear")
 
     def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
@@ -105,9 +133,18 @@ class Mover:
         if isinstance(time, str):
             raise UnsupportedModelError(f"{where}: folds time into another axis or changes the number of steps")
         operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown})
-        plan = read_plan(moved.address, time, operands, where)
+        rate = moved.rate
+        unknown = [n for n, o in enumerate(moved.operands) if any(o is u for u in self._unknown)]
+        if unknown and bool(np.isin(moved.address // SHIFT - 1, unknown).any()):
+            raise UnsupportedModelError(
+                f"{where}: reads what padding behind the last step adds to it; an engine gives one result for each"
+                " step: cut it off, or pad before the first step alone"
+            )
+        if self.steps is not None and time is not None and shape[time] != rate * self.steps and rate > 1:
+            raise UnsupportedModelError(f"{where}: {_ENDS}")
+        plan = read_plan(moved.address, time, operands, where, rate)
         if bool((plan.relation == Relation.NUMBER).all()):
-            return replace(self.constant(plan.number), shape=shape, time=time)
+            return replace(self.constant(plan.number), shape=shape, time=time, rate=rate)
         parts = self._parts(plan, moved.operands, where)
         delayed = [(mask, base, plan.where(mask)) for mask, base in self._delayed(plan, moved.operands, where)]
         entries = np.zeros((len(plan.operand), 2), np.int64)
@@ -117,7 +154,7 @@ class Mover:
             sources.append(source)
         lines = [base for _, base, _ in delayed]
         if len(sources) == 1 and not lines and is_run(entries[:, 1]):
-            return _view(sources[0], int(entries[0, 1]), shape, time)
+            return _view(sources[0], int(entries[0, 1]), shape, time, rate)
         kind = build.place([*sources, *lines], where)
         for mask, base, part in delayed:
             steps = part.steps
@@ -126,9 +163,9 @@ class Mover:
             entries[mask] = np.stack([np.full_like(positions, len(sources)), positions], 1)
             sources.append(line)
         if passing and len(sources) == 1 and is_run(entries[:, 1]):
-            return _view(sources[0], int(entries[0, 1]), shape, time)
+            return _view(sources[0], int(entries[0, 1]), shape, time, rate)
         bounded = all(s.bounded for s in sources)
-        return Operand(copied(build, entries, sources), shape, time, kind, build.segment, bounded)
+        return Operand(copied(build, entries, sources), shape, time, kind, build.segment, bounded, rate)
 
     def _parts(self, plan: Plan, operands: list, where: str) -> list[tuple[np.ndarray, Operand, np.ndarray]]:
         """What needs no delay line of this segment: (entries, source, positions in the source)."""
@@ -158,16 +195,25 @@ class Mover:
             return operand
         if kind == Relation.LAST:
             if operand.kind != STEP:
-                return replace(operand, shape=operand.step_shape, time=None)
+                return replace(operand, shape=operand.step_shape, time=None, rate=1)
             # a copy: should the sequence itself be read again later, its buffer will hold all of its steps
             last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
-            return replace(last, shape=operand.step_shape, time=None, kind=LAST)
+            return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
         flipped = self.flip(operand, where)
         if kind == Relation.FLIP or flipped.kind != STEP:
             return flipped
-        return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST)
+        return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST, rate=1)
+
+    def backwards(self, x: Operand, where: str = "") -> Operand:
+        """`x` from the last frame to the first."""
+        if x.rate == 1:
+            return self.flip(x, where)
+        time = x.time
+        assert time is not None
+        return self.materialize(self.move([x], lambda arrays: np.flip(arrays[0], time), time, where))
 
     def flip(self, value: Operand, where: str = "") -> Operand:
+        """The rows of `value` from the last step to the first."""
         build, key = self.builder, (value.ref, value.width)
         if value.kind != STEP:
             return value
@@ -178,7 +224,7 @@ class Mover:
             dst = build.buffer(value.width)
             build.emit(Code.FLIP, dst, value.width, a=value.ref)
             self._flipped[key] = replace(value, ref=dst, segment=build.segment)
-        return replace(self._flipped[key], shape=value.shape, time=value.time)
+        return replace(self._flipped[key], shape=value.shape, time=value.time, rate=value.rate)
 
     def _on_lines(self, plan: Plan) -> np.ndarray:
         """Entries taken from delay lines: earlier steps, and this step where earlier ones are read too."""
@@ -234,8 +280,14 @@ class Mover:
         return self.flip(row, where)
 
 
-def _view(source: Operand, start: int, shape: tuple[int, ...], time: int | None) -> Operand:
-    return replace(source, ref=Ref(source.ref.buffer, source.ref.offset + start), shape=shape, time=time)
+_ENDS = (
+    "changes the number of steps: expected, of a sequence of n steps, n times as many results as of one step; padding"
+    " before the first step of (kernel - stride) makes up for what a convolution leaves out"
+)
+
+
+def _view(source: Operand, start: int, shape: tuple[int, ...], time: int | None, rate: int) -> Operand:
+    return replace(source, ref=Ref(source.ref.buffer, source.ref.offset + start), shape=shape, time=time, rate=rate)
 
 
 def _distinct(plan: Plan) -> tuple[np.ndarray, np.ndarray]:

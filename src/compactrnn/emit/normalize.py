@@ -9,14 +9,14 @@ import numpy as np
 from ..runtime.program import Binary, Code, Unary
 from .builder import Builder, Operand
 from .movement import Mover
-from .reductions import moved_last, over_time
+from .reductions import moved_last, over_time, reduce
 
 
 def softmax(mover: Mover, x: Operand, axis: int, log: bool = False) -> Operand:
     """exp(x) / sum of exp(x) along `axis`, features or time; with `log` its logarithm."""
     build, axis = mover.builder, axis % len(x.shape)
     if axis == x.time:
-        return _softmax_over_time(build, x, log)
+        return _softmax_over_time(mover, x, log)
     rows, k = moved_last(mover, x, [axis])
     y = build.compute(Code.LOG_SOFTMAX if log else Code.SOFTMAX, [rows], rows, a=rows.ref, k=k)
     order = [d for d in range(len(x.shape)) if d != axis] + [axis]
@@ -26,12 +26,19 @@ def softmax(mover: Mover, x: Operand, axis: int, log: bool = False) -> Operand:
     return mover.rearrange(y, lambda t: t.transpose(back), x.time)
 
 
-def _softmax_over_time(build: Builder, x: Operand, log: bool) -> Operand:
+def _softmax_over_time(mover: Mover, x: Operand, log: bool) -> Operand:
     """exp(x - m) / sum over time of exp(x - m), m the maximum over time."""
-    peak = over_time(build, x, "max")
-    shifted = build.binary(Binary.SUB, x, replace(peak, shape=x.shape, time=x.time))
+    build, time = mover.builder, x.time
+    assert time is not None
+
+    def of_all(y: Operand, name: str) -> Operand:
+        if x.rate > 1:
+            return mover.spread(reduce(mover, y, [time], name, keepdims=True), x.shape, time)
+        return replace(over_time(build, y, name), shape=x.shape, time=time)
+
+    shifted = build.binary(Binary.SUB, x, of_all(x, "max"))
     powers = build.unary(Unary.EXP, shifted)
-    total = replace(over_time(build, powers, "sum"), shape=x.shape, time=x.time)
+    total = of_all(powers, "sum")
     if log:
         return build.binary(Binary.SUB, shifted, build.unary(Unary.LOG, total))
     return replace(build.binary(Binary.DIV, powers, total), bounded=True)

@@ -55,7 +55,7 @@ class Operands:
         timed = [o if isinstance(o, Operand) and o.time is not None else None for o in operands]
         numbers = [np.zeros(1) if isinstance(o, Operand) else o.flatten().astype(np.float64) for o in operands]
         self.width = np.array([0 if v is None else v.width for v in timed])
-        self.length = np.array([0 if v is None else v.shape[v.time or 0] for v in timed])
+        self.length = np.array([0 if v is None else v.shape[v.time or 0] // v.rate for v in timed])
         self.constant = np.array([isinstance(o, np.ndarray) for o in operands])
         self.edge = np.array([id(o) in edges for o in operands])
         self.grown = np.array([id(o) in grown for o in operands])
@@ -67,14 +67,18 @@ class Operands:
         return self._numbers[self._first[operand] + np.where(self.constant[operand], offset, 0)]
 
 
-def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: str) -> Plan:
-    """The plan of `moved`, the output of a movement run on addresses, whose time axis is `time`.
+def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: str, rate: int = 1) -> Plan:
+    """The plan of `moved`, the output of a movement run on addresses, whose time axis is `time`, of `rate` a step.
 
     Raises:
         UndecidedError: a source would show only in a longer sequence.
         UnsupportedModelError: steps are mixed in another way.
     """
-    rows = np.moveaxis(moved, time, 0).reshape(moved.shape[time], -1) if time is not None else moved.reshape(1, -1)
+    rows = moved.reshape(1, -1)
+    if time is not None:
+        count = moved.shape[time] // rate
+        split = moved.reshape(*moved.shape[:time], count, rate, *moved.shape[time + 1 :])
+        rows = np.moveaxis(split, time, 0).reshape(count, moved.size // count)
     steps, timed = len(rows), time is not None
     number, offset = rows // SHIFT - 1, rows % SHIFT
     moving = operands.width[number] > 0

@@ -77,7 +77,7 @@ def power(b: Builder, x: Operand, exponent: float) -> Operand | None:
 def combine(b: Builder, fn: Binary, x: Operand, y: Operand) -> Operand:
     """Element-wise `fn`; the shape is that of the operand with a time axis."""
     value = b.binary(fn, x, y)
-    return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time)
+    return value if x.time is not None or y.time is None else replace(value, shape=y.shape, time=y.time, rate=y.rate)
 
 
 _SYMMETRIC = (Binary.ADD, Binary.MUL, Binary.MAX, Binary.MIN, Binary.EQUAL, Binary.NOT_EQUAL)
@@ -99,20 +99,20 @@ def broadcast(mover: Mover, fn: Binary, x: Source, y: Source, shape: tuple[int, 
     if (constant or (single(x) and not single(y))) and fn in _SYMMETRIC:
         x, y = y, x
     first = mover.spread(x, shape, time)
-    if isinstance(y, np.ndarray) and (repeated := _repeated(y, shape, time)) is not None:
+    if isinstance(y, np.ndarray) and (repeated := _repeated(y, shape, time, mover.rate(shape, time))) is not None:
         return mover.builder.binary(fn, first, mover.constant(repeated), period=len(repeated))
     if not isinstance(y, Operand) or not single(y):
         return combine(mover.builder, fn, first, mover.spread(y, shape, time))
     value = mover.builder.binary(fn, first, y, period=1)
-    return value if first.time is not None or y.time is None else replace(value, time=time)
+    return value if first.time is not None or y.time is None else replace(value, time=time, rate=y.rate)
 
 
-def _repeated(constant: np.ndarray, shape: tuple[int, ...], time: int | None) -> np.ndarray | None:
+def _repeated(constant: np.ndarray, shape: tuple[int, ...], time: int | None, rate: int) -> np.ndarray | None:
     """What a constant broadcast to a step of `shape` repeats, a part of it; None if there is none."""
     wide = np.broadcast_to(constant, shape)
     if time is not None and constant.ndim >= len(shape) - time and constant.shape[time - len(shape)] != 1:
         return None
-    row = (wide if time is None else np.take(wide, 0, time)).ravel()
+    row = (wide if time is None else np.take(wide, range(rate), time)).ravel()
     for k in range(1, len(row) // 2 + 1):
         if len(row) % k == 0 and np.array_equal(
             row.reshape(-1, k), np.tile(row[:k], (len(row) // k, 1)), equal_nan=True

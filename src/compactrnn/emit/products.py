@@ -44,7 +44,7 @@ def linear(
         for number, factor in reversed(list(enumerate(factors))):
             assert not isinstance(factor, Structured)
             ref = build.windows(factor, x, count, factor_name(name, number, len(factors)))
-            x = Operand(ref, (*x.shape[:-1], factor.shape[0]), x.time, kind, build.segment)
+            x = Operand(ref, (*x.shape[:-1], factor.shape[0]), x.time, kind, build.segment, rate=x.rate)
         return x if init is None else add_rows(build, x, init)
     rows = []
     for i in range(count):
@@ -52,11 +52,11 @@ def linear(
         rows.append(build.chain(factors, row, init, name))
     shape = (*x.shape[:-1], outer)
     if count == 1:
-        return Operand(rows[0], shape, x.time, kind, build.segment)
+        return Operand(rows[0], shape, x.time, kind, build.segment, rate=x.rate)
     dst = build.buffer(count * outer)
     for i, row in enumerate(rows):
         build.emit(Code.UNARY, Ref(dst.buffer, i * outer), outer, a=row, fn=int(Unary.COPY))
-    return Operand(dst, shape, x.time, kind, build.segment)
+    return Operand(dst, shape, x.time, kind, build.segment, rate=x.rate)
 
 
 def _has_rows_product(factor: Factor) -> bool:
@@ -122,7 +122,7 @@ def depthwise(
         taps: (taps, channels), the weights.
         init: of `shape`.
     """
-    like = replace(x, shape=shape, time=time)
+    like = replace(x, shape=shape, time=time)  # of the rate of x
     reads, init_ref = ([x], None) if init is None else ([x, init], init.ref)
     tensor = build.tensor(taps, block=1)
     return build.compute(Code.DEPTHWISE, reads, like, a=x.ref, b=init_ref, k=x.width, tensor=tensor)

@@ -103,11 +103,31 @@ def over_sequence(
             states.append(Operand(ref, shape, None, STEP, build.segment, bounded))
     else:
         states = [replace(state, segment=build.segment) for state in initial]
-    y, after = step(replace(x, segment=build.segment), states)
-    y = apart(build, y, states)
-    write_states(build, states, after)
-    y = replace(y, shape=(*x.shape[:-1], y.width // math.prod(x.shape[1:-1])), time=0)
+
+    def of_frame(x: Operand) -> Operand:
+        y, after = step(x, states)
+        y = apart(build, y, states)
+        write_states(build, states, after)
+        return replace(y, shape=(*x.shape[:-1], y.width // math.prod(x.shape[1:-1])), time=0)
+
+    y = frame_by_frame(build, replace(x, segment=build.segment), of_frame)
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
+
+
+def frame_by_frame(build: Builder, x: Operand, step: Callable[[Operand], Operand]) -> Operand:
+    """`step` of the sequence `x`, whose time comes first; of several frames a step one after the other."""
+    if x.rate == 1:
+        return step(x)
+    steps, width = x.shape[0] // x.rate, x.width // x.rate
+    found = []
+    for number in range(x.rate):
+        ref = Ref(x.ref.buffer, x.ref.offset + number * width)
+        found.append(step(replace(x, ref=ref, shape=(steps, *x.shape[1:]), rate=1)))
+    width, dst = found[0].width, build.buffer(sum(y.width for y in found))
+    for number, y in enumerate(found):
+        build.emit(Code.UNARY, Ref(dst.buffer, number * width), width, a=y.ref, fn=int(Unary.COPY))
+    shape, bounded = (x.shape[0], *found[0].shape[1:]), all(y.bounded for y in found)
+    return replace(found[0], ref=dst, shape=shape, rate=x.rate, bounded=bounded)
 
 
 def lstm_step(

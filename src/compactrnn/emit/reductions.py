@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Reduce, Ref, Top, Unary
 from .builder import LAST, Builder, Operand
 from .movement import Mover
@@ -37,6 +38,8 @@ def reduce(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: b
     """`x` reduced over the axes `dims`, of which one may be time; `name` is "sum", "mean", "max" or "min"."""
     build = mover.builder
     dims = sorted(d % len(x.shape) for d in dims)
+    if x.rate > 1 and x.time in dims:
+        return _over_frames(mover, x, dims, name, keepdims)
     y, features = x, [d for d in dims if d != x.time]
     if features:
         rows, k = moved_last(mover, x, features)
@@ -53,6 +56,15 @@ def reduce(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: b
             build.emit(Code.BINARY, dst, y.width, a=y.ref, b=counter, fn=int(Binary.DIV), k=1)
             y = replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
     return without(y, x, dims, keepdims)
+
+
+def _over_frames(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: bool) -> Operand:
+    """The same where time is among the axes and a step has several frames: over these first."""
+    assert x.time is not None
+    y = reduce(mover, replace(x, shape=x.step_shape, time=None, rate=1), dims, name, keepdims=True)
+    shape = tuple(x.shape[d] // x.rate if d == x.time else n for d, n in enumerate(y.shape))
+    y = reduce(mover, replace(y, shape=shape, time=x.time), [x.time], name, keepdims=True)
+    return y if keepdims else replace(y, shape=tuple(n for d, n in enumerate(y.shape) if d not in dims))
 
 
 def without(y: Operand, x: Operand, dims: Sequence[int], keepdims: bool) -> Operand:
@@ -104,6 +116,8 @@ def top(build: Builder, x: Operand, k: int, axis: int) -> list[Operand]:
 def running(mover: Mover, x: Operand, axis: int, name: str) -> Operand | None:
     """Running "sum" or "product": over time a state, over features one after the other; None where they are many."""
     build, (fn, start) = mover.builder, _RUNNING[name]
+    if axis == x.time and x.rate > 1:
+        raise UnsupportedModelError(f"{build.where}: runs over time where a step of the engine is {x.rate} frames")
     if axis == x.time:
         state = _accumulated(build, x, fn, start)
         return build.unary(Unary.COPY, replace(x, ref=state, segment=build.segment, bounded=False))

@@ -14,7 +14,7 @@ from ..cells import AbstractCell, DeltaCell, Projected
 from ..emit.builder import LAST, STEP, Builder, Operand
 from ..emit.delta import held
 from ..emit.factor import Factor
-from ..emit.recurrent import apart, gru_step, lstm_step, write_states
+from ..emit.recurrent import apart, frame_by_frame, gru_step, lstm_step, write_states
 from ..runtime.program import Unary
 from .factors import factors
 from .step import lower_ahead, lower_step
@@ -40,9 +40,16 @@ def lower_cell(
     for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, x, initial), strict=True):
         ref = builder.state(state_name(spec.name), array(start).ravel(), (start.numel(),), bounded)
         states.append(Operand(ref, (1, start.numel()), None, STEP, builder.segment, bounded))
-    y, after = cell_step(visitor, cell, x, states, name, in_place=True)
-    y = apart(builder, y, states)
-    write_states(builder, states, after)
+    if x.rate > 1 and cell.steps_ahead:
+        raise UnsupportedModelError(f"{builder.where}: reads later steps, of which a step of the engine has {x.rate}")
+
+    def of_frame(x: Operand) -> Operand:
+        y, after = cell_step(visitor, cell, x, states, name, in_place=True)
+        y = apart(builder, y, states)
+        write_states(builder, states, after)
+        return y
+
+    y = frame_by_frame(builder, x, of_frame)
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from ..emit.address import LazyView
-from ..emit.builder import Operand
-from ..emit.convolution import Window, convolution, transposed, windows
-from ..emit.reductions import reduce
+from ..emit.convolution import Window, convolution, pooled, transposed
 from ..graph.aten import argument
 from ..graph.trace import operation
 from .norms import batch_norm_of
@@ -37,8 +35,7 @@ def _convolution(visitor: Visitor, node: torch.fx.Node, x: Any, weight: Any, bia
     turned = "transpose" in operation(node) or argument(node, "transposed", False)
     groups = argument(node, "groups", 1)
     weight, bias = _with_norm(visitor, node, array(weight), None if bias is None else array(bias), turned, groups)
-    if isinstance(x, LazyView):
-        x = replace(x, time=visitor.time_of(node.args[0]))
+    x = _timed(visitor, node, x)
     if turned:
         return transposed(visitor.mover, x, weight, bias, window, after, groups, name)
     return convolution(visitor.mover, x, weight, bias, window, groups, name)
@@ -76,20 +73,26 @@ def _with_norm(
 
 
 @handles_lazily("max_pool2d", "max_pool3d", "avg_pool2d", "avg_pool3d")
-def _pool(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> Operand | None:
+def _pool(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> LazyView | None:
     """As convolutions."""
     name, rank, given = operation(node), len(x.shape) - 2, partial(argument, node)
     padding, largest = given("padding", 0), name.startswith("max")
     padded = any(padding if isinstance(padding, list | tuple) else [padding])
-    if int(name[-2]) != rank or given("ceil_mode", False) or given("divisor_override") is not None:
+    whole = given("ceil_mode", False)
+    if int(name[-2]) != rank or (whole and not largest) or given("divisor_override") is not None:
         return None
     if padded and not largest and not given("count_include_pad", True):
         return None
     kernel = _per_axis(given("kernel_size"), rank)
     window = Window.of(kernel, _per_axis(given("stride") or kernel, rank), _per_axis(given("dilation", 1), rank))
     window = replace(window, pads=_pads(padding, window))
-    moved = visitor.mover.materialize(windows(visitor.mover, x, window, -np.inf if largest else 0.0))
-    return reduce(visitor.mover, moved, [len(moved.shape) - 1], "max" if largest else "mean")
+    window = window.to_the_end(x.shape[2:]) if whole else window
+    return pooled(visitor.mover, _timed(visitor, node, x), window, "max" if largest else "mean")
+
+
+def _timed(visitor: Visitor, node: torch.fx.Node, x: Any) -> Any:
+    """`x` with the time axis that it has however many steps were added to it."""
+    return replace(x, time=visitor.time_of(node.args[0])) if isinstance(x, LazyView) else x
 
 
 @handles_lazily("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
@@ -106,4 +109,4 @@ def _repeated(visitor: Visitor, node: torch.fx.Node, x: Any, *rest: Any) -> Lazy
             found = np.repeat(found, count, axis)
         return found
 
-    return visitor.mover.move([x], run, visitor.axes[node.name])
+    return visitor.mover.move([x], run, visitor.axes[node.name], rate=visitor.rates[node.name])

@@ -169,8 +169,13 @@ def _max_pool(
 ) -> Any:
     if not any(_flat(padding)) and _flat(kernel_size)[0] == x.shape[-1] and _flat(dilation)[0] == 1:
         return x.amax(-1, keepdim=True)
-    windows = _windows(x, kernel_size, stride or kernel_size, padding, dilation, -math.inf)
-    return NotImplemented if windows is None or ceil_mode else windows.amax(-1)
+    windows = None if ceil_mode else _windows(x, kernel_size, stride or kernel_size, padding, dilation, -math.inf)
+    if windows is not None:
+        return windows.amax(-1)
+    sizes = (_flat(size)[0] for size in (kernel_size, stride or kernel_size))
+    kernel_size, stride = ((1, size) for size in sizes)
+    padding, dilation = (0, _flat(padding)[0]), (1, _flat(dilation)[0])
+    return F.max_pool2d(x.unsqueeze(-2), kernel_size, stride, padding, dilation, ceil_mode).squeeze(-2)
 
 
 @rewrites("avg_pool1d.default")
@@ -188,7 +193,10 @@ def _avg_pool(
     if ceil_mode or (padded and not count_include_pad):
         return NotImplemented
     windows = _windows(x, kernel_size, stride or kernel_size, padding, 1, 0.0)
-    return NotImplemented if windows is None else windows.mean(-1)
+    if windows is not None:
+        return windows.mean(-1)
+    kernel_size, stride = ((1, _flat(size)[0]) for size in (kernel_size, stride or kernel_size))
+    return F.avg_pool2d(x.unsqueeze(-2), kernel_size, stride, (0, _flat(padding)[0])).squeeze(-2)
 
 
 class Pooling(TorchFunctionMode):

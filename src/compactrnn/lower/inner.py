@@ -28,6 +28,10 @@ Each = Callable[[Builder, Operand, list[Operand]], tuple[Operand, list[Operand]]
 def over_axis(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand | Tensor]) -> list[Operand]:
     """A layer over (places, steps or 1, inputs), which starts over at every step: its output, its states after it."""
     places, steps, width = x.shape
+    if x.rate > 1:
+        raise UnsupportedModelError(
+            f"{_called(leaf)}: runs over an axis within each frame, of which a step of the engine has {x.rate}"
+        )
     x = replace(x, shape=(places, width), time=None)
 
     def run(layer: int, direction: int, cell: AbstractCell, x: Operand, given: list) -> tuple[Operand, list[Operand]]:
@@ -53,7 +57,7 @@ def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Te
 
     def run(layer: int, direction: int, cell: AbstractCell, x: Operand, given: list) -> tuple[Operand, list[Operand]]:
         where = f"{leaf.name}: bidirectional"
-        source = visitor.mover.flip(x, where) if direction else x
+        source = visitor.mover.backwards(x, where) if direction else x
         each = _each(visitor, leaf, cell, rows, partial(leaf.part_name, layer, direction))
         starts = {}
         for number, (spec, start) in enumerate(zip(cell.states, given, strict=True)):
@@ -61,7 +65,7 @@ def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Te
             bounded = _is_plain(cell) and number == 0 and bool((np.abs(value) <= 1).all())
             starts[leaf.state_name(layer, direction, spec.name)] = value, bounded
         y, last = over_sequence(visitor.builder, source, starts, lambda x, s: each(visitor.builder, _rows(x), s))
-        return visitor.mover.flip(y, where) if direction else y, last
+        return visitor.mover.backwards(y, where) if direction else y, last
 
     y, after = _layers(visitor, leaf, x, states, run)
     return [y, *after]

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
-from ..emit.builder import Builder
+from ..emit.address import LazyView, Source
+from ..emit.builder import Builder, Operand
 from ..emit.lengths import FEWEST, MOST, for_any_length
 from ..emit.ports import add_input, add_output
 from ..graph.arguments import positional
@@ -93,6 +95,7 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     model = with_plain_outputs(model, inputs)
     check_stateless(model, inputs)
     axes = find_axes(model, inputs, time)
+    inputs = axes.whole(inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
     graph = _graph(model, axes, single)
@@ -145,10 +148,30 @@ def _build(
             f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
         ) from error
     builder = Builder()
-    visitor = Visitor(builder, graph, values, longer, exports, rename)
+    visitor = Visitor(builder, graph, values, longer, exports, rename, steps)
     given = zip(names, small, axes.times, axes.batches, strict=True)
-    inputs = [add_input(builder, name, x.shape, time, batch) for name, x, time, batch in given]
+    inputs = [_input(visitor, name, x, time, batch, axes.frames) for name, x, time, batch in given]
     outputs = visitor.lower(inputs)
     for port in ports:
-        add_output(builder, port.name, visitor.source(outputs[port.place]), port.time, port.batch)
+        value, time, batch = visitor.source(outputs[port.place]), port.time, port.batch
+        if port.rate > 1:
+            value, time, batch = _frames_first(visitor, value, port)
+        add_output(builder, port.name, value, time, batch, port.rate)
+    if axes.frames > 1:
+        builder.program.metadata["frames_per_step"] = axes.frames
     return builder
+
+
+def _input(visitor: Visitor, name: str, x: Tensor, time: int, batch: int | None, frames: int) -> Operand | LazyView:
+    """An input, of which a step is so many frames one after the other."""
+    given = add_input(visitor.builder, name, x.shape, time, batch, frames)
+    if given.time == time:
+        return given
+    return visitor.mover.move([given], lambda arrays: np.moveaxis(arrays[0], 0, time), time)
+
+
+def _frames_first(visitor: Visitor, value: Source, port: Port) -> tuple[Source, int, int | None]:
+    """An output whose steps are several frames with time first, and its axes of time and batch."""
+    time, batch = port.time or 0, port.batch
+    moved = visitor.mover.move([value], lambda arrays: np.moveaxis(arrays[0], time, 0), 0)
+    return visitor.materialize(moved), 0, None if batch is None else batch + (batch < time)

@@ -18,12 +18,16 @@ from .probe import Axes, output_axes
 
 
 class Port(NamedTuple):
-    """A tensor that the model returns: its name, its place among all that is returned, its time and batch axis."""
+    """A tensor that the model returns: its name, its place among all that is returned, its time and batch axis.
+
+    `rate` is how many entries of time it has for each step.
+    """
 
     name: str
     place: int
     time: int | None
     batch: int | None
+    rate: int = 1
 
 
 def with_plain_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -94,7 +98,7 @@ def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes:
         if leaf is None:
             continue
         name = unique(port_name(path, state), [*(p.name for p in ports), *left_out])
-        port = Port(name, place, *(next(tensors) if isinstance(leaf, Tensor) else (None, None)))
+        port = Port(name, place, *(next(tensors) if isinstance(leaf, Tensor) else (None, None, 1)))
         if not isinstance(leaf, Tensor) or (kept and state):
             left_out.append(name)
         else:

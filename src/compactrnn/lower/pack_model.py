@@ -59,6 +59,10 @@ def pack(
     Every tensor that the model returns is an output of the engine, under the key of its dict or the field of its named
     tuple; the states of a layer are `h_n` and `c_n`, as if the sequence ended at this step.
 
+    Where the model has strides over time, as of convolutions, pooling or stacked frames, a step of the engine is so
+    many frames: an input has the shape (frames, ...), and a stream takes as many and gives a result. The engine is
+    right for whole steps: the example and the calibration data are cut to these, and compared at several lengths.
+
     With `states` the model is one time step, and `forward(x, h, c)` returns `y, h, c`, whatever computes them: layers
     over a sequence of one step, `nn.LSTMCell` and its like, a step written by hand. The stream keeps these states under
     the names of the arguments (`Stream.get_state`, `set_state`, `reset(h=...)`). The engine's inputs are the other

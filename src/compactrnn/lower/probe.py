@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError, invalid
+from ..emit.frames import frames_a_step
 from ..graph.copy import copy_module
 from ..layers import is_recurrent
 from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized
@@ -22,15 +24,23 @@ _MOST_READINGS = 400
 
 @dataclass(frozen=True)
 class Axes:
-    """The time axis of each input, and its batch axis (None without one). `one`: the batch must stay one."""
+    """The time axis of each input, and its batch axis (None without one). `one`: the batch must stay one.
+
+    A step is `frames` entries of the time axis: more than one where the model has strides over time.
+    """
 
     times: tuple[int, ...]
     batches: Reading
     one: bool = False
+    frames: int = 1
 
     def with_steps(self, inputs: tuple[Tensor, ...], steps: int) -> tuple[Tensor, ...]:
         """`inputs` cut or repeated to `steps` time steps."""
-        return resized(inputs, self.times, steps)
+        return resized(inputs, self.times, steps * self.frames)
+
+    def whole(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """`inputs` without the frames behind the last whole step; repeated to one step where they are shorter."""
+        return inputs if self.frames == 1 else self.with_steps(inputs, max(1, self.steps(inputs)))
 
     def with_batch(self, inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
         """`inputs` cut or repeated to a batch of `size`; as they are where there is no batch axis."""
@@ -38,7 +48,7 @@ class Axes:
 
     def steps(self, inputs: tuple[Tensor, ...]) -> int:
         """Number of time steps of the example."""
-        return inputs[0].shape[self.times[0]]
+        return inputs[0].shape[self.times[0]] // self.frames
 
     def rows(self, inputs: tuple[Tensor, ...]) -> int:
         return next((x.shape[b] for x, b in zip(inputs, self.batches, strict=True) if b is not None), 1)
@@ -48,7 +58,8 @@ class Axes:
         found = []
         for x, time, batch in zip(inputs, self.times, self.batches, strict=True):
             x = x.movedim(time, 0)
-            found.append(x if batch is None else x.select(batch + (batch < time), row))
+            x = x if batch is None else x.select(batch + (batch < time), row)
+            found.append(x if self.frames == 1 else x.unflatten(0, (-1, self.frames)))
         return tuple(found)
 
 
@@ -65,6 +76,9 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
 
     Where layers run along two axes, as in a dual-path model, time is the one along which no layer is bidirectional; the
     other lies within a step. `time` says which it is, by an axis of the first input.
+
+    Where the model has strides over time, a step is as many frames as all layers and outputs need to grow by whole
+    steps.
 
     Raises:
         UnsupportedModelError: there is no such axis, or more than one reading; says which layer is in the way.
@@ -85,13 +99,24 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
         layers = ", ".join(called(n, m) for n, m in model.named_modules() if is_recurrent(m))
         raise UnsupportedModelError(f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode")
     tried, errors = _try_all(model, inputs)
-    along = _chosen(base, _along(base, tried), names, time)
+    along = _along(base, tried)
+    strided, frames = _strided(model, inputs, base, along, time)
+    if frames > 1:
+        inputs = resized(inputs, strided, max(1, _size(inputs, strided) // frames) * frames)
+        base = calls(model, inputs)
+        tried, errors = _try_all(model, inputs, frames)
+        along = _along(base, tried)
+    along = _chosen(base, along, names, time)
+    if frames > 1 and along and strided not in [reading for reading, _ in along]:
+        raise UnsupportedModelError(
+            f"{kind}: layers run along two axes, along one of them with a stride: say which is time by pack(time=...)"
+        )
     if not along:
-        raise UnsupportedModelError(f"{kind}: {no_time(base, *_try_all(model, inputs, double=True), inputs)}")
+        raise UnsupportedModelError(f"{kind}: {no_time(base, *_try_all(model, inputs, 0), inputs)}")
     lead = min(along[0][1])
     steady = {r: c for r, c in tried.items() if [x.steps for x in c] == [x.steps for x in base]}
     batches = [r for r, c in steady.items() if _more_rows(base[lead], c[lead])]
-    found = _together(model, inputs, base, lead, [r for r, _ in along], batches)
+    found = _together(model, inputs, base, lead, {r: tried[r][lead].steps for r, _ in along}, batches, frames)
     if len(found) > 1 and len(inputs) == 1 and len({t for t, _ in found}) == 1:
         found = [min(found, key=lambda pair: pair[1][0] or 0)]  # the others are rows of each sequence
     if len(found) > 1:
@@ -106,7 +131,7 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
     one = False
     if all(b is None for b in batch):
         batch, one = _alone(inputs, base[lead], times, errors)
-    return Axes(tuple(t for t in times if t is not None), batch, one)
+    return Axes(tuple(t for t in times if t is not None), batch, one, frames)
 
 
 def _checked(time: int | None, x: Tensor, name: str) -> int | None:
@@ -119,14 +144,14 @@ def _checked(time: int | None, x: Tensor, name: str) -> int | None:
 
 
 def _along(base: list[Call], tried: dict[Reading, list[Call]]) -> list[tuple[Reading, frozenset[int]]]:
-    """The readings along which layers run, one step for one step, and the numbers of their calls.
+    """The readings along which layers run, and the numbers of their calls.
 
     Of two of which one has all calls of the other, the larger alone.
     """
     found = []
     for reading, after in tried.items():
         if len(after) == len(base):
-            grown = frozenset(i for i, (a, b) in enumerate(zip(base, after, strict=True)) if b.steps == a.steps + 1)
+            grown = frozenset(i for i, (a, b) in enumerate(zip(base, after, strict=True)) if b.steps > a.steps)
             found += [(reading, grown)] if grown else []
     return [(r, mine) for r, mine in found if not any(mine < other for _, other in found)]
 
@@ -160,8 +185,11 @@ def _chosen(
 
 
 @torch.no_grad()
-def output_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> list[tuple[int | None, int | None]]:
-    """The time axis and the batch axis of each tensor that the model returns for more than one step and batch 1."""
+def output_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> list[tuple[int | None, int | None, int]]:
+    """Of each tensor that the model returns for more than one step and batch 1: the axes of time and batch, the rate.
+
+    The rate is how many entries of time it has for each step.
+    """
     steps = max(2, axes.steps(inputs))
     one, longer = (_tensors(model(*axes.with_steps(inputs, n))) for n in (steps, steps + 1))
     two = one if axes.one else _tensors(model(*axes.with_batch(axes.with_steps(inputs, steps), 2)))
@@ -169,7 +197,8 @@ def output_axes(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> lis
     for a, b, c in zip(one, two, longer, strict=True):
         time = next((d for d in range(a.dim()) if a.shape[d] != c.shape[d]), None)
         ones = (d for d in range(a.dim()) if d != time and a.shape[d] == 1 and b.dim() == a.dim())
-        found.append((time, next((d for d in ones if axes.one or b.shape[d] == 2), None)))
+        rate = 1 if time is None else c.shape[time] - a.shape[time]
+        found.append((time, next((d for d in ones if axes.one or b.shape[d] == 2), None), rate))
     return found
 
 
@@ -182,10 +211,46 @@ def _more_rows(before: Call, after: Call) -> bool:
     return after.steps == before.steps and (after.batch or 0) > (before.batch or 0)
 
 
+def _strided(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    base: list[Call],
+    along: list[tuple[Reading, frozenset[int]]],
+    time: int | None,
+) -> tuple[Reading, int]:
+    """Axes along which layers run with a stride, and how many frames a step is; one where there is no stride.
+
+    `along` are those along which layers get more steps for one entry more.
+    """
+    found = [reading for reading, _ in along]
+    if len(frozenset().union(*(mine for _, mine in along))) < len(base):
+        found += [reading for reading, _ in _along(base, _try_all(model, inputs, 0)[0]) if reading not in found]
+    for reading in sorted(found, key=_covers, reverse=True):
+        if time is None or reading[0] == time:
+            frames = frames_a_step(cache(partial(_sizes, model, inputs, reading)), _size(inputs, reading))
+            if frames is not None and frames > 1:
+                return reading, frames
+    return (), 1
+
+
+@torch.no_grad()
+def _sizes(model: nn.Module, inputs: tuple[Tensor, ...], reading: Reading, length: int) -> tuple[int, ...] | None:
+    """The steps that layers get and the sizes of outputs where axes are so long; None where the model refuses."""
+    returned: list[Any] = []
+    hook = model.register_forward_hook(lambda m, x, y: returned.append(y))
+    try:
+        steps = [call.steps for call in calls(model, resized(inputs, reading, length))]
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        return None
+    finally:
+        hook.remove()
+    return (*steps, *(n for y in _tensors(returned[-1]) for n in y.shape))
+
+
 def _try_all(
-    model: nn.Module, inputs: tuple[Tensor, ...], double: bool = False
+    model: nn.Module, inputs: tuple[Tensor, ...], more: int = 1
 ) -> tuple[dict[Reading, list[Call]], dict[Reading, BaseException]]:
-    """What the recurrent layers get, or the error, where axes of equal length grow together, by one or twofold."""
+    """What the recurrent layers get, or the error, where axes of equal length grow together, by `more` or twofold."""
     tried: dict[Reading, list[Call]] = {}
     errors: dict[Reading, BaseException] = {}
     for size in sorted({n for x in inputs for n in x.shape}, reverse=True):
@@ -194,7 +259,7 @@ def _try_all(
             if all(axis is None for axis in reading):
                 continue
             try:
-                tried[reading] = calls(model, resized(inputs, reading, 2 * size if double else size + 1))
+                tried[reading] = calls(model, resized(inputs, reading, size + (more or size)))
             except (RuntimeError, IndexError, ValueError, TypeError) as error:
                 errors[reading] = error
     return tried, errors
@@ -205,22 +270,26 @@ def _together(
     inputs: tuple[Tensor, ...],
     base: list[Call],
     lead: int,
-    times: list[Reading],
+    times: dict[Reading, int],
     batches: list[Reading],
+    frames: int,
 ) -> list[tuple[Reading, Reading]]:
-    """The time and the batch axes that can be enlarged both at once, of as many inputs as can be."""
+    """The time and the batch axes that can be enlarged both at once, of as many inputs as can be.
+
+    `times`: how many steps the leading call has where these axes are one step longer, which is so many `frames`.
+    """
     none: Reading = (None,) * len(inputs)
     found: list[tuple[Reading, Reading]] = []
     for time, batch in itertools.product(times, batches or [none]):
         if any(t is not None and t == b for t, b in zip(time, batch, strict=True)):
             continue
-        larger = resized(resized(inputs, time, _size(inputs, time) + 2), batch, _size(inputs, batch) + 1)
+        larger = resized(resized(inputs, time, _size(inputs, time) + 2 * frames), batch, _size(inputs, batch) + 1)
         try:
             first = calls(model, larger)[lead]
         except (RuntimeError, IndexError, ValueError, TypeError):
             continue
         rows_fit = batch == none or _more_rows(base[lead], first._replace(steps=base[lead].steps))
-        if first.steps == base[lead].steps + 2 and rows_fit:
+        if first.steps == 2 * times[time] - base[lead].steps and rows_fit:
             found.append((time, batch))
     most = max((_covers(t) + _covers(b) for t, b in found), default=0)
     best = [(t, b) for t, b in found if _covers(t) + _covers(b) == most]

@@ -41,10 +41,10 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         for direction, cell in enumerate(row):
             count = len(cell.outer_states())
             given = [next(flat) for _ in range(count)] if states else []
-            source = visitor.mover.flip(x, f"{leaf.name}: bidirectional") if direction else x
+            source = visitor.mover.backwards(x, f"{leaf.name}: bidirectional") if direction else x
             names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
             y, last = cells.lower_cell(visitor, cell, source, cells.initial_states(cell, given), *names)
-            outputs.append(visitor.mover.flip(y, f"{leaf.name}: bidirectional") if direction else y)
+            outputs.append(visitor.mover.backwards(y, f"{leaf.name}: bidirectional") if direction else y)
             after += last[:count]
         x = outputs[0]
         if len(outputs) > 1:

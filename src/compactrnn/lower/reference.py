@@ -74,6 +74,8 @@ def _row(y: Tensor, port: Port, row: int) -> np.ndarray:
         y = y.movedim(port.time, 0)
     if port.batch is not None:
         y = y.select(port.batch + (port.time is not None and port.time > port.batch), row)
+    if port.rate > 1:
+        y = y.unflatten(0, (-1, port.rate))
     return y.numpy()
 
 

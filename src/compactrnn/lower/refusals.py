@@ -99,9 +99,9 @@ def no_time(
     if moved:
         before, after = moved[0]
         return (
-            f"no axis of example_inputs, of shape {shapes}, reaches {before.layer} as its time axis, one step for one"
-            f" step: with an axis of twice the length it gets {after.steps} steps instead of {before.steps}. An engine"
-            " takes and gives one step for one: move what changes that (a stride, pooling) out of the model"
+            f"no axis of example_inputs, of shape {shapes}, reaches {before.layer} as its time axis, by whole steps:"
+            f" with an axis of twice the length it gets {after.steps} steps instead of {before.steps}. An engine gives"
+            " as many results for every step: move what changes that out of the model"
         )
     if first.steps == 1:
         return (

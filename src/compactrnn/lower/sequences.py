@@ -27,7 +27,7 @@ def shuffled(lowered: Lowered, steps: int, rows: int) -> tuple[Tensor, ...]:
     axes, generator = lowered.axes, torch.Generator().manual_seed(0)
     found = []
     for x, port, time, batch in zip(lowered.example, lowered.program.inputs, axes.times, axes.batches, strict=True):
-        for axis, size in ((time, steps), (batch, rows)):
+        for axis, size in ((time, steps * axes.frames), (batch, rows)):
             if axis is not None:
                 x = x.index_select(axis, torch.randint(x.shape[axis], (size,), generator=generator))
         found.append(_varied(x, port.vocabulary, generator))

@@ -78,7 +78,7 @@ def _lowered(
     trace = _trace(visitor.exports, part, cell, small)
     if pushed:
         trace = replace(trace, outputs=_rows_pushed(trace, cell))
-    inner = Visitor(visitor.builder, trace, trace.run(small), trace.run(large), visitor.exports, rename)
+    inner = Visitor(visitor.builder, trace, trace.run(small), trace.run(large), visitor.exports, rename, steps)
     before = len(visitor.builder.program.tensors)
     lowered = inner.lower(operands)
     if cell.exact:

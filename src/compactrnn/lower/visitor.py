@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +59,9 @@ def catalog() -> str:
 class Visitor:
     """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time.
 
+    `steps` is for how many steps the values are; without it an axis has grown by one where it is time, and with it by
+    as many entries as a step has.
+
     Without `longer` the graph is one step, and no axis is time. `exports` are the graphs of the steps of cells, by what
     makes two of them equal. `rename` gives the names of weights.
     """
@@ -71,19 +74,22 @@ class Visitor:
         longer: dict[str, Any] | None = None,
         exports: dict[Hashable, Trace] | None = None,
         rename: Callable[[str], str] = str,
+        steps: int | None = None,
     ):
         self.builder = builder
         self.exports = {} if exports is None else exports
         self.rename = rename
-        self.mover = Mover(builder)
+        self.mover = Mover(builder, steps)
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
         self.values = values
         self.done: set[str] = set()  # nodes that are part of the operation before them
         self.one_step = longer is None
+        self.steps = steps
         self.axes = {name: _grown(value, (longer or values)[name]) for name, value in values.items()}
+        self.rates = {name: _rate(value, (longer or values)[name]) for name, value in values.items()}
 
-    def lower(self, inputs: list[Operand]) -> list[Any]:
+    def lower(self, inputs: Sequence[Operand | LazyView]) -> list[Any]:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
         initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
         results = self.trace.interpret(self._visit, initial)
@@ -184,10 +190,11 @@ class Visitor:
             result = node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"})  # pyright: ignore
             return (result if pick is None else result[pick]).long().numpy()
 
-        operands, axes = [self.source(leaves[i]) for i in places], self.axes[node.name]
+        operands, axes, rates = [self.source(leaves[i]) for i in places], self.axes[node.name], self.rates[node.name]
         if isinstance(axes, list):
-            return [self.mover.move(operands, lambda x, i=i: run(x, i), axis) for i, axis in enumerate(axes)]
-        return self.mover.move(operands, run, axes)
+            parts = enumerate(zip(axes, rates, strict=True))
+            return [self.mover.move(operands, lambda x, i=i: run(x, i), axis, rate=n) for i, (axis, n) in parts]
+        return self.mover.move(operands, run, axes, rate=rates)
 
     def _pad(self, node: torch.fx.Node, x: Any, pads: list[int], value: Any) -> LazyView:
         """Pads as torch gives them: of the last axis first."""
@@ -196,7 +203,7 @@ class Visitor:
         pairs = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
         axis = self.axes[node.args[0].name]  # pyright: ignore
         moved = self.mover.pad(self.source(x), pairs, number, axis if isinstance(axis, int) else None)
-        return replace(moved, time=self.axes[node.name])
+        return replace(moved, time=self.axes[node.name], rate=self.rates[node.name])
 
     def time_of(self, node: Any) -> int | str | None:
         """The time axis of a node's value, None without one, a text where it cannot be determined."""
@@ -205,11 +212,16 @@ class Visitor:
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The time axis of the node's result; raises if it cannot be determined."""
         axis = self.axes[node.name]
-        if axis == "unclear":
+        if axis == "unclear" or not self._is_whole(node):
             raise UnsupportedModelError(
                 f"{self.where(node)}: folds time into another axis or changes the number of steps"
             )
         return axis
+
+    def _is_whole(self, node: torch.fx.Node) -> bool:
+        """Whether the time axis of the node's result has as many entries for every step."""
+        axis, rate = self.axes[node.name], self.rates[node.name]
+        return not isinstance(axis, int) or rate == 1 or self.values[node.name].shape[axis] == rate * (self.steps or 0)
 
     def spread(self, x: Any, node: torch.fx.Node) -> Operand:
         """`x`, a value or constant, broadcast to the shape of the node's result."""
@@ -236,4 +248,12 @@ def _grown(small: Any, large: Any) -> Any:
     grown = [d for d in range(small.dim()) if small.shape[d] != large.shape[d]]
     if not grown:
         return None
-    return grown[0] if len(grown) == 1 and large.shape[grown[0]] - small.shape[grown[0]] == 1 else "unclear"
+    return grown[0] if len(grown) == 1 and large.shape[grown[0]] > small.shape[grown[0]] else "unclear"
+
+
+def _rate(small: Any, large: Any) -> Any:
+    """By how many entries the time axis grew; 1 where there is none. A list for several results."""
+    if isinstance(small, list | tuple):
+        return [_rate(a, b) for a, b in zip(small, large, strict=True)]
+    axis = _grown(small, large)
+    return large.shape[axis] - small.shape[axis] if isinstance(axis, int) else 1

@@ -48,10 +48,14 @@ def one_step(inputs: tuple[Input, ...], x) -> list[np.ndarray]:
     ]
 
 
-def sequences(inputs: tuple[Input, ...], xs) -> tuple[list[np.ndarray], int]:
-    """The inputs of a sequence, (time, ...) each, and the number of time steps."""
+def sequences(inputs: tuple[Input, ...], xs, frames: int = 1) -> tuple[list[np.ndarray], int]:
+    """The inputs of a sequence, (time, ...) each, and the number of time steps.
+
+    Where a step is several `frames`, an input is (time, frames, ...), or all frames one after the other.
+    """
     arrays = []
     for port, value in zip(inputs, _each(inputs, xs), strict=True):
+        value = _in_steps(port, value, frames) if frames > 1 else value
         arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
     steps = {len(array) for array in arrays}
     if len(steps) > 1:
@@ -110,6 +114,16 @@ def _tokens(port: Input, value) -> np.ndarray:
     if wrong.size:
         raise invalid(f"input {port.name!r}", got=int(wrong[0]), expected=f"tokens from 0 to {port.vocabulary - 1}")
     return np.require(array, np.int32, ["C", "A"])
+
+
+def _in_steps(port: Input, value, frames: int):
+    """Frames one after the other as steps; what has an axis of steps as it is."""
+    array = np.asarray(value)
+    if array.ndim != len(port.shape) or array.shape[1:] != port.shape[1:]:
+        return value
+    if len(array) % frames:
+        raise invalid(f"input {port.name!r}", got=f"{len(array)} frames", expected=f"a multiple of the {frames} a step")
+    return array.reshape(-1, *port.shape)
 
 
 def _numbers(port: Input, value, shape: tuple) -> np.ndarray:

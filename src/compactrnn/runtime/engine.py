@@ -62,6 +62,9 @@ class Engine:
         self.outputs: tuple[Output, ...] = tuple(records.output_list())
         self.states: tuple[State, ...] = () if self.offline else records.states
         self.metadata: dict = dict(records.metadata)
+        frames = self.metadata.get("frames_per_step")
+        framed = isinstance(frames, int) and all(port.shape[:1] == (frames,) for port in self.inputs)
+        self.frames_per_step: int = frames if framed and isinstance(frames, int) and frames > 1 else 1
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
         self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
         self._model.expand()
@@ -96,9 +99,12 @@ class Engine:
     def run(self, xs, out=None):
         """Outputs for a whole sequence `xs`, `(time, ...)`, from the initial state; final outputs: the last only.
 
+        Where a step is several frames, as of a model with strides over time, `xs` is `(time, frames_per_step, ...)`, or
+        all frames one after the other, whose number must be a multiple of `frames_per_step`.
+
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
-        arrays, steps = sequences(self.inputs, xs)
+        arrays, steps = sequences(self.inputs, xs, self.frames_per_step)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", expected="at least one")
         if steps:
@@ -148,11 +154,13 @@ class Stream:
     def run(self, xs, out=None):
         """Outputs of the next time steps, `(time, ...)`: bit for bit what `step` after `step` gives.
 
+        `xs` may be frames one after the other, as in `Engine.run`.
+
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
         if out is None and (ys := self._native.run_plain(xs, self._most_steps)) is not None:
             return ys
-        arrays, steps = sequences(self._engine.inputs, xs)
+        arrays, steps = sequences(self._engine.inputs, xs, self._engine.frames_per_step)
         if out is None:
             self._engine._check_memory(f"run of {steps} steps", steps * self._row_bytes)
         rows = output_rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
