@@ -59,6 +59,9 @@ What torch.export gives for a model is broken down into these operations of ATen
 `nn.ConstantPad2d`, or if what is padded behind is cut off right after them. Along other axes padding, stride, dilation
 and groups are free. The batch norm after a convolution is in its weights.
 
+**Strides over time.** Where convolutions, pooling or stacked frames give fewer steps than they get, a step of the
+engine is as many frames as make one result of each ([steps.md](steps.md#a-step-of-several-frames)).
+
 **Layers over two axes.** In a dual-path model one layer runs over the bands of each step and another over time, for
 every band. Both pack: the first runs again at every step, in one direction or both, and the second has a state for each
 band. Time is the axis along which no layer is bidirectional and the model streams; where that holds for both,
@@ -183,7 +186,11 @@ ACROSS = {
     "AveragePool": [made("AveragePool", "channels", kernel_shape=[3], pads=[2, 0], count_include_pad=1)],
     "MaxPool": [made("MaxPool", "channels", kernel_shape=[3], pads=[2, 0])],
     "GlobalAveragePool": [made("GlobalAveragePool", "channels")], "GlobalMaxPool": [made("GlobalMaxPool", "channels")],
-    "Conv": [made("Conv", "channels", "kt", pads=[2, 0])], "ConvTranspose": [made("ConvTranspose", "channels", "tt")],
+    "Conv": [made("Conv", "channels", "kt", pads=[2, 0])],
+    "ConvTranspose": [made("ConvTranspose", "channels", "tt", to="l"), made("Slice", "l", "i0", "back2", "i2")],
+    **{f"{op}, with stride": [made(op, "channels", *more, strides=[2], **options)] for op, more, options in (
+        ("Conv", ["kt"], dict(pads=[1, 1])), ("ConvTranspose", ["tt"], dict(pads=[0, 1])),
+        ("MaxPool", [], dict(kernel_shape=[2])), ("AveragePool", [], dict(kernel_shape=[2])))},
     "InstanceNormalization": [made("InstanceNormalization", "channels", "c8", "c8")],
     "BatchNormalization": [made("BatchNormalization", "channels", "c8", "c8", "c8", "v8")],
     "GroupNormalization": [made("GroupNormalization", "channels", "c8", "c8", num_groups=2)],
@@ -257,6 +264,8 @@ def onnx_rows():
         across = [tried(op, ACROSS[op], "across")] if op in ACROSS else []
         if f"{op}, both directions" in ACROSS:
             across.append(f"both directions {tried(op, ACROSS[f'{op}, both directions'], 'across')}")
+        if f"{op}, with stride" in ACROSS:
+            across.append(f"with stride {tried(op, ACROSS[f'{op}, with stride'], 'across')}")
         row = [f"`{op}`", tried(op, nodes, "step"), tried(op, nodes, "sequence"), ", ".join(across)]
         rows.append(f"| {' | '.join(row)} |\n")
     return "".join(rows)
@@ -278,6 +287,7 @@ class Model(nn.Module):
         self.lstm = nn.LSTM(8, 3, batch_first=True, bidirectional=True)
         self.group, self.conv2d, self.bands = nn.GroupNorm(2, 8), nn.Conv2d(1, 2, (2, 3)), nn.Conv2d(1, 2, (1, 3))
         self.batch, self.up = nn.BatchNorm2d(1), nn.ConvTranspose2d(1, 2, (1, 3), (1, 2))
+        self.up1d, self.stacked = nn.ConvTranspose1d(8, 4, 2, 2), nn.GRU(16, 3, batch_first=True)
         self.up_both, self.shared = nn.ConvTranspose2d(1, 2, (2, 3), (1, 2)), nn.GRU(2, 3, batch_first=True)
 
     def forward(self, x):
@@ -310,7 +320,10 @@ CALLS = {
     "Conv1d": (
         lambda m, h: m.conv(h.flatten(0, 1)[:, :, None].expand(-1, -1, 4)), lambda m, h: m.conv(F.pad(h.mT, (2, 0)))
     ),
-    "Conv1d with stride": (None, lambda m, h: m.strided(h.mT)),
+    "Conv1d with stride": (
+        lambda m, h: m.strided(h.flatten(0, 1)[:, :, None].expand(-1, -1, 4)), lambda m, h: m.strided(h.mT)
+    ),
+    "ConvTranspose1d with stride": (None, lambda m, h: m.up1d(h.mT)),
     "ConvTranspose1d": (None, lambda m, h: m.transposed(h.mT)[..., :-2]),
     "Conv2d": (lambda m, h: m.bands(h[:, None]), lambda m, h: m.conv2d(F.pad(h[:, None], (1, 1, 1, 0)))),
     "ConvTranspose2d": (lambda m, h: m.up(h[:, None]), lambda m, h: m.up_both(h[:, None])[:, :, :-1]),
@@ -321,6 +334,11 @@ CALLS = {
     ),
     "max_pool1d": (lambda m, h: F.max_pool1d(h, 2), lambda m, h: F.max_pool1d(F.pad(h.mT, (2, 0)), 3, 1)),
     "avg_pool1d": (lambda m, h: F.avg_pool1d(h, 2), lambda m, h: F.avg_pool1d(F.pad(h.mT, (2, 0)), 3, 1)),
+    "max_pool1d, avg_pool1d with stride": (None, lambda m, h: F.max_pool1d(h.mT, 2) + F.avg_pool1d(h.mT, 2)),
+    "max_pool2d with stride over both axes": (None, lambda m, h: F.max_pool2d(h[:, None], 2)),
+    "every second step": (None, lambda m, h: h[:, ::2]),
+    "frames stacked by view": (None, lambda m, h: h.reshape(len(h), -1, 16)),
+    "GRU of stacked frames": (None, lambda m, h: m.stacked(h.reshape(len(h), -1, 16))[0]),
     "adaptive_max_pool1d": (None, lambda m, h: F.adaptive_max_pool1d(h.mT, 1)),
     "matmul of two values": (lambda m, h: h[..., None] @ h[..., None, :], lambda m, h: h @ h.mT @ h),
     "scaled_dot_product_attention": (None, lambda m, h: F.scaled_dot_product_attention(h, h, h)),

@@ -43,6 +43,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         **found,
         "layers": inventory(program),
         "form": "one step" if form.time is None else f"a sequence along {form.time}",
+        "frames_per_step": form.frames,
         "sizes": ", ".join(f"{name}={size}" for name, size in form.sizes.items()) or "as in the file",
         "states": ", ".join(f"{s.name} -> {s.output}" for s in form.ports.states) or "none",
         "parameters": parameter_count(program),

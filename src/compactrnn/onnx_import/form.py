@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
+from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST
 from .folding import Folded, Typed, fold
 from .model_file import ModelFile, NodeError
@@ -14,21 +16,30 @@ from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
 _TRIES = 64
+_LAYERS = ("LSTM", "GRU", "RNN")
+_SOME = (FEWEST, 240, 5760)  # lengths of sequences that are tried, which most strides divide
 _FEW = (3, 2, 1)  # steps of a call that takes any number of them
 
 
 @dataclass(frozen=True)
 class Form:
-    """Inputs and states of a file, the sizes of their axes by name, and which of these is time: None for one step."""
+    """Inputs and states of a file, the sizes of their axes by name, and which of these is time: None for one step.
+
+    A step is `frames` entries of the time axis: more than one where the file has strides over time.
+    """
 
     ports: Ports
     sizes: dict[str, int]
     time: str | None
+    frames: int = 1
+
+    def known(self, steps: int) -> dict[str, int]:
+        """The sizes of axes by name, for sequences of `steps` steps."""
+        return self.sizes if self.time is None else {**self.sizes, self.time: steps * self.frames}
 
     def folded(self, file: ModelFile, outputs: list[str], steps: int = 1) -> Folded:
         """The graph for sequences of `steps` steps."""
-        known = self.sizes if self.time is None else {**self.sizes, self.time: steps}
-        return fold(file, self.ports.values(known), outputs)
+        return fold(file, self.ports.values(self.known(steps)), outputs)
 
 
 def find_form(
@@ -51,7 +62,8 @@ def find_form(
     if time is not None:
         if time not in keys:
             raise invalid("time", got=repr(time), expected=f"an axis of the inputs ({', '.join(keys)})")
-        return _complete(Form(ports, given, time), [k for k in free if k not in batch | {time}])
+        form = _complete(Form(ports, given, time), [k for k in free if k not in batch | {time}])
+        return replace(form, frames=_frames(file, form, outputs) or 1)
     likely = [k for k in free if k not in batch]
     fixed = [k for k in keys if k not in free and k not in given]
     others = [] if ports.states else [k for k in free if k in batch] + fixed
@@ -59,10 +71,15 @@ def find_form(
     for key in [*likely, *others]:
         form = Form(ports, given, key)
         if _is_time(file, form, outputs, errors):
-            return _complete(form, [k for k in likely if k != key])
+            return replace(_complete(form, [k for k in likely if k != key]), frames=_frames(file, form, outputs) or 1)
+    for key in [*likely, *others]:
+        form = Form(ports, given, key)
+        if recurrent(file) and (frames := _frames(file, form, outputs)):
+            return replace(_complete(form, [k for k in likely if k != key]), frames=frames)
     if not ports.states:
         if len(likely) == 1 and not recurrent(file):
-            return Form(ports, given, likely[0])
+            form = Form(ports, given, likely[0])
+            return replace(form, frames=_frames(file, form, outputs) or 1)
         if errors and isinstance(errors[0], NodeError) and not errors[0].of_shape:
             raise errors[0]
         why = f" ({errors[0]})" if errors else ""
@@ -107,12 +124,37 @@ def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> b
         errors.append(error)
         return False
     for node, other in zip(small.nodes, large.nodes, strict=False):
-        if node.op in ("LSTM", "GRU", "RNN"):
+        if node.op in _LAYERS:
             axis = 1 if node.get("layout", 0) else 0
             steps = [g.values[n.inputs[0]].shape[axis] for g, n in ((small, node), (large, other))]
             if steps[1] - steps[0] == 1:
                 return True
     return False
+
+
+def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
+    """How many entries of the time axis are a step; None where the recurrent layers do not run along it."""
+
+    @cache
+    def sizes(length: int) -> tuple[int, ...] | None:
+        """Of the sequences that layers get, and of outputs."""
+        try:
+            found = form.folded(file, outputs, length)
+        except (UnsupportedModelError, ModelFileError):
+            return None
+        layers = [n for n in found.nodes if n.op in _LAYERS]
+        steps = [found.type_of(n.inputs[0]).shape[1 if n.get("layout", 0) else 0] for n in layers]
+        return (*steps, *(n for name in found.outputs for n in found.type_of(name).shape))
+
+    for length in _SOME:
+        if (before := sizes(length)) is None:
+            continue
+        frames = frames_a_step(sizes, length)
+        after = sizes(length + (frames or 0))
+        layers = sum(n.op in _LAYERS for n in form.folded(file, outputs, length).nodes)
+        if frames is not None and after is not None and (not layers or before[:layers] != after[:layers]):
+            return frames
+    return None
 
 
 def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str]) -> dict[str, int]:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, invalid
 from ..emit.address import LazyView
 from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
-from ..emit.lengths import for_any_length
+from ..emit.lengths import FEWEST, for_any_length
 from ..emit.movement import float32
 from ..emit.plan import SHIFT
 from ..emit.ports import add_output
@@ -38,6 +39,14 @@ class Lowered:
     file: ModelFile
     form: Form
     outputs: list[str]
+
+    @cached_property
+    def time_axes(self) -> dict[str, int | None]:
+        """The time axis of each output in the file; None where it has none."""
+        small, large = (self.form.folded(self.file, self.outputs, steps) for steps in (FEWEST, FEWEST + 1))
+        shapes = ([f.type_of(name).shape for name in f.outputs] for f in (small, large))
+        grown = ([d for d, (n, m) in enumerate(zip(a, b, strict=True)) if n != m] for a, b in zip(*shapes, strict=True))
+        return {name: next(iter(axes), None) for name, axes in zip(self.outputs, grown, strict=True)}
 
 
 def lower(
@@ -131,6 +140,16 @@ def port_shape(shape: Sequence[int], time: int | None) -> tuple[int, ...]:
     return tuple(rest)
 
 
+def frames_shape(shape: Sequence[int], time: int, rate: int) -> tuple[int, ...]:
+    """The same of what has several frames a step: these come first.
+
+    >>> frames_shape((1, 1, 32, 160), 3, 4), frames_shape((1, 640), 1, 160)
+    ((4, 32), (160,))
+    """
+    rest = port_shape(shape, time)
+    return (rate, *rest) if rate > 1 else rest
+
+
 def _initial(form: Form, given: Mapping[str, object] | None) -> dict[str, np.ndarray]:
     """What states start from: zeros, or what is given by name."""
     shapes = {s.name: s.port.type(form.sizes).shape for s in form.ports.states}
@@ -176,21 +195,39 @@ def _sequence(
     folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
     states, inputs = _states(build, start), _inputs(build, form, folded, longer)
     tokens = [inputs[name] for name in form.ports.tokens]
-    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens)
+    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps)
+    inputs = {name: _in_place(visitor, name, value) for name, value in inputs.items()}
     results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:
         value = visitor.materialize(results[name])
-        time = visitor.grown(folded.outputs[needed.index(name)])
+        found = folded.outputs[needed.index(name)]
+        time, rate = visitor.grown(found), visitor.rate(found)
         time = time if isinstance(time, int) else None
-        add_output(build, name, value, time)
+        shape = port_shape(value.shape, None) if time is None else frames_shape(value.shape, time, rate)
+        if time and rate > 1:
+            moved = visitor.mover.move([value], lambda arrays, t=time: np.moveaxis(arrays[0], t, 0), 0)
+            value, time = visitor.materialize(moved), 0
+        add_output(build, name, value, time, rate=rate)
         last = build.program.outputs[-1]
-        build.program.outputs[-1] = replace(last, shape=port_shape(value.shape, None if last.final else time))
+        if last.final:
+            shape = port_shape(value.shape, None)
+        build.program.outputs[-1] = replace(last, shape=shape)
     for state in form.ports.states:
         if state.output is None:
             raise invalid(f"states[{state.name!r}]", got="None", expected="an output: the file has a time axis")
         new = visitor.mover.move([results[state.output]], lambda a: a[0], None)
         _check_kept(state.name, states[state.name], new)
+    if form.frames > 1:
+        build.program.metadata["frames_per_step"] = form.frames
     return build
+
+
+def _in_place(visitor: Visitor, name: str, value: Operand) -> Operand | LazyView:
+    """An input whose steps are several frames one after the other, with its axes in the order of the file."""
+    time = visitor.grown(name)
+    if value.rate == 1 or not isinstance(time, int):
+        return value
+    return visitor.mover.move([value], lambda arrays: np.moveaxis(arrays[0], 0, time), time)
 
 
 def _check_kept(name: str, state: Operand, view: LazyView) -> None:
@@ -219,10 +256,14 @@ def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = 
             raise UnsupportedModelError(
                 f"input {port.name!r} has no time axis: repeat it at every step, or bind it with constants={{...}}"
             )
-        width = math.prod(n for d, n in enumerate(shape) if d != time)
-        ref = build.buffer(width, "input")
-        build.program.inputs.append(Input(port.name, ref.buffer, port_shape(shape, time), 0))
+        rest = tuple(n for d, n in enumerate(shape) if d != time)
+        frames = form.frames if time is not None else 1
+        ref = build.buffer(math.prod(rest) * frames, "input")
+        ported = port_shape(shape, None) if time is None else frames_shape(shape, time, frames)
+        build.program.inputs.append(Input(port.name, ref.buffer, ported, 0))
         found[port.name] = Operand(ref, shape, time, STEP, 0)
+        if frames > 1 and time is not None:
+            found[port.name] = Operand(ref, (shape[time], *rest), 0, STEP, 0, rate=frames)
     return found
 
 

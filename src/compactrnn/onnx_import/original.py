@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from .._errors import UnsupportedModelError
 from .folding import dtype_of
 from .form import Form
-from .lowering import Lowered, port_shape
+from .lowering import Lowered, frames_shape, port_shape
 from .model_file import ModelFile, to_array
 from .ports import Port
 
@@ -38,7 +39,7 @@ class Original:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
         form, names = self.form, self.lowered.outputs
         steps = len(sequence[0])
-        known = form.sizes if form.time is None else {**form.sizes, form.time: steps}
+        known = form.known(steps)
         start = {s.name: s.port.type(known) for s in form.ports.states}
         given = {
             name: np.asarray((states or {}).get(name, np.zeros(t.shape)), t.dtype).reshape(t.shape)
@@ -49,7 +50,7 @@ class Original:
         if form.time is not None:
             feeds = {p.name: _whole(p, x, form, known) for p, x in zip(form.ports.inputs, sequence, strict=True)}
             results = self._call(names, {**feeds, **fixed})
-            return [_rows(y, self._time_of(y, name, steps)) for y, name in zip(results, names, strict=True)]
+            return [self._rows(y, name, steps) for y, name in zip(results, names, strict=True)]
         news = {s.name: s.output for s in form.ports.states if s.output is not None}
         rows = []
         for step in zip(*sequence, strict=True):
@@ -63,11 +64,15 @@ class Original:
             rows.append([found[name].reshape(port_shape(found[name].shape, None)) for name in names])
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
-    def _time_of(self, y: np.ndarray, name: str, steps: int) -> int | None:
-        port = next(o for o in self.lowered.program.outputs if o.name == name)
-        if port.final:
-            return None
-        return next(d for d, n in enumerate(y.shape) if n == steps and port_shape(y.shape, d) == port.shape)
+    def _rows(self, y: np.ndarray, name: str, steps: int) -> np.ndarray:
+        """An output as an engine gives it."""
+        time = self.lowered.time_axes[name]
+        if time is None:
+            return y.reshape(port_shape(y.shape, None))
+        if y.shape[time] % steps:
+            raise UnsupportedModelError(f"output {name!r}: has {y.shape[time]} results for {steps} steps")
+        shape = frames_shape(y.shape, time, y.shape[time] // steps)
+        return np.moveaxis(y, time, 0).reshape(steps, *shape)
 
 
 def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[..., list[np.ndarray]]:
@@ -103,12 +108,7 @@ def _whole(port: Port, x: np.ndarray, form: Form, known: dict[str, int]) -> np.n
     shape = port.type(known).shape
     time = next(d for d in range(len(shape)) if port.key(d) == form.time)
     rest = [n for d, n in enumerate(shape) if d != time]
-    return np.moveaxis(np.asarray(x).reshape(len(x), *rest), 0, time).astype(port.dtype)
-
-
-def _rows(y: np.ndarray, time: int | None) -> np.ndarray:
-    shape = port_shape(y.shape, time)
-    return y.reshape(shape) if time is None else np.moveaxis(y, time, 0).reshape(y.shape[time], *shape)
+    return np.moveaxis(np.asarray(x).reshape(shape[time], *rest), 0, time).astype(port.dtype)
 
 
 def _runner(model: onnx.ModelProto) -> Any:

@@ -22,6 +22,7 @@ from .original import ElsewhereError, Original, Rows, calls_of
 PARITY = 1e-4
 QUANTIZED = "the quantized file"
 _STEPS = 48  # of the sequences that are made up
+_FEW = (1, 2, 5)  # steps of those of files with strides, whose ends may differ at other lengths
 _LENGTHS = 13, 24  # of those that a module is compared on
 _LOSSES = 16  # a program may lose as many times what rounded weights lose
 _ROUNDING = 2.0**-23  # of one float32 number
@@ -68,6 +69,9 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
     ]
     if lowered.file.fixed is not None:
         checks.append(_check_fixed(lowered, engine, *lowered.file.fixed))
+    if lowered.form.frames > 1:
+        few = [random_sequence(lowered, steps) for steps in _FEW]
+        checks.append(_check("few steps", lowered, original, engine, few))
     if sequences:
         checks.append(_check("calibration", lowered, original, engine, list(sequences)))
     wanted = [original.run(sequence) for sequence in sequences or [varied]]
@@ -77,9 +81,11 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
 
 
 def _check_fixed(lowered: Lowered, engine: Engine, file: ModelFile, steps: int) -> Check:
-    what, before = "the file of fixed size", replace(lowered, file=file)
+    what, before, frames = "the file of fixed size", replace(lowered, file=file), lowered.form.frames
+    if steps % frames:
+        return Check(what, 0, None, f"its {steps} steps are no multiple of the {frames} that the engine takes at once")
     try:
-        return _check(what, before, Original(before), engine, [random_sequence(lowered, steps)])
+        return _check(what, before, Original(before), engine, [random_sequence(lowered, steps // frames)])
     except ElsewhereError as error:
         return Check(what, 0, None, f"it does not run elsewhere: {error}")
 
@@ -116,7 +122,7 @@ def check_module(file: ModelFile, form: Form, outputs: list[str], compute: Calla
     """
     rng = np.random.default_rng(0)
     for steps in _LENGTHS if form.time is not None else _LENGTHS[:1]:
-        known = form.sizes if form.time is None else {**form.sizes, form.time: steps}
+        known = form.known(steps)
         given = {p.name: rng.normal(size=p.type(known).shape).astype(p.dtype) for p in form.ports.inputs}
         fixed = {**form.ports.constants, **{p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}}
         try:

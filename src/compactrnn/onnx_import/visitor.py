@@ -71,7 +71,8 @@ class Visitor:
 
     An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
     the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
-    `tokens` are inputs of whole numbers, whatever type the file gives them.
+    `tokens` are inputs of whole numbers, whatever type the file gives them. `steps` is for how many steps the graph is,
+    each of which may be several entries of the time axis.
     """
 
     def __init__(
@@ -81,15 +82,16 @@ class Visitor:
         folded: Folded,
         longer: Folded,
         initial: Sequence[Operand] = (),
-        tokens: Sequence[Operand] = (),
+        tokens: Sequence[Operand | LazyView] = (),
+        steps: int | None = None,
     ):
         self.builder = builder
-        self.mover = Mover(builder)
+        self.mover = Mover(builder, steps)
         self.file = file
         self.folded = folded
         self.longer = longer
         self.initial = {id(state) for state in initial}
-        self.tokens = {token.ref.buffer for token in tokens}
+        self.tokens = {token.ref.buffer for token in tokens if isinstance(token, Operand)}
         self._constants: dict[str, np.ndarray] = {}
         self._width: int | None = None  # of the vectors that an elementwise operator gets
 
@@ -214,8 +216,17 @@ class Visitor:
         axes = [d for d, (n, m) in enumerate(zip(small, large, strict=False)) if n != m]
         if len(small) == len(large) and not axes:
             return None
-        clear = len(small) == len(large) and len(axes) == 1 and large[axes[0]] - small[axes[0]] == 1
+        clear = len(small) == len(large) and len(axes) == 1 and large[axes[0]] > small[axes[0]]
         return axes[0] if clear else "unclear"
+
+    def rate(self, name: str) -> int:
+        """How many entries of the time axis a step has; 1 where there is none."""
+        time = self.grown(name)
+        return self.longer.values[name].shape[time] - self.type(name).shape[time] if isinstance(time, int) else 1
+
+    def timed(self, x: Any, name: str) -> Any:
+        """The value called `name` with the time axis that it has however many steps were added to it."""
+        return replace(x, time=self.grown(name)) if isinstance(x, LazyView) else x
 
     def result(self, node: Node, number: int = 0) -> tuple[tuple[int, ...], int | None]:
         """Shape and time axis of an output.
@@ -225,10 +236,12 @@ class Visitor:
         """
         if self._width is not None:
             return (self._width,), None
-        time = self.grown(node.outputs[number])
-        if isinstance(time, str):
+        name = node.outputs[number]
+        time, rate, shape = self.grown(name), self.rate(name), self.type(name).shape
+        whole = not isinstance(time, int) or rate == 1 or shape[time] == rate * (self.mover.steps or 0)
+        if isinstance(time, str) or not whole:
             raise refuse(node.proto, "folds time into another axis or changes the number of steps")
-        return self.type(node.outputs[number]).shape, time
+        return shape, time
 
     def spread(self, x: Source, node: Node) -> Operand:
         """`x` broadcast to the shape of the node's first result."""
@@ -237,7 +250,7 @@ class Visitor:
     def shaped(self, x: Operand, node: Node, number: int = 0) -> Operand:
         """`x` as the output of this number, of whose entries it has all in order."""
         shape, time = self.result(node, number)
-        return replace(x, shape=shape, time=time)
+        return replace(x, shape=shape, time=time, rate=self.rate(node.outputs[number]))
 
     def move(self, node: Node, given: Sequence[Any], data: Sequence[int]) -> list[LazyView]:
         """The results of a node that only moves entries of its inputs of the numbers `data`."""
@@ -255,7 +268,12 @@ class Visitor:
 
         operands = [given[i] for i in places]
         return [
-            self.mover.move(operands, lambda x, n=n: run(x, n), self.grown(name) if name else None)
+            self.mover.move(
+                operands,
+                lambda x, n=n: run(x, n),
+                self.grown(name) if name else None,
+                rate=self.rate(name) if name else 1,
+            )
             for n, name in enumerate(node.outputs)
         ]
 

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...emit.address import LazyView
-from ...emit.builder import Operand
-from ...emit.convolution import Window, convolution, transposed, windows
-from ...emit.reductions import reduce
+from ...emit.convolution import Window, convolution, pooled, transposed
 from ..folding import Node
 from ..visitor import Visitor, handles
 
@@ -34,6 +32,7 @@ def _convolution(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = 
     if not isinstance(weight, np.ndarray) or (bias is not None and not isinstance(bias, np.ndarray)):
         return None
     window = _window(node, x.shape[2:], weight.shape[2:])
+    x = visitor.timed(x, node.inputs[0])
     return convolution(visitor.mover, x, weight, bias, window, node.get("group", 1), visitor.weight_name(node, 1))
 
 
@@ -45,16 +44,18 @@ def _transposed(visitor: Visitor, node: Node, x: Any, weight: Any, bias: Any = N
         return None
     window, after = _window(node, x.shape[2:], weight.shape[2:]), node.get("output_padding", [])
     groups, name = node.get("group", 1), visitor.weight_name(node, 1)
+    x = visitor.timed(x, node.inputs[0])
     return transposed(visitor.mover, x, weight, bias, window, after, groups, name)
 
 
 @handles("MaxPool", "AveragePool", lazy=True)
-def _pool(visitor: Visitor, node: Node, x: Any) -> Operand | None:
+def _pool(visitor: Visitor, node: Node, x: Any) -> LazyView | None:
     kernel = node.get("kernel_shape", [1])
-    if node.get("ceil_mode", 0) or node.get("storage_order", 0) or len([o for o in node.outputs if o]) > 1:
-        return None
     window, largest = _window(node, x.shape[2:], kernel), node.op == "MaxPool"
+    whole = node.get("ceil_mode", 0)
+    if (whole and not largest) or node.get("storage_order", 0) or len([o for o in node.outputs if o]) > 1:
+        return None
     if not largest and not node.get("count_include_pad", 0) and any(any(p) for p in window.pads):
         return None
-    moved = visitor.mover.materialize(windows(visitor.mover, x, window, -np.inf if largest else 0.0))
-    return reduce(visitor.mover, moved, [len(moved.shape) - 1], "max" if largest else "mean")
+    window = window.to_the_end(x.shape[2:]) if whole else window
+    return pooled(visitor.mover, visitor.timed(x, node.inputs[0]), window, "max" if largest else "mean")

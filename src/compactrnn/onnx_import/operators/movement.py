@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,11 @@ def _pad(visitor: Visitor, node: Node, x: Any, pads: Any = None, value: Any = No
     if mode == "constant":
         number = float(value.ravel()[0]) if value is not None and value.size else float(node.get("value", 0.0))
         padded = visitor.mover.pad(x, pairs, number, time if isinstance(time, int) else None)
-        return LazyView(padded.operands, padded.address, visitor.grown(node.outputs[0]), padded.where)
+        return replace(padded, time=visitor.grown(node.outputs[0]), rate=visitor.rate(node.outputs[0]))
     if mode not in ("edge", "reflect", "wrap") or min(min(p) for p in pairs) < 0:
         return None
-    return visitor.mover.move([x], lambda a: np.pad(a[0], pairs, mode), visitor.grown(node.outputs[0]))  # pyright: ignore
+    time, rate = visitor.grown(node.outputs[0]), visitor.rate(node.outputs[0])
+    return visitor.mover.move([x], lambda a: np.pad(a[0], pairs, mode), time, rate=rate)  # pyright: ignore
 
 
 @handles("Where", lazy=True)

@@ -134,11 +134,11 @@ class _Layer:
         visitor = self.visitor
         source = visitor.mover.piece(x, 1, row) if x.shape[1] > 1 else x
         if self._backwards(direction):
-            source = visitor.mover.flip(source, f"{visitor.builder.where}: runs backwards")
+            source = visitor.mover.backwards(source, f"{visitor.builder.where}: runs backwards")
         initial = self._initial(row if x.shape[1] > 1 else None, direction, given)
         step = self.steps[direction]
         y, last = over_sequence(visitor.builder, source, initial, lambda x, states: step(visitor.builder, x, states))
-        return visitor.mover.flip(y, visitor.builder.where) if self._backwards(direction) else y, last
+        return visitor.mover.backwards(y, visitor.builder.where) if self._backwards(direction) else y, last
 
     def _initial(self, row: int | None, direction: int, given: list[Any]) -> Any:
         """What the states of a sequence start from: constants, or all of them states of the stream."""
@@ -173,6 +173,11 @@ class _Layer:
             raise refuse(self.node.proto, f"runs {steps} steps over {x.shape[1]} rows within each step; too many")
         states = [self._start(build, x, direction, row, start, n) for n, start in enumerate(given)]
         if x.time == 1:
+            if x.rate > 1:
+                raise refuse(
+                    self.node.proto,
+                    f"runs over an axis within each frame, of which a step of the engine has {x.rate}",
+                )
             inputs = replace(x, shape=(steps, x.shape[2]), time=None)
         else:
             inputs = visitor.mover.rearrange(x, lambda t: t[:, row], None)
@@ -214,7 +219,7 @@ def _results(visitor: Visitor, node: Node, x: Operand, outputs: list, lasts: lis
     mover, over_time, across = visitor.mover, x.time == 0, x.time == 1
     directions, rows = len(outputs), x.shape[1] if not across else 1
     values = [y for row in outputs for y in row]
-    size = values[0].width if over_time else values[0].shape[-1]
+    size = values[0].shape[-1]
 
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
         found = [a.reshape(x.shape[0], -1, size) for a in arrays]
