@@ -98,7 +98,8 @@ const char *cr_isa(const cr_model *model);
 size_t cr_block_size(const cr_model *model);
 size_t cr_state_size(const cr_model *model);
 
-/* What a step costs, known before anything runs: multiplications of its products, and numbers that other ops handle. */
+/* What a step costs, known before anything runs: multiplications of its products, and numbers that other ops handle. ATTEND
+ * counts once, as if a sequence had one step: it takes so many times that as the sequence has steps. */
 uint64_t cr_step_work(const cr_model *model);
 
 /* Whether the model needs whole sequences. */

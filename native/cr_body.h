@@ -104,6 +104,7 @@ static void cr_reduce(unsigned fn, float *dst, const float *a, size_t n, size_t 
 #include "cr_matmul.h"
 #include "cr_delta.h"
 #include "cr_spectral.h"
+#include "cr_attend.h"
 
 static void cr_row_i8(float *dst, const int8_t *row, float scale, size_t n)
 {
@@ -313,6 +314,7 @@ const cr_kernels CR_TABLE = {
     .log_softmax = cr_log_softmax,
     .layer_norm = cr_layer_norm,
     .depthwise = cr_depthwise,
+    .attend = cr_attend,
     .row_i8 = cr_row_i8,
     .output = cr_output,
     .read = cr_read,

@@ -229,9 +229,9 @@ typedef struct {
 } cr_op;
 
 /* The next op_count ops. A forward segment runs them for t = 0 .. T-1; a once segment runs them once, with t = T-1.
- * Only forward segments write sequences. A file streams if all its segments are forward, none has a FLIP, and each scratch
- * and state is used, by ops and outputs, in its own `segment` alone: then it may run in chunks of steps, segment by segment, and a segment of one AFFINE
- * reads its matrix once for several steps. Any other file needs whole sequences. */
+ * Only forward segments write sequences. A file streams if all its segments are forward, no op reads other steps (CR_ALL_STEPS),
+ * and each scratch and state is used, by ops and outputs, in its own `segment` alone: then it may run in chunks of steps, segment
+ * by segment, and a segment of one AFFINE reads its matrix once for several steps. Any other file needs whole sequences. */
 enum cr_segment_kind { CR_FORWARD = 0, CR_ONCE = 1, CR_SEGMENT_KIND_COUNT = 2 };
 
 typedef struct {

@@ -23,6 +23,10 @@
  * - Quantizing: x * (1 / scale), clamped to [-127, 127], rounded to nearest even. The scale is p0, or absmax / 127;
  *   absmax < 1e-30 gives all zeros. A NaN or infinity anywhere in x makes the scale a NaN, and with it every result.
  * - ARGMAX and TOP: of equal numbers the first counts, and NaN counts as the largest.
+ * - ATTEND goes through the steps in tiles of 16, each query by itself. A score is p0 times the chain over the products of q and
+ *   k, from 0. With m the largest score up to and with this tile, 0 where that is -infinity, and c = e^(m before - m): the sum
+ *   of weights and each number of the result are multiplied by c, then for each step of the tile in turn w = e^(score - m) is
+ *   added to the sum, and w * v to the result. In the end the result is divided by the sum.
  *
  * Kernels trust their arguments: cr_load.c has verified them. Operands need no alignment, matrices lie at lines. */
 #ifndef CR_KERNELS_H
@@ -122,6 +126,16 @@ typedef struct cr_taps {
     size_t step;
 } cr_taps;
 
+/* CR_ATTEND: the vectors k and v of the steps. For the first query `count` of them count; for the next ones as many or, `causal`,
+ * one more each. */
+#define CR_ATTEND_WORK(n, k) (4 * CR_LANES * ((size_t)(n) + (k)))
+typedef struct cr_attended {
+    cr_rows keys;
+    cr_rows values;
+    size_t count;
+    int causal;
+} cr_attended;
+
 typedef struct cr_kernels {
     const char *name;
     /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
@@ -150,6 +164,9 @@ typedef struct cr_kernels {
     void (*layer_norm)(float *dst, const float *a, size_t n, size_t k, float epsilon);
     /* n numbers; init NULL: none; dst may be init */
     void (*depthwise)(float *dst, const cr_taps *taps, const float *a, const float *init, size_t n);
+    /* n numbers for each of `many` queries of k numbers, at most CR_LANES; `work`: CR_ATTEND_WORK bytes */
+    void (*attend)(cr_rows dst, cr_rows queries, size_t many, const cr_attended *steps, size_t n, size_t k, float scale,
+                   float *work);
     /* one row of an int8 table */
     void (*row_i8)(float *dst, const int8_t *row, float scale, size_t n);
     /* a copy in which every NaN has the same bits */

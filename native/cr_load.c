@@ -211,7 +211,7 @@ static int cr_check_ports(cr_model *model, uint64_t *looks)
         model->fault = CR_NONE;
         if (!port->final && model->segments[port->segment].kind != CR_FORWARD) return CR_ERROR_ACCESS;
     }
-    /* FLIP reads the caller's array, so each input buffer has its port. */
+    /* FLIP and ATTEND read the caller's array, so each input buffer has its port. */
     uint64_t given = 0;
     for (uint32_t i = 0; i < model->header->buffer_count; i++) given += model->buffers[i].kind == CR_INPUT;
     return given == model->header->input_count ? CR_OK : CR_ERROR_REFERENCE;
@@ -254,6 +254,12 @@ static int cr_belongs(const cr_model *model, cr_ref ref, uint32_t segment)
     return (buffer->kind != CR_SCRATCH && buffer->kind != CR_STATE) || buffer->segment == segment;
 }
 
+static int cr_reads_all_steps(const cr_op *op)
+{
+    const cr_operation *is = &cr_operations[op->code];
+    return (is->a.use | is->b.use | is->c.use | is->d.use) & CR_ALL_STEPS;
+}
+
 static int cr_streams(const cr_model *model)
 {
     for (uint32_t s = 0; s < model->header->segment_count; s++) {
@@ -261,7 +267,7 @@ static int cr_streams(const cr_model *model)
         if (segment->kind != CR_FORWARD) return 0;
         for (uint32_t i = 0; i < segment->op_count; i++) {
             const cr_op *op = &model->ops[segment->first_op + i];
-            if (op->code == CR_FLIP || !cr_belongs(model, op->dst, s) || !cr_belongs(model, op->a, s) ||
+            if (cr_reads_all_steps(op) || !cr_belongs(model, op->dst, s) || !cr_belongs(model, op->a, s) ||
                 !cr_belongs(model, op->b, s) || !cr_belongs(model, op->c, s) || !cr_belongs(model, op->d, s))
                 return 0;
         }
@@ -295,12 +301,13 @@ static int cr_computes_right(const cr_kernels *kernels)
     return cr_crc32(cr_crc32(0, y, sizeof y), &quantized, sizeof quantized) == 0x8a0ef4efu;
 }
 
-/* What products need in the work space: quantized vectors for the steps of a chunk, or what cr_spectral.h takes. */
+/* What products need in the work space: quantized vectors for the steps of a chunk, or what cr_spectral.h or ATTEND takes. */
 static size_t cr_product_bytes(const cr_model *model)
 {
     size_t most = 0;
     for (uint32_t i = 0; i < model->header->op_count; i++) {
         const cr_op *op = &model->ops[i];
+        if (op->code == CR_ATTEND && CR_ATTEND_WORK(op->n, op->k) > most) most = CR_ATTEND_WORK(op->n, op->k);
         if (op->tensor == CR_NONE || !cr_is_matrix(model->tensors[op->tensor].type)) continue;
         const cr_tensor *tensor = &model->tensors[op->tensor];
         size_t bytes = model->chunk * CR_QUANTIZED_BYTES(op->k);

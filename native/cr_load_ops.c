@@ -36,6 +36,15 @@ static int cr_check_operand(const cr_site *site, cr_ref ref, uint64_t width, uns
     return code ? code : cr_check_written(site->model, (uint32_t)(site->op - site->model->ops), ref, width, site->looks);
 }
 
+/* An operand that is read at other steps, too: all of its rows are there. Of tokens only FLIP reads the numbers. */
+static int cr_check_all_steps(const cr_site *site, cr_ref ref)
+{
+    const cr_buffer *buffer = &site->model->buffers[ref.buffer];
+    if (buffer->kind == CR_INPUT)
+        return site->op->code != CR_FLIP && site->model->inputs[buffer->segment].vocabulary ? CR_ERROR_ACCESS : CR_OK;
+    return buffer->kind == CR_SEQUENCE && buffer->segment < site->segment ? CR_OK : CR_ERROR_ACCESS;
+}
+
 static int cr_check_unused(cr_ref ref)
 {
     return ref.buffer == CR_NONE && !ref.offset ? CR_OK : CR_ERROR_LAYOUT;
@@ -223,6 +232,7 @@ static int cr_check_operands(const cr_site *site, const cr_operation *is, const 
             code = cr_check_gathered(site, tensor);
         else
             code = cr_check_operand(site, refs[i], widths[i], operands[i].use);
+        if (!code && operands[i].use & CR_ALL_STEPS) code = cr_check_all_steps(site, refs[i]);
         if (code) return code;
     }
     for (int i = 0; i < 4; i++) {
@@ -244,6 +254,7 @@ static int cr_check_op(const cr_site *site)
     const cr_operation *is = &cr_operations[op->code];
     if (op->fn >= (is->functions ? is->functions : 1)) return CR_ERROR_ENUM;
     if (!op->n || op->n > CR_MAX_WIDTH || op->k > CR_MAX_WIDTH) return CR_ERROR_LIMIT;
+    if (op->code == CR_ATTEND && (op->n > CR_MAX_COLUMNS || op->k > CR_MAX_COLUMNS)) return CR_ERROR_LIMIT;
     if ((code = cr_check_k(op, is->k))) return code;
     if (!is->tensor && op->tensor != CR_NONE) return CR_ERROR_LAYOUT;
     if (is->tensor && op->tensor >= model->header->tensor_count) return CR_ERROR_REFERENCE;
@@ -254,10 +265,7 @@ static int cr_check_op(const cr_site *site)
     if ((code = cr_check_operands(site, is, tensor))) return code;
     if (op->code == CR_DELAY && model->buffers[op->dst.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
     if (op->code == CR_DELTA && model->buffers[op->c.buffer].kind != CR_STATE) return CR_ERROR_ACCESS;
-    if (op->code != CR_FLIP) return CR_OK;
-    const cr_buffer *buffer = &model->buffers[op->a.buffer];
-    return buffer->kind == CR_INPUT || (buffer->kind == CR_SEQUENCE && buffer->segment < site->segment) ? CR_OK
-                                                                                                        : CR_ERROR_ACCESS;
+    return CR_OK;
 }
 
 int cr_check_ops(cr_model *model, uint64_t *looks)

@@ -314,6 +314,17 @@ CR_NOINLINE void cr_run_gather(const cr_run_state *run, const cr_op *op, float *
         cr_gather_runs(dst, a, stored, tensor->rows);
 }
 
+/* For `many` steps from this one on. */
+CR_NOINLINE void cr_run_attend(const cr_run_state *run, const cr_op *op, size_t many)
+{
+    cr_run_state start = *run;
+    start.t = start.first;
+    int causal = op->fn == CR_ATTEND_CAUSAL;
+    cr_attended steps = {cr_at(&start, op->b), cr_at(&start, op->c), causal ? run->t + 1 : run->steps, causal};
+    float *work = (float *)(void *)(run->block + run->model->workspace);
+    run->model->kernels->attend(cr_at(run, op->dst), cr_at(run, op->a), many, &steps, op->n, op->k, op->p0, work);
+}
+
 /* Whether number i comes before number j among the largest: NaN before all, of equal ones the first. */
 static int cr_comes_first(const float *a, size_t i, size_t j)
 {
@@ -392,6 +403,7 @@ static void cr_run_op(const cr_run_state *run, const cr_op *op)
     case CR_SELECT: kernels->select(dst, cr_floats(run, op->c), cr_floats(run, op->a), cr_floats(run, op->b), n); break;
     case CR_DELAY: cr_run_delay(op, dst, cr_floats(run, op->a)); break;
     case CR_FLIP: cr_run_flip(run, op, dst); break;
+    case CR_ATTEND: cr_run_attend(run, op, 1); break;
     case CR_TOP: cr_run_top(op, dst, cr_floats(run, op->a)); break;
     }
 }
@@ -417,6 +429,14 @@ static int cr_is_batched(const cr_model *model, const cr_segment *segment)
            !cr_is_token(model, op->a) && !cr_is_token(model, op->b);
 }
 
+/* Whether a segment attends to other steps and does nothing else: then several steps read these at once. */
+static int cr_attends(const cr_model *model, const cr_segment *segment)
+{
+    const cr_op *op = &model->ops[segment->first_op], *end = op + segment->op_count;
+    while (op < end && op->code == CR_ATTEND && model->buffers[op->dst.buffer].kind == CR_SEQUENCE && !cr_is_token(model, op->a)) op++;
+    return segment->op_count && op == end;
+}
+
 /* The steps [from, to) of one segment. */
 static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size_t to, float *const *outputs)
 {
@@ -427,6 +447,10 @@ static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size
     if (cr_is_batched(model, segment)) {
         run->t = from;
         cr_run_affine(run, ops, to - from);
+        op_count = 0;
+    } else if (cr_attends(model, segment)) {
+        run->t = from;
+        for (uint32_t i = 0; i < op_count; i++) cr_run_attend(run, &ops[i], to - from);
         op_count = 0;
     }
     for (run->t = from; run->t < to; run->t++) {
@@ -484,8 +508,9 @@ int cr_run_sequence(const cr_model *model, void *block, void *workspace, const v
     cr_run_state run = {model, block, workspace, inputs, 0, 0, steps, 1};
     for (uint32_t s = 0; s < model->header->segment_count; s++) {
         size_t from = model->segments[s].kind == CR_FORWARD ? 0 : steps - 1;
+        size_t chunk = cr_attends(model, &model->segments[s]) ? CR_LANES : model->chunk;
         for (size_t to; from < steps; from = to) {
-            to = steps - from > model->chunk ? from + model->chunk : steps;
+            to = steps - from > chunk ? from + chunk : steps;
             cr_run_segment(&run, s, from, to, outputs);
         }
     }

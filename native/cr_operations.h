@@ -15,6 +15,7 @@
     X(N, n)                                                                                                            \
     X(K, k)                                                                                                            \
     X(N_K, n * k)                                                                                                      \
+    X(N_AND_K, n + k)                                                                                                  \
     X(3N, 3 * n)                                                                                                       \
     X(4N, 4 * n)                                                                                                       \
     X(3P, 3 * P)                                                                                                       \
@@ -32,7 +33,8 @@
 enum cr_use {
     CR_IN_PLACE = 1,                      /* or the very place of dst, where as wide */
     CR_OPTIONAL = 2,                  /* or absent */
-    CR_UPDATED = 4                    /* and is written: apart from all others */
+    CR_UPDATED = 4,                   /* and is written: apart from all others */
+    CR_ALL_STEPS = 8                  /* and read at other steps than this: an input, or a sequence of an earlier segment */
 };
 
 /* What k is. */
@@ -58,7 +60,7 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
     X(GRU, 11, .a = {CR_WIDTH_3P, 0}, .b = {CR_WIDTH_N, CR_OPTIONAL}, .c = {CR_WIDTH_K, 0},                            \
       .d = {CR_WIDTH_N, CR_IN_PLACE}, .k = CR_ANY_K, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3P,        \
       .work = CR_WIDTH_3N_K)                                                                                           \
-    X(FLIP, 12, .a = {CR_WIDTH_N, 0})                                                                                  \
+    X(FLIP, 12, .a = {CR_WIDTH_N, CR_ALL_STEPS})                                                                       \
     X(TOP, 13, .a = {CR_WIDTH_K, 0}, .k = CR_N_UP_TO_K, .functions = CR_TOP_COUNT, .work = CR_WIDTH_K_LOG_N)           \
     X(SELECT, 14, .a = {CR_WIDTH_N, CR_IN_PLACE}, .b = {CR_WIDTH_N, CR_IN_PLACE}, .c = {CR_WIDTH_N, CR_IN_PLACE})      \
     X(DELAY, 15, .a = {CR_WIDTH_N, 0}, .k = CR_N_DIVIDES_K, .writes_k = 1, .work = CR_WIDTH_K)                         \
@@ -77,7 +79,9 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
     X(GRU_EACH, 22, .a = {CR_WIDTH_3Q_ROWS, 0}, .b = {CR_WIDTH_K, CR_OPTIONAL}, .c = {CR_WIDTH_N, 0},                  \
       .k = CR_K_DIVIDES_N, .tensor = CR_USES_MATRIX, .gates = 3, .rows = CR_WIDTH_3Q, .work = CR_WIDTH_3N_K)           \
     X(DEPTHWISE, 23, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_N, CR_IN_PLACE | CR_OPTIONAL}, .k = CR_ANY_K,                \
-      .tensor = CR_USES_TAPS, .work = CR_WIDTH_N_K)
+      .tensor = CR_USES_TAPS, .work = CR_WIDTH_N_K)                                                                    \
+    X(ATTEND, 24, .a = {CR_WIDTH_K, 0}, .b = {CR_WIDTH_K, CR_ALL_STEPS}, .c = {CR_WIDTH_N, CR_ALL_STEPS},              \
+      .k = CR_ANY_K, .functions = CR_ATTEND_COUNT, .parameters = 1, .work = CR_WIDTH_N_AND_K)
 
 /* X(name, number, parameters, kernel): how many of p0 and p1 it has, and its value for the vector x. */
 #define CR_UNARY_FUNCTIONS(X)                                                                                          \
@@ -113,6 +117,7 @@ enum cr_store { CR_USES_NO_TENSOR, CR_USES_MATRIX, CR_USES_TABLE, CR_USES_INDEX,
 #define CR_TOP_FUNCTIONS(X) X(VALUES, 0) X(POSITIONS, 1)
 #define CR_MATMUL_FUNCTIONS(X) X(LEFT, 0) X(RIGHT, 1) X(WINDOWS, 2)
 #define CR_OVER_FUNCTIONS(X) X(FORWARD, 0) X(BACKWARD, 1)
+#define CR_ATTEND_FUNCTIONS(X) X(ALL, 0) X(CAUSAL, 1)
 
 #define CR_WIDTH_NAME(name, value) CR_WIDTH_##name,
 enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
@@ -125,6 +130,7 @@ enum cr_width { CR_WIDTHS(CR_WIDTH_NAME) CR_WIDTH_COUNT };
 #define CR_TOP_NAME(name, number) CR_TOP_##name = number,
 #define CR_MATMUL_NAME(name, number) CR_MATMUL_##name = number,
 #define CR_OVER_NAME(name, number) CR_OVER_##name = number,
+#define CR_ATTEND_NAME(name, number) CR_ATTEND_##name = number,
 enum cr_code { CR_OPERATIONS(CR_OPERATION_NAME) CR_CODE_COUNT };
 enum cr_unary { CR_UNARY_FUNCTIONS(CR_UNARY_NAME) CR_UNARY_COUNT };
 enum cr_binary { CR_BINARY_FUNCTIONS(CR_BINARY_NAME) CR_BINARY_COUNT };
@@ -132,6 +138,7 @@ enum cr_reduce { CR_REDUCE_FUNCTIONS(CR_REDUCE_NAME) CR_REDUCE_COUNT };
 enum cr_top { CR_TOP_FUNCTIONS(CR_TOP_NAME) CR_TOP_COUNT };
 enum cr_matmul_function { CR_MATMUL_FUNCTIONS(CR_MATMUL_NAME) CR_MATMUL_COUNT };
 enum cr_over { CR_OVER_FUNCTIONS(CR_OVER_NAME) CR_OVER_COUNT };
+enum cr_attend { CR_ATTEND_FUNCTIONS(CR_ATTEND_NAME) CR_ATTEND_COUNT };
 #undef CR_OPERATION_NAME
 #undef CR_UNARY_NAME
 #undef CR_BINARY_NAME
@@ -139,6 +146,7 @@ enum cr_over { CR_OVER_FUNCTIONS(CR_OVER_NAME) CR_OVER_COUNT };
 #undef CR_TOP_NAME
 #undef CR_MATMUL_NAME
 #undef CR_OVER_NAME
+#undef CR_ATTEND_NAME
 
 typedef struct {
     uint8_t width;                    /* enum cr_width */

@@ -21,7 +21,7 @@ nb::dict numbers(Names names) {
 nb::object operand(const cr_operand &is) {
     if (!is.width) return nb::none();
     return nb::make_tuple(cr_width_text(is.width), (is.use & CR_IN_PLACE) != 0, (is.use & CR_OPTIONAL) != 0,
-                          (is.use & CR_UPDATED) != 0);
+                          (is.use & CR_UPDATED) != 0, (is.use & CR_ALL_STEPS) != 0);
 }
 
 nb::dict operation(const cr_operation &is) {
@@ -85,6 +85,7 @@ void describe_format(nb::module_ &module) {
     enums["Top"] = numbers({CR_TOP_FUNCTIONS(CODE)});
     enums["Matmul"] = numbers({CR_MATMUL_FUNCTIONS(CODE)});
     enums["Over"] = numbers({CR_OVER_FUNCTIONS(CODE)});
+    enums["Attend"] = numbers({CR_ATTEND_FUNCTIONS(CODE)});
 #undef CODE
     for (const cr_operation &is : cr_operations)
         if (is.name) operations[is.name] = operation(is);

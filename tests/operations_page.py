@@ -13,16 +13,16 @@ What a program can do at each step. The page is made by `python tests/operations
 
 An operation has sizes n and k, operands a, b, c and d, and writes n numbers at dst where nothing else is said. P is n
 rounded up to a multiple of 16, Q is k: gates in blocks of 16 units. "In place" means that an operand may be the very
-place of dst; else it does not overlap it. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P, over
-rows 4Q and 3Q) and k columns. Of MATMUL n is a multiple of the rows, and k, but for WINDOWS, the same multiple of the
-columns.
+place of dst; else it does not overlap it. "All steps" means that it is read at other steps than this: it is an input or
+a sequence of an earlier segment. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P, over rows 4Q and
+3Q) and k columns. Of MATMUL n is a multiple of the rows, and k, but for WINDOWS, the same multiple of the columns.
 
 """
 
 
 def operand(name: str, is_: Operand) -> str:
     """A name and a width, and what else the operand may be."""
-    words = {"in place": is_.in_place, "optional": is_.optional, "updated": is_.updated}
+    words = {"in place": is_.in_place, "optional": is_.optional, "updated": is_.updated, "all steps": is_.all_steps}
     return ", ".join([f"{name}[{is_.width}]", *(word for word, true in words.items() if true)])
 
 

@@ -11,7 +11,7 @@ from compactrnn.runtime import (
     toeplitz,
 )
 from compactrnn.runtime.file import write
-from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Binary, Code, Matmul, Over, Reduce, Top, Unary
+from compactrnn.runtime.operations import OPERATIONS, WIDTHS, Attend, Binary, Code, Matmul, Over, Reduce, Top, Unary
 from compactrnn.runtime.program import Buffer, Input, Op, Output, Program, Ref, Segment
 from compactrnn.testing.programs import random_program
 from operations_page import PAGE, page
@@ -21,7 +21,7 @@ def names(*values: str) -> dict[str, int]:
     return {value.upper(): i for i, value in enumerate(values)}
 
 
-@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top, Matmul, Over])
+@pytest.mark.parametrize("enum", [Code, Unary, Binary, Reduce, Top, Matmul, Over, Attend])
 def test_codes_and_functions_are_those_of_the_core(enum: type[IntEnum]):
     assert {member.name: member.value for member in enum} == _native.enums[enum.__name__]
 
@@ -37,7 +37,7 @@ def test_kinds_and_types_are_those_of_the_core():
 def test_operations_are_those_of_the_core(code):
     core, ours = dict(_native.operations[code.name]), OPERATIONS[code]
     operands = (ours.a, ours.b, ours.c, ours.d)
-    assert core["operands"] == tuple(o and (o.width, o.in_place, o.optional, o.updated) for o in operands)
+    assert core["operands"] == tuple(o and (o.width, o.in_place, o.optional, o.updated, o.all_steps) for o in operands)
     assert core["k"] == ours.k and core["tensor"] == ours.tensor and core["gates"] == ours.gates
     assert core["parameters"] == ours.parameters and core["writes"] == ours.writes
     assert core["functions"] == (len(ours.functions) if ours.functions else 0)

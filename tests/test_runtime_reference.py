@@ -16,6 +16,7 @@ from compactrnn.runtime.gates import gate_rows, gate_units, padded
 from compactrnn.runtime.hoist import hoist
 from compactrnn.runtime.program import (
     GATES,
+    Attend,
     Binary,
     Buffer,
     Code,
@@ -190,6 +191,13 @@ class Reference:
             y = np.concatenate([self.read(op.a, n), self.read(op.dst, k - n)])
         elif op.code == Code.FLIP:
             y = self.rows[op.a.buffer][steps - 1 - t][op.a.offset : op.a.offset + n]
+        elif op.code == Code.ATTEND:
+            count = t + 1 if op.fn == Attend.CAUSAL else steps
+            keys, values = (
+                np.stack([self.rows[ref.buffer][s][ref.offset : ref.offset + width] for s in range(count)])
+                for ref, width in ((op.b, k), (op.c, n))
+            )
+            y = softmax(op.p0 * keys @ self.read(op.a, k)) @ values
         self.values[op.dst.buffer][op.dst.offset : op.dst.offset + len(y)] = y
 
     def over_rows(self, op: Op, tensor: Tensor) -> np.ndarray:

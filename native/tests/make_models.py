@@ -12,6 +12,7 @@ from compactrnn.runtime.inventory import type_name
 from compactrnn.runtime.operations import OPERATIONS
 from compactrnn.runtime.program import (
     GATES,
+    Attend,
     Buffer,
     Code,
     Input,
@@ -84,6 +85,8 @@ def uses(program: Program) -> set:
         found.add((op.code.name, kind))
         if op.code == Code.MATMUL:
             found.add((Matmul(op.fn).name, kind))
+        if op.code == Code.ATTEND:
+            found.add((Attend(op.fn).name, kind))
     return found
 
 
@@ -110,7 +113,7 @@ def main(folder: Path) -> None:
     tables = {(Code.EMBED.name, kind) for kind in ("float32", "float16", "int8")}
     tables |= {(Code.EMBED.name, f"{kind} matrix") for kind in ("float32", "int8", "int4")}
     rest = {(code.name, "none") for code in set(Code) - set(GATES) - {Code.EMBED, Code.GATHER, Code.DEPTHWISE}}
-    rest |= {(Code.DEPTHWISE.name, "float32")}
+    rest |= {(Code.DEPTHWISE.name, "float32")} | {(fn.name, "none") for fn in Attend}
     indices = {(Code.GATHER.name, kind) for kind in ("single", "runs", "repeats")}
     missing = products | tables | rest | indices | {"chunks of segments"}
     for seed in range(1000):

@@ -56,6 +56,7 @@ class Code(IntEnum):
     GRU_OVER = 21
     GRU_EACH = 22
     DEPTHWISE = 23
+    ATTEND = 24
 
 
 class Function(IntEnum):
@@ -153,18 +154,27 @@ class Over(Function):
     BACKWARD = 1, "from the last to the first"
 
 
+class Attend(Function):
+    """Which steps are weighted."""
+
+    ALL = 0, "all of the sequence"
+    CAUSAL = 1, "all up to and with this one"
+
+
 @dataclass(frozen=True)
 class Operand:
     """An operand of `width` numbers that is read.
 
     It lies apart from dst or, `in_place`, may be the very place of dst. It may be absent if `optional`, and is written,
-    too, if `updated`.
+    too, if `updated`. With `all_steps` it is read at other steps than this: an input, or a sequence of an earlier
+    segment.
     """
 
     width: str
     in_place: bool = False
     optional: bool = False
     updated: bool = False
+    all_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,7 @@ OPERATIONS: dict[Code, Operation] = {
         tensor="matrix",
         gates=3,
     ),
-    Code.FLIP: Operation("a of step T-1-t at step t: an input, or a sequence of an earlier segment", a=_N),
+    Code.FLIP: Operation("a of step T-1-t at step t", a=Operand("n", all_steps=True)),
     Code.TOP: Operation("f of the n largest of a, largest first", a=_K, k="n <= k", functions=Top),
     Code.SELECT: Operation(
         "dst[i] = a[i] where c[i] is not 0, else b[i]: the number not taken has no effect, even a NaN",
@@ -334,6 +344,15 @@ OPERATIONS: dict[Code, Operation] = {
         b=Operand("n", in_place=True, optional=True),
         k="k",
         tensor="taps",
+    ),
+    Code.ATTEND: Operation(
+        "the sum over steps s of w[s] c[s], w the SOFTMAX over them of p0 times the sum of the products of a and b[s]",
+        a=_K,
+        b=Operand("k", all_steps=True),
+        c=Operand("n", all_steps=True),
+        k="k",
+        functions=Attend,
+        parameters=1,
     ),
 }
 GATES = {code: operation.gates for code, operation in OPERATIONS.items() if operation.gates}

@@ -1,8 +1,8 @@
 """The program that a model becomes: numbered buffers, and operations on them, one time step at a time.
 
 A program is a list of segments. A `forward` segment runs all its operations for t = 0, 1, ..., T-1; a `once` segment
-runs once, after the segments before it, with t = T-1. A program of forward segments without `FLIP`, no two of which
-use the same scratch or state, streams; any other is *offline*: it needs the whole sequence.
+runs once, after the segments before it, with t = T-1. A program of forward segments without `FLIP` and `ATTEND`, no two
+of which use the same scratch or state, streams; any other is *offline*: it needs the whole sequence.
 
 Buffers hold `width` float32 numbers:
 
@@ -27,6 +27,7 @@ import numpy as np
 from .form import Form
 from .operations import GATES as GATES
 from .operations import OPERATIONS
+from .operations import Attend as Attend
 from .operations import Binary as Binary
 from .operations import Code as Code
 from .operations import Matmul as Matmul
@@ -198,7 +199,8 @@ class Program:
     @property
     def offline(self) -> bool:
         """Whether the whole sequence is needed before the output is known."""
-        if any(s.kind != "forward" for s in self.segments) or any(op.code == Code.FLIP for op in self.ops):
+        other_steps = any(o.all_steps for op in self.ops for o in OPERATIONS[op.code].operands.values())
+        if other_steps or any(s.kind != "forward" for s in self.segments):
             return True
         return any(len(by) > 1 and self.buffers[i].kind in ("scratch", "state") for i, by in self.users().items())
 

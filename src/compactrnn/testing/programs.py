@@ -10,6 +10,7 @@ from ..runtime.entries import ENTRIES
 from ..runtime.gates import gate_rows, padded
 from ..runtime.program import (
     GATES,
+    Attend,
     Binary,
     Buffer,
     Code,
@@ -80,8 +81,9 @@ class _Writer:
             self._keep()
         self._end_segment("forward")
         if offline:
-            flipped = self._flip()
-            self.pool = [(flipped, self.sequences[0][1])] + [p for p in self.pool if self._kind(p[0]) == "state"]
+            attended = self._attend(alone=self.rng.random() < 0.5)
+            flipped = self._flip(), self.sequences[0][1]
+            self.pool = [attended, flipped] + [p for p in self.pool if self._kind(p[0]) == "state"]
             for _ in range(operations // 2):
                 getattr(self, str(self.rng.choice(actions)))()
             self._keep()
@@ -191,6 +193,18 @@ class _Writer:
         flipped = self._buffer(width)
         self._add(Code.FLIP, flipped, width, a=kept)
         return flipped
+
+    def _attend(self, alone: bool) -> tuple[Ref, int]:
+        """Of parts of one sequence of an earlier segment, which may overlap; `alone`, in a segment of its own."""
+        kept, width = self.sequences[0]
+        n, k = self._group(width), self._group(width)
+        queries, keys, values = (Ref(kept.buffer, int(self.rng.integers(width - size + 1))) for size in (k, k, n))
+        dst = self._buffer(n, "sequence" if alone else "scratch")
+        fn = Attend(int(self.rng.integers(len(Attend))))
+        self._add(Code.ATTEND, dst, n, k, a=queries, b=keys, c=values, fn=fn, p0=0.7)
+        if alone:
+            self._end_segment("forward")
+        return dst, n
 
     def _op_affine(self) -> None:
         ref, width = self._any()
