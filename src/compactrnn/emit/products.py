@@ -11,6 +11,7 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code, Ref, Unary
 from .address import LazyView
+from .attention import CAN, Scores, scores
 from .builder import Builder, Operand
 from .factor import Factor, Structured, factor_name, stored
 from .movement import Mover
@@ -154,13 +155,13 @@ def turned(mover: Mover, x: Operand) -> Operand:
     return mover.rearrange(x, lambda t: t.swapaxes(-1, -2), time)
 
 
-def matmul(mover: Mover, a: Operand | np.ndarray, b: Operand | np.ndarray) -> Operand:
+def matmul(mover: Mover, a: Operand | np.ndarray, b: Operand | np.ndarray) -> Operand | Scores:
     """The matrix product of two values, of which one may be constant: over the features of a step, or over time.
 
-    Every product of entries is laid out as (..., n, m, k), then summed over k.
+    Every product of entries is laid out as (..., n, m, k), then summed over k; those of every two steps are `Scores`.
 
     Raises:
-        UnsupportedModelError: every step is multiplied with every other, or there are too many products.
+        UnsupportedModelError: there are too many products, or those of every two steps are no scores.
     """
     left = list(a.shape) if len(a.shape) > 1 else [1, *a.shape]
     right = list(b.shape) if len(b.shape) > 1 else [*b.shape, 1]
@@ -173,12 +174,12 @@ def matmul(mover: Mover, a: Operand | np.ndarray, b: Operand | np.ndarray) -> Op
     def columns(t: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.expand_dims(t.reshape(right).swapaxes(-1, -2), -3), full)
 
-    found = {t for t in (time_after(a, rows), time_after(b, columns)) if t is not None}
+    times = time_after(a, rows), time_after(b, columns)
+    found = {t for t in times if t is not None}
+    if times == (len(batch), len(batch) + 1) and isinstance(a, Operand) and isinstance(b, Operand):
+        return scores(mover, a, b)
     if len(found) > 1:
-        raise UnsupportedModelError(
-            f"{mover.builder.where}: multiplies every time step with every other, as attention over time does; an"
-            " engine cannot. A weighted mean over time, (softmax(scores, 1) * h).sum(1), can be packed"
-        )
+        raise UnsupportedModelError(f"{mover.builder.where}: multiplies every time step with every other; {CAN}")
     time = found.pop() if found else None
     if math.prod(n for d, n in enumerate(full) if d != time) > _LARGEST:
         raise UnsupportedModelError(

@@ -61,6 +61,21 @@ class Trace:
         initial = {**self.constants, **dict(zip(self.inputs, example_inputs, strict=True))}
         return self.interpret(lambda node, args, kwargs: node.target(*args, **kwargs), initial)  # pyright: ignore
 
+    @torch.no_grad()
+    def value(self, node: Any, example_inputs: tuple[Tensor, ...]) -> Any:
+        """As `run`, of one node alone, and of what it depends on; `node` may be a constant."""
+        if not isinstance(node, torch.fx.Node):
+            return node
+        needed, left = set[torch.fx.Node](), [node]
+        while left:
+            if (reached := left.pop()) not in needed:
+                needed.add(reached)
+                left += reached.all_input_nodes
+        initial = {**self.constants, **dict(zip(self.inputs, example_inputs, strict=True))}
+        part = replace(self, nodes=[n for n in self.nodes if n in needed])
+        visit = lambda n, args, kwargs: n.target(*args, **kwargs)  # noqa: E731  # pyright: ignore
+        return part.interpret(visit, initial)[node.name]
+
     def source(self, key: int) -> Any:
         """The recurrent layer, the embedding table, or the rows, that give the units of this key."""
         return next(sources[key] for sources in (self.leaves, self.tables, self.rows) if key in sources)

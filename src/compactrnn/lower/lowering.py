@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.fx import Node
 
 from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
@@ -19,7 +21,7 @@ from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Program
-from . import conditions, convolutions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
+from . import attention, conditions, convolutions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
@@ -128,6 +130,16 @@ def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
             return trace(model, axes.with_steps(single, FEWEST), axes.times, decompositions())
 
 
+def _longest(graph: Trace, axes: Axes, single: tuple[Tensor, ...], node: Node) -> Tensor | None:
+    """The value of a node for as many steps as the model takes, `MOST` or a part of that."""
+    steps = MOST
+    while steps > FEWEST:
+        with contextlib.suppress(RuntimeError):
+            return graph.value(node, axes.with_steps(single, steps))
+        steps //= 2
+    return None
+
+
 def _build(
     graph: Trace,
     axes: Axes,
@@ -148,7 +160,8 @@ def _build(
             f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
         ) from error
     builder = Builder()
-    visitor = Visitor(builder, graph, values, longer, exports, rename, steps)
+    longest = partial(_longest, graph, axes, single)
+    visitor = Visitor(builder, graph, values, longer, exports, rename, steps, longest)
     given = zip(names, small, axes.times, axes.batches, strict=True)
     inputs = [_input(visitor, name, x, time, batch, axes.frames) for name, x, time, batch in given]
     outputs = visitor.lower(inputs)

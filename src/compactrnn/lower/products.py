@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..emit import products
+from ..emit.attention import Scores
 from ..emit.builder import Operand
 from ..emit.pointwise import combine
 from ..runtime.program import Binary
 from ..weights.terms import unflatten
+from .attention import masked
 from .factors import factor
 from .visitor import Visitor, array, handles
 
@@ -43,13 +45,15 @@ def _multiply(
 
 
 @handles("addmm", "baddbmm")
-def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Operand | None:
+def _addmm(visitor: Visitor, node: torch.fx.Node, bias: Any, x: Any, weight: Any, **kwargs: Any) -> Any:
     """bias + x W."""
     if kwargs:
         return None
     if all(isinstance(v, Tensor) for v in (bias, weight)) and (bias.dim(), weight.dim()) == (1, 2):
         return _with_matrix(visitor, node, x, weight.T, 2, bias)
     product = _matmul(visitor, node, x, weight, 1)
+    if isinstance(product, Scores):
+        return masked(visitor, product, bias, node.args[0], 1.0)
     return product and combine(visitor.builder, Binary.ADD, product, visitor.spread(bias, node))
 
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
 from ..emit.address import LazyView
+from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
 from ..emit.movement import Mover
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
@@ -23,6 +24,7 @@ _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_t
 
 HANDLERS: dict[str, Callable] = {}
 LAZY_HANDLERS: dict[str, Callable] = {}
+SCORES_HANDLERS: dict[str, Callable] = {}
 
 
 def handles(*names: str) -> Callable:
@@ -40,6 +42,16 @@ def handles_lazily(*names: str) -> Callable:
 
     def register(function: Callable) -> Callable:
         LAZY_HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def handles_scores(*names: str) -> Callable:
+    """As `handles`, for functions that get `Scores` among their arguments."""
+
+    def register(function: Callable) -> Callable:
+        SCORES_HANDLERS.update(dict.fromkeys(names, function))
         return function
 
     return register
@@ -63,7 +75,8 @@ class Visitor:
     as many entries as a step has.
 
     Without `longer` the graph is one step, and no axis is time. `exports` are the graphs of the steps of cells, by what
-    makes two of them equal. `rename` gives the names of weights.
+    makes two of them equal. `rename` gives the names of weights. `longest` gives the value of a node that depends on no
+    data for a very long sequence, None where the model takes none.
     """
 
     def __init__(
@@ -75,10 +88,12 @@ class Visitor:
         exports: dict[Hashable, Trace] | None = None,
         rename: Callable[[str], str] = str,
         steps: int | None = None,
+        longest: Callable[[torch.fx.Node], Tensor | None] = lambda node: None,
     ):
         self.builder = builder
         self.exports = {} if exports is None else exports
         self.rename = rename
+        self.longest = longest
         self.mover = Mover(builder, steps)
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
@@ -120,10 +135,12 @@ class Visitor:
             return None
         if name == "getitem":
             return args[0][args[1]]
-        if name in FRESH or not any(isinstance(v, Operand | LazyView) for v in pytree.tree_leaves((args, kwargs))):
+        if name in FRESH or not any(isinstance(v, Operand | LazyView | Scores) for v in pytree.tree_leaves((args, kwargs))):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
+        if any(isinstance(v, Scores) for v in pytree.tree_leaves((args, kwargs))):
+            return self._with_scores(node, args, kwargs)
         if name in MOVES | WRITES and self._only_moves(name, args, kwargs):
             return self._move(node, args, kwargs)
         if name in PADS:
@@ -141,6 +158,32 @@ class Visitor:
                 return result
         why = self._why(node, args)
         raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
+
+    def _with_scores(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
+        """What a node makes of the scores of every two steps."""
+        name, result = operation(node), None
+        if name in MOVES and self._only_moves(name, args, kwargs):
+            result = self._move_scores(node, args, kwargs)
+        elif name in SCORES_HANDLERS:
+            args, kwargs = pytree.tree_map(self.materialize_rows, (args, dict(kwargs)))
+            result = SCORES_HANDLERS[name](self, node, *args, **kwargs)
+        if result is None:
+            raise UnsupportedModelError(f"{self.where(node)} cannot be lowered; {CAN}")
+        return result
+
+    def _move_scores(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Scores | None:
+        """Scores moved by the operation itself; None where it moves others, too."""
+        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | LazyView | Scores | Tensor)]
+        if len(places) != 1 or not isinstance(self.values[node.name], Tensor):
+            return None
+
+        def run(entries: np.ndarray) -> np.ndarray:
+            filled = [*leaves[: places[0]], torch.from_numpy(entries).double(), *leaves[places[0] + 1 :]]
+            a, k = pytree.tree_unflatten(filled, spec)
+            return node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"}).long().numpy()  # pyright: ignore
+
+        return leaves[places[0]].moved(run)
 
     def _why(self, node: torch.fx.Node, args: tuple) -> str:
         """The reason, if known."""
@@ -166,6 +209,12 @@ class Visitor:
 
     def materialize(self, x: Any) -> Any:
         """`x`, materialized if it is a lazy view."""
+        if isinstance(x, Scores):
+            raise UnsupportedModelError(f"{self.builder.where}: gives the scores of every two steps; {CAN}")
+        return self.materialize_rows(x)
+
+    def materialize_rows(self, x: Any) -> Any:
+        """As `materialize`, but for scores."""
         return self.mover.materialize(x) if isinstance(x, LazyView) else x
 
     @staticmethod

@@ -1,0 +1,203 @@
+"""Attention over all steps: scores of every two steps, their softmax, and what it weights.
+
+A value with two axes of time is no row of a step. It is never in place: `Scores` says what its entries are, until they
+weight values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._errors import UnsupportedModelError
+from ..runtime.program import Attend, Code, Ref, Unary
+from .builder import STEP, Builder, Operand
+from .movement import Mover
+
+MASKED = -1e4  # what is added to scores that do not count, or less
+OTHER_MASK = "a mask with which other steps count than all of a sequence, or all up to and with that of the query"
+CAN = (
+    "of the scores of every two steps an engine can take softmax(q k^T) v: they may be moved, multiplied with a number and"
+    " masked for the steps to come, then have their softmax over the steps, and weight values"
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Products of queries and keys of every two steps, a number for each head.
+
+    `entries` says what lies where: of query t, key s and head h, (h steps + t) steps + s, or -1 where they do not count.
+    `queries` and `keys` have the vectors of all heads, one after the other, as rows of a step.
+    """
+
+    entries: np.ndarray
+    queries: Operand
+    keys: Operand
+    heads: int
+    steps: int
+    scale: float = 1.0
+    softmax: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """With both axes of time."""
+        return self.entries.shape
+
+    def moved(self, run: Callable[[np.ndarray], np.ndarray]) -> Scores:
+        """Moved by `run`, which may only move entries."""
+        return replace(self, entries=run(self.entries))
+
+    def scaled(self, factor: float, where: str) -> Scores:
+        """Times a number."""
+        if self.softmax and factor != 1:
+            raise refused(where)
+        return replace(self, scale=self.scale * factor)
+
+    def masked(self, counts: np.ndarray, where: str) -> Scores:
+        """Without the entries for which `counts`, broadcast to all, is not true."""
+        if self.softmax:
+            raise refused(where)
+        return replace(self, entries=np.where(counts, self.entries, -1))
+
+    def softmax_over(self, axis: int, where: str) -> Scores:
+        """Their softmax along an axis, which is that of all keys; or of all queries, which then are the keys."""
+        rows = np.moveaxis(self.entries, axis, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        if self.softmax or rows.shape[1] != self.steps:
+            raise refused(where)
+        if self._runs(rows % self.steps, rows // self.steps, rows < 0):
+            return replace(self, softmax=True)
+        head, query, key = self._places(rows)
+        if not self._runs(query, head * self.steps + key, rows < 0):
+            raise refused(where)
+        head, query, key = self._places(self.entries)
+        swapped = np.where(self.entries < 0, -1, (head * self.steps + key) * self.steps + query)
+        return replace(self, entries=swapped, queries=self.keys, keys=self.queries, softmax=True)
+
+    def _places(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return entries // self.steps**2, entries // self.steps % self.steps, entries % self.steps
+
+    def _runs(self, step: np.ndarray, rest: np.ndarray, out: np.ndarray) -> bool:
+        """Whether `step` counts along the rows while `rest` stays as it is, but for what is left out."""
+        some = np.take_along_axis(rest, (~out).argmax(1)[:, None], 1)
+        return bool((out | ((step == np.arange(self.steps)) & (rest == some))).all())
+
+
+def refused(where: str) -> UnsupportedModelError:
+    """What else is done with scores."""
+    return UnsupportedModelError(f"{where}: {CAN}")
+
+
+def scores(mover: Mover, a: Operand, b: Operand) -> Scores:
+    """The products of the rows of `a`, (..., time, n), with the columns of `b`, (..., n, time)."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    steps, n, heads = *a.shape[-2:], math.prod(batch)
+    entries = np.arange(heads * steps**2).reshape(*batch, steps, steps)
+    shape = (*batch, steps, n)
+    queries = mover.rearrange(a, lambda t: np.broadcast_to(t, shape), len(batch))
+    keys = mover.rearrange(b, lambda t: np.broadcast_to(t.swapaxes(-1, -2), shape), len(batch))
+    return Scores(entries, queries, keys, heads, steps)
+
+
+def weighted(mover: Mover, a: Scores | Operand, b: Scores | Operand) -> Operand:
+    """The product of weights, (..., query, key), and values, (..., time, n); or of values and weights, both turned.
+
+    Raises:
+        UnsupportedModelError: the weights are no softmax, or other steps count than all or those up to the query's.
+    """
+    where = mover.builder.where
+    if isinstance(b, Scores):
+        if isinstance(a, Scores):
+            raise refused(where)
+        turned = b.moved(lambda t: t.swapaxes(-1, -2))
+        value = _swapped(mover, a)
+        return _swapped(mover, weighted(mover, turned, value))
+    assert isinstance(a, Scores) and isinstance(b, Operand)
+    if not a.softmax or len(a.shape) < 2 or len(b.shape) < 2 or b.time != len(b.shape) - 2:
+        raise refused(where)
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    heads, fn = _heads(a, batch, where)
+    n = b.shape[-1]
+    values = mover.rearrange(b, lambda t: np.broadcast_to(t, (*batch, *b.shape[-2:])), len(batch))
+    build, because = mover.builder, f"{where}: attention over all steps"
+    keys, values = _kept(build, a.keys), _kept(build, values)
+    build.close(because)
+    build.every_step([a.queries, keys, values], because)
+    dst, k = build.buffer(len(heads) * n, "sequence"), a.queries.width // a.heads
+    for i, head in enumerate(heads):
+        places = {"a": _at(a.queries, head * k), "b": _at(keys, head * k), "c": _at(values, i * n)}
+        build.emit(Code.ATTEND, _moved(dst, i * n), n, k=k, fn=int(fn), p0=a.scale, **places)
+    result = replace(values, ref=dst, kind=STEP, segment=build.segment)
+    build.close(because)  # what attends and does nothing else reads keys and values once for many steps
+    return result
+
+
+def _heads(weights: Scores, batch: tuple[int, ...], where: str) -> tuple[list[int], Attend]:
+    """The head of each (query, key) that the product multiplies, and which steps count."""
+    steps = weights.steps
+    if weights.shape[-2:] != (steps, steps):
+        raise refused(where)
+    entries = np.broadcast_to(weights.entries, (*batch, steps, steps)).reshape(-1, steps, steps)
+    heads = entries[:, 0, 0] // steps**2
+    whole = heads[:, None, None] * steps**2 + np.arange(steps**2).reshape(steps, steps)
+    if np.array_equal(entries, whole):
+        return heads.tolist(), Attend.ALL
+    if np.array_equal(entries, np.where(np.tri(steps, dtype=bool), whole, -1)):
+        return heads.tolist(), Attend.CAUSAL
+    if bool((entries < 0).any()):
+        raise UnsupportedModelError(f"{where}: {OTHER_MASK}")
+    raise refused(where)
+
+
+def _swapped(mover: Mover, x: Operand) -> Operand:
+    last = len(x.shape) - 1
+    if last < 1:
+        raise refused(mover.builder.where)
+    time = None if x.time is None else {last: last - 1, last - 1: last}.get(x.time, x.time)
+    return mover.rearrange(x, lambda t: t.swapaxes(-1, -2), time)
+
+
+def _kept(build: Builder, x: Operand) -> Operand:
+    """`x` as a row of every step."""
+    if x.kind == STEP:
+        return x
+    build.every_step([x])
+    dst = build.buffer(x.width)
+    build.emit(Code.UNARY, dst, x.width, a=x.ref, fn=int(Unary.COPY))
+    return replace(x, ref=dst, kind=STEP, segment=build.segment)
+
+
+def _at(x: Operand, offset: int) -> Ref:
+    return _moved(x.ref, offset)
+
+
+def _moved(ref: Ref, offset: int) -> Ref:
+    return Ref(ref.buffer, ref.offset + offset)
+
+
+def counting(mask: np.ndarray) -> np.ndarray | None:
+    """Which entries count where `mask` is added to scores; None where it does more than that."""
+    out = mask <= MASKED
+    return ~out if bool((out | (mask == 0)).all()) else None
+
+
+def pattern(counts: np.ndarray) -> str:
+    """Of which steps of queries and keys, the last two axes: "all", "lower" triangle, "upper" or "other"."""
+    steps = counts.shape[-1]
+    triangle = np.tri(steps, dtype=bool)
+    if bool(counts.all()):
+        return "all"
+    if counts.ndim < 2 or counts.shape[-2] != steps:
+        return "other"
+    found = {"lower": triangle, "upper": triangle.T}
+    return next((name for name, mask in found.items() if bool((counts == mask).all())), "other")
+
+
+def check_mask(counts: np.ndarray, longer: np.ndarray | None, where: str) -> None:
+    """Raise an error unless a mask, and the same of a much longer sequence, is for all steps or those to come."""
+    found = pattern(counts)
+    if found == "other" or longer is None or pattern(longer) != found:
+        raise UnsupportedModelError(f"{where}: {OTHER_MASK}")
