@@ -14,8 +14,8 @@ What a program can do at each step. The page is made by `python tests/operations
 An operation has sizes n and k, operands a, b, c and d, and writes n numbers at dst where nothing else is said. P is n
 rounded up to a multiple of 16, Q is k: gates in blocks of 16 units. "In place" means that an operand may be the very
 place of dst; else it does not overlap it. "All steps" means that it is read at other steps than this: it is an input or
-a sequence of an earlier segment. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P, over rows 4Q and
-3Q) and k columns. Of MATMUL n is a multiple of the rows, and k, but for WINDOWS, the same multiple of the columns.
+a sequence of an earlier segment. W and U are the matrix of the operation, n rows (of LSTM 4P, of GRU 3P, over rows 4Q
+and 3Q) and k columns. Of MATMUL n is a multiple of the rows, and k, but for WINDOWS, the same multiple of the columns.
 
 """
 

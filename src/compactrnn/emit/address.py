@@ -34,6 +34,19 @@ class LazyView:
         return self.address.shape
 
 
+EVERY_TWO = "every two steps"  # a time axis that is two
+
+
+def why_unclear(time: str) -> str:
+    """Why a value with such a time axis is no row of a step."""
+    if time == EVERY_TWO:
+        return (
+            "makes numbers of every two steps; an engine does so for attention alone, softmax(q k^T) v, whose scores are"
+            " products of queries and keys"
+        )
+    return "folds time into another axis or changes the number of steps"
+
+
 def addresses(operand: Source | LazyView, flat: list[Source]) -> np.ndarray:
     """An array of the operand's shape whose entries say where they are: operand in `flat`, step, place in the row."""
     if isinstance(operand, LazyView):

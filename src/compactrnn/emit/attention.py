@@ -29,7 +29,7 @@ CAN = (
 class Scores:
     """Products of queries and keys of every two steps, a number for each head.
 
-    `entries` says what lies where: of query t, key s and head h, (h steps + t) steps + s, or -1 where they do not count.
+    `entries` says what lies where: of query t, key s and head h, (h steps + t) steps + s; -1 where it does not count.
     `queries` and `keys` have the vectors of all heads, one after the other, as rows of a step.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Ref, Unary
-from .address import LazyView, Source, addresses, padded
+from .address import LazyView, Source, addresses, padded, why_unclear
 from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
 from .plan import SHIFT, Operands, Plan, Relation, read_plan
@@ -131,7 +131,7 @@ class Mover:
     def _materialized(self, moved: LazyView, passing: bool) -> Operand:
         time, shape, where, build = moved.time, moved.shape, moved.where, self.builder
         if isinstance(time, str):
-            raise UnsupportedModelError(f"{where}: folds time into another axis or changes the number of steps")
+            raise UnsupportedModelError(f"{where}: {why_unclear(time)}")
         operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown})
         rate = moved.rate
         unknown = [n for n, o in enumerate(moved.operands) if any(o is u for u in self._unknown)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
-from ..emit.address import LazyView
+from ..emit.address import EVERY_TWO, LazyView, why_unclear
 from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
 from ..emit.movement import Mover
@@ -135,7 +135,9 @@ class Visitor:
             return None
         if name == "getitem":
             return args[0][args[1]]
-        if name in FRESH or not any(isinstance(v, Operand | LazyView | Scores) for v in pytree.tree_leaves((args, kwargs))):
+        if name in FRESH or not any(
+            isinstance(v, Operand | LazyView | Scores) for v in pytree.tree_leaves((args, kwargs))
+        ):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
@@ -261,10 +263,8 @@ class Visitor:
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The time axis of the node's result; raises if it cannot be determined."""
         axis = self.axes[node.name]
-        if axis == "unclear" or not self._is_whole(node):
-            raise UnsupportedModelError(
-                f"{self.where(node)}: folds time into another axis or changes the number of steps"
-            )
+        if isinstance(axis, str) or not self._is_whole(node):
+            raise UnsupportedModelError(f"{self.where(node)}: {why_unclear(str(axis))}")
         return axis
 
     def _is_whole(self, node: torch.fx.Node) -> bool:
@@ -289,7 +289,7 @@ def array(x: Tensor) -> np.ndarray:
 
 
 def _grown(small: Any, large: Any) -> Any:
-    """The axis that grew by one; None if none did; "unclear" otherwise. A list for several results."""
+    """The axis that grew by one; None if none did; a text otherwise. A list for several results."""
     if isinstance(small, list | tuple):
         return [_grown(a, b) for a, b in zip(small, large, strict=True)]
     if not isinstance(small, Tensor):
@@ -297,6 +297,8 @@ def _grown(small: Any, large: Any) -> Any:
     grown = [d for d in range(small.dim()) if small.shape[d] != large.shape[d]]
     if not grown:
         return None
+    if len(grown) == 2 and all(large.shape[d] - small.shape[d] == 1 for d in grown):
+        return EVERY_TWO
     return grown[0] if len(grown) == 1 and large.shape[grown[0]] > small.shape[grown[0]] else "unclear"
 
 

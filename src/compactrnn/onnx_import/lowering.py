@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, invalid
 from ..emit.address import LazyView
 from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
-from ..emit.lengths import FEWEST, for_any_length
+from ..emit.lengths import FEWEST, MOST, for_any_length
 from ..emit.movement import float32
 from ..emit.plan import SHIFT
 from ..emit.ports import add_output
@@ -116,7 +117,8 @@ def _lowered(
     if form.time is None:
         builder = _one_step(file, form, chosen, needed, start)
     else:
-        builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps), file.name)
+        longest = cache(lambda: _longest(file, form, needed))
+        builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps, longest), file.name)
     program = builder.finish()
     for port in program.inputs:
         if port.name in form.ports.tokens and not port.vocabulary:
@@ -188,14 +190,30 @@ def _one_step(
     return build
 
 
+def _longest(file: ModelFile, form: Form, needed: list[str]) -> Folded | None:
+    """The graph for as many steps as the file takes, `MOST` or a part of that."""
+    steps = MOST
+    while steps > FEWEST:
+        with contextlib.suppress(UnsupportedModelError, ModelFileError):
+            return fused(form.folded(file, needed, steps))
+        steps //= 2
+    return None
+
+
 def _sequence(
-    file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray], steps: int
+    file: ModelFile,
+    form: Form,
+    chosen: list[str],
+    needed: list[str],
+    start: Mapping[str, np.ndarray],
+    steps: int,
+    longest: Callable[[], Folded | None],
 ) -> Builder:
     build = Builder()
     folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
     states, inputs = _states(build, start), _inputs(build, form, folded, longer)
     tokens = [inputs[name] for name in form.ports.tokens]
-    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps)
+    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps, longest)
     inputs = {name: _in_place(visitor, name, value) for name, value in inputs.items()}
     results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:

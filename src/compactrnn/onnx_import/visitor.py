@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .._errors import UnsupportedModelError
-from ..emit.address import LazyView, Source
+from ..emit.address import EVERY_TWO, LazyView, Source, why_unclear
+from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
 from ..emit.convolution import MOST_ROWS
 from ..emit.factor import entries_or_dense
@@ -24,12 +25,13 @@ from .evaluate import evaluate
 from .folding import Folded, Node, Typed
 from .model_file import ModelFile, blamed, refuse, where
 
-Taken = Operand | LazyView | np.ndarray  # what a value is while a program is built: a constant as float64
+Taken = Operand | LazyView | Scores | np.ndarray  # what a value is while a program is built: a constant as float64
 Handler = Callable[..., Any]
 
 _MADE_UP = re.compile(r"(^|::\w*?)_?\d+$")  # what exporters call weights that have no name: 173, onnx::GRU_382
 
 HANDLERS: dict[str, Handler] = {}
+SCORES_HANDLERS: dict[str, Handler] = {}
 LAZY: set[str] = set()  # those whose handlers get moved entries before they are in place
 ELEMENTWISE: set[str] = set()  # those whose handlers do the same to every entry
 
@@ -46,6 +48,16 @@ def handles(*names: str, lazy: bool = False, elementwise: bool = False) -> Calla
         HANDLERS.update(dict.fromkeys(names, function))
         LAZY.update(names if lazy else ())
         ELEMENTWISE.update(names if elementwise else ())
+        return function
+
+    return register
+
+
+def handles_scores(*names: str) -> Callable[[Handler], Handler]:
+    """As `handles`, for functions that get `Scores` among their inputs."""
+
+    def register(function: Handler) -> Handler:
+        SCORES_HANDLERS.update(dict.fromkeys(names, function))
         return function
 
     return register
@@ -72,7 +84,8 @@ class Visitor:
     An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
     the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
     `tokens` are inputs of whole numbers, whatever type the file gives them. `steps` is for how many steps the graph is,
-    each of which may be several entries of the time axis.
+    each of which may be several entries of the time axis. `longest` gives the graph for a very long sequence, None where
+    there is none.
     """
 
     def __init__(
@@ -84,6 +97,7 @@ class Visitor:
         initial: Sequence[Operand] = (),
         tokens: Sequence[Operand | LazyView] = (),
         steps: int | None = None,
+        longest: Callable[[], Folded | None] = lambda: None,
     ):
         self.builder = builder
         self.mover = Mover(builder, steps)
@@ -92,6 +106,7 @@ class Visitor:
         self.longer = longer
         self.initial = {id(state) for state in initial}
         self.tokens = {token.ref.buffer for token in tokens if isinstance(token, Operand)}
+        self._longest = longest
         self._constants: dict[str, np.ndarray] = {}
         self._width: int | None = None  # of the vectors that an elementwise operator gets
 
@@ -136,6 +151,8 @@ class Visitor:
                 "is not taken: the importer has no such operator; docs/support.md lists those that it has",
             )
         with blamed(node.proto):
+            if any(isinstance(x, Scores) for x in given):
+                return [self._with_scores(node, given)]
             order = self._order(node, given) if node.op in ELEMENTWISE else None
             if order is None:
                 result = handler(self, node, *(x if node.op in LAZY else self.materialize(x) for x in given))
@@ -145,6 +162,20 @@ class Visitor:
             shapes = ", ".join(str(tuple(x.shape)) for x in given if x is not None)
             raise refuse(node.proto, f"is not taken with these inputs (of shape {shapes}) and attributes")
         return result if isinstance(result, list) else [result]
+
+    def _with_scores(self, node: Node, given: list[Taken | None]) -> Taken:
+        """What a node makes of the scores of every two steps."""
+        handler = SCORES_HANDLERS.get(node.op)
+        result = handler and handler(self, node, *(x if isinstance(x, Scores) else self.materialize(x) for x in given))
+        if result is None:
+            raise refuse(node.proto, f"is not taken here; {CAN}")
+        return result
+
+    def longest(self, name: str) -> np.ndarray | None:
+        """A constant as it is for a very long sequence, as float64."""
+        folded = self._longest()
+        value = folded and folded.values.get(name)
+        return value.astype(np.float64) if isinstance(value, np.ndarray) else None
 
     def _order(self, node: Node, given: list[Taken | None]) -> np.ndarray | None:
         """Where the entries of the result lie in an input that is a whole value in another order; None without one.
@@ -187,6 +218,8 @@ class Visitor:
 
     def materialize(self, x: Any) -> Any:
         """`x`, in place if it is moved entries."""
+        if isinstance(x, Scores):
+            raise UnsupportedModelError(f"{self.builder.where}: gives the scores of every two steps; {CAN}")
         if isinstance(x, LazyView):
             for operand in x.operands:
                 self._check(operand)
@@ -217,6 +250,8 @@ class Visitor:
         if len(small) == len(large) and not axes:
             return None
         clear = len(small) == len(large) and len(axes) == 1 and large[axes[0]] > small[axes[0]]
+        if len(small) == len(large) and len(axes) == 2 and all(large[d] - small[d] == 1 for d in axes):
+            return EVERY_TWO
         return axes[0] if clear else "unclear"
 
     def rate(self, name: str) -> int:
@@ -240,7 +275,7 @@ class Visitor:
         time, rate, shape = self.grown(name), self.rate(name), self.type(name).shape
         whole = not isinstance(time, int) or rate == 1 or shape[time] == rate * (self.mover.steps or 0)
         if isinstance(time, str) or not whole:
-            raise refuse(node.proto, "folds time into another axis or changes the number of steps")
+            raise refuse(node.proto, why_unclear(str(time)))
         return shape, time
 
     def spread(self, x: Source, node: Node) -> Operand:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...emit import products
+from ...emit.attention import Scores
 from ...emit.builder import Operand
 from ...emit.pointwise import broadcast, scale
 from ...runtime.program import Binary
@@ -15,7 +16,7 @@ from ..visitor import Visitor, fits, handles
 
 
 @handles("MatMul")
-def _matmul(visitor: Visitor, node: Node, a: Any, b: Any, bias: Any = None) -> Operand | None:
+def _matmul(visitor: Visitor, node: Node, a: Any, b: Any, bias: Any = None) -> Operand | Scores | None:
     """With a constant matrix, with one for each of a batch, or of two values; `bias` is joined by `fuse`."""
     mover = visitor.mover
     if isinstance(b, np.ndarray) and b.ndim > 2 and b.size == b.shape[-1] * b.shape[-2] and b.ndim <= len(a.shape):
@@ -31,7 +32,7 @@ def _matmul(visitor: Visitor, node: Node, a: Any, b: Any, bias: Any = None) -> O
 
 
 @handles("Gemm")
-def _gemm(visitor: Visitor, node: Node, a: Any, b: Any, c: Any = None) -> Operand | None:
+def _gemm(visitor: Visitor, node: Node, a: Any, b: Any, c: Any = None) -> Operand | Scores | None:
     """alpha A B + beta C, A and B transposed or not."""
     build, mover = visitor.builder, visitor.mover
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
@@ -51,7 +52,10 @@ def _gemm(visitor: Visitor, node: Node, a: Any, b: Any, c: Any = None) -> Operan
     if isinstance(b, np.ndarray):
         product = _with_matrix(visitor, node, a, alpha * b.T, 1)
     else:
-        product = scale(build, products.matmul(mover, a, b), alpha)
+        product = products.matmul(mover, a, b)
+        if isinstance(product, Scores):
+            return product.scaled(alpha, build.where) if c is None else None
+        product = scale(build, product, alpha)
     if c is None:
         return product
     c = beta * c if isinstance(c, np.ndarray) else scale(build, c, beta)
