@@ -17,7 +17,10 @@ class Attending(nn.Module):
         self.q, self.k, self.v, self.narrow = (nn.Linear(WIDTH, n) for n in (WIDTH, WIDTH, WIDTH, WIDTH // HEADS))
         self.attention, self.norm = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True), nn.LayerNorm(WIDTH)
         self.block = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True)
-        self.after, self.head = nn.GRU(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True), nn.Linear(WIDTH, OUTPUTS)
+        self.after, self.head = (
+            nn.GRU(WIDTH, WIDTH // 2, batch_first=True, bidirectional=True),
+            nn.Linear(WIDTH, OUTPUTS),
+        )
         self.register_buffer("triangle", torch.ones(512, 512).tril())
         self.function = function
 
@@ -64,7 +67,9 @@ def filled_mask(m, h):
 
 def stored_mask(m, h):
     steps = h.shape[1]
-    return (m.q(h) @ m.k(h).transpose(-1, -2)).masked_fill(m.triangle[:steps, :steps] == 0, -INFINITY).softmax(-1) @ m.v(h)
+    return (m.q(h) @ m.k(h).transpose(-1, -2)).masked_fill(m.triangle[:steps, :steps] == 0, -INFINITY).softmax(
+        -1
+    ) @ m.v(h)
 
 
 def masked_multihead(m, h):
@@ -77,7 +82,9 @@ def keys_first(m, h):
 
 
 def values_first(m, h):
-    return (m.v(h).transpose(-1, -2) @ (m.q(h) @ m.k(h).transpose(-1, -2)).softmax(-1).transpose(-1, -2)).transpose(-1, -2)
+    return (m.v(h).transpose(-1, -2) @ (m.q(h) @ m.k(h).transpose(-1, -2)).softmax(-1).transpose(-1, -2)).transpose(
+        -1, -2
+    )
 
 
 def shared_keys(m, h):
@@ -120,5 +127,7 @@ ATTENTION = {
     "twice": lambda m, h: self_attention(m, several_heads(m, h)),
     "encoder layer": lambda m, h: m.block(h),
     "block": block,
-    "of the mean": lambda m, h: (m.q(h.mean(1, keepdim=True).expand_as(h)) @ m.k(h).transpose(-1, -2)).softmax(-1) @ h + h,
+    "of the mean": lambda m, h: (
+        (m.q(h.mean(1, keepdim=True).expand_as(h)) @ m.k(h).transpose(-1, -2)).softmax(-1) @ h + h
+    ),
 }

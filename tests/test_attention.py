@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import compactrnn as cr
-from attention_models import ATTENTION, Attending, future, several_heads
+from attention_models import ATTENTION, Attending, future
 from compactrnn.runtime import _native
 from compactrnn.runtime.program import Code
 
@@ -55,7 +55,7 @@ def test_projections_in_int8_are_near_those_in_float32(tmp_path):
 
 def test_a_stream_is_refused_for_the_true_reason(tmp_path):
     engine = packed(model_of(ATTENTION["one head"]), tmp_path / "m.crnn")
-    with pytest.raises(cr.UnsupportedModelError, match="because of .*matmul: attention over all steps"):
+    with pytest.raises(cr.UnsupportedModelError, match=r"because of .*matmul: attention over all steps"):
         engine.stream()
 
 
@@ -156,3 +156,94 @@ NOT_EXPORTED = {"MultiheadAttention", "masked MultiheadAttention", "without weig
 @pytest.mark.parametrize("case", [case for case in ATTENTION if case not in NOT_EXPORTED])
 def test_it_is_that_of_the_file(case, tmp_path):
     assert same_as_onnxruntime(exported(ATTENTION[case], tmp_path / "m.onnx"), tmp_path).offline
+
+
+def made(path, nodes, constants=None, width=8):
+    """A GRU along the axis T of x, then `nodes` from h, (T, 1, 8), to y, (T, 8)."""
+    from onnx_models import node, save, tensor
+
+    rng = np.random.default_rng(0)
+    stored = {"W": rng.normal(size=(1, 24, 4)) / 2, "R": rng.normal(size=(1, 24, 8)) / 3}
+    before = [
+        node("Squeeze", ["x", "i0"], ["sequence"]), node("Unsqueeze", ["sequence", "i1"], ["steps"]),
+        node("GRU", ["steps", "W", "R"], ["gru", ""], hidden_size=8, linear_before_reset=1),
+        node("Squeeze", ["gru", "i1"], ["h"], name="squeeze_h"),
+        node("Transpose", ["h"], ["b"], perm=[1, 0, 2], name="batch_first"),
+    ]  # fmt: skip
+    after = [node("Unsqueeze", ["rows", "i0"], ["y"], name="give")]
+    constants = {k: np.asarray(v, np.float32) for k, v in stored.items()} | (constants or {})
+    constants |= {"i0": np.array([0]), "i1": np.array([1])}
+    inputs, outputs = [tensor("x", [1, "T", 4])], [tensor("y", [1, "T", width])]
+    return save(path, [*before, *nodes, *after], inputs, outputs, constants, opset=23)
+
+
+OPERATOR = {
+    "one head": {"q_num_heads": 1, "kv_num_heads": 1},
+    "heads": {"q_num_heads": 4, "kv_num_heads": 4},
+    "causal": {"q_num_heads": 2, "kv_num_heads": 2, "is_causal": 1},
+    "scale": {"q_num_heads": 2, "kv_num_heads": 2, "scale": 0.2},
+}
+
+
+@pytest.mark.parametrize("case", OPERATOR)
+def test_the_operator_attention_is_that_of_onnxruntime(case, tmp_path):
+    pytest.importorskip("onnx", reason="the importer reads by it")
+    from onnx_models import node
+
+    nodes = [
+        node("Attention", ["b", "b", "b"], ["a"], **OPERATOR[case]),
+        node("Squeeze", ["a", "i0"], ["rows"], "last"),
+    ]
+    engine = same_as_onnxruntime(made(tmp_path / "m.onnx", nodes), tmp_path)
+    assert engine.offline
+
+
+def test_the_operator_attention_in_four_axes_with_shared_keys(tmp_path):
+    pytest.importorskip("onnx", reason="the importer reads by it")
+    from onnx_models import node
+
+    nodes = [
+        node("Reshape", ["b", "split"], ["s"]), node("Transpose", ["s"], ["q"], perm=[0, 2, 1, 3], name="heads"),
+        node("Slice", ["q", "i0", "i2", "i1"], ["k"]), node("Attention", ["q", "k", "k"], ["a"], is_causal=1),
+        node("Transpose", ["a"], ["t"], perm=[0, 2, 1, 3], name="together"),
+        node("Reshape", ["t", "flat"], ["rows"], name="rows"),
+    ]  # fmt: skip
+    constants = {"split": np.array([1, -1, 4, 2]), "flat": np.array([-1, 8]), "i2": np.array([2])}
+    assert same_as_onnxruntime(made(tmp_path / "m.onnx", nodes, constants), tmp_path).offline
+
+
+FILES = {
+    "another activation": (["Relu"], "Relu"),
+    "no softmax": ([], "MatMul"),
+    "softmax twice": (["Softmax", "Softmax"], "Softmax"),
+    "an exponential": (["Exp"], "Exp"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_what_is_more_than_attention_in_a_file_is_refused_with_node_and_reason(case, tmp_path):
+    pytest.importorskip("onnx", reason="the importer reads by it")
+    from onnx_models import node
+
+    between, blamed = FILES[case]
+    nodes = [
+        node("Transpose", ["b"], ["bt"], perm=[0, 2, 1], name="turn"),
+        node("MatMul", ["b", "bt"], ["s0"], "scores"),
+    ]
+    for i, op in enumerate(between):
+        nodes.append(node(op, [f"s{i}"], [f"s{i + 1}"], f"{op}{i}".lower()))
+    nodes += [node("MatMul", [f"s{len(between)}", "b"], ["a"], "weigh"), node("Squeeze", ["a", "i0"], ["rows"], "last")]
+    with pytest.raises(cr.UnsupportedModelError, match=f"(?i)^(?=.*{blamed}).*attention") as caught:
+        cr.pack(made(tmp_path / "m.onnx", nodes), tmp_path / "m.crnn")
+    assert "imports the part" in str(caught.value) and not (tmp_path / "m.crnn").exists()
+
+
+def test_a_mask_of_a_window_in_a_file_is_refused(tmp_path):
+    """It is made of the number of steps, and leaves out nothing of a short sequence."""
+
+    def near(m, h):
+        late = torch.triu(torch.ones(h.shape[1], h.shape[1], dtype=torch.bool), 400)
+        return (h @ h.transpose(1, 2)).masked_fill(late, -1e9).softmax(-1) @ h
+
+    with pytest.raises(cr.UnsupportedModelError, match="other steps count than all"):
+        cr.pack(exported(near, tmp_path / "m.onnx"), tmp_path / "m.crnn")

@@ -41,8 +41,8 @@ def why_unclear(time: str) -> str:
     """Why a value with such a time axis is no row of a step."""
     if time == EVERY_TWO:
         return (
-            "makes numbers of every two steps; an engine does so for attention alone, softmax(q k^T) v, whose scores are"
-            " products of queries and keys"
+            "makes numbers of every two steps; an engine does so for attention alone, softmax(q k^T) v, whose scores"
+            " are products of queries and keys"
         )
     return "folds time into another axis or changes the number of steps"
 

@@ -20,8 +20,8 @@ from .movement import Mover
 MASKED = -1e4  # what is added to scores that do not count, or less
 OTHER_MASK = "a mask with which other steps count than all of a sequence, or all up to and with that of the query"
 CAN = (
-    "of the scores of every two steps an engine can take softmax(q k^T) v: they may be moved, multiplied with a number and"
-    " masked for the steps to come, then have their softmax over the steps, and weight values"
+    "an engine takes scores of every two steps as attention alone: products q k^T, moved, multiplied with a number and"
+    " masked for the steps to come, then their softmax over the steps, then the product with v"
 )
 
 

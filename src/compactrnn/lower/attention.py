@@ -61,7 +61,7 @@ def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any
     low = number(other)
     if not isinstance(condition, Tensor) or low is None or not low <= attention.MASKED or not isinstance(x, Scores):
         return None
-    longer = visitor.longest(node.args[0])
+    longer = visitor.longest(node.args[0])  # pyright: ignore
     if longer is None:
         return None
     counts, long = (_numbers(v) != 0 for v in (condition, longer))
@@ -98,4 +98,5 @@ def _safe_softmax(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, *
     build, mover = visitor.builder, visitor.mover
     y = normalize.softmax(mover, x, dim)
     none = against(build, Binary.EQUAL, reductions.reduce(mover, x, [dim], "max", True), -math.inf)
-    return select(build, *(mover.spread(v, y.shape, y.time) for v in (none, 0.0)), y)
+    none, zeros = (mover.spread(v, y.shape, y.time) for v in (none, 0.0))
+    return select(build, none, zeros, y)

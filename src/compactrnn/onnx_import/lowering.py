@@ -233,7 +233,7 @@ def _sequence(
     for state in form.ports.states:
         if state.output is None:
             raise invalid(f"states[{state.name!r}]", got="None", expected="an output: the file has a time axis")
-        new = visitor.mover.move([results[state.output]], lambda a: a[0], None)
+        new = visitor.mover.move([visitor.rows(results[state.output])], lambda a: a[0], None)
         _check_kept(state.name, states[state.name], new)
     if form.frames > 1:
         build.program.metadata["frames_per_step"] = form.frames

@@ -218,13 +218,18 @@ class Visitor:
 
     def materialize(self, x: Any) -> Any:
         """`x`, in place if it is moved entries."""
-        if isinstance(x, Scores):
-            raise UnsupportedModelError(f"{self.builder.where}: gives the scores of every two steps; {CAN}")
+        x = self.rows(x)
         if isinstance(x, LazyView):
             for operand in x.operands:
                 self._check(operand)
             return self.mover.materialize(x)
         self._check(x)
+        return x
+
+    def rows(self, x: Any) -> Any:
+        """`x`, which must be no scores."""
+        if isinstance(x, Scores):
+            raise UnsupportedModelError(f"{self.builder.where}: gives the scores of every two steps; {CAN}")
         return x
 
     def _check(self, x: Any) -> None:

@@ -22,7 +22,7 @@ from .einsum import moved, read_terms
 def _moves(visitor: Visitor, node: Node, x: Any, *fixed: Any) -> Scores | None:
     if not isinstance(x, Scores) or not all(v is None or isinstance(v, np.ndarray) for v in fixed):
         return None
-    given = [visitor.folded.values[name] if name else None for name in node.inputs[1:]]
+    given: Any = [visitor.folded.values[name] if name else None for name in node.inputs[1:]]
     return x.moved(lambda entries: evaluate(visitor.file, node.proto, [entries, *given])[0])
 
 
