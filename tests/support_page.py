@@ -67,6 +67,14 @@ every band. Both pack: the first runs again at every step, in one direction or b
 band. Time is the axis along which no layer is bidirectional and the model streams; where that holds for both,
 `cr.pack(..., time=1)` says that it is axis 1 of the first input.
 
+**Attention over all steps**, softmax(q k^T) v, makes the engine offline: every step reads keys and values of the whole
+sequence, or, with a causal mask, of the steps up to its own. It is taken from `F.scaled_dot_product_attention`,
+`nn.MultiheadAttention`, `nn.TransformerEncoderLayer` and written out, with any number of heads, also such as share keys, a
+scale that does not depend on the number of steps, and from ONNX files as `MatMul`, `Mul`, `Add`, `Where`, `Softmax`, `MatMul`,
+as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a condition, made of the number
+of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps to come, or none. Refused are
+windows, masks of data, biases by distance, tables of positions, weights that are given out, and scores that are no products.
+
 A TorchScript module and a `torch.export.ExportedProgram` are refused: torch.export cannot follow the first, whose file
 would have to be unpickled, and in the second the recurrent layers are no modules any more. Pack the Python module that
 they were made from, or an ONNX file.
@@ -150,6 +158,7 @@ WITHIN = {
     "InstanceNormalization": [made("InstanceNormalization", "x", "c", "c")],
     "GroupNormalization": [made("GroupNormalization", "x", "c", "c", num_groups=1)],
     "LayerNormalization": [made("LayerNormalization", "x", "b")],
+    "Attention": [made("Attention", "x", "x", "x", q_num_heads=2, kv_num_heads=2)],
     "MatMul": [made("MatMul", "x", "w")], "Einsum": [made("Einsum", "x", "w", equation="tci,io->tco")],
     "Gemm": [made("Flatten", "x", to="f"), made("Gemm", "f", "g", "gb", transB=1)],
     "Concat": [made("Concat", "x", "x", axis=2)], "Flatten": [made("Flatten", "x")],
@@ -195,7 +204,11 @@ ACROSS = {
     "BatchNormalization": [made("BatchNormalization", "channels", "c8", "c8", "c8", "v8")],
     "GroupNormalization": [made("GroupNormalization", "channels", "c8", "c8", num_groups=2)],
     "MatMul": [made("Reshape", "x", "shapeT", to="f"), made("Transpose", "f", to="u", perm=[1, 0]),
-               made("MatMul", "f", "u", to="s"), made("MatMul", "s", "f")],
+               made("MatMul", "f", "u", to="s"), made("Softmax", "s", to="p"), made("MatMul", "p", "f")],
+    "Einsum": [made("Reshape", "x", "shapeT", to="f"), made("Einsum", "f", "f", equation="tc,sc->ts", to="s"),
+               made("Softmax", "s", to="p"), helper.make_node("Einsum", ["p", "f"], ["y"], equation="ts,sc->tc")],
+    "Attention": [made("Transpose", "x", to="u", perm=[1, 0, 2]),
+                  made("Attention", "u", "u", "u", q_num_heads=2, kv_num_heads=2)],
     "Concat": [made("Concat", "zeros", "x", axis=0, to="p"), made("Slice", "p", "i0", "m1", "i0")],
     "Gather": [made("Gather", "x", "back1", axis=0)], "Pad": [made("Pad", "x", "past", to="p"),
                                                               made("Slice", "p", "i0", "back2", "i0")],
@@ -237,7 +250,7 @@ def file_of(op, nodes, form, path):
         inputs.append(tensor("state", [1, 2]))
         outputs.append(tensor("state_out", [1, 2]))
     used = {name: v for name, v in CONSTANTS.items() if any(name in n.input for n in nodes)}
-    opset = {"Swish": 24, "GroupNormalization": 21}.get(op, 20)
+    opset = {"Swish": 24, "GroupNormalization": 21, "Attention": 23}.get(op, 20)
     return save(path, nodes, inputs, outputs, used, opset)
 
 
@@ -341,6 +354,9 @@ CALLS = {
     "GRU of stacked frames": (None, lambda m, h: m.stacked(h.reshape(len(h), -1, 16))[0]),
     "adaptive_max_pool1d": (None, lambda m, h: F.adaptive_max_pool1d(h.mT, 1)),
     "matmul of two values": (lambda m, h: h[..., None] @ h[..., None, :], lambda m, h: h @ h.mT @ h),
+    "softmax(q @ k.mT) @ v": (
+        lambda m, h: F.softmax(h[..., None] @ h[..., None, :], -1) @ h[..., None], lambda m, h: (h @ h.mT).softmax(-1) @ h
+    ),
     "scaled_dot_product_attention": (None, lambda m, h: F.scaled_dot_product_attention(h, h, h)),
     "the same, causal": (None, _windows),
     "MultiheadAttention": (None, lambda m, h: m.attention(h, h, h)[0]),

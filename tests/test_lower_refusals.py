@@ -178,15 +178,15 @@ REFUSED = {
         "by whole steps",
     ),
     "wrong width": (lambda: gru(), r(2, 9, 5), "fails on example_inputs", "Expected 4"),
-    "attention over time": (
+    "averaged attention over time": (
         lambda: Uses(
-            lambda m, x: m.a(m.g(x)[0], m.g(x)[0], m.g(x)[0])[0],
+            lambda m, x: m.a(m.g(x)[0], m.g(x)[0], m.g(x)[0])[1].mean(-1),
             g=gru(),
             a=nn.MultiheadAttention(8, 2, batch_first=True),
         ),
         r(2, 9, 4),
         "a: ",
-        "every time step with every other",
+        "scores of every two steps as attention alone",
     ),
     "sorting": (
         uses(lambda m, x: m.g(x)[0].sort(-1)[0]),
