@@ -71,10 +71,10 @@ band. Time is the axis along which no layer is bidirectional and the model strea
 sequence, or, with a causal mask, of the steps up to its own. It is taken from `F.scaled_dot_product_attention`,
 `nn.MultiheadAttention`, `nn.TransformerEncoderLayer` and written out, with any number of heads, also ones that share
 keys, and a scale that does not depend on the number of steps; from ONNX files as `MatMul`, `Mul`, `Add`, `Where`,
-`Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a condition,
-made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps to come, or
-none. Refused are windows, masks of data, biases by distance, tables of positions, weights that are given out, and
-scores that are no products.
+`Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a
+condition, made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps
+to come, or none. Refused are windows, masks of data, biases by distance, tables of positions, weights that are given
+out, and scores that are no products.
 
 A TorchScript module and a `torch.export.ExportedProgram` are refused: torch.export cannot follow the first, whose file
 would have to be unpickled, and in the second the recurrent layers are no modules any more. Pack the Python module that
