@@ -217,6 +217,7 @@ def _sequence(
     inputs = {name: _in_place(visitor, name, value) for name, value in inputs.items()}
     results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:
+        build.where = f"output {name!r}"
         value = visitor.materialize(results[name])
         found = folded.outputs[needed.index(name)]
         time, rate = visitor.grown(found), visitor.rate(found)

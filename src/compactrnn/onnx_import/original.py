@@ -27,13 +27,14 @@ Rows = list[np.ndarray]  # of each output: time first where there is time, as an
 class Original:
     """Runs the file on sequences as `Engine.run` takes them.
 
-    `rounding` changes each weight at random by that part of it.
+    `rounding` changes each weight at random by that part of it. `file` is another form of the file, which takes and
+    gives the same.
     """
 
-    def __init__(self, lowered: Lowered, rounding: float = 0.0):
+    def __init__(self, lowered: Lowered, rounding: float = 0.0, file: ModelFile | None = None):
         self.lowered = lowered
         self.form = lowered.form
-        self._call = calls_of(lowered.file, lowered.form, rounding)
+        self._call = calls_of(file or lowered.file, lowered.form, rounding)
 
     def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
@@ -81,11 +80,11 @@ def _checks(lowered: Lowered, sequences: Sequence[Sequence_]) -> tuple[list[Chec
 
 
 def _check_fixed(lowered: Lowered, engine: Engine, file: ModelFile, steps: int) -> Check:
-    what, before, frames = "the file of fixed size", replace(lowered, file=file), lowered.form.frames
+    what, frames = "the file of fixed size", lowered.form.frames
     if steps % frames:
         return Check(what, 0, None, f"its {steps} steps are no multiple of the {frames} that the engine takes at once")
     try:
-        return _check(what, before, Original(before), engine, [random_sequence(lowered, steps // frames)])
+        return _check(what, lowered, Original(lowered, file=file), engine, [random_sequence(lowered, steps // frames)])
     except ElsewhereError as error:
         return Check(what, 0, None, f"it does not run elsewhere: {error}")
 
@@ -93,7 +92,7 @@ def _check_fixed(lowered: Lowered, engine: Engine, file: ModelFile, steps: int) 
 def _check_quantized(lowered: Lowered, sequences: Sequence[Sequence_], floats: list[Rows]) -> Check:
     what, steps = QUANTIZED, sum(len(sequence[0]) for sequence in sequences)
     try:
-        original = Original(replace(lowered, file=lowered.file.quantized))
+        original = Original(lowered, file=lowered.file.quantized)
         found = [original.run(sequence) for sequence in sequences]
     except ElsewhereError as error:
         return Check(what, 0, None, f"it does not run elsewhere: {error}")

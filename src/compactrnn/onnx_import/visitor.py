@@ -84,8 +84,7 @@ class Visitor:
     An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
     the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
     `tokens` are inputs of whole numbers, whatever type the file gives them. `steps` is for how many steps the graph is,
-    each of which may be several entries of the time axis. `longest` gives the graph for a very long sequence, None where
-    there is none.
+    each of which may be several entries of the time axis. `longest` gives the graph for a very long sequence, or None.
     """
 
     def __init__(
