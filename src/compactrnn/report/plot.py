@@ -11,6 +11,7 @@ from typing import Any
 from .._text import printable
 
 LABELED = 8  # points that are still labeled by their names
+ROW = 0.175  # inches, of a name beside a plot
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     from matplotlib.figure import Figure
 
     crowded = len(points) > LABELED
-    figure = Figure(figsize=(8.5 if crowded else 6, 4), layout="constrained")
+    height = max(4, 0.3 + ROW * len(points)) if crowded else 4
+    figure = Figure(figsize=(8.5 if crowded else 6, height), layout="constrained")
     axes = figure.subplots()
     for number, point in enumerate(points, 1):
         name = _plain(point.name)
