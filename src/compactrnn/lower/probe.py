@@ -100,6 +100,8 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
         raise UnsupportedModelError(f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode")
     tried, errors = _try_all(model, inputs)
     along = _along(base, tried)
+    if time is None:  # of two axes that of layers in both directions may have a stride within a step
+        along = _chosen(base, along, names, time)
     strided, frames = _strided(model, inputs, base, along, time)
     if frames > 1:
         inputs = resized(inputs, strided, max(1, _size(inputs, strided) // frames) * frames)
@@ -223,7 +225,7 @@ def _strided(
     `along` are those along which layers get more steps for one entry more.
     """
     found = [reading for reading, _ in along]
-    if len(frozenset().union(*(mine for _, mine in along))) < len(base):
+    if not found or time is not None:
         found += [reading for reading, _ in _along(base, _try_all(model, inputs, 0)[0]) if reading not in found]
     for reading in sorted(found, key=_covers, reverse=True):
         if time is None or reading[0] == time:
