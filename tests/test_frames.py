@@ -7,22 +7,10 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn.emit.frames import frames_a_step
+from test_lower_refusals import Uses
 
 F = nn.functional
 STEPS, CLOSE = (1, 2, 3, 8, 21), 2e-5
-
-
-class Uses(nn.Module):
-    """A model of `layers` whose forward is `function(self, x)`."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def over(conv, x):
