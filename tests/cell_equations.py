@@ -6,24 +6,7 @@ the output of a cell whose output is none of its states.
 
 import torch
 
-from compactrnn.cells import (
-    DFSMN,
-    ENRNN,
-    GILRLSTM,
-    LMU,
-    LRU,
-    NBRC,
-    QRNN,
-    SLSTM,
-    SRU,
-    URNN,
-    CoupledLSTM,
-    FastRNN,
-    LayerNormLSTM,
-    MinLSTM,
-    OrthogonalRNN,
-    PeepholeLSTM,
-)
+from compactrnn import cells
 
 
 def gates_of(cell, x, count, name="input"):
@@ -240,22 +223,168 @@ def enrnn(cell, x, h):
     return (a.sign() * (a.abs() + cell.bias).clamp(min=0),)
 
 
+def matrices(cell, gates):
+    """W, U, b, b' of each gate."""
+    zero = torch.zeros(gates * cell.hidden_size, dtype=torch.float64)
+    parts = [cell.input.dense(), cell.hidden.dense()]
+    parts += [zero if b is None else b for b in (cell.input_bias, cell.hidden_bias)]
+    return zip(*(p.chunk(gates) for p in parts), strict=True)
+
+
+def lstm(cell, x, h, c):
+    i, f, g, o = (W @ x + b + U @ h + d for W, U, b, d in matrices(cell, 4))
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return h, c
+
+
+def gru(cell, x, h):
+    (Wr, Ur, br, dr), (Wz, Uz, bz, dz), (Wn, Un, bn, dn) = matrices(cell, 3)
+    r = (Wr @ x + br + Ur @ h + dr).sigmoid()
+    z = (Wz @ x + bz + Uz @ h + dz).sigmoid()
+    n = (Wn @ x + bn + r * (Un @ h + dn)).tanh()
+    return ((1 - z) * n + z * h,)
+
+
+def elman(cell, x, h):
+    ((W, U, b, d),) = matrices(cell, 1)
+    total = W @ x + b + U @ h + d
+    return (total.tanh() if cell.nonlinearity == "tanh" else total.clamp(min=0),)
+
+
+def mgu(cell, x, h):
+    bias = torch.zeros(2 * cell.hidden_size, dtype=torch.float64) if cell.input_bias is None else cell.input_bias
+    (Wf, Wc), (bf, bc) = cell.input.dense().chunk(2), bias.chunk(2)
+    f = (Wf @ x + bf + cell.forget.dense() @ h).sigmoid()
+    c = (Wc @ x + bc + cell.candidate.dense() @ (f * h)).tanh()
+    return ((1 - f) * h + f * c,)
+
+
+def fastgrnn(cell, x, h):
+    a = cell.input.dense() @ x + cell.hidden.dense() @ h
+    bz, bh = (0 if b is None else b for b in (cell.gate_bias, cell.candidate_bias))
+    z = (a + bz).sigmoid()
+    return ((cell.zeta.sigmoid() * (1 - z) + cell.nu.sigmoid()) * (a + bh).tanh() + z * h,)
+
+
+def linear(weight, bias, x, gate=0, gates=1):
+    """One gate of `W x + b`."""
+    total = weight.dense().chunk(gates)[gate] @ x
+    return total if bias is None else total + bias.chunk(gates)[gate]
+
+
+def indrnn(cell, x, h):
+    total = linear(cell.input, cell.input_bias, x) + cell.recurrent * h
+    return (total.tanh() if cell.nonlinearity == "tanh" else total.clamp(min=0),)
+
+
+def durnn(cell, x, *states):
+    from_x = linear(cell.input, cell.input_bias, x)
+    if cell.hidden is None:
+        return ((from_x + cell.recurrent * states[0]).clamp(min=0),)
+    s = from_x + cell.hidden.dense() @ states[0]
+    s = s.tanh() if cell.nonlinearity == "tanh" else s.clamp(min=0)
+    if cell.transfer is None:
+        return (s,)
+    if cell.gate is None:
+        e = linear(cell.transfer, cell.transfer_bias, s)
+    else:
+        Va, We = cell.transfer.dense().chunk(2)
+        a = (linear(cell.gate, cell.gate_bias, x) + Va @ s).sigmoid()
+        e = a * (We @ s + (0 if cell.transfer_bias is None else cell.transfer_bias))
+    return s, (e + cell.recurrent * states[1]).clamp(min=0)
+
+
+def gilr(cell, x, h):
+    g = linear(cell.input, cell.input_bias, x, 0, 2).sigmoid()
+    i = linear(cell.input, cell.input_bias, x, 1, 2)
+    i = {"elu": i.clamp(min=0) + i.clamp(max=0).exp() - 1, "tanh": i.tanh(), "relu": i.clamp(min=0)}[cell.nonlinearity]
+    return (g * h + (1 - g) * i,)
+
+
+def mingru(cell, x, h):
+    z = linear(cell.input, cell.input_bias, x, 0, 2).sigmoid()
+    return ((1 - z) * h + z * linear(cell.input, cell.input_bias, x, 1, 2),)
+
+
+def hippo(cell, x, h, memory, *steps):
+    """One channel after another, by explicit matrices."""
+    if not steps:
+        u = (cell.memory_input.dense() @ x + cell.hidden.dense() @ h).repeat(cell.order)
+        memory = cell.transition @ memory + cell.drive * u
+        z, k = (linear(cell.input, cell.input_bias, x) + cell.memory.dense() @ memory).chunk(2)
+        return (1 - z.sigmoid()) * h + z.sigmoid() * k.tanh(), memory
+    (steps,) = steps
+    rows, order = cell.memory_size, cell.order
+    u = cell.memory_input.dense() @ x + cell.hidden.dense() @ h
+    n = torch.arange(order, dtype=x.dtype)
+    root, eye = (2 * n + 1).sqrt(), torch.eye(order, dtype=x.dtype)
+    a = -torch.tril(root[:, None] * root, -1) - torch.diag(n + 1)
+    share = {"bilinear": 0.5, "backward": 1.0}[cell.discretization]
+    t = steps.clamp(min=1)
+    channels = []
+    for c, f in zip(memory.view(order, rows).T, u, strict=True):
+        known = (eye + (1 - share) / t * a) @ c + root * f / t
+        new = torch.linalg.solve(eye - share / t * a, known)
+        channels.append(torch.where(steps > 0, new, f * eye[0]))
+    memory = torch.stack(channels, 1).flatten()
+    total = linear(cell.input, cell.input_bias, x) + cell.memory.dense() @ memory
+    z, k = total.sigmoid().chunk(2)[0], total.tanh().chunk(2)[1]
+    return ((1 - z) * h + z * k, memory, steps + 1)
+
+
+def fsmn(cell, x, line):
+    size = len(line) // (cell.look_back * cell.stride)
+    p = linear(cell.input, cell.input_bias, x)
+    return (torch.cat([p, line[: len(line) - size]]),)
+
+
+def rhn(cell, x, h):
+    for layer in range(1, cell.depth + 1):
+        total = linear(
+            getattr(cell, f"hidden_{layer}"), cell.input_bias if layer == 1 else getattr(cell, f"bias_{layer}"), h
+        )
+        if layer == 1:
+            total = total + cell.input.dense() @ x
+        candidate, transform = total.tanh()[: len(h)], total.sigmoid()[len(h) :]
+        h = transform * candidate + (1 - transform) * h
+    return (h,)
+
+
 EQUATIONS = {
-    PeepholeLSTM: peephole_lstm,
-    CoupledLSTM: coupled_lstm,
-    LayerNormLSTM: layer_norm_lstm,
-    FastRNN: fastrnn,
-    NBRC: nbrc,
-    SLSTM: slstm,
-    MinLSTM: minlstm,
-    SRU: sru,
-    QRNN: qrnn,
-    ENRNN: enrnn,
-    URNN: urnn,
-    OrthogonalRNN: orthogonal_rnn,
-    LMU: lmu,
-    LRU: lru,
-    GILRLSTM: gilr_lstm,
-    DFSMN: dfsmn,
+    cells.LSTM: lstm,
+    cells.GRU: gru,
+    cells.Elman: elman,
+    cells.MGU: mgu,
+    cells.IndRNN: indrnn,
+    cells.DuRNN: durnn,
+    cells.FastGRNN: fastgrnn,
+    cells.GILR: gilr,
+    cells.MinGRU: mingru,
+    cells.HiPPO: hippo,
+    cells.FSMN: fsmn,
+    cells.RHN: rhn,
+    cells.PeepholeLSTM: peephole_lstm,
+    cells.CoupledLSTM: coupled_lstm,
+    cells.LayerNormLSTM: layer_norm_lstm,
+    cells.FastRNN: fastrnn,
+    cells.NBRC: nbrc,
+    cells.SLSTM: slstm,
+    cells.MinLSTM: minlstm,
+    cells.SRU: sru,
+    cells.QRNN: qrnn,
+    cells.ENRNN: enrnn,
+    cells.URNN: urnn,
+    cells.OrthogonalRNN: orthogonal_rnn,
+    cells.LMU: lmu,
+    cells.LRU: lru,
+    cells.GILRLSTM: gilr_lstm,
+    cells.DFSMN: dfsmn,
 }
-OUTPUTS = {DFSMN: dfsmn_output, GILRLSTM: gilr_lstm_output, LRU: lru_output, SRU: sru_output, QRNN: qrnn_output}
+OUTPUTS = {
+    cells.DFSMN: dfsmn_output,
+    cells.GILRLSTM: gilr_lstm_output,
+    cells.LRU: lru_output,
+    cells.SRU: sru_output,
+    cells.QRNN: qrnn_output,
+}

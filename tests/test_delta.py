@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
 import compactrnn as cr
-from cell_table import CELLS, name_of
+from cell_table import CELLS, name_of, reads_ahead
 from compactrnn.cells import GRU, LSTM, MGU, DeltaCell, HiPPO
 from compactrnn.layers import cells_of, delta_
 from compactrnn.testing import CellContract
@@ -35,7 +35,7 @@ ENGINES = [
     (partial(HiPPO, order=5), "float32"),
     (partial(cr.FSMN, projection_size=5, look_back=3), "float32"),
 ]
-CAUSAL = [make for make in CELLS if not make.keywords.get("look_ahead")]
+CAUSAL = [make for make in CELLS if not reads_ahead(make)]
 
 
 def with_thresholds(layer, value):

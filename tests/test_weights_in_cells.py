@@ -11,13 +11,12 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 import compactrnn as cr
-from cell_table import CELLS, name_of
+from cell_table import FIRST, name_of
 from compactrnn.cells import LSTM
 from compactrnn.weights import AbstractWeight, Dense, DenseWeight, Diagonal, LowRank
 from test_weight_paths import SPECS
 
-KINDS = {make.func: make for make in reversed(CELLS)}  # the first variant of each cell
-CELLS = [*KINDS.values(), partial(LSTM, proj_size=4)]
+CELLS = [*FIRST.values(), partial(LSTM, proj_size=4)]
 WEIGHTS = [spec for spec in SPECS if spec != Dense()]
 
 
