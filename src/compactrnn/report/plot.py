@@ -10,6 +10,7 @@ from typing import Any
 
 from .._text import printable
 
+NARROW = 4.4  # inches, at which letters of 9 points can be read on a screen of 360 pixels
 LABELED = 8  # points that are still labeled by their names
 ROW = 0.175  # inches, of a name beside a plot
 
@@ -23,8 +24,10 @@ class Point:
     quality: float
 
 
-def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str) -> str:
+def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str, width: float = 6) -> str:
     """SVG of quality against size (logarithmic); many models have numbers, and their names stand beside the plot.
+
+    It is `width` inches wide, wider with many models.
 
     Quality has a logarithmic axis, too, where it covers more than a factor of four.
 
@@ -35,10 +38,10 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
 
     crowded = len(points) > LABELED
     height = max(4, 0.3 + ROW * len(points)) if crowded else 4
-    figure = Figure(figsize=(8.5 if crowded else 6, height), layout="constrained")
+    figure = Figure(figsize=(8.5 if crowded else width, height), layout="constrained")
     axes = figure.subplots()
     for number, point in enumerate(points, 1):
-        name = _plain(point.name)
+        name = plain(point.name)
         axes.scatter(
             point.size, point.quality, s=60, color=f"C{(number - 1) % 10}", zorder=3, label=f"{number}  {name}"
         )
@@ -51,7 +54,7 @@ def quality_plot(points: Sequence[Point], *, size_label: str, quality_label: str
     _name_axes(axes, size_label, quality_label)
     if crowded:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label: str, quality_label: str) -> str:
@@ -71,7 +74,7 @@ def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label
     axes.scatter([point.size for point in others], [point.quality for point in others], color="0.7")
     axes.plot([point.size for point in front], [point.quality for point in front], color="C0")
     for number, point in enumerate(front, 1):
-        axes.scatter(point.size, point.quality, color="C0", zorder=3, label=f"{number}  {_plain(point.name)}")
+        axes.scatter(point.size, point.quality, color="C0", zorder=3, label=f"{number}  {plain(point.name)}")
         axes.annotate(str(number), (point.size, point.quality), xytext=(5, 5), textcoords="offset points")
     if 0 < 10 * min(point.quality for point in points) < max(point.quality for point in points):
         axes.set_yscale("log")
@@ -79,28 +82,35 @@ def frontier_plot(points: Sequence[Point], front: Sequence[Point], *, size_label
     axes.margins(0.1)
     _name_axes(axes, size_label, quality_label)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=0)
-    return _svg(figure)
+    return svg(figure)
 
 
 def curves_plot(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, y_label: str, log_y: bool = False
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    width: float = 6,
 ) -> str:
     """The text of an SVG with one line per name: `{name: (x, y)}`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(width, 4), layout="constrained")
     axes = figure.subplots()
     for name, (x, y) in curves.items():
-        axes.plot(x, y, marker=".", label=_plain(name))
+        axes.plot(x, y, marker=".", label=plain(name))
     if log_y:
         axes.set_yscale("log")
         _sparse_labels(axes.yaxis)
-    axes.set_xlabel(_plain(x_label))
-    axes.set_ylabel(f"{_plain(y_label)} (log scale)" if log_y else _plain(y_label))
+    axes.set_xlabel(plain(x_label))
+    axes.set_ylabel(f"{plain(y_label)} (log scale)" if log_y else plain(y_label))
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)  # no place within is sure to be free
-    return _svg(figure)
+    columns = 2 if width >= 6 else 1
+    # no place within is sure to be free
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    return svg(figure)
 
 
 def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[Point]]) -> str:
@@ -115,12 +125,12 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
     axes.plot(list(ceiling), [rate / 1e9 for rate in ceiling.values()], color="0.4", label="plain read", zorder=1)
     names = list(dict.fromkeys(point.name for group in points.values() for point in group))
     for marker, (name, group) in zip("os^vDx", points.items(), strict=False):
-        axes.scatter([], [], marker=marker, color="0.4", label=_plain(name))
+        axes.scatter([], [], marker=marker, color="0.4", label=plain(name))
         for point in group:
             color = f"C{names.index(point.name)}"
             axes.scatter(point.size, point.quality / 1e9, marker=marker, color=color, zorder=3)
     for number, name in enumerate(names):
-        axes.scatter([], [], marker="s", color=f"C{number}", label=_plain(name))
+        axes.scatter([], [], marker="s", color=f"C{number}", label=plain(name))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("bytes that a step reads (log scale)")
@@ -128,7 +138,7 @@ def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str:
@@ -143,12 +153,12 @@ def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str
     for group in groups.values():
         first = place
         for name, value in group.items():
-            label = None if _plain(name) in axes.get_legend_handles_labels()[1] else _plain(name)
+            label = None if plain(name) in axes.get_legend_handles_labels()[1] else plain(name)
             axes.barh(place, value, height=0.9, color=f"C{names.index(name)}", label=label)
             place += 1
         ticks.append((first + place - 1) / 2)
         place += 1
-    axes.set_yticks(ticks, [_plain(group) for group in groups])
+    axes.set_yticks(ticks, [plain(group) for group in groups])
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -156,10 +166,10 @@ def bars_plot(groups: Mapping[str, Mapping[str, float]], *, x_label: str) -> str
     axes.grid(True, axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(names), frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name as it is: matplotlib takes `$` for mathematics and leaves labels that begin with `_` out of legends."""
     text = printable(text).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
@@ -169,8 +179,8 @@ def _name_axes(axes: Any, size_label: str, quality_label: str) -> None:
     """Of quality against size, which is logarithmic."""
     axes.set_xscale("log")
     _sparse_labels(axes.xaxis)
-    axes.set_xlabel(f"{_plain(size_label)} (log scale)")
-    axes.set_ylabel(f"{_plain(quality_label)} (lower is better)")
+    axes.set_xlabel(f"{plain(size_label)} (log scale)")
+    axes.set_ylabel(f"{plain(quality_label)} (lower is better)")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -181,7 +191,7 @@ def _sparse_labels(axis: Any) -> None:
     axis.set_minor_formatter(lambda value, _: f"{value:,.10g}" if f"{value:.0e}"[0] in "25" else "")
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """The same text for the same figure, whenever it is drawn."""
     from matplotlib import rc_context
 

@@ -138,3 +138,15 @@ class AbstractTask(ABC):
     @abstractmethod
     def calibration_inputs(self) -> Tensor:
         """Validation data, batch first, on which the error of a packed model is measured."""
+
+    @abstractmethod
+    def example(self, part: str, number: int) -> tuple[Tensor, ...]:
+        """Sequence `number` of a part, from 1, as arguments of `model(...)`; `ValueError` if there is none."""
+
+    def text_inputs(self, text: str) -> tuple[Tensor, ...]:
+        """A text as arguments of `model(...)`; `ValueError` for a task that reads none."""
+        raise invalid("text", got=f"{text[:20]!r} for a model of another kind", expected="it with a language model")
+
+    def step_labels(self, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+        """What is read at each step of an example, in words; none where it is numbers."""
+        return ()

@@ -24,6 +24,8 @@ from .negatives import NegativeSampler, SampledBatch
 from .quality import METRIC, evaluate_stream, from_nats, shortened
 from .vocabulary import Vocabulary
 
+EXAMPLE_SYMBOLS = 100
+
 
 @dataclass(frozen=True)
 class LanguageModelData:
@@ -244,6 +246,25 @@ class LanguageModelTask(AbstractTask):
     def calibration_inputs(self) -> Tensor:
         """The first 512 symbols of the validation part, (1, 512)."""
         return torch.as_tensor(self.parts["valid"][:512])[None]
+
+    def example(self, part: str, number: int) -> tuple[Tensor, ...]:
+        """Stretch `number` of 100 symbols."""
+        tokens = self.parts[part]
+        count = -(-len(tokens) // EXAMPLE_SYMBOLS)
+        if not 1 <= number <= count:
+            expected = f"1 to {count}, the stretches of {EXAMPLE_SYMBOLS} symbols of the {part} part"
+            raise invalid("example", got=number, expected=expected)
+        return (torch.as_tensor(tokens[(number - 1) * EXAMPLE_SYMBOLS : number * EXAMPLE_SYMBOLS])[None],)
+
+    def text_inputs(self, text: str) -> tuple[Tensor, ...]:
+        tokens = self.vocabulary.encode(text)
+        if not len(tokens):
+            raise invalid("text", got=repr(text), expected="at least one symbol")
+        return (torch.as_tensor(tokens)[None],)
+
+    def step_labels(self, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
+        """The symbols."""
+        return tuple(self.vocabulary.symbols[token] for token in inputs[0][0].tolist())
 
     def example_inputs(self) -> Tensor:
         """The first symbols of the text, (1, 16)."""

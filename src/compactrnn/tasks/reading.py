@@ -200,6 +200,11 @@ class ReadingTask(AbstractSequencesTask):
         got, expected = "a packed model", "a run folder, whose model torch runs"
         raise invalid("reading", got=got, expected=expected, hint="the engine has no attention between two sequences")
 
+    def one(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The passage and the question."""
+        assert isinstance(batch, ReadingBatch)
+        return *super().one(batch), batch.questions[:, : int(batch.question_lengths)]
+
     def example_inputs(self) -> Any:
         """A passage and a question, (1, 16, inputs) and (1, 8, inputs) or shorter."""
         passage, question = self.calibration_inputs()

@@ -147,6 +147,19 @@ class AbstractSequencesTask(AbstractTask):
         common = batch.inputs.shape[1] if batch.lengths is None else int(batch.lengths.min())
         return batch.inputs[:, : min(common, CALIBRATION_STEPS)]
 
+    def example(self, part: str, number: int) -> tuple[Tensor, ...]:
+        """A sequence without padding, in the order of `batches`."""
+        before = 0
+        for batch in self.batches(part):
+            if 1 <= number <= before + len(batch):
+                return self.one(batch.rows(number - before - 1, number - before))
+            before += len(batch)
+        raise invalid("example", got=number, expected=f"1 to {before}, the sequences of the {part} part")
+
+    def one(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The arguments of `model(...)` of a batch of one sequence, without padding."""
+        return (batch.inputs if batch.lengths is None else batch.inputs[:, : int(batch.lengths)],)
+
 
 class AbstractSequenceTask(AbstractSequencesTask):
     """One target per sequence, predicted at its last step, or with `every_step` one per step, (batch, time).

@@ -7,6 +7,8 @@ steps that are linear in their state, `packed` for several lengths; `plain` is t
 
 from .packed import look_ahead_packed as look_ahead_packed
 from .packed import run_packed as run_packed
+from .plain import StepFunction as StepFunction
+from .plain import watched as watched
 from .select import Kind as Kind
 from .select import LoopReport as LoopReport
 from .select import loop_report as loop_report
