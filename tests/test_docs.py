@@ -225,6 +225,12 @@ def test_the_detector_of_the_case_studies_runs(tmp_path, monkeypatch):
     assert names["speech"].shape == (1,) and 0 <= names["speech"][0] < 0.5
 
 
+def test_the_page_on_seeing_inside_runs():
+    (code,) = blocks("docs/inside.md")
+    names = run(code)
+    assert names["first"].name == "lstm, layer 0" and names["second"].states["h"].shape == (60, 48)
+
+
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 
 

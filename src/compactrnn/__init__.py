@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from .layers import truncated as truncated
     from .onnx_module import from_onnx as from_onnx
     from .packing import pack as pack
+    from .report.inside import LayerView as LayerView
+    from .report.inside import see_inside as see_inside
     from .runtime.adaptive import AdaptiveEngine as AdaptiveEngine
     from .runtime.audio import Audio as Audio
     from .runtime.audio_stream import AudioStream as AudioStream
@@ -134,6 +136,7 @@ _HOME = {
     "LMU": "cells",
     "LRU": "cells",
     "LayerNormLSTM": "cells",
+    "LayerView": "report.inside",
     "CoupledLSTM": "cells",
     "FastRNN": "cells",
     "MinLSTM": "cells",
@@ -166,6 +169,7 @@ _HOME = {
     "recognize": "decoding",
     "plan_factorization": "compress",
     "save": "compress",
+    "see_inside": "report.inside",
     "time_loop": "layers",
     "linear_scan": "layers",
     "tie_": "layers",

@@ -14,7 +14,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 .table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 5rem; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 figcaption { color: #444; font-size: .9rem; }
 .row { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .row figure { flex: 1 1 20rem; max-width: 28rem; }

@@ -40,10 +40,14 @@ def write_page(runs: Sequence[Path], out: Path, choice: Choice | None = None) ->
         parts.append(table(header, rows))
         points = [Point(names[run], r["parameters"], r["test"]) for run, r in mine.items()]
         sizes = quality_plot(points, size_label="parameters", quality_label=f"test {label}", width=NARROW)
-        parts.append(figure(sizes, f"Test {label} against parameters", kind="wide" if len(mine) > LABELED else ""))
+        wide = "wide" if len(mine) > LABELED else ""
         curves = {names[run]: _curve(RunFolder(Path(run)), metric) for run in mine}
         updates = curves_plot(curves, x_label="update", y_label=f"validation {label}", width=NARROW)
-        parts.append(figure(updates, f"Validation {label} over the updates"))
+        pictures = [
+            figure(sizes, f"Test {label} against parameters", kind=wide),
+            figure(updates, f"Validation {label} over the updates"),
+        ]
+        parts += pictures if wide else ["<div class='row'>", *pictures, "</div>"]
     for run, result in results.items():
         parts.append(f"<h2>{shown(run)}</h2><details><summary>recipe and machine</summary>")
         both = json.dumps({"recipe": result["recipe"], "machine": result["machine"]}, indent=2)

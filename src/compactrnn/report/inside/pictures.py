@@ -128,7 +128,10 @@ def _label(axes: Any, x: str, y: str) -> None:
 
 
 def _legend(figure: Any) -> None:
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    if labels:
+        columns = 3 if max(map(len, labels)) < 16 else 2
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _whole_numbers(axis: Any) -> None:

@@ -84,8 +84,7 @@ def see_inside(model: nn.Module, inputs: Any) -> tuple[LayerView, ...]:
     given = [x.detach().cpu().float() if x.is_floating_point() else x.detach().cpu() for x in example.tensors]
     records = _Recorder(layers)
     with records, torch.enable_grad(), time_loop("plain"), watched(records.watch):
-        outputs = example.with_tensors(given).call(model)
-    answer = _answer(outputs)
+        answer = _answer(example.with_tensors(given).call(model))
     gradients = _gradients(answer, records.found)
     return tuple(_view(record, norms) for record, norms in zip(records.found, gradients, strict=True))
 
