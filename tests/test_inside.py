@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import compactrnn as cr
 from cell_table import CELLS, name_of
+from compactrnn.models.acoustic_model import AcousticModel, AcousticModelOptions
 from compactrnn.models.reader import Reader, ReaderOptions
 from compactrnn.models.recurrent_lm import LanguageModel, LanguageModelOptions
 from compactrnn.models.sequence_model import SequenceModel, SequenceModelOptions
 from compactrnn.report.inside.gates import name_in, numbered
+from compactrnn.report.inside.pictures import gradient_picture, memory_picture, spectrum_picture, states_picture
 from compactrnn.report.inside.view import autocorrelation
 from compactrnn.tasks.adding import AddingData, AddingTask
 from compactrnn.tasks.batch import Batch
@@ -154,6 +157,21 @@ def test_both_directions_have_their_times_in_order():
     assert (views[3].gradient[1:] == 0).all() and (views[1].gradient > 0).sum() > 1
 
 
+def test_numbers_that_are_not_finite_are_shown_as_such():
+    model = linear_recurrence(float("nan"), 1.0)
+    (view,) = cr.see_inside(model, torch.rand(1, 5, 1))
+    assert np.isnan(view.step).all() and np.isnan(view.matrices["hidden"]).all()
+    assert "<svg" in states_picture(view.states["h"]) and "<svg" in spectrum_picture(view)
+    assert "<svg" in memory_picture(view) and "<svg" in gradient_picture([view])
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 200), (40, 30)])
+def test_many_or_long_names_leave_room_for_the_plot(count, length):
+    (view,) = cr.see_inside(nn.GRU(2, 3), torch.randn(5, 1, 2))
+    views = [replace(view, name=f"{'layer' * 50} {number}"[-length:]) for number in range(count)]
+    assert "<svg" in gradient_picture(views)  # else matplotlib warns, which is an error here
+
+
 def test_memory_is_the_autocorrelation():
     values = np.random.default_rng(0).standard_normal((30, 3))
     moved = values - values.mean(0)
@@ -188,6 +206,11 @@ MODELS = {
     "a language model": (
         lambda: LanguageModel(20, LanguageModelOptions(embedding=4, hidden=(6, 5), cell="MGU")),
         (torch.arange(9)[None],),
+        2,
+    ),
+    "CTC": (
+        lambda: AcousticModel(13, 28, AcousticModelOptions(hidden=(6,), bidirectional=True)),
+        (torch.randn(1, 20, 39),),
         2,
     ),
     "a layer that is called twice": (

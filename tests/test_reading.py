@@ -38,6 +38,15 @@ def task(**options):
     return ReadingTask(ReadingData(**options), batch_size=8)
 
 
+def test_an_example_is_a_passage_and_a_question_without_padding(made_up):
+    made = task()
+    batch = list(made.batches("test"))[-1]
+    passage, question = made.example("test", made.counts("test")["questions"])
+    assert passage.shape[1] == batch.lengths[-1] and question.shape[1] == batch.question_lengths[-1]
+    views = cr.see_inside(made.build_model(ReaderOptions(contextual=4, modeling=(4,), answer=4)), (passage, question))
+    assert {len(view.gradient) for view in views} == {passage.shape[1], question.shape[1]}
+
+
 @pytest.mark.parametrize(
     "answer, references, wanted",
     [

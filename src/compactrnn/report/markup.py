@@ -14,7 +14,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 .table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 5rem; }
+th:first-child, td:first-child { text-align: left; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 figcaption { color: #444; font-size: .9rem; }
 .row { display: flex; flex-wrap: wrap; gap: 0 1.5rem; } .row figure { flex: 1 1 20rem; max-width: 28rem; }
@@ -22,6 +22,7 @@ figcaption { color: #444; font-size: .9rem; }
 pre { background: #f5f5f5; padding: 1rem; overflow: auto; white-space: pre-wrap; }
 @media (max-width: 40rem) {
   body { margin-top: 1rem; } th, td { padding: .3rem .4rem; font-size: .85rem; }
+  td:first-child { overflow-wrap: anywhere; min-width: 5rem; }
   .wide { overflow-x: auto; } .wide svg { max-width: none; width: 34rem; }
 }
 """

@@ -14,7 +14,9 @@ from .._files import check_writable, write_atomically
 from ..training.run_folder import RunFolder
 from .inside.section import Choice, inside_section
 from .markup import figure, page, shown, table
-from .plot import LABELED, NARROW, Point, curves_plot, quality_plot
+from .plot import LABELED, NARROW, Point, curves_plot, distinct_colors, quality_plot
+
+SHORT = 40  # letters, of a name that has room in a narrow picture
 
 
 def write_page(runs: Sequence[Path], out: Path, choice: Choice | None = None) -> None:
@@ -39,13 +41,15 @@ def write_page(runs: Sequence[Path], out: Path, choice: Choice | None = None) ->
         ]  # fmt: skip
         parts.append(table(header, rows))
         points = [Point(names[run], r["parameters"], r["test"]) for run, r in mine.items()]
-        sizes = quality_plot(points, size_label="parameters", quality_label=f"test {label}", width=NARROW)
-        wide = "wide" if len(mine) > LABELED else ""
         curves = {names[run]: _curve(RunFolder(Path(run)), metric) for run in mine}
-        updates = curves_plot(curves, x_label="update", y_label=f"validation {label}", width=NARROW)
+        wide = len(mine) > LABELED or any(len(names[run]) > SHORT for run in mine)
+        width = 6 if wide else NARROW
+        with distinct_colors():
+            sizes = quality_plot(points, size_label="parameters", quality_label=f"test {label}", width=width)
+            updates = curves_plot(curves, x_label="update", y_label=f"validation {label}", width=width)
         pictures = [
-            figure(sizes, f"Test {label} against parameters", kind=wide),
-            figure(updates, f"Validation {label} over the updates"),
+            figure(sizes, f"Test {label} against parameters", kind="wide" if wide else ""),
+            figure(updates, f"Validation {label} over the updates", kind="wide" if wide else ""),
         ]
         parts += pictures if wide else ["<div class='row'>", *pictures, "</div>"]
     for run, result in results.items():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .._text import printable
 
 NARROW = 4.4  # inches, at which letters of 9 points can be read on a screen of 360 pixels
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito, 2008
+DASHES = ("-", "--", "-.", ":")
 LABELED = 8  # points that are still labeled by their names
 ROW = 0.175  # inches, of a name beside a plot
 
@@ -111,6 +114,17 @@ def curves_plot(
     # no place within is sure to be free
     figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
     return svg(figure)
+
+
+@contextmanager
+def distinct_colors() -> Iterator[None]:
+    """Within it, names and lines get colors, and dashes, that the color-blind can tell apart."""
+    from cycler import cycler
+    from matplotlib import rc_context
+
+    dashes = [DASHES[i % len(DASHES)] for i in range(len(COLORS))]
+    with rc_context({"axes.prop_cycle": cycler(color=COLORS, linestyle=dashes)}):
+        yield
 
 
 def roofline_plot(ceiling: Mapping[float, float], points: Mapping[str, Sequence[Point]]) -> str:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..plot import NARROW, plain, svg
+from ..plot import COLORS, DASHES, NARROW, ROW, plain, svg
 from .view import HIGH, LOW, LayerView
 
+LONGEST, ROOM = 48, 60  # letters of a name, and of a line of names
 LABELED = 40  # steps that still have room for what is read at each
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito, 2008
 MARKERS = "o^sDvPX"
-DASHES = ("-", "--", "-.", ":")
 
 
 def states_picture(values: np.ndarray, labels: Sequence[str] = ()) -> str:
@@ -128,10 +127,14 @@ def _label(axes: Any, x: str, y: str) -> None:
 
 
 def _legend(figure: Any) -> None:
-    labels = figure.axes[0].get_legend_handles_labels()[1]
-    if labels:
-        columns = 3 if max(map(len, labels)) < 16 else 2
-        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    """Names above the plot, which stays as high as it is; of a long one its end."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not labels:
+        return
+    labels = [label if len(label) <= LONGEST else f"\u2026{label[1 - LONGEST :]}" for label in labels]
+    columns = max(1, min(3, ROOM // (6 + max(map(len, labels)))))
+    figure.set_figheight(figure.get_figheight() + ROW * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
 
 
 def _whole_numbers(axis: Any) -> None:

@@ -56,6 +56,8 @@ def step_spectrum(cell: AbstractCell, projected: Tensor, states: States) -> np.n
 
 
 def eigenvalues(matrix: Tensor) -> np.ndarray:
-    """Those of a square matrix, complex, the largest first; computed in float64."""
+    """Those of a square matrix, complex, the largest first; computed in float64, NaN where it is not finite."""
+    if not bool(matrix.isfinite().all()):
+        return np.full(len(matrix), complex("nan"))
     values = torch.linalg.eigvals(matrix.detach().double()).numpy()
     return values[np.argsort(-np.abs(values), kind="stable")]
