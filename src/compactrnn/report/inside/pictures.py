@@ -28,7 +28,8 @@ def states_picture(values: np.ndarray, labels: Sequence[str] = ()) -> str:
     figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
     if labels and steps <= LABELED:
         axes.set_xticks(range(1, steps + 1), [_symbol(label) for label in labels])
-        axes.tick_params(axis="x", labelsize=7, length=0)
+        upright = 90 if max(map(len, labels)) > 1 else 0  # words
+        axes.tick_params(axis="x", labelsize=7, length=0, rotation=upright)
     _whole_numbers(axes.yaxis)
     _label(axes, "what is read" if labels and steps <= LABELED else "step", "unit")
     return svg(figure)
