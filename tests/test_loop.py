@@ -59,7 +59,7 @@ def test_every_cell_runs_natively_as_in_the_plain_loop(make, steps, batch):
     x, states = torch.randn(steps, batch, 4), initial(layer, batch)
     plain = results(layer, x, states, "plain")
     linear = any(made_alike(make, one) for one in SCANNED)
-    assert kinds_of(layer) == (("native", "scan") if linear else ("native",))
+    assert set(kinds_of(layer)) - {"newton"} == ({"native", "scan"} if linear else {"native"})
     for kind in kinds_of(layer):
         for got, wanted in zip(tree_leaves(results(layer, x, states, kind)), tree_leaves(plain), strict=True):
             assert_close(got, wanted, rtol=1e-4, atol=2e-5 * max(1.0, float(wanted.detach().abs().max())))

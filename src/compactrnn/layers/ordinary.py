@@ -21,8 +21,8 @@ def who_looks_on() -> str:
     return ""
 
 
-def why_not_native(tensors: Iterable[Tensor]) -> str:
-    """Why native code must not read these tensors, or "" if it may (plain float32 on the CPU)."""
+def why_not_ordinary(tensors: Iterable[Tensor]) -> str:
+    """Why these are not plain arrays of numbers, or "" if they are."""
     if reason := who_looks_on():
         return reason
     for t in tensors:
@@ -30,6 +30,15 @@ def why_not_native(tensors: Iterable[Tensor]) -> str:
             return "a batch of gradients sees torch's operations only"
         if type(t) not in (Tensor, nn.Parameter):
             return f"a {type(t).__name__} is not an ordinary tensor"
+    return ""
+
+
+def why_not_native(tensors: Iterable[Tensor]) -> str:
+    """Why native code must not read these tensors, or "" if it may (plain float32 on the CPU)."""
+    tensors = list(tensors)
+    if reason := why_not_ordinary(tensors):
+        return reason
+    for t in tensors:
         if t.device.type != "cpu" or t.dtype != torch.float32:
             return f"the native loop is for float32 on the CPU, and one of its tensors is {t.dtype} on {t.device}"
     return ""

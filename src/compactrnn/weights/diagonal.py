@@ -47,7 +47,7 @@ class DiagonalWeight(AbstractWeight):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.unsqueeze(-2) * self.diagonal).flatten(-2)
+        return (x if self.gates == 1 else torch.cat([x] * self.gates, -1)) * self.diagonal.flatten()
 
     def dense(self) -> Tensor:
         return torch.diag_embed(self.diagonal).flatten(0, 1)

@@ -215,7 +215,7 @@ class _Loop(torch.autograd.Function):
         if torch.is_grad_enabled() or why_not_native(g for g in grads if g is not None):
             vectors = [buffers[f"vector{i}"] for i in range(many)]
             inputs = [projected, *states, *vectors, *matrices]
-            return None, None, *_recomputed(loop.step, inputs, ctx.needs_input_grad[2:], grads)
+            return None, None, *recomputed(loop.step, inputs, ctx.needs_input_grad[2:], grads)
         steps, rows = projected.shape[:2]
         for i, (grad, width) in enumerate(zip(grads, loop.step.widths, strict=False)):
             nothing = projected.new_zeros(1, 1, width).expand(steps, rows, -1)
@@ -251,7 +251,7 @@ class _Loop(torch.autograd.Function):
         )
 
 
-def _recomputed(
+def recomputed(
     step: Step, inputs: list[Tensor], needed: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients of `inputs` by torch operations, for higher derivatives and vmap."""

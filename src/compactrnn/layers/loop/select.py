@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +17,29 @@ from torch import Tensor, nn
 from ..._errors import invalid
 from ...cells.base import AbstractCell
 from ...weights.quantized import QuantizedWeight
-from ..ordinary import why_not_native
+from ..ordinary import why_not_native, why_not_ordinary
 from .linear import LinearLoop
 from .native import NativeLoop
+from .newton import LIMIT, NewtonLoop
 from .plain import plain_loop
 from .read_step import NotTraceable, Step
 from .trace_step import trace_step
 from .values import ordered
 
-Kind = Literal["auto", "plain", "native", "scan"]
+Kind = Literal["auto", "plain", "native", "scan", "newton"]
 _wanted: ContextVar[Kind] = ContextVar("time_loop", default="auto")
 
-LONG = 1024  # from so many steps on a linear recurrence is scanned, where that pays
+LONG = 1024  # from so many steps on all times are run at once, where that pays
+NEWTON_NUMBERS = 64  # in a step: up to so many, Newton's method was faster than the plain loop
 
 
 class Loop(Protocol):
-    """The interface of loops over time: `NativeLoop`, `LinearLoop`."""
+    """The interface of loops over time: `NativeLoop`, `LinearLoop`, `NewtonLoop`."""
 
     def run(
         self, projected: Tensor, states: tuple[Tensor, ...], vectors: list[Tensor], matrices: list[Tensor]
-    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Outputs (time, batch, n) and last states."""
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]] | None:
+        """Outputs (time, batch, n) and last states; None where it has found none."""
         ...
 
 
@@ -70,6 +72,14 @@ class _Found:
         self, kind: str, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
     ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Outputs and last states; "states": the native loop, the states of all times among the outputs."""
+        made = self.attempt(kind, cell, projected, states)
+        assert made is not None  # "newton" alone may find none
+        return made
+
+    def attempt(
+        self, kind: str, cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]] | None:
+        """`run`, or None where Newton's method has not converged."""
         assert self.step is not None
         if kind == "states" and kind not in self.loops:
             step, widths = self.step, [s.width for s in self.step.states]
@@ -92,6 +102,9 @@ def time_loop(kind: Kind) -> Iterator[None]:
       torch's fused operators
     - "native": the step as a short list of native operations; float32 on the CPU
     - "scan": all times at once, for cells that are linear in their states (GILR, MinGRU)
+    - "newton": all times at once by Newton's method, for other cells whose units see their own states alone (IndRNN,
+      a GRU with `hidden_weight=Diagonal()`), in float32 and float64 on any device; where it does not converge, the
+      sequence runs in the native or the plain loop, with a warning
 
     Raises:
         ValueError: another kind, or, when a layer runs, one that its cell cannot run in.
@@ -101,8 +114,8 @@ def time_loop(kind: Kind) -> Iterator[None]:
     >>> with cr.time_loop("plain"):
     ...     output, h_n = layer(torch.randn(50, 4, 8))
     """
-    if kind not in ("auto", "plain", "native", "scan"):
-        raise invalid("kind", got=repr(kind), expected='"auto", "plain", "native" or "scan"')
+    if kind not in get_args(Kind):
+        raise invalid("kind", got=repr(kind), expected=", ".join(map(repr, get_args(Kind))))
     token = _wanted.set(kind)
     try:
         yield
@@ -122,6 +135,8 @@ def loop_report(layer: nn.Module) -> list[LoopReport]:
 
 def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Outputs (time, batch, n) and last states, from projections and initial states, by the selected loop."""
+    if (made := _by_newton(cell, projected, states)) is not None:
+        return made
     found, wanted = own_loops(cell, projected, states)
     if found is None:
         return plain_loop(cell, projected, states)
@@ -130,6 +145,46 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
     scanned = wanted == "scan" or (wanted == "auto" and pays and len(projected) >= LONG and not _quantizes(cell))
     (output,), after = found.run("scan" if scanned and scan else "native", cell, projected, states)
     return output, after
+
+
+def _by_newton(
+    cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """The results with Newton's method wanted; else None, as where it is chosen and does not converge."""
+    wanted = _wanted.get()
+    if wanted != "newton" and not (wanted == "auto" and _newton_pays(projected, states)):
+        return None
+    reason = why_not_ordinary([projected, *states])
+    found = None if reason else _find(cell)
+    if found is None or "newton" not in found.loops:
+        if wanted == "newton":
+            if found is not None:
+                alone = "units must see their own states alone, and not linearly"
+                reason = alone if found.step else found.report.reason
+            raise _cannot(wanted, cell, found, reason)
+        return None
+    made = found.attempt("newton", cell, projected, states)
+    if made is None and wanted == "newton":
+        native = "native" in found.loops and not why_not_native([projected, *states])
+        warnings.warn(
+            f"{cell.title}: Newton's method has not converged in {LIMIT} iterations over {len(projected)} steps; they"
+            f" run in the {'native' if native else 'plain'} loop",
+            stacklevel=2,
+        )
+        made = found.run("native", cell, projected, states) if native else None
+        return _first(made) if made else plain_loop(cell, projected, states)
+    return None if made is None else _first(made)
+
+
+def _newton_pays(projected: Tensor, states: tuple[Tensor, ...]) -> bool:
+    """Whether Newton's method is faster than the loop that would be chosen: the plain one, where it was measured."""
+    alone = projected.dtype == torch.float64 and projected.device.type == "cpu"
+    return alone and len(projected) >= LONG and states[0].numel() <= NEWTON_NUMBERS
+
+
+def _cannot(wanted: Kind, cell: AbstractCell, found: _Found | None, reason: str) -> ValueError:
+    kinds = ("plain", *(found.report.kinds if found else ()))
+    return invalid("time_loop", got=repr(wanted), expected=f"one of {kinds} for {cell.title}", hint=reason)
 
 
 def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[_Found | None, Kind]:
@@ -142,15 +197,9 @@ def own_loops(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...])
         return None, wanted
     found = None if reason else _find(cell)
     if wanted != "auto" and (found is None or wanted not in found.report.kinds):
-        kinds = ("plain", *(found.report.kinds if found else ()))
-        raise invalid(
-            "time_loop",
-            got=repr(wanted),
-            expected=f"one of {kinds} for {cell.title}",
-            hint=found.report.reason if found else reason,
-        )
+        raise _cannot(wanted, cell, found, found.report.reason if found else reason)
     assert found is not None
-    if found.step is not None:
+    if "native" in found.loops:
         return found, wanted
     warnings.warn(
         f"{found.report.reason}; so it runs in the plain loop over time, which gives the same numbers several times"
@@ -199,14 +248,24 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
     loops: dict[str, Loop] = {}
     reason, step = "", None
     try:
-        with _ordinary_numbers():
+        like = _like(cell)
+        with _ordinary_numbers(like.device):
             step = replace(_trace(cell), exact=_quantizes(cell))
-            loops["native"] = NativeLoop(step)
-            if linear := LinearLoop.of(step):
-                loops["scan"] = linear
+            linear, newton = LinearLoop.of(step), NewtonLoop.of(step)
+            if not why_not_native([like]):
+                loops["native"] = NativeLoop(step)
+                loops |= {"scan": linear} if linear else {}
+            loops |= {"newton": newton} if newton and not linear else {}
             found = _Found(signature, step, loops, LoopReport(cell.title, (), "", 0, 0, 0.0))
             for kind in tuple(loops):
-                _check(cell, found, kind)
+                try:
+                    _check(cell, found, kind)
+                except NotTraceable:
+                    if kind != "newton":
+                        raise
+                    del loops[kind]
+        if "native" not in loops:
+            reason = why_not_native([like])
     except NotTraceable as error:
         loops, reason, step = {}, str(error), None
     values = ordered([*step.outputs, *step.after]) if step else []
@@ -223,12 +282,12 @@ def _look(cell: AbstractCell, signature: Any) -> _Found:
 
 
 @contextmanager
-def _ordinary_numbers() -> Iterator[None]:
+def _ordinary_numbers(device: torch.device) -> Iterator[None]:
     """Neutral autograd, autocast and saved-tensor settings, whatever the caller has set."""
     with (
         torch.autocast("cpu", enabled=False),
         torch.inference_mode(False),
-        torch.device("cpu"),
+        torch.device(device),
         torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),  # in place of a checkpoint's
     ):
         yield
@@ -236,20 +295,28 @@ def _ordinary_numbers() -> Iterator[None]:
 
 def _sample(cell: AbstractCell, steps: int, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Random projections and states that leave torch's global generator untouched."""
+    like = _like(cell)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(steps * rows, cell.input_size, generator=generator, dtype=torch.float32)
+    x = torch.randn(steps * rows, cell.input_size, generator=generator, dtype=torch.float32, device="cpu").to(like)
     with torch.no_grad():
-        projected = cell.look_ahead(cell.project(x).float().unflatten(0, (steps, rows)))
+        projected = cell.look_ahead(cell.project(x).to(like).unflatten(0, (steps, rows)))
     states = []
     for state, n in zip(cell.states, cell.state_sizes(), strict=True):
-        drawn = torch.randn(rows, n, generator=generator, dtype=torch.float32)
+        drawn = torch.randn(rows, n, generator=generator, dtype=torch.float32, device="cpu").to(like)
         states.append(drawn.mul(4).abs().round() if state.role == "counter" else drawn)
     return projected, tuple(states)
 
 
-def _trace(cell: AbstractCell) -> Step:
-    if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in cell.parameters()):
+def _like(cell: AbstractCell) -> Tensor:
+    """A number of the type and on the device of all parameters."""
+    found = {(p.dtype, p.device) for p in cell.parameters()} or {(torch.float32, torch.device("cpu"))}
+    (dtype, device), *others = found
+    if others or dtype not in (torch.float32, torch.float64) or device.type == "meta":
         raise NotTraceable(f"{type(cell).__name__}: parameters that are not float32 on the CPU")
+    return torch.empty((), dtype=dtype, device=device)
+
+
+def _trace(cell: AbstractCell) -> Step:
     projected, states = _sample(cell, 1, 2)
     _check_results(cell, projected[0], states)
     return trace_step(cell, projected[0], states)
@@ -295,6 +362,8 @@ def _check(cell: AbstractCell, found: _Found, kind: str) -> None:
         return [*(y.detach() for y in outputs), *grads]
 
     wanted = results(lambda p, s: plain_loop(cell, p, s))
+    if kind == "newton" and found.attempt(kind, cell, projected, states) is None:
+        raise NotTraceable(f"{type(cell).__name__}.step: no result ({kind})")
     got = results(lambda p, s: _first(found.run(kind, cell, p, s)))
     # what is rounded to a level may be rounded to the next one where float32 differs in its last digit
     least = 0.05 if _quantizes(cell) else 1e-4

@@ -44,6 +44,8 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "minimum": torch.minimum,
     "greater": lambda a, b: (a > b).to(torch.promote_types(a.dtype, b.dtype)),
     "where": lambda a, b, c: torch.where(a > 0, b, c),
+    "sigmoid_grad": lambda d, y: d * y * (1 - y),
+    "tanh_grad": lambda d, y: d * (1 - y * y),
 }
 
 
