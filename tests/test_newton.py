@@ -5,14 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
 import compactrnn as cr
 from compactrnn.cells import GRU, LSTM, MGU, NBRC, SRU, DuRNN, Elman, FastGRNN, IndRNN
 from compactrnn.cells.base import AbstractCell, StateSpec, UnitSet
 from compactrnn.layers.loop import newton, run_cell
-from compactrnn.layers.loop.newton import NewtonLoop
 from compactrnn.weights import Dense, Diagonal
 
 DIAGONAL = [
@@ -174,23 +172,3 @@ def test_frozen_parameters_and_no_gradient_of_the_input():
         grads.append(recurrent.grad.clone())
         layer.zero_grad()
     assert_close(grads[0], grads[1])
-
-
-@pytest.mark.parametrize(
-    "steps, size, dtype, chosen",
-    [
-        (1024, 8, torch.float64, 1),
-        (1023, 8, torch.float64, 0),
-        (1024, 65, torch.float64, 0),
-        (1024, 8, torch.float32, 0),
-    ],
-    ids=str,
-)
-def test_it_is_chosen_where_only_the_plain_loop_is_left(steps, size, dtype, chosen, monkeypatch):
-    torch.manual_seed(0)
-    layer: nn.Module = cr.Recurrent(IndRNN, 3, size, nonlinearity="tanh").to(dtype)
-    cr.loop_report(layer)
-    calls, run = [], NewtonLoop.run
-    monkeypatch.setattr(NewtonLoop, "run", lambda *args: calls.append(1) or run(*args))
-    layer(torch.randn(steps, 1, 3).to(dtype))
-    assert len(calls) == chosen

@@ -29,8 +29,7 @@ from .values import ordered
 Kind = Literal["auto", "plain", "native", "scan", "newton"]
 _wanted: ContextVar[Kind] = ContextVar("time_loop", default="auto")
 
-LONG = 1024  # from so many steps on all times are run at once, where that pays
-NEWTON_NUMBERS = 64  # in a step: up to so many, Newton's method was faster than the plain loop
+LONG = 1024  # from so many steps on a linear recurrence is scanned, where that pays
 
 
 class Loop(Protocol):
@@ -150,36 +149,26 @@ def run_cell(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]) 
 def _by_newton(
     cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-    """The results with Newton's method wanted; else None, as where it is chosen and does not converge."""
+    """The results where Newton's method is wanted; else None."""
     wanted = _wanted.get()
-    if wanted != "newton" and not (wanted == "auto" and _newton_pays(projected, states)):
+    if wanted != "newton":
         return None
     reason = why_not_ordinary([projected, *states])
     found = None if reason else _find(cell)
     if found is None or "newton" not in found.loops:
-        if wanted == "newton":
-            if found is not None:
-                alone = "units must see their own states alone, and not linearly"
-                reason = alone if found.step else found.report.reason
-            raise _cannot(wanted, cell, found, reason)
-        return None
-    made = found.attempt("newton", cell, projected, states)
-    if made is None and wanted == "newton":
-        native = "native" in found.loops and not why_not_native([projected, *states])
-        warnings.warn(
-            f"{cell.title}: Newton's method has not converged in {LIMIT} iterations over {len(projected)} steps; they"
-            f" run in the {'native' if native else 'plain'} loop",
-            stacklevel=2,
-        )
-        made = found.run("native", cell, projected, states) if native else None
-        return _first(made) if made else plain_loop(cell, projected, states)
-    return None if made is None else _first(made)
-
-
-def _newton_pays(projected: Tensor, states: tuple[Tensor, ...]) -> bool:
-    """Whether Newton's method is faster than the loop that would be chosen: the plain one, where it was measured."""
-    alone = projected.dtype == torch.float64 and projected.device.type == "cpu"
-    return alone and len(projected) >= LONG and states[0].numel() <= NEWTON_NUMBERS
+        if found is not None:
+            alone = "units must see their own states alone, and not linearly"
+            reason = alone if found.step else found.report.reason
+        raise _cannot(wanted, cell, found, reason)
+    if (made := found.attempt("newton", cell, projected, states)) is not None:
+        return _first(made)
+    native = "native" in found.loops and not why_not_native([projected, *states])
+    warnings.warn(
+        f"{cell.title}: Newton's method has not converged in {LIMIT} iterations over {len(projected)} steps; they"
+        f" run in the {'native' if native else 'plain'} loop",
+        stacklevel=2,
+    )
+    return _first(found.run("native", cell, projected, states)) if native else plain_loop(cell, projected, states)
 
 
 def _cannot(wanted: Kind, cell: AbstractCell, found: _Found | None, reason: str) -> ValueError:
