@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -13,6 +13,8 @@ from .model_file import ModelFile, names_read, subgraphs
 from .ports import Ports, Size
 
 Inputs = Sequence[str] | Mapping[str, Sequence[Size] | None]
+
+Cut = Callable[[ModelFile, NodeProto], list[str]]
 
 _OF_SHAPE = ("Shape", "Size")  # read no numbers of their input
 
@@ -96,27 +98,35 @@ def part(file: ModelFile, ports: Ports, chosen: list[str], keep_states: bool) ->
     return ModelFile(model, file.name), cut, needed
 
 
-def around(file: ModelFile, node: NodeProto) -> str:
-    """What to say of where a graph can be cut before and after a node; "" if nowhere.
+def before_node(file: ModelFile, node: NodeProto) -> list[str]:
+    """The values that a node reads and others compute from data: outputs of the part before it.
 
     A node within a branch is that of the whole graph that the branch belongs to.
     """
-    top = next((n for n in file.graph.node if _is_within(node, n)), None)
-    if top is None:
-        return ""
+    top = _top(file, node)
     given = {v.name for v in file.graph.input} - file.stored
     data = set(given)
     for other in file.graph.node:
         if data.intersection(names_read(other)):
             data.update(o for o in other.output if o)
-    before = [n for n in dict.fromkeys(names_read(top)) if n in data - given]
-    after_it = {n for other in file.graph.node if other is not top for n in names_read(other)}
-    after = [o for o in top.output if o in after_it]
-    parts = [f"outputs={before} imports the part before it"] if before else []
-    parts += [f"inputs={after} the part after it" if before else f"inputs={after} imports the part after it"] * bool(
-        after
-    )
-    return f"; {', '.join(parts)}" if parts else ""
+    return [n for n in dict.fromkeys(names_read(top)) if n in data - given] if top else []
+
+
+def after_node(file: ModelFile, node: NodeProto) -> list[str]:
+    """The results of a node that others read: inputs of the part after it."""
+    top = _top(file, node)
+    read = {n for other in file.graph.node if other is not top for n in names_read(other)}
+    return [o for o in top.output if o in read] if top else []
+
+
+def has_shape(file: ModelFile, name: str) -> bool:
+    """Whether the file tells the shape of a value."""
+    value = _types(file).get(name)
+    return value is not None and value.type.tensor_type.HasField("shape")
+
+
+def _top(file: ModelFile, node: NodeProto) -> NodeProto | None:
+    return next((n for n in file.graph.node if _is_within(node, n)), None)
 
 
 def _is_within(node: NodeProto, other: NodeProto) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 from .._errors import UnsupportedModelError
 from ..runtime.inventory import inventory, parameter_count
-from .lowering import lower
 from .model_file import ModelFile, subgraphs
 from .ports import Port
+from .refusals import lower_or_refuse
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lowered = lower(file)
+            lowered = lower_or_refuse(file)
     except UnsupportedModelError as error:
         return {**found, "in the way": str(error)}
     except ValueError as error:

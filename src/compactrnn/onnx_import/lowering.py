@@ -20,14 +20,14 @@ from ..emit.plan import SHIFT
 from ..emit.ports import add_output
 from ..emit.recurrent import apart, write_states
 from ..runtime.program import Input, Output, Program
-from .cut import Inputs, around, check_outputs, part, with_inputs
+from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .folding import Folded
 from .form import Form, find_form, recurrent
 from .free_length import freed
 from .fuse import fused
 from .half import widened
-from .model_file import ModelFile, NodeError
+from .model_file import ModelFile
 from .ports import Ports, States, read_ports
 from .visitor import Visitor
 
@@ -65,7 +65,7 @@ def lower(
     """The program of `file`, in float32; see `pack_onnx` for the arguments.
 
     Raises:
-        UnsupportedModelError: some operator, branch or form is not taken; names the node, and where to cut around it.
+        UnsupportedModelError: some operator, branch or form is not taken; names the node.
         ModelFileError: the file is malformed.
         ValueError: bad arguments.
     """
@@ -75,14 +75,10 @@ def lower(
 
     def attempt(file: ModelFile) -> Lowered:
         ports, chosen, needed = ported(file)
-        whole = file
         if inputs is not None or outputs is not None:
             file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
-        try:
-            form = find_form(file, ports, needed, dims, time)
-            return _lowered(file, form, chosen, needed, _initial(form, initial))
-        except NodeError as error:
-            raise NodeError(f"{error}{around(whole, error.node)}", error.node, internal=error.internal) from error
+        form = find_form(file, ports, needed, dims, time)
+        return _lowered(file, form, chosen, needed, _initial(form, initial))
 
     def ported(file: ModelFile) -> tuple[Ports, list[str], list[str]]:
         """Inputs and states, the outputs that are wanted, and those that are needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +132,8 @@ def where(node: NodeProto) -> str:
 class NodeError(UnsupportedModelError):
     """A node is not taken; `node` is that one.
 
-    `of_shape`: not with inputs of these shapes, with others it may be; `internal`: for what nothing looked for.
+    `of_shape`: not with inputs of these shapes, with others it may be; `internal`: for what nothing looked for;
+    `every_two`: it reads or gives numbers of every two steps.
     """
 
     def __init__(self, text: str, node: NodeProto, of_shape: bool = False, internal: bool = False):
@@ -139,6 +141,18 @@ class NodeError(UnsupportedModelError):
         self.node = node
         self.of_shape = of_shape
         self.internal = internal
+        self.every_two = False
+
+
+def named_in(file: ModelFile, text: str) -> NodeProto | None:
+    """The node that a message of the form "name: operator ..." is about; that of a value, if it names an output."""
+    pending = [file.graph]
+    while pending:
+        for node in pending.pop().node:
+            if re.match(rf"{re.escape(where(node))}\b", text) or any(f"output {o!r}" in text for o in node.output if o):
+                return node
+            pending += subgraphs(node)
+    return None
 
 
 def refuse(node: NodeProto, why: str, of_shape: bool = False) -> NodeError:

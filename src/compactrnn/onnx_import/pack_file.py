@@ -16,9 +16,10 @@ from ..runtime.audio import Audio
 from ..runtime.inventory import stored_types
 from ..runtime.quantize import Quantized
 from .cut import Inputs
-from .lowering import Lowered, lower
+from .lowering import Lowered
 from .model_file import ModelFile
 from .ports import States
+from .refusals import lower_or_refuse
 from .verify import QUANTIZED, Sequence_, random_sequence, verify
 
 
@@ -86,7 +87,7 @@ def pack_onnx(
     file = ModelFile.read(source)
     arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
     arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens)
-    lowered = lower(file, **arguments)  # pyright: ignore[reportArgumentType]
+    lowered = lower_or_refuse(file, **arguments)  # pyright: ignore[reportArgumentType]
     _warn_of_exporter(file)
     if lowered.file.fixed is not None:
         warnings.warn(

@@ -162,7 +162,7 @@ def _errors(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
         raise UnsupportedModelError(f"the program gives shape {got.shape}, the file {wanted.shape}")
     size = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0) or 1.0
     with np.errstate(invalid="ignore"):
-        difference = np.abs(wanted - got) / size
+        difference = np.asarray(np.abs(wanted - got) / size)
     difference[(wanted == got) | (np.isnan(wanted) & np.isnan(got))] = 0.0
     difference[np.isnan(difference)] = np.inf
     return difference

@@ -23,7 +23,7 @@ from ..emit.plan import SHIFT
 from ..emit.products import linear
 from .evaluate import evaluate
 from .folding import Folded, Node, Typed
-from .model_file import ModelFile, blamed, refuse, where
+from .model_file import ModelFile, NodeError, blamed, refuse, where
 
 Taken = Operand | LazyView | Scores | np.ndarray  # what a value is while a program is built: a constant as float64
 Handler = Callable[..., Any]
@@ -117,7 +117,12 @@ class Visitor:
         for node in self.folded.nodes:
             self.builder.where = where(node.proto)
             given = [self._given(name, taken) for name in node.inputs]
-            results = self._lowered(node, given)
+            try:
+                results = self._lowered(node, given)
+            except NodeError as error:
+                names = [n for n in (*node.inputs, *node.outputs) if n]
+                error.every_two = any(self.grown(n) == EVERY_TWO for n in names)
+                raise
             for name, result in zip(node.outputs, results, strict=False):
                 if name:
                     taken[name] = result
