@@ -65,7 +65,7 @@ def from_onnx(
     from .onnx_import.verify import check_module
 
     file = dequantized(widened(ModelFile.read(path)))
-    ports = read_ports(file, constants, {})
+    ports = read_ports(file, constants, {}, lengths=[])
     outputs = [o.name for o in file.graph.output]
     form = find_form(file, ports, outputs, dims, time)
     folded = fused(form.folded(file, outputs, _STEPS))

@@ -35,6 +35,7 @@ def pack(
     inputs: Sequence[str] | Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
     tokens: Sequence[str] | None = None,
+    lengths: Sequence[str] | None = None,
 ) -> PackReport:
     """Write a model as a file that `Engine` runs without torch: a torch model, or the ONNX file of that path.
 
@@ -66,6 +67,7 @@ def pack(
         inputs: ONNX only: names of values within the graph that become inputs, to import the part after them.
         outputs: ONNX only: names of outputs, or of values within the graph, to import the part before them.
         tokens: ONNX only: names of inputs that are token ids, for files that take them as floats.
+        lengths: ONNX only: names of inputs that are the number of steps of a sequence, such as `x_len`.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> path = tempfile.mkdtemp() + "/gru.crnn"
@@ -91,7 +93,7 @@ def pack(
         notes=notes,
         audio=audio,
     )
-    of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens)
+    of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)
     if isinstance(model, str | PathLike):
         if example_inputs is not None:
             raise invalid("example_inputs", got="some", expected="none: an ONNX file has the shapes of its inputs")

@@ -40,6 +40,9 @@ def pack(
     token: Annotated[
         list[str] | None, typer.Option(help="Of an ONNX file: an input that is a token id, though a float.")
     ] = None,
+    length: Annotated[
+        list[str] | None, typer.Option(help="Of an ONNX file: an input that is the number of steps of a sequence.")
+    ] = None,
     audio: Annotated[
         str | None, typer.Option(help="Of an ONNX file: how it takes and gives audio, see above.", show_default=False)
     ] = None,
@@ -75,12 +78,12 @@ def pack(
     check_writable(out, "model file")
     if run.suffix.lower() == ".onnx":
         options = dict(max_bytes=max_bytes, constants=constant, dims=dim, states=state, inputs=input, outputs=output)
-        options |= dict(tokens=token, audio=audio, calibration=calibration, notes=notes)
+        options |= dict(tokens=token, lengths=length, audio=audio, calibration=calibration, notes=notes)
         record = pack_file(run, out, types, **options)  # pyright: ignore[reportArgumentType]
     elif not run.is_dir():
         raise invalid("model", got=str(run), expected="a run folder that train wrote, or an .onnx file")
-    elif constant or dim or state or input or output or token or audio or calibration:
-        options = "--constant, --dim, --state, --input, --output, --token, --audio and --calibration"
+    elif constant or dim or state or input or output or token or length or audio or calibration:
+        options = "--constant, --dim, --state, --input, --output, --token, --length, --audio and --calibration"
         raise invalid("model", got=str(run), expected=f"an .onnx file: {options} are for these")
     else:
         from ..training.pack_run import pack_run

@@ -94,7 +94,7 @@ def over_sequence(
     Returns:
         the output at every step, in the form of `x`; and the states after the last.
     """
-    build.place([x])
+    build.every_step([x])
     if isinstance(initial, dict):
         states = []
         for name, (value, bounded) in initial.items():

@@ -82,6 +82,7 @@ def part(file: ModelFile, ports: Ports, chosen: list[str], keep_states: bool) ->
         inputs=[p for p in inputs if p.name in numbers],
         states=states,
         constants={n: v for n, v in ports.constants.items() if n in read},
+        lengths=[p for p in ports.lengths if p.name in read],
         shapes=[p for p in inputs if p.name not in numbers],
         tokens=tuple(n for n in ports.tokens if n in numbers),
     )

@@ -46,6 +46,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         "frames_per_step": form.frames,
         "sizes": ", ".join(f"{name}={size}" for name, size in form.sizes.items()) or "as in the file",
         "states": ", ".join(f"{s.name} -> {s.output}" for s in form.ports.states) or "none",
+        **({"lengths": ", ".join(p.name for p in form.ports.lengths)} if form.ports.lengths else {}),
         "parameters": parameter_count(program),
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,

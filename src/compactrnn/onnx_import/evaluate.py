@@ -44,7 +44,7 @@ def infer(
             schema,
             proto,
             {n: _type_proto(t) for n, t in given.items()},
-            {n: onnx.numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in known.items()},
+            {n: onnx.numpy_helper.from_array(np.array(v, order="C"), n) for n, v in known.items()},
             opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in file.opsets.items()],
         )
     except Exception as error:  # inference errors have no common class

@@ -39,7 +39,7 @@ class Form:
 
     def folded(self, file: ModelFile, outputs: list[str], steps: int = 1) -> Folded:
         """The graph for sequences of `steps` steps."""
-        return fold(file, self.ports.values(self.known(steps)), outputs)
+        return fold(file, self.ports.values(self.known(steps), steps * self.frames), outputs)
 
 
 def find_form(

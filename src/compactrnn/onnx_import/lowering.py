@@ -61,6 +61,7 @@ def lower(
     outputs: Sequence[str] | None = None,
     tokens: Sequence[str] | None = None,
     initial: Mapping[str, object] | None = None,
+    lengths: Sequence[str] | None = None,
 ) -> Lowered:
     """The program of `file`, in float32; see `pack_onnx` for the arguments.
 
@@ -73,16 +74,18 @@ def lower(
     if inputs is not None:
         file = with_inputs(file, inputs)
 
-    def attempt(file: ModelFile) -> Lowered:
-        ports, chosen, needed = ported(file)
+    def attempt(file: ModelFile, lengths: Sequence[str] | None = lengths) -> Lowered:
+        ports, chosen, needed = ported(file, lengths)
         if inputs is not None or outputs is not None:
             file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
         form = find_form(file, ports, needed, dims, time)
+        if form.time is None and ports.lengths and lengths is None:  # in a file of one step it is data
+            return attempt(file, [])
         return _lowered(file, form, chosen, needed, _initial(form, initial))
 
-    def ported(file: ModelFile) -> tuple[Ports, list[str], list[str]]:
+    def ported(file: ModelFile, lengths: Sequence[str] | None = lengths) -> tuple[Ports, list[str], list[str]]:
         """Inputs and states, the outputs that are wanted, and those that are needed."""
-        ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or ())
+        ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or (), lengths=lengths)
         news = [s.output for s in ports.states if s.output]
         given = [o.name for o in file.graph.output] if outputs is None else check_outputs(file, outputs)
         chosen = [name for name in given if name not in news] or given
@@ -269,7 +272,8 @@ def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = 
         time = grown[0] if grown else None
         if longer and time is None:
             raise UnsupportedModelError(
-                f"input {port.name!r} has no time axis: repeat it at every step, or bind it with constants={{...}}"
+                f"input {port.name!r} has no time axis: repeat it at every step, or bind it with constants={{...}}; if"
+                f" it is the number of steps, lengths=[{port.name!r}] says so"
             )
         rest = tuple(n for d, n in enumerate(shape) if d != time)
         frames = form.frames if time is not None else 1

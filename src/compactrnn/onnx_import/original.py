@@ -46,7 +46,7 @@ class Original:
             name: np.asarray((states or {}).get(name, np.zeros(t.shape)), t.dtype).reshape(t.shape)
             for name, t in start.items()
         }
-        fixed = {**form.ports.constants, **given}
+        fixed = {**form.ports.bound(known, steps * form.frames), **given}
         fixed |= {p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}
         if form.time is not None:
             feeds = {p.name: _whole(p, x, form, known) for p, x in zip(form.ports.inputs, sequence, strict=True)}
@@ -133,6 +133,7 @@ def _runner(model: onnx.ModelProto) -> Any:
 def _size(model: onnx.ModelProto, form: Form) -> None:
     """Set the sizes of inputs, of which the file may fix others: time is open."""
     ports = {p.name: p for p in [*form.ports.inputs, *(s.port for s in form.ports.states), *form.ports.shapes]}
+    ports |= {p.name: p for p in form.ports.lengths}
     for value in model.graph.input:
         port = ports.get(value.name)
         for axis, dim in enumerate(value.type.tensor_type.shape.dim if port else ()):

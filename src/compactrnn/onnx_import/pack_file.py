@@ -43,6 +43,7 @@ def pack_onnx(
     inputs: Inputs | None = None,
     outputs: Sequence[str] | None = None,
     tokens: Sequence[str] | None = None,
+    lengths: Sequence[str] | None = None,
 ) -> PackReport:
     """Write the model of an ONNX file as a file that `Engine` runs, without torch.
 
@@ -76,6 +77,9 @@ def pack_onnx(
         outputs: names of outputs, or of values within the graph, to import the part of the file before them; all
             outputs by default. States that the part does not read are left out.
         tokens: names of inputs that are token ids, for files that take them as floats: one token a step, looked up.
+        lengths: names of inputs that say how many steps a sequence has: an engine runs one sequence, and they are the
+            number of its steps. By default whole numbers of shape (), (1,) or (batch,) with a name such as `x_len`,
+            with a warning; `lengths=[]` for none.
 
     Raises:
         ModelFileError: the file is damaged, or no ONNX file.
@@ -86,9 +90,16 @@ def pack_onnx(
     check_writable(path, "model file")
     file = ModelFile.read(source)
     arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
-    arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens)
+    arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)
     lowered = lower_or_refuse(file, **arguments)  # pyright: ignore[reportArgumentType]
     _warn_of_exporter(file)
+    if lengths is None and lowered.form.ports.lengths:
+        names = [p.name for p in lowered.form.ports.lengths]
+        warnings.warn(
+            f"{file.name}: {', '.join(names)} is taken for the number of steps of a sequence, and is no input of the"
+            f" engine, which runs one sequence of its own length; lengths={names} says so, lengths=[] that it is data",
+            stacklevel=3,
+        )
     if lowered.file.fixed is not None:
         warnings.warn(
             f"{file.name}: takes sequences of {lowered.file.fixed[1]} steps alone, and can be compared with for these;"

@@ -19,6 +19,7 @@ Size = int | str  # of an axis: a number, or the name that the file gives it, "i
 States = Mapping[str, str | None]
 
 _BATCH = re.compile(r"(?i)batch|^(n|b|bs)$")
+_LENGTH = re.compile(r"(?i)(^|[^a-z])(len|lens|length|lengths|seq_?lens?|(num|n)_(steps|frames))($|[^a-z])")
 _BEFORE = {"in", "input", "prev", "previous", "old", "last", "init", "initial", "0"}
 _AFTER = {"out", "output", "new", "next", "n", "updated", "cur", "current", "final"}
 
@@ -83,18 +84,27 @@ class State:
 
 @dataclass(frozen=True)
 class Ports:
-    """What an engine is given each step, its states, what is bound to constants, and what is read for its shape."""
+    """What an engine is given each step, its states, what is bound to constants, and what is read for its shape.
+
+    `lengths` are inputs that are the number of steps of each call.
+    """
 
     inputs: list[Port]
     states: list[State]
     constants: dict[str, np.ndarray]
     shapes: list[Port] = field(default_factory=list)
     tokens: tuple[str, ...] = ()  # names of inputs that are token ids, whatever type the file gives them
+    lengths: list[Port] = field(default_factory=list)
 
-    def values(self, known: Mapping[str, int]) -> dict[str, Value]:
-        """The types of inputs and states for sizes by name, and the constants."""
+    def values(self, known: Mapping[str, int], steps: int = 1) -> dict[str, Value]:
+        """The types of inputs and states for sizes by name, the constants, and the lengths of `steps` steps."""
         ports = [*self.inputs, *(s.port for s in self.states), *self.shapes]
-        return {**{p.name: p.type(known) for p in ports}, **self.constants}
+        return {**{p.name: p.type(known) for p in ports}, **self.bound(known, steps)}
+
+    def bound(self, known: Mapping[str, int], steps: int) -> dict[str, np.ndarray]:
+        """The inputs that no caller gives: constants, and lengths of `steps` steps."""
+        types = {p.name: p.type(known) for p in self.lengths}
+        return {**self.constants, **{name: np.full(t.shape, steps, t.dtype) for name, t in types.items()}}
 
 
 def read_ports(
@@ -104,6 +114,7 @@ def read_ports(
     *,
     data: Collection[str] = (),
     tokens: Collection[str] = (),
+    lengths: Collection[str] | None = None,
 ) -> Ports:
     """The inputs of a file, of which some are bound to constants and some are states.
 
@@ -123,7 +134,8 @@ def read_ports(
         if port is None:
             raise invalid("constants", got=repr(name), expected=_list("an input of the file", [p.name for p in ports]))
         bound[name] = _constant(port, value)
-    free = [p for p in ports if p.name not in bound]
+    counts = _lengths(ports, bound, lengths, {*data, *tokens, *(states or {})})
+    free = [p for p in ports if p.name not in bound and p not in counts]
     if states is None:
         news = [Port.of(v) for v in outputs.values() if v.type.tensor_type.HasField("shape")]
         pairs = _found(free, news, {*data, *tokens})
@@ -146,7 +158,31 @@ def read_ports(
         if name not in {p.name for p in inputs}:
             expected = _list("an input that is no state and no constant", [p.name for p in inputs])
             raise invalid("tokens", got=repr(name), expected=expected)
-    return Ports(inputs, found, bound, tokens=tuple(tokens))
+    return Ports(inputs, found, bound, tokens=tuple(tokens), lengths=counts)
+
+
+def _lengths(
+    ports: list[Port], bound: Collection[str], given: Collection[str] | None, others: Collection[str]
+) -> list[Port]:
+    """Inputs that are numbers of steps: those named, else whole numbers with one entry a sequence and such a name."""
+    if isinstance(given, str):
+        raise invalid("lengths", got=repr(given), expected=f"a list of names, such as [{given!r}]")
+    if given is None:
+        return [
+            p for p in ports if p.name not in {*bound, *others} and _is_count(p) and _LENGTH.search(p.name) is not None
+        ]
+    for name in given:
+        if name not in {p.name for p in ports if _is_count(p)}:
+            expected = "an input of whole numbers, one a sequence: of shape (), (1,) or (batch,)"
+            raise invalid("lengths", got=repr(name), expected=expected)
+        if name in {*bound, *others}:
+            raise invalid("lengths", got=repr(name), expected="an input that is nothing else")
+    return [p for p in ports if p.name in given]
+
+
+def _is_count(port: Port) -> bool:
+    batch = len(port.sizes) == 1 and (port.sizes[0] == 1 or isinstance(port.sizes[0], str))
+    return port.dtype.kind in "iu" and (not port.sizes or batch)
 
 
 def _constant(port: Port, value: object) -> np.ndarray:
