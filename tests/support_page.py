@@ -76,9 +76,12 @@ condition, made of the number of steps; it is compared on sequences of up to 1,1
 to come, or none. Refused are windows, masks of data, biases by distance, tables of positions, weights that are given
 out, and scores that are no products.
 
-A TorchScript module and a `torch.export.ExportedProgram` are refused: torch.export cannot follow the first, whose file
-would have to be unpickled, and in the second the recurrent layers are no modules any more. Pack the Python module that
-they were made from, or an ONNX file.
+**Programs.** `pack` takes a `torch.export.ExportedProgram` and a TorchScript module that is in memory, and makes its
+calls of `aten.lstm`, `aten.gru`, `aten.rnn_tanh` and `aten.rnn_relu` layers again
+([steps.md](steps.md#exported-and-scripted-models)). The files are yours to load, by `torch.export.load` and
+`torch.jit.load`: both formats hold pickles, and nothing here loads one. Refused are programs of train mode and after
+`run_decompositions()`, and TorchScript that branches on values of tensors, loops over steps, or keeps attributes from
+call to call.
 
 In terms of what a model calls:
 

@@ -11,11 +11,12 @@ from .emit.packed_file import PackReport
 from .runtime.audio import Audio
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
 def pack(
-    model: nn.Module | str | PathLike[str],
+    model: nn.Module | torch.export.ExportedProgram | str | PathLike[str],
     path: str | PathLike[str],
     example_inputs: Any = None,
     *,
@@ -46,9 +47,11 @@ def pack(
 
     Args:
         model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ..., taken in eval mode and
-            not changed; or the path of an ONNX file.
+            not changed; a `torch.export.ExportedProgram` or a `torch.jit.ScriptModule` of such; or the path of an ONNX
+            file.
         path: the file to write; replaced only when all checks have passed.
-        example_inputs: what a torch model is called with, batch and time axes included: a tensor, a tuple, or a dict.
+        example_inputs: what a torch model is called with, batch and time axes included: a tensor, a tuple, or a dict;
+            an exported program has its own.
         weights: "float32", "int8", "int4" or "auto", or a dict of types by name: `{"fc": "float32", "*": "int4"}`.
         calibration: real data, to measure the error of quantization on and to choose by: batches like
             `example_inputs`; for an ONNX file sequences as `Engine.run` takes them, or recordings, with `audio`.

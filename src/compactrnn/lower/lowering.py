@@ -22,7 +22,7 @@ from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
 from ..runtime.program import Program
 from . import attention, conditions, convolutions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
-from .calls import input_names
+from .calls import input_names, reason
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
 from .probe import Axes, TimeUnclearError, find_axes
@@ -101,7 +101,12 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
     graph = _graph(model, axes, single)
-    ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
+    try:
+        ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
+    except (RuntimeError, IndexError) as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: fails on a sequence of {FEWEST} steps ({reason(error)}); an engine runs any"
+        ) from error
     exports: dict = {}
     rename = product_names(model)
     builder = for_any_length(

@@ -15,6 +15,7 @@ from .._errors import invalid
 from .._files import check_writable
 from ..emit.packed_file import FileOptions, PackReport, write_packed
 from ..graph.arguments import flatten
+from ..graph.programs import rebuilt
 from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import write
@@ -32,7 +33,7 @@ from .verify import argument, given, verify
 
 
 def pack(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram,
     path: str | PathLike[str],
     example_inputs: Any,
     *,
@@ -83,7 +84,8 @@ def pack(
     multiplied sooner (`compactrnn.runtime.cost`, `PackReport.made_dense`).
 
     Args:
-        model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ...; taken in eval mode.
+        model: any nn.Module of recurrent layers, linear, embedding, point-wise functions, ...; taken in eval mode. Or a
+            `torch.jit.ScriptModule` or `torch.export.ExportedProgram` of such (`compactrnn.graph.programs`).
         path: the file to write; replaced only when all checks have passed.
         example_inputs: what the model is called with, batch and time axes included: a tensor, a tuple of arguments, or
             a dict. A dict whose keys are parameters of `forward` is its keyword arguments, any other its one argument.
@@ -134,18 +136,21 @@ def pack(
     if isinstance(calibration, torch.Tensor):
         raise invalid("calibration", got="a tensor", expected="a list of batches, each like example_inputs")
     check_writable(path, "model file")
-    trained, model = TrainedMatrices.of(model), plain_form(model)
+    source = rebuilt(model, example_inputs, states is not None)
+    example_inputs = source.example
+    trained, model = TrainedMatrices.of(source.module), plain_form(source.module)
     model, smaller_dense = with_dense(model, weights)
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
         lowered = lower_model(model, example_inputs, time)
+        source.check_times(lowered.axes.times)
     else:
         if time is not None:
             raise invalid("time", got=repr(time), expected="none: with states the model is one time step")
         lowered = lower_one_step(model, example_inputs, states, initial)
     check_rows(lowered)
-    batches = [_batch(model, lowered, batch) for batch in calibration or ()]
+    batches = [_batch(model, lowered, batch if states else source.batch(batch)) for batch in calibration or ()]
     reference = Reference(lowered)
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]

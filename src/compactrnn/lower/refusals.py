@@ -37,13 +37,13 @@ def check_module(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         name = getattr(model, "original_name", kind)
         raise UnsupportedModelError(
-            f"{name}: a torch.jit.ScriptModule, which torch.export cannot follow; pack the Python module that it was"
-            " made from (load its weights by load_state_dict)"
+            f"{name}: a torch.jit.ScriptModule, which torch.export cannot follow; pack takes it, or give the Python"
+            " module that it was made from"
         )
     if isinstance(model, torch.export.ExportedProgram):
         raise UnsupportedModelError(
-            "a torch.export.ExportedProgram, in which recurrent layers are no modules any more; pack the module that it"
-            " was exported from, or its ONNX file"
+            "a torch.export.ExportedProgram, in which recurrent layers are no modules any more; pack takes it, or give"
+            " the module that it was exported from"
         )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {kind}")
