@@ -93,7 +93,7 @@ REFUSED = {
         "whole sequence",
     ),
     "by hand": (lambda: Uses(by_hand, fc=nn.Linear(12, 8)), r(2, 9, 4), "no nn.LSTM", "cr.Recurrent"),
-    "script": (lambda: torch.jit.script(nn.GRU(4, 8)), r(9, 2, 4), "ScriptModule", "without a forward"),
+    "script": (lambda: torch.jit.script(nn.GRU(4, 8)), r(9, 2, 4), "ScriptModule", "Python module"),
     "script inside": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=torch.jit.script(gru())),
         r(2, 9, 4),

@@ -45,8 +45,13 @@ FORMS = {
 }
 CASES = [(name, form) for name in TABLE for form in list(FORMS)[:3]]
 CASES += [(name, form) for name in ("convolution", "step of a layer") for form in list(FORMS)[3:]]
-# of the same answers, in other operations or under other names: jit.trace takes the cell apart, jit.freeze drops names
-OTHERWISE = {("step of a GRU cell", "traced"), ("views", "exported"), *((name, "frozen") for name in TABLE)}
+# of the same answers, in other operations or under other names: jit.trace takes cells apart, jit.freeze drops names
+OTHERWISE = {
+    ("step of a cell", "traced"),
+    ("step of a GRU cell", "traced"),
+    ("views", "exported"),
+    *((name, "frozen") for name in TABLE),
+}
 
 
 def case(name):
