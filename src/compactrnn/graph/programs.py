@@ -63,7 +63,9 @@ def rebuilt(model: Any, example_inputs: Any, fixed: bool = False) -> Rebuilt:
             _compare(model.module(), own, module, own)
         made = Rebuilt(module, example, check_times=lambda times: check_numbers(model, times))
     elif isinstance(model, torch.jit.ScriptModule) and example_inputs is not None:
-        twin = copy.deepcopy(model).cpu()
+        twin = copy.deepcopy(model)
+        if any(p.device.type != "cpu" for p in twin.parameters()):
+            twin = twin.cpu()
         module, example = scripted_module(twin, example_inputs, fixed)
         with contextlib.suppress(RuntimeError):  # a frozen module has no modes
             twin.eval()
