@@ -31,6 +31,14 @@ def peephole_lstm(cell, x, h, c):
     return (o + p[2 * n :] * new).sigmoid() * new.tanh(), new
 
 
+def lazy_lstm(cell, x, h, before):
+    i, f, g, o = sums(cell, x, h, 4)
+    c = f.sigmoid() * before + i.sigmoid() * g.tanh()
+    if cell.peephole is None:
+        return o.sigmoid() * before.tanh(), c
+    return (o + cell.peephole * before).sigmoid() * c.tanh(), c
+
+
 def norm(a):
     return (a - a.mean()) / (a.var(correction=0) + 1e-5).sqrt()
 
@@ -365,6 +373,7 @@ EQUATIONS = {
     cells.FSMN: fsmn,
     cells.RHN: rhn,
     cells.PeepholeLSTM: peephole_lstm,
+    cells.LazyLSTM: lazy_lstm,
     cells.CoupledLSTM: coupled_lstm,
     cells.LayerNormLSTM: layer_norm_lstm,
     cells.FastRNN: fastrnn,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .cells import HiPPO as HiPPO
     from .cells import IndRNN as IndRNN
     from .cells import LayerNormLSTM as LayerNormLSTM
+    from .cells import LazyLSTM as LazyLSTM
     from .cells import MinGRU as MinGRU
     from .cells import MinLSTM as MinLSTM
     from .cells import OrthogonalRNN as OrthogonalRNN
@@ -136,6 +137,7 @@ _HOME = {
     "LMU": "cells",
     "LRU": "cells",
     "LayerNormLSTM": "cells",
+    "LazyLSTM": "cells",
     "LayerView": "report.inside",
     "CoupledLSTM": "cells",
     "FastRNN": "cells",

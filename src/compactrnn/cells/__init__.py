@@ -20,6 +20,7 @@ from .gru import GRU as GRU
 from .hippo import HiPPO as HiPPO
 from .indrnn import IndRNN as IndRNN
 from .layer_norm_lstm import LayerNormLSTM as LayerNormLSTM
+from .lazy_lstm import LazyLSTM as LazyLSTM
 from .lmu import LMU as LMU
 from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
