@@ -19,9 +19,10 @@ HEAD = f"""# Cells
 Every cell of the package, made by `python tests/cells_page.py` from the code. Sizes are those of {INPUTS} inputs and
 {UNITS} units with all options as they are by default: numbers that are learned, multiply-accumulates of the products
 of one step, and numbers that a stream keeps. A cell runs in the native loop over time, step after step, or by a scan
-over all times at once as well, where it is linear in its states, or in each of them given those before; "newton" is for those
-whose units see their own states alone, if you ask for it ([training.md](training.md)). Where units are not pruned, the section of the cell says why. Equations and sources are those of the docstrings, which say what each
-option does.
+over all times at once as well, where it is linear in its states, or in each of them given those before; "newton" is
+for those whose units see their own states alone, if you ask for it ([training.md](training.md)). Where units are not
+pruned, the section of the cell says why. Equations and sources are those of the docstrings, which say what each option
+does.
 
 "Step" is the time of a step of the packed layer, in float32 and in int8, relative to that of the LSTM in float32: 128
 units on 40 inputs, called from Python, all from one run of `python benchmarks/native_step.py`; a cell without a figure

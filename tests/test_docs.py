@@ -175,7 +175,9 @@ def test_the_page_on_weights_has_every_weight_and_its_recipes_are_read():
     assert all(isinstance(weight_spec(table), WeightSpec) for table in tomllib.loads(recipe).values())
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes", "ignore:.torch.jit", "ignore:Converting a tensor")
+@pytest.mark.filterwarnings(
+    "ignore:The tensor attributes", "ignore:.torch.jit", "ignore:Converting a tensor", "ignore:Tagger. exported with"
+)
 def test_the_page_on_steps_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -207,6 +207,12 @@ def test_a_program_that_is_right_for_one_length_alone_is_refused(tmp_path, name)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("default")
+def test_the_number_of_steps_of_an_export_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"exported with 23 steps, and packed for any number of steps"):
+        cr.pack(program(lambda m, x: m.g(x)[0], r(1, 23, 5)), tmp_path / "m.crnn")
+
+
 class Branch(nn.Module):
     def __init__(self):
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def exported_module(program: torch.export.ExportedProgram) -> nn.Module:
 
 
 def check_numbers(program: torch.export.ExportedProgram, times: Sequence[int]) -> None:
-    """Raise an error where a number in the program may have been computed from the number of steps.
+    """Raise an error where a number in the program may have been computed from the number of steps; else warn of it.
 
     As torch.export fixes that, `x.sum(1) / x.shape[1]` is a division by a constant, and would be wrong for any other
     length. `times` are the time axes of the inputs.
@@ -70,6 +71,12 @@ def check_numbers(program: torch.export.ExportedProgram, times: Sequence[int]) -
                 " does not, export with another number, such as a large prime; if it does, pack the Python module, a"
                 " TorchScript module or an ONNX file"
             )
+    warnings.warn(
+        f"{_name(program)}: exported with {' and '.join(map(str, sorted(lengths)))} steps, and packed for any number of"
+        " steps. A number that the code computed from that one is a constant now, and no such constant was recognized;"
+        " to be sure, pack the Python module or a TorchScript module",
+        stacklevel=4,
+    )
 
 
 def _made_of(number: float, n: int, is_size: bool) -> bool:
