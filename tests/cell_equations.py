@@ -39,6 +39,16 @@ def lazy_lstm(cell, x, h, before):
     return (o + cell.peephole * before).sigmoid() * c.tanh(), c
 
 
+def dia_lstm(cell, x, h, c):
+    bias = {name: 0 if getattr(cell, name) is None else getattr(cell, name) for name in ("gate_bias", "hidden_bias")}
+    (u,) = gates_of(cell, x, 1)
+    v = cell.hidden.dense() @ h + bias["hidden_bias"]
+    total = cell.gates_of_input.dense() @ u.clamp(min=0) + cell.gates_of_hidden.dense() @ v.clamp(min=0)
+    i, f, g, o = (total + bias["gate_bias"]).chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.sigmoid(), c
+
+
 def norm(a):
     return (a - a.mean()) / (a.var(correction=0) + 1e-5).sqrt()
 
@@ -374,6 +384,7 @@ EQUATIONS = {
     cells.RHN: rhn,
     cells.PeepholeLSTM: peephole_lstm,
     cells.LazyLSTM: lazy_lstm,
+    cells.DIALSTM: dia_lstm,
     cells.CoupledLSTM: coupled_lstm,
     cells.LayerNormLSTM: layer_norm_lstm,
     cells.FastRNN: fastrnn,

@@ -1,5 +1,6 @@
 """The examples run."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,18 +11,49 @@ import pytest
 import torch
 
 import compactrnn as cr
+from scripts import example_module
 from step_models import GRUStep
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-SCRIPTS = sorted({p.name for p in (ROOT / "examples").glob("*.py")} - {"denoise_file.py"})  # test_denoise_file.py
+SHARED = Path(os.environ.get("COMPACTRNN_DATA") or ROOT.parent / "shared" / "data")
+APART = {"attention_over_depth.py", "denoise_file.py"}  # below, and in test_denoise_file.py
+SCRIPTS = sorted({p.name for p in (ROOT / "examples").glob("*.py")} - APART)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_example(script):
     done = subprocess.run([sys.executable, ROOT / "examples" / script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_cell_is_the_attention_of_all_blocks():
+    torch.manual_seed(0)
+    network = example_module("attention_over_depth").ResidualNetwork(32, 3, attention=True).eval()
+    x, seen = torch.rand(2, 1, 28, 28), []
+    network.attention.register_forward_hook(lambda cell, given, result: seen.append((given, result)))
+    network(x).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.attention.parameters())
+    assert [given[1] is None for given, _ in seen] == [True, False, False]
+    state, inner = network.stem(x), None
+    for block, ((pooled, states), (weights, inner_after)) in zip(network.blocks, seen, strict=True):
+        assert states is inner and bool(((0 < weights) & (weights < 1)).all())
+        torch.testing.assert_close(pooled, block(state).mean((2, 3)))
+        state, inner = torch.relu(state + block(state) * weights[:, :, None, None]), inner_after
+    torch.testing.assert_close(network(x), network.head(state.mean((2, 3))))
+
+
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="no MNIST in the data folder")
+def test_attention_over_depth_compares_both_networks():
+    given = ["--images", "256", "--epochs", "1", "--blocks", "1", "--channels", "4", "--seeds", "0"]
+    command = [sys.executable, ROOT / "examples/attention_over_depth.py", *given]
+    environment = os.environ | {"COMPACTRNN_DATA": str(SHARED)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        "without attention",
+        "with DIALSTM over depth",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -211,7 +211,7 @@ def test_the_sizes_of_a_cut_cell_build_it_again(name):
         keep = []
         for row in layer.rows():
             counts = {units.name: row[0].unit_count(units) for units in row[0].active_units()}
-            keep.append([{n: torch.arange(count - 1 - i) for i, (n, count) in enumerate(counts.items())}])
+            keep.append([{n: torch.arange(max(1, count - 1 - i)) for i, (n, count) in enumerate(counts.items())}])
         cr.layers.narrow_(layer, keep)
         sizes = [row[0].size_options() for row in layer.rows()]
         projected = {"proj_size": layer.proj_size} if projection else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import DIALSTM as DIALSTM
     from .cells import ENRNN as ENRNN
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
@@ -136,6 +137,7 @@ _HOME = {
     "OrthogonalRNN": "cells",
     "LMU": "cells",
     "LRU": "cells",
+    "DIALSTM": "cells",
     "LayerNormLSTM": "cells",
     "LazyLSTM": "cells",
     "LayerView": "report.inside",

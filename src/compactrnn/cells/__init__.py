@@ -8,6 +8,7 @@ from .coupled_lstm import CoupledLSTM as CoupledLSTM
 from .declaration import check_declaration as check_declaration
 from .delta import DeltaCell as DeltaCell
 from .dfsmn import DFSMN as DFSMN
+from .dia_lstm import DIALSTM as DIALSTM
 from .durnn import DuRNN as DuRNN
 from .elman import Elman as Elman
 from .enrnn import ENRNN as ENRNN
