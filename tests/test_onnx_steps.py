@@ -191,6 +191,15 @@ def test_pooling_within_a_step(op, tmp_path):
     compare(path, engine, 8, states={"s": "s_out"})
 
 
+def test_a_pad_before_a_pool_keeps_its_number(tmp_path):
+    """The optimizer of onnxruntime takes it into the pool, which pads with the least number: its issue 24737."""
+    nodes = [node("Pad", ["x", "pads"], ["p"]), node("MaxPool", ["p"], ["y"], kernel_shape=[3])]
+    path = one_step(tmp_path / "m.onnx", nodes, [1, 3, 12], {"pads": np.array([0, 0, 1, 0, 0, 1])})
+    engine, _ = packed(path, tmp_path)
+    y = engine.stream().step(np.full((3, 12), -1.0))
+    assert np.array_equal(y, [[0.0, *[-1.0] * 10, 0.0]] * 3)
+
+
 def written_out(path):
     """An LSTM step of products and slices, its states in one tensor."""
     nodes = [
