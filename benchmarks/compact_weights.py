@@ -300,7 +300,7 @@ def against_scratch(rows: list[dict[str, Any]]) -> str:
         text += f" {sizes[f'scratch:dense:{times}']:,}."
         equal = [f"`{name}` ({value:.1f})" for name, value in medians.items() if abs(value - scratch) < NOISE]
         worse = [f"`{name}` ({value:.1f})" for name, value in medians.items() if value - scratch >= NOISE]
-        text += f" Within {NOISE} points of it, which is noise: {', '.join(equal)}." if equal else ""
+        text += f" Within {NOISE} points of the latter, which is noise: {', '.join(equal)}." if equal else ""
         text += f" Worse: {', '.join(worse)}." if worse else ""
         sentences.append(text)
     return " ".join(sentences)
