@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,13 @@ def run(code):
     names = {
         "cr": cr,
         "Kronecker": cr.Kronecker,
-        "MGU": cr.MGU,
-        "mgu_reference": None,
+        "EQUATIONS": {},
+        "cells": cr.cells,
+        "mgu": None,
         "MyWeight": lambda size: Dense(),
         "nn": nn,
+        "partial": partial,
         "pytest": pytest,
-        "REFERENCES": {},
         "torch": torch,
     }
     exec(code, names)

@@ -39,7 +39,7 @@ class ModelFile:
             model = onnx.inliner.inline_local_functions(model) if model.functions else model
         except Exception as error:  # whatever a malformed function raises
             raise ModelFileError(f"{name}: its functions cannot be expanded: {_line(error)}") from None
-        if not all(isinstance(v.name, str) for v in (*model.graph.input, *model.graph.output)):
+        if not all(isinstance(text, str) for text in _names(model.graph)):
             raise ModelFileError(f"{name}: expected names in UTF-8")
         self.proto = model
         self.graph = model.graph
@@ -110,6 +110,15 @@ def attribute(proto: AttributeProto) -> object:
 def subgraphs(node: NodeProto) -> list[GraphProto]:
     """The graphs that are attributes of a node, such as the branches of an If."""
     return [g for a in node.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
+
+
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
+    """All names within a graph: bytes where they are not in UTF-8."""
+    yield from (v.name for v in (*graph.input, *graph.output, *graph.initializer))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute))
+        for within in subgraphs(node):
+            yield from _names(within)
 
 
 def names_read(node: NodeProto) -> Iterator[str]:
