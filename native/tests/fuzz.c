@@ -17,7 +17,7 @@ enum {
     LITTLE_WORK = 1 << 14 /* up to here it runs in every way */
 };
 
-static int inside;
+static _Thread_local int inside; /* of this thread, as libFuzzer has a thread of its own that allocates */
 
 static void refuse_allocation(const volatile void *memory, size_t bytes)
 {
