@@ -71,6 +71,7 @@ TABLES = {
             "cell": "LSTM",
             "dropout": 0.0,
             "embedding_dropout": 0.0,
+            "weight_dropout": 0.0,
             "output_dropout": None,
             "tie": False,
             "init": 0.1,

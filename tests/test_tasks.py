@@ -1,11 +1,14 @@
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from compactrnn.layers.dropout import hidden_matrices
 from compactrnn.models import LanguageModel, LanguageModelOptions
 from compactrnn.tasks.batch import Batch
 from compactrnn.tasks.generate import generate
@@ -258,3 +261,38 @@ def test_locked_dropout_takes_the_same_units_at_all_steps(hidden):
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped)) and 0 < dropped.float().mean() < 1
     assert not torch.equal(dropped[0, 0], dropped[1, 0])
     assert torch.equal(model.eval()(tokens), model(tokens))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN", "MGU", "RHN"])
+@pytest.mark.parametrize("hidden, locked", [((8, 8), True), ((8, 8), False), ((8, 6), False)])
+def test_weight_dropout_is_a_model_with_fewer_entries(cell, hidden, locked):
+    options = LanguageModelOptions(embedding=6, hidden=hidden, cell=cell, weight_dropout=0.5, locked_dropout=locked)
+    model, tokens = LanguageModel(11, options), torch.randint(0, 11, (3, 9))
+    torch.manual_seed(0)
+    logits = model(tokens)
+    logits.square().sum().backward()
+    other = LanguageModel(11, replace(options, weight_dropout=0.0))
+    other.load_state_dict(model.state_dict())
+    dropped = hidden_matrices(other.recurrent)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        factors = [nn.functional.dropout(torch.ones_like(weight), 0.5) for weight in dropped]
+        for weight, factor in zip(dropped, factors, strict=True):
+            weight.mul_(factor)
+    torch.testing.assert_close(other(tokens), logits)
+    other(tokens).square().sum().backward()
+    for weight, same, factor in zip(hidden_matrices(model.recurrent), dropped, factors, strict=True):
+        torch.testing.assert_close(weight.grad, same.grad * factor)
+    assert not torch.equal(model.eval()(tokens), logits)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"cell": "MinGRU"}, "weight dropout: expected none of it, 0.0, got MinGRU, which has no hidden matrix"),
+        ({"hidden_weight": {"kind": "LowRank", "rank": 2}}, r"expected dense hidden matrices, got hidden = LowRank"),
+    ],
+)
+def test_weight_dropout_is_refused_where_there_is_no_dense_hidden_matrix(options, message):
+    with pytest.raises(ValueError, match=message):
+        LanguageModel(11, LanguageModelOptions(weight_dropout=0.5, **options))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import layers
 from .._bounds import STRICT, Bound, Flag, Layers, Option, ShareBelow1, Size, Word
 from .._errors import invalid
-from ..layers.dropout import LockedDropout
+from ..layers.dropout import LockedDropout, hidden_matrices, with_weight_dropout
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
 from .base import AbstractModel
@@ -44,16 +44,18 @@ class LanguageModelOptions:
     With `delta` the recurrent layers have thresholds (`DeltaCell`), zeros at first, as phases with `Delta` leave them.
 
     With `locked_dropout` a sequence loses the same units at all steps of an update (Gal and Ghahramani, 2016), without
-    it other ones at every step (Zaremba et al., 2014).
+    it other ones at every step (Zaremba et al., 2014). `weight_dropout` is the share of the entries of the hidden
+    matrices, which must be dense, that an update goes without (Merity et al., 2018).
     """
 
-    adjustable: ClassVar = ("dropout", "embedding_dropout", "output_dropout")
+    adjustable: ClassVar = ("dropout", "embedding_dropout", "output_dropout", "weight_dropout")
     embedding: Size = 64
     hidden: Layers = (256, 256)
     cell: Word = "LSTM"
     dropout: ShareBelow1 = 0.0
     embedding_dropout: ShareBelow1 = 0.0
     output_dropout: ShareBelow1 | None = None
+    weight_dropout: ShareBelow1 = 0.0
     locked_dropout: Flag = False
     tie: Flag = False
     init: Bound | Literal["orthogonal"] | None = None
@@ -69,7 +71,8 @@ class LanguageModelOptions:
 class LanguageModel(AbstractModel):
     """Embedding, recurrent layers and a linear layer: the logits of the next symbol after each symbol.
 
-    Tokens (batch, time) -> logits (batch, time, vocabulary). Dropout touches the non-recurrent connections only.
+    Tokens (batch, time) -> logits (batch, time, vocabulary). All dropout but `weight_dropout` touches the non-recurrent
+    connections only.
 
     >>> import torch
     >>> model = LanguageModel(50, LanguageModelOptions(embedding=8, hidden=(16, 12)))
@@ -113,21 +116,29 @@ class LanguageModel(AbstractModel):
         With `targets` (batch, time) and `negatives` (count,) the logits of these alone, (batch, time, 1 + count).
         """
         x = self.embedding_dropout(self.embedding(tokens))
-        y, states = self.recurrent(x, states)
+        y, states = self._run(x, states)
         y = self.dropout(y)
         if targets is None or negatives is None:
             return self.output(y), states
         return candidate_logits(self.output, y, targets, negatives), states
+
+    def _run(self, x: Tensor, states: Any) -> tuple[Tensor, Any]:
+        if self.training and self.weight_dropout:
+            return with_weight_dropout(self.recurrent, self.weight_dropout, x, states)
+        return self.recurrent(x, states)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of sequences that start from zero states."""
         return self.advance(tokens)[0]
 
     def adjust(self, options: LanguageModelOptions) -> None:
-        """Use the dropout probabilities of `options` from now on."""
+        """Use the dropout probabilities of `options` from now on; `ValueError` for one that does not fit the cell."""
         self.embedding_dropout.p = options.embedding_dropout
         self.recurrent.dropout = options.dropout if self.recurrent.num_layers > 1 else 0.0
         self.dropout.p = options.dropout if options.output_dropout is None else options.output_dropout
+        self.weight_dropout = options.weight_dropout
+        if self.weight_dropout:
+            hidden_matrices(self.recurrent)
 
     def layer_sizes(self) -> tuple[int, ...]:
         """Units of each recurrent layer."""
