@@ -46,6 +46,13 @@ compare() { # a way to compile, how to run what it makes
         "$golden/checksums.txt" "$out/$way/golden.txt"
 }
 
+show_found() { # a file that the fuzzer found, as text, so that the log of a machine that is gone is enough to run it again
+    "$out/clang-sanitize/fuzz" "$1" 2>&1 | grep -vE '^ +#|^INFO|Running' | head -3 || true
+    echo "base64 -d <<END | gunzip >found.crnn"
+    gzip -9nc "$1" | base64 -w 120
+    echo END
+}
+
 fuzz() {
     models
     mkdir -p "$out/corpus" "$out/seeds"
@@ -54,9 +61,13 @@ fuzz() {
     limit=-max_total_time=${FUZZ_SECONDS:-60}
     if [ -n "${FUZZ_RUNS:-}" ]; then limit=-runs=$FUZZ_RUNS; fi
     echo "fuzz: $limit, log in $out/fuzz.log"
+    rm -f "$out"/crash-* "$out"/timeout-* "$out"/oom-*
     "$out/clang-sanitize/fuzz" "$limit" -timeout=60 -rss_limit_mb=1024 -max_len=16384 -mutate_depth=2 -entropic=0 \
         -artifact_prefix="$out/" -print_final_stats=1 "$out/corpus" "$out/seeds" >"$out/fuzz.log" 2>&1 || {
         tail -40 "$out/fuzz.log"
+        for found in "$out"/crash-* "$out"/timeout-* "$out"/oom-*; do
+            if [ -f "$found" ]; then show_found "$found"; fi
+        done
         exit 1
     }
     grep -E 'DONE|number_of_executed|slowest|peak_rss' "$out/fuzz.log"
