@@ -26,6 +26,13 @@ def check_positive(value: object, what: str) -> int:
     return value
 
 
+def check_part(value: object, what: str) -> float:
+    """Return `value` if it is a number (not a bool) above 0 and at most 1, else raise `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise invalid(what, got=repr(value), expected="a number above 0 and at most 1")
+    return value
+
+
 def check_divides(total: int, part: int, total_name: str, part_name: str) -> int:
     """Return `total // part` if `part` divides `total`, else raise `ValueError`."""
     check_positive(part, part_name)

@@ -12,7 +12,7 @@ from .._errors import check_positive, invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .base import AbstractCell, StateSpec, UnitSet, new_bias, push
-from .memory_block import FUNCTIONS, remembered
+from .memory_block import FUNCTIONS, check_block, remembered, reset_affine_, reset_taps_
 
 
 class DFSMN(AbstractCell):
@@ -58,11 +58,9 @@ class DFSMN(AbstractCell):
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
-        if nonlinearity not in FUNCTIONS:
-            raise invalid("nonlinearity", got=repr(nonlinearity), expected=f"one of {sorted(FUNCTIONS)}")
+        size = check_block(hidden_size, projection_size, nonlinearity)
         self.nonlinearity, self.depth = nonlinearity, check_positive(depth, "depth")
         self.look_back, self.stride = check_positive(look_back, "look_back"), check_positive(stride, "stride")
-        size = check_positive(-(-hidden_size // 4) if projection_size is None else projection_size, "projection_size")
         inner = (hidden_size,) * (depth - 1) if inner_sizes is None else tuple(inner_sizes)
         if len(inner) != depth - 1:
             raise invalid("inner_sizes", got=list(inner), expected=f"{depth - 1}, one for each layer but the last")
@@ -108,13 +106,8 @@ class DFSMN(AbstractCell):
         """Matrices and biases as torch draws those of a linear layer, filters as it draws those of a convolution."""
         for layer in range(1, self.depth + 1):
             for name in (_projection(layer), f"output_{layer}"):
-                weight, bias = getattr(self, name), getattr(self, f"{name}_bias")
-                weight.reset_parameters()
-                if bias is not None:
-                    nn.init.uniform_(bias, -(weight.in_features**-0.5), weight.in_features**-0.5)
-            nn.init.uniform_(
-                getattr(self, f"past_{layer}"), -((1 + self.look_back) ** -0.5), (1 + self.look_back) ** -0.5
-            )
+                reset_affine_(getattr(self, name), getattr(self, f"{name}_bias"))
+            reset_taps_(getattr(self, f"past_{layer}"), 1 + self.look_back)
 
 
 def _projection(layer: int) -> str:

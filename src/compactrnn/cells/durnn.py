@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .._errors import check_positive, invalid
+from .._errors import check_part, check_positive, invalid
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
 from .base import AbstractCell, StateSpec, UnitSet, new_bias
@@ -81,8 +81,7 @@ class DuRNN(AbstractCell):
         _check_choice("nonlinearity", nonlinearity, "tanh", "relu")
         _check_choice("constraint", constraint, "spectral", "entries", "penalty", None)
         _check_choice("output", output, "long", "both")
-        if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho <= 1:
-            raise invalid("rho", got=repr(rho), expected="a number above 0 and at most 1")
+        check_part(rho, "rho")
         if isinstance(penalty_weight, bool) or not isinstance(penalty_weight, int | float) or not penalty_weight > 0:
             raise invalid("penalty_weight", got=repr(penalty_weight), expected="a number above 0")
         self.nonlinearity, self.constraint, self.rho = nonlinearity, constraint, float(rho)

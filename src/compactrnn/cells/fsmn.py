@@ -9,7 +9,7 @@ from .._errors import check_positive, invalid
 from ..weights.base import WeightSpec
 from ..weights.dense import DENSE
 from .base import AbstractCell, StateSpec, UnitSet, new_bias, push
-from .memory_block import FUNCTIONS, remembered
+from .memory_block import FUNCTIONS, check_block, remembered, reset_affine_, reset_taps_
 
 
 class FSMN(AbstractCell):
@@ -55,14 +55,12 @@ class FSMN(AbstractCell):
         bias: bool = True,
     ):
         super().__init__(input_size, hidden_size)
-        if nonlinearity not in FUNCTIONS:
-            raise invalid("nonlinearity", got=repr(nonlinearity), expected=f"one of {sorted(FUNCTIONS)}")
+        size = check_block(hidden_size, projection_size, nonlinearity)
         if not isinstance(look_ahead, int) or look_ahead < 0:
             raise invalid("look_ahead", got=repr(look_ahead), expected="a number of steps, 0 for none")
         self.nonlinearity = nonlinearity
         self.look_back, self.stride = check_positive(look_back, "look_back"), check_positive(stride, "stride")
         self.steps_ahead = look_ahead * stride
-        size = check_positive(-(-hidden_size // 4) if projection_size is None else projection_size, "projection_size")
         self.states = (StateSpec("line", units="p", delay=look_back * stride),)
         self.input = input_weight.build(size, input_size)
         self.output = output_weight.build(hidden_size, size)
@@ -97,10 +95,8 @@ class FSMN(AbstractCell):
     def reset_parameters(self) -> None:
         """Matrices and biases as torch draws those of a linear layer, filters as it draws those of a convolution."""
         for weight, bias in ((self.input, self.input_bias), (self.output, self.output_bias)):
-            weight.reset_parameters()
-            if bias is not None:
-                nn.init.uniform_(bias, -(weight.in_features**-0.5), weight.in_features**-0.5)
+            reset_affine_(weight, bias)
         taps = 1 + self.look_back + (0 if self.future is None else self.steps_ahead // self.stride)
         for filters in (self.past, self.future):
             if filters is not None:
-                nn.init.uniform_(filters, -(taps**-0.5), taps**-0.5)
+                reset_taps_(filters, taps)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import invalid
+from .._errors import check_positive, invalid
 from ..runtime.accuracy import LIMIT
 from ..runtime.audio import Audio
 from ..runtime.engine import Engine
@@ -102,9 +102,8 @@ class FileOptions:
             raise invalid("fold", got=repr(self.fold), expected="'auto', True or False")
         if self.max_error is not None and not self.max_error > 0:
             raise invalid("max_error", got=self.max_error, expected="a positive number")
-        most = self.max_bytes
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise invalid("max_bytes", got=repr(most), expected="a positive int")
+        if self.max_bytes is not None:
+            check_positive(self.max_bytes, "max_bytes")
         try:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:

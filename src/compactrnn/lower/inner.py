@@ -19,6 +19,7 @@ from ..emit.recurrent_rows import Rows, gru_rows, lstm_each, lstm_rows, over_pla
 from ..graph.leaf import Leaf
 from ..runtime.program import Ref, Unary
 from . import cell as cells
+from .every_layer import run_layers
 from .visitor import Visitor, array
 
 FICTION = 17  # a cell's own step is exported for any number of rows; of these all but one are fiction
@@ -42,7 +43,7 @@ def over_axis(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand
         one = partial(_one_row, visitor, cell, name)
         return over_places(visitor.mover, x, starts, one, _kernel(cell, name), backwards=direction == 1)
 
-    y, after = _layers(visitor, leaf, x, states, run)
+    y, after = run_layers(visitor, leaf, x, states, run)
     time = None if steps == 1 else 1
     last = None if steps == 1 else 0
     return [
@@ -67,7 +68,7 @@ def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Te
         y, last = over_sequence(visitor.builder, source, starts, lambda x, s: each(visitor.builder, _rows(x), s))
         return visitor.mover.backwards(y, where) if direction else y, last
 
-    y, after = _layers(visitor, leaf, x, states, run)
+    y, after = run_layers(visitor, leaf, x, states, run)
     return [y, *after]
 
 
@@ -81,29 +82,8 @@ def rows_of_step(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Oper
         y, after = each(visitor.builder, _rows(x), starts)
         return replace(y, shape=(1, rows, y.shape[-1])), after
 
-    y, after = _layers(visitor, leaf, x, states, run)
+    y, after = run_layers(visitor, leaf, x, states, run)
     return [y, *after]
-
-
-def _layers(
-    visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence, run: Callable[..., tuple[Operand, list[Operand]]]
-) -> tuple[Operand, list[Operand]]:
-    """`run(layer, direction, cell, x, states)` for all layers and directions of a leaf."""
-    flat, after = iter(states), []
-    for layer, row in enumerate(leaf.cells):
-        outputs = []
-        for direction, cell in enumerate(row):
-            count = len(cell.outer_states())
-            given = [next(flat) for _ in range(count)] if states else []
-            given += cells.initial_states(cell, [])[len(given) :]
-            y, last = run(layer, direction, cell, x, given)
-            outputs.append(y)
-            after += last[:count]
-        x = outputs[0]
-        if len(outputs) > 1:
-            joined = visitor.mover.move(outputs, lambda a: np.concatenate(a, -1), x.time, leaf.name)
-            x = visitor.materialize(joined)
-    return x, after
 
 
 def _is_plain(cell: AbstractCell) -> bool:

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
 from .._errors import UnsupportedModelError
+from ..cells import AbstractCell
 from ..emit.builder import CONSTANT, Operand
 from ..graph.leaf import Leaf
 from . import cell as cells
+from .every_layer import run_layers
 from .inner import FICTION, over_axis, rows_of_step
 from .visitor import Visitor, array
 
@@ -41,21 +42,13 @@ def layer_step(
         return rows_of_step(visitor, leaf, x, states)
     build.place([x])
     x = replace(x, shape=(FICTION, 1, width), time=0, segment=build.segment)
-    flat, after = iter(states), []
-    for layer, row in enumerate(leaf.cells):
-        outputs = []
-        for direction, cell in enumerate(row):
-            count = len(cell.outer_states())
-            given = [next(flat) for _ in range(count)] if states else []
-            given += cells.initial_states(cell, [])[len(given) :]
-            name = functools.partial(leaf.part_name, layer, direction)
-            y, last = cells.cell_step(visitor, cell, x, [_operand(visitor, s) for s in given], name)
-            outputs.append(y)
-            after += last[:count]
-        x = outputs[0]
-        if len(outputs) > 1:
-            x = visitor.materialize(visitor.mover.move(list(outputs), lambda t: np.concatenate(t, -1), 0, leaf.name))
-    return [replace(x, shape=(1, 1, x.width), time=None), *after]
+
+    def run(layer: int, direction: int, cell: AbstractCell, x: Operand, given: list) -> tuple[Operand, list[Operand]]:
+        name = functools.partial(leaf.part_name, layer, direction)
+        return cells.cell_step(visitor, cell, x, [_operand(visitor, s) for s in given], name)
+
+    y, after = run_layers(visitor, leaf, x, states, run)
+    return [replace(y, shape=(1, 1, y.width), time=None), *after]
 
 
 def _operand(visitor: Visitor, value: Operand | Tensor) -> Operand:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from .._errors import UnsupportedModelError
+from ..cells import AbstractCell
 from ..emit.builder import STEP, Operand
 from . import cell as cells
+from .every_layer import run_layers
 from .inner import over_axis, rows_over_time
 from .layer_step import layer_step
 from .visitor import Visitor, handles
@@ -35,18 +37,13 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         )
     if x.shape[1] != 1:
         return rows_over_time(visitor, leaf, x, states)
-    flat, after = iter(states), []
-    for layer, row in enumerate(leaf.cells):
-        outputs = []
-        for direction, cell in enumerate(row):
-            count = len(cell.outer_states())
-            given = [next(flat) for _ in range(count)] if states else []
-            source = visitor.mover.backwards(x, f"{leaf.name}: bidirectional") if direction else x
-            names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
-            y, last = cells.lower_cell(visitor, cell, source, cells.initial_states(cell, given), *names)
-            outputs.append(visitor.mover.backwards(y, f"{leaf.name}: bidirectional") if direction else y)
-            after += last[:count]
-        x = outputs[0]
-        if len(outputs) > 1:
-            x = visitor.mover.join(outputs, -1, leaf.name)
-    return [x, *after]
+
+    def run(layer: int, direction: int, cell: AbstractCell, x: Operand, given: list) -> tuple[Operand, list[Operand]]:
+        where = f"{leaf.name}: bidirectional"
+        source = visitor.mover.backwards(x, where) if direction else x
+        names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
+        y, last = cells.lower_cell(visitor, cell, source, given, *names)
+        return visitor.mover.backwards(y, where) if direction else y, last
+
+    y, after = run_layers(visitor, leaf, x, states, run)
+    return [y, *after]

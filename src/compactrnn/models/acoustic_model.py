@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .._bounds import STRICT, CountFrom0, ShareBelow1
-from .base import AbstractModel
+from .featured_model import AbstractFeaturedModel
 from .front_end import FrontEnd, Normalization
-from .named_weights import give_weights_, weight_tables
-from .recurrent_layers import give_thresholds_
-from .sequence_model import SequenceModel, SequenceModelOptions
+from .sequence_model import SequenceModelOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class AcousticModelOptions(SequenceModelOptions):
     __pydantic_config__ = STRICT
 
 
-class AcousticModel(AbstractModel):
+class AcousticModel(AbstractFeaturedModel):
     """Log-probabilities of symbols at every step: (batch, steps, stacked * coefficients) to (batch, steps, symbols).
 
         log_softmax(sequence_model(dropout(front_end(x))))
@@ -49,16 +47,14 @@ class AcousticModel(AbstractModel):
         super().__init__()
         self.front_end = FrontEnd(coefficients, stacked, options.deltas, options.normalization, options.prior)
         self.input_dropout = nn.Dropout(options.input_dropout)
-        own = {field.name: getattr(options, field.name) for field in fields(SequenceModelOptions)}
-        core = SequenceModelOptions(**{**own, "weights": {}, "delta": False})
-        self.sequence_model = SequenceModel(self.front_end.size, symbols, core, every_step=True)
-        self.options = options
-        give_weights_(self, options.weights)
-        give_thresholds_(self.sequence_model.layers, options)
+        self.add_layers_(self.front_end.size, symbols, options, every_step=True)
+
+    def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.front_end(x, lengths)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The log-probabilities of a batch of sequences; those at padding are of no use."""
-        x = self.input_dropout(self.front_end(x, lengths))
+        x = self.input_dropout(self.features(x, lengths))
         return self.sequence_model(x, lengths).log_softmax(-1)
 
     @torch.no_grad()
@@ -71,19 +67,4 @@ class AcousticModel(AbstractModel):
     def adjust(self, options: AcousticModelOptions) -> None:
         """Use the dropout probabilities of `options` from now on."""
         self.input_dropout.p = options.input_dropout
-        self.sequence_model.adjust(options)
-
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Units of each layer, in each direction."""
-        return self.sequence_model.layer_sizes()
-
-    def size_options(self) -> dict[str, Any]:
-        return {**self.sequence_model.size_options(), "weights": weight_tables(self, self.options)}
-
-    def recurrent_parameters(self) -> int:
-        """Number of parameters of the recurrent layers: input and hidden matrices and biases."""
-        return self.sequence_model.recurrent_parameters()
-
-    def update_statistics(self, batches: Any) -> None:
-        """Batch-norm statistics; see `SequenceModel.update_statistics`."""
-        self.sequence_model.update_statistics((self.front_end(*arguments), *arguments[1:]) for arguments in batches)
+        super().adjust(options)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from .._bounds import STRICT, CountFrom0
-from .featured_model import AbstractFeaturedModel, FeaturedModelOptions
+from .answering_model import AbstractAnsweringModel, AnsweringModelOptions
 from .log_mel import LogMel
 from .masks import Masks
 from .mean_normalization import MeanNormalization, Over
 
 
 @dataclass(frozen=True)
-class AudioModelOptions(FeaturedModelOptions):
-    """Those of `FeaturedModelOptions`; the mean and the `prior` of `MeanNormalization`; the widths of `Masks`."""
+class AudioModelOptions(AnsweringModelOptions):
+    """Those of `AnsweringModelOptions`; the mean and the `prior` of `MeanNormalization`; the widths of `Masks`."""
 
     mean: Over = "running"
     prior: CountFrom0 = 10
@@ -25,7 +25,7 @@ class AudioModelOptions(FeaturedModelOptions):
     __pydantic_config__ = STRICT
 
 
-class AudioModel(AbstractFeaturedModel):
+class AudioModel(AbstractAnsweringModel):
     """Logits of classes, at the last step or at every step:
 
         sequence_model(masks(normalize(log_mel(x))))
@@ -45,7 +45,7 @@ class AudioModel(AbstractFeaturedModel):
         self.log_mel = nn.Identity() if isinstance(features, int) else features
         self.normalize = MeanNormalization(bands, options.mean, options.prior)
         self.masks = Masks(options.bands_masked, options.frames_masked)
-        self.add_layers_(bands, outputs, options, every_step)
+        self.add_answering_layers_(bands, outputs, options, every_step)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.masks(self.normalize(self.log_mel(x), lengths))

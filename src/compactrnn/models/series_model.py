@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .._bounds import STRICT, PositiveOrZero
-from .featured_model import AbstractFeaturedModel, FeaturedModelOptions
+from .answering_model import AbstractAnsweringModel, AnsweringModelOptions
 from .series_front_end import SeriesFrontEnd
 
 
 @dataclass(frozen=True)
-class SeriesModelOptions(FeaturedModelOptions):
-    """Those of `FeaturedModelOptions`.
+class SeriesModelOptions(AnsweringModelOptions):
+    """Those of `AnsweringModelOptions`.
 
     `noise` is the deviation of Gaussian noise that is added to the normalized channels in training, `shift` that of a
     number for each channel of a sequence.
@@ -27,7 +27,7 @@ class SeriesModelOptions(FeaturedModelOptions):
     __pydantic_config__ = STRICT
 
 
-class SeriesModel(AbstractFeaturedModel):
+class SeriesModel(AbstractAnsweringModel):
     """Logits of classes, or numbers in the units of the data, at the last step or at every step:
 
         deviation * sequence_model(front_end(x)) + mean
@@ -59,7 +59,7 @@ class SeriesModel(AbstractFeaturedModel):
         if scaled:
             self.register_buffer("target_mean", torch.zeros(outputs))
             self.register_buffer("target_deviation", torch.ones(outputs))
-        self.add_layers_(front_end.size, outputs, options, every_step)
+        self.add_answering_layers_(front_end.size, outputs, options, every_step)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.front_end(x)

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from .._errors import invalid
-from .form import Form
+from .form import EntriesForm
 from .layout import MAX_COLUMNS, Type, round_line
 
 
@@ -21,7 +21,7 @@ class StoredEntries(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SingleEntries(Form):
+class SingleEntries(EntriesForm):
     """`values` are the entries, float32 or int8; a file has those that are not zero: no form for LSTM or GRU.
 
     >>> ENTRIES.numbers(np.eye(3, dtype=np.float32)), ENTRIES.stored_bytes(np.eye(3, dtype=np.float32))
@@ -29,28 +29,13 @@ class SingleEntries(Form):
     """
 
     name: ClassVar[str] = "unstructured"
-    has_entries: ClassVar[bool] = True
 
     def check(self, values: np.ndarray) -> None:
         if len(values) > MAX_COLUMNS:
             raise invalid("rows of a matrix of single entries", got=len(values), expected=f"at most {MAX_COLUMNS}")
 
-    def shape(self, values: np.ndarray) -> tuple[int, int]:
-        rows, columns = values.shape
-        return rows, columns
-
-    def dense(self, values: np.ndarray) -> np.ndarray:
-        return values.astype(np.float64)
-
     def numbers(self, values: np.ndarray) -> int:
         return int(np.count_nonzero(values))
-
-    def read(self, values: np.ndarray) -> int:
-        return self.numbers(values)
-
-    def macs(self, values: np.ndarray, plain: int) -> int:
-        """One for each entry."""
-        return self.numbers(values)
 
     def stored_bytes(self, values: np.ndarray) -> int:
         scales = 4 * len(values) if values.itemsize == 1 else 0

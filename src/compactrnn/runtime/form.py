@@ -49,3 +49,23 @@ class Form(ABC):
     def interleaved_for(self, gates: int) -> Form | None:
         """The same matrix with its rows in the order of the LSTM and GRU kernels; None where they have no such form."""
         return None
+
+
+class EntriesForm(Form):
+    """A form whose `values` are the entries of the matrix, float32 or int8, of which some need not be stored."""
+
+    has_entries: ClassVar[bool] = True
+
+    def shape(self, values: np.ndarray) -> tuple[int, int]:
+        rows, columns = values.shape
+        return rows, columns
+
+    def dense(self, values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float64)
+
+    def read(self, values: np.ndarray) -> int:
+        return self.numbers(values)
+
+    def macs(self, values: np.ndarray, plain: int) -> int:
+        """One for each number that is stored."""
+        return self.numbers(values)

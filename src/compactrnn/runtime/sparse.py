@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .form import Form
+from .form import EntriesForm
 from .gates import LANES
 from .layout import LINE, Type, panel_lines, round_line
 
@@ -36,7 +36,7 @@ class StoredLines(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SparseLines(Form):
+class SparseLines(EntriesForm):
     """`values` are the entries, float32 or int8; a file has the lines of a panel, see `StoredLines`, that are not zero.
 
     >>> matrix = np.zeros((32, 8), np.float32)
@@ -46,27 +46,12 @@ class SparseLines(Form):
     """
 
     name: ClassVar[str] = "sparse"
-    has_entries: ClassVar[bool] = True
 
     def check(self, values: np.ndarray) -> None:
         """Nothing: any entries can be stored so."""
 
-    def shape(self, values: np.ndarray) -> tuple[int, int]:
-        rows, columns = values.shape
-        return rows, columns
-
-    def dense(self, values: np.ndarray) -> np.ndarray:
-        return values.astype(np.float64)
-
     def numbers(self, values: np.ndarray) -> int:
         return pack(values).entries(values.shape[1])
-
-    def read(self, values: np.ndarray) -> int:
-        return self.numbers(values)
-
-    def macs(self, values: np.ndarray, plain: int) -> int:
-        """One for each number of the stored lines."""
-        return self.numbers(values)
 
     def stored_bytes(self, values: np.ndarray) -> int:
         scales = 8 * len(values) if values.itemsize == 1 else 0  # and sums of rows

@@ -14,7 +14,7 @@ from .._bounds import STRICT, Count, ShareAbove0, Steps
 from .._errors import invalid
 from ..data.series import Layout
 from .batch import Batch
-from .own_data import Examples, OwnData, Saved, Words
+from .own_data import Examples, OwnData, Saved, Words, check_split_by_time
 from .series_numbers import AbstractNumbersTask
 from .series_split import by_time
 
@@ -37,10 +37,7 @@ class ForecastingData(OwnData):
     __pydantic_config__ = STRICT
 
     def __post_init__(self):
-        if self.valid + self.test >= 1:
-            raise invalid("valid, test", got=f"{self.valid}, {self.test}", expected="shares of less than 1 together")
-        if self.test_file:
-            raise invalid("test_file", got=repr(self.test_file), expected="none: forecasts are split by time")
+        check_split_by_time(self)
 
 
 class ForecastingTask(AbstractNumbersTask):
@@ -59,23 +56,13 @@ class ForecastingTask(AbstractNumbersTask):
             raise invalid(
                 "task.targets", got=list(data.targets), expected=f"some of the channels: {', '.join(numbers)}"
             )
-        return Layout(
-            data.channels,
-            sequence=data.sequence,
-            time=data.time,
-            categories=self.words(data, categories),
-            missing=data.missing,
-            rows=data.rows,
-        )
+        return self.layout_of(data, categories)
 
     def begin_reading(self, saved: Saved | None) -> None:
         data, file = self.data, self.series["file"]
         self.columns = [data.channels.index(name) for name in data.targets]
         self.bounds = by_time(file.offsets, data.valid, data.test)
-        rows = np.concatenate([np.arange(*bounds) for bounds in self.bounds["train"]])
-        if saved is None and not len(rows):
-            raise invalid("training part", got="no step", expected="some")
-        self.set_scale(file.values[rows][:, self.columns], saved, data.horizon)
+        self.set_scale_in_time(file.values[:, self.columns], self.bounds["train"], saved, data.horizon)
 
     def target_names(self) -> list[str]:
         return list(self.data.targets)

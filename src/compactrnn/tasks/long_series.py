@@ -17,7 +17,7 @@ from ..data.state_memory import StateMemory, StatePolicy
 from ..data.windows import NONE, Cut, Windows
 from ..models.series_model import SeriesModel, SeriesModelOptions
 from .batch import Batch
-from .own_data import Examples, OwnData, Saved, Words
+from .own_data import Examples, OwnData, Saved, Words, check_split_by_time
 from .series_numbers import AbstractNumbersTask
 from .series_split import by_time
 
@@ -62,10 +62,7 @@ class LongSeriesData(OwnData):
     __pydantic_config__ = STRICT
 
     def __post_init__(self):
-        if self.valid + self.test >= 1:
-            raise invalid("valid, test", got=f"{self.valid}, {self.test}", expected="shares of less than 1 together")
-        if self.test_file:
-            raise invalid("test_file", got=repr(self.test_file), expected="none: the parts follow each other in time")
+        check_split_by_time(self)
         if (self.states == "warm_up") != (self.warm_up > 0):
             expected = "steps to read before a window" if self.states == "warm_up" else "0"
             raise invalid("warm_up", got=f"{self.warm_up} with states = {self.states!r}", expected=expected)
@@ -133,16 +130,7 @@ class LongSeriesTask(AbstractNumbersTask):
         if not data.targets or (data.horizon == 0 and set(data.targets) & set(data.channels)):
             expected = "columns of numbers" + ("" if data.horizon else " that are no channels, with a horizon of 0")
             raise invalid("task.targets", got=list(data.targets), expected=expected)
-        return Layout(
-            data.channels,
-            data.targets,
-            every_step=True,
-            sequence=data.sequence,
-            time=data.time,
-            categories=self.words(data, categories),
-            missing=data.missing,
-            rows=data.rows,
-        )
+        return self.layout_of(data, categories, targets=data.targets, every_step=True)
 
     def begin_reading(self, saved: Saved | None) -> None:
         data, file = self.data, self.series["file"]
@@ -150,10 +138,7 @@ class LongSeriesTask(AbstractNumbersTask):
         self.ahead = np.arange(1, data.horizon + 1) if data.horizon else np.zeros(1, int)
         bounds = by_time(file.offsets, data.valid, data.test)
         self.asked = {part: self._asked(stretches) for part, stretches in bounds.items()}
-        rows = np.concatenate([np.arange(*pair) for pair in bounds["train"]])
-        if saved is None and not len(rows):
-            raise invalid("training part", got="no step", expected="some")
-        self.set_scale(file.targets[rows], saved, len(self.ahead))
+        self.set_scale_in_time(file.targets, bounds["train"], saved, len(self.ahead))
 
     def _asked(self, stretches: Sequence[tuple[int, int]]) -> np.ndarray:
         """At which steps there is an answer, all targets of which are in these stretches and after no gap."""

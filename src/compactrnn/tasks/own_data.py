@@ -53,6 +53,14 @@ class OwnData:
     __pydantic_config__ = STRICT
 
 
+def check_split_by_time(data: Any) -> None:
+    """Raise `ValueError` unless the shares `valid` and `test` of each sequence leave some, and all is in one file."""
+    if data.valid + data.test >= 1:
+        raise invalid("valid, test", got=f"{data.valid}, {data.test}", expected="shares of less than 1 together")
+    if data.test_file:
+        raise invalid("test_file", got=repr(data.test_file), expected="none: the parts follow each other in time")
+
+
 @dataclass(frozen=True)
 class FoldedData(OwnData):
     """Those of `OwnData`, and the split by sequences.
@@ -152,7 +160,7 @@ class AbstractOwnDataTask(AbstractSequencesTask):
 
     @abstractmethod
     def layout(self, data: Any, categories: Mapping[str, Sequence[str]] | None) -> Layout:
-        """What is read of a file."""
+        """What is read of a file; the words of its categories are those of a trained model, or, with None, its own."""
 
     @abstractmethod
     def begin_reading(self, saved: Saved | None) -> None:
@@ -162,6 +170,12 @@ class AbstractOwnDataTask(AbstractSequencesTask):
     def make_examples(self) -> dict[str, Examples]:
         """The examples of each part."""
 
+    def layout_of(self, data: Any, categories: Mapping[str, Sequence[str]] | None, **targets: Any) -> Layout:
+        """The columns that all these tasks read, and those that `targets` name, arguments of `Layout`."""
+        words = {name: () if categories is None else categories.get(name, ()) for name in data.categories}
+        own = {name: getattr(data, name) for name in ("channels", "sequence", "time", "missing", "rows")}
+        return Layout(**own, categories=words, **targets)
+
     @property
     def inputs(self) -> int:  # pyright: ignore
         """Numbers of a step, as they stand in the file."""
@@ -170,10 +184,6 @@ class AbstractOwnDataTask(AbstractSequencesTask):
     @property
     def steps(self) -> int:  # pyright: ignore
         return max(int((part.end - part.begin).max(initial=1)) for part in self.examples.values())
-
-    def words(self, data: Any, categories: Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
-        """The words of each category: those of a trained model, or else none, for those of the file."""
-        return {name: () if categories is None else categories.get(name, ()) for name in data.categories}
 
     def of_part(self, part: str) -> Series:
         """The file that a part is of."""

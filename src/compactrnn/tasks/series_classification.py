@@ -47,17 +47,7 @@ class SeriesClassificationTask(AbstractOwnDataTask, AbstractClassificationTask):
     def layout(self, data: Any, categories: Mapping[str, Sequence[str]] | None) -> Layout:
         if not data.target:
             raise invalid("task.target", got="none", expected="the column with the class of each sequence")
-        return Layout(
-            data.channels,
-            (data.target,),
-            labels=True,
-            sequence=data.sequence,
-            group=data.group,
-            time=data.time,
-            categories=self.words(data, categories),
-            missing=data.missing,
-            rows=data.rows,
-        )
+        return self.layout_of(data, categories, targets=(data.target,), labels=True, group=data.group)
 
     def begin_reading(self, saved: Saved | None) -> None:
         labels = {label for series in self.series.values() for label in _labels(series)}

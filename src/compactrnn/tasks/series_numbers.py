@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._errors import invalid
 from .batch import Batch
 from .own_data import AbstractOwnDataTask, Saved, mean_and_deviation
 
@@ -40,6 +42,15 @@ class AbstractNumbersTask(AbstractOwnDataTask):
             mean, deviation = mean_and_deviation(values, self.target_names())
         self.own_scale = mean, deviation
         self.scale = mean.repeat(repeats), deviation.repeat(repeats)
+
+    def set_scale_in_time(
+        self, values: np.ndarray, train: Sequence[tuple[int, int]], saved: Saved | None, repeats: int
+    ) -> None:
+        """`set_scale`, of those of all `values` (steps, targets) that are in the stretches `train`."""
+        rows = np.concatenate([np.arange(*pair) for pair in train])
+        if saved is None and not len(rows):
+            raise invalid("training part", got="no step", expected="some")
+        self.set_scale(values[rows], saved, repeats)
 
     def target_scale(self) -> tuple[Tensor, Tensor]:
         return self.scale

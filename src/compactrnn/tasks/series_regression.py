@@ -60,17 +60,7 @@ class SeriesRegressionTask(AbstractNumbersTask):
         if not data.targets or set(data.targets) & set(data.channels):
             got, expected = list(data.targets), "columns of numbers that are no channels"
             raise invalid("task.targets", got=got, expected=expected)
-        return Layout(
-            data.channels,
-            data.targets,
-            every_step=data.every_step,
-            sequence=data.sequence,
-            group=data.group,
-            time=data.time,
-            categories=self.words(data, categories),
-            missing=data.missing,
-            rows=data.rows,
-        )
+        return self.layout_of(data, categories, targets=data.targets, every_step=data.every_step, group=data.group)
 
     def begin_reading(self, saved: Saved | None) -> None:
         self.every_step = self.data.every_step

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._errors import check_positive, invalid
+from .._errors import check_part, check_positive, invalid
 from .base import AbstractWeight, WeightSpec, take
 from .sparse_term import SparseTerm
 from .terms import Term
@@ -43,8 +43,7 @@ class BlockSparse(WeightSpec):
         for size in self.block:
             check_positive(size, "block")
         object.__setattr__(self, "block", tuple(self.block))  # a recipe gives a list
-        if not isinstance(self.keep, int | float) or isinstance(self.keep, bool) or not 0 < self.keep <= 1:
-            raise invalid("keep", got=repr(self.keep), expected="a number above 0 and at most 1")
+        check_part(self.keep, "keep")
         if not isinstance(self.balanced, bool):
             raise invalid("balanced", got=repr(self.balanced), expected="True or False")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._errors import invalid
+from .._errors import check_part, invalid
 from .base import WeightSpec
-from .sparse import Sparse, check_keep
+from .sparse import Sparse
 from .sum import SumWeight
 
 
@@ -35,7 +35,7 @@ class Doped(WeightSpec):
     def __post_init__(self):
         if not isinstance(self.weight, WeightSpec):
             raise invalid("weight", got=repr(self.weight), expected="a weight such as Kronecker(8, 8)")
-        check_keep(self.keep)
+        check_part(self.keep, "keep")
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> SumWeight:
         return SumWeight(self, (self.weight, Sparse(self.keep)), out_features, in_features, gates)

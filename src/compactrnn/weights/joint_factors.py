@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import check_positive, invalid
+from .._errors import check_part, check_positive, invalid
 from .low_rank import rank_of_energy
 
 
@@ -46,8 +46,8 @@ def joint_factors(
         raise invalid("joint_factors", got=f"shapes {shapes}", expected="matrices of the same number of columns")
     if (rank is None) == (energy is None):
         raise invalid("joint_factors", got=f"rank={rank}, energy={energy}", expected="exactly one of the two")
-    if energy is not None and (isinstance(energy, bool) or not 0 < energy <= 1):
-        raise invalid("energy", got=repr(energy), expected="a number above 0 and at most 1")
+    if energy is not None:
+        check_part(energy, "energy")
     if rank is not None and check_positive(rank, "rank") > n:
         raise invalid("rank", got=rank, expected=f"at most {n}, the number of columns")
     both = [m.double() for m in (hidden, next_input) if m is not None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._errors import check_positive, invalid
+from .._errors import check_part, check_positive, invalid
 from .base import AbstractWeight, WeightSpec, take
 from .terms import Matrix, Term
 
@@ -36,8 +36,8 @@ class LowRank(WeightSpec):
             raise invalid("LowRank", got=f"rank={self.rank}, energy={self.energy}", expected="exactly one of the two")
         if self.rank is not None:
             check_positive(self.rank, "rank")
-        elif not isinstance(self.energy, int | float) or isinstance(self.energy, bool) or not 0 < self.energy <= 1:
-            raise invalid("energy", got=repr(self.energy), expected="a number above 0 and at most 1")
+        else:
+            check_part(self.energy, "energy")
 
     def __repr__(self) -> str:
         return f"LowRank(rank={self.rank})" if self.energy is None else f"LowRank(energy={self.energy})"

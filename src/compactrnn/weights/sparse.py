@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._errors import invalid
+from .._errors import check_part
 from .base import AbstractWeight, WeightSpec, take
 from .sparse_term import SparseTerm
 from .terms import Term
@@ -32,16 +32,10 @@ class Sparse(WeightSpec):
     keep: float
 
     def __post_init__(self):
-        check_keep(self.keep)
+        check_part(self.keep, "keep")
 
     def build(self, out_features: int, in_features: int, gates: int = 1) -> SparseWeight:
         return SparseWeight(self, out_features, in_features, gates)
-
-
-def check_keep(keep: float) -> None:
-    """Raise `ValueError` unless it is a part of a matrix."""
-    if not isinstance(keep, int | float) or isinstance(keep, bool) or not 0 < keep <= 1:
-        raise invalid("keep", got=repr(keep), expected="a number above 0 and at most 1")
 
 
 class SparseWeight(AbstractWeight):
