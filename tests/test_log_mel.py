@@ -9,6 +9,8 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn.models.log_mel import LogMel
+from compactrnn.models.mean_normalization import MeanNormalization
+from compactrnn.runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def reference(x, rate, window, size, mels, lowest, highest, floor, coefficients):
@@ -87,6 +89,46 @@ def test_a_packed_model_takes_rows_of_samples_as_they_come(options, weights, tmp
     np.testing.assert_allclose(whole, model(x)[0].detach(), atol=1e-5 if weights == "float32" else 0.05)
     stream = engine.stream()
     assert np.array_equal(np.stack([stream.step(row) for row in x[0].numpy()]), whole)
+
+
+class Energies(nn.Module):
+    """The normalized features beside what is recognized."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.recognizer = Recognizer(**options)
+        self.normalize = MeanNormalization(self.recognizer.front.size)
+
+    def forward(self, x):
+        energies = self.recognizer.front(x)
+        return {"energies": energies, "normalized": self.normalize(energies), "y": self.recognizer.gru(energies)[0]}
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf], ids=str)
+@pytest.mark.parametrize("options", [{}, {"hop": 128, "window": 128, "mels": 20, "coefficients": 13}], ids=str)
+def test_a_sample_that_is_no_number_is_in_no_finite_feature(options, bad, tmp_path):
+    """Not even the first sample of a window, whose weight is 0; frames whose window does not hold it stay finite."""
+    torch.manual_seed(0)
+    model = Energies(**options).eval()
+    hop, window = model.recognizer.front.hop, model.recognizer.front.window
+    x = torch.randn(1, 12, hop) * 0.1
+    types = {"recognizer.front": "float32", "*": "int8"}
+    cr.pack(model, tmp_path / "words.crnn", x, calibration=[x], weights=types)
+    for place in (0, (3 * hop - window) % hop, hop - 1):  # the second is the first sample of a window
+        damaged, first = x.clone(), 4 * hop + place
+        damaged[0, 4, place] = bad
+        holds = [(t + 1) * hop - window <= first < (t + 1) * hop for t in range(12)]
+        since = np.cumsum(holds) > 0
+        lost = [np.array(part)[:, None] for part in (holds, since, since)]  # of a mean and of a state all that follows
+        wanted = [y[0].detach().numpy() for y in model(damaged).values()]
+        for isa in _native.isas():
+            stream = cr.Engine(tmp_path / "words.crnn", isa=isa).stream()
+            found = stream.run(damaged[0].numpy())
+            for want, got, bad_steps in zip(wanted, found, lost, strict=True):
+                for values in (want, got):
+                    assert np.array_equal(np.isfinite(values), np.broadcast_to(~bad_steps, values.shape))
+            stream.reset()
+            assert all(np.isfinite(part).all() for part in stream.run(x[0].numpy()))
 
 
 @pytest.mark.parametrize(

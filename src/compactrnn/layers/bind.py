@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -69,21 +70,23 @@ def thresholds_name(suffix: str) -> str:
 
 
 _Kept = tuple[dict[str, Any], dict[str, tuple[int, ...]], AbstractCell]
-_bound: weakref.WeakKeyDictionary[nn.Module, dict[str, _Kept]] = weakref.WeakKeyDictionary()
+_bound: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int], _Kept]] = weakref.WeakKeyDictionary()
 
 
 def bound_cell(module: Any, suffix: str) -> AbstractCell:
     """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects of the same sizes.
 
     The cell is to be run only, and a parametrized part has its present value. Its loop over time is traced once, so a
-    layer that is run by cells needs the same ones every time.
+    layer that is run by cells needs the same ones every time. Threads may run a module at a time: the values of
+    parametrized parts belong to one call, so each thread then has a cell of its own.
     """
     given = _parts(module, suffix, computed=True)
     thresholds = module._buffers.get(thresholds_name(suffix))
     sizes = {n: tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for n, p in given.items()}
     computed = {own for name, own in PARTS.items() if parametrize.is_parametrized(module, name + suffix)}
     lasting = {own: part for own, part in given.items() if own not in computed} | {"thresholds": thresholds}
-    kept = _bound.setdefault(module, {}).get(suffix)
+    key = suffix, threading.get_ident() if computed else 0
+    kept = _bound.setdefault(module, {}).get(key)
     if kept is not None and kept[1] == sizes and kept[0].keys() == lasting.keys():
         if all(kept[0][name] is part for name, part in lasting.items()):
             return _with_values(kept[2], {own: given[own] for own in computed})
@@ -91,7 +94,7 @@ def bound_cell(module: Any, suffix: str) -> AbstractCell:
     # not those of torch.func.functional_call
     own = all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in lasting.values())
     if own and not (computed and (thresholds is not None or is_batched_or_dual())):
-        _bound[module][suffix] = lasting, sizes, cell
+        _bound[module][key] = lasting, sizes, cell
     return cell
 
 

@@ -59,17 +59,19 @@ class DenseForm(nn.Module):
 
 
 @torch.no_grad()
-def with_dense_forms(module: nn.Module, weights: Iterable[AbstractWeight]) -> nn.Module:
-    """A copy of `module`, on the same parameters, in which each of `weights` is a `DenseForm`."""
-    forms = {id(weight): DenseForm(weight) for weight in weights}
+def with_dense_forms(module: nn.Module, weights: Iterable[AbstractWeight] = ()) -> nn.Module:
+    """A copy of `module`, on the same parameters, in which each of `weights` is a `DenseForm`.
+
+    A trace puts tensors without numbers in the place of its parameters, which another thread must not find there.
+    """
+    made: dict[int, nn.Module] = {id(weight): DenseForm(weight) for weight in weights}
 
     def replaced(module: nn.Module) -> nn.Module:
-        if isinstance(module, AbstractWeight):
-            return forms.get(id(module), module)
-        twin = object.__new__(type(module))  # not by copy.copy, which parametrized modules refuse
-        twin.__dict__ = dict(module.__dict__)
-        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)  # which a trace replaces
-        twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
-        return twin
+        if id(module) not in made:
+            twin = made[id(module)] = object.__new__(type(module))  # not by copy.copy: parametrized modules refuse it
+            twin.__dict__ = dict(module.__dict__)
+            twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+            twin._modules = {name: child and replaced(child) for name, child in module._modules.items()}
+        return made[id(module)]
 
     return replaced(module)

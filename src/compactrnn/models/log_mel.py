@@ -23,6 +23,9 @@ class LogMel(nn.Module):
     `window`, as a product with one matrix of cosines and sines; filters are triangles between points that lie evenly on
     the mel scale, 2595 log10(1 + f / 700), from `lowest` to `highest` Hz (by default half the rate).
 
+    A sample that is NaN or infinite makes all features of every frame whose window holds it NaN, in torch and in the
+    engine; a mean or a state that has taken them in stays NaN until the stream is reset.
+
     The energies of loud and quiet bands differ by factors of millions, more than int8 can tell apart: pack `spectrum`
     and `filters` in float32.
 

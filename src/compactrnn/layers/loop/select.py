@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 import weakref
@@ -90,6 +91,7 @@ class _Found:
 
 # by whether the cell is in training: an evaluation now and then must not trace it twice
 _found: weakref.WeakKeyDictionary[AbstractCell, dict[bool, _Found]] = weakref.WeakKeyDictionary()
+_one_trace = threading.RLock()  # torch traces in one thread at a time
 
 
 @contextmanager
@@ -213,7 +215,10 @@ def _find(cell: AbstractCell) -> _Found:
     kept = _found.setdefault(cell, {})
     found = kept.get(cell.training)
     if found is None or found.signature != signature:
-        found = kept[cell.training] = _look(cell, signature)
+        with _one_trace:
+            found = kept.get(cell.training)
+            if found is None or found.signature != signature:  # another thread may have looked meanwhile
+                found = kept[cell.training] = _look(cell, signature)
     return found
 
 

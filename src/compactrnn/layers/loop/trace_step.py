@@ -96,7 +96,7 @@ def _weights(cell: AbstractCell) -> dict[str, AbstractWeight]:
 
 def _is_traceable(weight: AbstractWeight) -> bool:
     """Whether the weight's own product can be part of a graph."""
-    parts, call = _parts(weight)
+    parts, call = _parts(with_dense_forms(weight))
 
     def run(given: list[Tensor], x: Tensor) -> list[Tensor]:
         return [call(given, x)]
