@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import compactrnn
 from compactrnn import ModelFileError
 from compactrnn._checkpoint import load_tree, save_tree
 from compactrnn.runtime import file as model_file
@@ -560,6 +561,18 @@ def test_metadata_of_a_packed_model(made, tmp_path, name):
 def test_no_data_is_no_name(made):
     refused("eval", made / "model.crnn", "--data", "", words="data")
     refused("eval", made / "run", "--data", "", words="data")
+
+
+def test_empty_names_of_models_are_refused():
+    refused("run", ",,", "in.wav", "out.wav", words="MODEL: expected the path of a model file")
+
+
+def test_a_file_of_another_origin_has_no_task_to_be_evaluated_on(made, tmp_path):
+    refused("eval", hostile(made, tmp_path / "h.crnn", lambda metadata: {}), words="`compactrnn train` made")
+
+
+def test_the_version_is_that_of_the_package():
+    assert invoke("--version").stdout == f"compactrnn {compactrnn.__version__}\n"
 
 
 ESCAPES = "\x1b]0;title of my choice\x07\x1b[2J\x9b31m\u202e[/b][red]:smile:"

@@ -410,6 +410,12 @@ def test_init_refuses_a_broken_file_by_its_line(tmp_path, monkeypatch):
     assert not (tmp_path / "mine.toml").exists()
 
 
+@pytest.mark.parametrize("wish", [{"test_file": "another.csv"}, {"group": "level"}], ids=str)
+def test_a_first_recipe_leaves_no_wish_out(folder, wish):
+    with pytest.raises(ValueError, match=r"--(test|group): expected none: forecasting of this file is split by time"):
+        first_recipe(str(folder / "waves.csv"), Wishes(targets=("level",), **wish))
+
+
 def test_a_first_recipe_tells_columns_apart(folder):
     recipe = first_recipe(str(folder / "waves.csv"), Wishes(targets=("level",)))
     table = tomllib.loads(recipe.text)["task"]

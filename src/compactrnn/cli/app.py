@@ -1,7 +1,10 @@
 """The command-line application."""
 
+from typing import Annotated
+
 import typer
 
+from .. import __version__
 from . import bench, data, demo, evaluate, info, init, pack, report, run, sweep, train
 from .errors import reported
 
@@ -29,6 +32,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"compactrnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("demo")(reported(demo.demo))
 app.command("init")(reported(init.init))

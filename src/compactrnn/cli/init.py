@@ -31,8 +31,15 @@ def init(
         list[str] | None, typer.Option(metavar="COLUMN", help="A column of texts that look like numbers; repeatable.")
     ] = None,
     test: Annotated[str, typer.Option(metavar="FILE", help="A file of its own for the test part.")] = "",
-    window: Annotated[int | None, typer.Option(help="Steps that the model reads.", min=1, max=1 << 24)] = None,
-    horizon: Annotated[int | None, typer.Option(help="Steps ahead to forecast.", min=1, max=1 << 16)] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps that the model reads.", min=1, max=1 << 24, show_default="48, or less; of sequences all"
+        ),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps ahead to forecast.", min=1, max=1 << 16, show_default="6, or less")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The recipe to write, a new file.", show_default="NAME OF THE FILE.toml")
     ] = None,

@@ -13,8 +13,13 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     inside: Annotated[bool, typer.Option("--inside", help="Show what each layer does on an example.")] = False,
-    example: Annotated[int | None, typer.Option(help="Which sequence of the test part, from 1; with --inside.")] = None,
-    text: Annotated[str | None, typer.Option(help="What a language model is to read; with --inside.")] = None,
+    example: Annotated[
+        int | None, typer.Option(help="Which sequence of the test part, from 1; with --inside.", show_default="1")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="What a language model is to read; with --inside.", show_default="some of the test part"),
+    ] = None,
 ) -> None:
     """Write tables and plots of finished runs to one self-contained HTML page.
 

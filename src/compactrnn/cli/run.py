@@ -52,7 +52,8 @@ def run(
 
     A model that takes audio and gives audio, such as a denoiser that was packed with --audio, gets two: the recording,
     a .wav file as above or `-`, and a new .wav file, which it writes with as many samples. Of a model in several files,
-    such as the two stages of DTLN, MODEL has their names with commas; each works on the frames of the one before.
+    such as the two stages of DTLN, MODEL has their names, with commas between them; each works on the frames of the one
+    before.
 
     Examples:
 
@@ -74,6 +75,8 @@ def run(
     from ..runtime.wav import STANDARD_INPUT
 
     names = [str(model)] if model.exists() else str(model).split(",")
+    if not all(names):
+        raise invalid("MODEL", got=str(model), expected="the path of a model file, or several with commas between them")
     engines = [Engine(name) for name in names]
     if len(engines) > 1 or AUDIO in engines[0].metadata:
         from .run_audio import run_audio

@@ -52,6 +52,9 @@ def task_of(metadata: Mapping[str, Any], data: str | None = None) -> AbstractTas
     section = metadata.get("task")
     name = section.get("name", DEFAULT) if isinstance(section, Mapping) else None
     kind = TASKS.get(name) if isinstance(name, str) else None
+    if section is None:
+        hint = "others than `compactrnn train` made are measured by code of your own, on cr.Engine"
+        raise invalid("model metadata", got="none", expected="the task of a recipe", hint=hint)
     if kind is None:
         got = f"task {shortened(section if name is None else name)}"
         raise invalid("model metadata", got=got, expected=f"one of {', '.join(TASKS)}")

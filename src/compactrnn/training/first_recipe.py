@@ -64,9 +64,12 @@ def first_recipe(path: str, wishes: Wishes | None = None) -> FirstRecipe:
     for name in (*texts, *wishes.targets):
         table.column(name)
     found = inspect_table(table, texts + (wishes.targets if wishes.task == "classification" else ()))
-    wishes = _completed(table, found, wishes)
+    asked, wishes = wishes, _completed(table, found, wishes)
     assert wishes.task is not None
     section = {"name": wishes.task, "file": path, **_columns(found, wishes), **_split(table, found, wishes)}
+    for option, value, entry in (("--test", asked.test_file, "test_file"), ("--group", asked.group, "group")):
+        if value and entry not in section:
+            raise invalid(option, got=value, expected=f"none: {wishes.task} of this file is split by time")
     task, examples = _task(section, 1), {}
     task.check_start(1)
     for part in PARTS:
