@@ -27,6 +27,24 @@ def save(path, nodes, inputs, outputs, constants=None, opset=OPSET, producer="te
     return path
 
 
+def written_out_step():
+    """An LSTM step of products and slices: of x and `state`, which is h and c, with `weight` and `bias`, `stateN`."""
+    return [
+        node("Split", ["state"], ["h", "c"], axis=0),
+        node("Concat", ["x", "h"], ["both"], axis=1),
+        node("Gemm", ["both", "weight", "bias"], ["sums"], transB=1),
+        node("Split", ["sums"], ["i", "f", "g", "o"], axis=1, name="gates"),
+        *(node("Sigmoid", [n], [f"{n}_"], name=f"of_{n}") for n in "ifo"),
+        node("Tanh", ["g"], ["g_"], name="of_g"),
+        node("Mul", ["f_", "c"], ["kept"], name="keep"),
+        node("Mul", ["i_", "g_"], ["new"], name="add"),
+        node("Add", ["kept", "new"], ["c_"], name="cell"),
+        node("Tanh", ["c_"], ["t"], name="of_cell"),
+        node("Mul", ["o_", "t"], ["h_"], name="hidden"),
+        node("Concat", ["h_", "c_"], ["stateN"], axis=0, name="stack"),
+    ]
+
+
 def detector(path):
     """A GRU step with a state, of which the sample rate chooses the head."""
     rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ import compactrnn as cr
 from compactrnn.onnx_import import ModelFile, lower
 from compactrnn.onnx_import.model_file import NodeError
 from compactrnn.onnx_import.verify import verify
-from onnx_models import detector, node, save, tensor
+from onnx_models import detector, node, save, tensor, written_out_step
 
 SECONDS = 60  # after these a file hangs
 GOOD = ("taken", "refused", "onnxruntime refuses")
@@ -113,18 +113,7 @@ def enhancer(path):
 def cell(path):
     """An LSTM step written out, its states in one tensor, with a pooled head."""
     nodes = [
-        node("Split", ["state"], ["h", "c"], axis=0),
-        node("Concat", ["x", "h"], ["both"], axis=1),
-        node("Gemm", ["both", "weight", "bias"], ["sums"], transB=1),
-        node("Split", ["sums"], ["i", "f", "g", "o"], axis=1, name="gates"),
-        *(node("Sigmoid", [n], [f"{n}_"], name=f"of_{n}") for n in "ifo"),
-        node("Tanh", ["g"], ["g_"], name="of_g"),
-        node("Mul", ["f_", "c"], ["kept"], name="keep"),
-        node("Mul", ["i_", "g_"], ["new"], name="add"),
-        node("Add", ["kept", "new"], ["c_"], name="cell"),
-        node("Tanh", ["c_"], ["t"], name="of_cell"),
-        node("Mul", ["o_", "t"], ["h_"], name="hidden"),
-        node("Concat", ["h_", "c_"], ["stateN"], axis=0, name="stack"),
+        *written_out_step(),
         node("Clip", ["h_", "low", "high"], ["clipped"]),
         node("Pow", ["clipped", "two"], ["squares"]),
         node("ReduceMean", ["squares"], ["mean"], axes=[1]),

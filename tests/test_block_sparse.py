@@ -17,6 +17,7 @@ from compactrnn.runtime.quantize import quantize
 from compactrnn.weights import AbstractWeight, BlockSparse, LowRank, SparseTerm, WeightSpec
 from compactrnn.weights.sparse_term import block_diagonal_term
 from compactrnn.weights.terms import Sum
+from outputs_alone import OutputsAlone
 
 
 def kept(weight):
@@ -90,17 +91,8 @@ def test_a_state_dict_brings_its_blocks():
     assert torch.equal(other.dense(), weight.dense())
 
 
-class Model(nn.Module):
-    def __init__(self, rnn):
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x):
-        return self.rnn(x)[0]
-
-
 def lstm(n, k, spec, kind=cr.LSTM):
-    return Model(kind(k, n, 2, input_weight=spec, hidden_weight=spec, batch_first=True))
+    return OutputsAlone(kind(k, n, 2, input_weight=spec, hidden_weight=spec, batch_first=True))
 
 
 @pytest.mark.parametrize("kind", [cr.LSTM, cr.GRU])

@@ -15,6 +15,7 @@ from cell_table import CELLS, name_of, reads_ahead
 from compactrnn.cells import GRU, LSTM, MGU, DeltaCell, HiPPO
 from compactrnn.layers import cells_of, delta_
 from compactrnn.testing import CellContract
+from outputs_alone import OutputsAlone
 
 LAYERS = [
     partial(nn.LSTM, 6, 16, 2, batch_first=True),
@@ -173,21 +174,10 @@ def packed(model, path, x, weights="float32"):
     return report, cr.Engine(path)
 
 
-class Outputs(nn.Module):
-    """A layer's outputs alone."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)[0]
-
-
 @pytest.mark.parametrize(("make", "weights"), ENGINES)
 @pytest.mark.filterwarnings("ignore:quantization changes")
 def test_the_engine_runs_the_same_steps(make, weights, tmp_path):
-    model, x = Outputs(stack(make, 0.1)).eval(), torch.randn(50, 1, 6)
+    model, x = OutputsAlone(stack(make, 0.1)).eval(), torch.randn(50, 1, 6)
     report, engine = packed(model, tmp_path / "delta.crnn", x, weights)
     stream, rows = engine.stream(), x[:, 0].numpy()
     y = engine.run(rows)
@@ -198,18 +188,18 @@ def test_the_engine_runs_the_same_steps(make, weights, tmp_path):
 
 
 def test_references_are_states_of_a_stream(tmp_path):
-    model, x = Outputs(stack(partial(GRU), 0.1)).eval(), torch.randn(9, 1, 6)
+    model, x = OutputsAlone(stack(partial(GRU), 0.1)).eval(), torch.randn(9, 1, 6)
     _, engine = packed(model, tmp_path / "delta.crnn", x)
     stream = engine.stream()
     stream.run(x[:, 0].numpy())
-    _, (_, _, reference) = cells_of(model.layer)[0][0](x[0])
-    assert [s.name for s in stream.states][:3] == ["layer.h_l0", "layer.x_ref_l0", "layer.hidden_ref_l0"]
-    assert stream.get_state("layer.hidden_ref_l0").shape == reference.shape[1:]
+    _, (_, _, reference) = cells_of(model.rnn)[0][0](x[0])
+    assert [s.name for s in stream.states][:3] == ["rnn.h_l0", "rnn.x_ref_l0", "rnn.hidden_ref_l0"]
+    assert stream.get_state("rnn.hidden_ref_l0").shape == reference.shape[1:]
 
 
 @pytest.mark.parametrize("make", [partial(nn.LSTM, 6, 16, 2), partial(cr.Recurrent, GRU, 6, 16)])
 def test_it_is_saved_and_loaded(make, tmp_path):
-    model = Outputs(with_thresholds(make(), 0.2))
+    model = OutputsAlone(with_thresholds(make(), 0.2))
     cr.save(model, tmp_path)
     x = torch.randn(9, 2, 6)
-    assert torch.equal(cr.load(tmp_path, Outputs(make()))(x), model(x))
+    assert torch.equal(cr.load(tmp_path, OutputsAlone(make()))(x), model(x))

@@ -6,19 +6,9 @@ from torch import nn
 
 import compactrnn as cr
 from compactrnn.lower import lowering
+from outputs_alone import OutputsAlone
 
 X = torch.randn(1, 9, 7)
-
-
-class Reads(nn.Module):
-    """The outputs of a layer."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)[0]
 
 
 # one export of the model, and one for each class of cells and sizes that has no kernel of its own
@@ -38,5 +28,5 @@ def test_each_cell_is_exported_once(layer, monkeypatch, tmp_path):
     export, find_axes = torch.export.export, lowering.find_axes
     monkeypatch.setattr(torch.export, "export", lambda *a, **k: (count.append(1), export(*a, **k))[1])
     monkeypatch.setattr(lowering, "find_axes", lambda *a: (probes.append(1), find_axes(*a))[1])
-    cr.pack(Reads(make()), tmp_path / "model.crnn", X, calibration=[X])
+    cr.pack(OutputsAlone(make()), tmp_path / "model.crnn", X, calibration=[X])
     assert (len(count), len(probes)) == (expected, 1)

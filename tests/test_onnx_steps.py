@@ -7,7 +7,7 @@ onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
 from compactrnn.runtime.file import read  # noqa: E402
 from compactrnn.runtime.program import GATES, Code  # noqa: E402
-from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor, written_out_step  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is \\d+, the largest size")
 CLOSE, STEPS = 1e-4, 60
@@ -203,18 +203,7 @@ def test_a_pad_before_a_pool_keeps_its_number(tmp_path):
 def written_out(path):
     """An LSTM step of products and slices, its states in one tensor."""
     nodes = [
-        node("Split", ["state"], ["h", "c"], axis=0),
-        node("Concat", ["x", "h"], ["both"], axis=1),
-        node("Gemm", ["both", "weight", "bias"], ["sums"], transB=1),
-        node("Split", ["sums"], ["i", "f", "g", "o"], axis=1, name="gates"),
-        *(node("Sigmoid", [n], [f"{n}_"], name=f"of_{n}") for n in "ifo"),
-        node("Tanh", ["g"], ["g_"], name="of_g"),
-        node("Mul", ["f_", "c"], ["kept"], name="keep"),
-        node("Mul", ["i_", "g_"], ["new"], name="add"),
-        node("Add", ["kept", "new"], ["c_"], name="cell"),
-        node("Tanh", ["c_"], ["t"], name="of_cell"),
-        node("Mul", ["o_", "t"], ["h_"], name="hidden"),
-        node("Concat", ["h_", "c_"], ["stateN"], axis=0, name="stack"),
+        *written_out_step(),
         node("Gemm", ["h_", "head.weight"], ["y"], transB=1, name="head"),
     ]
     constants = {"weight": numbers(24, 11), "bias": numbers(24, seed=1), "head.weight": numbers(3, 6, seed=2)}

@@ -16,15 +16,7 @@ from compactrnn.runtime.quantize import quantize
 from compactrnn.weights import Matrix
 from compactrnn.weights.terms import Diagonal, Selection, Sum, product
 from composed import Composed
-
-
-class Model(nn.Module):
-    def __init__(self, rnn):
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x):
-        return self.rnn(x)[0]
+from outputs_alone import OutputsAlone
 
 
 class Tokens(nn.Module):
@@ -55,7 +47,7 @@ def test_files_of_whole_numbers_are_close(cell, fold):
 
 def test_parts_are_named_and_counted():
     gru = cr.GRU(6, 8, input_weight=Composed(), batch_first=True)
-    model, weight = Model(gru), gru.weight_ih_l0
+    model, weight = OutputsAlone(gru), gru.weight_ih_l0
     program = read(write(lower(model, torch.randn(1, 9, 6))))
     rows = [row for row in inventory(program) if "weight_ih" in row["name"]]
     assert {row["name"].removeprefix("rnn.weight_ih_l0.factor"): row["parameters"] for row in rows} == {
@@ -110,7 +102,7 @@ def test_a_diagonal_that_two_layers_share_is_stored_once():
     first, second = (row[0] for row in layer.cells)
     second.forget = first.forget
     weights = [first.input, second.input, first.forget, first.candidate, second.candidate]
-    count = parameter_count(lower(Model(layer), torch.randn(1, 9, 8)))
+    count = parameter_count(lower(OutputsAlone(layer), torch.randn(1, 9, 8)))
     assert count == sum(weight.stored_parameters() for weight in weights)
 
 

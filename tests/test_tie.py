@@ -8,17 +8,9 @@ from torch.testing import assert_close
 
 import compactrnn as cr
 from compactrnn.lower import lower
+from outputs_alone import OutputsAlone
 
 LOW = cr.LowRank(rank=3)
-
-
-class Model(nn.Module):
-    def __init__(self, rnn):
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x):
-        return self.rnn(x)[0]
 
 
 def lstm(**options):
@@ -54,7 +46,7 @@ def size(part):
 @pytest.mark.parametrize("make, names", MODELS.values(), ids=MODELS)
 def test_it_is_trained_counted_and_stored_once(make, names, tmp_path):
     torch.manual_seed(0)
-    model = Model(make())
+    model = OutputsAlone(make())
     names = [f"rnn.{name}" for name in names]
     x = torch.randn(1, 7, model.rnn.input_size)
     numbers, stored = sum(p.numel() for p in model.parameters()), sum(t.values.size for t in lower(model, x).tensors)

@@ -39,6 +39,7 @@ from compactrnn.weights import (
 )
 from compactrnn.weights.masked import MaskedWeight
 from composed import Composed
+from outputs_alone import OutputsAlone
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,6 @@ STORED_AS_COUNTED = (
 )
 
 
-class Model(nn.Module):
-    def __init__(self, rnn):
-        super().__init__()
-        self.rnn = rnn
-
-    def forward(self, x):
-        return self.rnn(x)[0]
-
-
 def recurrent(cell, spec, size=6):
     return cr.Recurrent(cell, 6, size, input_weight=spec, hidden_weight=spec, batch_first=True)
 
@@ -146,7 +138,7 @@ def loop(kind):
 
 
 def pack(layer, x, folder):
-    cr.pack(Model(layer), folder / "model.crnn", x, weights="float32")
+    cr.pack(OutputsAlone(layer), folder / "model.crnn", x, weights="float32")
     return torch.from_numpy(cr.Engine(folder / "model.crnn").run(x[0].numpy()))[None]
 
 
@@ -258,7 +250,7 @@ def test_a_sequence_makes_the_matrix_dense_once(spec, monkeypatch):
 def test_the_engine_does_what_the_weights_say(spec, cell):
     torch.manual_seed(0)
     layer, x = recurrent(cell, spec, 16), torch.randn(1, 9, 6)
-    model = Model(layer)
+    model = OutputsAlone(layer)
     program = lower(model, x)
     (cell,) = layer.cells[0]
     assert program.macs_per_step() == cell.macs()
@@ -279,7 +271,7 @@ def test_a_large_toeplitz_like_matrix_costs_what_the_core_executes():
     """It multiplies by polynomials from some size on, with far fewer operations."""
     for size, fewer in ((64, False), (512, True)):
         layer = cr.LSTM(8, size, batch_first=True, hidden_weight=ToeplitzLike(rank=4))
-        program, hidden = lower(Model(layer), torch.randn(1, 5, 8)), layer.weight_hh_l0
+        program, hidden = lower(OutputsAlone(layer), torch.randn(1, 5, 8)), layer.weight_hh_l0
         assert program.macs_per_step() == 4 * size * 8 + hidden.macs()
         assert (hidden.macs() < 4 * size * size) == (hidden.runtime_parameters() < 4 * size * size) == fewer
 
@@ -288,7 +280,7 @@ def test_the_report_names_what_is_stored_dense(tmp_path):
     names = {}
     for spec in (ToeplitzLike(2), LowRank(2), SPARSE, Kronecker(2, 2), Foreign()):
         layer = cr.LSTM(6, 8, batch_first=True, hidden_weight=spec)
-        report = cr.pack(Model(layer), tmp_path / "model.crnn", torch.randn(1, 5, 6), weights="float32")
+        report = cr.pack(OutputsAlone(layer), tmp_path / "model.crnn", torch.randn(1, 5, 6), weights="float32")
         names[str(spec)] = report.made_dense
     assert names == {
         "ToeplitzLike(rank=2)": (),
@@ -323,9 +315,9 @@ def test_a_weight_of_two_layers_stays_one(spec):
     theirs = lstm.to_torch()
     assert type(theirs) is nn.LSTM and theirs.weight_hh_l0 is theirs.weight_hh_l1
     assert_close(theirs(x), lstm(x))
-    twin = copy.deepcopy(cr.convert_(Model(lstm)))
+    twin = copy.deepcopy(cr.convert_(OutputsAlone(lstm)))
     assert twin.rnn.weight_hh_l0 is twin.rnn.weight_hh_l1
-    program = lower(Model(lstm), x)
+    program = lower(OutputsAlone(lstm), x)
     one, two = ({op.tensor for op in program.ops if f"weight_hh_l{layer}" in op.name} for layer in (0, 1))
     factors = 5 if isinstance(spec, Kronecker) else len(lstm.weight_hh_l0.terms())  # A of all gates, B of each
     assert one == two and len(one) == factors
@@ -335,9 +327,9 @@ def test_a_factor_of_two_weights_stays_one():
     torch.manual_seed(0)
     lstm = shared_factor()
     x = torch.randn(1, 7, 6)
-    twin = copy.deepcopy(cr.convert_(Model(lstm)))
+    twin = copy.deepcopy(cr.convert_(OutputsAlone(lstm)))
     assert twin.rnn.weight_ih_l1.right is twin.rnn.weight_hh_l0.right
-    program = lower(Model(lstm), x)
+    program = lower(OutputsAlone(lstm), x)
     products = [op for op in program.ops if op.name.endswith((".weight_ih_l1.factor1", ".weight_hh_l0.factor1"))]
     assert len(products) == 2 and len({op.tensor for op in products}) == 1
     lstm(x)[0].sum().backward()
