@@ -13,7 +13,6 @@ bytes as must be moved at least, into memory that is there: five arrays are read
 
 import argparse
 import ctypes
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from published import write_result
 from torch import Tensor
 from torch._higher_order_ops.associative_scan import associative_scan
 
@@ -202,15 +202,14 @@ def main() -> None:
         medians = {name: q[0] for name, q in rows[-1]["microseconds"].items()}
         print(steps, columns, medians, {name: q[0] for name, q in rows[-1]["ratio_to_ours"].items()}, flush=True)
     load.append(os.getloadavg()[0])
-    result = {
-        "what": "states and gradients of a linear scan, in turns in one process: median and quartiles",
-        "columns_of_ratios_and_times": ["median", "lower quartile", "upper quartile"],
-        "load_of_the_machine": load,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(
+        arguments.out,
+        "states and gradients of a linear scan, in turns in one process: median and quartiles",
+        columns_of_ratios_and_times=["median", "lower quartile", "upper quartile"],
+        load_of_the_machine=load,
+        machine=describe_machine(),
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ in each. The native loop is for float32; the plain loop is left out for more tha
 """
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from published import write_result
 from torch import Tensor
 
 from compactrnn import time_loop
@@ -125,15 +125,14 @@ def main() -> None:
                             continue
                         rows.append(race(name, steps, width, dtype, arguments.turns, arguments.seed))
                         print(*rows[-1].values(), flush=True)
-    result = {
-        "what": "forward and backward of one sequence by Newton's method and by loops over time, in turns",
-        "columns_of_times": ["median", "lower quartile", "upper quartile"],
-        "seed": arguments.seed,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(
+        arguments.out,
+        "forward and backward of one sequence by Newton's method and by loops over time, in turns",
+        columns_of_times=["median", "lower quartile", "upper quartile"],
+        seed=arguments.seed,
+        machine=describe_machine(),
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -20,5 +20,10 @@ def options(description: str | None, name: str, rounds: int) -> argparse.Namespa
 
 def publish(given: argparse.Namespace, what: str, **content: Any) -> None:
     """Write the file, with the machine that it was measured on."""
-    result = {"what": what, "rounds": given.rounds, "machine": describe_machine(), **content}
-    given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(given.out, what, rounds=given.rounds, machine=describe_machine(), **content)
+
+
+def write_result(path: Path, what: str, **content: Any) -> None:
+    """Write what a run has found, in a folder that it makes where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"what": what, **content}, indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from published import write_result
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan as torch_scan
 from torch._higher_order_ops.while_loop import while_loop as torch_while_loop
@@ -228,15 +229,14 @@ def main() -> None:
             row = race(cell_name, name, arguments.batch, arguments.turns)
             rows[cell_name, name, arguments.batch] = row
             print(row, flush=True)
-            result = {
-                "what": "forward and backward of a layer, over nn.LSTM of equal MACs, alternating in one process",
-                "shape": {"steps": STEPS, "input_size": SIZE, "hidden_size": SIZE},
-                "threads": 1,
-                "machine": describe_machine(),
-                "rows": [rows[key] for key in itertools.product(CELLS, CONTENDERS, BATCHES) if key in rows],
-            }
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+            write_result(
+                arguments.out,
+                "forward and backward of a layer, over nn.LSTM of equal MACs, alternating in one process",
+                shape={"steps": STEPS, "input_size": SIZE, "hidden_size": SIZE},
+                threads=1,
+                machine=describe_machine(),
+                rows=[rows[key] for key in itertools.product(CELLS, CONTENDERS, BATCHES) if key in rows],
+            )
 
 
 if __name__ == "__main__":

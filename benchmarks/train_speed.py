@@ -9,7 +9,6 @@ quartiles.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from published import write_result
 from torch import nn
 
 import compactrnn as cr
@@ -132,15 +132,14 @@ def main() -> None:
         rows.append(race(name, pairs, arguments.seed))
         row = rows[-1]
         print(f"{name:40} ours / torch {row['ratio']:.3f}  quartiles {row['ratio_quartiles']}  {row['milliseconds']}")
-    result = {
-        "what": "training step, ours over torch, alternating in one process",
-        "threads": arguments.threads,
-        "seed": arguments.seed,
-        "machine": describe_machine(),
-        "rows": rows,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(
+        arguments.out,
+        "training step, ours over torch, alternating in one process",
+        threads=arguments.threads,
+        seed=arguments.seed,
+        machine=describe_machine(),
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":
