@@ -18,7 +18,6 @@ import math
 import os
 import statistics
 import warnings
-from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,19 +81,6 @@ def share_of(model: AcousticModel, times: int) -> float:
     return (total / times - (total - inside)) / inside
 
 
-def keep_of(model: AcousticModel, times: int) -> float:
-    """The largest share, in hundredths, of the blocks of every matrix that leaves so many times fewer parameters."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    found = matrices(model)
-    biases = total - sum(math.prod(matrix.shape) for matrix in found)
-
-    def size(hundredths: int) -> int:
-        spec = cr.BlockSparse(keep=hundredths / 100)
-        return biases + sum(spec.build(*m.shape, m.gates).stored_parameters() for m in found)
-
-    return (bisect_right(range(1, 101), total / times, key=size)) / 100
-
-
 def with_projection(base: dict[str, Any], times: int, hybrid: bool) -> dict[str, Any]:
     """Options of a model whose layers have projections, shared by their recurrence and the next layer.
 
@@ -151,14 +137,6 @@ def recipe_of(row: str, seed: int, all_speakers: bool = True) -> Recipe:
             phase["compress"] = {"keep": SCRATCH[times] / UNITS, "steps": updates // 2}
         elif structure == "low-rank":
             phase["factorize"] = {"keep": 1 / times, "calibration": 16}
-        elif structure == "block-sparse":
-            # found while the model trains: blocks that are taken from the trained matrices at once lose 7 points more
-            phase["compress"] = {
-                "method": "magnitude",
-                "block": [16, 4],
-                "keep": keep_of(model, times),
-                "steps": updates // 2,
-            }
         elif structure in ("shared-low-rank", "hybrid"):
             options = with_projection(table, times, structure == "hybrid")
             phase["factorize"] = {"calibration": 16, **{name: options[name] for name in ("projection", "weights")}}
