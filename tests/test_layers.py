@@ -432,6 +432,25 @@ def test_a_layer_that_runs_by_cells_is_traced_once_for_its_parameters(monkeypatc
     assert not torch.equal(twin(x)[0], changed)
 
 
+def test_tensors_in_the_place_of_parameters_do_not_make_a_layer_trace_again(monkeypatch):
+    traced = []
+    look = select._look
+    monkeypatch.setattr(select, "_look", lambda cell, signature: traced.append(cell) or look(cell, signature))
+    layer, x = cr.GRU(4, 6), torch.randn(5, 2, 4)
+    before, _ = layer(x)
+    for factor in (0.5, 2.0):
+        hidden = (layer.weight_hh_l0.detach() * factor).requires_grad_()
+        output, _ = torch.func.functional_call(layer, {"weight_hh_l0": hidden}, (x,))
+        (grad,) = torch.autograd.grad(output.sum(), hidden)
+        plain = nn.GRU(4, 6)
+        plain.load_state_dict(layer.state_dict() | {"weight_hh_l0": hidden})
+        expected, _ = plain(x)
+        assert_close(output, expected)
+        assert_close(grad, torch.autograd.grad(expected.sum(), plain.weight_hh_l0)[0])
+        assert torch.equal(layer(x)[0], before)
+    assert len(traced) == 2
+
+
 @pytest.mark.parametrize("layer", [cr.LSTM(4, 6, 2, dropout=0.5), cr.Recurrent(cells.MGU, 4, 6, 2, dropout=0.5)])
 def test_locked_dropout_is_the_same_at_all_steps_of_a_packed_sequence(layer):
     layer.locked_dropout = True

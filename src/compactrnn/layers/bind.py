@@ -15,7 +15,7 @@ from .._errors import UnsupportedModelError
 from ..cells import GRU, LSTM, AbstractCell, DeltaCell, Elman, Projected
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
-from .ordinary import is_batched_or_dual
+from .ordinary import who_looks_on
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _MODES = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "RNN_TANH"}
@@ -70,30 +70,28 @@ def thresholds_name(suffix: str) -> str:
 
 
 _Kept = tuple[dict[str, Any], dict[str, tuple[int, ...]], AbstractCell]
-_bound: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, int], _Kept]] = weakref.WeakKeyDictionary()
+_bound: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, frozenset[str], int], _Kept]] = weakref.WeakKeyDictionary()
 
 
 def bound_cell(module: Any, suffix: str) -> AbstractCell:
     """`bind(module, suffix)`, the same cell for as long as the parameters are the same objects of the same sizes.
 
-    The cell is to be run only, and a parametrized part has its present value. Its loop over time is traced once, so a
-    layer that is run by cells needs the same ones every time. Threads may run a module at a time: the values of
-    parametrized parts belong to one call, so each thread then has a cell of its own.
+    The cell is to be run only. Parts that are computed, by a parametrization or for `torch.func.functional_call`, have
+    their present value. Its loop over time is traced once, so a layer that is run by cells needs the same ones every
+    time. Threads may run a module at a time: computed values belong to one call, so each thread then has its own cell.
     """
     given = _parts(module, suffix, computed=True)
     thresholds = module._buffers.get(thresholds_name(suffix))
     sizes = {n: tuple(p.shape) if isinstance(p, Tensor) else (p.out_features, p.in_features) for n, p in given.items()}
-    computed = {own for name, own in PARTS.items() if parametrize.is_parametrized(module, name + suffix)}
+    computed = {own for own, part in given.items() if isinstance(part, Tensor) and not isinstance(part, nn.Parameter)}
     lasting = {own: part for own, part in given.items() if own not in computed} | {"thresholds": thresholds}
-    key = suffix, threading.get_ident() if computed else 0
+    key = suffix, frozenset(computed), threading.get_ident() if computed else 0
     kept = _bound.setdefault(module, {}).get(key)
     if kept is not None and kept[1] == sizes and kept[0].keys() == lasting.keys():
         if all(kept[0][name] is part for name, part in lasting.items()):
             return _with_values(kept[2], {own: given[own] for own in computed})
     cell = _cell(module, suffix, given)
-    # not those of torch.func.functional_call
-    own = all(isinstance(part, nn.Module | nn.Parameter) or part is thresholds for part in lasting.values())
-    if own and not (computed and (thresholds is not None or is_batched_or_dual())):
+    if not (computed and (thresholds is not None or who_looks_on())):
         _bound[module][key] = lasting, sizes, cell
     return cell
 
