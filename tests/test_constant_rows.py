@@ -5,7 +5,7 @@ import pytest
 
 from compactrnn import Engine
 from compactrnn.runtime.constant_rows import constants_in_rows
-from compactrnn.runtime.file import write
+from compactrnn.runtime.file import encode, write
 from compactrnn.runtime.program import Binary, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.quantize import quantize_measured
 
@@ -95,6 +95,24 @@ def test_a_constant_that_must_not_be_rounded_is_not():
     shift = 1e4 * gains(1)[0]
     found = quantize_measured(program(shift, -shift, *gains(6), fn=Binary.ADD), "int8", calibration=XS)
     assert looked_up(found.program) == 0 and "constants" not in found.reasons
+
+
+def test_a_size_that_types_of_matrices_cannot_give_is_kept_by_constants_in_int8():
+    shift = 1e4 * gains(1)[0]
+    large = program(shift, -shift, *gains(6), fn=Binary.ADD)
+    least = quantize_measured(large, "auto", calibration=XS, max_bytes=1)
+    most = len(encode(least.program))
+    found = quantize_measured(large, "auto", calibration=XS, max_bytes=most)
+    assert looked_up(found.program) == 8 and "constants" in found.reasons
+    plain = quantize_measured(large, "int4", calibration=XS, improve=False)
+    assert len(encode(found.program)) <= most < len(encode(plain.program))
+
+
+def test_constants_in_int8_are_taken_before_matrices_in_int4_where_that_costs_less():
+    large = program(*0.02 * gains(6), fn=Binary.ADD)
+    whole = len(encode(quantize_measured(large, "auto", calibration=XS, improve=False).program))
+    found = quantize_measured(large, "auto", calibration=XS, max_bytes=whole - 500)
+    assert looked_up(found.program) == 6 and found.program.tensors[0].group_scale is None
 
 
 def test_a_few_bytes_of_a_large_file_are_left_alone():

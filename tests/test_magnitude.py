@@ -113,6 +113,70 @@ def test_a_stopped_training_goes_on_exactly(threshold):
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
 
 
+@pytest.mark.parametrize("threshold", [False, True])
+def test_frozen_matrices_stay_and_are_pruned_once_they_are_unfrozen(threshold):
+    torch.manual_seed(0)
+    model, spec = Tower(), cr.BlockSparse(block=(1, 1), keep=0.25, balanced=not threshold)
+    model.lstm.requires_grad_(False)
+    model.gru.weight_hh_l0.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pruner = cr.Magnitude(model, spec, steps=6, interval=2, schedule=ThresholdRamp() if threshold else "cubic")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    train(model, pruner, 8, optimizer)
+    frozen = ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "gru.weight_hh_l0"]
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in frozen)
+    reasons = {form.name: form.reason for form in pruner.report().matrices}
+    assert [name for name, reason in reasons.items() if reason == "it is frozen"] == frozen
+    small = pruner.shrink()
+    assert isinstance(small.lstm.weight_hh_l0, nn.Parameter) and not small.lstm.weight_hh_l0.requires_grad
+    assert isinstance(small.gru.weight_ih_l0, SparseWeight | BlockSparseWeight)
+    torch.testing.assert_close(small(tokens()), model(tokens()))
+    model.lstm.requires_grad_(True)
+    train(model, pruner, 1, optimizer)
+    assert model.lstm.weight_hh_l0.count_nonzero() < 0.5 * model.lstm.weight_hh_l0.numel()
+    torch.testing.assert_close(pruner.shrink()(tokens()), model(tokens()))
+
+
+def test_a_model_of_frozen_matrices_alone_is_left_with_a_warning():
+    model = Tower().requires_grad_(False)
+    pruner = cr.Magnitude(model, cr.Sparse(keep=0.25), steps=1)
+    pruner.step()
+    with pytest.warns(UserWarning, match="every matrix is frozen"):
+        small = pruner.shrink()
+    assert torch.equal(small(tokens()), model(tokens()))
+
+
+def test_a_model_without_a_matrix_to_prune_is_refused_with_the_reasons():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="model: expected .*, got none .0: it is computed from other parameters"):
+        cr.Magnitude(nn.Sequential(model, nn.ReLU()), cr.Sparse(keep=0.5), steps=1)
+
+
+class WeightDropped(nn.Module):
+    """The recurrent matrix is a tensor that `forward` sets, as in AWD-LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 8)
+        self.raw = self.lstm._parameters.pop("weight_hh_l0")
+        self.lstm.weight_hh_l0 = self.raw.detach()
+
+    def forward(self, x):
+        self.lstm.weight_hh_l0 = nn.functional.dropout(self.raw, 0.5, self.training)
+        return self.head(self.lstm(x)[0])
+
+
+def test_a_layer_that_cannot_take_weights_stays_and_says_why():
+    model, x = WeightDropped().eval(), torch.randn(2, 5, 4)
+    with pytest.raises(ValueError, match=r"lstm.weight_ih_l0: expected .* LSTM.weight_hh_l0 is not a parameter"):
+        cr.Magnitude(model, {"lstm.weight_ih_l0": cr.Sparse(keep=0.25)}, steps=1)
+    pruner = cr.Magnitude(model, cr.Sparse(keep=0.25), steps=1)
+    pruner.step()
+    reasons = {form.name: form.reason for form in pruner.report().matrices}
+    assert "computed from others" in reasons["lstm.weight_ih_l0"] and not reasons["head"]
+    assert torch.equal(pruner.shrink()(x), model(x))
+
+
 def test_shrinking_too_early_warns():
     pruner = cr.Magnitude(Tower(), cr.Sparse(keep=0.25), steps=20)
     with pytest.warns(UserWarning, match="step 0 of 20"):

@@ -1,5 +1,6 @@
 """Calibration data shows which products lose most by quantization, and what is done about them."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -520,7 +521,11 @@ def test_of_two_matrices_the_one_that_costs_less_becomes_int4(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "most", "message"),
     [
-        ("auto", 2000, r"max_bytes: expected at least [\d,]+, the size of the file .* make the model smaller"),
+        (
+            "auto",
+            2000,
+            r"max_bytes: expected at least [\d,]+, the size of the smallest file with these types, .* make the model",
+        ),
         ("int8", 2000, r"max_bytes: expected at least [\d,]+, .* weights='auto' lets matrices become int4"),
         ("auto", 0, "max_bytes: expected a positive int, got 0"),
         ("auto", 1e5, "max_bytes: expected a positive int, got 100000.0"),
@@ -530,6 +535,15 @@ def test_a_number_of_bytes_that_cannot_be_kept_is_refused(tmp_path, weights, mos
     with pytest.raises(ValueError, match=message):
         packed_size(tmp_path, weights, max_bytes=most)
     assert not (tmp_path / "model.crnn").exists()
+
+
+def test_the_size_that_a_refusal_names_is_the_least(tmp_path):
+    with pytest.raises(ValueError) as refused:
+        packed_size(tmp_path, "auto", max_bytes=2000)
+    least = int(re.search(r"at least ([\d,]+)", str(refused.value))[1].replace(",", ""))
+    assert packed_size(tmp_path, "auto", max_bytes=least).bytes == least
+    with pytest.raises(ValueError, match=f"at least {least:,}"):
+        packed_size(tmp_path, "auto", max_bytes=least - 1)
 
 
 def test_a_file_that_is_small_enough_is_not_changed(tmp_path):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from .._errors import check_positive, invalid
 from ..graph.copy import copy_module
+from ..layers.convert import convert_
 from ..layers.matrices import ModelMatrix, matrices
 from ..weights.block_sparse import BlockSparse
 from ..weights.dense import DenseWeight
@@ -39,6 +40,9 @@ class Magnitude:
     zero, for blocks what has no entry as large. The `keep` of the specification is then only where the threshold goes;
     what is left, in rows of different numbers, is a result that `report` gives and `shrink` stores, and one entry of a
     matrix at least.
+
+    A frozen matrix (`requires_grad=False`) is neither pruned nor stored otherwise; one that is unfrozen later is
+    pruned from the next ranking on, or at once where the schedule has ended.
 
     Args:
         model: any module; its recurrent and linear layers are pruned, tables of embeddings stay.
@@ -92,18 +96,28 @@ class Magnitude:
                 )
         self.model, self.steps, self.start, self.interval, self.count = unwrap(model), steps, start, interval, 0
         self._specs: dict[str, Sparse | BlockSparse] = {}
-        for item in requested(self.model, inner_names(model, spec), False):
+        items = requested(self.model, inner_names(model, spec), False)
+        for item in items:
             if isinstance(item.wanted, Sparse | BlockSparse) and not item.reason:
                 if not isinstance(item.matrix.held, nn.Parameter | DenseWeight):
                     item.leave("it is of low rank already")
                     continue
+                try:
+                    convert_(copy_module(nn.ModuleList(place.module for place in item.matrix.places)))
+                except ValueError as error:
+                    item.leave(str(error))
+                    continue
                 item.wanted.build(*item.matrix.shape, item.matrix.gates)  # refused now, not in the course of training
                 self._specs[item.matrix.name] = item.wanted
+        self._left = {item.matrix.name: item.reason for item in items if item.reason}
         if not self._specs:
-            raise invalid("model", got="no dense matrix that may be pruned", expected="one or more")
+            reasons = "; ".join(f"{item.matrix.name}: {item.reason}" for item in items[:4])
+            expected = "recurrent or linear layers with a dense matrix that may be pruned"
+            raise invalid("model", got=f"none ({reasons})" if reasons else "none", expected=expected)
         self._masks = {
             name: torch.ones_like(self._entries(m), dtype=torch.bool) for name, m in self._matrices(self.model)
         }
+        self._unranked = set(self._masks)  # of which all entries are left
         self.ramp = schedule if isinstance(schedule, ThresholdRamp) else None
         self._ends: dict[str, float] = {}  # what the threshold of each matrix rises to
         if isinstance(schedule, ThresholdRamp):
@@ -124,9 +138,12 @@ class Magnitude:
         if self.ramp is not None:
             rank = self.ramp.sets(self.count, self.start, self.steps, self.interval)
         for name, matrix in self._matrices(self.model):
+            if _is_frozen(matrix):
+                continue
             entries = self._entries(matrix)
-            if rank:
+            if rank or (at > self.steps and name in self._unranked):
                 self._masks[name] = self._largest(name, matrix)
+                self._unranked.discard(name)
             entries.mul_(self._masks[name].to(entries.device))
 
     def fraction(self, keep: float) -> float:
@@ -136,7 +153,10 @@ class Magnitude:
 
     def plan(self) -> FactorizationPlan:
         """What `shrink()` would make of which matrix now."""
-        return plan_factorization(self.model, dict(self._present_specs()))
+        specs = self._present_specs()
+        plan = plan_factorization(self.model, dict(specs))
+        why = self._left | dict.fromkeys(self._specs.keys() - specs.keys(), "it is frozen")
+        return replace(plan, matrices=tuple(replace(f, reason=why.get(f.name, f.reason)) for f in plan.matrices))
 
     def report(self) -> FactorizationPlan:
         """Sizes before and after `shrink()`: those of its plan."""
@@ -148,13 +168,15 @@ class Magnitude:
         The optimizer's state of what was not pruned goes along; that of pruned matrices begins again.
 
         Warns:
-            UserWarning: the schedule has not ended: what is cut now still has an effect.
+            UserWarning: the schedule has not ended: what is cut now still has an effect; or every matrix is frozen.
         """
         if self.count < self.start + self.steps:
             text = (
                 f"shrink() at step {self.count} of {self.start + self.steps}: call step() until the schedule has ended"
             )
             warnings.warn(text, stacklevel=2)
+        elif not self._present_specs():
+            warnings.warn("shrink(): nothing was cut: every matrix is frozen", stacklevel=2)
         small = self._cut(self.model)
         if optimizer is not None:
             move_optimizer_(optimizer, self.model, small, self._cut)
@@ -179,6 +201,7 @@ class Magnitude:
         self.count = int(state["count"])
         self._masks = {name: state[f"mask.{name}"].bool().clone() for name in self._masks}
         self._ends = {name: float(state[f"end.{name}"]) for name in self._ends}
+        self._unranked = {name for name, mask in self._masks.items() if bool(mask.all())}
 
     def _matrices(self, model: nn.Module) -> list[tuple[str, ModelMatrix]]:
         return [(matrix.name, matrix) for matrix in matrices(model) if matrix.name in self._specs]
@@ -208,11 +231,14 @@ class Magnitude:
         )
 
     def _present_specs(self) -> dict[str, Sparse | BlockSparse]:
-        """The specifications, or where a threshold decides those of what is left."""
-        if self.ramp is None:
-            return self._specs
+        """The specifications, or where a threshold decides those of what is left, of what is not frozen as it was."""
         present: dict[str, Sparse | BlockSparse] = {}
         for name, matrix in self._matrices(self.model):
+            if _is_frozen(matrix) and name in self._unranked:
+                continue
+            if self.ramp is None:
+                present[name] = self._specs[name]
+                continue
             weight, _ = block_maxima(matrix, self._specs[name])
             left = weight.blocks(self._masks[name].float()).amax(2)
             present[name] = replace(self._specs[name], keep=float(left.mean(dtype=torch.float64)))
@@ -222,8 +248,14 @@ class Magnitude:
     def _cut(self, model: nn.Module) -> nn.Module:
         small, specs = copy_module(model), self._present_specs()
         for name, matrix in self._matrices(small):
+            if name not in specs:
+                continue
             dense = matrix.dense()
             with torch.random.fork_rng(devices=[]):
                 weight = specs[name].build(*matrix.shape, matrix.gates).to(dense.device, dense.dtype)
             matrix.put(weight.from_dense_(dense).requires_grad_(any(p.requires_grad for p in matrix.parameters())))
         return small
+
+
+def _is_frozen(matrix: ModelMatrix) -> bool:
+    return not any(p.requires_grad for p in matrix.parameters())

@@ -16,7 +16,7 @@ from .._errors import check_positive, invalid
 from ..runtime.accuracy import LIMIT
 from ..runtime.audio import Audio
 from ..runtime.engine import Engine
-from ..runtime.file import save, write
+from ..runtime.file import encode, save, write
 from ..runtime.program import Program
 from ..runtime.quantize import Quantized, Trained, quantize_measured
 from ..runtime.storage import WeightTypes
@@ -144,8 +144,9 @@ def write_packed(
             raise invalid("model of audio", got="one that needs whole sequences", expected="one that streams")
         options.audio.check(program.inputs, program.outputs)
         program.metadata |= options.audio.metadata()
-    reserve = 0  # bytes of the notes, which are not known before
+    reserve = least = 0  # bytes of the notes, which are not known before, and of the smallest file without them
     while True:
+        room = None if options.max_bytes is None else max(options.max_bytes - reserve, least)
         quantized = quantize_measured(
             program,
             options.weights,
@@ -154,14 +155,24 @@ def write_packed(
             wanted=wanted,
             improve=calibrated,
             trained=trained,
-            max_bytes=None if options.max_bytes is None else options.max_bytes - reserve,
+            max_bytes=room,
         )
-        _check_error(quantized.error, options.max_error)
         found = report(quantized)
         blob = write(_with_notes(quantized.program, found) if options.notes else _without_names(quantized.program))
-        if options.max_bytes is None or len(blob) <= options.max_bytes:
+        if options.max_bytes is None or room is None or len(blob) <= options.max_bytes:
             break
-        reserve += len(blob) - options.max_bytes
+        if (size := len(encode(quantized.program))) > room:
+            least = size
+        elif size > least:
+            reserve += len(blob) - options.max_bytes
+        else:
+            auto = "auto" in WeightTypes.of(options.weights).by_key.values()
+            hint = "make the model smaller" if auto else "weights='auto' lets matrices become int4"
+            if not calibrated:
+                hint += ", calibration data lets large constants become int8"
+            expected = f"at least {len(blob):,}, the size of the smallest file with these types"
+            raise invalid("max_bytes", got=f"{options.max_bytes:,}", expected=expected, hint=hint)
+    _check_error(quantized.error, options.max_error)
     _warn(found, quantized, stacklevel + 1)
     Engine(blob)
     save(blob, path)

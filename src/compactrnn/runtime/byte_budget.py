@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .._errors import invalid
 from .measure import Measure
 from .program import GATES, Program
 from .storage import store
@@ -21,10 +20,8 @@ def within(
 
     `size` gives the bytes of the file for types. Int8 is the base. Matrices become int4 one after the other until the
     file is small enough, those first that cost the least squared error at the outputs for a saved byte, each measured
-    alone; without `measure` those first that save the most. What turns out not to be needed stays int8.
-
-    Raises:
-        ValueError: the file is larger with every such matrix in int4.
+    alone; without `measure` those first that save the most. What turns out not to be needed stays int8. Where no types
+    are enough, those of the smallest file.
     """
     used = {op.tensor for op in program.ops if op.code in GATES and op.tensor is not None}
     matrices = sorted(i for i in used if types.get(i) == "auto")
@@ -34,14 +31,9 @@ def within(
         return base
     saved = {i: whole - size({**base, i: "int4"}) for i in matrices}
     saved = {i: bytes for i, bytes in saved.items() if bytes > 0}
-    least = size({**base, **dict.fromkeys(saved, "int4")})
-    if least > most:
-        raise invalid(
-            "max_bytes",
-            got=f"{most:,}",
-            expected=f"at least {least:,}, the size of the file with every matrix that is 'auto' in int4",
-            hint="make the model smaller" if matrices else "weights='auto' lets matrices become int4",
-        )
+    smallest = {**base, **dict.fromkeys(saved, "int4")}
+    if size(smallest) > most:
+        return smallest
     error = {i: measure.difference(store(program, {i: "int4"})).error if measure else 1.0 for i in saved}
     chosen: list[int] = []
     for i in sorted(saved, key=lambda i: error[i] ** 2 / saved[i]):

@@ -94,7 +94,8 @@ def quantize_measured(
 ) -> Quantized:
     """`quantize`, with what was measured.
 
-    With `max_bytes` the file is no larger: "auto" is chosen by `byte_budget.within`, and no product improved beyond.
+    With `max_bytes` the file is no larger: "auto" is chosen by `byte_budget.within`, constants are in int8 where that
+    costs less than int4, and no product is improved beyond. Where that is impossible it is as small as it can be.
     `wanted` are the outputs for each sequence, by default the program's own in float32. Without `improve` the data is
     only measured on. Weights named in `trained` are stored, and what they read is quantized, as they were trained.
     """
@@ -110,24 +111,31 @@ def quantize_measured(
     program = program.map_ops(
         lambda op: replace(op, p0=trained[op.name].scale) if op.code in GATES and op.name in trained else op
     )
-    program, by_tensor, named = assign(program, types)
+    program, given, named = assign(program, types)
     reasons = _unquantized(program, types)
     if not len(calibration):
-        return Quantized(_stored(program, choose(program, by_tensor, caches=caches)), reasons=reasons)
+        return Quantized(_stored(program, choose(program, given, caches=caches)), reasons=reasons)
     measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
-    if max_bytes is None:
-        by_tensor = choose(program, by_tensor, measure if improve else None, caches)
-    else:
-        by_tensor = within(program, by_tensor, max_bytes, lambda types: _size(program, types), measure)
+
+    def fitting(program: Program) -> dict[int, str]:
+        if max_bytes is None:
+            return choose(program, given, measure if improve else None, caches)
+        return within(program, given, max_bytes, lambda types: _size(program, types), measure)
+
+    by_tensor = fitting(program)
     plain = stored = _stored(program, by_tensor)
     difference = measure.difference(plain)
-    if improve and not trained and types.by_key["*"] != "float32":
-        rows = constants_in_rows(program)
-        smaller = rows is not program and _size(rows, by_tensor) <= _SMALLER * len(encode(plain))
-        if smaller and (changed := measure.difference(_stored(rows, by_tensor))).error <= _WORSE * difference.error:
-            program, difference, plain = rows, changed, _stored(rows, by_tensor)
+    rows = constants_in_rows(program) if improve and not trained and types.by_key["*"] != "float32" else program
+    if rows is not program:
+        its_types = by_tensor if max_bytes is None else fitting(rows)
+        changed, size = measure.difference(small := _stored(rows, its_types)), len(encode(plain))
+        smaller = len(encode(small)) <= _SMALLER * size and changed.error <= _WORSE * difference.error
+        instead = its_types != by_tensor and changed.error < difference.error  # of matrices in int4
+        if smaller or instead or (max_bytes is not None and size > max_bytes):
+            program, by_tensor, difference, plain = rows, its_types, changed, small
             stored = plain
-            reasons["constants"] = "int8: the file is smaller by a twentieth or more, its outputs are nearly the same"
+            gain = "the file is smaller by a twentieth or more, its outputs are nearly the same"
+            reasons["constants"] = f"int8: {gain if smaller else 'max_bytes costs least so'}"
     shares: dict[str, float] = {}
     part = None
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
