@@ -102,6 +102,44 @@ OFFLINE = {
 }
 
 
+def again(x, steps):
+    return x.unsqueeze(1).repeat(1, steps, 1)
+
+
+DECODERS = {
+    "last state": (nn.GRU(8, 6, 2, batch_first=True), lambda m, x, h: h[1][0][-1]),
+    "mean": (nn.LSTM(8, 6, batch_first=True), lambda m, x, h: h[0].mean(1)),
+    "both directions": (nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True), lambda m, x, h: h[0][:, 0]),
+    "another cell": (cr.Recurrent(cr.MGU, 8, 6, batch_first=True), lambda m, x, h: torch.tanh(h[0][:, -1])),
+}
+
+
+class Decodes(nn.Module):
+    """A decoder whose input is what an encoder found, the same at every step, as in an autoencoder of sequences."""
+
+    def __init__(self, decoder, find):
+        super().__init__()
+        self.encoder, self.decoder = nn.LSTM(6, 8, batch_first=True), decoder
+        self.head, self.find = nn.LazyLinear(5), find
+
+    def forward(self, x):
+        return self.head(self.decoder(again(self.find(self, x, self.encoder(x)), x.shape[1]))[0])
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders_of_what_an_encoder_found(name, weights):
+    torch.manual_seed(0)
+    model, x = Decodes(*DECODERS[name]), torch.randn(2, 11, 6)
+    model(x)
+    engine, tolerance = engine_of(model, x, weights), 1e-5 if weights == "float32" else 2e-2
+    for steps in (11, 1, 30):
+        x = torch.randn(2, steps, 6)
+        np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=0, atol=tolerance)
+    with pytest.raises(cr.UnsupportedModelError, match="whole sequences"):
+        engine.stream()
+
+
 @pytest.mark.parametrize("name", STREAMING)
 def test_streaming_models(name):
     torch.manual_seed(0)

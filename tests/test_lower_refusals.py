@@ -53,6 +53,22 @@ def layer_in_a_loop(m, x):
     return torch.cat(outputs, 1)
 
 
+def decoder_in_a_loop(m, x, z):
+    state, outputs = m.g(x)[1], []
+    for t in range(z.shape[1]):
+        y, state = m.d(z[:, t : t + 1], state)
+        outputs.append(y)
+    return torch.cat(outputs, 1)
+
+
+def only_of_height(number):
+    def forward(m, x):
+        assert x.shape[2] == number
+        return m.g(x)[0]
+
+    return forward
+
+
 def by_hand(m, x):
     h = x.new_zeros(x.shape[0], 8)
     for t in range(x.shape[1]):
@@ -133,6 +149,42 @@ REFUSED = {
         "initial state",
         "input z",
     ),
+    "state computed, what to do": (
+        lambda: Uses(lambda m, x, z: m.g(x, m.e(z).unsqueeze(0))[0], g=gru(), e=nn.Linear(3, 8)),
+        (r(2, 9, 4), r(2, 3)),
+        "Compute the state outside",
+        "stream.reset(**{'g.h_l0': h})",
+    ),
+    "decoder in a loop": (
+        lambda: Uses(decoder_in_a_loop, g=gru(), d=gru()),
+        (r(2, 9, 4), r(2, 5, 4)),
+        "d: starts from the state that it gave",
+        "pack the loop's body as one step",
+    ),
+    "linear layer in a loop": (
+        lambda: Uses(lambda m, x: m.g(x)[0] + by_hand(m, x)[:, None], g=gru(), fc=nn.Linear(12, 8)),
+        r(2, 9, 4),
+        "fc (a Linear) is called",
+        "pack the loop's body as one step",
+    ),
+    "cell beside a layer": (
+        lambda: Uses(lambda m, x: m.g(x)[0] + loop(m, x), g=gru(), cell=nn.GRUCell(4, 8)),
+        r(2, 9, 4),
+        "cell is an nn.GRUCell",
+    ),
+    "sequence of another length": (
+        uses(lambda m, x, z: m.g(x)[0][:, -1:] + m.g(z)[0]),
+        (r(2, 9, 4), r(2, 5, 4)),
+        "input z has no time axis, shape (2, 5, 4), that grows",
+        "packed by itself",
+    ),
+    "several tokens a step": (
+        lambda: Uses(lambda m, x: m.g(m.e(x).mean(2))[0], g=gru(), e=nn.Embedding(9, 4)),
+        of(9, (1, 7, 3)),
+        "looks up 3 tokens at every step",
+        "an input of its own",
+    ),
+    "fails on the example": (lambda: Uses(only_of_height(5), g=gru()), r(2, 9, 4), "fails on example_inputs"),
     "bare layer with a state": (lambda: nn.GRU(4, 8), (r(9, 2, 4), r(1, 2, 8)), "initial state", "hx"),
     "bare layer with states": (lambda: nn.LSTM(4, 8), (r(9, 2, 4), (r(1, 2, 8), r(1, 2, 8))), "initial state", "hx"),
     "time inside": (
@@ -278,6 +330,11 @@ def test_axes_of_every_input(name):
     inputs = example if isinstance(example, tuple) else (example,)
     axes = find_axes(Uses(function, g=layer), inputs)
     assert (axes.times, axes.batches) == (times, batches)
+
+
+def test_a_model_may_assert_the_sizes_of_what_is_no_time():
+    axes = find_axes(Uses(only_of_height(4), g=gru()), (r(2, 4, 4),))
+    assert (axes.times, axes.batches) == ((1,), (0,))
 
 
 def test_a_bare_layer_is_called_by_its_class():

@@ -79,6 +79,27 @@ class Sharing(nn.Module):
 MODELS = {shape.__name__: shape for shape in SHAPES} | STRUCTURED | {"sharing": Sharing}
 
 
+@pytest.mark.parametrize("name", ["Stacked", "Attention", "low rank", "sharing", "Independent"])
+def test_a_gated_model_can_be_copied_at_any_time(name):
+    """As it is for an average of the weights, or to keep the best model."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    x = example(model)
+    Pruner(model, x, Gates())
+    output(model, x).square().sum().backward()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    twin = copy.deepcopy(copy.deepcopy(model))
+    assert torch.equal(output(twin, x), output(model, x)) and torch.equal(output(average, x), output(model, x))
+    gradients = {n: p.grad for n, p in model.named_parameters()}
+    twin.zero_grad()
+    output(twin, x).square().sum().backward()
+    for n, p in twin.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[n])
+        p.data.zero_()
+    assert output(model, x).any()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_closed_units_go_and_the_others_take_their_gates_along(name):
     torch.manual_seed(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -21,6 +24,19 @@ def gate_tensor_(model: nn.Module, owner: nn.Module, name: str, gated: Gated) ->
     for module, attribute in same:
         parametrize.register_parametrization(module, attribute, gated, unsafe=True)
         parametrize.register_parametrization(module, attribute, factors, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            setattr(type(module), "__deepcopy__", _deepcopy)  # noqa: B010  (of the class of this very module)
+
+
+def _deepcopy(layer: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of a parametrized layer of torch, without the graph of the weights that its last call has computed."""
+    if id(layer) in memo:
+        return memo[id(layer)]
+    twin = memo[id(layer)] = layer.__new__(type(layer))
+    twin.__dict__ = copy.deepcopy({**layer.__dict__, "_flat_weights": []}, memo)
+    with torch.no_grad():
+        twin._init_flat_weights()  # pyright: ignore
+    return twin
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:

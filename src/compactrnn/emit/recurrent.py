@@ -114,6 +114,14 @@ def over_sequence(
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
 
 
+def at_every_step(build: Builder, x: Operand) -> Operand:
+    """A sequence that is the same value at every step, as what an encoder found is for its decoder."""
+    build.every_step([x], f"{build.where}: reads a value of the whole sequence at every step")
+    ref = build.buffer(x.width)
+    build.emit(Code.UNARY, ref, x.width, a=x.ref, fn=int(Unary.COPY))
+    return replace(x, ref=ref, kind=STEP, segment=build.segment)
+
+
 def frame_by_frame(build: Builder, x: Operand, step: Callable[[Operand], Operand]) -> Operand:
     """`step` of the sequence `x`, whose time comes first; of several frames a step one after the other."""
     if x.rate == 1:

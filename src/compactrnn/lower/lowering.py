@@ -26,7 +26,7 @@ from .calls import input_names, reason
 from .decompose import Pooling, decompositions
 from .outputs import Port, find_ports, with_plain_outputs
 from .probe import Axes, TimeUnclearError, find_axes
-from .refusals import check_layers
+from .refusals import check_layers, check_loops
 from .stateless import check_stateless
 from .visitor import Visitor
 from .weights import product_names, with_products
@@ -100,10 +100,13 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     inputs = axes.whole(inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
+    check_loops(model, *(axes.with_steps(single, FEWEST + more) for more in (0, 1)))
     graph = _graph(model, axes, single)
     try:
         ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
-    except (RuntimeError, IndexError) as error:
+    except Exception as error:  # whatever a model raises
+        if isinstance(error, UnsupportedModelError):
+            raise
         raise UnsupportedModelError(
             f"{type(model).__name__}: fails on a sequence of {FEWEST} steps ({reason(error)}); an engine runs any"
         ) from error

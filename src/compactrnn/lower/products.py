@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._errors import UnsupportedModelError
 from ..emit import products
 from ..emit.attention import Scores
 from ..emit.builder import Operand
@@ -75,6 +76,11 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
 def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Operand | None:
     if not isinstance(table, Tensor) or not isinstance(token, Operand):
         return None
+    if token.width != 1:
+        raise UnsupportedModelError(
+            f"{visitor.builder.where}: looks up {token.width} tokens at every step, and an input of an engine is one:"
+            " give every token an input of its own, or give the embedded tokens, and look them up outside"
+        )
     return products.lookup(visitor.builder, token, array(table), visitor.weight_name(node, node.args[0]))
 
 

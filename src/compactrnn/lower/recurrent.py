@@ -10,6 +10,7 @@ import torch
 from .._errors import UnsupportedModelError
 from ..cells import AbstractCell
 from ..emit.builder import STEP, Operand
+from ..emit.recurrent import at_every_step
 from . import cell as cells
 from .every_layer import run_layers
 from .inner import over_axis, rows_over_time
@@ -22,6 +23,8 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
     leaf = visitor.trace.leaves[key]
     if visitor.one_step:
         return layer_step(visitor, leaf, x, states)
+    if x.kind != STEP and x.time == 0:
+        x = at_every_step(visitor.builder, x)
     if x.kind != STEP or x.time not in (0, 1):
         raise UnsupportedModelError(
             f"{leaf.name}: its input does not change from step to step: it is the same for the whole sequence;"

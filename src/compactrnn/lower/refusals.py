@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -81,6 +84,41 @@ def check_layers(model: nn.Module) -> None:
     )
 
 
+@torch.no_grad()
+def check_loops(model: nn.Module, few: tuple[Tensor, ...], more: tuple[Tensor, ...]) -> None:
+    """Raise an error for a model whose Python code calls a module more often on the longer inputs `more`."""
+    counts = []
+    for inputs in (few, more):
+        seen: Counter[str] = Counter()
+        hooks = [
+            m.register_forward_pre_hook(lambda m, x, n=n, seen=seen: seen.update([n]))
+            for n, m in _outside_layers(model)
+        ]
+        try:
+            model(*inputs)
+        except Exception:  # another check says it better
+            return
+        finally:
+            for hook in hooks:
+                hook.remove()
+        counts.append(seen)
+    for name, module in model.named_modules():
+        if 0 < counts[0][name] < counts[1][name]:
+            cells = cells_used(model) if isinstance(module, nn.RNNCellBase) else ""
+            why = cells or (
+                f"{name} (a {type(module).__name__}) is called {counts[0][name]} times, on a longer sequence"
+                f" {counts[1][name]} times, by a Python loop over time. Call it once, with the whole sequence, or pack"
+                f" the loop's body as one step: {ONE_STEP}"
+            )
+            raise UnsupportedModelError(f"{type(model).__name__}: {why}")
+
+
+def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model, without what is within a recurrent layer."""
+    layers = tuple(f"{name}." for name, m in model.named_modules() if is_recurrent(m))
+    return [(name, m) for name, m in model.named_modules() if name and not name.startswith(layers)]
+
+
 def no_time(
     base: list[Call], tried: dict[Reading, list[Call]], errors: dict[Reading, BaseException], inputs: tuple[Tensor, ...]
 ) -> str:
@@ -118,30 +156,52 @@ def no_time(
 
 def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], name: str) -> str:
     """Advice for an input that is given once per sequence."""
-    shape = tuple(inputs[names.index(name)].shape)
-    initial = _initial_states(model, inputs, names)
-    states = list(dict.fromkeys(given for given, _ in initial))
-    for given, layer in initial:
-        if given == name:
+    given = inputs[names.index(name)]
+    shape = tuple(given.shape)
+    initial, looped = _initial_states(model, inputs, names)
+    if looped:
+        return (
+            f"{looped}: starts from the state that it gave, as a Python loop calls it step by step; call it once, with"
+            f" the whole sequence, or pack the loop's body as one step: {ONE_STEP}"
+        )
+    states = list(dict.fromkeys(source for source, _, moved in initial if moved))
+    for source, layer, moved in initial:
+        if source != name:
+            continue
+        why = f"{layer}: its initial state comes from input {name}, of shape {shape}, which has no time axis."
+        if moved:
             return (
-                f"{layer}: its initial state comes from input {name}, of shape {shape}, which has no time axis."
-                f" The stream keeps the states: leave {name} out of example_inputs and let the model start from zeros"
-                f" or parameters, or pack the model as one step that takes and returns them: states={states}"
+                f"{why} The stream keeps the states: leave {name} out of example_inputs and let the model start from"
+                f" zeros or parameters, or pack the model as one step that takes and returns them: states={states}"
             )
+        return (
+            f"{why} Compute the state outside of the engine: pack a model that starts from zeros and takes the sequence"
+            f" alone, and start its stream from the state, stream.reset(**{{'{layer}.h_l0': h}}) (docs/steps.md)"
+        )
+    alone = "; a sequence of another length, as that of a decoder, goes to a model that is packed by itself"
     return (
-        f"input {name} has no time axis, shape {shape}: an engine takes all its inputs at every step. Repeat it at"
-        " every step before the model, or, if it is always the same, make it a parameter or buffer; lengths can be left"
-        " out: an engine runs one sequence of its own length"
+        f"input {name} has no time axis, shape {shape}, that grows with the first input's: an engine takes all its"
+        " inputs at every step. Repeat it at every step before the model, or, if it is always the same, make it a"
+        " parameter or buffer; lengths can be left out: an engine runs one sequence of its own length"
+        + (alone if len(shape) > 2 or not given.is_floating_point() else "")
     )
 
 
-def _initial_states(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str]) -> list[tuple[str, str]]:
-    """(name of the input, layer) where the initial state of a recurrent layer is computed from an input."""
+_MOVES = ("view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "expand", "clone", "select", "slice")
+
+
+def _initial_states(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: list[str]
+) -> tuple[list[tuple[str, str, bool]], str]:
+    """Where a recurrent layer starts from what an input gives, and a layer that starts from what it gave itself.
+
+    The former are the name of the input, the layer, and whether what is given is moved only.
+    """
     try:
         traced = trace(model, inputs)
     except UnsupportedModelError:
-        return []
-    found = []
+        return [], ""
+    found, looped = [], ""
     for node in traced.nodes:
         if node.target is not torch.ops.compactrnn.recurrent.default:
             continue
@@ -154,5 +214,11 @@ def _initial_states(model: nn.Module, inputs: tuple[Tensor, ...], names: list[st
                 pending += reached.all_input_nodes
         inputs_above = {n.name for n in above}
         layer = traced.leaves[node.args[0]].name or type(model).__name__  # pyright: ignore
-        found += [(name, layer) for name, given in zip(names, traced.inputs, strict=True) if given in inputs_above]
-    return found
+        if any(n.target is node.target and n.args[0] == node.args[0] for n in above):
+            looped = layer
+        computed = [n for n in above if n.op == "call_function" and n.target is not operator.getitem]
+        moved = all(getattr(n.target, "_opname", "").startswith(_MOVES) for n in computed)
+        found += [
+            (name, layer, moved) for name, given in zip(names, traced.inputs, strict=True) if given in inputs_above
+        ]
+    return found, looped
