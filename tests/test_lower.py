@@ -370,7 +370,7 @@ def test_what_cannot_run_step_by_step_is_refused_by_name():
                 outputs.append(states[0])
             return self.rnn(torch.stack(outputs, 1))[0]
 
-    refused(Loop(), x, "Loop", "loops over time")
+    refused(Loop(), x, "Loop", "Python loop")
 
     class Fed(nn.Module):
         def __init__(self):

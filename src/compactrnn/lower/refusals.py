@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,10 +92,7 @@ def check_loops(model: nn.Module, few: tuple[Tensor, ...], more: tuple[Tensor, .
     counts = []
     for inputs in (few, more):
         seen: Counter[str] = Counter()
-        hooks = [
-            m.register_forward_pre_hook(lambda m, x, n=n, seen=seen: seen.update([n]))
-            for n, m in _outside_layers(model)
-        ]
+        hooks = [m.register_forward_pre_hook(_counting(seen, name)) for name, m in _outside_layers(model)]
         try:
             model(*inputs)
         except Exception:  # another check says it better
@@ -111,6 +110,10 @@ def check_loops(model: nn.Module, few: tuple[Tensor, ...], more: tuple[Tensor, .
                 f" the loop's body as one step: {ONE_STEP}"
             )
             raise UnsupportedModelError(f"{type(model).__name__}: {why}")
+
+
+def _counting(seen: Counter[str], name: str) -> Callable[[nn.Module, Any], None]:
+    return lambda module, arguments: seen.update([name])
 
 
 def _outside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
