@@ -168,6 +168,28 @@ def test_the_memory_is_in_a_checkpoint(tmp_path):
         StateMemory(5, StatePolicy(2), memory.kept())
 
 
+STATES, AGES = torch.ones(1, 2, 3), torch.tensor([4, -1])
+MALFORMED = {
+    "no tuple": torch.ones(2),
+    "three parts": (STATES, AGES, STATES),
+    "no ages": (STATES, None, STATES, None),
+    "ages as numbers with fractions": (STATES, AGES.float(), STATES, AGES.float()),
+    "ages of two axes": (STATES, AGES[None], STATES, AGES[None]),
+    "states that are numbers": ((1.0,), AGES, (1.0,), AGES),
+    "states of one axis": (STATES[0, 0], AGES, STATES[0, 0], AGES),
+    "other states to read": ((STATES, STATES), AGES, STATES, AGES),
+    "states of another width": (STATES, AGES, torch.ones(1, 2, 5), AGES),
+    "states of another type": (STATES, AGES, STATES.double(), AGES),
+}
+
+
+@pytest.mark.parametrize("kept", MALFORMED.values(), ids=MALFORMED)
+def test_stored_states_of_another_form_are_refused(kept):
+    assert StateMemory(2, StatePolicy(), (STATES, AGES, STATES, AGES)).read(torch.tensor([0]), 5)[1].all()
+    with pytest.raises(ValueError, match="stored states: expected"):
+        StateMemory(2, StatePolicy(), kept)
+
+
 @pytest.mark.parametrize("wrong", [{"refresh": 0}, {"mix": 0.0}, {"mix": 1.5}, {"max_age": -1}, {"unseen": "forget"}])
 def test_policies_that_cannot_be(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

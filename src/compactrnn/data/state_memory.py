@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from .._errors import invalid
 
@@ -75,11 +75,7 @@ class StateMemory:
         self.readable_at: Tensor | None = None  # the update that wrote each state, NEVER where there is none
         self.written_at: Tensor | None = None
         if kept is not None:
-            self.readable, self.readable_at, self.written, self.written_at = kept
-            sizes = {len(at) for at in (kept[1], kept[3])}
-            sizes |= {leaf.shape[-2] for nest in (self.readable, self.written) for leaf in tree_leaves(nest)}
-            if sizes != {slots}:
-                raise invalid("stored states", got=f"those of {sorted(sizes)} windows", expected=f"those of {slots}")
+            self.readable, self.readable_at, self.written, self.written_at = _checked(kept, slots)
 
     def kept(self) -> Any:
         """All of it as a nest of tensors, of which `StateMemory(slots, policy, kept)` is the same memory."""
@@ -153,3 +149,27 @@ class StateMemory:
 def _form(state: Tensor) -> tuple[int, ...]:
     """A shape without the batch."""
     return *state.shape[:-2], state.shape[-1]
+
+
+def _checked(kept: Any, slots: int) -> Any:
+    """What `StateMemory.kept` gave, which a checkpoint may hold in any form.
+
+    Raises:
+        ValueError: it is not that of a memory of so many `slots`.
+    """
+    parts = kept if isinstance(kept, tuple | list) and len(kept) == 4 else (None,) * 4
+    states, ages = parts[::2], parts[1::2]
+    leaves = [tree_leaves(nest) for nest in states]
+    tensors = [*leaves[0], *leaves[1], *ages]
+    right = all(isinstance(t, Tensor) for t in tensors) and all(t.dim() >= 2 for t in tensors[:-2])
+    right = right and all(at.dim() == 1 and at.dtype == torch.int64 for at in ages)
+    if not right or tree_structure(states[0]) != tree_structure(states[1]):
+        expected = "nests of states of one structure, each with an int64 tensor of the updates that wrote them"
+        raise invalid("stored states", got=f"a {type(kept).__name__} of another form", expected=expected)
+    sizes = {len(at) for at in ages} | {leaf.shape[-2] for leaf in tensors[:-2]}
+    if sizes != {slots}:
+        raise invalid("stored states", got=f"those of {sorted(sizes)} windows", expected=f"those of {slots}")
+    forms = [[(leaf.dtype, *_form(leaf)) for leaf in nest] for nest in leaves]
+    if forms[0] != forms[1]:
+        raise invalid("stored states", got=f"those to read of {forms[0]}", expected=f"{forms[1]}, as those written")
+    return parts
