@@ -437,3 +437,25 @@ def test_a_model_that_makes_float32_itself():
     pruner, small = cut(model, tokens)
     assert kept(pruner)["rnn[0].h"][0] < 16
     assert (model(tokens) - small(tokens)).abs().max() < 1e-5
+
+
+class BeforeTransformer(nn.Module):
+    """Encoder and decoder layers of a transformer over the outputs of a layer, whose width stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(4, 12, batch_first=True), nn.GRU(12, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.second(self.first(x)[0])[0]
+        return self.head(self.decoder(y, self.encoder(y)))
+
+
+def test_layers_before_those_of_a_transformer():
+    model, x = BeforeTransformer(), torch.randn(3, 6, 4)
+    pruner, small = cut(model, x)
+    assert_same(model, small, x, torch.randn(2, 9, 4))
+    assert small.first.hidden_size == next(iter(kept(pruner).values()))[0] < 12

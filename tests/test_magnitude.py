@@ -166,6 +166,32 @@ class WeightDropped(nn.Module):
         return self.head(self.lstm(x)[0])
 
 
+class Encoded(nn.Module):
+    """A layer of a transformer, which reads matrices by itself in eval mode, and a penalty that reads another."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 8, batch_first=True)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        y = self.head(self.block(self.gru(x)[0]))
+        return self.other(y) + self.other.weight.square().sum()
+
+
+def test_what_the_code_of_the_model_reads_itself_stays():
+    model, x = Encoded().eval(), torch.randn(2, 5, 4)
+    pruner = cr.Magnitude(model, cr.Sparse(keep=0.25), steps=1, example_inputs=x)
+    pruner.step()
+    reasons = {form.name: form.reason for form in pruner.report().matrices}
+    assert "TransformerEncoderLayer reads it" in reasons["block.linear1"] and "by itself" in reasons["other"]
+    assert not reasons["head"] and not reasons["gru.weight_hh_l0"]
+    small = pruner.shrink()
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model(x))
+
+
 def test_a_layer_that_cannot_take_weights_stays_and_says_why():
     model, x = WeightDropped().eval(), torch.randn(2, 5, 4)
     with pytest.raises(ValueError, match=r"lstm.weight_ih_l0: expected .* LSTM.weight_hh_l0 is not a parameter"):

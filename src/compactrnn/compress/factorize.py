@@ -142,7 +142,7 @@ def _planned(
         raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="at least one")
     with without_autocast():
         if data is not None or example_inputs is not None:
-            _try(model, items, data[0] if example_inputs is None else example_inputs, run)  # pyright: ignore
+            leave_what_is_read(model, items, data[0] if example_inputs is None else example_inputs, run)  # pyright: ignore
         if shared:
             apart, items = len(items), join(items)
             if len(items) == apart:
@@ -175,7 +175,7 @@ def _planned(
     return plan, items
 
 
-def _try(model: nn.Module, items: list[Item], example: Any, run: Run) -> None:
+def leave_what_is_read(model: nn.Module, items: list[Item], example: Any, run: Run) -> None:
     """Let those matrices stay that the code of the model reads by itself: it does not run with them in another form."""
 
     def error(names: set[str]) -> Exception | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from ..weights.dense import DenseWeight
 from ..weights.sparse import Sparse
 from .factor_item import Spec, requested
 from .factorization import FactorizationPlan
-from .factorize import plan_factorization
+from .factorize import leave_what_is_read, plan_factorization
 from .final_thresholds import block_maxima, final_thresholds
+from .moments import call
 from .optimizer_state import move_optimizer_
 from .threshold_ramp import ThresholdRamp
-from .wrappers import inner_names, unwrap
+from .wrappers import inner_names, unwrap, without_autocast
 
 
 class Magnitude:
@@ -53,6 +54,8 @@ class Magnitude:
         interval: how often the entries are ranked.
         schedule: "cubic", or a `ThresholdRamp`, with `BlockSparse(..., balanced=False)`; block (1, 1) for single
             weights.
+        example_inputs: what the model is called with, to try on a copy whether it runs with other weights; where its
+            code reads a matrix by itself, that matrix stays.
 
     Raises:
         ValueError: for arguments out of range, names that the model does not have, named matrices that cannot be
@@ -82,6 +85,7 @@ class Magnitude:
         start: int = 0,
         interval: int = 10,
         schedule: Literal["cubic"] | ThresholdRamp = "cubic",
+        example_inputs: Any = None,
     ):
         check_positive(steps, "steps")
         check_positive(interval, "interval")
@@ -97,6 +101,9 @@ class Magnitude:
         self.model, self.steps, self.start, self.interval, self.count = unwrap(model), steps, start, interval, 0
         self._specs: dict[str, Sparse | BlockSparse] = {}
         items = requested(self.model, inner_names(model, spec), False)
+        if example_inputs is not None:
+            with torch.no_grad(), without_autocast():
+                leave_what_is_read(self.model, items, example_inputs, call)
         for item in items:
             if isinstance(item.wanted, Sparse | BlockSparse) and not item.reason:
                 if not isinstance(item.matrix.held, nn.Parameter | DenseWeight):

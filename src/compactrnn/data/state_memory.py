@@ -157,7 +157,7 @@ def _checked(kept: Any, slots: int) -> Any:
     Raises:
         ValueError: it is not that of a memory of so many `slots`.
     """
-    parts = kept if isinstance(kept, tuple | list) and len(kept) == 4 else (None,) * 4
+    parts: Any = kept if isinstance(kept, tuple | list) and len(kept) == 4 else (None,) * 4
     states, ages = parts[::2], parts[1::2]
     leaves = [tree_leaves(nest) for nest in states]
     tensors = [*leaves[0], *leaves[1], *ages]

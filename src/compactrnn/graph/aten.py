@@ -38,6 +38,7 @@ RANDOM = frozenset(
 )
 PADS = frozenset(["pad", "constant_pad_nd"])
 INDEXED = frozenset(["index", "index_select", "gather"])
+VIEWS = frozenset(["view", "_unsafe_view"])
 BATCH_NORMS = frozenset(["_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional"])
 
 

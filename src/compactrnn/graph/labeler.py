@@ -24,6 +24,7 @@ from .aten import (
     SAME,
     SOFTMAXES,
     SUMS,
+    VIEWS,
     WEIGHTED,
     argument,
     constant_pad,
@@ -272,6 +273,8 @@ class Labeler:
             for index in _tensors(args[1:]):
                 self.units.mark_untracked(index, self._where(node))
             args = (args[0], *tree_map_only(Tensor, lambda index: index.cpu(), self.values_of(node)[1:]))
+        if operation(node) in VIEWS:  # labels lie in memory in another order than the values, which can be viewed so
+            args = (args[0].contiguous(), *args[1:])
         return node.target(*args, **kwargs)  # pyright: ignore
 
     def _same(self, node: Node, x: Tensor) -> Tensor:

@@ -143,7 +143,9 @@ def matrices(model: nn.Module) -> list[ModelMatrix]:
             tensors = [held] if isinstance(held, nn.Parameter) else [] if held is None else list(held.parameters())
             places.setdefault(tuple(map(id, tensors)) or at, []).append(place)  # pyright: ignore
     owners = _owners(model)
-    return [ModelMatrix(tuple(same), _left_alone(same, key, owners)) for key, same in places.items()]
+    blocks = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
+    read = {id(linear) for block in blocks for linear in (block.linear1, block.linear2)}
+    return [ModelMatrix(tuple(same), _left_alone(same, key, owners, read)) for key, same in places.items()]
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
@@ -189,13 +191,18 @@ def _owners(model: nn.Module) -> dict[int, set[tuple[int, str]]]:
     return owners
 
 
-def _left_alone(places: list[Place], key: tuple[int, ...], owners: dict[int, set[tuple[int, str]]]) -> str:
+def _left_alone(
+    places: list[Place], key: tuple[int, ...], owners: dict[int, set[tuple[int, str]]], read: set[int]
+) -> str:
+    """Why a matrix must stay; `read` are modules whose matrices the module around them reads by itself."""
     first, own = places[0], {(id(place.module), place.attribute) for place in places}
     held = first.held
     if held is None:
         return "it is computed from other parameters"
     if isinstance(held, nn.Module) and any(map(parametrize.is_parametrized, held.modules())):
         return "a part of it is computed from other parameters"
+    if any(id(place.module) in read for place in places):
+        return "an nn.TransformerEncoderLayer reads it by itself"
     if any(owners.get(parameter, own) - own for parameter in key):
         return "a parameter of it is used elsewhere, too"
     if isinstance(first.module, nn.RNNCellBase):
