@@ -41,7 +41,8 @@ ONNX = """
 Of the operator sets that the installed `onnx` package knows. What no row names is refused, among it `Loop` and `Scan`;
 an `If` is taken where its condition depends on no data. `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`,
 `DynamicQuantizeLinear`, `DynamicQuantizeMatMul` and pairs of `QuantizeLinear` and `DequantizeLinear` become float
-first. All operators are taken where they depend on no data.
+first. `BiasGelu`, `FastGelu`, `FusedMatMul`, `QuickGelu` and the norms that skip are those of onnxruntime, of the
+domain `com.microsoft`. All operators are taken where they depend on no data.
 
 | operator | one step | each step | across steps |
 |---|---|---|---|
@@ -140,10 +141,18 @@ def rnn(op, x="seq", direction="forward"):
 
 # By operator: nodes from x to y, along the last axis of x.
 WITHIN = {
-    **plain("Abs", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
+    **plain("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos",
+            "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
             "Identity", "Dropout", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round",
-            "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh",
-            "ThresholdedRelu"),
+            "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan",
+            "Tanh", "ThresholdedRelu"),
+    **{op: [made(op, "x", *more, domain="com.microsoft")] for op, more in (
+        ("BiasGelu", ["b"]), ("FastGelu", []), ("QuickGelu", []), ("FusedMatMul", ["w"]),
+        ("SkipLayerNormalization", ["x", "b", "b"]), ("SkipSimplifiedLayerNormalization", ["x", "b"]))},
+    "SimplifiedLayerNormalization": [made("SimplifiedLayerNormalization", "x", "b", axis=-1, epsilon=1e-5)],
+    "RMSNormalization": [made("RMSNormalization", "x", "b")],
+    "Hardmax": [made("Hardmax", "x")], "Resize": [made("Resize", "x", "", "doubled", mode="linear")],
+    "Upsample": [made("Upsample", "x", "doubled")],
     **{op: [made(op, "x", "b")] for op in ("Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Sub", "Sum")},
     **{op: compared(op) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{op: logic(op) for op in ("And", "Not", "Or", "Xor")},
@@ -219,6 +228,8 @@ ACROSS = {
     "Concat": [made("Concat", "zeros", "x", axis=0, to="p"), made("Slice", "p", "i0", "m1", "i0")],
     "Gather": [made("Gather", "x", "back1", axis=0)], "Pad": [made("Pad", "x", "past", to="p"),
                                                               made("Slice", "p", "i0", "back2", "i0")],
+    "Hardmax": [made("Hardmax", "x", axis=0)], "Resize": [made("Resize", "x", "", "longer", mode="nearest")],
+    "Upsample": [made("Upsample", "x", "longer")],
     "Slice": [made("Slice", "x", "back1v", "i9", "i0")], "CumSum": [made("CumSum", "x", "zero")],
     **{op: [made("Reshape", "x", "flatT", to="seq"),
             made(op, "seq", *{"LSTM": ["W8", "R"], "GRU": ["V8", "U"], "RNN": ["P8", "Q"]}[op], hidden_size=3)]
@@ -229,6 +240,7 @@ ACROSS = {
              direction="bidirectional")] for op in ("LSTM", "GRU", "RNN")},
 }  # fmt: skip
 CONSTANTS |= {
+    "doubled": np.array([1, 1, 2], np.float32), "longer": np.array([2, 1, 1], np.float32),
     "nd1": np.array([[1]]), "last": np.int64(2), "lengths": np.array([8]), "back1": np.int64(-1),
     "back1v": np.array([-1]), "back2": np.array([-2]), "zeros": numbers(1, 3, 8), "blocks": np.array([-1, 8, 1, 3]),
     "image": np.array([-1, 1, 4, 6]),
@@ -257,7 +269,7 @@ def file_of(op, nodes, form, path):
         inputs.append(tensor("state", [1, 2]))
         outputs.append(tensor("state_out", [1, 2]))
     used = {name: v for name, v in CONSTANTS.items() if any(name in n.input for n in nodes)}
-    opset = {"Swish": 24, "GroupNormalization": 21, "Attention": 23}.get(op, 20)
+    opset = {"Swish": 24, "GroupNormalization": 21, "Attention": 23, "RMSNormalization": 23, "Upsample": 9}.get(op, 20)
     return save(path, nodes, inputs, outputs, used, opset)
 
 

@@ -82,6 +82,8 @@ STEPWISE = {
     "powers": lambda m, x: x**5 + (x.abs() + 1) ** -2 + x.abs() ** 0.3 + 2**x + x**0,
     "hyperbolic": lambda m, x: torch.sinh(x) + torch.cosh(x) + torch.logit(x.sigmoid()) + torch.erfc(x),
     "waves": lambda m, x: torch.sin(x) + torch.cos(30 * x),
+    "arcs": lambda m, x: torch.atan(x) + torch.asin(x / 4) + torch.acos(x) + torch.tan(x / 2),
+    "hyperbolic arcs": lambda m, x: torch.asinh(x) + torch.atanh(x / 2) + torch.acosh(1 + x.abs()),
     "other bases": lambda m, x: torch.log2(x.abs() + 1) + torch.log10(x.abs() + 1) + torch.exp2(x),
 }
 OFFLINE = {

@@ -35,7 +35,7 @@ def split_by_hardmax(path, inner="Hardmax"):
     after, more = gru("hard", "second", 3, UNITS, "zeros")
     nodes = [
         *before,
-        node(inner, ["first_y"], ["hard"], "winner"),
+        node(inner, ["first_y"], ["hard"], "winner", **({"axis": 0} if inner == "Hardmax" else {})),
         node("Shape", ["x"], ["sizes"], start=1, end=2),
         node("Concat", ["one", "sizes", "units"], ["of_state"], "of_state", axis=0),
         node("ConstantOfShape", ["of_state"], ["zeros"]),
@@ -63,7 +63,7 @@ def test_a_refusal_names_the_cuts_around_the_node_and_both_parts_are_taken(tmp_p
     assert {c.what for c in report.checks} == {"random numbers", "zeros"}
     x = numbers(STEPS, INPUTS, scale=1)
     (middle,) = stream_equals_run(front, x)
-    hard = np.eye(UNITS, dtype=np.float32)[middle.argmax(-1)]
+    hard = np.float32(np.arange(STEPS)[:, None] == middle.argmax(0))
     back, report = packed(path, tmp_path, **after)
     assert report.parity < CLOSE and not any(c.skipped for c in report.checks)
     assert [i.name for i in back.inputs] == ["hard", "x"]  # the sum reads the first layer, which reads x

@@ -36,7 +36,7 @@ def scan():
 
 # Nodes from u to v, both (T, 1, 4) between two GRUs, by the rung that a refusal names; the one called odd is refused.
 SEQUENCES = {
-    "no such function": (0, [node("Hardmax", ["u"], ["v"], "odd")]),
+    "no such function": (0, [node("LRN", ["u"], ["v"], "odd", size=3)]),
     "a branch by data": (
         1,
         [
@@ -101,7 +101,7 @@ def step(path, odd):
 
 
 STEPS = {
-    "no such function": (0, [node("Hardmax", ["u"], ["v"], "odd")]),
+    "no such function": (0, [node("LRN", ["u"], ["v"], "odd", size=3)]),
     "convolution that depends on data": (1, [
         node("Unsqueeze", ["u", "one"], ["rows"]),
         node("Conv", ["kernel", "rows"], ["less"], "odd", kernel_shape=[4], pads=[2, 2]),

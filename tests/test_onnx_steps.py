@@ -63,9 +63,10 @@ def one_step(path, nodes, shape, constants=None, opset=17, **more):
 AB = ["x", "b"]
 POINTWISE = {
     **{op: [node(op, ["x"], ["y"])] for op in (
-        "Abs Ceil Celu Cos Elu Erf Exp Floor HardSigmoid HardSwish LeakyRelu Mish Neg Relu Round Selu Sigmoid Sign Sin"
-        " Softplus Softsign Tanh ThresholdedRelu Softmax LogSoftmax ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax"
-        " ReduceMean ReduceMin ReduceSum ReduceSumSquare LpNormalization Identity"
+        "Abs Asinh Atan Ceil Celu Cos Elu Erf Exp Floor HardSigmoid HardSwish LeakyRelu Hardmax Mish Neg Relu"
+        " Round Selu Shrink Sigmoid Sign Sin Tan Softplus Softsign Tanh ThresholdedRelu Softmax LogSoftmax ReduceL1"
+        " ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare LpNormalization"
+        " Identity"
     ).split()},
     **{op: [node(op, AB, ["y"])] for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Sum", "Mean")},
     **{f"{op} of a constant": [node(op, ["b", "x"], ["y"])] for op in ("Add", "Sub", "Mul", "Div", "Max")},
@@ -75,6 +76,8 @@ POINTWISE = {
     "Sqrt": [node("Abs", ["x"], ["a"]), node("Sqrt", ["a"], ["y"])],
     "Log": [node("Abs", ["x"], ["a"]), node("Log", ["a"], ["y"])],
     "Reciprocal": [node("Exp", ["x"], ["a"]), node("Reciprocal", ["a"], ["y"])],
+    **{op: [node("Tanh", ["x"], ["a"]), node(op, ["a"], ["y"], "of_small")] for op in ("Acos", "Asin", "Atanh")},
+    "Acosh": [node("Exp", ["x"], ["a"]), node("Add", ["a", "unit"], ["c"]), node("Acosh", ["c"], ["y"])],
     "Clip": [node("Clip", ["x", "low", "two"], ["y"])],
     **{op: [node(op, ["x", "b"], ["c"]), node("Cast", ["c"], ["y"], to=1)]
        for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")},
@@ -103,6 +106,32 @@ POINTWISE = {
     "Pad by the edge": [node("Pad", ["x", "pads"], ["y"], mode="edge")],
     "ScatterND": [node("ScatterND", ["x", "at", "row"], ["y"])],
     "CumSum": [node("CumSum", ["x", "axis"], ["y"])],
+    **{f"CumSum, {name}": [node("CumSum", ["x", "axis"], ["y"], **options)] for name, options in (
+        ("exclusive", dict(exclusive=1)), ("reversed", dict(reverse=1)), ("both", dict(exclusive=1, reverse=1)))},
+    "Mod of floats": [node("Mod", ["x", "b"], ["y"], fmod=1)],
+    **{f"Resize {name}": [node("Resize", ["x", "", *sizes], ["y"], **options)] for name, sizes, options in (
+        ("up", ["up"], dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")),
+        ("to a size", ["", "size"], dict(mode="nearest")),
+        ("down", ["down"], dict(mode="nearest", nearest_mode="round_prefer_ceil")),
+        ("linear", ["up"], dict(mode="linear")), ("linear to a size", ["", "size"], dict(mode="linear")),
+        ("linear by corners", ["up"], dict(mode="linear", coordinate_transformation_mode="align_corners")),
+        ("linear as torch", ["", "size"], dict(mode="linear", coordinate_transformation_mode="pytorch_half_pixel")))},
+    **{f"{op} of onnxruntime": [node(op, ["x"], ["y"], domain="com.microsoft")]
+       for op in ("FastGelu", "Gelu", "QuickGelu")},
+    "QuickGelu of a factor": [node("QuickGelu", ["x"], ["y"], domain="com.microsoft", alpha=0.7)],
+    **{f"{op} and bias": [node(op, ["x", "b"], ["y"], domain="com.microsoft")] for op in ("BiasGelu", "FastGelu")},
+    "SimplifiedLayerNormalization": [node("SimplifiedLayerNormalization", ["x", "b"], ["y"], epsilon=1e-3)],
+    "SkipLayerNormalization": [
+        node("Neg", ["x"], ["m"]), node("Exp", ["m"], ["e"]),
+        node("SkipLayerNormalization", ["x", "e", "b", "b", "b"], ["n", "", "", "total"], domain="com.microsoft"),
+        node("Add", ["n", "total"], ["y"])],
+    "SkipSimplifiedLayerNormalization": [
+        node("Exp", ["x"], ["e"]),
+        node("SkipSimplifiedLayerNormalization", ["x", "e", "b"], ["y"], domain="com.microsoft", epsilon=1e-4)],
+    "FusedMatMul": [node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
+    "FusedMatMul with a matrix": [
+        node("FusedMatMul", ["x", "g4"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
+    "RMSNormalization": [node("RMSNormalization", ["x", "b"], ["y"])],
     "MatMul": [node("MatMul", ["x", "w"], ["y"])],
     "MatMul and bias": [node("MatMul", ["x", "w"], ["m"]), node("Add", ["wide_bias", "m"], ["y"])],
     "MatMul from the left": [node("MatMul", ["u", "x"], ["y"])],
@@ -111,14 +140,16 @@ POINTWISE = {
     "GlobalAveragePool": [node("GlobalAveragePool", ["x"], ["y"])],
 }  # fmt: skip
 CONSTANTS = {
-    "b": numbers(4), "two": np.float32(2), "low": np.float32(-0.5), "whole": np.int64(2), "p": numbers(3),
+    "b": numbers(4), "unit": np.float32(1), "two": np.float32(2), "low": np.float32(-0.5), "whole": np.int64(2),
+    "p": numbers(3),
     "q": numbers(3, seed=1),
     "r": numbers(3, seed=2), "v": np.abs(numbers(3, seed=3)) + 0.5, "first": np.array([-1]), "last": np.array([-9]),
     "last_axis": np.array([2]), "back": np.array([-1]), "places": np.array([3, 0, -2]), "times": np.array([1, 2, 3]),
     "wide": np.array([2, 3, 4]), "pads": np.array([0, 1, 2, 0, 0, 1]), "at": np.array([[0, 1]]),
     "row": numbers(1, 4, seed=4),
     "axis": np.int64(2), "w": numbers(4, 5, seed=5), "wide_bias": numbers(5, seed=6), "u": numbers(2, 3, seed=7),
-    "g": numbers(7, 12, seed=8), "h": numbers(7, seed=9),
+    "up": np.array([1, 1, 2.5], np.float32), "down": np.array([1, 1, 0.5], np.float32), "size": np.array([1, 3, 7]),
+    "g4": numbers(5, 4, seed=10), "g": numbers(7, 12, seed=8), "h": numbers(7, seed=9),
 }  # fmt: skip
 
 
@@ -126,7 +157,11 @@ CONSTANTS = {
 def test_an_operator_is_that_of_onnxruntime(case, tmp_path):
     nodes = POINTWISE[case]
     used = {n: v for n, v in CONSTANTS.items() if any(n in m.input for m in nodes)}
-    opset = 13 if case == "Split and Concat" else {"Mish": 18, "GroupNormalization": 21}.get(case, 17)
+    opset = (
+        13
+        if case == "Split and Concat"
+        else {"Mish": 18, "GroupNormalization": 21, "RMSNormalization": 23}.get(case, 17)
+    )
     path = one_step(tmp_path / "m.onnx", nodes, [1, 3, 4], used, opset)
     engine, _ = packed(path, tmp_path)
     compare(path, engine, 12, states={"s": "s_out"})

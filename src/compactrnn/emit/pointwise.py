@@ -179,6 +179,82 @@ def sign(b: Builder, x: Operand) -> Operand:
     return b.binary(Binary.SUB, against(b, Binary.LESS, scale(b, x, -1.0), 0), against(b, Binary.LESS, x, 0))
 
 
+def log1p(b: Builder, x: Operand) -> Operand:
+    """log(1 + x), of small x, too: x log(u) / (u - 1) of u = 1 + x, which makes up for what u lost."""
+    u = scale(b, x, 1.0, 1.0)
+    ratio = b.binary(Binary.DIV, b.binary(Binary.MUL, x, b.unary(Unary.LOG, u)), scale(b, u, 1.0, -1.0))
+    small = against(b, Binary.EQUAL, u, 1.0)
+    large = against(b, Binary.EQUAL, u, math.inf)
+    return select(b, small, x, select(b, large, u, ratio))
+
+
+_ATAN = (8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1)  # S. L. Moshier, Cephes, atanf
+
+
+def atan(b: Builder, x: Operand) -> Operand:
+    """Arc tangent, by a polynomial of what is left of |x| after two reductions."""
+    size = b.unary(Unary.ABS, x)
+    far = against(b, Binary.LESS, scale(b, size, -1.0), -2.414213562373095)
+    near = against(b, Binary.LESS_EQUAL, size, 0.4142135623730950)
+    middle = b.binary(Binary.DIV, scale(b, size, 1.0, -1.0), scale(b, size, 1.0, 1.0))
+    part = select(b, near, size, select(b, far, scale(b, b.unary(Unary.RECIPROCAL, size), -1.0), middle))
+    square = b.binary(Binary.MUL, part, part)
+    series = scale(b, square, _ATAN[0], _ATAN[1])
+    for number in _ATAN[2:]:
+        series = scale(b, b.binary(Binary.MUL, series, square), 1.0, number)
+    series = b.binary(Binary.ADD, b.binary(Binary.MUL, b.binary(Binary.MUL, series, square), part), part)
+    start = select(b, far, clamp(b, size, math.pi / 2, math.pi / 2), clamp(b, size, math.pi / 4, math.pi / 4))
+    return _signed(b, x, select(b, near, series, b.binary(Binary.ADD, start, series)))
+
+
+def _signed(b: Builder, x: Operand, size: Operand) -> Operand:
+    """`size` with the sign of `x`."""
+    return select(b, against(b, Binary.LESS, x, 0), scale(b, size, -1.0), size)
+
+
+def asin(b: Builder, x: Operand) -> Operand:
+    """Arc sine: atan(x / sqrt((1 - x)(1 + x)))."""
+    rest = b.binary(Binary.MUL, scale(b, x, -1.0, 1.0), scale(b, x, 1.0, 1.0))
+    return atan(b, b.binary(Binary.DIV, x, b.unary(Unary.SQRT, rest)))
+
+
+def acos(b: Builder, x: Operand) -> Operand:
+    """Arc cosine: 2 atan(sqrt((1 - x) / (1 + x)))."""
+    ratio = b.binary(Binary.DIV, scale(b, x, -1.0, 1.0), scale(b, x, 1.0, 1.0))
+    return scale(b, atan(b, b.unary(Unary.SQRT, ratio)), 2.0)
+
+
+def asinh(b: Builder, x: Operand) -> Operand:
+    """Inverse hyperbolic sine: log(1 + y) of y = |x| + x^2 / (1 + sqrt(x^2 + 1)), with the sign of x."""
+    size = b.unary(Unary.ABS, x)
+    root = b.unary(Unary.SQRT, scale(b, b.binary(Binary.MUL, size, size), 1.0, 1.0))
+    half = b.binary(Binary.DIV, size, scale(b, root, 1.0, 1.0))
+    near = log1p(b, b.binary(Binary.ADD, size, b.binary(Binary.MUL, size, half)))
+    return _signed(b, x, select(b, against(b, Binary.LESS, size, _FAR), near, _twice(b, size)))
+
+
+_FAR = 1e9  # from here on log(x + sqrt(x^2 + 1)) is log(2 x), and the square is not too large before
+
+
+def _twice(b: Builder, x: Operand) -> Operand:
+    return scale(b, b.unary(Unary.LOG, x), 1.0, math.log(2))
+
+
+def acosh(b: Builder, x: Operand) -> Operand:
+    """Inverse hyperbolic cosine: log(1 + y) of y = d + sqrt(d (x + 1)), d = x - 1."""
+    above = scale(b, x, 1.0, -1.0)
+    root = b.unary(Unary.SQRT, b.binary(Binary.MUL, above, scale(b, x, 1.0, 1.0)))
+    near = log1p(b, b.binary(Binary.ADD, above, root))
+    return select(b, against(b, Binary.LESS, b.unary(Unary.ABS, x), _FAR), near, _twice(b, x))
+
+
+def atanh(b: Builder, x: Operand) -> Operand:
+    """Inverse hyperbolic tangent: log(1 + 2 |x| / (1 - |x|)) / 2, with the sign of x."""
+    size = b.unary(Unary.ABS, x)
+    ratio = b.binary(Binary.DIV, scale(b, size, 2.0), scale(b, size, -1.0, 1.0))
+    return _signed(b, x, scale(b, log1p(b, ratio), 0.5))
+
+
 def _activation(of: Callable[..., Operand], b: Builder, x: Operand, *args: Any, **kwargs: Any) -> Operand:
     return of(_Emitted(b), x, *args, **kwargs)
 
@@ -196,6 +272,12 @@ FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
         if not fn.parameters and fn != Unary.COPY
     },
     **{name: partial(_activation, of) for name, of in ACTIVATIONS.items()},
+    "acos": acos,
+    "acosh": acosh,
+    "asin": asin,
+    "asinh": asinh,
+    "atan": atan,
+    "atanh": atanh,
     "ceil": ceil,
     "clamp": lambda b, x, min=None, max=None: clamp(b, x, min, max),
     "clamp_max": lambda b, x, high: clamp(b, x, None, high),
@@ -207,6 +289,7 @@ FUNCTIONS: dict[str, Callable[..., Operand | None]] = {
     "logical_not": lambda b, x: against(b, Binary.EQUAL, x, 0),
     "round": rounded,
     "sign": sign,
+    "tan": lambda b, x: b.binary(Binary.DIV, b.unary(Unary.SIN, x), b.unary(Unary.COS, x)),
     "trunc": trunc,
 }
 

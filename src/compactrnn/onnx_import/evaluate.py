@@ -20,16 +20,31 @@ _LIKE_FIRST = ("GroupNormalization",)  # without inference in the standard; the 
 
 Type = tuple[np.dtype, tuple[int, ...]] | None
 
+# Operators of onnxruntime in place of groups of those of the standard, whose results are like the first input.
+FUSED = {
+    *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
+    "SkipSimplifiedLayerNormalization",
+}
+MICROSOFT = "com.microsoft"
 
-def infer(
-    file: ModelFile, proto: NodeProto, types: list[Type], values: list
-) -> list[tuple[np.dtype, tuple[int, ...]] | None]:
+
+def is_known(proto: NodeProto) -> bool:
+    """Whether an operator is one of the standard, or of those of onnxruntime that mean what their names say here."""
+    return proto.domain in ("", "ai.onnx") or (proto.domain == MICROSOFT and proto.op_type in {*FUSED, "FusedMatMul"})
+
+
+def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) -> list[Type]:
     """Type and shape of each output; None for outputs that are not there.
 
     Raises:
         UnsupportedModelError: the operator is not known, the inputs do not fit it, or a shape depends on data.
     """
+    if proto.domain == MICROSOFT and proto.op_type == "FusedMatMul" and all(types):
+        found: list[Type] = [_fused_product(proto, *types)]  # pyright: ignore[reportArgumentType]
+        return found
     schema = _schema(proto, file.opsets)
+    if schema is None and proto.op_type in FUSED and is_known(proto) and types and types[0]:
+        return [types[0] if name else None for name in proto.output]
     if schema is None:
         domain = f" of {proto.domain}" if proto.domain else ""
         raise refuse(proto, f"is not taken: it is no operator{domain} that the onnx package knows in this version")
@@ -40,7 +55,7 @@ def infer(
         if n and isinstance(v, np.ndarray) and v.size <= _SHORT and v.dtype.kind in "iufb"
     }
     try:
-        found = onnx.shape_inference.infer_node_outputs(
+        inferred = onnx.shape_inference.infer_node_outputs(
             schema,
             proto,
             {n: _type_proto(t) for n, t in given.items()},
@@ -52,7 +67,19 @@ def infer(
         raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}", of_shape=True) from None
     if proto.op_type in _LIKE_FIRST and types and types[0]:
         return [types[0] for _ in proto.output]
-    return [_read_type(proto, found.get(name)) if name else None for name in proto.output]
+    return [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
+
+
+def _fused_product(proto: NodeProto, a: tuple, b: tuple) -> tuple[np.dtype, tuple[int, ...]]:
+    turned = {x.name for x in proto.attribute if x.i}
+    shapes = [
+        (*s[:-2], s[-1], s[-2]) if name in turned and len(s) > 1 else s
+        for name, s in (("transA", a[1]), ("transB", b[1]))
+    ]
+    try:
+        return a[0], np.matmul(*(np.broadcast_to(np.float32(0), s) for s in shapes)).shape
+    except ValueError:
+        raise refuse(proto, f"does not take inputs of shape {a[1]}, {b[1]}", of_shape=True) from None
 
 
 def _read_type(proto: NodeProto, found: onnx.TypeProto | None) -> tuple[np.dtype, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
 from ..emit.plan import SHIFT
 from ..emit.products import linear
-from .evaluate import evaluate
+from .evaluate import evaluate, is_known
 from .folding import Folded, Node, Typed
 from .model_file import ModelFile, NodeError, blamed, refuse, where
 
@@ -148,7 +148,7 @@ class Visitor:
         return self._constants[name]
 
     def _lowered(self, node: Node, given: list[Taken | None]) -> list[Taken]:
-        handler = None if node.proto.domain not in ("", "ai.onnx") else operators().get(node.op)
+        handler = operators().get(node.op) if is_known(node.proto) else None
         if handler is None:
             raise refuse(
                 node.proto,

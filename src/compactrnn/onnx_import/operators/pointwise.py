@@ -27,16 +27,32 @@ def _thresholded(b: Builder, x: Operand, alpha: float) -> Operand:
     return emitted.select(b, above, x, emitted.clamp(b, x, 0.0, 0.0))
 
 
+def _swish(b: Builder, x: Operand, alpha: float) -> Operand:
+    return combine(b, Binary.MUL, x, b.unary(Unary.SIGMOID, scale(b, x, alpha)))
+
+
+def _shrink(b: Builder, x: Operand, lambd: float, bias: float) -> Operand:
+    below = emitted.against(b, Binary.LESS, x, -lambd)
+    above = emitted.against(b, Binary.LESS, scale(b, x, -1.0), -lambd)
+    zeros = emitted.clamp(b, x, 0.0, 0.0)
+    return emitted.select(b, below, scale(b, x, 1.0, bias), emitted.select(b, above, scale(b, x, 1.0, -bias), zeros))
+
+
 # By operator: of the builder, the value and the attributes; with the attributes that it has and their defaults.
 _OF_ONE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     **{
         name.title(): (FUNCTIONS[name], {})
-        for name in ("abs", "ceil", "cos", "cosh", "erf", "exp", "floor", "log", "mish", "neg", "reciprocal", "relu",
-                     "round", "sigmoid", "sign", "sin", "sinh", "softplus", "sqrt", "tanh")
+        for name in ("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp",
+                     "floor", "log", "mish", "neg", "reciprocal", "relu", "round", "sigmoid", "sign", "sin", "sinh",
+                     "softplus", "sqrt", "tan", "tanh")
     },
     "Celu": (lambda b, x, alpha: FUNCTIONS["celu"](b, x, alpha), {"alpha": 1.0}),
     "Elu": (lambda b, x, alpha: FUNCTIONS["elu"](b, x, alpha), {"alpha": 1.0}),
-    "Gelu": (lambda b, x, approximate: FUNCTIONS["gelu"](b, x, approximate), {"approximate": "none"}),
+    **dict.fromkeys(
+        ("BiasGelu", "Gelu"),
+        (lambda b, x, approximate: FUNCTIONS["gelu"](b, x, approximate), {"approximate": "none"}),
+    ),
+    "FastGelu": (lambda b, x: FUNCTIONS["gelu"](b, x, "tanh"), {}),
     "HardSigmoid": (
         lambda b, x, alpha, beta: emitted.clamp(b, scale(b, x, alpha, beta), 0.0, 1.0),
         {"alpha": 0.2, "beta": 0.5},
@@ -45,15 +61,14 @@ _OF_ONE: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "IsNaN": (FUNCTIONS["isnan"], {}),
     "LeakyRelu": (lambda b, x, alpha: FUNCTIONS["leaky_relu"](b, x, alpha), {"alpha": 0.01}),
     "Not": (FUNCTIONS["logical_not"], {}),
+    "QuickGelu": (_swish, {"alpha": 1.702}),
     "Selu": (
         lambda b, x, alpha, gamma: FUNCTIONS["elu"](b, x, alpha, gamma),
         {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805},
     ),
     "Softsign": (_softsign, {}),
-    "Swish": (
-        lambda b, x, alpha: combine(b, Binary.MUL, x, b.unary(Unary.SIGMOID, scale(b, x, alpha))),
-        {"alpha": 1.0},
-    ),
+    "Shrink": (_shrink, {"lambd": 0.5, "bias": 0.0}),
+    "Swish": (_swish, {"alpha": 1.0}),
     "ThresholdedRelu": (_thresholded, {"alpha": 1.0}),
 }  # fmt: skip
 _OF_TWO = {
@@ -72,8 +87,9 @@ _OF_TWO = {
 _LOGIC = {"And": Binary.MIN, "Or": Binary.MAX, "Xor": Binary.NOT_EQUAL}
 
 
-def _of_one(visitor: Visitor, node: Node, x: Any) -> Any:
+def _of_one(visitor: Visitor, node: Node, x: Any, bias: Any = None) -> Any:
     function, defaults = _OF_ONE[node.op]
+    x = x if bias is None else _combined(visitor, Binary.ADD, *visitor.result(node), x, bias)
     return function(visitor.builder, x, **{name: node.get(name, default) for name, default in defaults.items()})
 
 
@@ -153,10 +169,12 @@ def _prelu(visitor: Visitor, node: Node, x: Operand, slope: Any) -> Operand | No
 
 @handles("Mod")
 def _mod(visitor: Visitor, node: Node, x: Any, y: Any) -> Operand | None:
-    """With the sign of the divisor."""
-    if node.get("fmod", 0):
-        return None
-    return emitted.rest(visitor.builder, visitor.spread(x, node), visitor.spread(y, node))
+    """With the sign of the divisor; of the dividend with `fmod`."""
+    build, x, y = visitor.builder, visitor.spread(x, node), visitor.spread(y, node)
+    if not node.get("fmod", 0):
+        return emitted.rest(build, x, y)
+    left = emitted.rest(build, build.unary(Unary.ABS, x), build.unary(Unary.ABS, y))
+    return emitted.select(build, emitted.against(build, Binary.LESS, x, 0), scale(build, left, -1.0), left)
 
 
 @handles("IsInf")

@@ -31,6 +31,23 @@ def _matmul(visitor: Visitor, node: Node, a: Any, b: Any, bias: Any = None) -> O
     return products.matmul(mover, a, b)
 
 
+@handles("FusedMatMul")
+def _fused(visitor: Visitor, node: Node, a: Any, b: Any) -> Operand | Scores | None:
+    """alpha A B, A and B with their last two axes swapped or not."""
+    if node.get("transBatchA", 0) or node.get("transBatchB", 0):
+        return None
+    a, b = (
+        (x.swapaxes(-1, -2) if isinstance(x, np.ndarray) else products.turned(visitor.mover, x)) if turned else x
+        for x, turned in ((a, node.get("transA", 0)), (b, node.get("transB", 0)))
+    )
+    product, alpha = _matmul(visitor, node, a, b), node.get("alpha", 1.0)
+    if product is None or alpha == 1:
+        return product
+    if isinstance(product, Scores):
+        return product.scaled(alpha, visitor.builder.where)
+    return scale(visitor.builder, product, alpha)
+
+
 @handles("Gemm")
 def _gemm(visitor: Visitor, node: Node, a: Any, b: Any, c: Any = None) -> Operand | Scores | None:
     """alpha A B + beta C, A and B transposed or not."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...emit import normalize, reductions
 from ...emit.builder import Operand
-from ...emit.pointwise import FUNCTIONS, clamp
+from ...emit.pointwise import FUNCTIONS, broadcast, clamp
 from ...runtime.program import Binary, Code, Unary
 from ..folding import Node
 from ..visitor import Visitor, fits, handles
@@ -46,11 +46,35 @@ def _argmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     return reductions.argmax(visitor.mover, signed, axis, bool(node.get("keepdims", 1)))
 
 
+@handles("Hardmax")
+def _hardmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
+    """1 at the first of the largest entries along an axis, else 0; before version 13 over all axes from one on."""
+    old = visitor.file.opsets.get("", 13) < 13
+    axis = node.get("axis", 1 if old else -1) % len(x.shape)
+    if axis == x.time or (old and math.prod(x.shape[axis:]) != x.shape[axis]):
+        return None
+    places = np.arange(x.shape[axis], dtype=np.float64).reshape([-1 if d == axis else 1 for d in range(len(x.shape))])
+    first = reductions.argmax(visitor.mover, x, axis, keepdims=True)
+    return broadcast(visitor.mover, Binary.EQUAL, visitor.mover.spread(first, x.shape, x.time), places, x.shape, x.time)
+
+
 @handles("CumSum")
 def _cumsum(visitor: Visitor, node: Node, x: Operand, axis: Any) -> Operand | None:
-    if not isinstance(axis, np.ndarray) or node.get("exclusive", 0) or node.get("reverse", 0):
+    """Of all entries up to each; those before it where it is exclusive, from the end on where it is reversed."""
+    if not isinstance(axis, np.ndarray):
         return None
-    return reductions.running(visitor.mover, x, int(axis.ravel()[0]) % len(x.shape), "sum")
+    along, mover = int(axis.ravel()[0]) % len(x.shape), visitor.mover
+
+    def turned(y: Operand) -> Operand:
+        return mover.rearrange(y, lambda t: np.flip(t, along), y.time) if node.get("reverse", 0) else y
+
+    y = reductions.running(mover, turned(x), along, "sum")
+    if y is None:
+        return None
+    if node.get("exclusive", 0):
+        pads = [(1, -1) if d == along else (0, 0) for d in range(len(x.shape))]
+        y = mover.materialize(mover.pad(y, pads, 0.0, x.time))
+    return turned(y)
 
 
 @handles("Softmax", "LogSoftmax")
@@ -94,6 +118,40 @@ def _layer_norm(visitor: Visitor, node: Node, x: Operand, weight: Any = None, bi
     return normalize.layer_norm(visitor.builder, x, k, weight, bias, node.get("epsilon", 1e-5))
 
 
+@handles("RMSNormalization", "SimplifiedLayerNormalization")
+def _rms_norm(visitor: Visitor, node: Node, x: Operand, weight: Any) -> Operand | None:
+    """x / sqrt(mean of the squares + epsilon) over all axes from one on, times a weight."""
+    axis, build, mover = node.get("axis", -1) % len(x.shape), visitor.builder, visitor.mover
+    if len([o for o in node.outputs if o]) > 1 or not isinstance(weight, np.ndarray):
+        return None
+    if (x.time is not None and x.time >= axis) or not fits(weight.shape, x.shape[axis:]):
+        return None
+    squares = build.binary(Binary.MUL, x, x)
+    mean = reductions.reduce(mover, squares, range(axis, len(x.shape)), "mean", True)
+    size = build.unary(Unary.SQRT, build.unary(Unary.SCALE_SHIFT, mean, 1.0, node.get("epsilon", 1e-5)))
+    y = broadcast(mover, Binary.DIV, x, size, x.shape, x.time)
+    return broadcast(mover, Binary.MUL, y, weight, x.shape, x.time)
+
+
+@handles("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+def _skip_norm(visitor: Visitor, node: Node, x: Any, skip: Any, weight: Any, *more: Any) -> list[Any] | None:
+    """The norm of x + skip + bias along the last axis, and as the fourth result that sum."""
+    whole = node.op == "SkipLayerNormalization"
+    shift, bias = [*more, None, None][:2] if whole else [None, *more, None][:2]
+    if any(node.outputs[1:3]) or not all(v is None or isinstance(v, np.ndarray) for v in (weight, shift, bias)):
+        return None
+    shape, time = visitor.result(node)
+    total = broadcast(visitor.mover, Binary.ADD, x, skip, shape, time)
+    total = total if bias is None else broadcast(visitor.mover, Binary.ADD, total, bias, shape, time)
+    if not isinstance(total, Operand) or weight is None or weight.shape != shape[-1:]:
+        return None
+    if whole:
+        y = normalize.layer_norm(visitor.builder, total, shape[-1], weight, shift, node.get("epsilon", 1e-12))
+    else:
+        y = _rms_norm(visitor, Node(node.proto, node.inputs, node.outputs[:1]), total, weight)
+    return [y, None, None, total]
+
+
 @handles("InstanceNormalization", "GroupNormalization")
 def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any) -> Operand | None:
     """Over the entries of each channel, or group of channels, within a step; of a channel over time, too.
@@ -128,7 +186,7 @@ def _standardized(visitor: Visitor, x: Operand, axes: Iterable[int], epsilon: fl
 @handles("LpNormalization")
 def _lp_norm(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     axis, order, build = node.get("axis", -1) % len(x.shape), node.get("p", 2), visitor.builder
-    if axis == x.time or order not in (1, 2):
+    if order not in (1, 2):
         return None
     powers = FUNCTIONS["abs" if order == 1 else "square"](build, x)
     assert powers is not None
