@@ -247,7 +247,6 @@ REFUSED = {
         "prelu"[1:],
     ),
     "bits": (uses(lambda m, x: m.g(x)[0].view(torch.int32)), r(2, 9, 4), "view", "cannot be lowered"),
-    "roll over time": (uses(lambda m, x: m.g(x.roll(1, 1))[0]), r(2, 9, 4), "mixes time steps"),
     "several tokens": (
         lambda: Uses(lambda m, x: m.g(m.e(x).flatten(2))[0], g=gru(6), e=nn.Embedding(9, 2)),
         torch.randint(0, 9, (2, 9, 3)),

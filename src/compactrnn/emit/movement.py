@@ -12,7 +12,8 @@ from ..runtime.program import Code, Ref, Unary
 from .address import LazyView, Source, addresses, padded, why_unclear
 from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
-from .plan import SHIFT, Operands, Plan, Relation, read_plan
+from .ends import with_ends
+from .plan import SHIFT, MixedError, Operands, Plan, Relation, read_plan, same
 
 Movement = Callable[[list[np.ndarray]], np.ndarray]
 
@@ -30,6 +31,7 @@ class Mover:
         self._grown: list[np.ndarray] = []
         self._unknown: list[np.ndarray] = []
         self._flipped: dict[tuple, Operand] = {}
+        self._clock: Operand | None = None
         self._rows: dict[str, Operand] = {}
 
     def edge(self, value: float) -> np.ndarray:
@@ -142,7 +144,12 @@ class Mover:
             )
         if self.steps is not None and time is not None and shape[time] != rate * self.steps and rate > 1:
             raise UnsupportedModelError(f"{where}: {_ENDS}")
-        plan = read_plan(moved.address, time, operands, where, rate)
+        try:
+            plan = read_plan(moved.address, time, operands, where, rate)
+        except MixedError as error:
+            if (value := with_ends(self, moved, error.wrong)) is None:
+                raise
+            return value
         if bool((plan.relation == Relation.NUMBER).all()):
             return replace(self.constant(plan.number), shape=shape, time=time, rate=rate)
         parts = self._parts(plan, moved.operands, where)
@@ -172,7 +179,7 @@ class Mover:
         parts: list[tuple[np.ndarray, Operand, np.ndarray]] = []
         ahead = plan.steps < 0
         for number in np.unique(plan.number[ahead]).tolist():
-            mask = ahead & (plan.number == number)
+            mask = ahead & same(plan.number, number)
             parts.append((mask, self._ahead(plan.where(mask), operands, number, where), np.arange(int(mask.sum()))))
         for kind in (Relation.FLIP, Relation.FIRST, Relation.LAST, Relation.ALWAYS, Relation.STEP):
             of_kind = (plan.relation == kind) & ~self._on_lines(plan) & ~ahead
@@ -193,16 +200,26 @@ class Mover:
         """The row that holds the entries of this relation."""
         if kind in (Relation.ALWAYS, Relation.STEP):
             return operand
-        if kind == Relation.LAST:
-            if operand.kind != STEP:
-                return replace(operand, shape=operand.step_shape, time=None, rate=1)
-            # a copy: should the sequence itself be read again later, its buffer will hold all of its steps
-            last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
-            return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
-        flipped = self.flip(operand, where)
-        if kind == Relation.FLIP or flipped.kind != STEP:
-            return flipped
-        return replace(flipped, shape=flipped.step_shape, time=None, kind=LAST, rate=1)
+        if kind != Relation.LAST:
+            operand = self.flip(operand, where)
+            if kind == Relation.FLIP:
+                return operand
+        if operand.kind != STEP:
+            return replace(operand, shape=operand.step_shape, time=None, rate=1)
+        # a copy: should the sequence itself be read again later, its buffer will hold all of its steps
+        last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
+        return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
+
+    def clock(self, like: Operand) -> Operand:
+        """Which step it is, from one on, of as many as `like` has."""
+        build = self.builder
+        if self._clock is None:
+            build.every_step([like])
+            count = build.buffer(1, "state", np.zeros(1))
+            build.emit(Code.UNARY, count, 1, a=count, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
+            now = Operand(count, (1,), None, STEP, build.segment)
+            self._clock = build.unary(Unary.COPY, now)
+        return self._clock
 
     def backwards(self, x: Operand, where: str = "") -> Operand:
         """`x` from the last frame to the first."""
@@ -236,7 +253,7 @@ class Mover:
         mask = self._on_lines(plan)
         found = []
         for number in np.unique(plan.number[plan.steps > 0]).tolist():
-            late = mask & (plan.steps > 0) & (plan.number == number)
+            late = mask & (plan.steps > 0) & same(plan.number, number)
             keys = plan.operand * SHIFT + plan.position
             part = late | (mask & (plan.steps == 0) & np.isin(keys, keys[late]))
             mask = mask & ~part

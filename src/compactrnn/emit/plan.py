@@ -17,6 +17,14 @@ class UndecidedError(UnsupportedModelError):
     """The traced sequence is too short to determine the look-back."""
 
 
+class MixedError(UnsupportedModelError):
+    """Some entries of a moved row follow from no step in one way at all steps; `wrong` says which."""
+
+    def __init__(self, text: str, wrong: np.ndarray):
+        super().__init__(text)
+        self.wrong = wrong
+
+
 class Relation(IntEnum):
     """How an entry follows from its source: at `steps` before the output's step, or at a fixed step of the sequence."""
 
@@ -74,11 +82,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
         UndecidedError: a source would show only in a longer sequence.
         UnsupportedModelError: steps are mixed in another way.
     """
-    rows = moved.reshape(1, -1)
-    if time is not None:
-        count = moved.shape[time] // rate
-        split = moved.reshape(*moved.shape[:time], count, rate, *moved.shape[time + 1 :])
-        rows = np.moveaxis(split, time, 0).reshape(count, moved.size // count)
+    rows = rows_of(moved, time, rate)
     steps, timed = len(rows), time is not None
     number, offset = rows // SHIFT - 1, rows % SHIFT
     moving = operands.width[number] > 0
@@ -94,7 +98,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
     if timed and bool((constant & edge).all(0).any()):
         raise UndecidedError(f"{where}: looks more than {steps - 1} steps back or ahead; an engine keeps no more")
     first = values[(constant & ~here).argmax(0), column]
-    filled = (here | (constant & (values == first))).all(0)
+    filled = (here | (constant & same(values, first))).all(0)
     whole = here.all(0)
     still = fed & whole & (at == at[0]).all(0)
     stepwise = fed & timed & (length == steps)
@@ -107,7 +111,7 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
         Relation.FLIP: stepwise & whole & (at == steps - 1 - now).all(0),
         Relation.STEP: shifted,
         Relation.ALWAYS: ~fed & ~operands.constant[source] & whole,
-        Relation.NUMBER: constant.all(0) & _same(values, values[0]).all(0),
+        Relation.NUMBER: constant.all(0) & same(values, values[0]).all(0),
     }
     relation = np.full_like(column, -1)
     for kind, mask in found.items():
@@ -119,12 +123,21 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
                 f"{where}: takes other constants at every step, as a table of positions does; an engine does not count"
                 " steps: give what depends on the position as an input"
             )
-        raise UnsupportedModelError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}")
+        raise MixedError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}", relation < 0)
     before = np.where(relation == Relation.NUMBER, values[0], np.where(whole, 0.0, first))
     return Plan(source, position, relation, np.where(relation == Relation.STEP, delay, 0), before)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def rows_of(moved: np.ndarray, time: int | None, rate: int = 1) -> np.ndarray:
+    """(steps, entries of a step) of what has a time axis, of `rate` a step; without time axis one row."""
+    if time is None:
+        return moved.reshape(1, -1)
+    count = moved.shape[time] // rate
+    split = moved.reshape(*moved.shape[:time], count, rate, *moved.shape[time + 1 :])
+    return np.moveaxis(split, time, 0).reshape(count, moved.size // count)
+
+
+def same(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
     """Element-wise equality, with NaN equal to itself."""
     return (a == b) | (np.isnan(a) & np.isnan(b))
 

@@ -40,8 +40,7 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
         UnsupportedModelError: the operator is not known, the inputs do not fit it, or a shape depends on data.
     """
     if proto.domain == MICROSOFT and proto.op_type == "FusedMatMul" and all(types):
-        found: list[Type] = [_fused_product(proto, *types)]  # pyright: ignore[reportArgumentType]
-        return found
+        return [_fused_product(proto, *types)]  # pyright: ignore[reportArgumentType]
     schema = _schema(proto, file.opsets)
     if schema is None and proto.op_type in FUSED and is_known(proto) and types and types[0]:
         return [types[0] if name else None for name in proto.output]
@@ -70,7 +69,7 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
     return [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
 
 
-def _fused_product(proto: NodeProto, a: tuple, b: tuple) -> tuple[np.dtype, tuple[int, ...]]:
+def _fused_product(proto: NodeProto, a: tuple, b: tuple) -> Type:
     turned = {x.name for x in proto.attribute if x.i}
     shapes = [
         (*s[:-2], s[-1], s[-2]) if name in turned and len(s) > 1 else s

@@ -18,6 +18,7 @@ _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
 _TRIES = 64
 _LAYERS = ("LSTM", "GRU", "RNN")
 _SOME = (FEWEST, 240, 5760)  # lengths of sequences that are tried, which most strides divide
+_LONGER, _FAR = 32, 4096  # times as long, and a length at which layers along an axis get more than at another
 _FEW = (3, 2, 1)  # steps of a call that takes any number of them
 
 
@@ -138,6 +139,8 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
     @cache
     def sizes(length: int) -> tuple[int, ...] | None:
         """Of the sequences that layers get, and of outputs."""
+        if not _fits(form, {form.time or "": length}):
+            return None
         try:
             found = form.folded(file, outputs, length)
         except (UnsupportedModelError, ModelFileError):
@@ -154,6 +157,9 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
         layers = sum(n.op in _LAYERS for n in form.folded(file, outputs, length).nodes)
         if frames is not None and after is not None and (not layers or before[:layers] != after[:layers]):
             return frames
+        longer = sizes(_LONGER * length) if layers and _LONGER * length > _FAR else None
+        if longer is not None and longer[:layers] == before[:layers]:
+            return None
     return None
 
 

@@ -1,0 +1,114 @@
+"""ONNX files whose operators mix the steps of a sequence, at lengths other than those that a pack compares."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="the importer reads by it")
+torch = pytest.importorskip("torch", reason="what exports")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from onnx_models import packed, relative, session, stream_equals_run  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
+)
+UNITS, CLOSE = 6, 1e-4
+LENGTHS = 1, 2, 3, 5, 9, 40
+
+
+class Model(nn.Module):
+    """A function of x, (batch, time, units), of the model and of what is computed of a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.gru, self.both = (nn.GRU(UNITS, UNITS, batch_first=True, bidirectional=two) for two in (False, True))
+        self.conv, self.conv2d = nn.Conv1d(UNITS, UNITS, 4), nn.Conv2d(1, 1, 3)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+    def convolved(self, x, left, right, mode):
+        return self.conv(F.pad(x.transpose(1, 2), (left, right), mode=mode)).transpose(1, 2)
+
+
+def exported(function, path, steps=12):
+    torch.manual_seed(0)
+    axes = {"x": {1: "steps"}}
+    torch.onnx.export(
+        Model(function).eval(), (torch.randn(1, steps, UNITS),), str(path), dynamo=False, opset_version=17,
+        input_names=["x"], output_names=["y"], dynamic_axes=axes,
+    )  # fmt: skip
+    return path
+
+
+def compare(path, tmp_path, lengths=LENGTHS, offline=None, least=1):
+    """The engine and onnxruntime at each length.
+
+    Of sequences that the file does not take, and of those with fewer than `least` steps, the engine gives NaN.
+    """
+    engine, report = packed(path, tmp_path)
+    runtime, taken = session(path), 0
+    for steps in lengths:
+        x = np.random.default_rng(steps).normal(size=(steps, UNITS)).astype(np.float32)
+        (y,) = stream_equals_run(engine, x)
+        try:
+            (wanted,) = runtime.run(None, {"x": x[None]})
+        except Exception:  # onnxruntime raises its own
+            wanted = None
+        if wanted is None or steps < least:
+            assert np.isnan(y).any(), steps
+            continue
+        assert relative(wanted, y) < CLOSE, steps
+        taken += 1
+    assert taken > 1 and report.parity < CLOSE and offline in (None, engine.offline)
+    return engine
+
+
+ENDS = {
+    "reflected before": lambda m, x: m.gru(m.convolved(x, 3, 0, "reflect"))[0],
+    "reflected at both ends": lambda m, x: m.both(m.convolved(x, 2, 1, "reflect"))[0],
+    "reflected over two axes": lambda m, x: m.gru(m.conv2d(F.pad(x[:, None], (1, 1, 1, 1), mode="reflect"))[:, 0])[0],
+    "repeated before": lambda m, x: m.gru(m.convolved(x, 3, 0, "replicate"))[0],
+    "repeated at both ends": lambda m, x: m.both(m.convolved(x, 1, 2, "replicate"))[0],
+    "circular": lambda m, x: m.gru(m.convolved(x, 2, 1, "circular"))[0],
+    "rolled": lambda m, x: m.gru(x.roll(1, 1))[0],
+    "rolled back": lambda m, x: m.gru(x.roll(-2, 1))[0],
+    "differences from the first": lambda m, x: m.gru(x - torch.cat([x[:, :1], x[:, :-1]], 1))[0],
+    "deltas": lambda m, x: m.gru(F.pad(x.transpose(1, 2), (0, 2), mode="replicate").transpose(1, 2)[:, 2:] - x)[0],
+    "the fifth": lambda m, x: m.gru(x)[0][:, 4],
+    "the last but two": lambda m, x: m.gru(x)[0][:, -3],
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_differs_at_the_ends_is_that_of_onnxruntime(case, tmp_path):
+    compare(exported(ENDS[case], tmp_path / "m.onnx"), tmp_path, least=2 if case == "rolled back" else 1)
+
+
+def test_the_first_step_and_the_sequence_backwards(tmp_path):
+    """One buffer holds both: the first step of the sequence is the last of it backwards."""
+    compare(exported(lambda m, x: m.both(x)[0] + m.both(x)[0].flip(1) + x[:, :1, :1], tmp_path / "m.onnx"), tmp_path)
+
+
+def test_steps_of_several_frames_are_reflected(tmp_path):
+    class Strided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gru = nn.Conv1d(UNITS, UNITS, 5, 2), nn.GRU(UNITS, UNITS, batch_first=True)
+
+        def forward(self, x):
+            return self.gru(self.conv(F.pad(x.transpose(1, 2), (2, 2), mode="reflect")).transpose(1, 2))[0]
+
+    torch.manual_seed(0)
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(
+        Strided().eval(), (torch.randn(1, 12, UNITS),), str(path), dynamo=False, opset_version=17,
+        input_names=["x"], output_names=["y"], dynamic_axes={"x": {1: "steps"}},
+    )  # fmt: skip
+    engine, report = packed(path, tmp_path)
+    assert not any(c.skipped for c in report.checks)
+    for steps in (2, 3, 20):
+        x = np.random.default_rng(steps).normal(size=(2 * steps, UNITS)).astype(np.float32)
+        assert relative(session(path).run(None, {"x": x[None]})[0], engine.run(x)) < CLOSE
