@@ -24,6 +24,8 @@ class Model(nn.Module):
         super().__init__()
         self.function = function
         self.gru, self.both = (nn.GRU(UNITS, UNITS, batch_first=True, bidirectional=two) for two in (False, True))
+        self.table, self.places = nn.Parameter(torch.randn(150, UNITS)), nn.Embedding(150, UNITS)
+        self.wide = nn.GRU(2 * UNITS, UNITS, batch_first=True)
         self.conv, self.conv2d = nn.Conv1d(UNITS, UNITS, 4), nn.Conv2d(1, 1, 3)
 
     def forward(self, x):
@@ -112,3 +114,46 @@ def test_steps_of_several_frames_are_reflected(tmp_path):
     for steps in (2, 3, 20):
         x = np.random.default_rng(steps).normal(size=(2 * steps, UNITS)).astype(np.float32)
         assert relative(session(path).run(None, {"x": x[None]})[0], engine.run(x)) < CLOSE
+
+
+def _sinusoid(steps):
+    places, rates = torch.arange(steps)[:, None], torch.tensor([1.0, 0.3, 0.1, 0.03, 0.01, 0.001])
+    return torch.sin(places * rates)
+
+
+COUNTED = {
+    "learned positions": lambda m, x: m.gru(x + m.table[: x.shape[1]])[0],
+    "positions by a look-up": lambda m, x: m.gru(x * m.places(torch.arange(x.shape[1])))[0],
+    "computed positions": lambda m, x: m.gru(x + _sinusoid(x.shape[1]))[0],
+    "positions beside it": lambda m, x: m.wide(torch.cat([x, m.table[None, : x.shape[1]]], 2))[0],
+    "what differs late alone": lambda m, x: m.gru(x)[0] * (torch.arange(x.shape[1]) < 90).float()[None, :, None],
+    "a sum by the number of steps": lambda m, x: m.gru(x)[0].sum(1) / x.shape[1],
+    "a sum by its root": lambda m, x: m.gru(x)[0].sum(1) / x.shape[1] ** 0.5,
+    "one less": lambda m, x: m.gru(x)[0].sum(1) / (x.shape[1] + 1),
+    "each step by their number": lambda m, x: m.both(x / x.shape[1])[0],
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_what_follows_from_the_number_of_steps_is_counted(case, tmp_path):
+    engine = compare(exported(COUNTED[case], tmp_path / "m.onnx"), tmp_path, (*LENGTHS, 130))
+    assert engine.offline == any(word in case for word in ("number", "root", "less"))
+
+
+def test_a_table_of_positions_has_an_end(tmp_path):
+    """Beyond it a run is refused, and a stream gives no numbers."""
+    path = exported(COUNTED["learned positions"], tmp_path / "m.onnx")
+    engine, _ = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(150, UNITS)).astype(np.float32)
+    assert relative(session(path).run(None, {"x": x[None]})[0], stream_equals_run(engine, x)[0]) < CLOSE
+    longer = np.concatenate([x, x[:1]])
+    with pytest.raises(ValueError, match="expected at most 150"):
+        engine.run(longer)
+    rows = engine.stream().run(longer)
+    assert not np.isnan(rows[:150]).any() and np.isnan(rows[150:]).all()
+
+
+def test_positions_that_depend_on_the_length_are_refused(tmp_path):
+    path = exported(lambda m, x: m.gru(x + (torch.arange(x.shape[1]) / x.shape[1])[:, None])[0], tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="takes other constants at every step, which do not depend on the position"):
+        packed(path, tmp_path)

@@ -46,7 +46,7 @@ def with_ends(mover: Mover, moved: LazyView, wrong: np.ndarray) -> Operand | Non
         chosen = _single_steps(mover, moved, rows[step, columns])
         if chosen is None:
             return None
-        clock = mover.clock(value)
+        clock = mover.clock()
         count = step + 1 if step < steps // 2 else steps - step
         now = clock if step < steps // 2 else mover.flip(clock, moved.where)
         build = mover.builder

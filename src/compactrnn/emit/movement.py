@@ -14,6 +14,7 @@ from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
 from .ends import with_ends
 from .plan import SHIFT, MixedError, Operands, Plan, Relation, read_plan, same
+from .positions import Table, by_position
 
 Movement = Callable[[list[np.ndarray]], np.ndarray]
 
@@ -32,6 +33,7 @@ class Mover:
         self._unknown: list[np.ndarray] = []
         self._flipped: dict[tuple, Operand] = {}
         self._clock: Operand | None = None
+        self.tables: dict[int, Callable[[], Table | None]] = {}
         self._rows: dict[str, Operand] = {}
 
     def edge(self, value: float) -> np.ndarray:
@@ -39,9 +41,10 @@ class Mover:
         self._edges.append(float32(value))
         return self._edges[-1]
 
-    def grows(self, constant: np.ndarray) -> None:
-        """Mark a constant as having the sequence's length."""
+    def grows(self, constant: np.ndarray, table: Callable[[], Table | None] = lambda: None) -> None:
+        """Mark a constant as having the sequence's length; `table` gives it for the longest sequence."""
         self._grown.append(constant)
+        self.tables[id(constant)] = table
 
     def rate(self, shape: Sequence[int], time: int | str | None) -> int:
         """How many entries of the time axis of `shape` a step has."""
@@ -144,6 +147,8 @@ class Mover:
             )
         if self.steps is not None and time is not None and shape[time] != rate * self.steps and rate > 1:
             raise UnsupportedModelError(f"{where}: {_ENDS}")
+        if (counted := by_position(self, moved)) is not None:
+            return counted
         try:
             plan = read_plan(moved.address, time, operands, where, rate)
         except MixedError as error:
@@ -210,16 +215,21 @@ class Mover:
         last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
         return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
 
-    def clock(self, like: Operand) -> Operand:
-        """Which step it is, from one on, of as many as `like` has."""
+    def clock(self) -> Operand:
+        """Which step it is, from one on."""
         build = self.builder
         if self._clock is None:
-            build.every_step([like])
+            build.every_step([])
             count = build.buffer(1, "state", np.zeros(1))
             build.emit(Code.UNARY, count, 1, a=count, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
             now = Operand(count, (1,), None, STEP, build.segment)
             self._clock = build.unary(Unary.COPY, now)
         return self._clock
+
+    def count(self) -> Operand:
+        """How many steps the sequence has, as if it ended at this step."""
+        last = self.builder.unary(Unary.COPY, self.clock())
+        return replace(last, kind=LAST)
 
     def backwards(self, x: Operand, where: str = "") -> Operand:
         """`x` from the last frame to the first."""

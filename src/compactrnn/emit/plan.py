@@ -119,9 +119,10 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
     if bool((relation < 0).any()):
         wrong = int(np.flatnonzero(relation < 0)[0])
         if timed and bool(constant[:, wrong].all()):
-            raise UnsupportedModelError(
-                f"{where}: takes other constants at every step, as a table of positions does; an engine does not count"
-                " steps: give what depends on the position as an input"
+            raise MixedError(
+                f"{where}: takes other constants at every step, which do not depend on the position alone, or not of as"
+                " many steps as one can tell: give what they stand for as an input",
+                relation < 0,
             )
         raise MixedError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}", relation < 0)
     before = np.where(relation == Relation.NUMBER, values[0], np.where(whole, 0.0, first))

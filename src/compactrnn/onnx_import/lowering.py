@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -199,6 +199,15 @@ def _longest(file: ModelFile, form: Form, needed: list[str]) -> Folded | None:
     return None
 
 
+def _constant_at(file: ModelFile, form: Form, name: str, steps: int) -> np.ndarray | None:
+    """A value of the graph that depends on no data, for so many steps; None where it does, or there is none."""
+    with contextlib.suppress(UnsupportedModelError, ModelFileError, ValueError):
+        found = form.folded(file, [name], steps)
+        value = found.values[found.outputs[0]]
+        return value if isinstance(value, np.ndarray) else None
+    return None
+
+
 def _sequence(
     file: ModelFile,
     form: Form,
@@ -212,7 +221,8 @@ def _sequence(
     folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
     states, inputs = _states(build, start), _inputs(build, form, folded, longer)
     tokens = [inputs[name] for name in form.ports.tokens]
-    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps, longest)
+    at = partial(_constant_at, file, form)
+    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps, longest, at)
     inputs = {name: _in_place(visitor, name, value) for name, value in inputs.items()}
     results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:

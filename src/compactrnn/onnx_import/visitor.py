@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from ..emit.convolution import MOST_ROWS
 from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
 from ..emit.plan import SHIFT
+from ..emit.pointwise import scale
+from ..emit.positions import MOST_POSITIONS, Table
 from ..emit.products import linear
+from ..runtime.program import Unary
 from .evaluate import evaluate, is_known
 from .folding import Folded, Node, Typed
 from .model_file import ModelFile, NodeError, blamed, refuse, where
@@ -29,6 +32,9 @@ Taken = Operand | LazyView | Scores | np.ndarray  # what a value is while a prog
 Handler = Callable[..., Any]
 
 _MADE_UP = re.compile(r"(^|::\w*?)_?\d+$")  # what exporters call weights that have no name: 173, onnx::GRU_382
+
+_OF_NUMBERS = ("Add", "Sub", "Mul", "Div", "Max", "Min")  # may have the number of steps as one of their inputs
+_FAR = 1000  # steps at which a number is compared with what it is taken for
 
 HANDLERS: dict[str, Handler] = {}
 SCORES_HANDLERS: dict[str, Handler] = {}
@@ -84,7 +90,8 @@ class Visitor:
     An axis that has grown is time. Where both are the same the graph is one step, and no axis is time. `initial` are
     the states of the stream as a sequence reads them, which only recurrent layers may, as what they start from.
     `tokens` are inputs of whole numbers, whatever type the file gives them. `steps` is for how many steps the graph is,
-    each of which may be several entries of the time axis. `longest` gives the graph for a very long sequence, or None.
+    each of which may be several entries of the time axis. `longest` gives the graph for a very long sequence, or None,
+    `at` a constant by its name for some number of steps, or None.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class Visitor:
         tokens: Sequence[Operand | LazyView] = (),
         steps: int | None = None,
         longest: Callable[[], Folded | None] = lambda: None,
+        at: Callable[[str, int], np.ndarray | None] = lambda name, steps: None,
     ):
         self.builder = builder
         self.mover = Mover(builder, steps)
@@ -106,6 +114,7 @@ class Visitor:
         self.initial = {id(state) for state in initial}
         self.tokens = {token.ref.buffer for token in tokens if isinstance(token, Operand)}
         self._longest = longest
+        self._at = cache(at)
         self._constants: dict[str, np.ndarray] = {}
         self._width: int | None = None  # of the vectors that an elementwise operator gets
 
@@ -144,7 +153,7 @@ class Visitor:
                 raise UnsupportedModelError(f"{name!r}: expected numbers, got {value.dtype}")
             self._constants[name] = np.ascontiguousarray(value, np.float64).reshape(value.shape)
             if value.shape != self.longer.values[name].shape:
-                self.mover.grows(self._constants[name])
+                self.mover.grows(self._constants[name], partial(self._table, name))
         return self._constants[name]
 
     def _lowered(self, node: Node, given: list[Taken | None]) -> list[Taken]:
@@ -157,6 +166,8 @@ class Visitor:
         with blamed(node.proto):
             if any(isinstance(x, Scores) for x in given):
                 return [self._with_scores(node, given)]
+            if node.op in _OF_NUMBERS:
+                given = self._counted(node, given)
             order = self._order(node, given) if node.op in ELEMENTWISE else None
             if order is None:
                 result = handler(self, node, *(x if node.op in LAZY else self.materialize(x) for x in given))
@@ -180,6 +191,57 @@ class Visitor:
         folded = self._longest()
         value = folded and folded.values.get(name)
         return value.astype(np.float64) if isinstance(value, np.ndarray) else None
+
+    def _table(self, name: str) -> Table | None:
+        """A constant that is as long as the sequence, for the longest; None where rows depend on the length."""
+        value, time, steps = self.folded.values[name], self.grown(name), self.mover.steps
+        if not isinstance(value, np.ndarray) or not isinstance(time, int) or self.rate(name) != 1 or steps is None:
+            return None
+
+        def longer(n: int) -> np.ndarray | None:
+            found = self._at(name, n)
+            if found is None or found.ndim != value.ndim or found.shape[time] - value.shape[time] != n - steps:
+                return None
+            return found
+
+        low, high = steps, MOST_POSITIONS
+        if (found := longer(high)) is None:
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if longer(middle) is not None else (low, middle)
+            found = longer(low)
+        if found is None or not np.array_equal(found.take(range(value.shape[time]), time), value):
+            return None
+        return Table(found.astype(np.float64), time, low > steps)
+
+    def _counted(self, node: Node, given: list[Taken | None]) -> list[Taken | None]:
+        """What an operator gets, with numbers that follow from the number of steps as such."""
+        names = node.inputs
+        return [
+            found if isinstance(x, np.ndarray) and x.size == 1 and (found := self._count(name)) is not None else x
+            for name, x in zip(names, given, strict=True)
+        ]
+
+    def _count(self, name: str) -> Operand | None:
+        """A constant a T + b of the number of steps T, or its reciprocal or root; None for others."""
+        steps, values = self.mover.steps, [g.values[name] for g in (self.folded, self.longer)]
+        if steps is None or any(not isinstance(v, np.ndarray) or v.size != 1 for v in values):
+            return None
+        one, two = (float(v.ravel()[0]) for v in values)  # pyright: ignore[reportAttributeAccessIssue]
+        if one == two or (far := self._at(name, _FAR)) is None or far.size != 1:
+            return None
+        build, last = self.builder, float(far.ravel()[0])
+        for inverse, power in ((False, 1), (True, 1), (False, 2), (True, 2)):
+            with np.errstate(all="ignore"):
+                a, b, c = (np.float64(v) ** (-power if inverse else power) for v in (one, two, last))
+            slope, start = round(b - a, 3), round(a - round(b - a, 3) * steps, 3)
+            if not all(np.isclose(v, slope * n + start, 1e-5) for v, n in ((a, steps), (b, steps + 1), (c, _FAR))):
+                continue
+            y = scale(build, self.mover.count(), slope, start)
+            y = build.unary(Unary.SQRT, y) if power == 2 else y
+            y = build.unary(Unary.RECIPROCAL, y) if inverse else y
+            return replace(y, shape=self.type(name).shape)
+        return None
 
     def _order(self, node: Node, given: list[Taken | None]) -> np.ndarray | None:
         """Where the entries of the result lie in an input that is a whole value in another order; None without one.

@@ -65,6 +65,8 @@ class Engine:
         frames = self.metadata.get("frames_per_step")
         framed = isinstance(frames, int) and all(port.shape[:1] == (frames,) for port in self.inputs)
         self.frames_per_step: int = frames if framed and isinstance(frames, int) and frames > 1 else 1
+        most = self.metadata.get("most_steps")
+        self._most_steps: int | None = most if isinstance(most, int) and most > 0 else None
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
         self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
         self._model.expand()
@@ -105,6 +107,10 @@ class Engine:
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
         arrays, steps = sequences(self.inputs, xs, self.frames_per_step)
+        if self._most_steps is not None and steps > self._most_steps:
+            raise invalid(
+                "xs", got=f"{steps} time steps", expected=f"at most {self._most_steps}: the model counts them"
+            )
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", expected="at least one")
         if steps:
