@@ -88,6 +88,9 @@ STEPWISE = {
 }
 OFFLINE = {
     "maximum over time": lambda m, x: x.max(1)[0],
+    "one step": lambda m, x: x - x[:, 3:4],
+    "rolled over time": lambda m, x: x.roll(1, 1),
+    "reflected over time": lambda m, x: m.depthwise(F.pad(x.mT, (1, 1), mode="reflect")).mT,
     "minimum over time": lambda m, x: x.min(dim=1).values,
     "pooled to one": lambda m, x: torch.cat(
         [F.adaptive_max_pool1d(x.mT, 1), F.adaptive_avg_pool1d(x.mT, 1)], 1

@@ -25,6 +25,7 @@ class Model(nn.Module):
         self.function = function
         self.gru, self.both = (nn.GRU(UNITS, UNITS, batch_first=True, bidirectional=two) for two in (False, True))
         self.table, self.places = nn.Parameter(torch.randn(150, UNITS)), nn.Embedding(150, UNITS)
+        self.narrow, self.lstm = nn.GRU(UNITS - 2, UNITS, batch_first=True), nn.LSTM(UNITS, UNITS, batch_first=True)
         self.wide = nn.GRU(2 * UNITS, UNITS, batch_first=True)
         self.conv, self.conv2d = nn.Conv1d(UNITS, UNITS, 4), nn.Conv2d(1, 1, 3)
 
@@ -119,6 +120,57 @@ def test_steps_of_several_frames_are_reflected(tmp_path):
 def _sinusoid(steps):
     places, rates = torch.arange(steps)[:, None], torch.tensor([1.0, 0.3, 0.1, 0.03, 0.01, 0.001])
     return torch.sin(places * rates)
+
+
+def _valid(m, x):
+    return torch.relu(m.conv(x.transpose(1, 2))).transpose(1, 2)
+
+
+def _pooled(m, x):
+    return torch.max_pool1d(_valid(m, x).transpose(1, 2), 2).transpose(1, 2)
+
+
+SHORTER = {
+    "forwards": (4, lambda m, x: m.gru(_valid(m, x))[0]),
+    "both directions": (4, lambda m, x: m.both(_valid(m, x))[0]),
+    "twice": (7, lambda m, x: m.both(_valid(m, _valid(m, x)))[0]),
+    "then padded": (4, lambda m, x: m.both(m.convolved(_valid(m, x), 2, 1, "constant"))[0]),
+    "then reflected": (6, lambda m, x: m.both(m.convolved(_valid(m, x), 2, 1, "reflect"))[0]),
+    "the last step": (4, lambda m, x: m.gru(_valid(m, x))[0][:, -1]),
+    "the last state": (4, lambda m, x: m.both(_valid(m, x))[1].transpose(0, 1).flatten(1)),
+    "over all steps": (4, lambda m, x: (lambda h: h.mean(1) + h.amax(1) - h.amin(1) / 2)(m.gru(_valid(m, x))[0])),
+    "weighted": (4, lambda m, x: (lambda h: (h.softmax(1) * h).sum(1))(m.both(_valid(m, x))[0])),
+    "beside what it reads": (4, lambda m, x: m.gru(_valid(m, x) + x[:, 1:-2])[0]),
+    "of two dimensions": (3, lambda m, x: m.narrow(m.conv2d(x[:, None])[:, 0])[0]),
+    "pooled, the last step": (5, lambda m, x: m.gru(_pooled(m, x))[0][:, -1]),
+    "pooled": (5, lambda m, x: m.both(_pooled(m, x))[0]),
+    "differences": (2, lambda m, x: m.gru(torch.cat([x[:, :1], x[:, 1:] - x[:, :-1]], 1))[0]),
+}
+
+
+@pytest.mark.parametrize("case", SHORTER)
+def test_what_has_fewer_steps_than_the_sequence(case, tmp_path):
+    """Convolutions without padding, differences, and what is made of them; of `least` steps there is one result."""
+    least, function = SHORTER[case]
+    path = exported(function, tmp_path / "m.onnx", 20)
+    engine, report = packed(path, tmp_path)
+    frames = engine.frames_per_step
+    assert engine.offline and frames == (2 if "pooled" in case else 1) and not any(c.skipped for c in report.checks)
+    for steps in {least, least + 1, least + 4, 22, 60}:
+        x = np.random.default_rng(steps).normal(size=(steps, UNITS)).astype(np.float32)
+        if steps % frames:
+            continue
+        wanted = session(path).run(None, {"x": x[None]})[0][0]
+        assert wanted.shape == (got := engine.run(x)).shape and relative(wanted, got) < CLOSE, steps
+    if least > 1 and "reflected" not in case:
+        with pytest.raises(ValueError, match="xs: expected at least"):
+            engine.run(np.zeros((frames * ((least - 1) // frames), UNITS), np.float32))
+
+
+def test_the_cell_of_a_layer_over_fewer_steps_is_refused(tmp_path):
+    path = exported(lambda m, x: m.lstm(_valid(m, x))[1][1][0], tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="the cell of a layer over fewer steps"):
+        packed(path, tmp_path)
 
 
 COUNTED = {

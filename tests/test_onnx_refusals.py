@@ -67,20 +67,21 @@ SEQUENCES = {
             node("Unsqueeze", ["mixed", "one"], ["v"]),
         ],
     ),
-    "convolution that loses steps": (
+    "steps between those that there are": (
         6,
         [
-            node("Transpose", ["u"], ["channels"], perm=[1, 2, 0]),
-            node("Conv", ["channels", "kernel"], ["shorter"], "odd", kernel_shape=[3]),
-            node("Pad", ["shorter", "ends"], ["long"]),
-            node("Transpose", ["long"], ["v"], perm=[2, 0, 1]),
+            node("Transpose", ["u"], ["channels"], "turned", perm=[1, 2, 0]),
+            node("Resize", ["channels", "", "twice"], ["longer"], "odd", mode="linear"),
+            node("Slice", ["longer", "start", "end", "last_axis", "two"], ["fewer"]),
+            node("Transpose", ["fewer"], ["v"], "back", perm=[2, 0, 1]),
         ],
     ),
 }  # fmt: skip
 
 
 def sequence(path, nodes):
-    weights = {"zero": np.float32(0), "one": np.array([1]), "ends": np.array([0, 0, 1, 0, 0, 1])}
+    weights = {"zero": np.float32(0), "one": np.array([1]), "twice": np.array([1, 1, 2], np.float32)}
+    weights |= {"start": np.array([0]), "end": np.array([10**9]), "last_axis": np.array([2]), "two": np.array([2])}
     weights |= {"row": numbers(1, UNITS), "kernel": numbers(UNITS, UNITS, 3)}
     layers = []
     for number, (x, y) in enumerate((("x", "u"), ("v", "y"))):

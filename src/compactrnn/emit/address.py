@@ -58,8 +58,9 @@ def addresses(operand: Source | LazyView, flat: list[Source]) -> np.ndarray:
     if isinstance(operand, Operand) and operand.time is not None:
         frames = [operand.rate if d == operand.time else n for d, n in enumerate(shape)]
         row = np.arange(operand.width).reshape(frames)
-        step = np.arange(shape[operand.time] // operand.rate) * operand.width
+        step = np.arange(-(-shape[operand.time] // operand.rate)) * operand.width
         rows = np.concatenate([row + start for start in step.tolist()], operand.time)
+        rows = rows.take(range(shape[operand.time]), operand.time)  # the last step may be a part of one
     return rows + (_number(operand, flat) + 1) * SHIFT
 
 

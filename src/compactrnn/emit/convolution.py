@@ -201,9 +201,9 @@ def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float)
                 f"{where}: has a stride of {stride} over time where a step of the engine is {rate} frames; expected a"
                 " multiple of the stride"
             )
-        if outputs[time - 2] < steps // stride:
+        if mover.steps is None and outputs[time - 2] < steps // stride:
             raise UnsupportedModelError(f"{where}: {_loses(steps, stride, outputs[time - 2])}")
-        outputs[time - 2], rate = steps // stride, rate // stride
+        outputs[time - 2], rate = min(outputs[time - 2], steps // stride), rate // stride
     rows = (x.shape[0], *outputs)
     count = math.prod(n for axis, n in enumerate(rows) if time is None or axis != max(time - 1, 0))
     count *= rate if time is not None else 1

@@ -9,14 +9,16 @@ short to have it, the number is NaN.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._errors import UnsupportedModelError
 from ..runtime.program import Binary, Code
 from .address import LazyView
 from .builder import Operand
-from .plan import SHIFT, UndecidedError, rows_of
+from .plan import SHIFT, UndecidedError, rows_in, rows_of
 
 if TYPE_CHECKING:
     from .movement import Mover
@@ -56,6 +58,44 @@ def with_ends(mover: Mover, moved: LazyView, wrong: np.ndarray) -> Operand | Non
     return value
 
 
+def continued(mover: Mover, moved: LazyView, steps: int) -> LazyView:
+    """`moved`, which has fewer steps, with as many rows as the sequence: those at the end go on as those before."""
+    time, rate = moved.time, moved.rate
+    assert isinstance(time, int)
+    missing = steps * rate - moved.shape[time]
+    wide = np.pad(moved.address, [(0, missing) if d == time else (0, 0) for d in range(moved.address.ndim)], "empty")
+    wide[(slice(None),) * time + (slice(moved.shape[time], None),)] = -1
+    rows, middle = rows_of(wide, time, rate), moved.shape[time] // rate // 2
+    if missing > _MOST * rate or moved.shape[time] // rate < middle + 2:
+        if steps < _LONG:
+            raise UndecidedError(f"{moved.where}: leaves out more than {steps // 2} steps")
+        raise UnsupportedModelError(f"{moved.where}: leaves out {missing // rate} steps; at most {_MOST} are taken")
+    known = mover.builder.program.metadata
+    known["least_steps"] = max(known.get("least_steps", 1), -(-missing // rate) + 1)
+    result = LazyView([*moved.operands], wide, time, moved.where, rate=rate)
+    outside = _outside(mover, result)
+    pace = rows[middle + 1] - rows[middle]
+    further = rows[middle] + (np.arange(steps)[:, None] - middle) * pace
+    for column in np.flatnonzero((rows < 0).any(0)).tolist():
+        source = result.operands[int(rows[middle, column] // SHIFT) - 1]
+        timed = isinstance(source, Operand) and source.time is not None
+        if not timed and pace[column]:
+            raise UnsupportedModelError(f"{moved.where}: takes other constants at every step, of fewer than there are")
+        end = rows_in(source, steps) * source.width if timed else 0  # pyright: ignore
+        place = further[:, column] % SHIFT
+        new = (
+            np.where(
+                timed and (further[:, column] // SHIFT != rows[middle, column] // SHIFT) | (place >= end),
+                outside,
+                further[:, column],
+            )
+            if timed
+            else further[:, column]
+        )
+        rows[:, column] = np.where(rows[:, column] < 0, new, rows[:, column])
+    return _of_rows(result, rows)
+
+
 def _shifted(mover: Mover, moved: LazyView, rows: np.ndarray, wrong: np.ndarray) -> np.ndarray | None:
     """The rows with the entries that are wrong as in the middle: as long before or after each step as there."""
     steps, middle = len(rows), len(rows) // 2
@@ -68,9 +108,9 @@ def _shifted(mover: Mover, moved: LazyView, rows: np.ndarray, wrong: np.ndarray)
             return None
         at, place = divmod(offset, source.width)
         found = now + at - middle
-        inside = (found >= 0) & (found < source.shape[source.time] // source.rate)
+        inside = (found >= 0) & (found < rows_in(source, mover.steps))
         usual[:, column] = np.where(inside, (number + 1) * SHIFT + found * source.width + place, outside)
-        if source.shape[source.time] // source.rate != steps:
+        if rows_in(source, mover.steps) != steps:
             return None
     return usual
 
@@ -102,7 +142,7 @@ def _single_steps(mover: Mover, moved: LazyView, entries: np.ndarray) -> Operand
             part = LazyView(moved.operands, entries[mine], None, moved.where)
             found[mine] = _address(parts, mover.materialize(part))
             continue
-        steps, at, place = source.shape[source.time] // source.rate, offset // source.width, offset % source.width
+        steps, at, place = rows_in(source, mover.steps), offset // source.width, offset % source.width
         for step in np.unique(at[mine]).tolist():
             of_step = mine[at[mine] == step]
             if min(step, steps - 1 - step) > min(_MOST, steps // 2 - 1):
@@ -116,7 +156,10 @@ def _single_steps(mover: Mover, moved: LazyView, entries: np.ndarray) -> Operand
 def _single_step(mover: Mover, source: Operand, step: int, places: np.ndarray, where: str) -> Operand:
     """The entries `places` of one step, counted from the nearer end."""
     assert source.time is not None
-    steps = source.shape[source.time] // source.rate
+    steps = rows_in(source, mover.steps)
+    source = replace(
+        source, shape=tuple(steps * source.rate if d == source.time else n for d, n in enumerate(source.shape))
+    )
     end = step >= steps // 2
     far = steps - 1 - step if end else -step
     rows = np.full((steps, len(places)), 2 * SHIFT)

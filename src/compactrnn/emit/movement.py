@@ -12,7 +12,7 @@ from ..runtime.program import Code, Ref, Unary
 from .address import LazyView, Source, addresses, padded, why_unclear
 from .builder import CONSTANT, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
-from .ends import with_ends
+from .ends import continued, with_ends
 from .plan import SHIFT, MixedError, Operands, Plan, Relation, read_plan, same
 from .positions import Table, by_position
 
@@ -52,6 +52,14 @@ class Mover:
             return 1
         return max(shape[time] // self.steps, 1)
 
+    def _rate_like(self, operands: Sequence[Source | LazyView], shape: Sequence[int], time: int | str | None) -> int:
+        """That of an operand with as many entries of time; else how many there are for each step."""
+        for x in operands:
+            if isinstance(time, int) and isinstance(x, Operand | LazyView) and isinstance(x.time, int):
+                if x.shape[x.time] == shape[time]:
+                    return x.rate
+        return self.rate(shape, time)
+
     def frames(self, x: Operand | LazyView) -> int:
         """Frames of the sequence that `x`, which may be padded, is made of; 0 where it is made of none."""
         if x.time is not None and self.steps is not None:
@@ -76,7 +84,7 @@ class Mover:
         """
         flat: list[Source] = []
         moved = run([addresses(o, flat) for o in operands])
-        rate = self.rate(moved.shape, time) if rate is None else rate
+        rate = self._rate_like(operands, moved.shape, time) if rate is None else rate
         return LazyView(flat, moved, time, where or self.builder.where, rate=rate)
 
     def pad(self, x: Source | LazyView, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> LazyView:
@@ -98,8 +106,7 @@ class Mover:
         """`x` and so many steps after the last, which are not known: what reads the result must cut them off."""
         assert isinstance(x.time, int)
         sizes, time = [steps if d == x.time else n for d, n in enumerate(x.shape)], x.time
-        unknown = np.zeros(sizes, np.float32)
-        self._unknown.append(unknown)
+        unknown = self.unknown(tuple(sizes))
         longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time, rate=x.rate)
         return replace(longer, time="unclear")
 
@@ -137,15 +144,18 @@ class Mover:
         time, shape, where, build = moved.time, moved.shape, moved.where, self.builder
         if isinstance(time, str):
             raise UnsupportedModelError(f"{where}: {why_unclear(time)}")
-        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown})
         rate = moved.rate
+        if self.steps is not None and time is not None and self.missing(moved):
+            whole = continued(self, moved, self.steps)
+            return whole if whole is None else replace(self._materialized(whole, passing), shape=shape)
+        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown}, self.steps)
         unknown = [n for n, o in enumerate(moved.operands) if any(o is u for u in self._unknown)]
         if unknown and bool(np.isin(moved.address // SHIFT - 1, unknown).any()):
             raise UnsupportedModelError(
-                f"{where}: reads what padding behind the last step adds to it; an engine gives one result for each"
-                " step: cut it off, or pad before the first step alone"
+                f"{where}: reads what padding behind the last step adds to it, or the cell of a layer over fewer steps;"
+                " an engine gives one result for each step: cut it off, or pad before the first step alone"
             )
-        if self.steps is not None and time is not None and shape[time] != rate * self.steps and rate > 1:
+        if self.steps is not None and time is not None and shape[time] > rate * self.steps and rate > 1:
             raise UnsupportedModelError(f"{where}: {_ENDS}")
         if (counted := by_position(self, moved)) is not None:
             return counted
@@ -215,6 +225,30 @@ class Mover:
         last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
         return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
 
+    def missing(self, x: Operand | LazyView) -> int:
+        """How many of the last steps a value does not have, such as what a convolution without padding leaves out."""
+        if self.steps is None or not isinstance(x.time, int):
+            return 0
+        return max(self.steps - x.shape[x.time] // x.rate, 0)
+
+    def late(self, x: Operand, start: float) -> Operand:
+        """`x` with what steps it has at the last ones, and `start` before them."""
+        if not (missing := self.missing(x)) or x.time is None:
+            return x
+        if x.shape[x.time] % x.rate:
+            raise UnsupportedModelError(f"{self.builder.where}: combines steps of which the last is a part of one")
+        build = self.builder
+        build.every_step([x])
+        line = build.delay_line(x, missing, start)
+        last = replace(x, ref=Ref(line.ref.buffer, line.ref.offset + missing * x.width), segment=build.segment)
+        shape = tuple(n + missing * x.rate if d == x.time else n for d, n in enumerate(x.shape))
+        return replace(build.unary(Unary.COPY, replace(last, kind=STEP)), shape=shape)
+
+    def unknown(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What is not known, and must not be read."""
+        self._unknown.append(np.zeros(shape))
+        return self._unknown[-1]
+
     def clock(self) -> Operand:
         """Which step it is, from one on."""
         build = self.builder
@@ -234,13 +268,13 @@ class Mover:
     def backwards(self, x: Operand, where: str = "") -> Operand:
         """`x` from the last frame to the first."""
         if x.rate == 1:
-            return self.flip(x, where)
+            return replace(self.flip(self.late(x, 0.0), where), shape=x.shape)
         time = x.time
         assert time is not None
         return self.materialize(self.move([x], lambda arrays: np.flip(arrays[0], time), time, where))
 
     def flip(self, value: Operand, where: str = "") -> Operand:
-        """The rows of `value` from the last step to the first."""
+        """The rows of `value` from the last step to the first, also those of steps that it does not have."""
         build, key = self.builder, (value.ref, value.width)
         if value.kind != STEP:
             return value

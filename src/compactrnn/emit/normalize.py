@@ -34,7 +34,7 @@ def _softmax_over_time(mover: Mover, x: Operand, log: bool) -> Operand:
     def of_all(y: Operand, name: str) -> Operand:
         if x.rate > 1:
             return mover.spread(reduce(mover, y, [time], name, keepdims=True), x.shape, time)
-        return replace(over_time(build, y, name), shape=x.shape, time=time)
+        return replace(over_time(mover, y, name), shape=x.shape, time=time)
 
     shifted = build.binary(Binary.SUB, x, of_all(x, "max"))
     powers = build.unary(Unary.EXP, shifted)

@@ -56,14 +56,15 @@ class Plan(NamedTuple):
 class Operands:
     """What a movement reads, as tables by operand number.
 
-    `edges` are fillings beyond the ends of the sequence; `grown` are constants that are as long as the sequence.
+    `edges` are fillings beyond the ends of the sequence; `grown` are constants that are as long as the sequence, which
+    has `steps`. What has fewer steps has as many rows, of which the last ones are never read.
     """
 
-    def __init__(self, operands: list[Operand | np.ndarray], edges: set[int], grown: set[int]):
+    def __init__(self, operands: list[Operand | np.ndarray], edges: set[int], grown: set[int], steps: int | None):
         timed = [o if isinstance(o, Operand) and o.time is not None else None for o in operands]
         numbers = [np.zeros(1) if isinstance(o, Operand) else o.flatten().astype(np.float64) for o in operands]
         self.width = np.array([0 if v is None else v.width for v in timed])
-        self.length = np.array([0 if v is None else v.shape[v.time or 0] // v.rate for v in timed])
+        self.length = np.array([0 if v is None else rows_in(v, steps) for v in timed])
         self.constant = np.array([isinstance(o, np.ndarray) for o in operands])
         self.edge = np.array([id(o) in edges for o in operands])
         self.grown = np.array([id(o) in grown for o in operands])
@@ -127,6 +128,12 @@ def read_plan(moved: np.ndarray, time: int | None, operands: Operands, where: st
         raise MixedError(f"{where}: {_reason(timed, bool(still[wrong]), int(at[0, wrong]))}", relation < 0)
     before = np.where(relation == Relation.NUMBER, values[0], np.where(whole, 0.0, first))
     return Plan(source, position, relation, np.where(relation == Relation.STEP, delay, 0), before)
+
+
+def rows_in(x: Operand, steps: int | None) -> int:
+    """How many rows a value with a time axis has, in a program for sequences of `steps`."""
+    own = -(-x.shape[x.time or 0] // x.rate)
+    return own if steps is None else max(own, steps)
 
 
 def rows_of(moved: np.ndarray, time: int | None, rate: int = 1) -> np.ndarray:

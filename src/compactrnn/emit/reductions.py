@@ -48,8 +48,8 @@ def reduce(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: b
         y = replace(y, shape=rows.shape[: len(rows.shape) - len(features)])
         y = build.unary(Unary.SCALE_SHIFT, y, 1 / k) if name == "mean" else y
     if x.time in dims:
-        counter = _count(build, y) if name == "mean" else None
-        y = over_time(build, y, name)
+        counter = _count(build, y, mover.missing(y)) if name == "mean" else None
+        y = over_time(mover, y, name)
         if counter is not None:
             build.place([y])
             dst = build.buffer(y.width)
@@ -74,9 +74,10 @@ def without(y: Operand, x: Operand, dims: Sequence[int], keepdims: bool) -> Oper
     return replace(y, shape=shape, time=None if x.time is None or x.time in dims else kept.index(x.time))
 
 
-def over_time(build: Builder, x: Operand, name: str) -> Operand:
+def over_time(mover: Mover, x: Operand, name: str) -> Operand:
     """A running sum, maximum or minimum whose last value is the result."""
-    fn, start = _OVER_TIME[name]
+    build, (fn, start) = mover.builder, _OVER_TIME[name]
+    x = mover.late(x, start)
     state = _accumulated(build, x, fn, start)
     value = Operand(state, x.step_shape, None, LAST, build.segment)
     build.close(build.where)
@@ -90,9 +91,9 @@ def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
     return state
 
 
-def _count(build: Builder, like: Operand) -> Ref:
+def _count(build: Builder, like: Operand, missing: int) -> Ref:
     build.place([like])
-    state = build.buffer(1, "state", np.zeros(1))
+    state = build.buffer(1, "state", np.full(1, -missing))
     build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
     return state
 

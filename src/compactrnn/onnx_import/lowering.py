@@ -232,6 +232,12 @@ def _sequence(
         time, rate = visitor.grown(found), visitor.rate(found)
         time = time if isinstance(time, int) else None
         shape = port_shape(value.shape, None) if time is None else frames_shape(value.shape, time, rate)
+        missing = visitor.mover.missing(value) if isinstance(value, Operand) else 0
+        if missing and (rate > 1 or value.shape[time or 0] % rate):
+            raise UnsupportedModelError(f"output {name!r}: leaves out results of a step that has {rate}")
+        if missing:
+            fewer = build.program.metadata.setdefault("fewer_steps", {})
+            fewer[name] = missing
         if time and rate > 1:
             moved = visitor.mover.move([value], lambda arrays, t=time: np.moveaxis(arrays[0], t, 0), 0)
             value, time = visitor.materialize(moved), 0
@@ -247,6 +253,9 @@ def _sequence(
         _check_kept(state.name, states[state.name], new)
     if form.frames > 1:
         build.program.metadata["frames_per_step"] = form.frames
+    if "fewer_steps" in build.program.metadata and not build.offline_because:
+        build.offline_because = "results that there are for fewer steps than it takes"
+        raise UnsupportedModelError(f"{file.name}: gives results of fewer steps than it takes, though none reads ahead")
     return build
 
 

@@ -129,7 +129,7 @@ class _Layer:
     def _backwards(self, direction: int) -> bool:
         return self.way == "reverse" or direction == 1
 
-    def over_time(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Operand]]:
+    def over_time(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Any]]:
         """One row of the sequence `x`: its outputs, (T, 1, n), and its states after the last step, (1, n)."""
         visitor = self.visitor
         source = visitor.mover.piece(x, 1, row) if x.shape[1] > 1 else x
@@ -138,6 +138,9 @@ class _Layer:
         initial = self._initial(row if x.shape[1] > 1 else None, direction, given)
         step = self.steps[direction]
         y, last = over_sequence(visitor.builder, source, initial, lambda x, states: step(visitor.builder, x, states))
+        if visitor.mover.missing(y):  # the states are those after all steps that there are: of these h is its output
+            h: Any = visitor.mover.move([y], lambda a: a[0][-1].reshape(1, -1), None)
+            last = [h, *(visitor.mover.unknown((1, self.size)) for _ in last[1:])]
         return visitor.mover.backwards(y, visitor.builder.where) if self._backwards(direction) else y, last
 
     def _initial(self, row: int | None, direction: int, given: list[Any]) -> Any:
