@@ -201,7 +201,7 @@ def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float)
                 f"{where}: has a stride of {stride} over time where a step of the engine is {rate} frames; expected a"
                 " multiple of the stride"
             )
-        if mover.steps is None and outputs[time - 2] < steps // stride:
+        if not mover.shorter and outputs[time - 2] < steps // stride:
             raise UnsupportedModelError(f"{where}: {_loses(steps, stride, outputs[time - 2])}")
         outputs[time - 2], rate = min(outputs[time - 2], steps // stride), rate // stride
     rows = (x.shape[0], *outputs)

@@ -23,11 +23,13 @@ class Mover:
     """Moves entries lazily and materializes the result.
 
     `steps`: of the sequence that is traced, where a step may be several frames; a time axis is then a multiple of it.
+    `shorter`: values may have fewer steps; what reads final states or writes outputs then asks what is `missing`.
     """
 
-    def __init__(self, builder: Builder, steps: int | None = None):
+    def __init__(self, builder: Builder, steps: int | None = None, shorter: bool = False):
         self.builder = builder
         self.steps = steps
+        self.shorter = shorter
         self._edges: list[np.ndarray] = []
         self._grown: list[np.ndarray] = []
         self._unknown: list[np.ndarray] = []
@@ -148,14 +150,14 @@ class Mover:
         if self.steps is not None and time is not None and self.missing(moved):
             whole = continued(self, moved, self.steps)
             return whole if whole is None else replace(self._materialized(whole, passing), shape=shape)
-        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown}, self.steps)
+        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown}, self.rows)
         unknown = [n for n, o in enumerate(moved.operands) if any(o is u for u in self._unknown)]
         if unknown and bool(np.isin(moved.address // SHIFT - 1, unknown).any()):
             raise UnsupportedModelError(
                 f"{where}: reads what padding behind the last step adds to it, or the cell of a layer over fewer steps;"
                 " an engine gives one result for each step: cut it off, or pad before the first step alone"
             )
-        if self.steps is not None and time is not None and shape[time] > rate * self.steps and rate > 1:
+        if self.steps is not None and time is not None and shape[time] != rate * self.steps and rate > 1:
             raise UnsupportedModelError(f"{where}: {_ENDS}")
         if (counted := by_position(self, moved)) is not None:
             return counted
@@ -225,9 +227,14 @@ class Mover:
         last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
         return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
 
+    @property
+    def rows(self) -> int | None:
+        """How many rows a value has that may have fewer steps."""
+        return self.steps if self.shorter else None
+
     def missing(self, x: Operand | LazyView) -> int:
         """How many of the last steps a value does not have, such as what a convolution without padding leaves out."""
-        if self.steps is None or not isinstance(x.time, int):
+        if self.steps is None or not self.shorter or not isinstance(x.time, int):
             return 0
         return max(self.steps - x.shape[x.time] // x.rate, 0)
 
