@@ -148,9 +148,12 @@ class _Graph(nn.Module):
 
     def _refused(self, node: Any, why: str = "") -> UnsupportedModelError:
         from .onnx_import.model_file import refuse
+        from .onnx_import.refusals import RUNGS, rung
 
         known = ", ".join([*sorted([*_OF_ONE, *_OF_TWO]), "Clip", "Gemm", "MatMul", "Softmax", "Squeeze", "Transpose"])
-        return refuse(node.proto, why or f"cannot be trained here in this form; what can be: LSTM, GRU, RNN, {known}")
+        why = why or f"cannot be trained here in this form; what can be: LSTM, GRU, RNN, {known}"
+        number = rung(node.proto, sequence=True)
+        return refuse(node.proto, f"{why} (rung {number}, {RUNGS[number]})")
 
     def _name(self, node: Any, number: int) -> str:
         """What a layer is called: as its weight in the file, without what no module's name may have."""
