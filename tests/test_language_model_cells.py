@@ -53,6 +53,7 @@ def model_of(name, **changes):
 
 def test_every_cell_is_in_the_table():
     assert {cell.__name__: cell for cell in FIRST} == known_cells()
+    assert not [name for name in known_cells() if not hasattr(cr, name)]
 
 
 @pytest.mark.parametrize("name, method", list(zip(CUT, itertools.cycle(METHODS), strict=False)))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ModelFileError as ModelFileError
     from ._errors import UnsupportedModelError as UnsupportedModelError
+    from .cells import DFSMN as DFSMN
     from .cells import DIALSTM as DIALSTM
     from .cells import ENRNN as ENRNN
     from .cells import FSMN as FSMN
     from .cells import GILR as GILR
+    from .cells import GILRLSTM as GILRLSTM
     from .cells import LMU as LMU
     from .cells import LRU as LRU
     from .cells import MGU as MGU
@@ -120,6 +122,7 @@ _HOME = {
     "FastGRNN": "cells",
     "FactorizationPlan": "compress",
     "GILR": "cells",
+    "GILRLSTM": "cells",
     "GRU": "layers",
     "GroupLasso": "compress",
     "Magnitude": "compress",
@@ -137,6 +140,7 @@ _HOME = {
     "OrthogonalRNN": "cells",
     "LMU": "cells",
     "LRU": "cells",
+    "DFSMN": "cells",
     "DIALSTM": "cells",
     "LayerNormLSTM": "cells",
     "LazyLSTM": "cells",
