@@ -7,6 +7,7 @@ the output of a cell whose output is none of its states.
 import torch
 
 from compactrnn import cells
+from compactrnn.cells.polynomial_memory import step_matrices
 
 
 def gates_of(cell, x, count, name="input"):
@@ -180,6 +181,18 @@ def lmu(cell, x, h, m):
     m = cell.transition @ m + cell.drive * u
     (total,) = sums(cell, x, h, 1)
     return (total + cell.memory.dense() @ m).tanh(), m
+
+
+def parallel_lmu(cell, x, m):
+    transition, drive = step_matrices("lmu", cell.order, cell.window, "zoh")
+    channels = m.reshape(cell.order, -1)
+    u = cell.memory_input.dense() @ x
+    return ((transition @ channels.double() + torch.outer(drive, u.double())).flatten().to(m),)
+
+
+def parallel_lmu_output(cell, x, before, after):
+    (total,) = gates_of(cell, x, 1)
+    return getattr(torch, cell.nonlinearity)(total + cell.memory.dense() @ after[0])
 
 
 def orthogonal_rnn(cell, x, h):
@@ -397,6 +410,7 @@ EQUATIONS = {
     cells.URNN: urnn,
     cells.OrthogonalRNN: orthogonal_rnn,
     cells.LMU: lmu,
+    cells.ParallelLMU: parallel_lmu,
     cells.LRU: lru,
     cells.GILRLSTM: gilr_lstm,
     cells.DFSMN: dfsmn,
@@ -405,6 +419,7 @@ OUTPUTS = {
     cells.DFSMN: dfsmn_output,
     cells.GILRLSTM: gilr_lstm_output,
     cells.LRU: lru_output,
+    cells.ParallelLMU: parallel_lmu_output,
     cells.SRU: sru_output,
     cells.QRNN: qrnn_output,
 }

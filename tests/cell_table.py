@@ -51,6 +51,8 @@ CELLS = [
     partial(cells.HiPPO, measure="legt", order=5),
     partial(cells.HiPPO, measure="lagt", memory_size=2),
     partial(cells.LMU, order=5, window=20),
+    partial(cells.ParallelLMU, order=5, window=20),
+    partial(cells.ParallelLMU, order=3, memory_size=2, nonlinearity="tanh"),
     partial(cells.OrthogonalRNN),
     partial(cells.OrthogonalRNN, orthogonal_map="cayley", nonlinearity="tanh"),
     partial(cells.URNN),

@@ -142,6 +142,7 @@ def test_sizes_of_a_complex_evolution_stay_below_one():
     "cell, options",
     [
         (cr.LMU, {"order": 20}),
+        (cr.ParallelLMU, {"order": 10, "memory_size": 2}),
         (cr.HiPPO, {"measure": "legt", "order": 20}),
         (cr.HiPPO, {"measure": "lagt", "order": 20, "proj_size": 8}),
         (cr.OrthogonalRNN, {}),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .cells import MinGRU as MinGRU
     from .cells import MinLSTM as MinLSTM
     from .cells import OrthogonalRNN as OrthogonalRNN
+    from .cells import ParallelLMU as ParallelLMU
     from .cells import PeepholeLSTM as PeepholeLSTM
     from .compress import Delta as Delta
     from .compress import Distill as Distill
@@ -149,6 +150,7 @@ _HOME = {
     "FastRNN": "cells",
     "MinLSTM": "cells",
     "NBRC": "cells",
+    "ParallelLMU": "cells",
     "PeepholeLSTM": "cells",
     "QRNN": "cells",
     "SLSTM": "cells",

@@ -30,6 +30,7 @@ from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
 from .nbrc import NBRC as NBRC
 from .orthogonal_rnn import OrthogonalRNN as OrthogonalRNN
+from .parallel_lmu import ParallelLMU as ParallelLMU
 from .peephole_lstm import PeepholeLSTM as PeepholeLSTM
 from .projected import Projected as Projected
 from .qrnn import QRNN as QRNN

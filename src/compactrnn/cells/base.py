@@ -141,6 +141,13 @@ class AbstractCell(nn.Module, ABC):
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step from a row of `look_ahead(project(x))`, (batch, n), and the states: output and new states."""
 
+    def jump(self, x: Tensor, states: States) -> tuple[Tensor, States] | None:
+        """Output and states after the last step of x, (time, batch, input_size), at once; None if there is no such way.
+
+        It ends with `forward`, the last step.
+        """
+        return None
+
     def forward(self, x: Tensor, states: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step from x, (batch, input_size): output, (batch, output_size), and new states; no step follows it."""
         projected = self.look_ahead(self.project(x)[None])[0]

@@ -93,7 +93,7 @@ class HiPPO(AbstractPolynomialMemory):
             degree = torch.arange(float(self.order)).repeat_interleave(memory_size)
             self.register_buffer("degree", degree, persistent=False)  # n of every coefficient
         else:
-            self.fix_matrices_(measure, discretization, memory_size)
+            self.fix_matrices_(measure, discretization)
         self.reset_parameters()
 
     def project(self, x: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ class HiPPO(AbstractPolynomialMemory):
         h, memory, *count = states
         u = projected[:, : self.memory_size] + self.hidden(h)
         if count:
-            first = self._spread(u) * (1 - self.degree).clamp(min=0)
+            first = self.spread(u) * (1 - self.degree).clamp(min=0)
             memory = torch.where(count[0] > 0, self._update(memory, u, count[0]), first)
         else:
-            memory = self.remember(memory, self._spread(u))
+            memory = self.remember(memory, self.spread(u))
         z, k = (projected[:, self.memory_size :] + self.memory(memory)).chunk(2, dim=-1)
         h = torch.lerp(h, torch.tanh(k), torch.sigmoid(z))
         return h, (h, memory, *(steps + 1 for steps in count))
@@ -119,7 +119,7 @@ class HiPPO(AbstractPolynomialMemory):
         """The memory one step later: `(I - s A)^-1 (c + s B u)`, or with the bilinear rule twice that less c."""
         share = _SHARES[self.discretization]
         s, norm = share / steps.clamp(min=1), (2 * self.degree + 1).sqrt()
-        r = memory + s * (norm * self._spread(u))
+        r = memory + s * (norm * self.spread(u))
         below = (1 + s * (self.degree + 1)).reciprocal()
         behind = self.degree.clamp(max=1)  # nothing comes before degree 0: 0 there keeps channels apart
         factor, total = behind * (1 - s * self.degree) * below, norm * r * below
@@ -135,14 +135,6 @@ class HiPPO(AbstractPolynomialMemory):
         """Coefficient n - degrees in the place of n; in the first places, whose factors are 0, whatever is there."""
         width = degrees * self.memory_size
         return torch.cat([x[:, :width], x[:, : x.shape[1] - width]], 1)
-
-    def _spread(self, u: Tensor) -> Tensor:
-        """The channels' numbers, again for every coefficient."""
-        if self.memory_size == 1:
-            return u
-        while u.shape[1] < self.order * self.memory_size:
-            u = torch.cat([u, u], 1)
-        return u[:, : self.order * self.memory_size]
 
     def reset_parameters(self) -> None:
         """Gate and candidate by Xavier's rule, u from U(-b, b), b = (input_size + hidden_size) ** -0.5, biases 0."""

@@ -65,26 +65,36 @@ def step_matrices(measure: str, order: int, window: float, rule: str) -> tuple[T
 class AbstractPolynomialMemory(AbstractCell):
     """A cell with `order` coefficients of the past, `c' = A' c + B' u`, whose matrices are no parameters.
 
-    A packed model has A' in float32.
+    There are `memory_size` channels of them; coefficient n of channel m stands at `n * memory_size + m`. A packed model
+    has A' in float32.
     """
 
     reads_input = ("input", "memory_input")
     order: int
+    memory_size: int = 1
     window: float
     transition: Tensor
     drive: Tensor
 
-    def fix_matrices_(self, measure: str, rule: str, channels: int = 1) -> None:
-        """Make A' and B' of `step_matrices`, for each channel; coefficient n of channel m is at `n * channels + m`."""
+    def fix_matrices_(self, measure: str, rule: str) -> None:
+        """Make A' and B' of `step_matrices`, for each channel."""
         self.exact = True
         transition, drive = step_matrices(measure, self.order, self.window, rule)
-        every_channel = torch.kron(transition, torch.eye(channels, dtype=transition.dtype))
+        every_channel = torch.kron(transition, torch.eye(self.memory_size, dtype=transition.dtype))
         self.register_buffer("transition", every_channel.float(), persistent=False)
-        self.register_buffer("drive", drive.repeat_interleave(channels).float(), persistent=False)
+        self.register_buffer("drive", drive.repeat_interleave(self.memory_size).float(), persistent=False)
 
     def remember(self, memory: Tensor, u: Tensor) -> Tensor:
         """The coefficients one step later; u has a number for each, or one for all."""
         return nn.functional.linear(memory, self.transition) + self.drive * u
+
+    def spread(self, u: Tensor) -> Tensor:
+        """The numbers of the channels, (batch, memory_size), again for every coefficient."""
+        if self.memory_size == 1:
+            return u
+        while u.shape[1] < self.order * self.memory_size:
+            u = torch.cat([u, u], 1)
+        return u[:, : self.order * self.memory_size]
 
     def size_options(self) -> dict[str, int]:
         return {"order": self.order}

@@ -115,6 +115,31 @@ class Recurrent(nn.Module):
         """Outputs of the last layer at every step, and the last states of all layers."""
         if casts_in_vain(self):
             return without_casts(self, input, hx)
+        return self._run(input, hx)
+
+    def last(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """Output of the last layer at the last step, (N, its size), and the last states of all layers.
+
+        It is that of `forward`, to rounding. Where the last layer is of a cell that reaches the end of a sequence at
+        once, such as `ParallelLMU`, its outputs at the other steps are not computed, which saves most of the work.
+
+        >>> import torch
+        >>> from compactrnn.cells import ParallelLMU
+        >>> layer, x = Recurrent(ParallelLMU, 8, 16), torch.randn(10, 4, 8)
+        >>> output, m_n = layer.last(x)
+        >>> torch.allclose(output, layer(x)[0][-1], atol=1e-5)
+        True
+
+        Raises:
+            ValueError: a `PackedSequence`; what `forward` raises.
+        """
+        if isinstance(input, PackedSequence):
+            hint = "take the last steps of what the layer gives instead"
+            raise invalid("Recurrent.last input", got="a PackedSequence", expected="a tensor", hint=hint)
+        output, after = self(input, hx) if torch.is_autocast_enabled("cpu") else self._run(input, hx, last_only=True)
+        return output.select(1 if self.batch_first and input.dim() == 3 else 0, -1), after
+
+    def _run(self, input: Tensor | PackedSequence, hx: Any, last_only: bool = False) -> tuple[Any, Any]:
         rows = self.rows()
         form = StateForm(
             sizes=tuple(zip(*(row[0].outer_sizes() for row in rows), strict=True)),
@@ -122,7 +147,10 @@ class Recurrent(nn.Module):
             per_layer=isinstance(self.hidden_size, list),
             initial=self._initial,
         )
-        return run_stack(self, form, input, hx, lambda number, steps, states: scan_layer(rows[number], steps, states))
+        end = len(rows) - 1 if last_only else None
+        return run_stack(
+            self, form, input, hx, lambda number, *given: scan_layer(rows[number], *given, last_only=number == end)
+        )
 
     def _initial(self, number: int, batch: int, like: Tensor) -> list[Tensor]:
         row = [cell.initial_states(batch, like)[: len(cell.outer_states())] for cell in self.rows()[number]]

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from ..cells.base import AbstractCell, States
-from .loop import look_ahead_packed, run_cell, run_packed
+from .loop import look_ahead_packed, run_cell, run_packed, wanted_loop
 from .sequence import Steps
 
 
-def scan_layer(row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def scan_layer(
+    row: Sequence[AbstractCell], steps: Steps, states: Sequence[Tensor], last_only: bool = False
+) -> tuple[Tensor, list[Tensor]]:
     """`scan` in every direction of a layer; states, before and after, are (directions, batch, size) per kind.
 
-    Those that are internal to a cell begin here and are left out.
+    Those that are internal to a cell begin here and are left out. With `last_only` the output may have the last step
+    alone.
     """
     if len(row) == 1:
-        output, last = scan(row[0], steps, _with_internal(row[0], tuple(s[0] for s in states)))
+        output, last = scan(row[0], steps, _with_internal(row[0], tuple(s[0] for s in states)), last_only=last_only)
         return output, [s[None] for s in last[: len(states)]]
     outputs, after = [], []
     for d, cell in enumerate(row):
@@ -35,7 +38,9 @@ def _with_internal(cell: AbstractCell, states: States) -> States:
     return *states, *cell.initial_states(states[0].shape[0], states[0])[len(states) :]
 
 
-def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False) -> tuple[Tensor, States]:
+def scan(
+    cell: AbstractCell, steps: Steps, states: States, reverse: bool = False, last_only: bool = False
+) -> tuple[Tensor, States]:
     """Outputs, in the form of `steps.data`, and final states of one cell; the input projection is hoisted.
 
     The plain loop is the reference; where a faster one exists, that one runs (see `compactrnn.time_loop`). Under
@@ -45,7 +50,11 @@ def scan(cell: AbstractCell, steps: Steps, states: States, reverse: bool = False
     # tensors given in place of parameters, by torch.func.functional_call, are not ours to write to
     if cell.training and torch.is_grad_enabled() and all(isinstance(p, nn.Parameter) for p in cell.parameters()):
         cell.constrain_()
-    projected, device = cell.project(steps.data), steps.data.device.type
+    device = steps.data.device.type
+    jumps = last_only and steps.batch_sizes is None and not reverse and wanted_loop() == "auto"
+    if jumps and not torch.is_autocast_enabled(device) and (made := cell.jump(steps.data, states)) is not None:
+        return made[0][None], made[1]
+    projected = cell.project(steps.data)
     if not torch.is_autocast_enabled(device):
         return _run(cell, projected, steps.batch_sizes, states, reverse)
     own = next(itertools.chain(cell.parameters(), cell.buffers())).dtype

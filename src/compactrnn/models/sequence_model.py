@@ -115,11 +115,11 @@ class SequenceModel(AbstractModel):
         before = self._first_states(states, begins, count, x)
         after: list[Any] = []
         for number, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            y, last = steps.run(layer, x, before[number])
-            after.append(last)
             at_last = number == len(self.layers) - 1 and not self.every_step
+            y, last = (steps.run_to_end if at_last else steps.run)(layer, x, before[number])
+            after.append(last)
             if at_last:
-                x, y = steps.last(x), steps.last(y)
+                x = steps.last(x)
             y = norm(y)
             x = x + y if self.residual and number else y
             if self.training and self.dropout:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..layers import Recurrent
+
 
 class FullSteps:
     """Sequences of one length; `data` is (time, batch, n)."""
@@ -18,6 +20,16 @@ class FullSteps:
     def run(self, layer: nn.Module, data: Tensor, states: Any = None) -> tuple[Tensor, Any]:
         """What a recurrent layer gives at every step from its first states or from `states`, and its last states."""
         return layer(data) if states is None else layer(data, states)
+
+    def run_to_end(self, layer: nn.Module, data: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        """What a recurrent layer gives at the last step, (batch, n), and its last states.
+
+        Where nobody else looks at it, its outputs at other steps may be left out (`Recurrent.last`).
+        """
+        if type(layer) is Recurrent and not (layer._forward_hooks or layer._forward_pre_hooks):
+            return layer.last(data, states)
+        y, states = self.run(layer, data, states)
+        return self.last(y), states
 
     def last(self, data: Tensor) -> Tensor:
         """The last step of each sequence: (batch, n)."""
@@ -50,6 +62,11 @@ class PackedSteps:
         packed = self._with(data)
         y, states = layer(packed) if states is None else layer(packed, states)
         return y.data, states
+
+    def run_to_end(self, layer: nn.Module, data: Tensor, states: Any = None) -> tuple[Tensor, Any]:
+        """What a recurrent layer gives at the last step of each sequence, (batch, n), and the states there."""
+        y, states = self.run(layer, data, states)
+        return self.last(y), states
 
     def last(self, data: Tensor) -> Tensor:
         """The last step of each sequence: (batch, n)."""
