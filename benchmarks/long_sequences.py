@@ -96,7 +96,10 @@ def label(row: dict[str, Any]) -> str:
     model = row["recipe"]["model"]
     sizes = " + ".join(map(str, model["hidden"]))
     overruled = re.findall(r"--set model\.(?:cell_options\.)?(\S+)", row["command"])
-    return ", ".join([f"{model['cell']} {sizes}", *(text for text in overruled if not text.startswith("hidden="))])
+    seed = [f"seed {row['seed']}"] if row["seed"] else []
+    return ", ".join(
+        [f"{model['cell']} {sizes}", *(text for text in overruled if not text.startswith("hidden=")), *seed]
+    )
 
 
 def task_label(row: dict[str, Any]) -> str:
