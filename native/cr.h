@@ -50,6 +50,7 @@ enum cr_code_of_error {
     CR_ERROR_OFFLINE,        /* the model needs whole sequences: cr_run_sequence */
     CR_ERROR_ARITHMETIC,     /* the library was compiled so that it rounds differently */
     CR_ERROR_EXPAND,         /* the model has matrices made of vectors, and cr_expand has not been called */
+    CR_ERROR_STEPS,          /* the model does not take sequences of so few or so many steps; nothing was run */
     CR_ERROR_COUNT
 };
 
@@ -75,6 +76,8 @@ typedef struct cr_model {
     size_t scratch_bytes;
     const unsigned char *expanded;
     int offline;             /* needs whole sequences */
+    uint32_t least_steps;    /* of a whole sequence, >= 1 */
+    uint32_t most_steps;     /* 0: any number */
     uint32_t fault;          /* after an error in an op: its number; in an output: op_count + its number; else CR_NONE */
 } cr_model;
 
@@ -119,7 +122,12 @@ float *cr_state(const cr_model *model, void *block, uint32_t buffer);
 int cr_run(const cr_model *model, void *block, const void *const *inputs, float *const *outputs, size_t steps);
 int cr_step(const cr_model *model, void *block, const void *const *inputs, float *const *outputs);
 
-/* A whole sequence of steps >= 1, from the initial state: any model. A final output has one row, others have `steps`.
+/* Rows of an output that cr_run_sequence writes: 1 of a final one, of others `steps`, or fewer, where the model leaves
+ * some out at the ends. */
+size_t cr_output_rows(const cr_model *model, uint32_t output, size_t steps);
+
+/* A whole sequence of model->least_steps to model->most_steps, from the initial state: any model. outputs[o]: cr_output_rows
+ * rows. Returns CR_OK, or CR_ERROR_TOKEN, CR_ERROR_STEPS or CR_ERROR_EXPAND and nothing was run.
  * `workspace`: cr_workspace_size bytes at a multiple of 64; that size is SIZE_MAX where it does not fit. */
 size_t cr_workspace_size(const cr_model *model, size_t steps);
 int cr_run_sequence(const cr_model *model, void *block, void *workspace, const void *const *inputs,

@@ -25,7 +25,8 @@
 
 #define CR_MAGIC "\x89" "CRNN\r\n\x1a"
 #define CR_VERSION 4u
-#define CR_KNOWN_FEATURES 0u          /* a feature bit that the reader does not know is an error */
+#define CR_KNOWN_FEATURES 1u          /* a feature bit that the reader does not know is an error */
+#define CR_FEATURE_STEPS 1u           /* `most_steps`, `least` or `fewer` is not 0 */
 #define CR_LINE 64u                   /* bytes: the alignment of everything */
 #define CR_LANES 16u                  /* rows of a panel, units of a block of gates */
 #define CR_MAX_BLOCK_PANELS 4u        /* panels that lie line by line beside each other */
@@ -60,7 +61,7 @@ typedef struct {
     uint32_t input_count;
     uint32_t output_count;
     uint32_t metadata_bytes;
-    uint32_t reserved;                /* reserved fields are zero, everywhere */
+    uint32_t most_steps;              /* of a whole sequence; 0: any number */
 } cr_header;
 
 enum cr_kind {
@@ -81,7 +82,7 @@ typedef struct {
     uint32_t kind;
     uint32_t width;                   /* in numbers, >= 1 */
     uint32_t segment;
-    uint32_t reserved;
+    uint32_t reserved;                /* reserved fields are zero, everywhere */
     uint64_t place;
     uint64_t init;
 } cr_buffer;
@@ -242,7 +243,9 @@ typedef struct {
 } cr_segment;
 
 /* An input (its whole buffer; vocabulary > 0: a token, of width 1) or an output (product of the shape numbers at
- * offset). An output is collected at every step of `segment`; a final one once, after everything. */
+ * offset). An output is collected at every step of `segment`; a final one once, after everything. An output may need a whole
+ * sequence of at least `least` steps, and have `fewer` rows than that has steps: the last ones are not there. Only an output
+ * that is not final, of a file that needs whole sequences, has fewer rows, and its `least` is more. */
 typedef struct {
     uint32_t buffer;
     uint32_t offset;
@@ -251,7 +254,8 @@ typedef struct {
     uint32_t segment;
     uint32_t rank;
     uint32_t shape[CR_MAX_RANK];
-    uint32_t reserved[2];
+    uint32_t least;
+    uint32_t fewer;
 } cr_port;
 
 static_assert(sizeof(cr_header) == 64, "header");

@@ -33,6 +33,7 @@ static const char *const error_text[CR_ERROR_COUNT] = {
     [CR_ERROR_TOKEN] = "an input token is outside its vocabulary",
     [CR_ERROR_OFFLINE] = "the model needs whole sequences",
     [CR_ERROR_EXPAND] = "the model has matrices that are made of vectors: cr_expand computes them, before the first run",
+    [CR_ERROR_STEPS] = "the model does not take sequences of so few or so many steps",
     [CR_ERROR_ARITHMETIC] = "this build computes other numbers: it needs -ffp-contract=off, and no -ffast-math or x87 arithmetic",
 };
 
@@ -67,7 +68,7 @@ static int cr_check_header(const unsigned char *file, size_t bytes)
     if (header.features & ~CR_KNOWN_FEATURES) return CR_ERROR_FEATURE;
     if (header.file_bytes != bytes) return CR_ERROR_TRUNCATED;
     if (cr_crc32(0, file + sizeof header, bytes - sizeof header) != header.body_crc) return CR_ERROR_CHECKSUM;
-    if (header.reserved) return CR_ERROR_LAYOUT;
+    if (header.most_steps && !(header.features & CR_FEATURE_STEPS)) return CR_ERROR_LAYOUT;
     if (header.buffer_count > CR_MAX_BUFFERS || header.tensor_count > CR_MAX_TENSORS || header.op_count > CR_MAX_OPS ||
         header.segment_count > CR_MAX_SEGMENTS || header.input_count > CR_MAX_PORTS ||
         header.output_count > CR_MAX_PORTS || header.metadata_bytes > CR_MAX_METADATA)
@@ -169,7 +170,7 @@ int cr_check_write(const cr_model *model, uint32_t segment, cr_ref ref, uint64_t
 static int cr_check_port(const cr_model *model, const cr_port *port, uint64_t *width)
 {
     *width = 1;
-    if (port->reserved[0] || port->reserved[1]) return CR_ERROR_LAYOUT;
+    if ((port->least || port->fewer) && !(model->header->features & CR_FEATURE_STEPS)) return CR_ERROR_LAYOUT;
     if (port->rank > CR_MAX_RANK || port->final > 1) return CR_ERROR_LIMIT;
     if (port->buffer >= model->header->buffer_count) return CR_ERROR_REFERENCE;
     for (uint32_t i = 0; i < CR_MAX_RANK; i++) {
@@ -190,7 +191,7 @@ static int cr_check_ports(cr_model *model, uint64_t *looks)
     for (uint32_t i = 0; i < model->header->input_count; i++) {
         const cr_port *port = &model->inputs[i];
         if ((code = cr_check_port(model, port, &width))) return code;
-        if (port->offset || port->final || port->segment) return CR_ERROR_LAYOUT;
+        if (port->offset || port->final || port->segment || port->least || port->fewer) return CR_ERROR_LAYOUT;
         if (model->buffers[port->buffer].kind != CR_INPUT) return CR_ERROR_ACCESS;
         if (width != model->buffers[port->buffer].width) return CR_ERROR_SHAPE;
         if (port->vocabulary > CR_MAX_ROWS) return CR_ERROR_LIMIT;
@@ -215,6 +216,19 @@ static int cr_check_ports(cr_model *model, uint64_t *looks)
     uint64_t given = 0;
     for (uint32_t i = 0; i < model->header->buffer_count; i++) given += model->buffers[i].kind == CR_INPUT;
     return given == model->header->input_count ? CR_OK : CR_ERROR_REFERENCE;
+}
+
+/* How many steps a whole sequence may have. */
+static int cr_check_steps(cr_model *model)
+{
+    model->least_steps = 1;
+    model->most_steps = model->header->most_steps;
+    for (uint32_t i = 0; i < model->header->output_count; i++) {
+        const cr_port *port = &model->outputs[i];
+        if (port->fewer && (port->final || !model->offline || port->least <= port->fewer)) return CR_ERROR_SHAPE;
+        if (port->least > model->least_steps) model->least_steps = port->least;
+    }
+    return model->most_steps && model->most_steps < model->least_steps ? CR_ERROR_SHAPE : CR_OK;
 }
 
 static int cr_bind_sections(cr_model *model, cr_walk *walk)
@@ -343,6 +357,7 @@ int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
     if ((code = cr_check_ops(model, &looks))) return code;
     if ((code = cr_check_ports(model, &looks))) return code;
     model->offline = !cr_streams(model);
+    if ((code = cr_check_steps(model))) return code;
     model->workspace = model->rows + (model->offline ? 0 : model->chunk * model->row_bytes);
     model->block_bytes = model->workspace + cr_product_bytes(model);
     return CR_OK;

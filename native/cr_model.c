@@ -459,7 +459,8 @@ static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size
                 *cr_floats(run, (cr_ref){model->inputs[i].buffer, 0}) = (float)((const int32_t *)run->inputs[i])[run->t];
         for (uint32_t i = 0; i < op_count; i++) cr_run_op(run, &ops[i]);
         for (uint32_t i = 0; i < model->header->output_count; i++)
-            if (model->outputs[i].segment == number && !(run->whole && model->outputs[i].final))
+            if (model->outputs[i].segment == number &&
+                !(run->whole && (model->outputs[i].final || run->t >= cr_output_rows(model, i, run->steps))))
                 cr_copy_output(run, i, outputs, run->t);
     }
 }
@@ -500,6 +501,7 @@ int cr_step(const cr_model *model, void *block, const void *const *inputs, float
 int cr_run_sequence(const cr_model *model, void *block, void *workspace, const void *const *inputs,
                     float *const *outputs, size_t steps)
 {
+    if (steps < model->least_steps || (model->most_steps && steps > model->most_steps)) return CR_ERROR_STEPS;
     int code = cr_check_run(model, inputs, steps);
     if (code) return code;
     uint64_t before = cr_flush_subnormals();
@@ -536,6 +538,12 @@ size_t cr_port_width(const cr_port *port)
     size_t width = 1;
     for (uint32_t i = 0; i < port->rank; i++) width *= port->shape[i];
     return width;
+}
+
+size_t cr_output_rows(const cr_model *model, uint32_t output, size_t steps)
+{
+    const cr_port *port = &model->outputs[output];
+    return port->final ? 1 : steps > port->fewer ? steps - port->fewer : 0;
 }
 
 size_t cr_workspace_size(const cr_model *model, size_t steps)

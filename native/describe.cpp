@@ -48,6 +48,7 @@ void describe_format(nb::module_ &module) {
     module.attr("constants") = numbers({
         {"VERSION", CR_VERSION},
         {"LINE", CR_LINE},
+        {"FEATURE_STEPS", CR_FEATURE_STEPS},
         {"LANES", CR_LANES},
         {"GROUP", CR_GROUP},
         {"NONE", CR_NONE},

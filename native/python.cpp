@@ -168,8 +168,8 @@ struct Arrays {
         }
         for (uint32_t i = 0; i < header.output_count; i++) {
             views.emplace_back(outputs[i], PyBUF_WRITABLE);
-            bool final = whole && model.outputs[i].final;
-            to.push_back(static_cast<float *>(data_of(views.back(), model.outputs[i], final ? 1 : steps)));
+            size_t rows = whole ? cr_output_rows(&model, i, steps) : steps;
+            to.push_back(static_cast<float *>(data_of(views.back(), model.outputs[i], rows)));
         }
     }
 
@@ -266,7 +266,6 @@ public:
     void run(nb::list inputs, nb::list outputs, size_t steps, bool whole) {
         Turn turn(busy_);
         Arrays arrays(*core(), inputs, outputs, steps, whole);
-        if (whole && steps == 0) throw nb::value_error("an empty sequence");
         int code;
         {
             nb::gil_scoped_release release;
@@ -395,6 +394,8 @@ NB_MODULE(_native, module) {
         .def(nb::init<nb::handle, const std::optional<std::string> &>(), nb::arg("data"), nb::arg("isa") = nb::none())
         .def_prop_ro("isa", [](const Model &self) { return std::string(cr_isa(&self.model)); })
         .def_prop_ro("offline", [](const Model &self) { return cr_is_offline(&self.model) != 0; })
+        .def_prop_ro("least_steps", [](const Model &self) { return self.model.least_steps; })
+        .def_prop_ro("most_steps", [](const Model &self) { return self.model.most_steps; })
         .def_prop_ro("state_bytes", [](const Model &self) { return cr_state_size(&self.model); })
         .def_prop_ro("expanded_bytes", [](const Model &self) { return cr_expanded_size(&self.model); })
         .def("expand", &Model::expand)

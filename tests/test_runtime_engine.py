@@ -11,7 +11,7 @@ import pytest
 
 from compactrnn import Engine, UnsupportedModelError
 from compactrnn.runtime import _native
-from compactrnn.runtime.file import write
+from compactrnn.runtime.file import read, write
 from compactrnn.runtime.gates import gate_rows
 from compactrnn.runtime.program import GATES, Buffer, Code, Input, Op, Output, Program, Ref, Segment, Tensor, Unary
 from compactrnn.runtime.quantize import quantize
@@ -318,6 +318,40 @@ def test_flip_alone_makes_a_model_offline():
     engine = Engine(write(program))
     assert program.offline and engine.offline
     assert engine.run(np.array([[1, 2], [3, 4], [5, 6]])).tolist() == [[5, 6], [8, 10], [9, 12]]
+
+
+def backwards(**fields) -> Program:
+    """The steps from the last to the first."""
+    op = Op(Code.FLIP, Ref(1), 1, a=Ref(0))
+    port, output = Input("x", 0, (1,)), Output("y", Ref(1), (1,), fewer=2)
+    return Program([Buffer(1, "input"), Buffer(1)], [], [Segment("forward", (op,))], [port], [output], **fields)
+
+
+def test_how_many_steps_a_model_takes_and_gives_stands_in_the_file():
+    """The core itself refuses others; whatever metadata a user gives."""
+    data = write(backwards(least_steps=3, most_steps=5, metadata={"least_steps": 9, "fewer_steps": {"y": 1}}))
+    engine = Engine(data)
+    assert (engine.least_steps, engine.most_steps) == (3, 5)
+    x = np.arange(6.0, dtype=np.float32)[:, None]
+    for steps in (3, 4, 5):
+        np.testing.assert_array_equal(engine.run(x[:steps])[:, 0], np.arange(steps)[:1:-1])
+    for steps, message in (1, "at least 3"), (2, "at least 3"), (6, "at most 5"):
+        with pytest.raises(ValueError, match=message):
+            engine.run(x[:steps])
+        with pytest.raises(ValueError, match="does not take sequences of so few or so many steps"):
+            rows = np.empty((max(steps - 2, 0), 1), np.float32)
+            _native.Stream(_native.Model(data)).run([x[:steps]], [rows], steps, True)
+    program = read(data)
+    assert (program.least_steps, program.most_steps, program.outputs[0].fewer) == (3, 5, 2)
+    assert write(program) == data
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"least_steps": 2}, {"least_steps": 3, "most_steps": 2}], ids=["none left", "none", "none at all"]
+)
+def test_numbers_of_steps_that_contradict_each_other_are_refused(fields):
+    with pytest.raises(ValueError, match="contradict"):
+        write(backwards(**fields))
 
 
 def test_state_bytes_belong_to_one_model(engine, token_engine):

@@ -50,10 +50,13 @@ static void use(cr_model *model)
                 ((int32_t *)(void *)rows)[t] = (int32_t)(t % model->inputs[i].vocabulary);
         from[i] = rows;
     }
-    for (uint32_t i = 0; i < outputs; i++) to[i] = allocate(4 * STEPS * cr_port_width(&model->outputs[i]));
+    for (uint32_t i = 0; i < outputs; i++) {
+        size_t rows = cr_is_offline(model) ? cr_output_rows(model, i, STEPS) : STEPS;
+        to[i] = allocate(4 * rows * cr_port_width(&model->outputs[i]));
+    }
     cr_reset(model, block);
     if (!cr_is_offline(model) && cr_run(model, block, from, to, STEPS)) abort();
-    if (cr_run_sequence(model, block, workspace, from, to, STEPS)) abort();
+    if (cr_run_sequence(model, block, workspace, from, to, STEPS) != code_of_sequence(model, STEPS)) abort();
     for (uint32_t i = 0; i < inputs; i++) free((void *)from[i]);
     for (uint32_t i = 0; i < outputs; i++) free(to[i]);
     free(workspace);

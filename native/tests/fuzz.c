@@ -94,7 +94,8 @@ static uint32_t outcome(run *r, int way)
     inside = 1;
     cr_reset(&r->model, r->block);
     if (way == 0) {
-        WANT(cr_run_sequence(&r->model, r->block, r->workspace, r->inputs, r->outputs, r->steps) == CR_OK);
+        WANT(cr_run_sequence(&r->model, r->block, r->workspace, r->inputs, r->outputs, r->steps) ==
+             code_of_sequence(&r->model, r->steps));
     } else if (way == 1) {
         WANT(cr_run(&r->model, r->block, r->inputs, r->outputs, r->steps) == CR_OK);
     } else {

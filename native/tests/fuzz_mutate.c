@@ -282,7 +282,7 @@ static size_t seal(uint8_t *file, size_t size, size_t most)
     }
     memcpy(s.header->magic, CR_MAGIC, 8);
     s.header->version = CR_VERSION;
-    s.header->features = s.header->reserved = 0;
+    s.header->features &= CR_KNOWN_FEATURES;
     s.header->file_bytes = size;
     s.header->body_crc = cr_crc32(0, file + sizeof(cr_header), size - sizeof(cr_header));
     s.header->header_crc = 0;

@@ -57,6 +57,14 @@ def wide() -> Program:
     return Program(buffers, [tensor], [Segment("forward", (op,))], [Input("x", 0, (70,))], [Output("y", Ref(1), (17,))])
 
 
+def shorter() -> Program:
+    """A row less than there are steps, of 2 to 40 steps."""
+    op = Op(Code.FLIP, Ref(1), 3, a=Ref(0))
+    outputs = [Output("y", Ref(1), (3,), fewer=1)]
+    program = Program([Buffer(3, "input"), Buffer(3)], [], [Segment("forward", (op,))], [Input("x", 0, (3,))], outputs)
+    return replace(program, least_steps=2, most_steps=40)
+
+
 def polynomials(code: Code) -> Program:
     """An LSTM or GRU whose product the core makes by polynomials, where it is compiled for tests with small files."""
     gates, units, k = GATES[code], 66, 128
@@ -102,6 +110,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "smallest.crnn").write_bytes(write(smallest()))
     (folder / "wide.crnn").write_bytes(write(wide()))
+    (folder / "shorter.crnn").write_bytes(write(shorter()))
     for code in (Code.LSTM, Code.GRU):
         (folder / f"polynomials-{code.name.lower()}.crnn").write_bytes(write(polynomials(code)))
     rows = {code for code, operation in OPERATIONS.items() if operation.rows}

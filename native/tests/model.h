@@ -117,6 +117,12 @@ static inline void run_steps(run *r)
     }
 }
 
+/* What a whole sequence of so many steps returns. */
+static inline int code_of_sequence(const cr_model *model, size_t steps)
+{
+    return steps < model->least_steps || (model->most_steps && steps > model->most_steps) ? CR_ERROR_STEPS : CR_OK;
+}
+
 /* What came out: a checksum of the outputs, and of the state where the model streams. */
 static inline uint32_t checksum(const run *r)
 {

@@ -109,6 +109,10 @@ class Builder:
                     ops[i] = replace(op, name=op.name or name)
                     self.program.tensors[op.tensor] = replace(self.program.tensors[op.tensor], exact=True)
 
+    def at_least(self, steps: int) -> None:
+        """Refuse whole sequences of fewer steps."""
+        self.program.least_steps = max(self.program.least_steps, steps)
+
     def close(self, because: str) -> None:
         """End the segment; later segments see the whole sequence, so the model is offline."""
         self.offline_because = self.offline_because or because or "a value of the whole sequence is used"

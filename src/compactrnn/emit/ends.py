@@ -2,8 +2,8 @@
 
 An entry of a moved row that follows from a step in one way but at the ends is chosen there: by which step it is,
 counted from the beginning or the end, a number of one step of the sequence takes the place of the shifted one. Such a
-step is found by a delay line, from the end of the sequence or, reversed, from its beginning. Where a sequence is too
-short to have it, the number is NaN.
+step is found by a delay line, from the end of the sequence or, reversed, from its beginning. A sequence that is
+too short to have it is refused; in a stream the number is NaN until then.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ def continued(mover: Mover, moved: LazyView, steps: int) -> LazyView:
         if steps < _LONG:
             raise UndecidedError(f"{moved.where}: leaves out more than {steps // 2} steps")
         raise UnsupportedModelError(f"{moved.where}: leaves out {missing // rate} steps; at most {_MOST} are taken")
-    known = mover.builder.program.metadata
-    known["least_steps"] = max(known.get("least_steps", 1), -(-missing // rate) + 1)
+    mover.builder.at_least(-(-missing // rate) + 1)
     result = LazyView([*moved.operands], wide, time, moved.where, rate=rate)
     outside = _outside(mover, result)
     pace = rows[middle + 1] - rows[middle]
@@ -162,6 +161,7 @@ def _single_step(mover: Mover, source: Operand, step: int, places: np.ndarray, w
     )
     end = step >= steps // 2
     far = steps - 1 - step if end else -step
+    mover.builder.at_least(far + 1 if end else step + mover.missing(source) + 1)
     rows = np.full((steps, len(places)), 2 * SHIFT)
     now = np.arange(steps) - far
     inside = (now >= 0) & (now < steps)

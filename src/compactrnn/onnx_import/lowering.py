@@ -235,9 +235,6 @@ def _sequence(
         missing = visitor.mover.missing(value) if isinstance(value, Operand) else 0
         if missing and (rate > 1 or value.shape[time or 0] % rate):
             raise UnsupportedModelError(f"output {name!r}: leaves out results of a step that has {rate}")
-        if missing:
-            fewer = build.program.metadata.setdefault("fewer_steps", {})
-            fewer[name] = missing
         if time and rate > 1:
             moved = visitor.mover.move([value], lambda arrays, t=time: np.moveaxis(arrays[0], t, 0), 0)
             value, time = visitor.materialize(moved), 0
@@ -245,7 +242,7 @@ def _sequence(
         last = build.program.outputs[-1]
         if last.final:
             shape = port_shape(value.shape, None)
-        build.program.outputs[-1] = replace(last, shape=shape)
+        build.program.outputs[-1] = replace(last, shape=shape, fewer=missing)
     for state in form.ports.states:
         if state.output is None:
             raise invalid(f"states[{state.name!r}]", got="None", expected="an output: the file has a time axis")
@@ -253,7 +250,7 @@ def _sequence(
         _check_kept(state.name, states[state.name], new)
     if form.frames > 1:
         build.program.metadata["frames_per_step"] = form.frames
-    if "fewer_steps" in build.program.metadata and not build.offline_because:
+    if any(output.fewer for output in build.program.outputs) and not build.offline_because:
         build.offline_because = "results that there are for fewer steps than it takes"
         raise UnsupportedModelError(f"{file.name}: gives results of fewer steps than it takes, though none reads ahead")
     return build

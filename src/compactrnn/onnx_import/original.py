@@ -70,8 +70,7 @@ class Original:
         time = self.lowered.time_axes[name]
         if time is None:
             return y.reshape(port_shape(y.shape, None))
-        left_out = self.lowered.program.metadata.get("fewer_steps", {}).get(name, 0)
-        if left_out:
+        if any(output.fewer for output in self.lowered.program.outputs if output.name == name):
             return np.moveaxis(y, time, 0).reshape(-1, *port_shape(y.shape, time))
         if y.shape[time] % steps:
             raise UnsupportedModelError(f"output {name!r}: has {y.shape[time]} results for {steps} steps")

@@ -65,13 +65,8 @@ class Engine:
         frames = self.metadata.get("frames_per_step")
         framed = isinstance(frames, int) and all(port.shape[:1] == (frames,) for port in self.inputs)
         self.frames_per_step: int = frames if framed and isinstance(frames, int) and frames > 1 else 1
-        most = self.metadata.get("most_steps")
-        fewer = self.metadata.get("fewer_steps")
-        known = fewer.items() if isinstance(fewer, dict) and self.offline else ()
-        self._fewer: dict[str, int] = {name: n for name, n in known if isinstance(n, int) and n > 0}
-        least = self.metadata.get("least_steps")
-        self._least_steps: int = least if isinstance(least, int) and self.offline else 0
-        self._most_steps: int | None = most if isinstance(most, int) and most > 0 else None
+        self.least_steps: int = self._model.least_steps
+        self.most_steps: int | None = self._model.most_steps or None
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
         self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
         self._model.expand()
@@ -112,24 +107,23 @@ class Engine:
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
         arrays, steps = sequences(self.inputs, xs, self.frames_per_step)
-        if self._most_steps is not None and steps > self._most_steps:
-            raise invalid(
-                "xs", got=f"{steps} time steps", expected=f"at most {self._most_steps}: the model counts them"
-            )
-        if steps < self._least_steps:
-            raise invalid("xs", got=f"{steps} time steps", expected=f"at least {self._least_steps}: it leaves some out")
+        if self.most_steps is not None and steps > self.most_steps:
+            raise invalid("xs", got=f"{steps} time steps", expected=f"at most {self.most_steps}: the model counts them")
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", expected="at least one")
+        if steps and steps < self.least_steps:
+            expected = (
+                f"at least {self.least_steps}: the model leaves some out, or reads one that is so far from an end"
+            )
+            raise invalid("xs", got=f"{steps} time steps", expected=expected)
         if steps:
             size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps)
             self._check_memory(f"run of {steps} steps", size)
-        rows = output_rows(self.outputs, [o.shape if o.final else (steps, *o.shape) for o in self.outputs], out)
+        shapes = [o.shape if o.final else (steps - min(o.fewer, steps), *o.shape) for o in self.outputs]
+        rows = output_rows(self.outputs, shapes, out)
         check_apart(rows, arrays)
         if steps:
             _native.Stream(self._model).run(arrays, rows, steps, True)
-        if self._fewer:
-            cut = (self._fewer.get(o.name) for o in self.outputs)
-            rows = [row if n is None else row[: steps - n] for row, n in zip(rows, cut, strict=True)]
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     def __repr__(self) -> str:

@@ -74,7 +74,7 @@ def encode(program: Program) -> bytes:
         else:
             _place_tensor(record, program.tensors[index], kind, data)
     body = b"".join([*(_padded(part.tobytes()) for part in head), _padded(metadata), *data.parts])
-    return _header(body, head, len(metadata)) + body
+    return _header(body, head, len(metadata), program.most_steps) + body
 
 
 def read(data: bytes) -> Program:
@@ -109,13 +109,16 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % lay.LINE)
 
 
-def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int) -> bytes:
+def _header(body: bytes, head: list[np.ndarray], metadata_bytes: int, most_steps: int) -> bytes:
     header = np.zeros(1, lay.HEADER)
     header["magic"] = np.void(lay.MAGIC)
     header["version"] = lay.VERSION
     header["file_bytes"] = lay.LINE + len(body)
     header["body_crc"] = zlib.crc32(body)
     header["metadata_bytes"] = metadata_bytes
+    header["most_steps"] = most_steps
+    if most_steps or head[-1]["least"].any() or head[-1]["fewer"].any():
+        header["features"] = lay.FEATURE_STEPS
     for name, part in zip(("buffers", "tensors", "ops", "segments", "inputs", "outputs"), head, strict=True):
         header[name] = len(part)
     header["header_crc"] = zlib.crc32(header.tobytes())
@@ -252,6 +255,7 @@ def _output_records(program: Program) -> np.ndarray:
     records = np.zeros(len(program.outputs), lay.PORT)
     for record, port in zip(records, program.outputs, strict=True):
         record["buffer"], record["offset"], record["final"] = port.ref.buffer, port.ref.offset, port.final
+        record["least"], record["fewer"] = program.least_steps if program.least_steps > 1 else 0, port.fewer
         if port.final and program.offline:
             record["segment"] = len(program.segments) - 1
         else:

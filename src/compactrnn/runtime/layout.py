@@ -18,6 +18,7 @@ MAX_COLUMNS: int = _native.constants["MAX_COLUMNS"]
 MAX_WIDTH: int = _native.constants["MAX_WIDTH"]  # of a buffer
 MAX_RANK: int = _native.constants["MAX_RANK"]
 MAX_SEGMENTS: int = _native.constants["MAX_SEGMENTS"]
+FEATURE_STEPS: int = _native.constants["FEATURE_STEPS"]
 MAX_GROUP_SCALES: int = _native.constants["MAX_GROUP_SCALES"]  # of a row, so that no sum of products leaves 32 bits
 
 KINDS = ("scratch", "state", "constant", "input", "sequence")
@@ -54,7 +55,7 @@ QUANTIZED_INPUTS = (Type.MATRIX_I8, Type.MATRIX_I4, Type.SPARSE_I8, Type.COLUMNS
 HEADER = np.dtype(
     [("magic", "V8"), ("version", "<u4"), ("features", "<u4"), ("file_bytes", "<u8")]
     + [(name, "<u4") for name in ("header_crc", "body_crc", "buffers", "tensors", "ops", "segments")]
-    + [(name, "<u4") for name in ("inputs", "outputs", "metadata_bytes", "reserved")]
+    + [(name, "<u4") for name in ("inputs", "outputs", "metadata_bytes", "most_steps")]
 )
 BUFFER = np.dtype(
     [(name, "<u4") for name in ("kind", "width", "segment", "reserved")] + [("place", "<u8"), ("init", "<u8")]
@@ -74,7 +75,7 @@ OP = np.dtype(
 SEGMENT = np.dtype([(name, "<u4") for name in ("kind", "first_op", "op_count", "reserved")])
 PORT = np.dtype(
     [(name, "<u4") for name in ("buffer", "offset", "vocabulary", "final", "segment", "rank")]
-    + [("shape", "<u4", MAX_RANK), ("reserved", "<u4", 2)]
+    + [("shape", "<u4", MAX_RANK), ("least", "<u4"), ("fewer", "<u4")]
 )
 
 

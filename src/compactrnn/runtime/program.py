@@ -100,12 +100,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """What the caller gets: `width` numbers at `ref`, of `shape`, each step, or only after the last (`final`)."""
+    """What the caller gets: `width` numbers at `ref`, of `shape`, each step, or only after the last (`final`).
+
+    Of a whole sequence it has `fewer` rows than steps: the last ones are left out.
+    """
 
     name: str
     ref: Ref
     shape: tuple[int, ...]
     final: bool = False
+    fewer: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class Tensor:
 
 @dataclass
 class Program:
-    """A model as the native core runs it."""
+    """A model as the native core runs it, whole sequences of `least_steps` to `most_steps` (0: any number)."""
 
     buffers: list[Buffer] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
@@ -188,6 +192,8 @@ class Program:
     outputs: list[Output] = field(default_factory=list)
     metadata: dict = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
+    least_steps: int = 1
+    most_steps: int = 0
 
     @property
     def in_panels(self) -> set[int]:

@@ -40,6 +40,7 @@ class Records:
         self.inputs = take(lay.PORT, int(header["inputs"]))
         self.outputs = take(lay.PORT, int(header["outputs"]))
         self.checksum = int(header["body_crc"])
+        self.most_steps = int(header["most_steps"])
         document = _document(take(np.dtype("u1"), int(header["metadata_bytes"])).tobytes())
         self.input_names = _names(document, "inputs", len(self.inputs))
         self.output_names = _names(document, "outputs", len(self.outputs))
@@ -58,7 +59,7 @@ class Records:
 
     def output_list(self) -> list[Output]:
         return [
-            Output(name, Ref(int(port["buffer"]), int(port["offset"])), _shape(port), bool(port["final"]))
+            Output(name, _ref(port), _shape(port), bool(port["final"]), int(port["fewer"]))
             for name, port in zip(self.output_names, self.outputs, strict=True)
         ]
 
@@ -100,6 +101,8 @@ class Records:
             outputs=self.output_list(),
             metadata=self.metadata,
             states=list(self.states),
+            least_steps=max(1, int(self.outputs["least"].max())),
+            most_steps=self.most_steps,
         )
 
 
@@ -152,6 +155,10 @@ def _state(name: str, entry: object, buffers: np.ndarray) -> State | None:
     if buffer >= len(buffers) or lay.KINDS[buffers[buffer]["kind"]] != "state":
         return None
     return State(name, buffer, tuple(shape), bounded) if math.prod(shape) == buffers[buffer]["width"] else None
+
+
+def _ref(port: np.void) -> Ref:
+    return Ref(int(port["buffer"]), int(port["offset"]))
 
 
 def _shape(port: np.void) -> tuple[int, ...]:
