@@ -60,6 +60,8 @@ What torch.export gives for a model is broken down into these operations of ATen
 `nn.ConstantPad2d`, or if what is padded behind is cut off right after them. Along other axes padding, stride, dilation
 and groups are free. The batch norm after a convolution is in its weights.
 
+Without padding they leave out results at the ends: the engine is then offline, and gives as many as the model.
+
 **Strides over time.** Where convolutions, pooling or stacked frames give fewer steps than they get, a step of the
 engine is as many frames as make one result of each ([steps.md](steps.md#a-step-of-several-frames)).
 

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="what exports")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import compactrnn as cr  # noqa: E402
 from onnx_models import packed, relative, session, stream_equals_run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
@@ -171,10 +172,36 @@ def test_what_has_fewer_steps_than_the_sequence(case, tmp_path):
             engine.run(np.zeros((frames * ((least - 1) // frames), UNITS), np.float32))
 
 
+@pytest.mark.parametrize("case", SHORTER)
+def test_the_same_from_torch(case, tmp_path):
+    least, function = SHORTER[case]
+    torch.manual_seed(0)
+    model, x = Model(function).eval(), torch.randn(1, 20, UNITS)
+    report = cr.pack(model, tmp_path / "m.crnn", x, calibration=[x])
+    assert all(c.error < CLOSE for c in report.checks) and report.error < 0.02
+    cr.pack(model, tmp_path / "m.crnn", x, weights="float32")
+    engine = cr.Engine(tmp_path / "m.crnn")
+    assert engine.offline
+    for steps in (least, least + 1, 22, 60):
+        if steps % engine.frames_per_step == 0:
+            x = torch.randn(1, steps, UNITS)
+            assert relative(model(x)[0].detach().numpy(), engine.run(x[0].numpy())) < CLOSE, steps
+
+
 def test_the_cell_of_a_layer_over_fewer_steps_is_refused(tmp_path):
-    path = exported(lambda m, x: m.lstm(_valid(m, x))[1][1][0], tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match="the cell of a layer over fewer steps"):
-        packed(path, tmp_path)
+    def cell(m, x):
+        return m.lstm(_valid(m, x))[1][1][0]
+
+    for model in (exported(cell, tmp_path / "m.onnx"), Model(cell).eval()):
+        with pytest.raises(ValueError, match="the cell of a layer over fewer steps"):
+            cr.pack(model, tmp_path / "m.crnn", torch.randn(1, 20, UNITS) if isinstance(model, nn.Module) else None)
+
+
+def test_a_cell_that_looks_ahead_is_refused_over_fewer_steps(tmp_path):
+    model = Model(lambda m, x: m.ahead(_valid(m, x))[0])
+    model.ahead = cr.Recurrent(cr.FSMN, UNITS, 4, batch_first=True, look_back=2, look_ahead=2)
+    with pytest.raises(ValueError, match=r"ahead.*reads later steps, and gets fewer steps"):
+        cr.pack(model.eval(), tmp_path / "m.crnn", torch.randn(1, 20, UNITS))
 
 
 COUNTED = {

@@ -95,7 +95,7 @@ def scores(mover: Mover, a: Operand, b: Operand) -> Scores:
     """The products of the rows of `a`, (..., time, n), with the columns of `b`, (..., n, time)."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     steps, n, heads = *a.shape[-2:], math.prod(batch)
-    if mover.rows not in (None, steps):
+    if mover.steps not in (None, steps):
         raise UnsupportedModelError(f"{mover.builder.where}: attends over fewer steps than the sequence has")
     entries = np.arange(heads * steps**2).reshape(*batch, steps, steps)
     shape = (*batch, steps, n)

@@ -81,7 +81,7 @@ def convolution(
     """Convolution over all axes but the first two: one product with each window, over time the newest step first.
 
     Over time it is causal where all padding comes first; what padding behind adds to the number of steps can be cut
-    off.
+    off. Without padding there are fewer steps.
 
     Args:
         mover: what moves and writes.
@@ -93,7 +93,7 @@ def convolution(
         name: of the weights in the model.
 
     Raises:
-        UnsupportedModelError: it changes the number of steps otherwise, or has too many windows.
+        UnsupportedModelError: it adds steps, or has too many windows.
     """
     window = window or Window.of(weight.shape[2:])
     moved = windows(mover, x, window, 0.0)
@@ -173,14 +173,6 @@ def transposed(
     return convolution(mover, moved, turned, bias, Window.of(window.kernel, (), window.dilations, pads), groups, name)
 
 
-def _loses(steps: int, stride: int, found: int) -> str:
-    return (
-        f"gives {found} results for {steps} steps and a stride of {stride} over time, and an engine gives as many as"
-        f" strides, {steps // stride}: expected more padding, such as (kernel - stride) before the first step; what is"
-        " padded behind may be cut off right after it"
-    )
-
-
 def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float) -> LazyView:
     """(N, C, *out, taps): the entries under each window, over time the last one first and as many as there are steps.
 
@@ -201,8 +193,6 @@ def windows(mover: Mover, x: Operand | LazyView, window: Window, filling: float)
                 f"{where}: has a stride of {stride} over time where a step of the engine is {rate} frames; expected a"
                 " multiple of the stride"
             )
-        if not mover.shorter and outputs[time - 2] < steps // stride:
-            raise UnsupportedModelError(f"{where}: {_loses(steps, stride, outputs[time - 2])}")
         outputs[time - 2], rate = min(outputs[time - 2], steps // stride), rate // stride
     rows = (x.shape[0], *outputs)
     count = math.prod(n for axis, n in enumerate(rows) if time is None or axis != max(time - 1, 0))

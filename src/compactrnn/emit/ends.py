@@ -107,9 +107,9 @@ def _shifted(mover: Mover, moved: LazyView, rows: np.ndarray, wrong: np.ndarray)
             return None
         at, place = divmod(offset, source.width)
         found = now + at - middle
-        inside = (found >= 0) & (found < rows_in(source, mover.rows))
+        inside = (found >= 0) & (found < rows_in(source, mover.steps))
         usual[:, column] = np.where(inside, (number + 1) * SHIFT + found * source.width + place, outside)
-        if rows_in(source, mover.rows) != steps:
+        if rows_in(source, mover.steps) != steps:
             return None
     return usual
 
@@ -141,7 +141,7 @@ def _single_steps(mover: Mover, moved: LazyView, entries: np.ndarray) -> Operand
             part = LazyView(moved.operands, entries[mine], None, moved.where)
             found[mine] = _address(parts, mover.materialize(part))
             continue
-        steps, at, place = rows_in(source, mover.rows), offset // source.width, offset % source.width
+        steps, at, place = rows_in(source, mover.steps), offset // source.width, offset % source.width
         for step in np.unique(at[mine]).tolist():
             of_step = mine[at[mine] == step]
             if min(step, steps - 1 - step) > min(_MOST, steps // 2 - 1):
@@ -155,7 +155,7 @@ def _single_steps(mover: Mover, moved: LazyView, entries: np.ndarray) -> Operand
 def _single_step(mover: Mover, source: Operand, step: int, places: np.ndarray, where: str) -> Operand:
     """The entries `places` of one step, counted from the nearer end."""
     assert source.time is not None
-    steps = rows_in(source, mover.rows)
+    steps = rows_in(source, mover.steps)
     source = replace(
         source, shape=tuple(steps * source.rate if d == source.time else n for d, n in enumerate(source.shape))
     )

@@ -14,15 +14,16 @@ from .plan import UndecidedError
 FEWEST, MOST = 17, 1151  # steps of the sequences on which it is told how far back a model looks: 17, 35, 71, ...
 
 
-def for_any_length(build: Callable[[int], Builder], model: str) -> Builder:
+def for_any_length(build: Callable[[int], Builder], model: str, fewest: int = FEWEST) -> Builder:
     """The program of `build(steps)`, checked to be the same for a short and a long sequence.
 
-    The sequences get longer until both show how far back each operation looks. `model` is what messages name.
+    The sequences get longer, from `fewest` on, until both show how far back each operation looks. `model` is what
+    messages name.
 
     Raises:
         UnsupportedModelError: the program depends on the length of the sequence, or looks back further than `MOST`.
     """
-    steps = FEWEST
+    steps = fewest
     while True:
         try:
             # the second length is no multiple of the first, and long enough for what shows in neither 17 nor 18 steps

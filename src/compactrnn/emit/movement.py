@@ -23,13 +23,12 @@ class Mover:
     """Moves entries lazily and materializes the result.
 
     `steps`: of the sequence that is traced, where a step may be several frames; a time axis is then a multiple of it.
-    `shorter`: values may have fewer steps; what reads final states or writes outputs then asks what is `missing`.
+    Values may have fewer; what reads final states or writes outputs asks what is `missing`.
     """
 
-    def __init__(self, builder: Builder, steps: int | None = None, shorter: bool = False):
+    def __init__(self, builder: Builder, steps: int | None = None):
         self.builder = builder
         self.steps = steps
-        self.shorter = shorter
         self._edges: list[np.ndarray] = []
         self._grown: list[np.ndarray] = []
         self._unknown: list[np.ndarray] = []
@@ -150,7 +149,7 @@ class Mover:
         if self.steps is not None and time is not None and self.missing(moved):
             whole = continued(self, moved, self.steps)
             return whole if whole is None else replace(self._materialized(whole, passing), shape=shape)
-        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown}, self.rows)
+        operands = Operands(moved.operands, {id(t) for t in self._edges}, {id(t) for t in self._grown}, self.steps)
         unknown = [n for n, o in enumerate(moved.operands) if any(o is u for u in self._unknown)]
         if unknown and bool(np.isin(moved.address // SHIFT - 1, unknown).any()):
             raise UnsupportedModelError(
@@ -227,14 +226,9 @@ class Mover:
         last = self.builder.unary(Unary.COPY, operand, bounded=operand.bounded)
         return replace(last, shape=operand.step_shape, time=None, kind=LAST, rate=1)
 
-    @property
-    def rows(self) -> int | None:
-        """How many rows a value has that may have fewer steps."""
-        return self.steps if self.shorter else None
-
     def missing(self, x: Operand | LazyView) -> int:
         """How many of the last steps a value does not have, such as what a convolution without padding leaves out."""
-        if self.steps is None or not self.shorter or not isinstance(x.time, int):
+        if self.steps is None or not isinstance(x.time, int):
             return 0
         return max(self.steps - x.shape[x.time] // x.rate, 0)
 
@@ -250,6 +244,18 @@ class Mover:
         last = replace(x, ref=Ref(line.ref.buffer, line.ref.offset + missing * x.width), segment=build.segment)
         shape = tuple(n + missing * x.rate if d == x.time else n for d, n in enumerate(x.shape))
         return replace(build.unary(Unary.COPY, replace(last, kind=STEP)), shape=shape)
+
+    def final(self, y: Operand, states: list) -> list:
+        """`states` after the last step of a layer's output `y`, which the first of them is where it is as wide.
+
+        Where `y` has fewer steps than the sequence that is its last row, and the others are not known.
+        """
+        if not self.missing(y):
+            return states
+        known = [self.move([self.unknown(state.shape)], lambda a: a[0], None) for state in states]
+        if states[0].width == y.width:
+            known[0] = self.move([y], lambda a: a[0][-1].reshape(states[0].shape), None)
+        return known
 
     def unknown(self, shape: tuple[int, ...]) -> np.ndarray:
         """What is not known, and must not be read."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Input, Output, Unary
 from .builder import CONSTANT, STEP, Builder, Operand
-from .movement import float32
+from .movement import Mover, float32
 
 
 def add_input(
@@ -37,8 +38,9 @@ def add_output(
     time: int | None = None,
     batch: int | None = None,
     rate: int = 1,
+    fewer: int = 0,
 ) -> None:
-    """Add an output: at every step if `value` has a time axis, else after the last step.
+    """Add an output: at every step, or every but the last `fewer`, if `value` has a time axis, else after the last.
 
     `time` is the time axis of a constant, of `rate` entries a step; `batch` is an axis of length one that the port
     leaves out. Of several frames a step time must come first, and the port has an axis for them.
@@ -53,4 +55,23 @@ def add_output(
         value = replace(value, ref=copy)
     shape = tuple(n for d, n in enumerate(value.shape) if d not in (value.time, batch))
     shape = (value.rate, *shape) if value.time is not None and value.rate > 1 else shape
-    build.program.outputs.append(Output(name, value.ref, shape, final=value.time is None))
+    build.program.outputs.append(Output(name, value.ref, shape, final=value.time is None, fewer=fewer))
+
+
+def missing_results(mover: Mover, name: str, value: Operand | np.ndarray) -> int:
+    """How many of the last results of an output there are not, which a run of a whole sequence then leaves out."""
+    missing = mover.missing(value) if isinstance(value, Operand) else 0
+    if missing and isinstance(value, Operand) and value.rate > 1:
+        raise UnsupportedModelError(f"output {name!r}: leaves out results of a step that has {value.rate}")
+    return missing
+
+
+def check_missing(build: Builder, model: str) -> None:
+    """Refuse outputs of fewer steps than a stream takes; `model` is what messages name."""
+    fewer = [output for output in build.program.outputs if output.fewer]
+    if fewer and not build.offline_because:
+        build.offline_because = "results that there are for fewer steps than it takes"
+        raise UnsupportedModelError(
+            f"{model}: leaves out the last {fewer[0].fewer} results of output {fewer[0].name!r}, and a stream gives one"
+            " at every step: return them all, and leave them out of what the engine gives"
+        )

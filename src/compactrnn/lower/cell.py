@@ -43,6 +43,11 @@ def lower_cell(
     if x.rate > 1 and cell.steps_ahead:
         raise UnsupportedModelError(f"{builder.where}: reads later steps, of which a step of the engine has {x.rate}")
 
+    if cell.steps_ahead and visitor.mover.missing(x):
+        raise UnsupportedModelError(
+            f"{builder.where}: reads later steps, and gets fewer steps than the sequence has: pad what is before it"
+        )
+
     def of_frame(x: Operand) -> Operand:
         y, after = cell_step(visitor, cell, x, states, name, in_place=True)
         y = apart(builder, y, states)

@@ -66,6 +66,7 @@ def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Te
             bounded = _is_plain(cell) and number == 0 and bool((np.abs(value) <= 1).all())
             starts[leaf.state_name(layer, direction, spec.name)] = value, bounded
         y, last = over_sequence(visitor.builder, source, starts, lambda x, s: each(visitor.builder, _rows(x), s))
+        last = visitor.mover.final(y, last)
         return visitor.mover.backwards(y, where) if direction else y, last
 
     y, after = run_layers(visitor, leaf, x, states, run)

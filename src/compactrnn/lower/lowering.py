@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -16,7 +17,7 @@ from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
 from ..emit.builder import Builder, Operand
 from ..emit.lengths import FEWEST, MOST, for_any_length
-from ..emit.ports import add_input, add_output
+from ..emit.ports import add_input, add_output, check_missing, missing_results
 from ..graph.arguments import positional
 from ..graph.copy import copy_module
 from ..graph.trace import Trace, trace
@@ -100,20 +101,23 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     inputs = axes.whole(inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    check_loops(model, *(axes.with_steps(single, FEWEST + more) for more in (0, 1)))
+    fewest = _fewest(model, axes, single)
+    check_loops(model, *(axes.with_steps(single, fewest + more) for more in (0, 1)))
     graph = _graph(model, axes, single)
     try:
-        ports, left_out = find_ports(model, graph, axes.with_steps(single, FEWEST), axes)
+        ports, left_out = find_ports(model, graph, axes.with_steps(single, fewest), axes)
     except Exception as error:  # whatever a model raises
         if isinstance(error, UnsupportedModelError):
             raise
         raise UnsupportedModelError(
-            f"{type(model).__name__}: fails on a sequence of {FEWEST} steps ({reason(error)}); an engine runs any"
+            f"{type(model).__name__}: fails on a sequence of {fewest} steps ({reason(error)}); an engine runs any"
         ) from error
     exports: dict = {}
     rename = product_names(model)
     builder = for_any_length(
-        lambda steps: _build(graph, axes, names, single, steps, ports, exports, rename), type(model).__name__
+        lambda steps: _build(graph, axes, names, single, steps, ports, exports, rename),
+        type(model).__name__,
+        fewest,
     )
     return Lowered(builder.finish(), model, inputs, axes, graph, ports, left_out, builder.reach)
 
@@ -122,6 +126,16 @@ def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Tensors converted to float32 on the CPU."""
     inputs = tuple(x.detach().cpu() for x in inputs)
     return tuple(x.float() if x.is_floating_point() else x for x in inputs)
+
+
+@torch.no_grad()
+def _fewest(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> int:
+    """`FEWEST`, or more for a model that leaves out more, as convolutions without padding do."""
+    for steps in (FEWEST, 2 * FEWEST + 1, 4 * FEWEST + 3):
+        with contextlib.suppress(Exception):  # whatever a model raises
+            copy_module(model)(*axes.with_steps(single, steps))
+            return steps
+    return FEWEST
 
 
 def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
@@ -175,11 +189,13 @@ def _build(
     outputs = visitor.lower(inputs)
     for port in ports:
         value, time, batch = visitor.source(outputs[port.place]), port.time, port.batch
+        missing = missing_results(visitor.mover, port.name, value)
         if port.rate > 1:
             value, time, batch = _frames_first(visitor, value, port)
-        add_output(builder, port.name, value, time, batch, port.rate)
+        add_output(builder, port.name, value, time, batch, port.rate, missing)
     if axes.frames > 1:
         builder.program.metadata["frames_per_step"] = axes.frames
+    check_missing(builder, type(graph.model).__name__)
     return builder
 
 

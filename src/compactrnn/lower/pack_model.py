@@ -181,4 +181,4 @@ def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor
         raise invalid(
             "calibration", got=f"a batch of shape {shapes[0]}", expected=f"batches like the example's {shapes[1]}"
         )
-    return in_float(tensors)
+    return lowered.axes.whole(in_float(tensors))

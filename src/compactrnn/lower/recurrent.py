@@ -46,6 +46,7 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         source = visitor.mover.backwards(x, where) if direction else x
         names = [functools.partial(n, layer, direction) for n in (leaf.part_name, leaf.state_name)]
         y, last = cells.lower_cell(visitor, cell, source, given, *names)
+        last = visitor.mover.final(y, last)
         return visitor.mover.backwards(y, where) if direction else y, last
 
     y, after = run_layers(visitor, leaf, x, states, run)

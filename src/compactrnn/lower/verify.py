@@ -22,7 +22,7 @@ from .sequences import made_up, shuffled
 from .unrolled import Unrolled
 
 PARITY = 1e-4
-_FEW_STEPS, _FEW = "few steps", (1, 2, 5)  # of models with strides, whose ends may differ at other lengths
+_FEW_STEPS, _FEW = "few steps", (0, 1, 4)  # more than the least, where the ends may differ at other lengths
 _LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
 _CROSSED = 4  # and as many times what a threshold that is crossed a step earlier or later changes
 
@@ -44,10 +44,11 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     steps = lowered.axes.steps(example)
     longer = 2 * max(steps, lowered.reach) + 3
     checks.append(_check("a longer sequence", reference, engine, shuffled(lowered, longer, 1), sizes))
-    if lowered.axes.frames > 1:
-        few = [_check(_FEW_STEPS, reference, engine, shuffled(lowered, n, 1), sizes) for n in _FEW]
+    least = lowered.program.least_steps
+    if lowered.axes.frames > 1 or least > 1:
+        few = [_check(_FEW_STEPS, reference, engine, shuffled(lowered, least + n, 1), sizes) for n in _FEW]
         skipped = next((c.skipped for c in few if c.skipped), "")
-        checks.append(Check(_FEW_STEPS, sum(_FEW), max(c.error or 0.0 for c in few), skipped))
+        checks.append(Check(_FEW_STEPS, sum(least + n for n in _FEW), max(c.error or 0.0 for c in few), skipped))
     for what, inputs in made_up(lowered, steps if checks[-1].skipped else longer):
         checks.append(_check(what, reference, engine, inputs, sizes))
     if isinstance(lowered.model, Unrolled):

@@ -17,7 +17,7 @@ from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
 from ..emit.lengths import FEWEST, MOST, for_any_length
 from ..emit.movement import float32
 from ..emit.plan import SHIFT
-from ..emit.ports import add_output
+from ..emit.ports import add_output, check_missing, missing_results
 from ..emit.recurrent import apart, write_states
 from ..runtime.program import Input, Output, Program
 from .cut import Inputs, check_outputs, part, with_inputs
@@ -232,17 +232,15 @@ def _sequence(
         time, rate = visitor.grown(found), visitor.rate(found)
         time = time if isinstance(time, int) else None
         shape = port_shape(value.shape, None) if time is None else frames_shape(value.shape, time, rate)
-        missing = visitor.mover.missing(value) if isinstance(value, Operand) else 0
-        if missing and (rate > 1 or value.shape[time or 0] % rate):
-            raise UnsupportedModelError(f"output {name!r}: leaves out results of a step that has {rate}")
+        missing = missing_results(visitor.mover, name, value)
         if time and rate > 1:
             moved = visitor.mover.move([value], lambda arrays, t=time: np.moveaxis(arrays[0], t, 0), 0)
             value, time = visitor.materialize(moved), 0
-        add_output(build, name, value, time, rate=rate)
+        add_output(build, name, value, time, rate=rate, fewer=missing)
         last = build.program.outputs[-1]
         if last.final:
             shape = port_shape(value.shape, None)
-        build.program.outputs[-1] = replace(last, shape=shape, fewer=missing)
+        build.program.outputs[-1] = replace(last, shape=shape)
     for state in form.ports.states:
         if state.output is None:
             raise invalid(f"states[{state.name!r}]", got="None", expected="an output: the file has a time axis")
@@ -250,9 +248,7 @@ def _sequence(
         _check_kept(state.name, states[state.name], new)
     if form.frames > 1:
         build.program.metadata["frames_per_step"] = form.frames
-    if any(output.fewer for output in build.program.outputs) and not build.offline_because:
-        build.offline_because = "results that there are for fewer steps than it takes"
-        raise UnsupportedModelError(f"{file.name}: gives results of fewer steps than it takes, though none reads ahead")
+    check_missing(build, file.name)
     return build
 
 

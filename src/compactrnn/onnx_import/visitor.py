@@ -107,7 +107,7 @@ class Visitor:
         at: Callable[[str, int], np.ndarray | None] = lambda name, steps: None,
     ):
         self.builder = builder
-        self.mover = Mover(builder, steps, shorter=steps is not None)
+        self.mover = Mover(builder, steps)
         self.file = file
         self.folded = folded
         self.longer = longer

@@ -138,9 +138,7 @@ class _Layer:
         initial = self._initial(row if x.shape[1] > 1 else None, direction, given)
         step = self.steps[direction]
         y, last = over_sequence(visitor.builder, source, initial, lambda x, states: step(visitor.builder, x, states))
-        if visitor.mover.missing(y):  # the states are those after all steps that there are: of these h is its output
-            h: Any = visitor.mover.move([y], lambda a: a[0][-1].reshape(1, -1), None)
-            last = [h, *(visitor.mover.unknown((1, self.size)) for _ in last[1:])]
+        last = visitor.mover.final(y, last)
         return visitor.mover.backwards(y, visitor.builder.where) if self._backwards(direction) else y, last
 
     def _initial(self, row: int | None, direction: int, given: list[Any]) -> Any:
