@@ -71,7 +71,8 @@ band. Time is the axis along which no layer is bidirectional and the model strea
 `cr.pack(..., time=1)` says that it is axis 1 of the first input.
 
 **Autoencoders of sequences**: a layer whose input is the same at every step, such as the last state of an encoder that
-is repeated, runs for whole sequences. One that starts from a state which is computed from data is refused.
+is repeated, runs for whole sequences. So does one that starts from a state which is computed from the sequence, such as
+a decoder that starts from the states of its encoder.
 
 **Attention over all steps**, softmax(q k^T) v, makes the engine offline: every step reads keys and values of the whole
 sequence, or, with a causal mask, of the steps up to its own. It is taken from `F.scaled_dot_product_attention`,

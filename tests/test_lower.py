@@ -372,16 +372,6 @@ def test_what_cannot_run_step_by_step_is_refused_by_name():
 
     refused(Loop(), x, "Loop", "Python loop")
 
-    class Fed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.start = nn.RNN(6, 4, batch_first=True), nn.Linear(6, 4)
-
-        def forward(self, x):
-            return self.rnn(x, self.start(x[:, 0])[None])[0]
-
-    refused(Fed(), x, "rnn", "initial state")
-
 
 def test_pack_measures_and_refuses(tmp_path):
     torch.manual_seed(0)

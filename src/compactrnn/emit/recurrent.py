@@ -8,10 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from .._errors import UnsupportedModelError
 from ..runtime.gates import gate_rows
 from ..runtime.program import Code, Ref, Unary
 from .builder import LAST, STEP, Builder, Operand
 from .factor import Factor, Structured, can_interleave, interleaved
+
+# By the name of a state: what it starts from, and whether it is proven that it stays within [-1, 1].
+Starts = dict[str, tuple[np.ndarray | Operand, bool]]
 
 
 def lstm(
@@ -41,7 +45,7 @@ def lstm(
     size = projection[0].shape[0] if projection else n
     h, c = [np.zeros(size), np.zeros(n)] if initial is None else initial
     small = not projection and bool((np.abs(h) <= 1).all())
-    starts = {name("h"): (h, small), name("c"): (c, False)}
+    starts: Starts = {name("h"): (h, small), name("c"): (c, False)}
     return over_sequence(
         build, x, starts, lambda x, states: lstm_step(build, x, states, weight_ih, weight_hh, bias, projection, name)
     )
@@ -65,7 +69,7 @@ def gru(
     starts = dict(zip(sizes, initial or [np.zeros(size) for size in sizes.values()], strict=True))
     own = "c" if projection else "h"
     small = bool((np.abs(starts[own]) <= 1).all())
-    named = {name(key): (start, small and key == own) for key, start in starts.items()}
+    named: Starts = {name(key): (start, small and key == own) for key, start in starts.items()}
     return over_sequence(
         build,
         x,
@@ -77,7 +81,7 @@ def gru(
 def over_sequence(
     build: Builder,
     x: Operand,
-    initial: dict[str, tuple[np.ndarray, bool]] | Sequence[Operand],
+    initial: Starts | Sequence[Operand],
     step: Callable[[Operand, list[Operand]], tuple[Operand, list[Operand]]],
 ) -> tuple[Operand, list[Operand]]:
     """A layer of any cell over the sequence `x`, (T, inputs) or (T, 1, inputs).
@@ -87,21 +91,17 @@ def over_sequence(
     Args:
         build: what to write to.
         x: the sequence.
-        initial: by the names of the states what they start from, (n,), or (rows, n) for several rows, and whether it is
-            proven that they stay within [-1, 1], or the states themselves where the stream has them already.
+        initial: by the names of the states what they start from, see `new_states`, or the states themselves where the
+            stream has them already.
         step: from the inputs and states of a step to its output and the new states; it may overwrite them.
 
     Returns:
         the output at every step, in the form of `x`; and the states after the last.
     """
-    build.every_step([x])
     if isinstance(initial, dict):
-        states = []
-        for name, (value, bounded) in initial.items():
-            ref = build.state(name, value, value.shape, bounded)
-            shape = (*x.shape[1:-1], value.shape[-1])
-            states.append(Operand(ref, shape, None, STEP, build.segment, bounded))
+        states = [replace(s, shape=(*x.shape[1:-1], s.shape[-1])) for s in new_states(build, x, initial)]
     else:
+        build.every_step([x])
         states = [replace(state, segment=build.segment) for state in initial]
 
     def of_frame(x: Operand) -> Operand:
@@ -112,6 +112,34 @@ def over_sequence(
 
     y = frame_by_frame(build, replace(x, segment=build.segment), of_frame)
     return y, [replace(state, kind=LAST, bounded=False) for state in states]
+
+
+def new_states(build: Builder, x: Operand, initial: Starts) -> list[Operand]:
+    """The states of a layer over the sequence `x`, in a segment that runs at every step.
+
+    Each starts from numbers, (n,), or (rows, n) for several rows, or from a value that was computed before: it takes
+    that at the first step, s = first ? value : s.
+
+    Raises:
+        UnsupportedModelError: such a value changes from step to step.
+    """
+    computed = [value for value, _ in initial.values() if isinstance(value, Operand)]
+    if any(value.kind == STEP or value.time is not None for value in computed):
+        raise UnsupportedModelError(f"{build.where}: starts from a state that changes from step to step")
+    build.every_step([x, *computed], f"{build.where}: starts from a state that is computed from the sequence")
+    states = []
+    for name, (value, bounded) in initial.items():
+        start = np.zeros(value.shape) if isinstance(value, Operand) else value
+        ref = build.state(name, start, start.shape, bounded)
+        states.append(Operand(ref, start.shape, None, STEP, build.segment, bounded))
+    if computed:
+        width = max(value.width for value in computed)
+        first = build.buffer(width, "state", np.ones(width))
+        for state, (value, _) in zip(states, initial.values(), strict=True):
+            if isinstance(value, Operand):
+                build.emit(Code.SELECT, state.ref, state.width, a=value.ref, b=state.ref, c=first)
+        build.emit(Code.UNARY, first, width, a=build.constant(np.zeros(width)), fn=int(Unary.COPY))
+    return states
 
 
 def at_every_step(build: Builder, x: Operand) -> Operand:

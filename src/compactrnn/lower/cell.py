@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..cells import AbstractCell, DeltaCell, Projected
 from ..emit.builder import LAST, STEP, Builder, Operand
 from ..emit.delta import held
 from ..emit.factor import Factor
-from ..emit.recurrent import apart, frame_by_frame, gru_step, lstm_step, write_states
+from ..emit.recurrent import Starts, apart, frame_by_frame, gru_step, lstm_step, new_states, write_states
 from ..runtime.program import Unary
 from .factors import factors
 from .step import lower_ahead, lower_step
@@ -25,7 +25,7 @@ def lower_cell(
     visitor: Visitor,
     cell: AbstractCell,
     x: Operand,
-    initial: list[Tensor],
+    initial: Sequence[Tensor | Operand],
     name: Callable[[str], str] = str,
     state_name: Callable[[str], str] = str,
 ) -> tuple[Operand, list[Operand]]:
@@ -34,12 +34,12 @@ def lower_cell(
     `name` gives the name in the model of a part of the cell, such as "hidden", `state_name` that of a state.
     """
     builder = visitor.builder
-    builder.place([x])
-    x = replace(x, segment=builder.segment)
-    states = []
+    starts: Starts = {}
     for spec, start, bounded in zip(cell.states, initial, _bounded_states(cell, x, initial), strict=True):
-        ref = builder.state(state_name(spec.name), array(start).ravel(), (start.numel(),), bounded)
-        states.append(Operand(ref, (1, start.numel()), None, STEP, builder.segment, bounded))
+        value = replace(start, shape=(start.width,)) if isinstance(start, Operand) else array(start).ravel()
+        starts[state_name(spec.name)] = value, bounded
+    states = [replace(state, shape=(1, state.width)) for state in new_states(builder, x, starts)]
+    x = replace(x, segment=builder.segment)
     if x.rate > 1 and cell.steps_ahead:
         raise UnsupportedModelError(f"{builder.where}: reads later steps, of which a step of the engine has {x.rate}")
 
@@ -124,9 +124,9 @@ def _projection(cell: AbstractCell) -> list[Factor]:
     return factors(cell.projection) if isinstance(cell, Projected) else []
 
 
-def _bounded_states(cell: AbstractCell, x: Operand, initial: list[Tensor]) -> list[bool]:
+def _bounded_states(cell: AbstractCell, x: Operand, initial: Sequence[Tensor | Operand]) -> list[bool]:
     """Which states are proven never to leave [-1, 1]."""
-    small = [bool((start.abs() <= 1).all()) for start in initial]
+    small = [s.bounded if isinstance(s, Operand) else bool((s.abs() <= 1).all()) for s in initial]
     if isinstance(cell, DeltaCell) and len(cell.reads) == 1:
         own = _bounded_states(cell.plain_cell(), x, initial[:-2])
         return [*own, x.bounded, own[0]] if any(own) else [False] * len(small)

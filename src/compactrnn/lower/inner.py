@@ -14,7 +14,7 @@ from .._errors import UnsupportedModelError
 from ..cells import AbstractCell, DeltaCell, Projected
 from ..emit.builder import CONSTANT, STEP, Builder, Operand
 from ..emit.convolution import MOST_ROWS
-from ..emit.recurrent import over_sequence
+from ..emit.recurrent import Starts, over_sequence
 from ..emit.recurrent_rows import Rows, gru_rows, lstm_each, lstm_rows, over_places
 from ..graph.leaf import Leaf
 from ..runtime.program import Ref, Unary
@@ -52,7 +52,7 @@ def over_axis(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand
     ]
 
 
-def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Tensor]) -> list[Operand]:
+def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand | Tensor]) -> list[Operand]:
     """A layer over the sequence (T, rows, inputs), of which every row has states of its own."""
     rows = x.shape[1]
 
@@ -60,10 +60,15 @@ def rows_over_time(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Te
         where = f"{leaf.name}: bidirectional"
         source = visitor.mover.backwards(x, where) if direction else x
         each = _each(visitor, leaf, cell, rows, partial(leaf.part_name, layer, direction))
-        starts = {}
+        starts: Starts = {}
         for number, (spec, start) in enumerate(zip(cell.states, given, strict=True)):
-            value = np.broadcast_to(array(start), (rows, start.shape[-1])).copy()
-            bounded = _is_plain(cell) and number == 0 and bool((np.abs(value) <= 1).all())
+            shape = rows, start.shape[-1]
+            if isinstance(start, Operand):
+                value, small = visitor.mover.spread(start, shape, None), start.bounded
+            else:
+                value = np.broadcast_to(array(start), shape).copy()
+                small = bool((np.abs(value) <= 1).all())
+            bounded = _is_plain(cell) and number == 0 and small
             starts[leaf.state_name(layer, direction, spec.name)] = value, bounded
         y, last = over_sequence(visitor.builder, source, starts, lambda x, s: each(visitor.builder, _rows(x), s))
         last = visitor.mover.final(y, last)

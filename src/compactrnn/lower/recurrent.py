@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells import AbstractCell
@@ -19,10 +20,13 @@ from .visitor import Visitor, handles
 
 
 @handles("recurrent")
-def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, states: list[Any]) -> list[Operand]:
+def _recurrent(
+    visitor: Visitor, node: torch.fx.Node, key: int, given: Operand | Tensor, states: list[Any]
+) -> list[Operand]:
     leaf = visitor.trace.leaves[key]
     if visitor.one_step:
-        return layer_step(visitor, leaf, x, states)
+        return layer_step(visitor, leaf, given, states)
+    x = given if isinstance(given, Operand) else _constant(visitor, node, given)
     if x.kind != STEP and x.time == 0:
         x = at_every_step(visitor.builder, x)
     if x.kind != STEP or x.time not in (0, 1):
@@ -32,12 +36,6 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
         )
     if x.time == 1:
         return over_axis(visitor, leaf, x, states)
-    if any(isinstance(s, Operand) for s in states):
-        raise UnsupportedModelError(
-            f"{leaf.name}: its initial state is computed from input data; expected zeros or parameters."
-            " The stream keeps the states: leave them out of example_inputs, and let the model start from zeros, or"
-            " pack the model as one step that takes and returns them, with states=[...]"
-        )
     if x.shape[1] != 1:
         return rows_over_time(visitor, leaf, x, states)
 
@@ -51,3 +49,9 @@ def _recurrent(visitor: Visitor, node: torch.fx.Node, key: int, x: Operand, stat
 
     y, after = run_layers(visitor, leaf, x, states, run)
     return [y, *after]
+
+
+def _constant(visitor: Visitor, node: torch.fx.Node, x: Tensor) -> Operand:
+    """An input that is constant, as that of a decoder of which only the initial state says something."""
+    time = visitor.time_of(node.args[1])
+    return visitor.materialize(visitor.mover.move([visitor.source(x)], lambda arrays: arrays[0], time))

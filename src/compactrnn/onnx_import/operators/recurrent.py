@@ -10,7 +10,7 @@ import numpy as np
 
 from ...emit.address import LazyView
 from ...emit.builder import CONSTANT, STEP, Operand
-from ...emit.recurrent import over_sequence
+from ...emit.recurrent import Starts, at_every_step, over_sequence
 from ...emit.recurrent_rows import MOST_PLACES, over_places
 from ...runtime.program import Unary
 from .. import cells
@@ -43,9 +43,13 @@ def _recurrent(
     if any(v is not None and (len(v.shape) != rank or 0 in v.shape) for v, rank in ranks):
         return None
     rows_first = node.get("layout", 0) == 1
+    if isinstance(x, np.ndarray):  # as what is given to a decoder of which only the initial state says something
+        x = mover.move([x], lambda a: a[0], visitor.grown(node.inputs[0]))
     if rows_first:
         x = mover.move([x], lambda a: a[0].swapaxes(0, 1), _swapped(_time(visitor, node, x)))
     x = visitor.materialize(x)
+    if x.kind == CONSTANT and x.time == 0:
+        x = at_every_step(visitor.builder, x)
     steps, rows = x.shape[:2]
     if lengths is not None and not (isinstance(lengths, np.ndarray) and bool((lengths == steps).all())):
         raise refuse(node.proto, "gets lengths of sequences; an engine runs one sequence of its own length")
@@ -143,29 +147,34 @@ class _Layer:
 
     def _initial(self, row: int | None, direction: int, given: list[Any]) -> Any:
         """What the states of a sequence start from: constants, or all of them states of the stream."""
-        kept = [g is not None and not isinstance(g[0], np.ndarray) for g in given]
+        given = [g if g is None or isinstance(g[0], np.ndarray) else self._part(*g) for g in given]
+        kept = [isinstance(g, LazyView) and self._is_kept(g) for g in given]
         if any(kept):
             if not all(kept):
-                raise refuse(self.node.proto, "starts from constants in one state and from a state in the other")
-            return [self._stream_state(*g) for g in given]
-        starts = {}
+                raise refuse(self.node.proto, "starts from a state of the stream in one state and not in the other")
+            return [replace(self.visitor.mover.materialize(g), shape=(1, self.size), kind=STEP) for g in given]
+        starts: Starts = {}
         for key, start in zip("hc", given, strict=False):
-            value = np.zeros(self.size) if start is None else np.asarray(start[0][start[1], start[2]], np.float64)
-            small = self.bounded and key == "h" and bool((np.abs(value) <= 1).all())
+            if isinstance(start, LazyView):
+                value = self.visitor.materialize(start)
+                small = value.bounded
+            else:
+                value = np.zeros(self.size) if start is None else np.asarray(start[0][start[1], start[2]], np.float64)
+                small = bool((np.abs(value) <= 1).all())
             name = self._name(direction, key) + ("" if row is None else f"_{row}")
-            starts[name] = (value, small)
+            starts[name] = (value, self.bounded and key == "h" and small)
         return starts
 
-    def _stream_state(self, start: Any, direction: int, row: int) -> Operand:
-        """The part of a state of the stream that a layer starts from, which must lie in one piece."""
-        view = start if isinstance(start, LazyView) else self.visitor.mover.move([start], lambda a: a[0], None)
-        part = self.visitor.mover.move([view], lambda a: a[0][direction, row], None)
-        if any(id(o) not in self.visitor.initial for o in part.operands):
-            raise refuse(
-                self.node.proto,
-                "starts from what is computed from data; a stream keeps states: states={...} pairs inputs and outputs",
-            )
-        return replace(self.visitor.mover.materialize(part), shape=(1, self.size), kind=STEP)
+    def _part(self, start: Any, direction: int, row: int) -> LazyView:
+        """What one row of a direction starts from."""
+        return self.visitor.mover.move([start], lambda a: a[0][direction, row], None)
+
+    def _is_kept(self, start: LazyView) -> bool:
+        """Whether a stream has it as a state, which must lie in one piece; what is more than that is refused."""
+        found = [id(o) in self.visitor.initial for o in start.operands]
+        if any(found) and not all(found):
+            raise refuse(self.node.proto, "starts from more than a state of the stream")
+        return bool(found) and all(found)
 
     def within_step(self, x: Operand, row: int, direction: int, given: list[Any]) -> tuple[Operand, list[Operand]]:
         """One row over an axis within a step: its outputs, (S, 1, n), and its states after the last, (1, n)."""
