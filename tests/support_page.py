@@ -80,8 +80,8 @@ sequence, or, with a causal mask, of the steps up to its own. It is taken from `
 keys, and a scale that does not depend on the number of steps; from ONNX files as `MatMul`, `Mul`, `Add`, `Where`,
 `Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a
 condition, made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps
-to come, or none. Refused are windows, masks of data, biases by distance, tables of positions, weights that are given
-out, and scores that are no products.
+to come, or none; or a number or a condition for each key that is computed from data or given as an input. Refused are
+windows, biases by distance, tables of positions, weights that are given out, and scores that are no products.
 
 **Programs.** `pack` takes a `torch.export.ExportedProgram` and a TorchScript module that is in memory, and makes its
 calls of `aten.lstm`, `aten.gru`, `aten.rnn_tanh` and `aten.rnn_relu` layers again

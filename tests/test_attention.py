@@ -108,7 +108,24 @@ REFUSED = {
     "the past": (lambda m, h: (h @ h.mT).masked_fill(future(h).mT, -1e9).softmax(-1) @ h, "other steps count than all"),
     "additive": (additive, "makes numbers of every two steps"),
     "biased by distance": (biased, "sub cannot be lowered; .*softmax"),
-    "mask of data": (lambda m, h: (h @ h.mT).masked_fill(h[:, None, :, 0] > 0, -1e9).softmax(-1) @ h, "where cannot"),
+    "mask of data, then of steps": (
+        lambda m, h: (h @ h.mT).masked_fill(h[:, None, :, 0] > 0, -1e9).masked_fill(future(h), -1e9).softmax(-1) @ h,
+        "expected -infinity, for the steps to come last",
+    ),
+    "mask of steps, then of data": (
+        lambda m, h: (
+            (h @ h.mT).masked_fill(future(h), -torch.inf).masked_fill(h[:, None, :, 0] > 0, -1e9).softmax(-1) @ h
+        ),
+        "expected -infinity, for the steps to come last",
+    ),
+    "mask of data of every two steps": (
+        lambda m, h: (h @ h.mT).masked_fill(h[:, None, :, 0] > h[..., :1], -1e9).softmax(-1) @ h,
+        "makes numbers of every two steps",
+    ),
+    "mask of data, zeros where there is no step": (
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=h[:, None, :, 0] > 0),
+        "write the attention out",
+    ),
     "no softmax": (lambda m, h: h @ h.mT @ h, "matmul: .*softmax"),
     "other weights": (lambda m, h: (h @ h.mT).relu() @ h, "relu cannot be lowered; .*softmax"),
     "softmax by hand": (lambda m, h: (h @ h.mT).exp() @ h, "exp cannot be lowered"),
@@ -124,6 +141,78 @@ def test_what_is_more_than_attention_is_refused_with_the_reason(case, tmp_path):
     with pytest.raises(cr.UnsupportedModelError, match=reason):
         packed(model_of(function), tmp_path / "m.crnn")
     assert not (tmp_path / "m.crnn").exists()
+
+
+def heads_of(x):
+    return x.unflatten(-1, (2, -1)).transpose(1, 2)
+
+
+def attended(function):
+    """Two heads; `function` of the model, h and the scores, (1, 2, steps, steps)."""
+
+    def run(m, h):
+        x = heads_of(h)
+        return (function(h, x @ x.transpose(-1, -2) / 2).softmax(-1) @ x).transpose(1, 2).flatten(2)
+
+    return run
+
+
+def padding(h):
+    return h[..., 0] > 0.1
+
+
+MASKS = {
+    "-infinity": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -torch.inf)),
+    "a low number": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9)),
+    "the lowest number": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], torch.finfo(s.dtype).min)),
+    "where": attended(lambda h, s: torch.where(padding(h)[:, None, None], s, -torch.inf)),
+    "added": attended(lambda h, s: s + padding(h).float()[:, None, None] * -1e9),
+    "taken away, scaled later": attended(lambda h, s: (s - padding(h).float()[:, None, None] * 1e9) / 3),
+    "a bias for each key": attended(lambda h, s: s + 3 * h[:, None, None, :, 1]),
+    "a bias for each head": attended(lambda h, s: s + 3 * h[..., :2].transpose(1, 2)[:, :, None]),
+    "of queries": attended(lambda h, s: s.masked_fill(padding(h)[:, None, :, None], -1e9)),
+    "turned": attended(
+        lambda h, s: s.transpose(-1, -2).masked_fill(padding(h)[:, None, :, None], -1e9).transpose(-1, -2)
+    ),
+    "steps to come too": attended(
+        lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9).masked_fill(future(h), -torch.inf)
+    ),
+    "after the steps to come": attended(
+        lambda h, s: s.masked_fill(future(h), -torch.inf).masked_fill(padding(h)[:, None, None], -torch.inf)
+    ),
+    "two masks": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9) + h[:, None, None, :, 1]),
+}
+LOW = {
+    "a low number",
+    "taken away, scaled later",
+    "the lowest number",
+    "added",
+    "of queries",
+    "turned",
+    "steps to come too",
+    "two masks",
+}
+
+
+def same_with_masks(path, wanted, case):
+    """At each length, and where no step, or the first, or the last, counts."""
+    engines, nans = [cr.Engine(path, isa=isa) for isa in _native.isas()], 0
+    for steps in LENGTHS:
+        x = torch.randn(1, steps, 4)
+        for rows in (x, x.abs() + 3, -x.abs() - 3, torch.cat([x.abs() + 3, -x], 1)):
+            y = wanted(rows)
+            first, *others = (engine.run(rows[0].numpy()) for engine in engines)
+            assert all(np.array_equal(first, other, equal_nan=True) for other in others)
+            np.testing.assert_allclose(first, y, atol=3e-6, err_msg=f"{steps} steps")
+            nans += np.isnan(y).sum()
+    assert not nans or case not in LOW
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_mask_of_data_is_that_of_torch(case, tmp_path):
+    model = model_of(MASKS[case])
+    packed(model, tmp_path / "m.crnn")
+    same_with_masks(tmp_path / "m.crnn", lambda x: model(x)[0].detach().numpy(), case)
 
 
 # ONNX ---------------------------------------------------------------------------------------------------------
@@ -158,6 +247,39 @@ NOT_EXPORTED = {"MultiheadAttention", "masked MultiheadAttention", "without weig
 @pytest.mark.parametrize("case", [case for case in ATTENTION if case not in NOT_EXPORTED])
 def test_it_is_that_of_the_file(case, tmp_path):
     assert same_as_onnxruntime(exported(ATTENTION[case], tmp_path / "m.onnx"), tmp_path).offline
+
+
+@pytest.mark.parametrize(
+    "case", ["-infinity", "a low number", "where", "added", "a bias for each head", "steps to come too"]
+)
+def test_a_mask_of_data_is_that_of_the_file(case, tmp_path):
+    from onnx_models import session
+
+    path = exported(MASKS[case], tmp_path / "m.onnx")
+    cr.pack(path, tmp_path / "m.crnn", weights="float32")
+    runtime = session(path)
+    same_with_masks(tmp_path / "m.crnn", lambda x: runtime.run(None, {"x": x.numpy()})[0][0], case)
+
+
+def test_a_mask_may_be_an_input(tmp_path):
+    """Which steps count, as a flag for each."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(4, 8, batch_first=True)
+
+        def forward(self, x, mask):
+            h = self.rnn(x)[0]
+            return (h @ h.transpose(1, 2)).masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ h
+
+    model, given = Masked().eval(), (torch.randn(1, 20, 4), torch.rand(1, 20) > 0.3)
+    cr.pack(model, tmp_path / "m.crnn", given, weights="float32")
+    engine = cr.Engine(tmp_path / "m.crnn")
+    for steps in LENGTHS:
+        x, mask = torch.randn(1, steps, 4), torch.rand(1, steps) > 0.3
+        wanted = model(x, mask)[0].detach().numpy()
+        np.testing.assert_allclose(engine.run((x[0].numpy(), mask[0].numpy())), wanted, atol=2e-6)
 
 
 def made(path, nodes, constants=None, width=8):

@@ -16,9 +16,15 @@ from .._errors import UnsupportedModelError
 from ..runtime.program import Attend, Code, Ref, Unary
 from .builder import STEP, Builder, Operand
 from .movement import Mover
+from .pointwise import scale, select
 
 MASKED = -1e4  # what is added to scores that do not count, or less
+_LOWEST = float(np.finfo(np.float32).min)
 OTHER_MASK = "a mask with which other steps count than all of a sequence, or all up to and with that of the query"
+FINITE = (
+    "a mask that is computed from data beside one for the steps to come, of finite numbers, with which these count"
+    " where the other leaves no step; expected -infinity, for the steps to come last"
+)
 CAN = (
     "an engine takes scores of every two steps as attention alone: products q k^T, moved, multiplied with a number and"
     " masked for the steps to come, then their softmax over the steps, then the product with v"
@@ -40,6 +46,8 @@ class Scores:
     steps: int
     scale: float = 1.0
     softmax: bool = False
+    finite: bool = False  # entries that do not count have finite scores
+    data_mask: bool = False  # of numbers that are computed from data
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,11 +64,73 @@ class Scores:
             raise refused(where)
         return replace(self, scale=self.scale * factor)
 
-    def masked(self, counts: np.ndarray, where: str) -> Scores:
-        """Without the entries for which `counts`, broadcast to all, is not true."""
+    def masked(self, counts: np.ndarray, where: str, low: float = -math.inf) -> Scores:
+        """Without the entries for which `counts`, broadcast to all, is not true, as their score is `low` or less."""
         if self.softmax:
             raise refused(where)
-        return replace(self, entries=np.where(counts, self.entries, -1))
+        finite = self.finite or (low > -math.inf and not bool(counts.all()))
+        return replace(self, entries=np.where(counts, self.entries, -1), finite=finite)
+
+    def masked_by(self, mover: Mover, mask: Operand, low: float) -> Scores:
+        """`low` for all scores of the keys, or of the queries, for which `mask`, computed from data, is not 0."""
+        build = mover.builder
+        if low > -math.inf and bool((self.entries < 0).any()):
+            raise UnsupportedModelError(f"{build.where}: {FINITE}")
+        side, here = self._of_heads(mover, mask)
+        vectors = _by_head(getattr(self, side), self)
+        wide = mover.spread(here, vectors.shape, 1)
+        vectors = select(build, wide, _zeros(mover, vectors), vectors)
+        added = select(build, here, mover.spread(_above(low / self.scale, low), here.shape, 1), _zeros(mover, here))
+        return self._with(mover, side, vectors, added)
+
+    def plus(self, mover: Mover, mask: Operand, sign: float) -> Scores:
+        """With `sign` `mask`, a number for each key, or for each query, that is computed from data."""
+        side, here = self._of_heads(mover, mask)
+        added = scale(mover.builder, here, sign / self.scale)
+        return self._with(mover, side, _by_head(getattr(self, side), self), added)
+
+    def _with(self, mover: Mover, side: str, vectors: Operand, added: Operand) -> Scores:
+        """With the numbers `added`, by the vectors `side`: these get them as one entry more, the others a 1."""
+        other = {"keys": "queries", "queries": "keys"}[side]
+        ones = _by_head(getattr(self, other), self)
+        shape = (*ones.shape[:2], 1)
+        joined = mover.move([vectors, added], lambda a: np.concatenate(a, -1), 1)
+        filled = mover.move([ones, np.ones(())], lambda a: np.concatenate([a[0], np.broadcast_to(a[1], shape)], -1), 1)
+        found = {side: mover.materialize(joined), other: mover.materialize(filled)}
+        return replace(self, queries=found["queries"], keys=found["keys"], data_mask=True)
+
+    def _of_heads(self, mover: Mover, mask: Operand) -> tuple[str, Operand]:
+        """Whether a mask is for "keys" or "queries", and its numbers, (heads, steps, 1)."""
+        where = mover.builder.where
+        missing = len(self.shape) - len(mask.shape)
+        axes = {"keys": self._axis(1), "queries": self._axis(self.steps)}
+        along = None if mask.time is None else mask.time + missing
+        side = next((name for name, axis in axes.items() if axis == along and axis is not None), None)
+        if self.softmax or self.scale <= 0 or missing < 0 or side is None or None in axes.values() or mask.rate > 1:
+            raise refused(where)
+        across = next(axis for name, axis in axes.items() if name != side)
+        assert along is not None and across is not None
+        wide = [1 if d == across else n for d, n in enumerate(self.shape)]
+        heads = (self.entries.max((along, across)) // self.steps**2).ravel().tolist()
+        fits = all(n in (1, m) for n, m in zip((1,) * missing + mask.shape, wide, strict=True))
+        if not fits or mask.shape[along - missing] != self.steps or (mask.width > 1 and len(heads) != self.heads):
+            raise refused(where)
+        order = [heads.index(head) for head in range(self.heads)]
+
+        def run(arrays: list[np.ndarray]) -> np.ndarray:
+            whole = np.broadcast_to(arrays[0].reshape((1,) * missing + mask.shape), wide)
+            return np.moveaxis(whole, (along, across), (-2, -1)).reshape(-1, self.steps, 1)[order]
+
+        return side, mover.materialize(mover.move([mask], run, 1))
+
+    def _axis(self, stride: int) -> int | None:
+        """The axis along which the entries that count are so far apart."""
+        for axis, size in enumerate(self.shape):
+            lines = np.moveaxis(self.entries, axis, -1)
+            both = (lines[..., 1:] >= 0) & (lines[..., :-1] >= 0)
+            if size == self.steps and both.any() and bool((np.diff(lines)[both] == stride).all()):
+                return axis
+        return None
 
     def softmax_over(self, axis: int, where: str) -> Scores:
         """Their softmax along an axis, which is that of all keys; or of all queries, which then are the keys."""
@@ -84,6 +154,20 @@ class Scores:
         """Whether `step` counts along the rows while `rest` stays as it is, but for what is left out."""
         some = np.take_along_axis(rest, (~out).argmax(1)[:, None], 1)
         return bool((out | ((step == np.arange(self.steps)) & (rest == some))).all())
+
+
+def _by_head(x: Operand, of: Scores) -> Operand:
+    """The vectors of all heads, (heads, steps, n)."""
+    return replace(x, shape=(of.heads, of.steps, x.width // of.heads), time=1)
+
+
+def _zeros(mover: Mover, like: Operand) -> Operand:
+    return mover.spread(0.0, like.shape, like.time)
+
+
+def _above(low: float, given: float) -> float:
+    """`low` as a float32 number, which is infinite only where `given` is."""
+    return low if math.isinf(given) else max(low, _LOWEST)
 
 
 def refused(where: str) -> UnsupportedModelError:
@@ -120,6 +204,8 @@ def weighted(mover: Mover, a: Scores | Operand, b: Scores | Operand) -> Operand:
     assert isinstance(a, Scores) and isinstance(b, Operand)
     if not a.softmax or len(a.shape) < 2 or len(b.shape) < 2 or b.time != len(b.shape) - 2:
         raise refused(where)
+    if a.data_mask and a.finite:
+        raise UnsupportedModelError(f"{where}: {FINITE}")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     heads, fn = _heads(a, batch, where)
     n = b.shape[-1]
@@ -184,6 +270,11 @@ def counting(mask: np.ndarray) -> np.ndarray | None:
     """Which entries count where `mask` is added to scores; None where it does more than that."""
     out = mask <= MASKED
     return ~out if bool((out | (mask == 0)).all()) else None
+
+
+def highest(mask: np.ndarray, counts: np.ndarray) -> float:
+    """The largest number that is added to scores that do not count."""
+    return float(np.max(mask, where=~counts, initial=-np.inf))
 
 
 def pattern(counts: np.ndarray) -> str:

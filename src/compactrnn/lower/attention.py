@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._errors import UnsupportedModelError
 from ..emit import attention, normalize, reductions
 from ..emit.attention import Scores
 from ..emit.builder import Operand
@@ -38,12 +39,14 @@ def _added(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, *, alpha: floa
 def masked(visitor: Visitor, x: Scores, mask: Any, source: Any, sign: float) -> Scores | None:
     """`x` + `sign` `mask`, a number, which softmax takes away, or a constant of zeros and very low numbers.
 
-    `source` is the node that gives the mask.
+    Or what is computed from data, a number for each key. `source` is the node that gives the mask.
     """
     if x.softmax:
         return None
     if (n := number(mask)) is not None and math.isfinite(n):
         return x
+    if isinstance(mask, Operand):
+        return x.plus(visitor.mover, mask, sign)
     if not isinstance(mask, Tensor):
         return None
     counts = attention.counting(sign * _numbers(mask))
@@ -51,15 +54,20 @@ def masked(visitor: Visitor, x: Scores, mask: Any, source: Any, sign: float) -> 
     if counts is None or longer is None:
         return None
     attention.check_mask(counts, attention.counting(sign * _numbers(longer)), visitor.builder.where)
-    return x.masked(counts, visitor.builder.where)
+    return x.masked(counts, visitor.builder.where, attention.highest(sign * _numbers(mask), counts))
 
 
 @handles_scores("where")
 def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any) -> Scores | None:
-    """Scores where a constant holds, else a very low number; or the other way round."""
+    """Scores where a condition holds, else a very low number; or the other way round."""
     x, other = (a, b) if isinstance(a, Scores) else (b, a)
     low = number(other)
-    if not isinstance(condition, Tensor) or low is None or not low <= attention.MASKED or not isinstance(x, Scores):
+    if low is None or not low <= attention.MASKED or not isinstance(x, Scores):
+        return None
+    if isinstance(condition, Operand):
+        out = condition if x is b else against(visitor.builder, Binary.EQUAL, condition, 0)
+        return x.masked_by(visitor.mover, out, low)
+    if not isinstance(condition, Tensor):
         return None
     longer = visitor.longest(node.args[0])  # pyright: ignore
     if longer is None:
@@ -68,7 +76,7 @@ def _where(visitor: Visitor, node: torch.fx.Node, condition: Any, a: Any, b: Any
     if x is b:
         counts, long = ~counts, ~long
     attention.check_mask(counts, long, visitor.builder.where)
-    return x.masked(counts, visitor.builder.where)
+    return x.masked(counts, visitor.builder.where, low)
 
 
 def _numbers(x: Tensor) -> np.ndarray:
@@ -77,6 +85,11 @@ def _numbers(x: Tensor) -> np.ndarray:
 
 @handles_scores("softmax", "_softmax", "_safe_softmax")
 def _softmax(visitor: Visitor, node: torch.fx.Node, x: Scores, dim: int, *rest: Any, **kwargs: Any) -> Scores:
+    if x.data_mask and "_safe" in str(node.target):
+        raise UnsupportedModelError(
+            f"{visitor.builder.where}: gives zeros where a mask that is computed from data leaves no step; write the"
+            " attention out: q @ k.mT, masked_fill, softmax, @ v"
+        )
     return x.softmax_over(dim, visitor.builder.where)
 
 

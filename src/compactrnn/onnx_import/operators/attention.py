@@ -10,7 +10,7 @@ import numpy as np
 from ...emit import attention, normalize, products
 from ...emit.attention import Scores
 from ...emit.builder import Operand
-from ...emit.pointwise import broadcast, scale
+from ...emit.pointwise import against, broadcast, scale
 from ...runtime.program import Binary
 from ..evaluate import evaluate
 from ..folding import Node
@@ -49,7 +49,12 @@ def _added(visitor: Visitor, node: Node, a: Any, b: Any) -> Scores | None:
 
 
 def _masked(visitor: Visitor, x: Scores, mask: Any, name: str, sign: float) -> Scores | None:
-    """`x` + `sign` `mask`, a number, which softmax takes away, or the constant `name` of zeros and very low numbers."""
+    """`x` + `sign` `mask`, a number, which softmax takes away, or the constant `name` of zeros and very low numbers.
+
+    Or what is computed from data, a number for each key.
+    """
+    if isinstance(mask, Operand) and not x.softmax:
+        return x.plus(visitor.mover, mask, sign)
     if x.softmax or not isinstance(mask, np.ndarray):
         return None
     if (n := _number(mask)) is not None and math.isfinite(n):
@@ -58,21 +63,27 @@ def _masked(visitor: Visitor, x: Scores, mask: Any, name: str, sign: float) -> S
     if counts is None or longer is None:
         return None
     attention.check_mask(counts, attention.counting(sign * longer), visitor.builder.where)
-    return x.masked(counts, visitor.builder.where)
+    return x.masked(counts, visitor.builder.where, attention.highest(sign * mask, counts))
 
 
 @handles_scores("Where")
 def _where(visitor: Visitor, node: Node, condition: Any, a: Any, b: Any) -> Scores | None:
-    """Scores where a constant holds, else a very low number; or the other way round."""
+    """Scores where a condition holds, else a very low number; or the other way round."""
     x, other = (a, b) if isinstance(a, Scores) else (b, a)
+    if isinstance(condition, Operand) and isinstance(x, Scores):
+        low = _number(other)
+        if low is None or not low <= attention.MASKED:
+            return None
+        out = condition if x is b else against(visitor.builder, Binary.EQUAL, condition, 0)
+        return x.masked_by(visitor.mover, out, low)
     longer = visitor.longest(node.inputs[0])
     if not isinstance(x, Scores) or not all(isinstance(v, np.ndarray) for v in (condition, other, longer)):
         return None
     if not bool((other <= attention.MASKED).all()):
         return None
-    counts, long = ((condition != 0) == (x is a), (longer != 0) == (x is a))
+    counts, long = (np.equal(v != 0, x is a) for v in (condition, longer))
     attention.check_mask(counts, long, visitor.builder.where)
-    return x.masked(counts, visitor.builder.where)
+    return x.masked(counts, visitor.builder.where, float(other.max()))
 
 
 @handles_scores("Softmax")
@@ -162,6 +173,8 @@ def _plus(visitor: Visitor, x: Operand, mask: np.ndarray) -> Operand:
 
 
 def _boolean(visitor: Visitor, x: Scores, mask: Any, name: str) -> Scores | None:
+    if visitor.type(name).dtype.kind == "b" and not isinstance(mask, np.ndarray):
+        return None
     if not isinstance(mask, np.ndarray) or visitor.type(name).dtype.kind != "b":
         return _masked(visitor, x, mask, name, 1.0)
     longer = visitor.longest(name)
