@@ -167,3 +167,14 @@ def test_gates_are_trained_on_one_device():
     phases = {"cut": {"updates": 9, "compress": table}}
     with pytest.raises(ValueError, match="expected one device with neuron_selection"):
         recipe_from({"training": {"devices": 2, "batch_size": 4}, "phases": phases})
+
+
+def test_a_cut_that_ends_after_the_epochs_of_its_phase_is_refused(tmp_path):
+    table = recipe(tmp_path, {"keep": 0.5, "steps": 20}).as_dict()
+    table["phases"]["cut"]["compress"]["steps"] = 1000
+    table["phases"]["cut"] |= {"updates": None, "epochs": 1}
+    with pytest.raises(
+        ValueError, match=r"phases\.cut: compress\.steps: expected at most the \d+ updates of the phase"
+    ):
+        train(recipe_from(table), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -152,13 +152,18 @@ class PhaseOptions:
             raise ValueError("give either updates or epochs")
         if self.compress and self.factorize and self.compress.method != "doping":
             raise ValueError(f"give {self.compress.method} and factorize in two phases, one after the other")
-        cut = self.compress.last if self.compress else 0
-        if self.updates is not None and cut > self.updates:
-            raise ValueError(f"compress.steps: expected at most the {self.updates} updates of the phase, got {cut}")
+        if self.updates is not None:
+            self.check_length(self.updates)
 
     def total_updates(self, per_epoch: int) -> int:
         """Maximum number of updates."""
         return self.updates if self.updates is not None else (self.epochs or 0) * per_epoch
+
+    def check_length(self, updates: int) -> None:
+        """Raise `ValueError` where `compress` ends later than after so many updates: nothing would be cut."""
+        cut = self.compress.last if self.compress else 0
+        if cut > updates:
+            raise ValueError(f"compress.steps: expected at most the {updates} updates of the phase, got {cut}")
 
 
 @dataclass(frozen=True)

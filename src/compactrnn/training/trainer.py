@@ -63,6 +63,10 @@ class Trainer:
         folder.check_config(self.config())
         for name, phase in recipe.phases.items():
             task = self.task_in(phase)
+            try:
+                phase.check_length(phase.total_updates(task.updates_per_epoch()))
+            except ValueError as error:
+                raise ValueError(f"phases.{name}: {error}") from None
             task.check_start(training.validation_streams)
             if on_cpu:
                 hint = "make training.batch_size or the sequences shorter"
