@@ -62,6 +62,10 @@ and groups are free. The batch norm after a convolution is in its weights.
 
 Without padding they leave out results at the ends: the engine is then offline, and gives as many as the model.
 
+**Tokens.** One token a step is an integer, which the engine checks. A step of several, as the letters of a word, or
+categories beside numbers, is an input of so many numbers, `(letters,)`; a token that is in no row of its table makes
+what is looked up at this step NaN.
+
 **Strides over time.** Where convolutions, pooling or stacked frames give fewer steps than they get, a step of the
 engine is as many frames as make one result of each ([steps.md](steps.md#a-step-of-several-frames)).
 

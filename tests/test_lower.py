@@ -312,6 +312,44 @@ def test_several_inputs_and_outputs():
     assert [i.vocabulary for i in engine.inputs] == [0, 7]
 
 
+class Words(nn.Module):
+    """Words as their characters, (batch, words, characters)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.conv = nn.Embedding(30, 5, padding_idx=0), nn.Conv1d(5, 6, 3, padding=1)
+        self.lstm = nn.LSTM(6, 8, batch_first=True, bidirectional=True)
+
+    def forward(self, x):
+        letters = torch.relu(self.conv(self.embed(x.flatten(0, 1)).mT))
+        return self.lstm(letters.amax(2).unflatten(0, x.shape[:2]))[0]
+
+
+class Categories(nn.Module):
+    """Several tokens of their own tables a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.kind, self.day, self.gru = nn.Embedding(30, 3), nn.Embedding(31, 2), nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x):
+        days = self.day(x[..., 1:3]).flatten(2)
+        return self.gru(torch.cat([self.kind(x[..., 0]), days, x[..., 3:]], -1))[0]
+
+
+@pytest.mark.parametrize("kind", [Words, Categories])
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_several_tokens_a_step(kind, weights):
+    model, x = kind().eval(), torch.randint(30, (2, 9, 4))
+    engine, close = engine_of(model, x, weights), 1e-5 if weights == "float32" else 0.05
+    np.testing.assert_allclose(engine.run(x[0].numpy()), wanted(model, x), rtol=close, atol=close)
+    assert [(i.shape, i.vocabulary) for i in engine.inputs] == [((4,), 0)]
+    for unknown in (-1, 31, 1e9, np.nan):
+        y = x[0].numpy().astype(np.float32)
+        y[5, 1] = unknown
+        assert np.isnan(engine.run(y)[5:]).any(1).all()
+
+
 class Front(nn.Module):
     """A convolution before the layer."""
 

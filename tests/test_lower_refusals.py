@@ -178,11 +178,16 @@ REFUSED = {
         "input z has no time axis, shape (2, 5, 4), that grows",
         "packed by itself",
     ),
-    "several tokens a step": (
+    "many tokens a step": (
         lambda: Uses(lambda m, x: m.g(m.e(x).mean(2))[0], g=gru(), e=nn.Embedding(9, 4)),
-        of(9, (1, 7, 3)),
-        "looks up 3 tokens at every step",
-        "an input of its own",
+        of(9, (1, 7, 300)),
+        "looks up 300 tokens at every step",
+    ),
+    "no values": (
+        lambda: Uses(lambda m, x: m.g(x)[0], g=gru().to("meta")),
+        r(2, 9, 4),
+        "g.weight_ih_l0",
+        "assign=True",
     ),
     "fails on the example": (lambda: Uses(only_of_height(5), g=gru()), r(2, 9, 4), "fails on example_inputs"),
     "bare layer with a state": (lambda: nn.GRU(4, 8), (r(9, 2, 4), r(1, 2, 8)), "initial state", "hx"),
@@ -279,6 +284,17 @@ def test_arguments_that_are_no_tensors(example, words):
     with pytest.raises(ValueError, match="example_inputs") as caught:
         lower(Uses(lambda m, x, *rest: m.g(x)[0], g=gru()), example)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_what_is_no_trained_model(tmp_path):
+    layer, x = nn.GRU(2, 3), torch.randn(1, 9, 2)
+    for give in (lambda m: cr.pack(m, tmp_path / "m.crnn", x), lambda m: cr.GroupLasso(m, x, keep=0.5, steps=2)):
+        with pytest.raises(TypeError, match=r"expected an nn.Module, got OrderedDict; .*load_state_dict"):
+            give(layer.state_dict())
+        with pytest.raises(cr.UnsupportedModelError, match="weight_ih_l0 is on the meta device"):
+            give(nn.GRU(2, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"model: expected a torch model.*got 'm.pt'; load a checkpoint yourself"):
+        cr.pack("m.pt", tmp_path / "m.crnn", x)
 
 
 def test_what_can_be_lowered_is_listed_from_what_is_registered():

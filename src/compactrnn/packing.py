@@ -98,6 +98,10 @@ def pack(
     )
     of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)
     if isinstance(model, str | PathLike):
+        if example_inputs is not None and not str(model).endswith(".onnx"):
+            expected = "a torch model, or the path of an ONNX file"
+            hint = "load a checkpoint yourself, and give the module"
+            raise invalid("model", got=repr(str(model)), expected=expected, hint=hint)
         if example_inputs is not None:
             raise invalid("example_inputs", got="some", expected="none: an ONNX file has the shapes of its inputs")
         try:

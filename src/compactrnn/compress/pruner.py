@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from .._errors import UnsupportedModelError, invalid
 from ..graph.follow import follow
+from ..graph.refusals import check_model
 from ..graph.trace import Trace
 from ..graph.units import find_units
 from ..weights.base import AbstractWeight
@@ -61,6 +62,7 @@ class Pruner:
         embeddings: bool = False,
     ):
         self.model = unwrap(model)
+        check_model(self.model)
         if any(isinstance(module, QuantizedWeight) for module in self.model.modules()):
             hint = "prune first: what shrink() gives can be quantized"
             raise invalid("model", got="a model that Quantize has changed", expected="one without", hint=hint)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .._errors import UnsupportedModelError
-from ..runtime.program import Binary, Code, Ref, Unary
+from ..runtime.program import Binary, Code, Reduce, Ref, Unary
 from .address import LazyView
 from .attention import CAN, Scores, scores
 from .builder import Builder, Operand
@@ -18,6 +18,7 @@ from .movement import Mover
 from .reductions import reduce
 
 _LARGEST = 1 << 16  # numbers that a product of two values is laid out in
+_MOST_TOKENS = 256  # that are looked up at a step
 
 
 def linear(
@@ -130,22 +131,36 @@ def depthwise(
 
 
 def lookup(build: Builder, token: Operand, table: np.ndarray, name: str = "") -> Operand | None:
-    """Embedding: the row of `table`, (vocabulary, n), for each step's token; None for several tokens per step."""
-    if token.width != 1:
+    """Embedding: the row of `table`, (vocabulary, n), for each token, of which a step may have several; None of many.
+
+    An input that is one token a step has a vocabulary, which an engine checks. Where tokens are some of the numbers of
+    an input, one that is in no row makes the rows of its step NaN.
+    """
+    if token.width > _MOST_TOKENS:
         return None
     kind, (vocabulary, n) = build.place([token]), table.shape
-    dst = build.buffer(n)
-    build.emit(Code.EMBED, dst, n, a=token.ref, tensor=build.tensor(table), name=name)
-    inputs = build.program.inputs
-    for i, given in enumerate(inputs):
-        if given.buffer == token.ref.buffer:
-            if math.prod(given.shape) != 1:
-                raise UnsupportedModelError(
-                    f"{build.where}: a token is one of {math.prod(given.shape)} numbers a step of input"
-                    f" {given.name}; give every token an input of its own"
-                )
-            inputs[i] = replace(given, shape=(), vocabulary=min(given.vocabulary or vocabulary, vocabulary))
-    return Operand(dst, (*token.shape, n), token.time, kind, build.segment)
+    dst, tensor = build.buffer(token.width * n), build.tensor(table)
+    for i in range(token.width):
+        place = Ref(token.ref.buffer, token.ref.offset + i)
+        build.emit(Code.EMBED, Ref(dst.buffer, dst.offset + i * n), n, a=place, tensor=tensor, name=name)
+    for i, given in enumerate(build.program.inputs):
+        if given.buffer == token.ref.buffer and math.prod(given.shape) == 1:
+            known = min(given.vocabulary or vocabulary, vocabulary)
+            build.program.inputs[i] = replace(given, shape=(), vocabulary=known)
+        elif given.buffer == token.ref.buffer:
+            unknown = _unknown(build, token, vocabulary)
+            build.emit(Code.BINARY, dst, token.width * n, a=dst, b=unknown.ref, fn=int(Binary.ADD), k=1)
+    return Operand(dst, (*token.shape, n), token.time, kind, build.segment, rate=token.rate)
+
+
+def _unknown(build: Builder, tokens: Operand, vocabulary: int) -> Operand:
+    """Minus zero at steps all of whose tokens are below `vocabulary`, else NaN."""
+    known = build.unary(Unary.CLAMP, tokens, 0.0, float(vocabulary - 1))
+    wrong = build.binary(Binary.NOT_EQUAL, tokens, known)
+    count = build.compute(Code.REDUCE, [wrong], wrong, width=1, a=wrong.ref, k=wrong.width, fn=int(Reduce.SUM))
+    steps = 1 if wrong.time is None else wrong.shape[wrong.time] // wrong.rate
+    count = replace(count, shape=(steps, 1), time=None if wrong.time is None else 0, rate=1)
+    return build.unary(Unary.SQRT, build.unary(Unary.SCALE_SHIFT, count, -1.0, 0.0))
 
 
 def turned(mover: Mover, x: Operand) -> Operand:

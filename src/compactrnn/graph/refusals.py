@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from .._errors import UnsupportedModelError
 from ..layers import is_cell
 
 _BASES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+
+
+def check_model(model: Any) -> None:
+    """Raise an error for what is no nn.Module, or has no values yet."""
+    if not isinstance(model, nn.Module):
+        hint = "; make a model and load these weights into it: model.load_state_dict(...)"
+        weights = isinstance(model, Mapping) and any(isinstance(v, Tensor) for v in model.values())
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}{hint if weights else ''}")
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_meta:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: {name} is on the meta device, where numbers have no values: load the trained"
+                " weights first, by model.load_state_dict(weights, assign=True)"
+            )
 
 
 def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:

@@ -23,7 +23,7 @@ from .copy import copy_module
 from .example import Example
 from .leaf import RECURRENT, Leaf
 from .matrix import may_recur
-from .refusals import no_recurrent_layer, not_exported
+from .refusals import check_model, no_recurrent_layer, not_exported
 
 
 @dataclass
@@ -189,6 +189,7 @@ def find_leaves(model: nn.Module, loops: bool = False) -> tuple[nn.Module, list[
 
     With `loops` the cells of torch, too; and there may be none, where code around matrices may be a recurrence.
     """
+    check_model(model)
     wanted = has_cells if loops else is_recurrent
     if not any(wanted(module) or (loops and may_recur(module)) for module in model.modules()):
         raise no_recurrent_layer(model)

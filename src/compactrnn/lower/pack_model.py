@@ -24,6 +24,7 @@ from .lowering import Lowered, in_float, lower_model
 from .one_step import lower_one_step
 from .pack_report import report_of
 from .reference import Reference
+from .refusals import check_module
 from .rows import check_rows
 from .smallest import with_dense
 from .step_states import States
@@ -138,6 +139,7 @@ def pack(
     check_writable(path, "model file")
     source = rebuilt(model, example_inputs, states is not None)
     example_inputs = source.example
+    check_module(source.module)
     trained, model = TrainedMatrices.of(source.module), plain_form(source.module)
     model, smaller_dense = with_dense(model, weights)
     if states is None:

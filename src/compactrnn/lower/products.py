@@ -76,12 +76,13 @@ def _matmul(visitor: Visitor, node: torch.fx.Node, a: Any, b: Any, first: int = 
 def _embedding(visitor: Visitor, node: torch.fx.Node, table: Any, token: Any, *rest: Any) -> Operand | None:
     if not isinstance(table, Tensor) or not isinstance(token, Operand):
         return None
-    if token.width != 1:
+    found = products.lookup(visitor.builder, token, array(table), visitor.weight_name(node, node.args[0]))
+    if found is None:
         raise UnsupportedModelError(
-            f"{visitor.builder.where}: looks up {token.width} tokens at every step, and an input of an engine is one:"
-            " give every token an input of its own, or give the embedded tokens, and look them up outside"
+            f"{visitor.builder.where}: looks up {token.width} tokens at every step, too many; give the embedded tokens,"
+            " and look them up outside"
         )
-    return products.lookup(visitor.builder, token, array(table), visitor.weight_name(node, node.args[0]))
+    return found
 
 
 @handles("index")

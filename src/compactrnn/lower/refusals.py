@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedModelError
+from ..graph.refusals import check_model
 from ..graph.trace import trace
 from ..layers import is_recurrent
 from .calls import Call, Reading, reason
@@ -50,8 +51,7 @@ def check_module(model: nn.Module) -> None:
             "a torch.export.ExportedProgram, in which recurrent layers are no modules any more; pack takes it, or give"
             " the module that it was exported from"
         )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {kind}")
+    check_model(model)
 
 
 def check_layers(model: nn.Module) -> None:
