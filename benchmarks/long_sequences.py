@@ -166,7 +166,8 @@ def pictured(rows: list[dict[str, Any]]) -> dict[Path, str]:
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
-    """The text of an SVG: what validation gave, and how much CPU time had gone by."""
+    """The text of an SVG: what validation gave, and how much CPU time had gone by; of several seeds the first."""
+    rows = [row for row in rows if not row["seed"]]
     curves = {label(row): ([point["cpu_seconds"] / 60 for point in row["history"]],
                            [point["valid"] for point in row["history"]]) for row in rows}  # fmt: skip
     y_label = f"validation, {UNITS[rows[0]['metric']]}"
