@@ -166,10 +166,16 @@ def pictured(rows: list[dict[str, Any]]) -> dict[Path, str]:
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
-    """The text of an SVG: what validation gave, and how much CPU time had gone by; of several seeds the first."""
+    """The text of an SVG: what validation gave, and how much CPU time had gone by; of several seeds the first.
+
+    Above ten times the worst end of a curve nothing is drawn: a training that goes astray and returns would hide all.
+    """
     rows = [row for row in rows if not row["seed"]]
-    curves = {label(row): ([point["cpu_seconds"] / 60 for point in row["history"]],
-                           [point["valid"] for point in row["history"]]) for row in rows}  # fmt: skip
+    highest = 10 * max(row["history"][-1]["valid"] for row in rows)
+    curves = {}
+    for row in rows:
+        points = [point for point in row["history"] if point["valid"] <= highest]
+        curves[label(row)] = [point["cpu_seconds"] / 60 for point in points], [point["valid"] for point in points]
     y_label = f"validation, {UNITS[rows[0]['metric']]}"
     return curves_plot(curves, x_label="CPU minutes", y_label=y_label, log_y=True)
 
