@@ -29,8 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "own_data.json"
 PAGE = ROOT / "docs" / "own-data.md"
 PM25 = "timeseries/beijing_pm25.csv.gz"
-RECIPES = {"vowels": "japanese-vowels", "pm25": "", "etth1": "etth1", "activities": "activities"}
-FOLDS = {"activities": range(5)}
+RECIPES = {
+    "vowels": "japanese-vowels",
+    "pm25": "",
+    "etth1": "etth1",
+    **{name: name for name in ("activities", "activities-lstm", "activities-small")},
+}
+FOLDS = {name: range(5) for name in RECIPES if name.startswith("activities")}
 ARCHIVE = "uea_small/uea_small.npz"  # holds the two .ts files, too
 
 
