@@ -70,7 +70,8 @@ def pack(
         inputs: ONNX only: names of values within the graph that become inputs, to import the part after them.
         outputs: ONNX only: names of outputs, or of values within the graph, to import the part before them.
         tokens: ONNX only: names of inputs that are token ids, for files that take them as floats.
-        lengths: ONNX only: names of inputs that are the number of steps of a sequence, such as `x_len`.
+        lengths: names of inputs that are the number of steps of a sequence, such as `x_len`; of a torch model the
+            argument that its `forward` packs, masks or gathers by. An engine runs sequences without padding.
 
     >>> import tempfile, torch, compactrnn as cr
     >>> path = tempfile.mkdtemp() + "/gru.crnn"
@@ -95,8 +96,9 @@ def pack(
         initial=initial,
         notes=notes,
         audio=audio,
+        lengths=lengths,
     )
-    of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)
+    of_onnx = dict(constants=constants, dims=dims, inputs=inputs, outputs=outputs, tokens=tokens)
     if isinstance(model, str | PathLike):
         if example_inputs is not None and not str(model).endswith(".onnx"):
             expected = "a torch model, or the path of an ONNX file"

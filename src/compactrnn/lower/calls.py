@@ -35,8 +35,7 @@ def calls(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Call]:
         if isinstance(x, PackedSequence):
             raise UnsupportedModelError(
                 f"{name}: gets a PackedSequence, made from lengths inside forward. An engine runs one sequence of its"
-                f" own length, without padding: let forward call {name} with the padded tensor where no lengths are"
-                " given, and leave the lengths out of example_inputs"
+                " own length, without padding: name the argument that has them, pack(..., lengths=['lengths'])"
             )
         axis = 1 if module.batch_first and x.dim() == 3 else 0
         both = bool(getattr(module, "bidirectional", False))

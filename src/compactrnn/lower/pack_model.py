@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -31,6 +31,7 @@ from .step_states import States
 from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
 from .verify import argument, given, verify
+from .whole_sequences import Bound
 
 
 def pack(
@@ -49,6 +50,7 @@ def pack(
     notes: bool = True,
     audio: Audio | None = None,
     time: int | None = None,
+    lengths: Sequence[str] | None = None,
 ) -> PackReport:
     """Write `model` as a file that `Engine` runs without torch; the model is not changed.
 
@@ -112,6 +114,9 @@ def pack(
         time: which axis of the first tensor of `example_inputs` is time. It is found by itself, unless recurrent layers
             run along two axes and either could be time: then it is the one along which the model streams, if that is
             one. The layers along the other axis run within each step.
+        lengths: the argument that has the number of steps of each sequence, `["lengths"]`, as for
+            `pack_padded_sequence`, a mask or the last step. It is no input of the engine, whose sequences have no
+            padding; the batches of `calibration` are cut to their lengths.
 
     Raises:
         UnsupportedModelError: the model cannot be followed, or its program differs from torch.
@@ -142,6 +147,13 @@ def pack(
     check_module(source.module)
     trained, model = TrainedMatrices.of(source.module), plain_form(source.module)
     model, smaller_dense = with_dense(model, weights)
+    batches = [batch if states else source.batch(batch) for batch in calibration or ()]
+    if lengths is not None:
+        if states is not None:
+            raise invalid("lengths", got="states, too", expected="one of them: with states the model is one time step")
+        bound = Bound(model, example_inputs, lengths)
+        model, example_inputs = bound.model, bound.example
+        batches = [sequence for batch in batches for sequence in bound.batches(batch)]
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
@@ -152,7 +164,7 @@ def pack(
             raise invalid("time", got=repr(time), expected="none: with states the model is one time step")
         lowered = lower_one_step(model, example_inputs, states, initial)
     check_rows(lowered)
-    batches = [_batch(model, lowered, batch if states else source.batch(batch)) for batch in calibration or ()]
+    batches = [_batch(model, lowered, batch) for batch in batches]
     reference = Reference(lowered)
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]

@@ -185,7 +185,7 @@ def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str],
     return (
         f"input {name} has no time axis, shape {shape}, that grows with the first input's: an engine takes all its"
         " inputs at every step. Repeat it at every step before the model, or, if it is always the same, make it a"
-        " parameter or buffer; lengths can be left out: an engine runs one sequence of its own length"
+        " parameter or buffer; lengths of sequences are named, pack(..., lengths=['lengths'])"
         + (alone if len(shape) > 2 or not given.is_floating_point() else "")
     )
 
