@@ -138,8 +138,8 @@ def test_other_ways_to_look_back(name):
 
 
 DEPENDS = {
-    "on its length": (lambda x: x * (1 / x.shape[1]), "length of the sequence"),
-    "on its length in a tensor": (lambda x: x / torch.full((1,), x.shape[1]), "length of the sequence"),
+    "on its length": (lambda x: x * (x.shape[1] % 7), "length of the sequence"),
+    "on its length in a tensor": (lambda x: x / torch.full((1,), x.shape[1]).log(), "length of the sequence"),
     "on the position": (lambda x: x + torch.arange(x.shape[1])[:, None], "other constants at every step"),
     "on a loop": (lambda x: torch.stack([x[:, t] for t in range(x.shape[1])], 1), "loops over time"),
     "on all of the past": (lambda x: shifted(x, x.shape[1] // 2), "mixes time steps|length of the sequence|back"),

@@ -223,6 +223,18 @@ def test_what_follows_from_the_number_of_steps_is_counted(case, tmp_path):
     assert engine.offline == any(word in case for word in ("number", "root", "less"))
 
 
+@pytest.mark.parametrize("case", [case for case in COUNTED if any(word in case for word in ("number", "root", "less"))])
+def test_the_number_of_steps_is_counted_from_torch_too(case, tmp_path):
+    torch.manual_seed(0)
+    model, x = Model(COUNTED[case]).eval(), torch.randn(1, 20, UNITS)
+    cr.pack(model, tmp_path / "m.crnn", x, weights="float32")
+    engine = cr.Engine(tmp_path / "m.crnn")
+    assert engine.offline
+    for steps in (1, 2, 22, 1500):
+        x = torch.randn(1, steps, UNITS)
+        assert relative(model(x)[0].detach().numpy(), engine.run(x[0].numpy())) < CLOSE, steps
+
+
 def test_a_table_of_positions_has_an_end(tmp_path):
     """Beyond it a run is refused, and a stream gives no numbers."""
     path = exported(COUNTED["learned positions"], tmp_path / "m.onnx")

@@ -33,8 +33,8 @@ def for_any_length(build: Callable[[int], Builder], model: str, fewest: int = FE
                 return short
             if 8 * steps > MOST:
                 raise UnsupportedModelError(
-                    f"{where or model}: depends on the length of the sequence, as `x / x.shape[1]` or"
-                    " `x[:, 16]` do; a streaming engine does not know the length"
+                    f"{where or model}: depends on the length of the sequence, as `x * (x.shape[1] % 2)` or"
+                    " `x[:, x.shape[1] // 2]` do; an engine takes sequences of any length"
                 )
         except UndecidedError:
             if steps >= MOST:

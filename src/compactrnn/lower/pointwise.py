@@ -13,6 +13,7 @@ from ..emit.builder import Operand
 from ..emit.pointwise import FUNCTIONS, broadcast, combine, floor_divide, prelu, scale, trunc
 from ..runtime.program import Binary, Unary
 from .visitor import Visitor, handles
+from .visitor import number as number
 
 
 def _handler(name: str):
@@ -28,13 +29,6 @@ def _handler(name: str):
 
 for _name in FUNCTIONS:
     handles(_name)(_handler(_name))
-
-
-def number(x: Any) -> float | None:
-    """`x` if it is one constant number."""
-    if isinstance(x, Tensor) and x.numel() == 1:
-        return float(x)
-    return float(x) if isinstance(x, int | float) else None
 
 
 @handles("add", "sub", "rsub")

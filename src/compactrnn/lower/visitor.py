@@ -15,10 +15,13 @@ from .._errors import UnsupportedModelError
 from ..emit.address import EVERY_TWO, LazyView, why_unclear
 from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
+from ..emit.lengths import MOST
 from ..emit.movement import Mover
+from ..emit.step_count import counted
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import Trace, operation
 
+_OF_NUMBERS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")  # may have the number of steps as one
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
 _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
 
@@ -68,6 +71,13 @@ def catalog() -> str:
     return f"recurrent layers, {', '.join(sorted(named))}, moving data, and what torch.export breaks down into these"
 
 
+def number(x: Any) -> float | None:
+    """`x` if it is one constant number."""
+    if isinstance(x, Tensor) and x.numel() == 1:
+        return float(x)
+    return float(x) if isinstance(x, int | float) else None
+
+
 class Visitor:
     """Lowers a graph whose nodes have `values`, and `longer` for one step more: an axis that has grown is time.
 
@@ -100,6 +110,7 @@ class Visitor:
         self.values = values
         self.done: set[str] = set()  # nodes that are part of the operation before them
         self.one_step = longer is None
+        self.longer = values if longer is None else longer
         self.steps = steps
         self.axes = {name: _grown(value, (longer or values)[name]) for name, value in values.items()}
         self.rates = {name: _rate(value, (longer or values)[name]) for name, value in values.items()}
@@ -154,6 +165,8 @@ class Visitor:
             if result is not None:
                 return result
         if name in HANDLERS:
+            if name in _OF_NUMBERS:
+                args = tuple(self._counted(source, x) for source, x in zip(node.args, args, strict=True))
             args, kwargs = pytree.tree_map(self.materialize, (args, dict(kwargs)))
             result = HANDLERS[name](self, node, *args, **kwargs)
             if result is not None:
@@ -186,6 +199,16 @@ class Visitor:
             return node.target(*a, **{n: v for n, v in k.items() if n != "memory_format"}).long().numpy()  # pyright: ignore
 
         return leaves[places[0]].moved(run)
+
+    def _counted(self, source: Any, x: Any) -> Any:
+        """`x`, or if it is a number that follows from the number of steps, that as such; `source` is what gives it."""
+        if self.steps is None or not isinstance(source, torch.fx.Node) or (one := number(x)) is None:
+            return x
+        two = number(self.longer[source.name])
+        if two is None or one == two or (far := number(self.longest(source))) is None:
+            return x
+        y = counted(self.mover, {self.steps: one, self.steps + 1: two, MOST: far})
+        return x if y is None else replace(y, shape=tuple(x.shape) if isinstance(x, Tensor) else ())
 
     def _why(self, node: torch.fx.Node, args: tuple) -> str:
         """The reason, if known."""

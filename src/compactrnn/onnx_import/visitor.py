@@ -20,10 +20,9 @@ from ..emit.convolution import MOST_ROWS
 from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
 from ..emit.plan import SHIFT
-from ..emit.pointwise import scale
 from ..emit.positions import MOST_POSITIONS, Table
 from ..emit.products import linear
-from ..runtime.program import Unary
+from ..emit.step_count import counted
 from .evaluate import evaluate, is_known
 from .folding import Folded, Node, Typed
 from .model_file import ModelFile, NodeError, blamed, refuse, where
@@ -230,18 +229,8 @@ class Visitor:
         one, two = (float(v.ravel()[0]) for v in values)  # pyright: ignore[reportAttributeAccessIssue]
         if one == two or (far := self._at(name, _FAR)) is None or far.size != 1:
             return None
-        build, last = self.builder, float(far.ravel()[0])
-        for inverse, power in ((False, 1), (True, 1), (False, 2), (True, 2)):
-            with np.errstate(all="ignore"):
-                a, b, c = (np.float64(v) ** (-power if inverse else power) for v in (one, two, last))
-            slope, start = round(b - a, 3), round(a - round(b - a, 3) * steps, 3)
-            if not all(np.isclose(v, slope * n + start, 1e-5) for v, n in ((a, steps), (b, steps + 1), (c, _FAR))):
-                continue
-            y = scale(build, self.mover.count(), slope, start)
-            y = build.unary(Unary.SQRT, y) if power == 2 else y
-            y = build.unary(Unary.RECIPROCAL, y) if inverse else y
-            return replace(y, shape=self.type(name).shape)
-        return None
+        y = counted(self.mover, {steps: one, steps + 1: two, _FAR: float(far.ravel()[0])})
+        return None if y is None else replace(y, shape=self.type(name).shape)
 
     def _order(self, node: Node, given: list[Taken | None]) -> np.ndarray | None:
         """Where the entries of the result lie in an input that is a whole value in another order; None without one.
