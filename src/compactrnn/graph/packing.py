@@ -13,15 +13,17 @@ _ACTIVE: list[FollowPacking] = []
 
 
 class RecordPacking(TorchFunctionMode):
-    """While it is entered, `lengths` notes the lengths, sorted, of every batch that is packed."""
+    """While it is entered, notes the sorted lengths of what is packed, and whether its batch axis is first."""
 
     def __init__(self):
         super().__init__()
         self.lengths: list[list[int]] = []
+        self.batch_first: list[bool] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") == "_pack_padded_sequence":
             self.lengths.append(args[1].tolist())
+            self.batch_first.append(bool(args[2]))
         return func(*args, **(kwargs or {}))
 
 

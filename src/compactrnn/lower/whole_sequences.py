@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .._errors import UnsupportedModelError, invalid
 from ..graph.arguments import flatten, positional
 from ..graph.copy import copy_module
+from ..graph.packing import RecordPacking
 from ..layers import is_recurrent
 from .calls import input_names, reason
 
@@ -88,7 +89,7 @@ class Bound:
             shapes = ", ".join(str(tuple(x.shape)) for x in self._whole(given))
             got = f"{lengths.tolist()} for sequences of shape {shapes}"
             raise invalid(f"example_inputs: {self.name}", got=got, expected="the steps of each sequence of the batch")
-        with torch.no_grad(), _Packing() as seen:
+        with torch.no_grad(), RecordPacking() as seen:
             try:
                 copy_module(self.original).cpu().float().eval()(*(_plain(x) for x in given))
             except Exception as error:  # whatever a model raises
@@ -109,19 +110,6 @@ class Bound:
                 if a.shape != b.shape or not torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
                     kind = type(self.original).__name__
                     raise UnsupportedModelError(f"{kind}: gives something else without {self.name}; leave it out")
-
-
-class _Packing(TorchFunctionMode):
-    """Notes whether batches that are packed have the batch axis first."""
-
-    def __init__(self):
-        super().__init__()
-        self.batch_first: list[bool] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "_pack_padded_sequence":
-            self.batch_first.append(bool(args[2]))
-        return func(*args, **(kwargs or {}))
 
 
 class _Whole(TorchFunctionMode):
