@@ -138,7 +138,7 @@ class _Whole(TorchFunctionMode):
         if name == "_pad_packed_sequence" and (shape := self.shape(args[1])):
             x = args[0].unflatten(0, shape)
             return x.transpose(0, 1) if args[2] else x, torch.full((shape[1],), shape[0], dtype=torch.int64)
-        if name == "index_select" and len(args) > 1 and isinstance(args[1], int) and args[0].shape[args[1]] == 1:
+        if name == "index_select" and len(args) == 3 and args[0].shape[args[1]] == args[2].numel() == 1:
             return args[0]  # of one sequence, in the order of lengths
         return func(*args, **(kwargs or {}))
 
