@@ -184,3 +184,14 @@ def test_without_the_name_the_error_says_how_to_give_it(tmp_path):
     example = (torch.randint(TOKENS, (2, 9)), torch.tensor([9, 6]))
     with pytest.raises(cr.UnsupportedModelError, match=r"pack\(\.\.\., lengths=\['lengths'\]\)"):
         cr.pack(Tagger(), tmp_path / "m.crnn", example)
+
+
+def test_a_model_that_pads_to_a_length_of_its_own_is_refused(tmp_path):
+    class Fixed(Tagger):
+        def forward(self, x, lengths):
+            return self.head(pad_packed_sequence(self.rnn(self.packed(x, lengths))[0], True, total_length=20)[0])
+
+    example = (torch.randint(TOKENS, (2, 9)), torch.tensor([9, 6]))
+    with pytest.raises(cr.UnsupportedModelError, match="got others for sequence 0 of the example: let forward take"):
+        cr.pack(Fixed(), tmp_path / "m.crnn", example, lengths=["lengths"])
+    assert not (tmp_path / "m.crnn").exists()

@@ -109,7 +109,11 @@ class Bound:
             for a, b in zip(_tensors(wanted), _tensors(model(*one)), strict=True):
                 if a.shape != b.shape or not torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
                     kind = type(self.original).__name__
-                    raise UnsupportedModelError(f"{kind}: gives something else without {self.name}; leave it out")
+                    raise UnsupportedModelError(
+                        f"{kind}: expected the same outputs where {self.name} is the number of steps of a sequence"
+                        f" without padding, got others for sequence {row} of the example: let forward take the sequence"
+                        f" alone, and leave {self.name} out of example_inputs"
+                    )
 
 
 class _Whole(TorchFunctionMode):
