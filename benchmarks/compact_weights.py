@@ -214,6 +214,19 @@ def budget() -> int:
     return 4 * sum(parameter.numel() for parameter in dense.parameters()) // FEWER_BYTES
 
 
+def timed_files(rows: Iterable[str], seed: int, runs: Path) -> dict[str, Path]:
+    """The int8 file of the dense model and of each of `rows` whose run is there, packed anew by this commit."""
+    files = {}
+    for row in {"dense": None, **dict.fromkeys(rows)}:
+        run = runs / f"{row.replace(':', '-')}-{seed}"
+        if row != "dense" and not (run / "result.json").exists():
+            continue
+        model, task, _ = RunFolder(run).load()
+        files[row] = run / "int8.crnn"
+        pack_model(model, task, files[row], "int8")
+    return files
+
+
 def within_budget(rows: list[dict[str, Any]]) -> str:
     """The table of the most accurate type with which each row is within the budget."""
     lines = [
@@ -344,14 +357,16 @@ def main() -> None:
     """Read arguments, train what is missing, write the results after each run."""
     parser = options(__doc__, ROWS, "compact-weights")
     parser.add_argument("--tune-on", type=Path, help="a run without the held-out speakers")
-    parser.add_argument("--time", action="store_true", help="and measure a frame's time, on an idle machine")
+    parser.add_argument(
+        "--time", action="store_true", help="only measure a frame's time of the runs that are there, on an idle machine"
+    )
     parser.add_argument("--held-out", action="store_true", help="train without the held-out speakers, for choices")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = Study(RESULTS, ROWS)
     judge = None
-    for seed in arguments.seeds:
+    for seed in [] if arguments.time else arguments.seeds:
         for row in arguments.rows:
             run = run_of(row, seed, arguments.runs, not arguments.held_out)
             if arguments.held_out:
@@ -366,9 +381,10 @@ def main() -> None:
             publish(study)
     if arguments.time:
         seed = arguments.seeds[0]
-        own = [row["row"] for row in study.rows if row["seed"] == seed]
-        files = {row: arguments.runs / f"{row.replace(':', '-')}-{seed}" / "int8.crnn" for row in own}
-        study.content |= {"times": relative(frame_times(files), "dense"), "timed_on": describe_machine()}
+        times = relative(frame_times(timed_files(arguments.rows, seed, arguments.runs)), "dense")
+        machine = describe_machine()
+        known = study.content.get("times", {})
+        study.content["times"] = known | {name: time | {"timed_on": machine} for name, time in times.items()}
         publish(study)
     if study.rows:
         print(table(study.rows, study.content.get("times", {})))
