@@ -116,3 +116,24 @@ def test_a_run_stopped_between_two_phases_goes_on_with_the_same_random_numbers(t
     monkeypatch.undo()
     train(recipe, tmp_path / "stopped", resume=True)
     assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")
+
+
+def test_a_run_goes_on_whose_weights_have_as_many_numbers_as_chance_gave_them(tmp_path, monkeypatch):
+    """Blocks at the end of a row are smaller, so their number depends on which ones a seed has drawn."""
+    table = tomllib.loads(RECIPE)
+    table["model"] = {"embedding": 9, "hidden": [24], "input_weight": {"kind": "BlockSparse", "keep": 0.4}}
+    table["phases"] = {"train": {"updates": 60, "average": 0.9}}
+    recipe, checkpoint = recipe_from(table, "recipe"), Trainer.checkpoint
+
+    def stop(trainer, phase, run):
+        checkpoint(trainer, phase, run)
+        if run is not None and run.update >= 20:
+            raise KeyboardInterrupt
+
+    train(recipe, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "stopped", resume=True)
+    monkeypatch.undo()
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")

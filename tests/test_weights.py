@@ -25,6 +25,7 @@ from compactrnn.weights import (
 )
 from compactrnn.weights.dense import select
 from compactrnn.weights.masked import MaskedWeight
+from compactrnn.weights.sparse import SparseWeight
 from compactrnn.weights.terms import product
 
 
@@ -112,6 +113,24 @@ def test_a_state_dict_brings_the_rank_that_an_energy_led_to():
     assert other.rank != weight.rank
     other.load_state_dict(weight.state_dict(), strict=True)
     assert_close(other.dense(), weight.dense())
+
+
+@pytest.mark.parametrize("spec", [LowRank(energy=0.5), BlockSparse(keep=0.5), Sparse(keep=0.5)], ids=str)
+def test_an_optimizer_goes_on_with_a_state_dict_of_another_size(spec):
+    weight, other = (spec.build(20, 13) for _ in range(2))
+    last = (torch.arange(13) == 12).float().expand(20, -1)
+    if isinstance(weight, SparseWeight):
+        weight.set_columns(weight.index[:, :3], weight.dense())
+    else:
+        weight.from_dense_(torch.randn(20, 13) + 9 * last)  # whose block is smaller
+        other.from_dense_(torch.randn(20, 13) * (1 - last))
+    assert weight.stored_parameters() != other.stored_parameters()
+    optimizer = torch.optim.Adam(other.parameters(), 0.1)
+    other.load_state_dict(weight.state_dict())
+    before = other.dense().detach().clone()
+    other.dense().square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(other.dense(), before)
 
 
 @pytest.mark.parametrize("rank", [1, 3])

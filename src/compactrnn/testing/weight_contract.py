@@ -111,11 +111,16 @@ class WeightContract:
                 assert 0.7 < weight.dense().std().item() / (bound / 3**0.5) < 1.4
 
     def test_state_dict_round_trip(self, spec: WeightSpec):
-        """The parameters are all there is: another weight that loads them is the same map."""
+        """The parameters are all there is: another weight that loads them is the same map.
+
+        They stay the same objects, which an optimizer may have already.
+        """
         for weight in self._weights(spec):
             weight.from_dense_(torch.randn(weight.out_features, weight.in_features))
             other = spec.build(weight.out_features, weight.in_features, weight.gates).double()
+            before = list(other.parameters())
             other.load_state_dict(weight.state_dict(), strict=True)
+            assert all(a is b for a, b in zip(before, other.parameters(), strict=True))
             assert_close(other.dense(), weight.dense(), rtol=0, atol=0)
 
     def test_a_copy_is_independent(self, spec: WeightSpec):

@@ -32,9 +32,9 @@ class WeightAverage:
         for average, parameter in zip(self.weights, model.parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)
 
-    def load(self, weights: list[Tensor]) -> None:
-        """Restore the average from a checkpoint."""
-        if [w.shape for w in weights] != [w.shape for w in self.weights]:
+    def load(self, weights: list[Tensor], model: nn.Module) -> None:
+        """Restore the average of `model`, which has its weights already, from a checkpoint."""
+        if [w.shape for w in weights] != [p.shape for p in model.parameters()]:
             raise ValueError("the average is of another model's weights")
         self.weights = weights
 

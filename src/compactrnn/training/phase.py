@@ -231,7 +231,7 @@ class PhaseRun:
         for name in ("update", "best", "waited", "solved", "loss_sum", "loss_count"):
             setattr(self, name, state[name])
         if self.average is not None:
-            self.average.load(self.fabric.to_device(state["average"]))
+            self.average.load(self.fabric.to_device(state["average"]), self.model)
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
         if self.distill is not None:

@@ -149,3 +149,12 @@ class AbstractWeight(nn.Module, ABC):
 def take(x: Tensor, axis: int, index: Tensor | None) -> Tensor:
     """The entries `index` along `axis`; all of them for None."""
     return x if index is None else x.index_select(axis, index.to(x.device))
+
+
+def resize_(parameter: nn.Parameter, *shape: int) -> None:
+    """Give a parameter another shape, with numbers that are still to be set.
+
+    It stays the same object, so that an optimizer that has it already goes on training it.
+    """
+    parameter.data = parameter.new_empty(shape)
+    parameter.grad = None

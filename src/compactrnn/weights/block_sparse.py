@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_part, check_positive, invalid
-from .base import AbstractWeight, WeightSpec, take
+from .base import AbstractWeight, WeightSpec, resize_, take
 from .sparse_term import SparseTerm
 from .terms import Term
 
@@ -171,5 +171,6 @@ class BlockSparseWeight(AbstractWeight):
         # where the last block of a row is smaller, their number depends on which are there
         values = state_dict.get(prefix + "values")
         if values is not None and len(values) != len(self.values):
-            self._set(self.values.new_empty(len(values)), self.index.new_empty(len(values)))
+            resize_(self.values, len(values))
+            self.index = self.index.new_empty(len(values))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_part, check_positive, invalid
-from .base import AbstractWeight, WeightSpec, take
+from .base import AbstractWeight, WeightSpec, resize_, take
 from .terms import Matrix, Term
 
 
@@ -131,10 +131,8 @@ class LowRankWeight(AbstractWeight):
         # the rank that an energy led to is known to the state dict alone
         right = state_dict.get(prefix + "right")
         if self.spec.energy is not None and right is not None and right.shape[0] != self.rank:
-            self._set_factors(
-                self.left.new_empty(self.out_features, right.shape[0]),
-                self.right.new_empty(right.shape[0], self.in_features),
-            )
+            resize_(self.left, self.out_features, right.shape[0])
+            resize_(self.right, right.shape[0], self.in_features)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

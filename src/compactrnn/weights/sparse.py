@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import check_part
-from .base import AbstractWeight, WeightSpec, take
+from .base import AbstractWeight, WeightSpec, resize_, take
 from .sparse_term import SparseTerm
 from .terms import Term
 
@@ -104,5 +104,6 @@ class SparseWeight(AbstractWeight):
         # how many entries are left where training or cutting has changed it is known to the state dict alone
         index = state_dict.get(prefix + "index")
         if index is not None and index.dim() == 2 and index.shape[1] != self.index.shape[1]:
-            self.set_columns(self.index.new_zeros(len(self.index), index.shape[1]), self.dense())
+            resize_(self.values, len(self.index), index.shape[1])
+            self.index = self.index.new_zeros(len(self.index), index.shape[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
