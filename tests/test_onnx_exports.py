@@ -152,6 +152,7 @@ FIXED = {
     "both directions": lambda: Viewed(bidirectional=True),
     "the last step": lambda: Viewed(head=lambda y: torch.relu(y[:, -1])),
     "the largest": lambda: Viewed(head=lambda y: y.amax(1)),
+    "groups of channels": lambda: Grouped(),
 }
 
 
@@ -206,6 +207,20 @@ class Standardized(nn.Module):
         return self.rnn(self.norm(x.transpose(1, 2)).transpose(1, 2))[0]
 
 
+class Grouped(nn.Module):
+    """Groups of channels, which exporters write as channels of another shape, standardized over the whole sequence."""
+
+    def __init__(self, groups=2):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv1d(7, 8, 3, padding=1), nn.GRU(8, 12, batch_first=True)
+        self.norm = nn.GroupNorm(groups, 8)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x):
+        return self.rnn(torch.relu(self.norm(self.conv(x.transpose(1, 2)))).transpose(1, 2))[0]
+
+
 class OneHot(nn.Module):
     """Tokens without a table."""
 
@@ -229,7 +244,7 @@ class Ends(nn.Module):
         return torch.relu(y[:, 0]) + torch.tanh(y[:, -1].flip(-1))
 
 
-@pytest.mark.parametrize("make", [Standardized, OneHot, Ends])
+@pytest.mark.parametrize("make", [Standardized, Grouped, OneHot, Ends])
 def test_what_is_made_of_whole_sequences_and_of_tokens(make, tmp_path):
     torch.manual_seed(0)
     model = make().eval()

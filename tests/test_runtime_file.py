@@ -525,6 +525,9 @@ def with_json(data: bytes, text: bytes) -> bytes:
         b'{"inputs":[],"outputs":["y"],"metadata":{}}',
         b'{"inputs":["x"],"outputs":[1],"metadata":{}}',
         b"[" * 60,
+        b'{"inputs":["x"],"outputs":["y"],"metadata":{},"once":[0]}',
+        b'{"inputs":["x"],"outputs":["y"],"metadata":{},"once":[1]}',
+        b'{"inputs":["x"],"outputs":["y"],"metadata":{},"once":{}}',
     ],
 )
 def test_json_is_checked(text):

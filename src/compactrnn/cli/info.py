@@ -53,6 +53,11 @@ def _packed(path: Path) -> dict[str, Any]:
         "macs_per_step": program.macs_per_step(),
         "offline": program.offline,
         "frames_per_step": engine.frames_per_step,
+        **(
+            {"given_once": ", ".join(i.name for i in engine.inputs if i.once)}
+            if any(i.once for i in engine.inputs)
+            else {}
+        ),
         "states": ", ".join(f"{s.name} {s.shape} in buffer {s.buffer}" for s in program.states),
         "isa": engine.isa,
         "task": engine.metadata.get("task"),

@@ -9,6 +9,7 @@ model an importer sets `Builder.where`, which messages name.
 - `STEP`: a row at every step. This is what inputs are, and what is computed from them.
 - `LAST`: at every step, as if the sequence ended there: the states of a layer, the last step of a sequence.
 - `ONCE`: only after the whole sequence: a mean over time, and what is computed from it.
+- `HELD`: at every step, and the same at all: an input that a sequence has once, and what is computed from it.
 - `CONSTANT`: always.
 
 Where a model has strides over time, a step is several frames, and an operand has `Operand.rate` entries of its time
@@ -59,6 +60,7 @@ A GRU, the difference from the step before, and a linear layer, from arrays alon
 from ..runtime.program import Binary as Binary
 from ..runtime.program import Unary as Unary
 from .builder import CONSTANT as CONSTANT
+from .builder import HELD as HELD
 from .builder import LAST as LAST
 from .builder import ONCE as ONCE
 from .builder import STEP as STEP

@@ -11,7 +11,7 @@ from ..runtime.program import GATES, Binary, Buffer, Code, Matmul, Op, Program, 
 from .factor import Factor, Stored, Structured, factor_name, interleaved, stored
 from .norms import with_layer_norms
 
-STEP, LAST, ONCE, CONSTANT = "step", "last", "once", "constant"
+STEP, LAST, ONCE, HELD, CONSTANT = "step", "last", "once", "held", "constant"
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Operand:
     `rate` entries for each step, and so has the layout.
 
     `kind` STEP: one row per time step (`time` is the axis of `shape`); LAST: as if the sequence ended at this step;
-    ONCE: known only after a whole sequence; CONSTANT: always known. A value that is the same at every step may still
-    have a time axis in `shape`. `bounded` says that |entries| <= 1 is proven.
+    ONCE: known only after a whole sequence; HELD: known at every step, and the same at all; CONSTANT: always known. A
+    value that is the same at every step may still have a time axis in `shape`. `bounded` says that |entries| <= 1 is
+    proven.
     """
 
     ref: Ref
@@ -123,6 +124,9 @@ class Builder:
         reads = [v for v in reads if v.kind != CONSTANT]
         if not reads:
             return STEP if self._ops[-1][0] == "forward" else ONCE
+        if all(v.kind == HELD for v in reads):
+            return HELD
+        reads = [v for v in reads if v.kind != HELD]
         if any(v.kind == STEP for v in reads):
             self.every_step(reads, because)
             return STEP

@@ -10,7 +10,7 @@ import numpy as np
 from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Ref, Unary
 from .address import LazyView, Source, addresses, padded, why_unclear
-from .builder import CONSTANT, LAST, STEP, Builder, Operand
+from .builder import CONSTANT, HELD, LAST, STEP, Builder, Operand
 from .copies import copied, is_run
 from .ends import continued, with_ends
 from .plan import SHIFT, MixedError, Operands, Plan, Relation, read_plan, same
@@ -86,7 +86,11 @@ class Mover:
         flat: list[Source] = []
         moved = run([addresses(o, flat) for o in operands])
         rate = self._rate_like(operands, moved.shape, time) if rate is None else rate
-        return LazyView(flat, moved, time, where or self.builder.where, rate=rate)
+        view = LazyView(flat, moved, time, where or self.builder.where, rate=rate)
+        held = [o for o in flat if isinstance(o, Operand)]
+        if isinstance(time, int) and held and all(o.kind == HELD and o.time is None for o in held):
+            return LazyView([row := self.materialize(view)], addresses(row, []), time, view.where, rate=rate)
+        return view
 
     def pad(self, x: Source | LazyView, pads: Sequence[tuple[int, int]], value: float, time: int | None) -> LazyView:
         """`x` padded with `value` along each axis; negative amounts crop.

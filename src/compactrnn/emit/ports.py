@@ -9,22 +9,24 @@ import numpy as np
 
 from .._errors import UnsupportedModelError
 from ..runtime.program import Code, Input, Output, Unary
-from .builder import CONSTANT, STEP, Builder, Operand
+from .builder import CONSTANT, HELD, STEP, Builder, Operand
 from .movement import Mover, float32
 
 
 def add_input(
-    build: Builder, name: str, shape: Sequence[int], time: int, batch: int | None = None, rate: int = 1
+    build: Builder, name: str, shape: Sequence[int], time: int | None, batch: int | None = None, rate: int = 1
 ) -> Operand:
-    """A new input: an array of `shape` for each sequence, of which `time` is the time axis.
+    """A new input: an array of `shape` for each sequence, of which `time` is the time axis; None: it is given once.
 
     `batch` is an axis of length one that the program's port leaves out. Of `rate` frames a step the port has an axis
     first; time is then the first axis of what is returned, too.
     """
     port = tuple(n for d, n in enumerate(shape) if d not in (time, batch))
-    port = (rate, *port) if rate > 1 else port
+    port = (rate, *port) if rate > 1 and time is not None else port
     ref = build.buffer(int(np.prod(port, dtype=int)), "input")
-    build.program.inputs.append(Input(name, ref.buffer, port, 0))
+    build.program.inputs.append(Input(name, ref.buffer, port, 0, once=time is None))
+    if time is None:
+        return Operand(ref, tuple(shape), None, HELD, 0)
     if rate == 1:
         return Operand(ref, tuple(shape), time, STEP, 0)
     frames_first = shape[time], *(n for d, n in enumerate(shape) if d != time)

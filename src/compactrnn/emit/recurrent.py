@@ -118,7 +118,7 @@ def new_states(build: Builder, x: Operand, initial: Starts) -> list[Operand]:
     """The states of a layer over the sequence `x`, in a segment that runs at every step.
 
     Each starts from numbers, (n,), or (rows, n) for several rows, or from a value that was computed before: it takes
-    that at the first step, s = first ? value : s.
+    that at the first step, s = first ? value : s. Such a state has no name, as what it is set to before is not read.
 
     Raises:
         UnsupportedModelError: such a value changes from step to step.
@@ -130,7 +130,8 @@ def new_states(build: Builder, x: Operand, initial: Starts) -> list[Operand]:
     states = []
     for name, (value, bounded) in initial.items():
         start = np.zeros(value.shape) if isinstance(value, Operand) else value
-        ref = build.state(name, start, start.shape, bounded)
+        named = not isinstance(value, Operand)
+        ref = build.state(name, start, start.shape, bounded) if named else build.buffer(start.size, "state", start)
         states.append(Operand(ref, start.shape, None, STEP, build.segment, bounded))
     if computed:
         width = max(value.width for value in computed)

@@ -85,7 +85,7 @@ def over_time(mover: Mover, x: Operand, name: str) -> Operand:
 
 
 def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
-    build.place([x])
+    build.every_step([x])
     state = build.buffer(x.width, "state", np.full(x.width, start))
     build.emit(Code.BINARY, state, x.width, a=state, b=x.ref, fn=int(fn), k=x.width)
     return state

@@ -48,7 +48,7 @@ def exported_module(program: torch.export.ExportedProgram) -> nn.Module:
     return module_of(root, graph, _name(program))
 
 
-def check_numbers(program: torch.export.ExportedProgram, times: Sequence[int]) -> None:
+def check_numbers(program: torch.export.ExportedProgram, times: Sequence[int | None]) -> None:
     """Raise an error where a number in the program may have been computed from the number of steps; else warn of it.
 
     As torch.export fixes that, `x.sum(1) / x.shape[1]` is a division by a constant, and would be wrong for any other
@@ -56,7 +56,9 @@ def check_numbers(program: torch.export.ExportedProgram, times: Sequence[int]) -
     """
     placed = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
     inputs = [placed[n] for n in program.graph_signature.user_inputs if isinstance(placed.get(str(n)), Tensor)]
-    lengths = _lengths(program) | {int(x.shape[axis]) for x, axis in zip(inputs, times, strict=False)}
+    lengths = _lengths(program) | {
+        int(x.shape[axis]) for x, axis in zip(inputs, times, strict=False) if axis is not None
+    }
     if 1 in lengths:
         raise UnsupportedModelError(
             f"{_name(program)}: exported with one time step, so that what depends on their number is not seen; export"

@@ -34,7 +34,7 @@ class Rebuilt(NamedTuple):
     module: nn.Module
     example: Any
     batch: Callable[[Any], Any] = lambda given: given
-    check_times: Callable[[Sequence[int]], None] = lambda times: None
+    check_times: Callable[[Sequence[int | None]], None] = lambda times: None
 
 
 def rebuilt(model: Any, example_inputs: Any, fixed: bool = False) -> Rebuilt:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells import AbstractCell, DeltaCell, Projected
-from ..emit.builder import CONSTANT, STEP, Builder, Operand
+from ..emit.builder import CONSTANT, HELD, STEP, Builder, Operand
 from ..emit.convolution import MOST_ROWS
 from ..emit.recurrent import Starts, over_sequence
 from ..emit.recurrent_rows import Rows, gru_rows, lstm_each, lstm_rows, over_places
@@ -180,7 +180,7 @@ def _start(
 ) -> Operand:
     """A state before the first place, (1, n), the same at every step or computed in it."""
     if isinstance(state, Operand):
-        if state.kind != STEP:
+        if state.kind not in (STEP, HELD):
             raise UnsupportedModelError(f"{_called(leaf)}: starts from what is known only after the sequence")
         start = replace(state, shape=(1, state.shape[-1]), time=None)
     else:

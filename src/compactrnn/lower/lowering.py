@@ -25,6 +25,7 @@ from ..runtime.program import Program
 from . import attention, conditions, convolutions, norms, pointwise, products, recurrent, reductions  # noqa: F401  (register what can be lowered)
 from .calls import input_names, reason
 from .decompose import Pooling, decompositions
+from .once import check_once
 from .outputs import Port, find_ports, with_plain_outputs
 from .probe import Axes, TimeUnclearError, find_axes
 from .refusals import check_layers, check_loops
@@ -104,6 +105,7 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     fewest = _fewest(model, axes, single)
     check_loops(model, *(axes.with_steps(single, fewest + more) for more in (0, 1)))
     graph = _graph(model, axes, single)
+    check_once(model, graph, inputs, names, axes)
     try:
         ports, left_out = find_ports(model, graph, axes.with_steps(single, fewest), axes)
     except Exception as error:  # whatever a model raises
@@ -199,10 +201,12 @@ def _build(
     return builder
 
 
-def _input(visitor: Visitor, name: str, x: Tensor, time: int, batch: int | None, frames: int) -> Operand | LazyView:
+def _input(
+    visitor: Visitor, name: str, x: Tensor, time: int | None, batch: int | None, frames: int
+) -> Operand | LazyView:
     """An input, of which a step is so many frames one after the other."""
     given = add_input(visitor.builder, name, x.shape, time, batch, frames)
-    if given.time == time:
+    if time is None or given.time == time:
         return given
     return visitor.mover.move([given], lambda arrays: np.moveaxis(arrays[0], 0, time), time)
 

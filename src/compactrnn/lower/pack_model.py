@@ -63,6 +63,9 @@ def pack(
     Every tensor that the model returns is an output of the engine, under the key of its dict or the field of its named
     tuple; the states of a layer are `h_n` and `c_n`, as if the sequence ended at this step.
 
+    An input without a time axis is one that a sequence has once: a vector, a token that is looked up, or the initial
+    state of a layer. `Engine.run` takes it without time, `Engine.stream` by its name.
+
     Where the model has strides over time, as of convolutions, pooling or stacked frames, a step of the engine is so
     many frames: an input has the shape (frames, ...), and a stream takes as many and gives a result. The engine is
     right for whole steps: the example and the calibration data are cut to these, and compared at several lengths.

@@ -17,7 +17,7 @@ from ..emit.frames import frames_a_step
 from ..graph.copy import copy_module
 from ..layers import is_recurrent
 from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized
-from .refusals import check_layers, no_time, no_time_axis
+from .refusals import check_layers, no_time
 
 _MOST_READINGS = 400
 
@@ -26,10 +26,12 @@ _MOST_READINGS = 400
 class Axes:
     """The time axis of each input, and its batch axis (None without one). `one`: the batch must stay one.
 
+    An input without a time axis is the same for a whole sequence, of which it is given once.
+
     A step is `frames` entries of the time axis: more than one where the model has strides over time.
     """
 
-    times: tuple[int, ...]
+    times: Reading
     batches: Reading
     one: bool = False
     frames: int = 1
@@ -48,7 +50,7 @@ class Axes:
 
     def steps(self, inputs: tuple[Tensor, ...]) -> int:
         """Number of time steps of the example."""
-        return inputs[0].shape[self.times[0]] // self.frames
+        return _size(inputs, self.times) // self.frames
 
     def rows(self, inputs: tuple[Tensor, ...]) -> int:
         return next((x.shape[b] for x, b in zip(inputs, self.batches, strict=True) if b is not None), 1)
@@ -57,9 +59,11 @@ class Axes:
         """One sequence, as an engine takes it: time first, no batch axis."""
         found = []
         for x, time, batch in zip(inputs, self.times, self.batches, strict=True):
-            x = x.movedim(time, 0)
-            x = x if batch is None else x.select(batch + (batch < time), row)
-            found.append(x if self.frames == 1 else x.unflatten(0, (-1, self.frames)))
+            if batch is not None:
+                x = x.narrow(batch, row, 1)
+            x = x if time is None else x.movedim(time, 0)
+            x = x if batch is None else x.squeeze(batch + (time is not None and batch < time))
+            found.append(x if self.frames == 1 or time is None else x.unflatten(0, (-1, self.frames)))
         return tuple(found)
 
 
@@ -128,12 +132,10 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
             " give an example whose batch, steps and widths are all different"
         )
     times, batch = found[0]
-    if None in times:
-        raise UnsupportedModelError(no_time_axis(model, inputs, names, names[times.index(None)]))
     one = False
     if all(b is None for b in batch):
         batch, one = _alone(inputs, base[lead], times, errors)
-    return Axes(tuple(t for t in times if t is not None), batch, one, frames)
+    return Axes(times, batch, one, frames)
 
 
 def _checked(time: int | None, x: Tensor, name: str) -> int | None:

@@ -158,7 +158,7 @@ def no_time(
 
 
 def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], name: str) -> str:
-    """Advice for an input that is given once per sequence."""
+    """Advice for an input without a time axis that an engine does not take."""
     given = inputs[names.index(name)]
     shape = tuple(given.shape)
     initial, looped = _initial_states(model, inputs, names)
@@ -183,10 +183,10 @@ def no_time_axis(model: nn.Module, inputs: tuple[Tensor, ...], names: list[str],
         )
     alone = "; a sequence of another length, as that of a decoder, goes to a model that is packed by itself"
     return (
-        f"input {name} has no time axis, shape {shape}, that grows with the first input's: an engine takes all its"
-        " inputs at every step. Repeat it at every step before the model, or, if it is always the same, make it a"
-        " parameter or buffer; lengths of sequences are named, pack(..., lengths=['lengths'])"
-        + (alone if len(shape) > 2 or not given.is_floating_point() else "")
+        f"input {name} has no time axis, shape {shape}, that grows with the first input's: an engine takes inputs"
+        " of every step and, once a sequence, vectors, and tokens that are looked up. Repeat it at every step before"
+        " the model, or, if it is always the same, make it a parameter or buffer; lengths of sequences are named,"
+        " pack(..., lengths=['lengths'])" + (alone if len(shape) > 2 or not given.is_floating_point() else "")
     )
 
 

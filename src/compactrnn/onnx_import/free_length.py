@@ -37,6 +37,8 @@ def freed(file: ModelFile, ports: Ports, outputs: list[str], time: str | None = 
                 continue
             if not _counts(folded, steps):
                 yield _freed(file, ports, folded, {port.name: axis}, steps)
+                if any(_repeats(node, folded, steps) for node in file.graph.node):
+                    yield _freed(file, ports, folded, {port.name: axis}, steps, repeating=True)
 
 
 def _counts(folded: Folded, steps: int) -> bool:
@@ -54,7 +56,10 @@ def _counts(folded: Folded, steps: int) -> bool:
     return reduced and bool(np.isclose(np.array(single)[:, None], telling, rtol=1e-5).any())
 
 
-def _freed(file: ModelFile, ports: Ports, folded: Folded, axes: dict[str, int], steps: int) -> ModelFile:
+def _freed(
+    file: ModelFile, ports: Ports, folded: Folded, axes: dict[str, int], steps: int, repeating: bool = False
+) -> ModelFile:
+    """The file with open axes; `repeating`: what Expand repeats as often as there are steps it repeats at each."""
     name, axis = next(iter(axes.items()))
     for port in ports.inputs:
         if port.name not in axes and port.sizes.count(steps) == 1:
@@ -73,7 +78,39 @@ def _freed(file: ModelFile, ports: Ports, folded: Folded, axes: dict[str, int], 
             tensor = onnx.numpy_helper.from_array(value, f"{node.input[place]}/of-any-length/{number}")
             model.graph.initializer.append(tensor)
             node.input[place], changed = tensor.name, True
+    if repeating:
+        _repeat_at_each(model, folded, name, axis, steps)
+        changed = True
     return ModelFile(model, file.name, file.quantized, (file, steps) if changed else None)
+
+
+def _repeats(node: NodeProto, folded: Folded, steps: int) -> bool:
+    """Whether a node repeats what has no time as often as there are steps."""
+    if node.op_type != "Expand" or not isinstance(folded.values.get(node.output[0]), Typed):
+        return False
+    given, shape = folded.values.get(node.input[0]), folded.type_of(node.output[0]).shape
+    return isinstance(given, Typed) and shape.count(steps) == 1 and steps not in given.shape
+
+
+def _repeat_at_each(model: ModelProto, folded: Folded, name: str, axis: int, steps: int) -> None:
+    """Let what is repeated be as long as `axis` of the input called `name`."""
+    make, count = onnx.helper.make_node, f"{name}/of-any-length"
+    graph, made = model.graph, [make("Shape", [name], [f"{count}/shape"])]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), f"{count}/axis"))
+    made.append(make("Gather", [f"{count}/shape", f"{count}/axis"], [count]))
+    for number, node in enumerate(graph.node):
+        if not _repeats(node, folded, steps):
+            continue
+        shape, parts = folded.type_of(node.output[0]).shape, []
+        for place, n in enumerate(shape):
+            parts.append(count if n == steps else f"{count}/{number}/{place}")
+            if n != steps:
+                graph.initializer.append(onnx.numpy_helper.from_array(np.array([n], np.int64), parts[-1]))
+        node.input[1] = f"{count}/{number}"
+        made.append(make("Concat", parts, [node.input[1]], axis=0))
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _without(node: NodeProto, folded: Folded, steps: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -83,8 +120,11 @@ def _without(node: NodeProto, folded: Folded, steps: int) -> Iterator[tuple[int,
     if not isinstance(result, Typed) or node.domain not in ("", "ai.onnx"):
         return
     shape = result.shape
-    if node.op_type == "Reshape" and shape.count(steps) == 1 and isinstance(given[1], np.ndarray):
-        yield 1, np.array([-1 if n == steps else n for n in shape], np.int64)
+    if node.op_type == "Reshape" and isinstance(given[1], np.ndarray) and isinstance(given[0], Typed):
+        whole = steps if steps in shape or steps not in given[0].shape else 0
+        grown = [n == whole or (not whole and n % steps == 0) for n in shape]  # what time is joined with grows, too
+        if sum(grown) == 1:
+            yield 1, np.array([-1 if more else n for n, more in zip(shape, grown, strict=True)], np.int64)
     if node.op_type == "Expand" and isinstance(given[0], Typed) and isinstance(given[1], np.ndarray):
         own = (1,) * (len(shape) - len(given[0].shape)) + given[0].shape
         yield 1, np.array([1 if n == m else n for n, m in zip(shape, own, strict=True)], np.int64)

@@ -1,17 +1,49 @@
-"""Nodes that are one operation of a program: a product and the bias added to it, or the batch norm after it."""
+"""Nodes that are one operation of a program.
+
+These are a product and the bias added to it, or the batch norm after it, and a norm of groups of channels written out.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import numpy as np
+import onnx
 
 from .folding import Folded, Node, Value
 
 
 def fused(folded: Folded) -> Folded:
     """The graph with each bias that is added to a product, and each batch norm after a convolution, in its inputs."""
-    return _with_norms(_with_biases(folded))
+    return _with_norms(_with_biases(_with_groups(folded)))
+
+
+def _with_groups(folded: Folded) -> Folded:
+    """The graph with each norm of groups of channels as one node.
+
+    Exporters write it as the norm of each channel of a Reshape that makes a channel of each group, and a Reshape back.
+    """
+    readers, makers = _readers(folded), {name: node for node in folded.nodes for name in node.outputs}
+    joined: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in folded.nodes:
+        norm = makers.get(node.inputs[0]) if node.op == "Reshape" else None
+        before = makers.get(norm.inputs[0]) if norm is not None and norm.op == "InstanceNormalization" else None
+        if norm is None or before is None or before.op != "Reshape":
+            continue
+        inner = [norm.inputs[0], norm.outputs[0]]
+        whole, grouped = (folded.type_of(name).shape for name in (before.inputs[0], norm.inputs[0]))
+        if folded.type_of(node.outputs[0]).shape != whole or any(readers[name] != 1 for name in inner):
+            continue
+        if len(whole) > 2 and len(grouped) > 2 and whole[0] == grouped[0] == 1 and whole[1] % grouped[1] == 0:
+            proto = onnx.NodeProto()
+            proto.CopyFrom(norm.proto)
+            proto.op_type = "GroupNormalization"
+            proto.attribute.append(onnx.helper.make_attribute("num_groups", grouped[1]))
+            joined[node.outputs[0]] = Node(proto, (before.inputs[0], *norm.inputs[1:]), node.outputs)
+            gone.update(inner)
+    nodes = [joined.get(n.outputs[0], n) for n in folded.nodes if n.outputs[0] not in gone]
+    return Folded(nodes, folded.values, folded.outputs)
 
 
 def _readers(folded: Folded) -> Counter[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, invalid
 from ..emit.address import LazyView
-from ..emit.builder import CONSTANT, LAST, STEP, Builder, Operand
+from ..emit.builder import CONSTANT, HELD, LAST, STEP, Builder, Operand
 from ..emit.lengths import FEWEST, MOST, for_any_length
 from ..emit.movement import float32
 from ..emit.plan import SHIFT
@@ -30,6 +30,8 @@ from .half import widened
 from .model_file import ModelFile
 from .ports import Ports, States, read_ports
 from .visitor import Visitor
+
+_MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -282,20 +284,41 @@ def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = 
         shape = folded.values[port.name].shape
         grown = [d for d, n in enumerate(longer.values[port.name].shape) if n != shape[d]] if longer else []
         time = grown[0] if grown else None
-        if longer and time is None:
-            raise UnsupportedModelError(
-                f"input {port.name!r} has no time axis: repeat it at every step, or bind it with constants={{...}}; if"
-                f" it is the number of steps, lengths=[{port.name!r}] says so"
-            )
+        once = longer is not None and time is None
+        if once and (
+            sum(n != 1 for n in shape) > 1 or (port.dtype.kind != "f" and not _is_looked_up(folded, port.name))
+        ):
+            raise _no_time_axis(port.name)
         rest = tuple(n for d, n in enumerate(shape) if d != time)
         frames = form.frames if time is not None else 1
         ref = build.buffer(math.prod(rest) * frames, "input")
         ported = port_shape(shape, None) if time is None else frames_shape(shape, time, frames)
-        build.program.inputs.append(Input(port.name, ref.buffer, ported, 0))
-        found[port.name] = Operand(ref, shape, time, STEP, 0)
+        build.program.inputs.append(Input(port.name, ref.buffer, ported, 0, once))
+        found[port.name] = Operand(ref, shape, time, HELD if once else STEP, 0)
         if frames > 1 and time is not None:
             found[port.name] = Operand(ref, (shape[time], *rest), 0, STEP, 0, rate=frames)
     return found
+
+
+def _is_looked_up(folded: Folded, name: str) -> bool:
+    """Whether nothing reads an input but by looking it up in tables, so that it is a token and no length."""
+    moved = {name}
+    for node in folded.nodes:
+        if moved.isdisjoint(node.inputs):
+            continue
+        if node.op in _MOVES and node.inputs[0] in moved:
+            moved.update(node.outputs)
+        elif node.op != "OneHot" and not (node.op == "Gather" and node.inputs[0] not in moved):
+            return False
+    return True
+
+
+def _no_time_axis(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"input {name!r} has no time axis, and is no vector and no token that is looked up, which a sequence may have"
+        f" once: repeat it at every step, or bind it with constants={{...}}; if it is the number of steps,"
+        f" lengths=[{name!r}] says so"
+    )
 
 
 def _states(build: Builder, start: Mapping[str, np.ndarray]) -> dict[str, Operand]:

@@ -39,7 +39,7 @@ class Original:
     def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
         form, names = self.form, self.lowered.outputs
-        steps = len(sequence[0])
+        steps = steps_of(self.lowered, sequence)
         known = form.known(steps)
         start = {s.name: s.port.type(known) for s in form.ports.states}
         given = {
@@ -78,6 +78,11 @@ class Original:
         return np.moveaxis(y, time, 0).reshape(steps, *shape)
 
 
+def steps_of(lowered: Lowered, sequence: Sequence[np.ndarray]) -> int:
+    """How many steps a sequence has."""
+    return next(len(x) for port, x in zip(lowered.program.inputs, sequence, strict=True) if not port.once)
+
+
 def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[..., list[np.ndarray]]:
     """A function `(names of outputs, inputs by name) -> arrays` that runs the file as it is."""
     model = onnx.ModelProto()
@@ -109,7 +114,9 @@ def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[...
 def _whole(port: Port, x: np.ndarray, form: Form, known: dict[str, int]) -> np.ndarray:
     """A sequence in the shape of the file."""
     shape = port.type(known).shape
-    time = next(d for d in range(len(shape)) if port.key(d) == form.time)
+    time = next((d for d in range(len(shape)) if port.key(d) == form.time), None)
+    if time is None:
+        return np.asarray(x, port.dtype).reshape(shape)
     rest = [n for d, n in enumerate(shape) if d != time]
     return np.moveaxis(np.asarray(x).reshape(shape[time], *rest), 0, time).astype(port.dtype)
 

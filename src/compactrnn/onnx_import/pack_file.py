@@ -135,10 +135,12 @@ def _sequence(lowered: Lowered, given: Any) -> Sequence_:
     arrays = given if isinstance(given, tuple | list) and len(lowered.program.inputs) > 1 else (given,)
     arrays = tuple(np.asarray(x) for x in arrays)
     for port, x in zip(lowered.program.inputs, arrays, strict=False):
-        if x.ndim != len(port.shape) + 1 or x.shape[1:] != port.shape:
-            expected = f"(time, {', '.join(map(str, port.shape))}) of input {port.name!r}"
+        if x.shape != port.shape if port.once else x.ndim != len(port.shape) + 1 or x.shape[1:] != port.shape:
+            shape = port.shape if port.once else ("time", *port.shape)
+            expected = f"({', '.join(map(str, shape))}) of input {port.name!r}"
             raise invalid("calibration", got=f"shape {x.shape}", expected=expected)
-    if len(arrays) != len(lowered.program.inputs) or len({len(x) for x in arrays}) != 1 or not len(arrays[0]):
+    steps = {len(x) for port, x in zip(lowered.program.inputs, arrays, strict=False) if not port.once}
+    if len(arrays) != len(lowered.program.inputs) or len(steps) != 1 or 0 in steps:
         names = ", ".join(port.name for port in lowered.program.inputs)
         raise invalid(
             "calibration", got=f"{len(arrays)} arrays", expected=f"one of each input ({names}), as many steps"

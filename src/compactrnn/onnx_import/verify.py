@@ -17,7 +17,7 @@ from .folding import Typed
 from .form import Form
 from .lowering import Lowered
 from .model_file import ModelFile
-from .original import ElsewhereError, Original, Rows, calls_of
+from .original import ElsewhereError, Original, Rows, calls_of, steps_of
 
 PARITY = 1e-4
 QUANTIZED = "the quantized file"
@@ -35,12 +35,13 @@ def random_sequence(lowered: Lowered, steps: int = _STEPS, seed: int = 0) -> Seq
     """Normal numbers, tokens and flags for each input."""
     rng, found = np.random.default_rng(seed), []
     for port, given in zip(lowered.program.inputs, lowered.form.ports.inputs, strict=True):
+        shape = port.shape if port.once else (steps, *port.shape)
         if port.vocabulary:
-            found.append(rng.integers(port.vocabulary, size=steps))
+            found.append(rng.integers(port.vocabulary, size=shape))
         elif given.dtype.kind in "iub":
-            found.append(rng.integers(2, size=(steps, *port.shape)).astype(np.float32))
+            found.append(rng.integers(2, size=shape).astype(np.float32))
         else:
-            found.append(rng.normal(size=(steps, *port.shape)).astype(np.float32))
+            found.append(rng.normal(size=shape).astype(np.float32))
     return tuple(found)
 
 
@@ -86,7 +87,7 @@ def _is_taken(lowered: Lowered, original: Original, engine: Engine, sequence: Se
     Layers over no steps at all may end onnxruntime.
     """
     try:
-        folded = lowered.form.folded(lowered.file, lowered.outputs, len(sequence[0]))
+        folded = lowered.form.folded(lowered.file, lowered.outputs, steps_of(lowered, sequence))
         if any(isinstance(value, Typed) and 0 in value.shape for value in folded.values.values()):
             return False
         original.run(sequence)
@@ -107,7 +108,7 @@ def _check_fixed(lowered: Lowered, engine: Engine, file: ModelFile, steps: int) 
 
 
 def _check_quantized(lowered: Lowered, sequences: Sequence[Sequence_], floats: list[Rows]) -> Check:
-    what, steps = QUANTIZED, sum(len(sequence[0]) for sequence in sequences)
+    what, steps = QUANTIZED, sum(steps_of(lowered, sequence) for sequence in sequences)
     try:
         original = Original(lowered, file=lowered.file.quantized)
         found = [original.run(sequence) for sequence in sequences]
@@ -168,7 +169,7 @@ def _check(what: str, lowered: Lowered, original: Original, engine: Engine, sequ
             if errors.max(initial=0.0) > PARITY:
                 _judge(what, port.name, lowered, sequence, a, errors)
             worst = max(worst, float(errors[np.isfinite(errors)].max(initial=0.0)))
-        steps += len(sequence[0])
+        steps += steps_of(lowered, sequence)
     return Check(what, steps, worst)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -40,27 +41,52 @@ def _each(inputs: tuple[Input, ...], given) -> tuple:
     return tuple(given)
 
 
+def given_once(inputs: tuple[Input, ...], given: Mapping[str, object]) -> dict[str, np.ndarray | int]:
+    """The inputs that a sequence has once, by name: an array or a token each."""
+    ports = {port.name: port for port in inputs if port.once}
+    for name in given:
+        if name not in ports:
+            names = ", ".join(ports) or "none: it takes all of them at every step"
+            raise invalid("stream", got=repr(name), expected=f"an input that a sequence has once ({names})")
+    found = {name: _once(ports[name], value) for name, value in given.items()}
+    return {name: x.item() if ports[name].vocabulary else x.copy() for name, x in found.items()}
+
+
+def at_every_step(inputs: tuple[Input, ...], given, once: Mapping[str, np.ndarray | int]) -> tuple:
+    """`given`, the inputs of a step or of several, and those that a sequence has `once`, in their order."""
+    ports = tuple(port for port in inputs if not port.once)
+    if isinstance(given, tuple) and len(given) == len(inputs) > len(ports):
+        names = ", ".join(once)
+        hint = f"a stream has {names} already: engine.stream(), reset()"
+        raise invalid("input", got=f"{len(given)} values", expected=", ".join(port.name for port in ports), hint=hint)
+    each = iter(_each(ports, given))
+    return tuple(once[port.name] if port.once else next(each) for port in inputs)
+
+
 def one_step(inputs: tuple[Input, ...], x) -> list[np.ndarray]:
     """The inputs of one time step: an array or a token each."""
-    return [
-        np.array(_token(port, value), np.int32) if port.vocabulary else _numbers(port, value, port.shape)
-        for port, value in zip(inputs, _each(inputs, x), strict=True)
-    ]
+    return [_row(port, value) for port, value in zip(inputs, _each(inputs, x), strict=True)]
 
 
 def sequences(inputs: tuple[Input, ...], xs, frames: int = 1) -> tuple[list[np.ndarray], int]:
     """The inputs of a sequence, (time, ...) each, and the number of time steps.
 
-    Where a step is several `frames`, an input is (time, frames, ...), or all frames one after the other.
+    Where a step is several `frames`, an input is (time, frames, ...), or all frames one after the other. What a
+    sequence has once has no time axis, and becomes a view that repeats it.
     """
-    arrays = []
+    arrays, lengths = [], []
     for port, value in zip(inputs, _each(inputs, xs), strict=True):
+        if port.once:
+            arrays.append(_once(port, value))
+            continue
         value = _in_steps(port, value, frames) if frames > 1 else value
         arrays.append(_tokens(port, value) if port.vocabulary else _numbers(port, value, ("time", *port.shape)))
-    steps = {len(array) for array in arrays}
-    if len(steps) > 1:
-        raise invalid("input", got=f"{[len(a) for a in arrays]} time steps", expected="the same number for all")
-    return arrays, steps.pop() if steps else 0
+        lengths.append(len(arrays[-1]))
+    if len(set(lengths)) > 1:
+        raise invalid("input", got=f"{lengths} time steps", expected="the same number for all")
+    steps = lengths[0] if lengths else 0
+    once = [port.once for port in inputs]
+    return [np.broadcast_to(x, (steps, *x.shape)) if one else x for x, one in zip(arrays, once, strict=True)], steps
 
 
 def output_rows(outputs: tuple[Output, ...], shapes: list[tuple[int, ...]], out) -> list[np.ndarray]:
@@ -88,6 +114,22 @@ def check_apart(rows: list[np.ndarray], inputs: list[np.ndarray]) -> None:
         raise invalid("out", got="memory of the input", expected="memory of its own")
     if any(np.may_share_memory(p, q) for p, q in combinations(rows, 2)):
         raise invalid("out", got="memory of another output", expected="memory of its own")
+
+
+def _row(port: Input, value) -> np.ndarray:
+    return np.array(_token(port, value), np.int32) if port.vocabulary else _numbers(port, value, port.shape)
+
+
+def _once(port: Input, value) -> np.ndarray:
+    """The same of an input that a sequence has once, where axes of length one do not count."""
+    shape = np.shape(value)
+    if (
+        port.shape != shape
+        and [n for n in shape if n != 1] == [n for n in port.shape if n != 1]
+        and not port.vocabulary
+    ):
+        value = np.asarray(value).reshape(port.shape)
+    return _row(port, value)
 
 
 def _token(port: Input, value) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from . import _native  # pyright: ignore[reportAttributeAccessIssue]
-from .arrays import check_apart, one_step, output_rows, sequences, state_values
+from .arrays import at_every_step, check_apart, given_once, one_step, output_rows, sequences, state_values
 from .dead_code import output_width
 from .program import Input, Output, State
 from .records import Records
@@ -63,11 +66,12 @@ class Engine:
         self.states: tuple[State, ...] = () if self.offline else records.states
         self.metadata: dict = dict(records.metadata)
         frames = self.metadata.get("frames_per_step")
-        framed = isinstance(frames, int) and all(port.shape[:1] == (frames,) for port in self.inputs)
+        framed = isinstance(frames, int) and all(port.once or port.shape[:1] == (frames,) for port in self.inputs)
         self.frames_per_step: int = frames if framed and isinstance(frames, int) and frames > 1 else 1
         self.least_steps: int = self._model.least_steps
         self.most_steps: int | None = self._model.most_steps or None
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
+        self._once_bytes = sum(4 * math.prod(i.shape) for i in self.inputs if i.once)  # repeated for each step of a run
         self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
         self._model.expand()
         self._final_bytes = sum(4 * output_width(o) for o in self.outputs if o.final)
@@ -78,7 +82,7 @@ class Engine:
         return self._run_bytes(steps) + steps * self._row_bytes + self._final_bytes
 
     def _run_bytes(self, steps: int) -> int:
-        return self.stream_bytes + self._model.workspace_bytes(steps)
+        return self.stream_bytes + self._model.workspace_bytes(steps) + steps * self._once_bytes
 
     def _check_memory(self, what: str, size: int) -> None:
         if self.memory_limit is not None and size > self.memory_limit:
@@ -89,20 +93,26 @@ class Engine:
                 hint="Engine(..., memory_limit=None) allows any number",
             )
 
-    def stream(self) -> Stream:
-        """A new stream, at the initial state."""
+    def stream(self, /, **once) -> Stream:
+        """A new stream, at the initial state.
+
+        The inputs that a sequence has `once` (`Input.once`) are given here by their names, as in
+        `engine.stream(speaker=embedding)`; each is an array of the input's shape, or a token.
+        """
         if self.offline:
             why = self.metadata.get("offline_because") or "an operation that mixes time steps"
             raise UnsupportedModelError(
                 f"this model needs whole sequences, because of {why}, so it cannot stream; use engine.run(xs)"
             )
-        return Stream(self)
+        return Stream(self, once)
 
     def run(self, xs, out=None):
         """Outputs for a whole sequence `xs`, `(time, ...)`, from the initial state; final outputs: the last only.
 
         Where a step is several frames, as of a model with strides over time, `xs` is `(time, frames_per_step, ...)`, or
         all frames one after the other, whose number must be a multiple of `frames_per_step`.
+
+        Of several inputs `xs` is a tuple. One that a sequence has once (`Input.once`) has no time axis.
 
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
@@ -123,7 +133,7 @@ class Engine:
         rows = output_rows(self.outputs, shapes, out)
         check_apart(rows, arrays)
         if steps:
-            _native.Stream(self._model).run(arrays, rows, steps, True)
+            _native.Stream(self._model).run([np.ascontiguousarray(x) for x in arrays], rows, steps, True)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     def __repr__(self) -> str:
@@ -137,9 +147,19 @@ class Stream:
     Its states have the names of the model: "lstm.h_l0" and "lstm.c_l0" of an `nn.LSTM` called `lstm`, "h_l0" of a model
     that is one layer, the names of the arguments of a model that was packed with `pack(states=...)`. What a causal
     convolution or another look-back remembers has no name; `reset` alone begins it again.
+
+    `once` are the inputs that a sequence has once, by name; `step` and `run` take the others.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, once: Mapping[str, object] = MappingProxyType({})):
+        self._once = given_once(engine.inputs, once)
+        if missing := [port.name for port in engine.inputs if port.once and port.name not in self._once]:
+            raise invalid(
+                "stream",
+                got=f"no {missing[0]!r}",
+                expected="all inputs that a sequence has once",
+                hint=f"engine.stream({', '.join(f'{name}=...' for name in missing)})",
+            )
         engine._check_memory("stream", engine.stream_bytes)
         self._engine = engine
         self._native = _native.Stream(engine._model)
@@ -152,8 +172,9 @@ class Stream:
 
         `out` is where to write them: a float32 array of the output's shape, of several outputs a tuple.
         """
-        y = self._native.step(x, out)
-        if y is not None:
+        if self._once:
+            x = at_every_step(self._engine.inputs, x, self._once)
+        if (y := self._native.step(x, out)) is not None:
             return y
         arrays = one_step(self._engine.inputs, x)
         rows = output_rows(self._engine.outputs, [o.shape for o in self._engine.outputs], out)
@@ -168,14 +189,17 @@ class Stream:
 
         `out` is where to write them: a float32 array of the outputs' shape, of several outputs a tuple.
         """
-        if out is None and (ys := self._native.run_plain(xs, self._most_steps)) is not None:
+        if self._once:
+            xs = at_every_step(self._engine.inputs, xs, self._once)
+        elif out is None and (ys := self._native.run_plain(xs, self._most_steps)) is not None:
             return ys
         arrays, steps = sequences(self._engine.inputs, xs, self._engine.frames_per_step)
-        if out is None:
-            self._engine._check_memory(f"run of {steps} steps", steps * self._row_bytes)
+        if out is None or self._once:
+            of_step = self._engine._once_bytes + (self._row_bytes if out is None else 0)
+            self._engine._check_memory(f"run of {steps} steps", steps * of_step)
         rows = output_rows(self._engine.outputs, [(steps, *o.shape) for o in self._engine.outputs], out)
         check_apart(rows, arrays)
-        self._native.run(arrays, rows, steps, False)
+        self._native.run([np.ascontiguousarray(x) for x in arrays], rows, steps, False)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     @property
@@ -198,19 +222,24 @@ class Stream:
         state = _state(self.states, name)
         self._native.write_state(state.buffer, state_values(state, values))
 
-    def reset(self, /, **states) -> None:
-        """Reset to the initial state, but for the `states` given by name; see `set_state`.
+    def reset(self, /, **given) -> None:
+        """Reset to the initial state, but for the states given by name; see `set_state`.
 
-        `stream.reset(h=h)`, or `stream.reset(**{"lstm.h_l0": h})` where a name has a dot.
+        `stream.reset(h=h)`, or `stream.reset(**{"lstm.h_l0": h})` where a name has a dot. Inputs that a sequence has
+        once are given likewise, `stream.reset(speaker=embedding)`; without, they stay as they are.
         """
+        names = {port.name for port in self._engine.inputs if port.once}
+        once = given_once(self._engine.inputs, {name: given.pop(name) for name in names & given.keys()})
+        states = given
         arrays = [(s.buffer, state_values(s, states[s.name])) for s in (_state(self.states, n) for n in states)]
         self._native.reset()
+        self._once |= once
         for buffer, values in arrays:
             self._native.write_state(buffer, values)
 
     def copy(self) -> Stream:
         """A copy of the stream, with the same state."""
-        other = Stream(self._engine)
+        other = Stream(self._engine, self._once)
         other._native.set_state(self._native.state())
         return other
 

@@ -48,6 +48,8 @@ def encode(program: Program) -> bytes:
     names = {str(number): op.name for number, op in enumerate(program.ops) if op.name}
     if names:
         document["operations"] = names
+    if once := [number for number, port in enumerate(program.inputs) if port.once]:
+        document["once"] = once
     if program.states:
         read = {op.tensor for op in program.ops if op.code in GATES and op.p0}
         fixed = any(kind in lay.QUANTIZED_INPUTS for tensor, kind in types if tensor in read)

@@ -66,10 +66,10 @@ class Measure:
         """Error of the program's outputs against the reference."""
         return compare(self.wanted, run(program, self.inputs))
 
-    def hardest(self, difference: Difference, steps: int) -> Measure:
+    def hardest(self, program: Program, difference: Difference, steps: int) -> Measure:
         """The sequences with the largest errors, of at most `steps` steps in all, but at least one sequence."""
         order = np.argsort(-difference.by_sequence, kind="stable")
-        lengths = [_steps(self.inputs[i]) for i in order]
+        lengths = [_steps(program, self.inputs[i]) for i in order]
         count = max(1, int(np.searchsorted(np.cumsum(lengths), steps, side="right")))
         return Measure([self.inputs[i] for i in order[:count]], [self.wanted[i] for i in order[:count]])
 
@@ -81,5 +81,6 @@ def run(program: Program, inputs: Sequence[Any]) -> list[list[np.ndarray]]:
     return [list(y) if isinstance(y, tuple) else [y] for y in results]
 
 
-def _steps(xs: Any) -> int:
-    return len(xs[0] if isinstance(xs, tuple) else xs)
+def _steps(program: Program, xs: Any) -> int:
+    given = xs if isinstance(xs, tuple) else (xs,)
+    return next(len(x) for port, x in zip(program.inputs, given, strict=True) if not port.once)

@@ -90,12 +90,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Input:
-    """What the caller gives each step: `shape` numbers, or one token below `vocabulary`."""
+    """What the caller gives each step: `shape` numbers, or one token below `vocabulary`.
+
+    `once`: a sequence has it once, and it is the same at every step.
+    """
 
     name: str
     buffer: int
     shape: tuple[int, ...]
     vocabulary: int = 0
+    once: bool = False
 
 
 @dataclass(frozen=True)

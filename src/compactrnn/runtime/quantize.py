@@ -139,7 +139,7 @@ def quantize_measured(
     shares: dict[str, float] = {}
     part = None
     if difference.error > LIMIT and set(by_tensor.values()) != {"float32"}:
-        part = measure.hardest(difference, measurable_steps(program))
+        part = measure.hardest(program, difference, measurable_steps(program))
         if improve:
             better, its_types, its_reasons = Accuracy(program, by_tensor, named, part).improve()
             stored = _stored(better, its_types)

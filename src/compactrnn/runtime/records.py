@@ -45,6 +45,7 @@ class Records:
         self.input_names = _names(document, "inputs", len(self.inputs))
         self.output_names = _names(document, "outputs", len(self.outputs))
         self.op_names = _op_names(document.get("operations", {}), len(self.ops))
+        self.once = _once(document.get("once", []), len(self.inputs))
         self.states = _states(document.get("states", {}), self.buffers)
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
@@ -53,8 +54,8 @@ class Records:
 
     def input_list(self) -> list[Input]:
         return [
-            Input(name, int(port["buffer"]), _shape(port), int(port["vocabulary"]))
-            for name, port in zip(self.input_names, self.inputs, strict=True)
+            Input(name, int(port["buffer"]), _shape(port), int(port["vocabulary"]), number in self.once)
+            for number, (name, port) in enumerate(zip(self.input_names, self.inputs, strict=True))
         ]
 
     def output_list(self) -> list[Output]:
@@ -127,6 +128,14 @@ def _names(document: dict, key: str, count: int) -> list[str]:
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise ModelFileError(f"its JSON section does not name its {count} {key}")
     return names
+
+
+def _once(numbers: object, count: int) -> frozenset[int]:
+    """The numbers of the inputs that a sequence has once, of which there are others."""
+    if isinstance(numbers, list) and all(type(n) is int and 0 <= n < count for n in numbers):
+        if len(set(numbers)) == len(numbers) < count or not numbers:
+            return frozenset(numbers)
+    raise ModelFileError("its JSON section has inputs given once that there are not")
 
 
 def _op_names(names: object, count: int) -> dict[int, str]:

@@ -51,12 +51,12 @@ def random_input(program: Program, steps: int, seed: int = 0):
     (1, 3)
     """
     rng = np.random.default_rng(seed)
-    arrays = [
-        rng.integers(0, port.vocabulary, steps)
-        if port.vocabulary
-        else rng.uniform(-2, 2, (steps, *port.shape)).astype(np.float32)
-        for port in program.inputs
-    ]
+    arrays = []
+    for port in program.inputs:
+        shape = port.shape if port.once else (steps, *port.shape)
+        arrays.append(
+            rng.integers(0, port.vocabulary, shape) if port.vocabulary else rng.uniform(-2, 2, shape).astype(np.float32)
+        )
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 

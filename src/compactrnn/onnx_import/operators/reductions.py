@@ -154,23 +154,30 @@ def _skip_norm(visitor: Visitor, node: Node, x: Any, skip: Any, weight: Any, *mo
 
 @handles("InstanceNormalization", "GroupNormalization")
 def _group_norm(visitor: Visitor, node: Node, x: Operand, weight: Any, bias: Any) -> Operand | None:
-    """Over the entries of each channel, or group of channels, within a step; of a channel over time, too.
-
-    Channels are axis 1.
-    """
+    """Over the entries of each channel, or group of channels, within a step or over time, too. Channels are axis 1."""
     fixed = isinstance(weight, np.ndarray) and isinstance(bias, np.ndarray)
-    if fixed and x.time not in (None, 0, 1) and node.op == "InstanceNormalization":
-        y = _standardized(visitor, x, range(2, len(x.shape)), node.get("epsilon", 1e-5))
-        return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
-    if not fixed or x.time not in (None, 0) or (x.time is None and x.shape[0] != 1):
+    if not fixed or x.time == 1 or (x.time != 0 and x.shape[0] != 1):
         return None
     channels = x.shape[1]
     groups = channels if node.op == "InstanceNormalization" else node.get("num_groups", 1)
     if groups < 1 or channels % groups or any(v.ndim != 1 or not len(v) or channels % len(v) for v in (weight, bias)):
         return None
     weight, bias = (np.repeat(v, channels // len(v)) for v in (weight, bias))
-    y = normalize.layer_norm(visitor.builder, x, x.width // groups, None, None, node.get("epsilon", 1e-5))
+    epsilon = node.get("epsilon", 1e-5)
+    if x.time in (None, 0):
+        y = normalize.layer_norm(visitor.builder, x, x.width // groups, None, None, epsilon)
+    else:
+        y = _over_time(visitor, x, groups, epsilon)
     return normalize.scale_axis(visitor.mover, y, 1, weight, bias)
+
+
+def _over_time(visitor: Visitor, x: Operand, groups: int, epsilon: float) -> Operand:
+    """Each group of channels standardized over all its entries, of all steps."""
+    assert x.time is not None
+    shape, time = (1, groups, x.shape[1] // groups, *x.shape[2:]), x.time + 1
+    each = visitor.mover.rearrange(x, lambda t: t.reshape(shape), time)
+    y = _standardized(visitor, each, range(2, len(shape)), epsilon)
+    return visitor.mover.rearrange(y, lambda t: t.reshape(x.shape), x.time)
 
 
 def _standardized(visitor: Visitor, x: Operand, axes: Iterable[int], epsilon: float) -> Operand:
