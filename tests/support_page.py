@@ -235,6 +235,8 @@ ACROSS = {
     "Concat": [made("Concat", "zeros", "x", axis=0, to="p"), made("Slice", "p", "i0", "m1", "i0")],
     "Gather": [made("Gather", "x", "back1", axis=0)], "Pad": [made("Pad", "x", "past", to="p"),
                                                               made("Slice", "p", "i0", "back2", "i0")],
+    "TopK": [made("Reshape", "x", "shapeT", to="f"),
+             helper.make_node("TopK", ["f", "i1"], ["y", "places"], name="top", axis=0)],
     "Hardmax": [made("Hardmax", "x", axis=0)], "Resize": [made("Resize", "x", "", "longer", mode="nearest")],
     "Upsample": [made("Upsample", "x", "longer")],
     "Slice": [made("Slice", "x", "back1v", "i9", "i0")], "CumSum": [made("CumSum", "x", "zero")],

@@ -104,6 +104,9 @@ OFFLINE = {
     "attention pooling": lambda m, x: torch.bmm(torch.softmax(x[..., :1], 1).mT, x).squeeze(1),
     "scores of the last step": lambda m, x: (x @ x[:, -1].unsqueeze(-1)).squeeze(-1),
     "one number": lambda m, x: x.max() + x.mean(),
+    "place of the largest": lambda m, x: torch.round(x).argmax(1).float(),
+    "place of the smallest": lambda m, x: x.argmin(1, keepdim=True) - x,
+    "largest and its place": lambda m, x: torch.cat([v.float() for v in x.topk(1, 1)], 1),
 }
 
 

@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import compactrnn as cr  # noqa: E402
-from onnx_models import packed, relative, session, stream_equals_run  # noqa: E402
+from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
@@ -252,3 +252,67 @@ def test_positions_that_depend_on_the_length_are_refused(tmp_path):
     path = exported(lambda m, x: m.gru(x + (torch.arange(x.shape[1]) / x.shape[1])[:, None])[0], tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="takes other constants at every step, which do not depend on the position"):
         packed(path, tmp_path)
+
+
+PLACES = {
+    "the first of the largest": lambda m, x: torch.round(x * 4).argmax(1) + m.gru(x)[0][:, -1],
+    "the smallest": lambda m, x: x.argmin(1, keepdim=True) * m.gru(x)[0],
+    "before a layer": lambda m, x: m.gru(x - x.argmax(1, keepdim=True) / 9)[0],
+    "of one feature": lambda m, x: m.gru(x)[0] * x[..., :1].max(1, keepdim=True)[1],
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_places_in_time(case, tmp_path):
+    assert compare(exported(PLACES[case], tmp_path / "m.onnx"), tmp_path, (*LENGTHS, 130)).offline
+    torch.manual_seed(0)
+    model = Model(PLACES[case]).eval()
+    cr.pack(model, tmp_path / "m.crnn", torch.randn(1, 20, UNITS), weights="float32")
+    engine = cr.Engine(tmp_path / "m.crnn")
+    for steps in LENGTHS:
+        x = torch.randn(1, steps, UNITS)
+        assert relative(model(x)[0].detach().numpy(), engine.run(x[0].numpy())) < CLOSE, steps
+
+
+def test_the_largest_over_time_and_its_place(tmp_path):
+    """Of equal numbers, as zeros, ONNX takes the first."""
+
+    def largest(m, x):
+        value, place = x.topk(1, 1)
+        return torch.cat([value, place.float()], 1) * m.gru(x)[0][:, -1:]
+
+    assert compare(exported(largest, tmp_path / "m.onnx"), tmp_path).offline
+
+
+def test_the_place_of_nan_is_that_of_torch(tmp_path):
+    model = Model(lambda m, x: (x.argmax(1), m.gru(x)[0])).eval()
+    cr.pack(model, tmp_path / "m.crnn", torch.randn(1, 20, UNITS), weights="float32")
+    x = torch.randn(1, 9, UNITS)
+    x[0, 4:6, 1] = x[0, 8, 2] = float("nan")
+    np.testing.assert_array_equal(cr.Engine(tmp_path / "m.crnn").run(x[0].numpy())[0], x.argmax(1)[0])
+
+
+def test_hardmax_over_time(tmp_path):
+    """In whole numbers, of which several are the largest."""
+    path, h = tmp_path / "m.onnx", np.eye(UNITS, dtype=np.float32)
+    nodes = [
+        node("MatMul", ["x", "h"], ["y"]),
+        node("Round", ["y"], ["whole"]),
+        node("Hardmax", ["whole"], ["one"], axis=1),
+        node("Mul", ["one", "x"], ["z"]),
+        node("Transpose", ["z"], ["rows"], perm=[1, 0, 2]),
+        node("GRU", ["rows", "W", "R"], ["all"], hidden_size=2, linear_before_reset=1),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"h": h, "W": rng.normal(size=(1, 6, UNITS)), "R": rng.normal(size=(1, 6, 2))}
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    save(path, nodes, [tensor("x", [1, "T", UNITS])], [tensor("all", None)], weights)
+    compare(path, tmp_path, LENGTHS)
+
+
+def test_a_place_that_rounding_decides_is_no_difference(tmp_path):
+    """A layer that gets zeros gives the same numbers after some steps, up to their last bits."""
+    path = exported(lambda m, x: m.gru(x)[0].argmin(1), tmp_path / "m.onnx")
+    engine, _ = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(30, UNITS)).astype(np.float32)
+    np.testing.assert_array_equal(session(path).run(None, {"x": x[None]})[0][0], engine.run(x))

@@ -29,20 +29,26 @@ def gru(x, name, number, inputs=INPUTS, state=None):
     return nodes, weights | {f"{name}.R": numbers(1, 3 * UNITS, UNITS, seed=number + 1), "one": np.array([1])}
 
 
-def split_by_hardmax(path, inner="Hardmax"):
+def split_by_triangle(path, inner="Trilu"):
     """Two GRUs and an operator that is not taken between them; the second starts from zeros sized like the input."""
     before, weights = gru("x", "first", 1)
-    after, more = gru("hard", "second", 3, UNITS, "zeros")
+    after, more = gru("upper", "second", 3, UNITS, "zeros")
     nodes = [
         *before,
-        node(inner, ["first_y"], ["hard"], "winner", **({"axis": 0} if inner == "Hardmax" else {})),
+        node(
+            inner,
+            ["first_y", "two"] if inner == "Trilu" else ["first_y"],
+            ["upper"],
+            "triangle",
+            **({"upper": 1} if inner == "Trilu" else {}),
+        ),
         node("Shape", ["x"], ["sizes"], start=1, end=2),
         node("Concat", ["one", "sizes", "units"], ["of_state"], "of_state", axis=0),
         node("ConstantOfShape", ["of_state"], ["zeros"]),
         *after,
         node("Add", ["second_y", "first_y"], ["y"], "both"),
     ]
-    weights |= more | {"units": np.array([UNITS])}
+    weights |= more | {"units": np.array([UNITS]), "two": np.array(2)}
     return save(path, nodes, [tensor("x", ["T", 1, INPUTS])], [tensor("y", None)], weights)
 
 
@@ -52,45 +58,45 @@ def cuts(error):
 
 
 def test_a_refusal_names_the_cuts_around_the_node_and_both_parts_are_taken(tmp_path):
-    path = split_by_hardmax(tmp_path / "m.onnx")
+    path = split_by_triangle(tmp_path / "m.onnx")
     with pytest.raises(cr.UnsupportedModelError) as refused:
         packed(path, tmp_path)
-    assert str(refused.value).startswith("winner: Hardmax is not taken")
+    assert str(refused.value).startswith("triangle: Trilu is not taken")
     before, after = cuts(refused.value)
-    assert (before, after) == ({"outputs": ["first_y"]}, {"inputs": ["hard"]})
+    assert (before, after) == ({"outputs": ["first_y"]}, {"inputs": ["upper"]})
     front, report = packed(path, tmp_path, **before)
     assert [o.name for o in front.outputs] == ["first_y"] and report.parity < CLOSE
     assert {c.what for c in report.checks} == {"random numbers", "zeros"}
     x = numbers(STEPS, INPUTS, scale=1)
     (middle,) = stream_equals_run(front, x)
-    hard = np.float32(np.arange(STEPS)[:, None] == middle.argmax(0))
+    upper = np.triu(middle[:, None], 2)[:, 0]
     back, report = packed(path, tmp_path, **after)
     assert report.parity < CLOSE and not any(c.skipped for c in report.checks)
-    assert [i.name for i in back.inputs] == ["hard", "x"]  # the sum reads the first layer, which reads x
-    (y,) = stream_equals_run(back, (hard, x))
+    assert [i.name for i in back.inputs] == ["upper", "x"]  # the sum reads the first layer, which reads x
+    (y,) = stream_equals_run(back, (upper, x))
     assert relative(session(path).run(None, {"x": x[:, None]})[0], y) < CLOSE
 
 
 def test_an_input_that_is_read_for_its_shape_alone_is_none(tmp_path):
-    path = split_by_hardmax(tmp_path / "m.onnx")
-    engine, report = packed(path, tmp_path, inputs=["hard"], outputs=["second_y"])
-    assert [i.name for i in engine.inputs] == ["hard"] and not any(c.skipped for c in report.checks)
-    hard = numbers(STEPS, UNITS, scale=1)
+    path = split_by_triangle(tmp_path / "m.onnx")
+    engine, report = packed(path, tmp_path, inputs=["upper"], outputs=["second_y"])
+    assert [i.name for i in engine.inputs] == ["upper"] and not any(c.skipped for c in report.checks)
+    upper = numbers(STEPS, UNITS, scale=1)
     part = tmp_path / "part.onnx"
-    nodes, weights = gru("hard", "second", 3, UNITS)
-    save(part, nodes, [tensor("hard", ["T", 1, UNITS])], [tensor("second_y", None)], weights)
-    assert relative(session(part).run(None, {"hard": hard[:, None]})[0], stream_equals_run(engine, hard)[0]) < CLOSE
+    nodes, weights = gru("upper", "second", 3, UNITS)
+    save(part, nodes, [tensor("upper", ["T", 1, UNITS])], [tensor("second_y", None)], weights)
+    assert relative(session(part).run(None, {"upper": upper[:, None]})[0], stream_equals_run(engine, upper)[0]) < CLOSE
 
 
 def test_a_shape_that_the_file_does_not_tell_is_given(tmp_path):
-    path = split_by_hardmax(tmp_path / "m.onnx", inner="NoSuch")
-    with pytest.raises(cr.UnsupportedModelError, match=r"winner: NoSuch is not taken.*inputs=\['hard'\]"):
+    path = split_by_triangle(tmp_path / "m.onnx", inner="NoSuch")
+    with pytest.raises(cr.UnsupportedModelError, match=r"triangle: NoSuch is not taken.*inputs=\['upper'\]"):
         packed(path, tmp_path)
-    with pytest.raises(ValueError, match=r"shape of 'hard': expected the sizes of its axes.*inputs=\{'hard': \["):
-        packed(path, tmp_path, inputs=["hard"], outputs=["second_y"])
-    with pytest.raises(ValueError, match=r"inputs\['hard'\]: expected sizes of axes"):
-        packed(path, tmp_path, inputs={"hard": [-1, 1, UNITS]}, outputs=["second_y"])
-    engine, report = packed(path, tmp_path, inputs={"hard": ["T", 1, UNITS]}, outputs=["second_y"])
+    with pytest.raises(ValueError, match=r"shape of 'upper': expected the sizes of its axes.*inputs=\{'upper': \["):
+        packed(path, tmp_path, inputs=["upper"], outputs=["second_y"])
+    with pytest.raises(ValueError, match=r"inputs\['upper'\]: expected sizes of axes"):
+        packed(path, tmp_path, inputs={"upper": [-1, 1, UNITS]}, outputs=["second_y"])
+    engine, report = packed(path, tmp_path, inputs={"upper": ["T", 1, UNITS]}, outputs=["second_y"])
     assert [i.shape for i in engine.inputs] == [(UNITS,)] and not any(c.skipped for c in report.checks)
 
 
@@ -141,8 +147,8 @@ def test_a_branch_that_depends_on_data_can_be_cut_off(tmp_path):
 
 
 def test_info_says_where_a_file_can_be_cut(tmp_path):
-    found = describe(split_by_hardmax(tmp_path / "m.onnx"))
-    assert "winner: Hardmax" in found["in the way"] and "outputs=['first_y']" in found["in the way"]
+    found = describe(split_by_triangle(tmp_path / "m.onnx"))
+    assert "triangle: Trilu" in found["in the way"] and "outputs=['first_y']" in found["in the way"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,7 @@ def test_info_says_where_a_file_can_be_cut(tmp_path):
             {"inputs": ["nothing"]},
             "inputs: expected inputs of the file, or values that its nodes compute, got 'nothing'",
         ),
-        ({"inputs": "hard"}, r"inputs: expected a list of names, such as \['hard'\]"),
+        ({"inputs": "upper"}, r"inputs: expected a list of names, such as \['upper'\]"),
         ({"outputs": ["nothing"]}, "outputs: expected outputs of the file, or values that its nodes compute"),
         ({"outputs": "y"}, r"outputs: expected a list of names, such as \['y'\]"),
         ({"outputs": []}, "outputs: expected at least one name"),
@@ -163,7 +169,7 @@ def test_info_says_where_a_file_can_be_cut(tmp_path):
     ],
 )
 def test_names_that_mean_nothing_are_refused(arguments, words, tmp_path):
-    path = split_by_hardmax(tmp_path / "m.onnx")
+    path = split_by_triangle(tmp_path / "m.onnx")
     with pytest.raises(ValueError, match=words):
         packed(path, tmp_path, **arguments)
     assert not (tmp_path / "model.crnn").exists()
@@ -172,8 +178,8 @@ def test_names_that_mean_nothing_are_refused(arguments, words, tmp_path):
 def test_the_command_line_cuts_too(tmp_path, monkeypatch, capsys):
     from compactrnn.__main__ import main
 
-    path, out = split_by_hardmax(tmp_path / "m.onnx"), tmp_path / "part.crnn"
-    arguments = ["pack", str(path), str(out), "--input", "hard=T,1,6", "--output", "second_y"]
+    path, out = split_by_triangle(tmp_path / "m.onnx"), tmp_path / "part.crnn"
+    arguments = ["pack", str(path), str(out), "--input", "upper=T,1,6", "--output", "second_y"]
     monkeypatch.setattr("sys.argv", ["compactrnn", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -99,16 +99,46 @@ def _count(build: Builder, like: Operand, missing: int) -> Ref:
 
 
 def argmax(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Operand:
-    """Argmax along a feature axis, at every step."""
+    """The place of the first of the largest entries along an axis, features or time; NaN is the largest."""
     axis = axis % len(x.shape)
+    if axis == x.time:
+        return without(_first_over_time(mover, x), x, [axis], keepdims)
     rows, k = moved_last(mover, x, [axis])
     fn = int(Reduce.ARGMAX)
     y = mover.builder.compute(Code.REDUCE, [rows], rows, width=rows.width // k, a=rows.ref, k=k, fn=fn)
     return without(y, x, [axis], keepdims)
 
 
-def top(build: Builder, x: Operand, k: int, axis: int) -> list[Operand]:
-    """Top-k along `axis` at every step: values, largest first, and positions."""
+def _first_over_time(mover: Mover, x: Operand) -> Operand:
+    """The first of the places in time where the entry is the largest of the sequence."""
+    build = mover.builder
+    if x.rate > 1 or mover.missing(x):
+        raise UnsupportedModelError(f"{build.where}: looks for a place in time where a step has not one entry of it")
+    largest = replace(over_time(mover, x, "max"), shape=x.shape, time=x.time)
+    found = build.binary(Binary.MAX, build.binary(Binary.EQUAL, x, largest), build.binary(Binary.NOT_EQUAL, x, x))
+    at, never = places(mover, x), mover.constant(np.full(x.width, math.inf))
+    place = build.compute(Code.SELECT, [found, at, never], x, a=at.ref, b=never.ref, c=found.ref)
+    return over_time(mover, place, "min")
+
+
+def places(mover: Mover, x: Operand) -> Operand:
+    """For each entry of `x` its place in time."""
+    time = x.time or 0
+    steps = mover.builder.unary(Unary.SCALE_SHIFT, mover.clock(), 1.0, -1.0)
+    steps = replace(steps, shape=tuple(n if d == time else 1 for d, n in enumerate(x.shape)), time=time)
+    return mover.spread(steps, x.shape, time)
+
+
+def top(mover: Mover, x: Operand, k: int, axis: int) -> list[Operand] | None:
+    """Top-k along `axis`: values, largest first, and positions; None where a step has several rows of them.
+
+    Over time the largest alone.
+    """
+    build, axis = mover.builder, axis % len(x.shape)
+    if axis == x.time and k == 1:
+        return [reduce(mover, x, [axis], "max", keepdims=True), argmax(mover, x, axis, keepdims=True)]
+    if axis == x.time or x.shape[axis] != x.width:
+        return None
     shape = tuple(k if d == axis else n for d, n in enumerate(x.shape))
     found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]
     return [replace(y, shape=shape) for y in found]

@@ -39,7 +39,7 @@ def _dims(x: Operand, dim: Any) -> list[int]:
 def _argmax(
     visitor: Visitor, node: torch.fx.Node, x: Operand, dim: Any = None, keepdim: bool = False
 ) -> Operand | None:
-    if not isinstance(dim, int) or dim % len(x.shape) == x.time:
+    if not isinstance(dim, int):
         return None
     return reductions.argmax(
         visitor.mover, scale(visitor.builder, x, -1.0) if _name(node) == "argmin" else x, dim, keepdim
@@ -50,11 +50,8 @@ def _argmax(
 def _topk(
     visitor: Visitor, node: torch.fx.Node, x: Operand, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> list[Operand] | None:
-    """Top-k at every step."""
-    axis = dim % len(x.shape)
-    if not largest or not sorted or axis == x.time or x.shape[axis] != x.width:
-        return None
-    return reductions.top(visitor.builder, x, k, axis)
+    """Top-k at every step; the largest over time."""
+    return reductions.top(visitor.mover, x, k, dim) if largest and sorted else None
 
 
 @handles("cumsum", "cumprod")

@@ -27,14 +27,14 @@ Rows = list[np.ndarray]  # of each output: time first where there is time, as an
 class Original:
     """Runs the file on sequences as `Engine.run` takes them.
 
-    `rounding` changes each weight at random by that part of it. `file` is another form of the file, which takes and
-    gives the same.
+    `rounding` changes each weight at random, by `seed`, by that part of it. `file` is another form of the file, which
+    takes and gives the same.
     """
 
-    def __init__(self, lowered: Lowered, rounding: float = 0.0, file: ModelFile | None = None):
+    def __init__(self, lowered: Lowered, rounding: float = 0.0, file: ModelFile | None = None, seed: int = 0):
         self.lowered = lowered
         self.form = lowered.form
-        self._call = calls_of(file or lowered.file, lowered.form, rounding)
+        self._call = calls_of(file or lowered.file, lowered.form, rounding, seed)
 
     def run(self, sequence: Sequence[np.ndarray], states: dict[str, np.ndarray] | None = None) -> Rows:
         """The outputs for one sequence: (time, ...) of each input; from zero states, or those given by name."""
@@ -83,12 +83,12 @@ def steps_of(lowered: Lowered, sequence: Sequence[np.ndarray]) -> int:
     return next(len(x) for port, x in zip(lowered.program.inputs, sequence, strict=True) if not port.once)
 
 
-def calls_of(file: ModelFile, form: Form, rounding: float = 0.0) -> Callable[..., list[np.ndarray]]:
+def calls_of(file: ModelFile, form: Form, rounding: float = 0.0, seed: int = 0) -> Callable[..., list[np.ndarray]]:
     """A function `(names of outputs, inputs by name) -> arrays` that runs the file as it is."""
     model = onnx.ModelProto()
     model.CopyFrom(file.proto)
     if rounding:
-        _round(model, rounding)
+        _round(model, rounding, seed)
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     _size(sized, form)
@@ -163,8 +163,8 @@ def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _round(model: onnx.ModelProto, rounding: float) -> None:
-    rng = np.random.default_rng(0)
+def _round(model: onnx.ModelProto, rounding: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = to_array(tensor)

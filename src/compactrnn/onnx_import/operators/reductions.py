@@ -39,7 +39,7 @@ def _reduce(visitor: Visitor, node: Node, x: Operand, axes: Any = None) -> Opera
 @handles("ArgMax", "ArgMin")
 def _argmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     axis = node.get("axis", 0) % len(x.shape)
-    if axis == x.time or node.get("select_last_index", 0):
+    if node.get("select_last_index", 0):
         return None
     signed = FUNCTIONS["neg"](visitor.builder, x) if node.op == "ArgMin" else x
     assert signed is not None
@@ -51,11 +51,14 @@ def _hardmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     """1 at the first of the largest entries along an axis, else 0; before version 13 over all axes from one on."""
     old = visitor.file.opsets.get("", 13) < 13
     axis = node.get("axis", 1 if old else -1) % len(x.shape)
-    if axis == x.time or (old and math.prod(x.shape[axis:]) != x.shape[axis]):
+    if old and math.prod(x.shape[axis:]) != x.shape[axis]:
         return None
-    places = np.arange(x.shape[axis], dtype=np.float64).reshape([-1 if d == axis else 1 for d in range(len(x.shape))])
     first = reductions.argmax(visitor.mover, x, axis, keepdims=True)
-    return broadcast(visitor.mover, Binary.EQUAL, visitor.mover.spread(first, x.shape, x.time), places, x.shape, x.time)
+    first = visitor.mover.spread(first, x.shape, x.time)
+    if axis == x.time:
+        return visitor.builder.binary(Binary.EQUAL, reductions.places(visitor.mover, x), first)
+    places = np.arange(x.shape[axis], dtype=np.float64).reshape([-1 if d == axis else 1 for d in range(len(x.shape))])
+    return broadcast(visitor.mover, Binary.EQUAL, first, places, x.shape, x.time)
 
 
 @handles("CumSum")
@@ -210,7 +213,6 @@ def _global_pool(visitor: Visitor, node: Node, x: Operand) -> Operand:
 
 @handles("TopK")
 def _top(visitor: Visitor, node: Node, x: Operand, k: Any) -> list[Operand] | None:
-    axis = node.get("axis", -1) % len(x.shape)
-    if not isinstance(k, np.ndarray) or not node.get("largest", 1) or axis == x.time or x.shape[axis] != x.width:
+    if not isinstance(k, np.ndarray) or not node.get("largest", 1):
         return None
-    return reductions.top(visitor.builder, x, int(k.ravel()[0]), axis)
+    return reductions.top(visitor.mover, x, int(k.ravel()[0]), node.get("axis", -1))
