@@ -145,6 +145,61 @@ def test_a_refusal_names_the_rung_and_cuts_whose_parts_are_taken(form, name, tmp
         assert report.parity < 1e-4 and not any(c.skipped for c in report.checks)
 
 
+def layer(path, more, inputs=(), layer="GRU", steps="T", constants=None):
+    """A GRU over x, (T, 1, 3), to u, (T, 1, 4), and `more` nodes to y."""
+    nodes = [
+        node(layer, ["x", "W", "R"], ["all"], hidden_size=UNITS, linear_before_reset=1),
+        node("Squeeze", ["all", "one"], ["u"]),
+    ]
+    weights = {"W": numbers(1, 3 * UNITS, 3, seed=1), "R": numbers(1, 3 * UNITS, UNITS, seed=2), "one": np.array([1])}
+    ports = [tensor("x", [steps, 1, 3]), *inputs]
+    return save(path, [*nodes, *more], ports, [tensor("y", None)], weights | (constants or {}))
+
+
+def memory(path):
+    nodes = [node("MatMul", ["u", "memory"], ["y"])]
+    return layer(path, nodes, [tensor("memory", [1, UNITS, 5])])
+
+
+def flags(path):
+    nodes = [node("Cast", ["flag"], ["f"], to=1), node("Mul", ["u", "f"], ["y"])]
+    return layer(path, nodes, [tensor("flag", [1, 1], onnx.TensorProto.INT64)])
+
+
+def counted(path):
+    nodes = [node("ReduceSum", ["u", "zero"], ["sum"]), node("Div", ["sum", "count"], ["y"])]
+    return layer(path, nodes, steps=7, constants={"zero": np.array([0]), "count": np.float32(7)})
+
+
+def no_layer(path):
+    return save(path, [node("Tanh", ["x"], ["y"])], [tensor("x", [1, 3])], [tensor("y", None)], {})
+
+
+def layer_of_one_step(path):
+    nodes = [node("Unsqueeze", ["x", "i0"], ["row"]), node("GRU", ["row", "W", "R"], ["y"], hidden_size=UNITS)]
+    weights = {"W": numbers(1, 3 * UNITS, 3, seed=1), "R": numbers(1, 3 * UNITS, UNITS, seed=2), "i0": np.array([0])}
+    return save(path, nodes, [tensor("x", [1, 3])], [tensor("y", None)], weights)
+
+
+FILES = {memory: 5, flags: 4, counted: 6, no_layer: 2, layer_of_one_step: 0}
+
+
+@pytest.mark.parametrize("make", FILES)
+def test_a_refusal_of_a_whole_file_names_a_rung_too(make, tmp_path):
+    number, path = FILES[make], make(tmp_path / "m.onnx")
+    with pytest.raises(cr.UnsupportedModelError) as refused:
+        packed(path, tmp_path)
+    text = str(refused.value)
+    assert text.endswith(f"(rung {number}, {RUNGS[number]})") and text.count("rung") == 1 and "\n" not in text, text
+    assert describe(path)["in the way"] == text
+
+
+def test_tokens_of_no_table_name_a_rung(tmp_path):
+    path = layer(tmp_path / "m.onnx", [node("Tanh", ["u"], ["y"])])
+    with pytest.raises(cr.UnsupportedModelError, match=r"tokens: 'x' is looked up in no table.*\(rung 4, conditions"):
+        packed(path, tmp_path, tokens=["x"])
+
+
 def test_the_rungs_are_those_of_the_documentation():
     page = (Path(__file__).parents[1] / "docs/onnx.md").read_text()
     assert re.findall(r"^\| (\d) \| (.*?) \|", page, re.M) == [(str(n), words) for n, words in enumerate(RUNGS)]

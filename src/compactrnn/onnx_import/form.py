@@ -11,7 +11,7 @@ from .._errors import ModelFileError, UnsupportedModelError, check_positive, inv
 from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST
 from .folding import Folded, Typed, fold
-from .model_file import ModelFile, NodeError
+from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
@@ -84,9 +84,10 @@ def find_form(
         if errors and isinstance(errors[0], NodeError) and not errors[0].of_shape:
             raise errors[0]
         why = f" ({errors[0]})" if errors else ""
-        raise UnsupportedModelError(
+        raise FileError(
             f"{file.name}: no axis of its inputs ({', '.join(keys)}) reaches a recurrent layer as time{why}. time=..."
-            " names the axis; for a file that is one step, states={input: output} pairs its states"
+            " names the axis; for a file that is one step, states={input: output} pairs its states",
+            0 if recurrent(file) else 2,
         )
     return Form(ports, {**given, **_frame(file, Form(ports, given, None), outputs, likely)}, None)
 

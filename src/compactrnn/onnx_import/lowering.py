@@ -27,8 +27,8 @@ from .form import Form, find_form, recurrent
 from .free_length import freed
 from .fuse import fused
 from .half import widened
-from .model_file import ModelFile
-from .ports import Ports, States, read_ports
+from .model_file import FileError, ModelFile
+from .ports import Port, Ports, States, read_ports
 from .visitor import Visitor
 
 _MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -106,9 +106,10 @@ def lower(
         return lowered
     for other in freed(file, ports, needed, lowered.form.time):
         return attempt(other)
-    raise UnsupportedModelError(
+    raise FileError(
         f"{file.name}: takes one number of steps alone, sums over them, and holds a number that may be their count;"
-        " export it with an open time axis, as by torch.onnx.export(..., dynamic_shapes=...)"
+        " export it with an open time axis, as by torch.onnx.export(..., dynamic_shapes=...)",
+        6,
     )
 
 
@@ -123,8 +124,8 @@ def _lowered(
     program = builder.finish()
     for port in program.inputs:
         if port.name in form.ports.tokens and not port.vocabulary:
-            raise UnsupportedModelError(
-                f"tokens: {port.name!r} is looked up in no table of the file; what can be has one token a step"
+            raise FileError(
+                f"tokens: {port.name!r} is looked up in no table of the file; what can be has one token a step", 4
             )
     return Lowered(program, file, form, chosen)
 
@@ -272,9 +273,10 @@ def _check_kept(name: str, state: Operand, view: LazyView) -> None:
     number, entry = view.address.ravel() // SHIFT - 1, view.address.ravel() % SHIFT
     kept = (places[number, 0] == state.ref.buffer) & (places[number, 1] + entry == np.arange(state.width))
     if len(kept) != state.width or not bool(kept.all()):
-        raise UnsupportedModelError(
+        raise FileError(
             f"state {name!r}: its new value is not what a recurrent layer that starts from it ends with; in a file with"
-            " a time axis no other state is taken"
+            " a time axis no other state is taken",
+            1,
         )
 
 
@@ -288,7 +290,7 @@ def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = 
         if once and (
             sum(n != 1 for n in shape) > 1 or (port.dtype.kind != "f" and not _is_looked_up(folded, port.name))
         ):
-            raise _no_time_axis(port.name)
+            raise _no_time_axis(port)
         rest = tuple(n for d, n in enumerate(shape) if d != time)
         frames = form.frames if time is not None else 1
         ref = build.buffer(math.prod(rest) * frames, "input")
@@ -313,11 +315,13 @@ def _is_looked_up(folded: Folded, name: str) -> bool:
     return True
 
 
-def _no_time_axis(name: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"input {name!r} has no time axis, and is no vector and no token that is looked up, which a sequence may have"
-        f" once: repeat it at every step, or bind it with constants={{...}}; if it is the number of steps,"
-        f" lengths=[{name!r}] says so"
+def _no_time_axis(port: Port) -> FileError:
+    """Whole numbers may be places, several vectors what all steps attend to."""
+    return FileError(
+        f"input {port.name!r} has no time axis, and is no vector and no token that is looked up, which a sequence may"
+        " have once: repeat it at every step, or bind it with constants={...}; if it is the number of steps,"
+        f" lengths=[{port.name!r}] says so",
+        5 if port.dtype.kind == "f" else 4,
     )
 
 

@@ -153,6 +153,14 @@ class NodeError(UnsupportedModelError):
         self.every_two = False
 
 
+class FileError(UnsupportedModelError):
+    """A file is not taken, for what none of its nodes does alone; `rung` is that of what is missing."""
+
+    def __init__(self, text: str, rung: int):
+        super().__init__(text)
+        self.rung = rung
+
+
 def named_in(file: ModelFile, text: str) -> NodeProto | None:
     """The node that a message of the form "name: operator ..." is about; that of a value, if it names an output."""
     pending = [file.graph]

@@ -13,7 +13,7 @@ from .cut import Cut, after_node, before_node, has_shape
 from .dequantize import dequantized
 from .half import widened
 from .lowering import Lowered, lower
-from .model_file import ModelFile, NodeError, attribute, named_in
+from .model_file import FileError, ModelFile, NodeError, attribute, named_in
 from .ports import read_ports
 
 # What the importer takes, in the order in which more and more of the files that people ship need it.
@@ -41,7 +41,7 @@ _TRIES = 5  # places where a cut is tried on either side of the node
 
 
 def lower_or_refuse(file: ModelFile, **arguments: Any) -> Lowered:
-    """As `lower`; errors name the rung, too, and the cuts before and after the node, whose parts are taken.
+    """As `lower`; errors name the rung, too, and of a node the cuts before and after it, whose parts are taken.
 
     Raises:
         UnsupportedModelError, ModelFileError, ValueError: as `lower`.
@@ -53,6 +53,8 @@ def lower_or_refuse(file: ModelFile, **arguments: Any) -> Lowered:
     except UnsupportedModelError as error:
         with suppress(UnsupportedModelError):
             file = dequantized(widened(file))
+        if isinstance(error, FileError):
+            raise FileError(f"{error} (rung {error.rung}, {RUNGS[error.rung]})", error.rung) from error
         node = error.node if isinstance(error, NodeError) else named_in(file, str(error))
         if node is None:
             raise

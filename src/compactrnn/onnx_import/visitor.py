@@ -25,7 +25,7 @@ from ..emit.products import linear
 from ..emit.step_count import counted
 from .evaluate import evaluate, is_known
 from .folding import Folded, Node, Typed
-from .model_file import ModelFile, NodeError, blamed, refuse, where
+from .model_file import FileError, ModelFile, NodeError, blamed, refuse, where
 
 Taken = Operand | LazyView | Scores | np.ndarray  # what a value is while a program is built: a constant as float64
 Handler = Callable[..., Any]
@@ -120,7 +120,7 @@ class Visitor:
     def lower(self, inputs: dict[str, Taken]) -> list[Taken]:
         """Operations for all nodes; returns what the outputs are."""
         if [n.outputs for n in self.folded.nodes] != [n.outputs for n in self.longer.nodes]:
-            raise UnsupportedModelError(f"{self.file.name}: which operators run depends on the number of steps")
+            raise FileError(f"{self.file.name}: which operators run depends on the number of steps", 1)
         taken: dict[str, Taken] = dict(inputs)
         for node in self.folded.nodes:
             self.builder.where = where(node.proto)
