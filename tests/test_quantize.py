@@ -124,6 +124,16 @@ def test_gradients_go_straight_through(kind, bounded):
     torch.testing.assert_close(got, torch.autograd.grad((wanted * above).sum(), [x, weight.weight]))
 
 
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6), (0, 6)], ids=str)
+def test_what_a_product_gives_may_be_changed_in_place(shape):
+    torch.manual_seed(0)
+    weight, x = cr.Quantized("int8").build(5, 6), torch.randn(shape, requires_grad=True)
+    results = [f(weight(x)) for f in (lambda y: torch.nn.functional.hardtanh_(y, 0, 0.4), lambda y: y.clamp(0, 0.4))]
+    assert torch.equal(*results)
+    grads = [torch.autograd.grad(y.sum(), [x, weight.weight]) for y in results]
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "MGU", "FSMN"])
 def test_the_native_loop_is_the_plain_loop(name):
     torch.manual_seed(0)

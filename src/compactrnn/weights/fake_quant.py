@@ -40,9 +40,9 @@ def fake_quant(x: Tensor, scale: float) -> Tensor:
     """
     if _is_native(x):
         rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-        y = torch.empty_like(rows)
-        rounding.fake_quant(rows.numpy(), scale, y.numpy(), torch.get_num_threads())
-        return y.view(x.shape)
+        y = rows.new_empty(x.shape)  # itself what is given back: a view may not be changed in place
+        rounding.fake_quant(rows.numpy(), scale, y.view(rows.shape).numpy(), torch.get_num_threads())
+        return y
     largest = x.abs().amax(-1, keepdim=True)
     step = torch.full_like(largest, scale) if scale else largest / 127
     whole = torch.where(largest < _SMALLEST, 0, (x / step).clamp(-127, 127).round())
@@ -60,9 +60,10 @@ def quantized_linear(x: Tensor, dense: Tensor, memory: Tensor, kind: str, scale:
     if not _is_native(x, dense):
         return nn.functional.linear(fake_quant(x, scale), dense)
     rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-    y = rows.new_empty(len(rows), len(dense))
-    rounding.quantized_linear(rows.numpy(), memory.numpy(), kind, scale, y.numpy(), torch.get_num_threads())
-    return y.view(*x.shape[:-1], len(dense))
+    y = rows.new_empty(*x.shape[:-1], len(dense))
+    numbers = y.view(len(rows), len(dense)).numpy()
+    rounding.quantized_linear(rows.numpy(), memory.numpy(), kind, scale, numbers, torch.get_num_threads())
+    return y
 
 
 @quantized_linear.register_fake
@@ -87,7 +88,8 @@ def _product_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, dense = ctx.saved_tensors
     for_x, for_dense = ctx.needs_input_grad[:2]
     dx = grad @ dense if for_x else None
-    ddense = grad.flatten(0, -2).mT @ fake_quant(x, ctx.scale).flatten(0, -2) if for_dense else None
+    rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731  (a single vector has none)
+    ddense = rows(grad).mT @ rows(fake_quant(x, ctx.scale)) if for_dense else None
     return dx, ddense, None, None, None
 
 
