@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import compactrnn as cr
-from test_factorize import MODELS, X, built, difference
+from test_factorize import MODELS, Reads, X, built, difference
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "tied", "projection", "cells"])
@@ -56,6 +56,11 @@ def test_a_loss_takes_the_place_of_the_outputs():
     assert report.matrices[-1].cuts[2].error > 0
     with pytest.raises(ValueError, match="loss: expected a function that returns a number"):
         cr.analyze(model, [tokens], loss=lambda model, batch: model(batch))
+
+
+def test_a_matrix_that_code_of_the_model_reads_by_itself_stays():
+    found = {matrix.names[0]: matrix for matrix in cr.analyze(Reads(), [X]).matrices}
+    assert "reads it by itself" in found["head"].reason and found["lstm.weight_hh_l0"].cuts[0].error > 0
 
 
 def test_one_line_for_a_trained_layer_and_none_for_no_data():

@@ -134,6 +134,24 @@ def test_what_a_product_gives_may_be_changed_in_place(shape):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+def test_a_matrix_that_code_of_the_model_reads_is_refused_with_the_way_out(tmp_path):
+    class Reads(Tagger):
+        def forward(self, x):
+            return self.rnn(self.embedding(x))[0] @ self.embedding.weight.t()
+
+    tokens = torch.randint(0, 30, (2, 9))
+    model = Reads(layer(nn.GRU, 20), 20, embedding=True)
+    cr.Quantize(model)
+    with pytest.raises(AttributeError, match=r"no tensor, and code of the model reads it as one, by t: .*'float32'"):
+        model(tokens)
+    with pytest.raises(TypeError, match=r"no tensor, .*by matmul"):
+        torch.matmul(torch.ones(2, 30), model.embedding.weight)
+    model = Reads(layer(nn.GRU, 20), 20, embedding=True)
+    cr.Quantize(model, {"embedding": "float32", "*": "int8"})
+    model(tokens).sum().backward()
+    assert cr.pack(model.eval(), tmp_path / "m.crnn", tokens, calibration=[tokens]).error < 0.02
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "MGU", "FSMN"])
 def test_the_native_loop_is_the_plain_loop(name):
     torch.manual_seed(0)

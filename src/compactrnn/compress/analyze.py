@@ -16,6 +16,7 @@ from ..graph.copy import copy_module
 from ..layers.matrices import matrices
 from ..weights.low_rank import LowRankWeight, rank_of_energy
 from .factor_item import Item
+from .factorize import leave_what_is_read
 from .moments import Run, call, check_batches, input_moments
 from .table import table
 from .wrappers import unwrap, without_autocast
@@ -117,11 +118,14 @@ def analyze(
         found = []
         if not (known := matrices(model)):
             raise invalid(type(model).__name__, got="no recurrent, linear or embedding layer", expected="at least one")
-        for matrix in known:
-            if matrix.left_alone:
-                found.append(MatrixAnalysis(matrix.names, matrix.shape, reason=matrix.left_alone))
+        items = [Item(matrix, reason=matrix.left_alone, moment=moments.get(matrix.name)) for matrix in known]
+        if data is not None:
+            leave_what_is_read(model, items, data[0], run)
+        for item in items:
+            matrix = item.matrix
+            if item.reason:
+                found.append(MatrixAnalysis(matrix.names, matrix.shape, reason=item.reason))
                 continue
-            item = Item(matrix, moment=moments.get(matrix.name))
             left, s, right = item.factors()
             out, inp = matrix.shape
             kept = s.square().cumsum(0) / s.square().sum().clamp_min(1e-300)

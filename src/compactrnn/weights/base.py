@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,23 @@ class AbstractWeight(nn.Module, ABC):
         self.in_features = check_positive(in_features, "in_features")
         self.gates = gates
         self.rows = check_divides(out_features, gates, "out_features", "gates")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        raise TypeError(cls._read_as_tensor(getattr(func, "__name__", "a function")))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(self._read_as_tensor(name) if hasattr(Tensor, name) else str(error)) from None
+
+    @classmethod
+    def _read_as_tensor(cls, how: str) -> str:
+        return (
+            f"a {cls.__name__} is no tensor, and code of the model reads it as one, by {how}: leave the matrix of that"
+            " module as it is, as by Quantize(model, {'embedding': 'float32', '*': 'int8'}), or read weight.dense()"
+        )
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
