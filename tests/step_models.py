@@ -44,6 +44,14 @@ class Unsqueezed(Policy):
         return y.squeeze(0), h, c
 
 
+class Episodes(Policy):
+    """Begins again where `done` is 1."""
+
+    def forward(self, obs, done, h, c):
+        on = (1 - done).view(1, -1, 1)
+        return super().forward(obs, on * h, on * c)
+
+
 class GRUStep(nn.Module):
     """A GRU step of linear layers."""
 

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 import compactrnn as cr
 from compactrnn.graph.arguments import arguments, flatten
-from step_models import MODELS, Attention, Cells, Decoder, GRUStep, Loop, Policy, Step, r, z
+from step_models import MODELS, Attention, Cells, Decoder, Episodes, GRUStep, Loop, Policy, Step, r, z
 
 pytestmark = pytest.mark.filterwarnings("ignore:no calibration data", "ignore:quantization changes")
 STEPS = 50
@@ -82,6 +82,21 @@ def test_a_stream_gives_what_torch_gives(tmp_path, name):
             np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, atol=1e-4 * scale_of)
         for n, theirs in after.items():
             np.testing.assert_allclose(stream.get_state(n).ravel(), theirs, atol=1e-4 * max(1.0, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("done", [z(1), torch.ones(1)], ids=["off", "on"])
+def test_a_flag_that_begins_an_episode(tmp_path, done):
+    """It multiplies the cell state, which grows without end where it is tried with large numbers."""
+    torch.manual_seed(0)
+    model, states = Episodes().eval(), (z(1, 1, 16), z(1, 1, 16))
+    engine, _ = packed(tmp_path, model, (r(1, 1, 12), done, *states), ["h", "c"])
+    stream = engine.stream()
+    for t in range(STEPS):
+        obs, done = 3 * torch.randn(1, 1, 12), torch.full((1,), float(t % 7 == 0))
+        with torch.no_grad():
+            wanted, *states = model(obs, done, *states)
+        got = stream.step((obs.numpy().ravel(), done.numpy().reshape(engine.inputs[1].shape)))
+        np.testing.assert_allclose(got, wanted.numpy().ravel(), rtol=1e-4, atol=1e-5)
 
 
 def lstm_step(order):
