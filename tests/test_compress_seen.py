@@ -1,14 +1,18 @@
 """What tracing `forward` in eval and training mode reveals, what it cannot, and refusals before the training."""
 
+import dataclasses
 import random
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 import compactrnn as cr
+from compactrnn.graph.plain_outputs import plain
 from cutting import assert_same, cut, kept, silence, size
 
 
@@ -437,6 +441,34 @@ def test_a_model_that_makes_float32_itself():
     pruner, small = cut(model, tokens)
     assert kept(pruner)["rnn[0].h"][0] < 16
     assert (model(tokens) - small(tokens)).abs().max() < 1e-5
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    rest: dict | None = None
+
+
+class Told(OrderedDict):
+    """A mapping of a class of its own."""
+
+
+@pytest.mark.parametrize(
+    "result", [lambda y, h: Answer(y, {"h": h}), lambda y, h: (Told(y=y), h)], ids=["dataclass", "mapping"]
+)
+def test_what_a_model_returns_may_be_an_object(result):
+    class Telling(Tagger):
+        def forward(self, x):
+            h = self.rnn(x)[0]
+            return result(self.out(h), h.mean())
+
+    torch.manual_seed(0)
+    model, x = Telling(), batch()
+    pruner, small = cut(model, x)
+    assert kept(pruner)["rnn[0].h"][0] < 16
+    ours, theirs = plain(small(x)), plain(model(x))
+    torch.testing.assert_close(tree_leaves(ours), tree_leaves(theirs), rtol=1e-5, atol=1e-5)
+    assert type(small(x)) is type(model(x))
 
 
 class BeforeTransformer(nn.Module):

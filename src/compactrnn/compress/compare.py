@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..graph.copy import copy_module
 from ..graph.example import Example
+from ..graph.plain_outputs import plain
 from ..graph.seeded import seeded
 from ..graph.trace import Trace, beside
 from ..layers import is_recurrent
@@ -66,7 +67,7 @@ def run(model: nn.Module, inputs: Example, training: bool, dtype: torch.dtype) -
     try:
         torch.set_default_dtype(dtype)  # for what the model's code makes itself: torch.zeros(...)
         with seeded(), FixedRandom(0):
-            return inputs.call(model)
+            return plain(inputs.call(model))
     finally:
         torch.set_default_dtype(usual)
 

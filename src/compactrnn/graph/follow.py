@@ -18,6 +18,7 @@ from .copy import copy_module
 from .example import Example
 from .leaf import Leaf
 from .packing import FollowPacking, RecordPacking
+from .plain_outputs import is_plain, returning_plain_
 from .refusals import no_recurrent_layer
 from .rows import find_rows
 from .seeded import seeded
@@ -45,6 +46,8 @@ def follow(model: nn.Module, example_inputs: Any) -> Trace:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run on example_inputs: {type(error).__name__}: {error}"
         ) from error
+    if not seen.plain:
+        returning_plain_(model)
     try:
         traced = _export(model, leaves, example, seen)
     except UnsupportedModelError as error:
@@ -73,12 +76,16 @@ def _export(model: nn.Module, leaves: list[Leaf], example: Example, seen: Watche
 
 
 class Watched(TorchDispatchMode):
-    """One run of a copy of a model: its `operations`, with the parameters that they read, its `code`, its `packing`."""
+    """One run of a copy of a model: its `operations`, with the parameters that they read, its `code`, its `packing`.
+
+    `plain` is whether torch knows the containers in what it returns.
+    """
 
     def __init__(self, model: nn.Module, example: Example):
         super().__init__()
         self.operations: list[tuple[Any, ...]] = []
         self.code: set[CodeType] = set()
+        self.plain = True
         self.packing = RecordPacking()
         model = copy_module(model)
         for module in model.modules():
@@ -97,7 +104,7 @@ class Watched(TorchDispatchMode):
         with torch.no_grad(), seeded(), self.packing, self:
             sys.setprofile(self._note)
             try:
-                example.call(model)
+                self.plain = is_plain(example.call(model))
             finally:
                 sys.setprofile(None)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
+from ..graph.plain_outputs import is_plain, plain, returning_plain_
 from ..graph.trace import Trace
 from .probe import Axes, output_axes
 
@@ -41,43 +39,14 @@ def with_plain_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Modul
             result = copy_module(model)(*inputs)
     except Exception:  # another says it better
         return model
-    leaves = pytree.tree_leaves(_plain(result))
+    leaves = pytree.tree_leaves(plain(result))
     unknown = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor | bool | int | float | str | None)]
     if unknown or not any(isinstance(leaf, Tensor) for leaf in leaves):
         raise UnsupportedModelError(
             f"{type(model).__name__}: returns {f'a {unknown[0]}' if unknown else 'no tensor'}; an engine gives tensors,"
             " alone or in tuples, lists, dicts, named tuples or dataclasses"
         )
-    if _is_plain(result):
-        return model
-    kind = type(model)
-
-    def forward(self: nn.Module, *given: Tensor) -> Any:
-        return _plain(kind.forward(self, *given))
-
-    forward.__signature__ = inspect.signature(kind.forward)  # pyright: ignore
-    model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
-    return model
-
-
-def _is_plain(result: Any) -> bool:
-    return not any(_fields(leaf) is not None for leaf in pytree.tree_leaves(result))
-
-
-def _plain(result: Any) -> Any:
-    fields = _fields(result)
-    if fields is not None:
-        return {name: _plain(value) for name, value in fields.items()}
-    return pytree.tree_map(lambda leaf: leaf if _fields(leaf) is None else _plain(leaf), result)
-
-
-def _fields(leaf: Any) -> dict[str, Any] | None:
-    """Named fields of an object that is not a pytree node of torch."""
-    if type(leaf) in pytree.SUPPORTED_NODES or isinstance(leaf, type | nn.Module):
-        return None
-    if dataclasses.is_dataclass(leaf):
-        return {f.name: getattr(leaf, f.name) for f in dataclasses.fields(leaf)}
-    return dict(leaf) if isinstance(leaf, Mapping) else None
+    return model if is_plain(result) else returning_plain_(model)
 
 
 def find_ports(model: nn.Module, trace: Trace, inputs: tuple[Tensor, ...], axes: Axes) -> tuple[list[Port], list[str]]:
