@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributions import Categorical, Normal
 
 import compactrnn as cr
 from cell_table import CELLS, VARIANTS, name_of, reads_ahead
@@ -512,12 +513,35 @@ class Solved(nn.Module):
         return self.lstm(x)[0] @ torch.linalg.solve(one + self.skew, one - self.skew)
 
 
-def test_checks_of_values_are_no_part_of_the_program():
+class Distributed(Solved):
+    """A policy whose distributions look whether their parameters are in range."""
+
+    def forward(self, x):
+        y = self.lstm(x)[0]
+        normal, chosen = Normal(y[..., :2], y[..., 2:4].exp()), Categorical(logits=y[..., 4:])
+        return torch.cat([normal.mean, normal.stddev, chosen.probs, chosen.entropy().unsqueeze(-1)], -1)
+
+
+class Detached(Solved):
+    """Old code, which reads and changes `.data`."""
+
+    def forward(self, x):
+        weight = self.skew.data
+        y = self.lstm(x, (weight.new(1, len(x), 8).zero_(), weight.new_zeros(1, len(x), 8)))[0]
+        z = y.data.clone()
+        z.data[..., 0] = 0
+        return torch.cat([y, z.data], -1)
+
+
+@pytest.mark.parametrize("kind", [Solved, Distributed, Detached])
+def test_checks_of_values_are_no_part_of_the_program(kind):
     torch.manual_seed(0)
-    model, x = Solved().eval(), torch.randn(1, 9, 4)
+    model, x = kind().eval(), torch.randn(1, 9, 4)
     with torch.no_grad():
         wanted = model(x)[0].numpy()
     assert np.abs(engine_of(model, x).run(x[0].numpy()) - wanted).max() < 1e-5
+    with pytest.raises(ValueError, match="parameter scale"):  # they look again
+        Normal(torch.zeros(1), -torch.ones(1))
 
 
 def test_warnings_point_at_the_call(tmp_path):

@@ -6,14 +6,16 @@ import contextlib
 import io
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
 
 from .._errors import UnsupportedModelError, invalid
 from ..layers import has_cells, is_cell, is_recurrent
@@ -246,7 +248,7 @@ def export(
         if axis is not None:
             shapes[x] = {axis: free}
     # where it fails it prints the whole graph; the error says enough
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), _Followed(), _unchecked():
         warnings.simplefilter("ignore")  # torch.export warns about torch, and of what is no harm here
         dynamic: Any = shapes if axes else None
         program = torch.export.export(module, inputs, keywords, dynamic_shapes=dynamic, strict=False)
@@ -255,6 +257,25 @@ def export(
                 f"{type(module).__name__}: its Python code loops over time or depends on the number of steps"
             )
         return program.run_decompositions(table or {})
+
+
+class _Followed(TorchFunctionMode):
+    """Makes `x.data` an operation of the graph, `x.detach()`, which it would not be."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        is_data = func == torch.Tensor.data.__get__  # pyright: ignore
+        return args[0].detach() if is_data else func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Distributions look at no values of their parameters, on which a graph cannot depend."""
+    usual = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(usual)
 
 
 def _any_size(program: torch.export.ExportedProgram, axes: Sequence[int | None]) -> bool:
