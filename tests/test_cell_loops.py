@@ -247,12 +247,12 @@ def test_single_weights_are_pruned_around_a_cell_and_the_report_says_so():
     for _ in range(3):
         pruner.step()
     report = {row.names: row for row in pruner.report().matrices}
-    assert "LSTMCell takes plain matrices only; nn.LSTM" in report["cell.weight_hh",].reason
+    assert "nn.LSTMCell takes plain matrices only; nn.LSTM" in report["cell.weight_hh",].reason
     assert report["query",].reason == ""
     small = pruner.shrink()
     assert_same(model, small, x)
     assert all(map(torch.equal, small.cell.parameters(), before))
-    with pytest.raises(ValueError, match=r"cell.weight_ih.*must stay: an LSTMCell takes plain matrices only"):
+    with pytest.raises(ValueError, match=r"cell.weight_ih.*must stay: nn.LSTMCell takes plain matrices only"):
         cr.Magnitude(Attending(), {"cell.weight_ih": cr.Sparse(keep=0.5)}, steps=4)
 
 

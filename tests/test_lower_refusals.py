@@ -268,6 +268,16 @@ def test_what_is_no_trained_model(tmp_path):
             give(layer.state_dict())
         with pytest.raises(cr.UnsupportedModelError, match="weight_ih_l0 is on the meta device"):
             give(nn.GRU(2, 3, device="meta"))
+        with pytest.raises(cr.UnsupportedModelError, match=r"1.weight is of a lazy layer, .*call the model once"):
+            give(nn.Sequential(nn.GRU(2, 3), nn.LazyLinear(2)))
+        diverged = nn.GRU(2, 3, batch_first=True)
+        nn.init.constant_(diverged.weight_hh_l0[:2], torch.nan)
+        with pytest.raises(cr.UnsupportedModelError, match="GRU: weight_hh_l0 has 6 NaN among its 27 numbers"):
+            give(diverged)
+    nn.init.constant_(diverged.weight_hh_l0[:2], -torch.inf)
+    with pytest.raises(ValueError, match=r"g.weight_hh_l0: expected finite numbers, got NaN or infinity"):
+        cr.pack(Uses(lambda m, x: m.g(x)[0], g=diverged), tmp_path / "m.crnn", x, calibration=[x])
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"model: expected a torch model.*got 'm.pt'; load a checkpoint yourself"):
         cr.pack("m.pt", tmp_path / "m.crnn", x)
 

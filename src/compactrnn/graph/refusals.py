@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.parameter import is_lazy
 
 from .._errors import UnsupportedModelError
 from ..layers import is_cell
@@ -17,17 +18,25 @@ _BASES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def check_model(model: Any) -> None:
-    """Raise an error for what is no nn.Module, or has no values yet."""
+    """Raise an error for what is no nn.Module, or has no values yet, or no numbers as values."""
     if not isinstance(model, nn.Module):
         hint = "; make a model and load these weights into it: model.load_state_dict(...)"
         weights = isinstance(model, Mapping) and any(isinstance(v, Tensor) for v in model.values())
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}{hint if weights else ''}")
+    kind = type(model).__name__
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if is_lazy(tensor):
+            raise UnsupportedModelError(
+                f"{kind}: {name} is of a lazy layer, which has no values yet: call the model once, and load the trained"
+                " weights"
+            )
         if tensor.is_meta:
             raise UnsupportedModelError(
-                f"{type(model).__name__}: {name} is on the meta device, where numbers have no values: load the trained"
+                f"{kind}: {name} is on the meta device, where numbers have no values: load the trained"
                 " weights first, by model.load_state_dict(weights, assign=True)"
             )
+        if isinstance(tensor, nn.Parameter) and (count := int(tensor.detach().isnan().sum())):
+            raise UnsupportedModelError(f"{kind}: {name} has {count} NaN among its {tensor.numel()} numbers")
 
 
 def no_recurrent_layer(model: nn.Module) -> UnsupportedModelError:

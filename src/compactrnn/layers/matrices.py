@@ -207,7 +207,7 @@ def _left_alone(
         return "a parameter of it is used elsewhere, too"
     if isinstance(first.module, nn.RNNCellBase):
         kind = type(first.module).__name__
-        return f"an {kind} takes plain matrices only; nn.{kind.removesuffix('Cell')} and cr.Recurrent take others"
+        return f"nn.{kind} takes plain matrices only; nn.{kind.removesuffix('Cell')} and cr.Recurrent take others"
     if any(place.gates != first.gates for place in places):
         return "it is shared between layers of different gates"
     if any(isinstance(place.module, nn.Embedding) and _special(place.module) for place in places):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from .._errors import invalid
 from .operations import OPERATIONS
 from .program import Code, Op, Program, Tensor
@@ -196,6 +198,9 @@ def store(
         elif wanted.startswith("float"):
             tensors.append(replace(tensor, values=tensor.values.astype(wanted, copy=False)))
         else:
+            if not np.isfinite(tensor.values).all():
+                name = next((op.name for op in program.ops if op.tensor == i and op.name), "weights")
+                raise invalid(name, got="NaN or infinity", expected="finite numbers")
             quantized = quantize_groups if wanted == "int4" else quantize_rows
             tensors.append(replace(quantized(tensor.values, tensor.block), form=tensor.form))
     return replace(program, tensors=tensors)
