@@ -357,6 +357,15 @@ def test_models_without_a_layer_are_refused_with_what_they_hold():
         cr.GroupLasso(nn.Sequential(nn.Conv1d(7, 3, 1)), batch(), strength=0.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_torchscript_inside_is_named():
+    model = Tagger()
+    model.out = torch.jit.script(model.out)
+    with pytest.raises(cr.UnsupportedModelError, match=r"Tagger: out is a torch.jit.ScriptModule, .*Python module"):
+        cr.GroupLasso(model, batch(), strength=0.0)
+    cr.factorize_(model, {"rnn": cr.LowRank(rank=2)}, batch())(batch())
+
+
 def test_a_model_that_does_not_run_on_the_example_is_named():
     with pytest.raises(cr.UnsupportedModelError, match=r"Tagger does not run on example_inputs: RuntimeError.*6"):
         cr.GroupLasso(Tagger(), torch.randn(4, 7, 5), strength=0.0)

@@ -112,6 +112,12 @@ REFUSED = {
         "g is a torch.jit",
         "Python",
     ),
+    "script beside a layer": (
+        lambda: Uses(lambda m, x: m.s(m.g(x)[0]), g=gru(), s=torch.jit.script(nn.Linear(8, 2))),
+        r(2, 9, 4),
+        "s is a torch.jit.ScriptModule",
+        "Python module",
+    ),
     "own forward": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
         r(9, 2, 4),

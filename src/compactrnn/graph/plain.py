@@ -27,6 +27,8 @@ def plain_(model: M) -> M:
     """
     made: dict[tuple[int, ...], nn.Parameter] = {}
     for module in list(model.modules()):
+        if isinstance(module, torch.jit.ScriptModule):  # has nothing of this, and no plain dicts
+            continue
         before = set(module._parameters)
         if parametrize.is_parametrized(module):
             _plain_tensors_(module, made)

@@ -18,12 +18,18 @@ _BASES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
 
 def check_model(model: Any) -> None:
-    """Raise an error for what is no nn.Module, or has no values yet, or no numbers as values."""
+    """Raise an error for what is no nn.Module, is TorchScript inside, or has no values yet, or NaN among them."""
     if not isinstance(model, nn.Module):
         hint = "; make a model and load these weights into it: model.load_state_dict(...)"
         weights = isinstance(model, Mapping) and any(isinstance(v, Tensor) for v in model.values())
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}{hint if weights else ''}")
     kind = type(model).__name__
+    for name, module in model.named_modules():
+        if name and isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(
+                f"{kind}: {name} is a torch.jit.ScriptModule, which torch.export cannot follow; put the Python module"
+                " that it was made from in its place"
+            )
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if is_lazy(tensor):
             raise UnsupportedModelError(

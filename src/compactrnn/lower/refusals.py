@@ -62,11 +62,6 @@ def check_layers(model: nn.Module) -> None:
         return
     for name, module in model.named_modules():
         where = f"{kind}: {name or 'the model'} is"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModelError(
-                f"{where} a torch.jit.ScriptModule, which torch.export cannot follow; put the Python module that it was"
-                " made from in its place"
-            )
         if isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
             raise UnsupportedModelError(
                 f"{where} a {type(module).__name__}, a subclass of {type(module).__mro__[1].__name__} with a forward of"
