@@ -26,6 +26,21 @@ class Uses(nn.Module):
         return self.function(self, *(v for v in (x, z, w) if v is not None))
 
 
+class WeightDrop(nn.Module):
+    """Sets the recurrent matrix before every call, as AWD-LSTM does."""
+
+    def __init__(self):
+        super().__init__()
+        self.g = gru()
+        self.raw = nn.Parameter(self.g.weight_hh_l0.detach())
+        del self.g._parameters["weight_hh_l0"]
+        self.g.weight_hh_l0 = self.raw.detach()
+
+    def forward(self, x):
+        self.g.weight_hh_l0 = nn.functional.dropout(self.raw, training=self.training)
+        return self.g(x)[0]
+
+
 class Own(nn.GRU):
     """A subclass that does something of its own."""
 
@@ -118,6 +133,7 @@ REFUSED = {
         "s is a torch.jit.ScriptModule",
         "Python module",
     ),
+    "weight set by the code": (WeightDrop, r(2, 9, 4), "weight_hh_l0 is not a parameter", "parametrize"),
     "own forward": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
         r(9, 2, 4),

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from .._errors import UnsupportedModelError, invalid
 from ..emit.frames import frames_a_step
 from ..graph.copy import copy_module
-from ..layers import is_recurrent
+from ..layers import cells_of, is_recurrent
 from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized
 from .refusals import check_layers, no_time
 
@@ -91,6 +91,8 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
     """
     check_layers(model)
     model = copy_module(model).eval()
+    for module in filter(is_recurrent, model.modules()):
+        cells_of(module)  # which refuses weights that the code of the model computes
     names, kind = input_names(model, len(inputs)), type(model).__name__
     time = _checked(time, inputs[0], names[0])
     try:
