@@ -357,6 +357,17 @@ def test_models_without_a_layer_are_refused_with_what_they_hold():
         cr.GroupLasso(nn.Sequential(nn.Conv1d(7, 3, 1)), batch(), strength=0.0)
 
 
+def test_code_that_converts_to_a_certain_type_is_named():
+    class Mixed(Tagger):
+        def forward(self, x):
+            return self.out(self.rnn(x)[0].bfloat16())
+
+    model = Mixed()
+    model.out.bfloat16()
+    with pytest.raises(cr.UnsupportedModelError, match=r"neither in float64 nor in float32.*to the type of a weight"):
+        cr.GroupLasso(model, batch(), strength=0.0)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_torchscript_inside_is_named():
     model = Tagger()

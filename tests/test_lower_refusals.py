@@ -134,6 +134,12 @@ REFUSED = {
         "Python module",
     ),
     "weight set by the code": (WeightDrop, r(2, 9, 4), "weight_hh_l0 is not a parameter", "parametrize"),
+    "a certain type": (
+        lambda: Uses(lambda m, x: m.o(m.g(x)[0].bfloat16()), g=gru(), o=nn.Linear(8, 2).bfloat16()),
+        r(2, 9, 4),
+        "fails on example_inputs",
+        "packed in float32: let its code convert to the type of a weight",
+    ),
     "own forward": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
         r(9, 2, 4),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._errors import UnsupportedModelError
 from ..graph.copy import copy_module
 from ..graph.example import Example
 from ..graph.plain_outputs import plain
@@ -34,7 +35,14 @@ class Comparison:
             self._add(model, example, False, trace)
         except (RuntimeError, ValueError):  # the second from a recurrent layer of torch, for inputs of another type
             self.dtype, self.tolerance = torch.float32, 1e-5
-            self._add(model, example, False, trace)
+            try:
+                self._add(model, example, False, trace)
+            except (RuntimeError, ValueError) as error:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__}: runs neither in float64 nor in float32, where outputs are compared"
+                    f" ({str(error).strip().splitlines()[0]}): let its code convert to the type of a weight,"
+                    " x.to(self.fc.weight.dtype), and not to a certain one"
+                ) from error
         varied = example.with_tensors(_varied(example.tensors))
         further = [(varied, False, trace)]
         if not trace.trains_alike:

@@ -88,3 +88,14 @@ def called(name: str, module: nn.Module) -> str:
 def reason(error: BaseException) -> str:
     """Class and first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def fails(kind: str, error: BaseException) -> UnsupportedModelError:
+    """The error for a model of class `kind` that cannot be called with its example."""
+    converts = (
+        ". It is packed in float32: let its code convert to the type of a weight, x.to(self.fc.weight.dtype), and not"
+        " to a certain one"
+    )
+    return UnsupportedModelError(
+        f"{kind}: fails on example_inputs ({reason(error)}){converts if 'dtype' in str(error) else ''}"
+    )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._errors import UnsupportedModelError, invalid
+from .._errors import invalid
 from ..emit.builder import CONSTANT, STEP, Builder, Operand
 from ..graph.arguments import flatten, positional
 from ..graph.cell_leaf import CellLeaf
@@ -20,7 +20,7 @@ from ..graph.leaf import Leaf
 from ..graph.trace import Trace, trace_leaves
 from ..layers import is_cell, is_recurrent
 from ..runtime.program import Input, Output, Program
-from .calls import reason, resized
+from .calls import fails, resized
 from .cell import apart, write_states
 from .decompose import Pooling, decompositions
 from .lowering import Lowered, in_float
@@ -111,7 +111,7 @@ def _run(step: nn.Module, inputs: tuple[Tensor, ...], kind: str) -> list[Returne
     try:
         return returned(step(*inputs))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise UnsupportedModelError(f"{kind}: fails on example_inputs ({reason(error)})") from error
+        raise fails(kind, error) from error
 
 
 def _initial(

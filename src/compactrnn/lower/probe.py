@@ -16,7 +16,7 @@ from .._errors import UnsupportedModelError, invalid
 from ..emit.frames import frames_a_step
 from ..graph.copy import copy_module
 from ..layers import cells_of, is_recurrent
-from .calls import Call, Reading, axes_text, called, calls, input_names, reason, resized
+from .calls import Call, Reading, axes_text, called, calls, fails, input_names, reason, resized
 from .refusals import check_layers, no_time
 
 _MOST_READINGS = 400
@@ -100,7 +100,7 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
     except Exception as error:  # whatever a model raises
         if isinstance(error, UnsupportedModelError):
             raise
-        raise UnsupportedModelError(f"{kind}: fails on example_inputs ({reason(error)})") from error
+        raise fails(kind, error) from error
     if not base:
         layers = ", ".join(called(n, m) for n, m in model.named_modules() if is_recurrent(m))
         raise UnsupportedModelError(f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode")

@@ -16,7 +16,7 @@ from ..graph.arguments import flatten, positional
 from ..graph.copy import copy_module
 from ..graph.packing import RecordPacking
 from ..layers import is_recurrent
-from .calls import input_names, reason
+from .calls import fails, input_names
 
 _TOLERANCE = 1e-4
 _active: list[_Whole] = []
@@ -94,7 +94,7 @@ class Bound:
                 copy_module(self.original).cpu().float().eval()(*(_plain(x) for x in given))
             except Exception as error:  # whatever a model raises
                 kind = type(self.original).__name__
-                raise UnsupportedModelError(f"{kind}: fails on example_inputs ({reason(error)})") from error
+                raise fails(kind, error) from error
         wanted = [0 if first else 1 for first in dict.fromkeys(seen.batch_first)] or [0, 1]
         return next((axis for axis in wanted if axis in found), found[0])
 
