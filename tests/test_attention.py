@@ -122,9 +122,9 @@ REFUSED = {
         lambda m, h: (h @ h.mT).masked_fill(h[:, None, :, 0] > h[..., :1], -1e9).softmax(-1) @ h,
         "makes numbers of every two steps",
     ),
-    "mask of data, zeros where there is no step": (
-        lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=h[:, None, :, 0] > 0),
-        "write the attention out",
+    "mask of queries, zeros where there is no step": (
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=h[:, :, None, 0] > 0),
+        "taken of masks of keys alone; write the attention out",
     ),
     "no softmax": (lambda m, h: h @ h.mT @ h, "matmul: .*softmax"),
     "other weights": (lambda m, h: (h @ h.mT).relu() @ h, "relu cannot be lowered; .*softmax"),
@@ -161,6 +161,16 @@ def padding(h):
     return h[..., 0] > 0.1
 
 
+def fused(mask):
+    """Two heads; `mask` of h, of the keys."""
+
+    def run(m, h):
+        x = heads_of(h)
+        return F.scaled_dot_product_attention(x, 2 * x, x.flip(-1), attn_mask=mask(h)).transpose(1, 2).flatten(2)
+
+    return run
+
+
 MASKS = {
     "-infinity": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -torch.inf)),
     "a low number": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9)),
@@ -182,7 +192,15 @@ MASKS = {
     ),
     "two masks": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9) + h[:, None, None, :, 1]),
 }
+SAFE = {  # zeros where no step counts
+    "one head": lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=~padding(h)[:, None]),
+    "two heads": fused(lambda h: ~padding(h)[:, None, None]),
+    "added numbers": fused(lambda h: h[:, None, None, :, 1].masked_fill(padding(h)[:, None, None], -torch.inf)),
+    "low numbers": fused(lambda h: padding(h)[:, None, None] * -1e9),
+    "for each head": fused(lambda h: h[..., :2].transpose(1, 2)[:, :, None] < 0.1),
+}
 LOW = {
+    *SAFE,
     "a low number",
     "taken away, scaled later",
     "the lowest number",
@@ -208,9 +226,9 @@ def same_with_masks(path, wanted, case):
     assert not nans or case not in LOW
 
 
-@pytest.mark.parametrize("case", MASKS)
+@pytest.mark.parametrize("case", [*MASKS, *SAFE])
 def test_a_mask_of_data_is_that_of_torch(case, tmp_path):
-    model = model_of(MASKS[case])
+    model = model_of({**MASKS, **SAFE}[case])
     packed(model, tmp_path / "m.crnn")
     same_with_masks(tmp_path / "m.crnn", lambda x: model(x)[0].detach().numpy(), case)
 

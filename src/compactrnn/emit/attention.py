@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .._errors import UnsupportedModelError
-from ..runtime.program import Attend, Code, Ref, Unary
+from ..runtime.program import Attend, Binary, Code, Ref, Unary
 from .builder import STEP, Builder, Operand
 from .movement import Mover
-from .pointwise import scale, select
+from .pointwise import against, scale, select
 
 MASKED = -1e4  # what is added to scores that do not count, or less
+_NO_WEIGHT = -1e30  # a score beside which no other counts, nor changes it
 _LOWEST = float(np.finfo(np.float32).min)
 OTHER_MASK = "a mask with which other steps count than all of a sequence, or all up to and with that of the query"
 FINITE = (
@@ -48,6 +49,8 @@ class Scores:
     softmax: bool = False
     finite: bool = False  # entries that do not count have finite scores
     data_mask: bool = False  # of numbers that are computed from data
+    biases: tuple[Operand | None, ...] = ()  # these, (heads, steps, 1), None for those of queries
+    safe: bool = False  # where they leave no step the weights are zero
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,7 +100,8 @@ class Scores:
         joined = mover.move([vectors, added], lambda a: np.concatenate(a, -1), 1)
         filled = mover.move([ones, np.ones(())], lambda a: np.concatenate([a[0], np.broadcast_to(a[1], shape)], -1), 1)
         found = {side: mover.materialize(joined), other: mover.materialize(filled)}
-        return replace(self, queries=found["queries"], keys=found["keys"], data_mask=True)
+        biases = (*self.biases, added if side == "keys" else None)
+        return replace(self, queries=found["queries"], keys=found["keys"], data_mask=True, biases=biases)
 
     def _of_heads(self, mover: Mover, mask: Operand) -> tuple[str, Operand]:
         """Whether a mask is for "keys" or "queries", and its numbers, (heads, steps, 1)."""
@@ -132,14 +136,23 @@ class Scores:
                 return axis
         return None
 
-    def softmax_over(self, axis: int, where: str) -> Scores:
-        """Their softmax along an axis, which is that of all keys; or of all queries, which then are the keys."""
+    def softmax_over(self, axis: int, where: str, safe: bool = False) -> Scores:
+        """Their softmax along an axis, which is that of all keys; or of all queries, which then are the keys.
+
+        It is zero, if it is `safe`, where all scores are -infinity, and NaN else.
+        """
         rows = np.moveaxis(self.entries, axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
         if self.softmax or rows.shape[1] != self.steps:
             raise refused(where)
-        if self._runs(rows % self.steps, rows // self.steps, rows < 0):
-            return replace(self, softmax=True)
+        turned = not self._runs(rows % self.steps, rows // self.steps, rows < 0)
+        if safe and self.data_mask and (turned or None in self.biases):
+            raise UnsupportedModelError(
+                f"{where}: gives zeros where a mask that is computed from data leaves no step, which is taken of masks"
+                " of keys alone; write the attention out: q @ k.mT, masked_fill, softmax, @ v"
+            )
+        if not turned:
+            return replace(self, softmax=True, safe=safe and self.data_mask)
         head, query, key = self._places(rows)
         if not self._runs(query, head * self.steps + key, rows < 0):
             raise refused(where)
@@ -211,6 +224,8 @@ def weighted(mover: Mover, a: Scores | Operand, b: Scores | Operand) -> Operand:
     n = b.shape[-1]
     values = mover.rearrange(b, lambda t: np.broadcast_to(t, (*batch, *b.shape[-2:])), len(batch))
     build, because = mover.builder, f"{where}: attention over all steps"
+    if a.safe:  # zeros, and not NaN, where no step counts
+        a, values = _safe(mover, a, values, heads)
     keys, values = _kept(build, a.keys), _kept(build, values)
     build.close(because)
     build.every_step([a.queries, keys, values], because)
@@ -238,6 +253,24 @@ def _heads(weights: Scores, batch: tuple[int, ...], where: str) -> tuple[list[in
     if bool((entries < 0).any()):
         raise UnsupportedModelError(f"{where}: {OTHER_MASK}")
     raise refused(where)
+
+
+def _safe(mover: Mover, a: Scores, values: Operand, heads: list[int]) -> tuple[Scores, Operand]:
+    """The same with scores that are finite, and values of zero where they were -infinity.
+
+    Such a step has no weight beside others; where there are no others, they all have the same.
+    """
+    build = mover.builder
+    for bias in a.biases:
+        assert bias is not None
+        out = against(build, Binary.EQUAL, bias, -math.inf)
+        shape = (len(heads), a.steps, values.shape[-1])
+        wide = mover.rearrange(out, lambda t, shape=shape: np.broadcast_to(t[heads], shape), 1)
+        of_heads = replace(values, shape=shape, time=1)
+        chosen = select(build, wide, _zeros(mover, of_heads), of_heads)
+        values = replace(chosen, shape=values.shape, time=values.time)
+    keys = build.binary(Binary.MAX, a.keys, build.constant(np.array([_NO_WEIGHT])), period=1)
+    return replace(a, keys=keys), values
 
 
 def _swapped(mover: Mover, x: Operand) -> Operand:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import UnsupportedModelError
 from ..emit import attention, normalize, reductions
 from ..emit.attention import Scores
 from ..emit.builder import Operand
@@ -85,12 +84,7 @@ def _numbers(x: Tensor) -> np.ndarray:
 
 @handles_scores("softmax", "_softmax", "_safe_softmax")
 def _softmax(visitor: Visitor, node: torch.fx.Node, x: Scores, dim: int, *rest: Any, **kwargs: Any) -> Scores:
-    if x.data_mask and "_safe" in str(node.target):
-        raise UnsupportedModelError(
-            f"{visitor.builder.where}: gives zeros where a mask that is computed from data leaves no step; write the"
-            " attention out: q @ k.mT, masked_fill, softmax, @ v"
-        )
-    return x.softmax_over(dim, visitor.builder.where)
+    return x.softmax_over(dim, visitor.builder.where, safe="_safe" in str(node.target))
 
 
 @handles_scores("matmul", "mm", "bmm")
