@@ -140,6 +140,15 @@ REFUSED = {
         "fails on example_inputs",
         "packed in float32: let its code convert to the type of a weight",
     ),
+    "spectra of samples": (
+        lambda: Uses(
+            lambda m, x: m.g(torch.stft(x, 6, 3, window=torch.ones(6), center=False, return_complex=True).abs().mT)[0],
+            g=gru(),
+        ),
+        r(2, 48),
+        "Fourier transform",
+        "take and give spectra",
+    ),
     "own forward": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
         r(9, 2, 4),

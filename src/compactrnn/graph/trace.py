@@ -27,6 +27,8 @@ from .leaf import RECURRENT, Leaf
 from .matrix import may_recur
 from .refusals import check_model, no_recurrent_layer, not_exported
 
+FOURIER = "a Fourier transform, as in torch.stft and torch.istft, is not followed: let the model take and give spectra"
+
 
 @dataclass
 class Trace:
@@ -253,8 +255,14 @@ def export(
         dynamic: Any = shapes if axes else None
         program = torch.export.export(module, inputs, keywords, dynamic_shapes=dynamic, strict=False)
         if axes and not _any_size(program, axes):
+            fourier = any(
+                operation(node).startswith(("stft", "istft", "fft_", "_fft_"))
+                for node in program.graph.nodes
+                if node.op == "call_function"
+            )
             raise UnsupportedModelError(
-                f"{type(module).__name__}: its Python code loops over time or depends on the number of steps"
+                f"{type(module).__name__}: "
+                + (FOURIER if fourier else "its Python code loops over time or depends on the number of steps")
             )
         return program.run_decompositions(table or {})
 

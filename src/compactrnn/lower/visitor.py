@@ -19,7 +19,7 @@ from ..emit.lengths import MOST
 from ..emit.movement import Mover
 from ..emit.step_count import counted
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
-from ..graph.trace import Trace, operation
+from ..graph.trace import FOURIER, Trace, operation
 
 _OF_NUMBERS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")  # may have the number of steps as one
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
@@ -171,6 +171,8 @@ class Visitor:
             result = HANDLERS[name](self, node, *args, **kwargs)
             if result is not None:
                 return result
+        if name.startswith("_fft_"):
+            raise UnsupportedModelError(f"{self.trace.module_of(node)}: {FOURIER}")
         why = self._why(node, args)
         raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
 
