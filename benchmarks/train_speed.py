@@ -2,10 +2,10 @@
 
 python benchmarks/train_speed.py [--pairs 200] [--threads 1] [--out benchmarks/results/train_speed.json]
 
-A step is forward, backward and an SGD update of a layer with a linear head. Steps of the two models alternate, in
-turned order every second time, and both are built anew, in turned order, in each of several rounds (where in memory a
-model lies matters more than anything else here). The figure is the median of the ratios of neighboring steps, with its
-quartiles.
+A step is forward, backward and an SGD update of a layer with a linear head, which are the same for both; "alone" are
+forward and backward of the layer, with one gradient of its outputs. Steps of the two models alternate, in turned order
+every second time, and both are built anew, in turned order, in each of several rounds (where in memory a model lies
+matters more than anything else here). The figure is the median of the ratios of neighboring steps, with its quartiles.
 """
 
 import argparse
@@ -74,13 +74,20 @@ CASES = {
 }
 
 
-def stepper(case: Case, number: int) -> Callable[[], float]:
+def stepper(case: Case, number: int, alone: bool) -> Callable[[], float]:
     """A function that does one training step, of ours (0) or torch's (1), and says how long it took."""
     layer = (case.torchs if number else case.ours)()
     shape = case.steps, case.batch, case.input_size
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    head = nn.Linear(layer(x)[0].shape[-1], 50)
+    above = torch.ones_like(layer(x)[0])
+    head = nn.Linear(above.shape[-1], 50)
     optimizer = torch.optim.SGD([*layer.parameters(), *head.parameters()], lr=0.01)
+
+    def step_alone() -> float:
+        optimizer.zero_grad()
+        start = time.perf_counter()
+        layer(x)[0].backward(above)
+        return time.perf_counter() - start
 
     def step() -> float:
         start = time.perf_counter()
@@ -89,28 +96,26 @@ def stepper(case: Case, number: int) -> Callable[[], float]:
         optimizer.step()
         return time.perf_counter() - start
 
-    return step
+    return step_alone if alone else step
 
 
-def race(name: str, pairs: int, seed: int) -> dict:
+def race(name: str, pairs: int, seed: int, alone: bool) -> dict:
     """One case, by alternating steps."""
     times, ratios = ([], []), []
     for round_number in range(ROUNDS):
         built = {}
         for j in (0, 1) if round_number % 2 else (1, 0):
             torch.manual_seed(seed + round_number)
-            built[j] = stepper(CASES[name], j)
+            built[j] = stepper(CASES[name], j, alone)
         for _ in range(3):
             built[0](), built[1]()
-        for i in range(pairs // ROUNDS):
+        for i in range(max(1, pairs // ROUNDS)):
             taken = {j: built[j]() for j in ((0, 1) if i % 2 else (1, 0))}
             ratios.append(taken[0] / taken[1])
             for j in (0, 1):
                 times[j].append(taken[j] * 1e3)
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {
-        "case": name,
-        "shape": dict(zip(("steps", "batch", "input_size"), CASES[name][2:], strict=True)),
         "ratio": round(middle, 4),
         "ratio_quartiles": [round(low, 4), round(high, 4)],
         "milliseconds": {"ours": round(statistics.median(times[0]), 3), "torch": round(statistics.median(times[1]), 3)},
@@ -129,9 +134,11 @@ def main() -> None:
     rows = []
     for name in CASES:
         pairs = arguments.pairs * 10 if CASES[name].batch == 1 else arguments.pairs
-        rows.append(race(name, pairs, arguments.seed))
-        row = rows[-1]
-        print(f"{name:40} ours / torch {row['ratio']:.3f}  quartiles {row['ratio_quartiles']}  {row['milliseconds']}")
+        row: dict = {"case": name, "shape": dict(zip(("steps", "batch", "input_size"), CASES[name][2:], strict=True))}
+        for kind, alone in (("whole", False), ("alone", True)):
+            row[kind] = race(name, pairs, arguments.seed, alone)
+            print(f"{name:40} {kind} ours / torch {row[kind]}", flush=True)
+        rows.append(row)
     write_result(
         arguments.out,
         "training step, ours over torch, alternating in one process",

@@ -2,6 +2,7 @@
  * and additions may be fused in one of them, the other keeps the law of numbers, as the engine does. */
 #include "cr_math.h"
 #include "loop.h"
+#include "outer.h"
 
 enum {
     ROWS = CR_TILE_PANELS == 4 ? 8 : 4, /* how many rows' sums the registers hold, */
@@ -197,7 +198,7 @@ static void loop_run_all(const loop_op *ops, size_t count, size_t steps, int bac
 }
 
 #define LOOP_PASTE(a, b, c) a##b##_##c
-#define LOOP_NAMED(rounding, table) LOOP_PASTE(loop_run_, rounding, table)
+#define LOOP_NAMED(rounding, table) LOOP_PASTE(loop_, rounding, table)
 #define LOOP_SYMBOL(table) LOOP_NAMED(LOOP_ROUNDING, table)
-extern loop_run *const LOOP_SYMBOL(CR_TABLE);
-loop_run *const LOOP_SYMBOL(CR_TABLE) = loop_run_all;
+extern const loop_functions LOOP_SYMBOL(CR_TABLE);
+const loop_functions LOOP_SYMBOL(CR_TABLE) = {loop_run_all, outer_all};

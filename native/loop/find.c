@@ -4,8 +4,8 @@
 #include "cr_kernels.h"
 #include "loop.h"
 
-#define LOOP_DECLARE(table) extern loop_run *const loop_run_fused_##table, *const loop_run_exact_##table;
-#define LOOP_CHOICE(table) (exact ? loop_run_exact_##table : loop_run_fused_##table)
+#define LOOP_DECLARE(table) extern const loop_functions loop_fused_##table, loop_exact_##table;
+#define LOOP_CHOICE(table) (exact ? &loop_exact_##table : &loop_fused_##table)
 
 LOOP_DECLARE(cr_kernels_scalar)
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -15,7 +15,7 @@ LOOP_DECLARE(cr_kernels_avx512)
 LOOP_DECLARE(cr_kernels_neon)
 #endif
 
-loop_run *loop_find(const char *name, int exact, const cr_kernels **found)
+const loop_functions *loop_find(const char *name, int exact, const cr_kernels **found)
 {
     const cr_kernels *kernels = cr_find_kernels(name);
     if (!kernels) return NULL;

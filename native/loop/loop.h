@@ -79,9 +79,28 @@ typedef struct loop_op {
 /* Runs `ops` for rows [first, end) and steps 0 to `steps` - 1, or back. */
 typedef void loop_run(const loop_op *ops, size_t count, size_t steps, int backwards, size_t first, size_t end);
 
+/* to[i][j] = sum over r of a[r][i] b[r][j], (height, width) from `rows` rows that lie `a_row` and `b_row` numbers apart. */
+typedef struct loop_outer {
+    float *to;
+    const float *a, *b;
+    ptrdiff_t a_row, b_row;
+    size_t rows, width;
+} loop_outer;
+
+enum { LOOP_OUTER_ROWS = 256, LOOP_OUTER_DOWN = 12 };
+#define LOOP_OUTER_ROOM(width) (LOOP_OUTER_ROWS * ((width) + 64))
+
+/* Rows `top` to `bottom` of the result, in blocks of LOOP_OUTER_DOWN at most; `room`: LOOP_OUTER_ROOM(width) numbers. */
+typedef void loop_run_outer(const loop_outer *job, size_t top, size_t bottom, float *room);
+
+typedef struct loop_functions {
+    loop_run *run;
+    loop_run_outer *outer;
+} loop_functions;
+
 /* The fastest for this processor, and its kernels; `name` (NULL for any) asks for one, NULL where there is none. `exact`:
  * each operation rounds as in the engine. */
-loop_run *loop_find(const char *name, int exact, const struct cr_kernels **found);
+const loop_functions *loop_find(const char *name, int exact, const struct cr_kernels **found);
 
 #ifdef __cplusplus
 }

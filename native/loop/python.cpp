@@ -6,16 +6,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cr_format.h"
 #include "cr_packed.h"
 #include "cr_subnormal.h"
-#include "loop.h"
+#include "memory.h"
+#include "pack.h"
 #include "parallel.h"
 
 namespace nb = nanobind;
@@ -29,31 +27,8 @@ enum Column { CODE, WIDTH, DEPTH, ADDEND, PLACES, MATRIX = PLACES + 4 * 5, TOTAL
 // A place: whether it is scratch; an address, or how many numbers into the scratch; strides in numbers.
 enum PlaceColumn { SCRATCH, ADDRESS, TIME, TILE, ROW };
 
-template <class T> T *pointer(int64_t address) { return reinterpret_cast<T *>(static_cast<uintptr_t>(address)); }
-
-struct Free {
-    void operator()(void *memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-template <class T> using Array = std::unique_ptr<T[], Free>;
-
-template <class T> Array<T> zeros(size_t count) {
-    auto *memory = static_cast<T *>(::operator new(std::max<size_t>(count, 1) * sizeof(T), std::align_val_t(64)));
-    std::fill_n(memory, count, T(0));
-    return Array<T>(memory);
-}
-
-// Entry (output, input) of the matrix stands at address + output * strides[0] + input * strides[1].
-void pack(const int64_t *row, float *panels) {
-    const auto *from = pointer<const float>(row[MATRIX]);
-    const int64_t width = row[WIDTH], depth = row[DEPTH], down = row[MATRIX + 1], along = row[MATRIX + 2];
-    for (int64_t first = 0; first < width; first += CR_LANES)
-        for (int64_t k = 0; k < depth; k++)
-            for (int64_t lane = 0; lane < CR_LANES; lane++)
-                *panels++ = first + lane < width ? from[(first + lane) * down + k * along] : 0.0f;
-}
-
-size_t panel_size(const int64_t *row) {
-    return static_cast<size_t>((row[WIDTH] + CR_LANES - 1) / CR_LANES * CR_LANES * row[DEPTH]);
+Matrix matrix_of(const int64_t *row) {
+    return {pointer<const float>(row[MATRIX]), row[WIDTH], row[DEPTH], row[MATRIX + 1], row[MATRIX + 2]};
 }
 
 // What one thread writes on the way.
@@ -68,19 +43,18 @@ struct Worker {
 class Loop {
 public:
     Loop(Table table, size_t scratch, bool exact, const std::string &isa) : table_(table), scratch_(scratch) {
-        run_ = loop_find(isa.empty() ? nullptr : isa.c_str(), exact, &kernels_);
-        if (!run_) throw nb::value_error("CRNN_ISA: not usable on this processor");
+        run_ = find_loop(isa, exact, &kernels_).run;
         if (table.shape(1) != COLUMNS) throw nb::value_error("a table of another width");
         size_t numbers = 0;
         for (size_t i = 0; i < table.shape(0); i++)
-            if (row(i)[CODE] == LOOP_LINEAR) numbers += panel_size(row(i));
+            if (row(i)[CODE] == LOOP_LINEAR) numbers += matrix_of(row(i)).panels_size();
         panels_ = zeros<float>(numbers);
         float *to = panels_.get();
         for (size_t i = 0; i < table.shape(0); i++) {
             starts_.push_back(to);
             if (row(i)[CODE] != LOOP_LINEAR) continue;
-            pack(row(i), to);
-            to += panel_size(row(i));
+            matrix_of(row(i)).pack(to);
+            to += matrix_of(row(i)).panels_size();
         }
     }
 

@@ -124,9 +124,7 @@ class AbstractCell(nn.Module, ABC):
 
     def project(self, x: Tensor) -> Tensor:
         """Input projection, which needs no state: (..., input_size) -> (..., gates * hidden_size)."""
-        projected = self.input(x)
-        bias = getattr(self, "input_bias", None)
-        return projected if bias is None else projected + bias
+        return self.input.affine(x, getattr(self, "input_bias", None))
 
     def look_ahead(self, projected: Tensor) -> Tensor:
         """What `step` gets of a whole sequence of projections, (time, batch, n): the same, unless later steps matter.

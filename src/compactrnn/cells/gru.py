@@ -54,11 +54,10 @@ class GRU(AbstractCell):
 
     def project(self, x: Tensor) -> Tensor:
         """W x and all biases but that of U_n h, added up in the order of the engine."""
-        projected = self.input(x)
         if self.input_bias is None or self.hidden_bias is None:
-            return projected
+            return self.input(x)
         gates, candidate = self.hidden_bias.tensor_split((2 * self.hidden.rows,))
-        return projected + (self.input_bias + torch.cat([gates, torch.zeros_like(candidate)]))
+        return self.input.affine(x, self.input_bias + torch.cat([gates, torch.zeros_like(candidate)]))
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states

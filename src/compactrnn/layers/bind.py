@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .._errors import UnsupportedModelError
+from .._ordinary import who_looks_on
 from ..cells import GRU, LSTM, AbstractCell, DeltaCell, Elman, Projected
 from ..weights.base import AbstractWeight
 from ..weights.dense import DenseWeight
-from .ordinary import who_looks_on
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _MODES = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "RNN_TANH"}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._ordinary import why_not_native
 from . import _linear_scan  # pyright: ignore[reportAttributeAccessIssue]
-from .ordinary import why_not_native
 
 
 def block_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:

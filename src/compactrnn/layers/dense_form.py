@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._ordinary import who_looks_on
 from ..weights.base import AbstractWeight
-from .ordinary import who_looks_on
 
 _agreed: weakref.WeakKeyDictionary[AbstractWeight, Any] = weakref.WeakKeyDictionary()
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import invalid
+from .._ordinary import is_batched_or_dual, why_not_native
 from ..weights.base import AbstractWeight, WeightSpec
 from ..weights.dense import DENSE, DenseWeight
 from ..weights.quantized import QuantizedWeight
@@ -22,7 +23,6 @@ from .bind import GATES, bound_cell, thresholds_name
 from .cudnn import Contiguous, flatten_
 from .dense_form import differs, is_dense_product
 from .loop import loop_report, wanted_loop
-from .ordinary import is_batched_or_dual, why_not_native
 from .run_layer import scan_layer
 from .sequence import StateForm, Steps, check_dtype, projection_per_layer, run_stack, sizes_per_layer
 

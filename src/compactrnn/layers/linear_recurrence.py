@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .._errors import invalid
+from .._ordinary import why_not_native
 from . import _linear_scan  # pyright: ignore[reportAttributeAccessIssue]
-from .ordinary import why_not_native
 
 
 def linear_scan(decay: Tensor, x: Tensor, initial: Tensor, *, reverse: bool = False) -> Tensor:

@@ -111,7 +111,7 @@ class LoopProgram:
             return
         self.places[value] = place
         if value.op == "cat":
-            for part, start in _parts(value):
+            for part, start in parts_of(value):
                 self._settle_at(part, place.right(start))
 
     def _fuse(self) -> dict[Value, Value]:
@@ -141,7 +141,7 @@ class LoopProgram:
             if value not in self.places:
                 self.places[value] = self._slot(value.width, free.setdefault(padded(value.width), []))
             if value.op == "cat":
-                for part, start in _parts(value):
+                for part, start in parts_of(value):
                     self._copy(part, self.places[value].right(start), part.width)
             else:
                 self._operate(value)
@@ -284,7 +284,7 @@ class _Layout:
         return table
 
 
-def _parts(value: Value) -> list[tuple[Value, int]]:
+def parts_of(value: Value) -> list[tuple[Value, int]]:
     """The parts of a concatenation, each with its first column."""
     starts = np.cumsum([0, *(p.width for p in value.args)])
     return [(part, int(start)) for part, start in zip(value.args, starts, strict=False)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..ordinary import why_not_native
+from ..._ordinary import why_not_native
+from ...weights.products import columns_together, outer
 from . import _loop  # pyright: ignore[reportAttributeAccessIssue]
-from .gradient import differentiate
-from .loop_program import LoopBuffer, LoopProgram, Place, Root
+from .gradient import Gradient, differentiate
+from .loop_program import LoopBuffer, LoopProgram, Place, Root, parts_of
 from .read_step import Line, Step
 from .values import Value, evaluate, ordered
 
@@ -52,13 +54,16 @@ class NativeLoop:
         results = [*zip(step.outputs, above, strict=True), *((ends[i][0], grads[i]) for i in grads)]
         states = [*(step.states[i] for i in own), *(row for row, _, _ in _rows(step, "state"))]
         gradient = differentiate(step.graph, results, step.projected, states)
-        self.matrices, self.scales = gradient.matrices, gradient.scales
+        self.scales = gradient.scales
+        self.shares = [s for n, left, right in gradient.matrices for s in _shares(step, gradient, n, left, right)]
+        factors = list(dict.fromkeys(value for share in self.shares for value in (share.left, share.right)))
         computed = set(ordered(v for v, _ in results))
         self.stacks = dict(inputs)
         for root in roots:
             if root.value.op != "number":  # which has no width
                 self.stacks.setdefault(root.value, root.place)
-        self.kept = self._choose_kept(computed, [gradient.projected, *gradient.states, *gradient.vectors.values()])
+        read = [gradient.projected, *gradient.states, *gradient.vectors.values()]
+        self.kept = self._choose_kept(computed, factors, read)
         self.stacks |= {v: Place(name) for name, v in self.kept.items()}
         self.recording = LoopProgram([*roots, *(Root(v, Place(n), v.width) for n, v in self.kept.items())], inputs)
 
@@ -67,8 +72,9 @@ class NativeLoop:
         there |= {grads[i]: _end(line, f"grad{i}") for i, line in step.lines.items()}
         back = [Root(gradient.projected, Place("grad_projected"), step.projected.width)]
         self.made = {}
-        for value in {v: None for _, *both in self.matrices for v in both}:
-            if not self._is_stack(value) and not _holds(gradient.projected, value):
+        beside = {share.left: share.column for share in self.shares if share.column is not None}
+        for value in factors:
+            if not self._is_stack(value) and value not in beside:
                 self.made[f"product{len(self.made)}"] = value
         back += [Root(v, Place(name), v.width) for name, v in self.made.items()]
         for i, share in zip(own, gradient.states, strict=False):
@@ -80,22 +86,21 @@ class NativeLoop:
         self.backward = LoopProgram(back, there, gradient.vectors.values())
         for name, value in self.made.items():
             self.stacks[value] = Place(name)
-        for value in {v: None for _, *both in self.matrices for v in both}:
-            if not self._is_stack(value):
-                self.stacks[value] = self.backward.places[value]
+        self.stacks |= {value: Place("grad_projected", column) for value, column in beside.items()}
 
-    def _choose_kept(self, own: set[Value], back: list[Value]) -> dict[str, Value]:
+    def _choose_kept(self, own: set[Value], factors: list[Value], back: list[Value]) -> dict[str, Value]:
         """Values to save for the backward pass; cheap ones are recomputed."""
-        kept = [v.args[0] if v.op == "slice" else v for _, *both in self.matrices for v in both]
+        kept = [v.args[0] if v.op == "slice" else v for v in factors]
         kept = [v for v in dict.fromkeys(kept) if v in own and v not in self.stacks]
-        sources = [*back, *(v for _, *both in self.matrices for v in both)]
+        sources = [*back, *factors]
 
         def found(value: Value) -> bool:
             return value in self.stacks or value in kept or (value in own and value.op not in CHEAP)
 
-        needed = [v for v in ordered(sources, found) if v in own and v.op not in CHEAP and v.args]
+        order = ordered(sources, found)
+        needed = [v for v in order if v in own and v.op not in CHEAP and v.args]
         kept = dict.fromkeys([*kept, *(v for v in needed if v not in self.stacks)])
-        return {f"kept{i}": v for i, v in enumerate(kept)}
+        return {f"kept{i}": part for i, part in enumerate(p for v in kept for p in _read_columns(v, sources, order))}
 
     def _is_stack(self, value: Value) -> bool:
         return value in self.stacks or (value.op == "slice" and value.args[0] in self.stacks)
@@ -106,7 +111,7 @@ class NativeLoop:
         """Outputs (time, batch, n) and last states."""
         recording = torch.is_grad_enabled()
         vectors = [v.contiguous() for v in vectors]
-        results = _Loop.apply(self, recording, _columns_together(projected), *states, *vectors, *matrices)
+        results = _Loop.apply(self, recording, columns_together(projected), *states, *vectors, *matrices)
         count = len(self.step.outputs)
         return list(results[:count]), tuple(results[count:])  # pyright: ignore
 
@@ -127,6 +132,50 @@ class NativeLoop:
         if str(place.buffer).startswith("state"):
             tensor = tensor.narrow(0, place.shift, len(buffers["projected"]))
         return tensor.narrow(-1, place.start, value.width)
+
+
+class Share(NamedTuple):
+    """Part of a matrix's gradient, from row `first` on: the sum over rows and time of `outer(left, right)`.
+
+    `left` begins at `column` of the gradient of the projection, or is not computed there.
+    """
+
+    matrix: int
+    first: int
+    left: Value
+    right: Value
+    column: int | None
+
+
+def _shares(step: Step, gradient: Gradient, matrix: int, left: Value, right: Value) -> list[Share]:
+    """The gradient by what stands side by side in that of the projection already, and the rest."""
+    runs: list[tuple[int, int | None, list[tuple[Value, int]]]] = []
+    for part, start in parts_of(left) if left.op == "cat" else [(left, 0)]:
+        column = _column(gradient.projected, part)
+        if runs:
+            first, before, parts = runs[-1]
+            if column == (None if before is None else before + start - first):
+                parts.append((part, part.width))
+                continue
+        runs.append((start, column, [(part, part.width)]))
+    return [Share(matrix, first, step.graph.cat(parts), right, column) for first, column, parts in runs]
+
+
+def _column(whole: Value, part: Value) -> int | None:
+    """Where `part` begins that is computed in place within `whole`."""
+    if whole is part:
+        return 0
+    for inner, start in parts_of(whole) if whole.op == "cat" else []:
+        if (column := _column(inner, part)) is not None:
+            return start + column
+    return None
+
+
+def _read_columns(value: Value, sources: list[Value], order: list[Value]) -> list[Value]:
+    """What is read of a value: some slices, or all of it."""
+    readers = [v for v in order if value in v.args]
+    few = sum(v.width for v in readers) < value.width and value not in sources
+    return readers if few and all(v.op == "slice" for v in readers) else [value]
 
 
 def _rows(step: Step, buffer: str) -> list[tuple[Value, Place, int]]:
@@ -151,9 +200,16 @@ def _from_rows(rows: Tensor) -> Tensor:
     return rows.flip(0).transpose(0, 1).flatten(1)
 
 
-def _holds(whole: Value, part: Value) -> bool:
-    """Whether `part` is computed in place within `whole`."""
-    return whole is part or (whole.op == "cat" and any(_holds(p, part) for p in whole.args))
+@functools.cache
+def _keep_memory() -> None:
+    """Let the C library keep what a training step frees for the next one, once in a process.
+
+    glibc gives free memory back to the system, whose pages the next step has to fetch anew, a fifth of its time where
+    layers are small. It learns from the largest block freed so far: below that size it takes blocks from its heap, of
+    which it keeps twice as much, 32 MiB and 64 MiB at most (mallopt(3), M_MMAP_THRESHOLD). The block is never written
+    to, and so takes no memory.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _call(
@@ -168,10 +224,6 @@ def _call(
     table = program.table({n: LoopBuffer.of(t) for n, t in buffers.items()}, matrices, totals)
     threads, isa = torch.get_num_threads(), os.environ.get("CRNN_ISA", "")
     _loop.run(table, program.scratch, steps, rows, backwards, threads, exact, isa)
-
-
-def _columns_together(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 class _Loop(torch.autograd.Function):
@@ -193,10 +245,12 @@ class _Loop(torch.autograd.Function):
                 buffers[f"state{i}"][: len(line.rows)] = _to_rows(state, len(line.rows))
         buffers |= {name: stack(width) for name, width in loop.outputs if name not in buffers}
         if recording:
-            buffers |= {name: stack(value.width) for name, value in loop.kept.items()}
+            widths = [value.width for value in loop.kept.values()]
+            buffers |= zip(loop.kept, stack(sum(widths)).split(widths, -1), strict=True)
             # the caller may overwrite a state that has no gradient; its copy stays
             states = [s if ctx.needs_input_grad[3 + i] else loop.state(i, buffers, 0) for i, s in enumerate(states)]
             ctx.loop, ctx.names = loop, list(buffers)
+            _keep_memory()
             ctx.save_for_backward(*buffers.values(), *states, *matrices)
             ctx.set_materialize_grads(False)
         _call(loop.recording if recording else loop.forward, buffers, matrices, [], False, loop.step.exact)
@@ -219,7 +273,7 @@ class _Loop(torch.autograd.Function):
         steps, rows = projected.shape[:2]
         for i, (grad, width) in enumerate(zip(grads, loop.step.widths, strict=False)):
             nothing = projected.new_zeros(1, 1, width).expand(steps, rows, -1)
-            buffers[f"grad_output{i}"] = nothing if grad is None else _columns_together(grad)
+            buffers[f"grad_output{i}"] = nothing if grad is None else columns_together(grad)
         for i, (grad, state) in enumerate(zip(grad_states, loop.step.states, strict=True)):
             if line := loop.step.lines.get(i):
                 length = len(line.rows)
@@ -236,13 +290,16 @@ class _Loop(torch.autograd.Function):
         _call(loop.backward, buffers, matrices, totals, True)
         sums = {k: torch.from_numpy(t).to(projected) for k, t in zip(loop.summed, totals, strict=True)}
         products: dict[int, Tensor] = {}
-        for number, left, right in loop.matrices:
-            # all steps at once: one product of two long matrices
-            read = loop.stack(right, buffers).flatten(0, 1)
-            if (number, right) in loop.scales:
-                read = torch.ops.compactrnn.fake_quant(read, loop.scales[number, right])
-            share = loop.stack(left, buffers).flatten(0, 1).mT @ read
-            products[number] = share if number not in products else products[number].add_(share)
+        for share in loop.shares:
+            read = loop.stack(share.right, buffers).flatten(0, 1)
+            if (share.matrix, share.right) in loop.scales:
+                read = torch.ops.compactrnn.fake_quant(read, loop.scales[share.matrix, share.right])
+            part, shape = outer(loop.stack(share.left, buffers).flatten(0, 1), read), matrices[share.matrix].shape
+            if share.matrix not in products and part.shape == shape:
+                products[share.matrix] = part
+            else:
+                total = products.setdefault(share.matrix, part.new_zeros(shape))
+                total[share.first : share.first + len(part)] += part
         return (
             *(None, None, buffers["grad_projected"]),
             *(loop.state(i, buffers, 0, "grad") for i in range(len(grad_states))),

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._ordinary import why_not_ordinary
 from ..block_recurrence import block_scan
 from ..linear_recurrence import linear_scan
-from ..ordinary import why_not_ordinary
 from .gradient import differentiate
 from .native import recomputed
 from .read_step import Step

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import invalid
+from ..._ordinary import why_not_native, why_not_ordinary
 from ...cells.base import AbstractCell
 from ...weights.quantized import QuantizedWeight
-from ..ordinary import why_not_native, why_not_ordinary
 from .linear import LinearLoop
 from .native import NativeLoop
 from .newton import LIMIT, NewtonLoop
