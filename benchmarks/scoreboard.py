@@ -45,7 +45,8 @@ EPOCHS = 12  # after the dense model's, and one with all words
 UPDATES_PER_EPOCH = 1327
 RATE = 2e-3
 AWARE_EPOCHS, AWARE_RATE = 2, 1e-4  # in int4, to give what it gave before
-DROPOUT = {"dropout": 0.25, "embedding_dropout": 0.25, "output_dropout": 0.3}  # of what has fewer numbers
+DROPOUT = {"dropout": 0.25, "embedding_dropout": 0.25, "output_dropout": 0.3, "weight_dropout": 0.2}  # of fewer numbers
+PLAIN = ("iss",)  # rows whose recurrent matrices are plain ones, of which weight dropout can take a share
 
 FILES = ("float32", "int8", "int4")
 Table = dict[str, Any]
@@ -121,7 +122,8 @@ def recipe_of(row: str, seed: int, runs: Path) -> Recipe:
             "distill": {"teacher": list(table["phases"])[-1], "weight": 1.0},
         }
         return recipe_from(table)
-    dropout = {} if row == "longer" else {"model": DROPOUT}
+    of_weights = DROPOUT["weight_dropout"] if row in PLAIN else 0.0
+    dropout = {} if row == "longer" else {"model": {**DROPOUT, "weight_dropout": of_weights}}
     optimizer = {**first["optimizer"], "learning_rate": RATE}
     small = {**first, "epochs": EPOCHS, "optimizer": optimizer, "distill": {"teacher": "tune"}, **dropout}
     phases["small"] = {**small, **CUTS[row][1](table)}

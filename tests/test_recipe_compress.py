@@ -178,3 +178,15 @@ def test_a_cut_that_ends_after_the_epochs_of_its_phase_is_refused(tmp_path):
     ):
         train(recipe_from(table), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["units", "doping of a trained model", "quantization"])
+def test_weight_dropout_is_refused_before_the_training_where_a_phase_has_other_matrices(tmp_path, name):
+    made = recipe(tmp_path, CASES[name])
+    dropped = replace(made, model=replace(made.model, weight_dropout=0.3))
+    with pytest.raises(ValueError, match=r"phases.cut.model: weight dropout: expected"):
+        train(dropped, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    phases = {**dropped.phases, "cut": replace(dropped.phases["cut"], model={"weight_dropout": 0.0})}
+    after = {**phases, "tune": replace(phases["tune"], model={"weight_dropout": 0.0})}
+    train(replace(dropped, phases=after), tmp_path / "run")

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
 from .._errors import invalid
 from ..weights.base import AbstractWeight
@@ -52,6 +53,9 @@ def with_weight_dropout(recurrent: nn.Module, p: float, *inputs: Any) -> Any:
 def hidden_matrices(recurrent: nn.Module) -> list[nn.Parameter]:
     """The matrices that weight dropout acts on; raises `ValueError` where there is none, or one that is not dense."""
     found = []
+    if any(parametrize.is_parametrized(module) for module in recurrent.modules()):
+        hint = "set it to 0.0 where a pruner's gates are at work"
+        raise invalid("weight dropout", got="parametrized weights", expected="parameters", hint=hint)
     for cell in (cell for row in cells_of(recurrent) for cell in row):
         for name in cell.weight_names():
             part = getattr(cell, name)

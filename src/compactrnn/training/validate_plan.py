@@ -47,11 +47,17 @@ def validate_phases(
             except ValueError as error:
                 raise ValueError(f"phases.{name}.factorize: {error}") from error
             options |= model.size_options()
+        trained = copy.deepcopy(model)
         if phase.compress is not None:
             try:
-                pruner = build_pruner(copy.deepcopy(model), task, phase)
+                pruner = build_pruner(trained, task, phase)
             except ValueError as error:
                 raise ValueError(f"phases.{name}.compress: {error}") from error
+        try:
+            trained.adjust(task.model_options(**{**options, **phase.model}))
+        except ValueError as error:
+            raise ValueError(f"phases.{name}.model: {error}") from error
+        if phase.compress is not None:
             if phase.compress.method in ("magnitude", "doping", "quantize", "delta"):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
