@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import linear as torchs
 
+from compactrnn.cells import GRU
 from compactrnn.runtime import _native
 from compactrnn.weights.products import MANY, linear, outer
 
@@ -87,3 +88,17 @@ class Product(torch.nn.Module):
 
     def forward(self, x):
         return linear(x, self.matrix)
+
+
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
+def test_hooks_of_a_weight_are_called(register):
+    cell, calls = GRU(3, 4), []
+    x = torch.randn(2, MANY, 3, requires_grad=True)
+    expected = cell.project(x)
+    getattr(cell.input, register)(lambda *_: calls.append(1))
+    projected = cell.project(x)
+    projected.sum().backward()
+    assert calls
+    close(projected, expected)

@@ -50,7 +50,8 @@ class DenseWeight(AbstractWeight):
         return linear(x, self.weight)
 
     def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self._forward_hooks or self._forward_pre_hooks:  # which are to see the product
+        hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
+        if any(hooks):  # which are to see the product
             return super().affine(x, bias)
         return linear(x, self.weight, bias)
 
