@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import linear as torchs
+from torch.nn.modules.module import register_module_forward_hook
 
 from compactrnn.cells import GRU
 from compactrnn.runtime import _native
+from compactrnn.weights import Dense
 from compactrnn.weights.products import MANY, linear, outer
 
 SIZES = st.integers(1, 70)
@@ -102,3 +104,85 @@ def test_hooks_of_a_weight_are_called(register):
     projected.sum().backward()
     assert calls
     close(projected, expected)
+
+
+@pytest.mark.parametrize("width", [5, 7])
+def test_what_does_not_fit_is_torchs_to_refuse(width):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        GRU(6, 4).project(torch.randn(2, MANY, width))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (MANY, 4)])
+def test_a_bias_of_another_shape_is_broadcast(shape):
+    weight, x, bias = Dense().build(4, 6), torch.randn(2, MANY, 6), torch.randn(shape)
+    close(weight.affine(x, bias), weight(x) + bias)
+
+
+def test_the_product_may_be_changed_in_place():
+    weight, x = Dense().build(4, 6), torch.randn(2, MANY, 6)
+    weight(x).relu_().sum().backward()
+    expected = torch.autograd.grad(torchs(x, weight.weight).relu().sum(), weight.weight)[0]
+    close(weight.weight.grad, expected)
+
+
+def test_only_what_is_read_again_must_stay():
+    """As in torch: x for the gradient of the matrix, the matrix for that of x."""
+    matrix, x = torch.randn(4, 6, requires_grad=True), torch.randn(2, MANY, 6)
+    product = linear(x, matrix)
+    with torch.no_grad():
+        matrix.zero_()
+    product.sum().backward()
+    close(matrix.grad, x.sum((0, 1)).expand(4, 6))
+    fixed, read = torch.randn(4, 6), x.clone().requires_grad_()
+    product = linear(changed := read * 1, fixed)
+    changed.zero_()
+    product.sum().backward()
+    close(read.grad, fixed.sum(0).expand_as(x))
+    for number in range(2):
+        given = read * 1, matrix
+        product = linear(*given)
+        with torch.no_grad():
+            given[number].zero_()
+        with pytest.raises(RuntimeError, match="inplace"):
+            product.sum().backward()
+
+
+def test_a_batch_of_gradients():
+    x, matrix = torch.randn(2, MANY, 3), torch.randn(4, 3)
+
+    def jacobian(product, vectorize):
+        return torch.autograd.functional.jacobian(
+            lambda *given: product(*given).sum((0, 1)), (x, matrix), vectorize=vectorize
+        )
+
+    for a, b in zip(jacobian(linear, True), jacobian(torchs, False), strict=True):
+        close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_numbers_that_lie_otherwise_in_memory():
+    x, matrix = torch.randn(2, MANY, 3), torch.randn(4, 3, requires_grad=True)
+    close(linear(torch._neg_view(x), matrix), torchs(-x, matrix))
+    rows = [torch.randn(n, 3) for n in (MANY, 2)]
+    for row, product in zip(rows, linear(torch.nested.as_nested_tensor(rows), matrix).unbind(), strict=True):
+        close(product, torchs(row, matrix))
+
+
+def test_no_outputs():
+    x, matrix = torch.randn(2, MANY, 3, requires_grad=True), torch.randn(0, 3, requires_grad=True)
+    linear(x, matrix).sum().backward()
+    assert matrix.grad is not None and matrix.grad.shape == (0, 3) and not x.grad.any()
+
+
+def test_hooks_of_all_modules_and_another_forward_are_called():
+    cell, x, calls = GRU(3, 4), torch.randn(2, MANY, 3), []
+    handle = register_module_forward_hook(lambda module, *_: calls.append(module))
+    try:
+        cell.project(x)
+    finally:
+        handle.remove()
+    assert calls == [cell.input]
+    cell.input.forward = lambda x: torchs(x, 2 * cell.input.weight)
+    with torch.no_grad():
+        cell.input_bias.zero_(), cell.hidden_bias.zero_()
+    close(cell.project(x), torchs(x, 2 * cell.input.weight))

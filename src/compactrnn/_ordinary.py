@@ -41,6 +41,8 @@ def why_not_native(tensors: Iterable[Tensor]) -> str:
     for t in tensors:
         if t.device.type != "cpu" or t.dtype != torch.float32:
             return f"the native loop is for float32 on the CPU, and one of its tensors is {t.dtype} on {t.device}"
+        if t.layout != torch.strided or t.is_nested or t.is_neg():
+            return "the native loop is for numbers that lie in memory as they are"
     return ""
 
 

@@ -21,9 +21,10 @@ def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     native core, in half of the time that torch takes for them on some processors (docs/performance.md).
     """
     recorded = torch.is_grad_enabled() and (matrix.requires_grad or x.requires_grad)
-    if recorded and x.dim() > 2 and x.numel() >= MANY * x.shape[-1] > 0:
+    if recorded and not x.is_nested and x.dim() > 2 and x.numel() >= MANY * x.shape[-1] > 0:
         given = (x, matrix) if bias is None else (x, matrix, bias)
-        if not torch.is_autocast_enabled("cpu") and not why_not_native(given):
+        fits = matrix.shape[1:] == x.shape[-1:] and (bias is None or bias.shape == matrix.shape[:1])
+        if fits and not torch.is_autocast_enabled("cpu") and not why_not_native(given):
             return _Linear.apply(x, matrix, bias)  # pyright: ignore
     return nn.functional.linear(x, matrix, bias)
 
@@ -31,18 +32,21 @@ def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, matrix)
+        of_x, of_matrix, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_matrix else None, matrix if of_x else None)
         return _product(x, matrix, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         x, matrix = ctx.saved_tensors
         of_x, of_matrix, of_bias = ctx.needs_input_grad
-        rows, read = grad.flatten(0, -2), x.flatten(0, -2)
+        # reshape and t, as a batch of gradients knows them
+        rows, read = grad.reshape(grad.shape[:-1].numel(), grad.shape[-1]), x.flatten(0, -2) if of_matrix else None
         total = rows.sum(0) if of_bias else None
-        if torch.is_grad_enabled() or why_not_native((grad,)):  # which sees torch's operations only
-            return grad @ matrix if of_x else None, rows.mT @ read if of_matrix else None, total
-        return _product(grad, matrix.mT) if of_x else None, outer(rows, read) if of_matrix else None, total
+        given = [t for t in (grad, x, matrix) if t is not None]
+        if torch.is_grad_enabled() or why_not_native(given):  # which sees torch's operations only
+            return grad @ matrix if of_x else None, None if read is None else rows.t() @ read, total
+        return _product(grad, matrix.mT) if of_x else None, None if read is None else outer(rows, read), total
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
@@ -66,12 +70,12 @@ def columns_together(tensor: Tensor) -> Tensor:
 
 def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = columns_together(x.flatten(0, -2))
-    product = rows.new_empty(len(rows), len(matrix))
+    product = rows.new_empty(*x.shape[:-1], len(matrix))  # no view, which may not be changed in place
     bias = None if bias is None else bias.contiguous()
     place = rows.data_ptr(), rows.stride(0), len(rows)
     given = matrix.data_ptr(), *matrix.shape, *matrix.stride(), 0 if bias is None else bias.data_ptr()
     _products.linear(product.data_ptr(), *place, *given, *_how())
-    return product.unflatten(0, x.shape[:-1])
+    return product
 
 
 def _how() -> tuple[int, str]:
