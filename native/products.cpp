@@ -33,8 +33,8 @@ void outer(const loop_outer &job, size_t height, size_t threads, const std::stri
     });
 }
 
-void linear(float *to, const float *x, ptrdiff_t x_row, size_t rows, const Matrix &matrix,
-            const float *bias, size_t threads, const std::string &isa) {
+void linear(float *to, const float *x, ptrdiff_t x_row, size_t rows, const Matrix &matrix, size_t threads,
+            const std::string &isa) {
     const cr_kernels *kernels;
     loop_run *run = find_loop(isa, false, &kernels).run;
     Array<float> panels = zeros<float>(matrix.panels_size());
@@ -44,8 +44,6 @@ void linear(float *to, const float *x, ptrdiff_t x_row, size_t rows, const Matri
     op.width = static_cast<size_t>(matrix.width), op.depth = static_cast<size_t>(matrix.depth);
     op.to = loop_place{to, 0, matrix.width, matrix.width};
     op.a = loop_place{const_cast<float *>(x), 0, x_row, x_row};
-    op.b = loop_place{const_cast<float *>(bias), 0, 0, 0};
-    op.has_addend = bias != nullptr;
     op.panels = panels.get();
     share_out(rows, LOOP_TILE, threads, [&](size_t first, size_t end) { run(&op, 1, 1, 0, first, end); });
 }
@@ -66,11 +64,11 @@ NB_MODULE(_products, module) {
     module.def(
         "linear",
         [](int64_t to, int64_t x, int64_t x_row, size_t rows, int64_t matrix, int64_t width, int64_t depth, int64_t down,
-           int64_t along, int64_t bias, size_t threads, const std::string &isa) {
+           int64_t along, size_t threads, const std::string &isa) {
             nb::gil_scoped_release released;
             linear(pointer<float>(to), pointer<const float>(x), x_row, rows,
-                   Matrix{pointer<const float>(matrix), width, depth, down, along}, pointer<const float>(bias), threads, isa);
+                   Matrix{pointer<const float>(matrix), width, depth, down, along}, threads, isa);
         },
         nb::arg("to"), nb::arg("x"), nb::arg("x_row"), nb::arg("rows"), nb::arg("matrix"), nb::arg("width"),
-        nb::arg("depth"), nb::arg("down"), nb::arg("along"), nb::arg("bias"), nb::arg("threads"), nb::arg("isa"));
+        nb::arg("depth"), nb::arg("down"), nb::arg("along"), nb::arg("threads"), nb::arg("isa"));
 }

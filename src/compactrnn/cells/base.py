@@ -124,7 +124,9 @@ class AbstractCell(nn.Module, ABC):
 
     def project(self, x: Tensor) -> Tensor:
         """Input projection, which needs no state: (..., input_size) -> (..., gates * hidden_size)."""
-        return self.input.affine(x, getattr(self, "input_bias", None))
+        projected = self.input(x)
+        bias = getattr(self, "input_bias", None)
+        return projected if bias is None else projected + bias
 
     def look_ahead(self, projected: Tensor) -> Tensor:
         """What `step` gets of a whole sequence of projections, (time, batch, n): the same, unless later steps matter.

@@ -54,10 +54,11 @@ class GRU(AbstractCell):
 
     def project(self, x: Tensor) -> Tensor:
         """W x and all biases but that of U_n h, added up in the order of the engine."""
+        projected = self.input(x)
         if self.input_bias is None or self.hidden_bias is None:
-            return self.input(x)
+            return projected
         gates, candidate = self.hidden_bias.tensor_split((2 * self.hidden.rows,))
-        return self.input.affine(x, self.input_bias + torch.cat([gates, torch.zeros_like(candidate)]))
+        return projected + (self.input_bias + torch.cat([gates, torch.zeros_like(candidate)]))
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states

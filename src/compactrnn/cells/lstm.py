@@ -53,9 +53,10 @@ class LSTM(AbstractCell):
 
     def project(self, x: Tensor) -> Tensor:
         """W x and both biases, added up in the order of the engine."""
+        projected = self.input(x)
         if self.input_bias is None or self.hidden_bias is None:
-            return self.input(x)
-        return self.input.affine(x, self.input_bias + self.hidden_bias)
+            return projected
+        return projected + (self.input_bias + self.hidden_bias)
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         h, c = states

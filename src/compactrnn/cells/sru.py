@@ -56,9 +56,10 @@ class SRU(AbstractCell):
 
     def project(self, x: Tensor) -> Tensor:
         """The matrices of the input, and the biases of the two gates."""
+        projected = self.input(x)
         if self.input_bias is None:
-            return self.input(x)
-        return self.input.affine(x, torch.cat([self.input_bias, torch.zeros_like(self.input_bias)]))
+            return projected
+        return projected + torch.cat([self.input_bias, torch.zeros_like(self.input_bias)])
 
     def step(self, projected: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (c,) = states

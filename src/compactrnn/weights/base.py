@@ -66,10 +66,6 @@ class AbstractWeight(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """`W x`: (..., in_features) -> (..., out_features)."""
 
-    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`W x + bias`."""
-        return self(x) if bias is None else self(x) + bias
-
     @abstractmethod
     def dense(self) -> Tensor:
         """W itself, (out_features, in_features), differentiable."""

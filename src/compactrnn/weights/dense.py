@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from .base import AbstractWeight, WeightSpec, take
 from .products import linear
@@ -49,14 +48,6 @@ class DenseWeight(AbstractWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight)
-
-    def affine(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
-        seen = any(hooks) or _has_any_global_hook()  # by those that are to see the product
-        own = "forward" in vars(self) or type(self).forward is not DenseWeight.forward
-        if seen or own or bias is None or bias.shape != self.weight.shape[:1]:
-            return super().affine(x, bias)
-        return linear(x, self.weight, bias)
 
     def dense(self) -> Tensor:
         return self.weight

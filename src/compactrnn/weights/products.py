@@ -14,39 +14,36 @@ from . import _products  # pyright: ignore[reportAttributeAccessIssue]
 MANY = 64  # vectors, from which on the native products are worth a node of their own in the graph of gradients
 
 
-def linear(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b`, as `torch.nn.functional.linear`; (..., n) -> (..., m) for W of shape (m, n).
+def linear(x: Tensor, matrix: Tensor) -> Tensor:
+    """`x W^T`, as `torch.nn.functional.linear`; (..., n) -> (..., m) for W of shape (m, n).
 
     Where a gradient is recorded for many vectors in float32 on the CPU, the product and its gradients are made by the
     native core, in half of the time that torch takes for them on some processors (docs/performance.md).
     """
     recorded = torch.is_grad_enabled() and (matrix.requires_grad or x.requires_grad)
     if recorded and not x.is_nested and x.dim() > 2 and x.numel() >= MANY * x.shape[-1] > 0:
-        given = (x, matrix) if bias is None else (x, matrix, bias)
-        fits = matrix.shape[1:] == x.shape[-1:] and (bias is None or bias.shape == matrix.shape[:1])
-        if fits and not torch.is_autocast_enabled("cpu") and not why_not_native(given):
-            return _Linear.apply(x, matrix, bias)  # pyright: ignore
-    return nn.functional.linear(x, matrix, bias)
+        fits = matrix.shape[1:] == x.shape[-1:]
+        if fits and not torch.is_autocast_enabled("cpu") and not why_not_native((x, matrix)):
+            return _Linear.apply(x, matrix)  # pyright: ignore
+    return nn.functional.linear(x, matrix)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        of_x, of_matrix, _ = ctx.needs_input_grad
+    def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
+        of_x, of_matrix = ctx.needs_input_grad
         ctx.save_for_backward(x if of_matrix else None, matrix if of_x else None)
-        return _product(x, matrix, bias)
+        return _product(x, matrix)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore
         x, matrix = ctx.saved_tensors
-        of_x, of_matrix, of_bias = ctx.needs_input_grad
         # reshape and t, as a batch of gradients knows them
-        rows, read = grad.reshape(grad.shape[:-1].numel(), grad.shape[-1]), x.flatten(0, -2) if of_matrix else None
-        total = rows.sum(0) if of_bias else None
-        given = [t for t in (grad, x, matrix) if t is not None]
-        if torch.is_grad_enabled() or why_not_native(given):  # which sees torch's operations only
-            return grad @ matrix if of_x else None, None if read is None else rows.t() @ read, total
-        return _product(grad, matrix.mT) if of_x else None, None if read is None else outer(rows, read), total
+        rows = grad.reshape(grad.shape[:-1].numel(), grad.shape[-1])
+        read = None if x is None else x.flatten(0, -2)
+        if torch.is_grad_enabled() or why_not_native(t for t in (grad, x, matrix) if t is not None):
+            return None if matrix is None else grad @ matrix, None if read is None else rows.t() @ read
+        return None if matrix is None else _product(grad, matrix.mT), None if read is None else outer(rows, read)
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
@@ -68,13 +65,11 @@ def columns_together(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
     rows = columns_together(x.flatten(0, -2))
     product = rows.new_empty(*x.shape[:-1], len(matrix))  # no view, which may not be changed in place
-    bias = None if bias is None else bias.contiguous()
     place = rows.data_ptr(), rows.stride(0), len(rows)
-    given = matrix.data_ptr(), *matrix.shape, *matrix.stride(), 0 if bias is None else bias.data_ptr()
-    _products.linear(product.data_ptr(), *place, *given, *_how())
+    _products.linear(product.data_ptr(), *place, matrix.data_ptr(), *matrix.shape, *matrix.stride(), *_how())
     return product
 
 
