@@ -17,7 +17,7 @@ from compactrnn.runtime.equalize import can_center, can_scale, equalize, rows_re
 from compactrnn.runtime.file import read, write
 from compactrnn.runtime.inventory import inventory, stored_types
 from compactrnn.runtime.measure import Measure, compare, run
-from compactrnn.runtime.program import GATES, Binary, Code, Matmul, Tensor
+from compactrnn.runtime.program import GATES, Binary, Code, Input, Matmul, Program, Tensor
 from compactrnn.runtime.quantize import quantize, quantize_measured
 from compactrnn.runtime.storage import WeightTypes, store
 from compactrnn.testing.programs import random_input
@@ -467,9 +467,9 @@ def test_the_hardest_sequences_are_measured():
     wanted = [[np.ones(4)] for _ in range(4)]
     got = [[np.ones(4) + change] for change in (0.1, 0.5, 0.0, 0.3)]
     inputs = [np.full((steps, 1), i) for i, steps in enumerate((10, 20, 10, 5))]
-    difference = compare(wanted, got)
+    program, difference = Program(inputs=[Input("x", 0, (1,))]), compare(wanted, got)
     for steps, chosen in ((1, [1]), (24, [1]), (25, [1, 3]), (100, [1, 3, 0, 2])):
-        assert [int(x[0, 0]) for x in Measure(inputs, wanted).hardest(difference, steps).inputs] == chosen
+        assert [int(x[0, 0]) for x in Measure(inputs, wanted).hardest(program, difference, steps).inputs] == chosen
 
 
 def test_names_in_a_file_are_checked():
