@@ -77,6 +77,17 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def check_stopped(recipe, stop, folder, monkeypatch):
+    """A run that `stop` ends at a checkpoint, and that goes on, has the bytes of one that was not stopped."""
+    train(recipe, folder / "whole")
+    monkeypatch.setattr(Trainer, "checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder / "stopped", resume=True)
+    monkeypatch.undo()
+    train(recipe, folder / "stopped", resume=True)
+    assert digest(folder / "whole/model.safetensors") == digest(folder / "stopped/model.safetensors")
+
+
 def test_kill_nine_in_each_phase_changes_nothing(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
@@ -109,13 +120,7 @@ def test_a_run_stopped_between_two_phases_goes_on_with_the_same_random_numbers(t
         if phase == 2 and run is None:
             raise KeyboardInterrupt
 
-    train(recipe, tmp_path / "whole")
-    monkeypatch.setattr(Trainer, "checkpoint", stop_before_tuning)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "stopped", resume=True)
-    monkeypatch.undo()
-    train(recipe, tmp_path / "stopped", resume=True)
-    assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")
+    check_stopped(recipe, stop_before_tuning, tmp_path, monkeypatch)
 
 
 def test_a_run_goes_on_whose_weights_have_as_many_numbers_as_chance_gave_them(tmp_path, monkeypatch):
@@ -130,10 +135,4 @@ def test_a_run_goes_on_whose_weights_have_as_many_numbers_as_chance_gave_them(tm
         if run is not None and run.update >= 20:
             raise KeyboardInterrupt
 
-    train(recipe, tmp_path / "whole")
-    monkeypatch.setattr(Trainer, "checkpoint", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "stopped", resume=True)
-    monkeypatch.undo()
-    train(recipe, tmp_path / "stopped", resume=True)
-    assert digest(tmp_path / "whole/model.safetensors") == digest(tmp_path / "stopped/model.safetensors")
+    check_stopped(recipe, stop, tmp_path, monkeypatch)

@@ -1,8 +1,8 @@
 /* Gradients of matrices, written once over the vector operations of the file that includes this one: the sum over all rows
  * of outer products, to[i][j] = sum over r of a[r][i] b[r][j].
  *
- * Sums of DOWN x ALONG vectors stay in registers. LOOP_OUTER_ROWS rows at a time: of b they are laid out anew, in panels of ALONG
- * vectors; those of a are read where they are, but for the last few columns, which are filled up with zeros. */
+ * Sums of DOWN x ALONG vectors stay in registers. LOOP_OUTER_ROWS rows at a time: b is packed into panels of ALONG vectors,
+ * a is read where it is, but for the last few columns, which are filled up with zeros. */
 enum {
     DOWN = CR_TILE_PANELS == 4 ? LOOP_OUTER_DOWN : LOOP_OUTER_DOWN / 2,
     ALONG = CR_TILE_PANELS == 4 ? 2 : 1,

@@ -204,7 +204,7 @@ def _from_rows(rows: Tensor) -> Tensor:
 def _keep_memory() -> None:
     """Let the C library keep what a training step frees for the next one, once in a process.
 
-    glibc gives free memory back to the system, whose pages the next step has to fetch anew, a fifth of its time where
+    glibc gives free memory back to the system, and the next step pays for the page faults, a fifth of its time where
     layers are small. It learns from the largest block freed so far: below that size it takes blocks from its heap, of
     which it keeps twice as much, 32 MiB and 64 MiB at most (mallopt(3), M_MMAP_THRESHOLD). The block is never written
     to, and so takes no memory.
