@@ -289,8 +289,8 @@ PAPERS: dict[str, list[Claim]] = {
     "Intrinsic sparse structures in LSTM (Wen W. et al., 2018)": [
         Claim(
             "10.59 times faster without loss of perplexity, Penn Treebank, 2 x 1500 units",
-            "`compactrnn train recipes/ptb-large.toml --set training.accelerator=cuda`",
-            "needs a GPU",
+            "`python benchmarks/ptb_large.py --rows dense iss --accelerator cuda`",
+            "begun on a GPU and cut off; no dense model beside it ([ptb-large.md](ptb-large.md))",
         ),
         Claim("the same, time alone", "`compactrnn bench lstm:1500-1500-1500 lstm:1500-373-315`", speed_of_sizes),
         Claim("the same, on a small model", "`python benchmarks/demo_seeds.py`", demo),
@@ -308,8 +308,7 @@ PAPERS: dict[str, list[Claim]] = {
     "Structured pruning by neuron selection (Wen L. et al., 2019)": [
         Claim(
             "nearly 20 times faster in practice without loss, Penn Treebank",
-            "`compactrnn train recipes/ptb-large.toml --set training.accelerator=cuda --set "
-            "'phases.train.compress={method=\"neuron_selection\",macs=2550000,steps=36000}'`",
+            "`python benchmarks/ptb_large.py --rows dense selection --accelerator cuda`",
             "needs a GPU",
         ),
     ],

@@ -46,7 +46,7 @@ class Study:
         commits = sorted({str(row["machine"]["commit"])[:9] for row in self.rows})
         processors = ", ".join(dict.fromkeys(row["machine"]["processor"] for row in self.rows))
         later = f"Not trained yet: {', '.join(missing)}." if missing else ""
-        return [later, f"{processors}; commit {', '.join(commits)}."]
+        return [later, f"{processors}; commit {', '.join(commits)}." if self.rows else ""]
 
     def train(self, arguments: argparse.Namespace, row_of: Callable[[str, int, Path], dict[str, Any]]) -> Iterator[str]:
         """Train and judge the rows that are asked for, each put among the others; their names, after each."""
@@ -58,10 +58,10 @@ class Study:
                 yield f"{row}, seed {seed}"
 
 
-def options(description: str | None, names: Sequence[str], runs: str) -> argparse.ArgumentParser:
+def options(description: str | None, names: Sequence[str], runs: str, count: str = "+") -> argparse.ArgumentParser:
     """The folder of the runs, the rows and the seeds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path(__file__).resolve().parents[1] / "runs" / runs)
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW")
+    parser.add_argument("--rows", nargs=count, choices=names, default=names, metavar="ROW")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     return parser

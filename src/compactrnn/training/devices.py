@@ -50,6 +50,13 @@ def fabric_of(accelerator: str, precision: Any, devices: int = 1) -> Fabric:
     return fabric
 
 
+def describe_device(accelerator: str) -> dict[str, str]:
+    """The name of the device beside the processor that a run is trained on, empty without one."""
+    if accelerator == "cpu":
+        return {}
+    return {"device": torch.cuda.get_device_name() if accelerator == "cuda" else accelerator}
+
+
 @contextmanager
 def lost_process() -> Iterator[None]:
     """Turn the error of a connection to another process that has ended into one that says so."""

@@ -20,7 +20,7 @@ from ..tasks.base import AbstractTask
 from .build import build_model, load_state, model_options
 from .check import numbers_per_weight
 from .clock import Clock
-from .devices import Processes, fabric_of
+from .devices import Processes, describe_device, fabric_of
 from .factorize import factorize_model_
 from .fork import copy_run
 from .interrupt import stop_flag
@@ -49,7 +49,7 @@ class Trainer:
     ):
         self.recipe, self.folder, self.source = recipe, folder, source
         training = recipe.training
-        self.clock, self.machine = Clock(), describe_machine()
+        self.clock, self.machine = Clock(), {**describe_machine(), **describe_device(training.accelerator)}
         seed_everything(training.seed)
         self.task = build_task(recipe)
         # on a resumed run what it began with, also where another processor goes on
