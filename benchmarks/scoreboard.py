@@ -5,8 +5,9 @@
 
 All rows but `dense` and `scratch` begin with the trained model of recipes/ptb-400.toml, which is their teacher as well.
 They get as many updates, the dense model's counted, as `scratch` rows, which have the sizes that the row of that name
-ended with, and `longer`, which is the dense model trained on. Rows that end in `int4` are trained on in int4, to give
-what they gave before. Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
+ended with, and `longer`, which is the dense model trained on. Where units go, they go early, and the rest of the
+updates are the smaller model's. Rows that end in `int4` are trained on in int4, to give what they gave before. Runs
+that are finished are not repeated, one that was stopped goes on from its last checkpoint.
 
     python benchmarks/scoreboard.py --runs runs/scoreboard --rows dense --time
 
@@ -41,12 +42,14 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "scoreboard.json"
 PAGE = ROOT / "docs" / "scoreboard.md"
 RECIPE = ROOT / "recipes" / "ptb-400.toml"
-EPOCHS = 12  # after the dense model's, and one with all words
+EPOCHS = 24  # after the dense model's, and one with all words
+CUT = 6  # of these, until units are gone
 UPDATES_PER_EPOCH = 1327
 RATE = 2e-3
 AWARE_EPOCHS, AWARE_RATE = 2, 1e-4  # in int4, to give what it gave before
+SHARES = {"recurrent[0]": 0.4, "recurrent[1]": 0.75}  # of the units; those of the last are the embedding's, too
 DROPOUT = {"dropout": 0.25, "embedding_dropout": 0.25, "output_dropout": 0.3, "weight_dropout": 0.2}  # of fewer numbers
-PLAIN = ("iss",)  # rows whose recurrent matrices are plain ones, of which weight dropout can take a share
+SMALLER = ("iss", "selection")  # rows that end as ordinary layers of fewer units
 
 FILES = ("float32", "int8", "int4")
 Table = dict[str, Any]
@@ -69,8 +72,8 @@ def factorized(structure: str, times: int) -> Callable[[Table], Table]:
 
 
 def pruned(method: str, **arguments: Any) -> Callable[[Table], Table]:
-    """A pruner at work in the first half of the updates."""
-    return lambda _: {"compress": {"method": method, "steps": EPOCHS * UPDATES_PER_EPOCH // 2, **arguments}}
+    """A pruner at work."""
+    return lambda _: {"compress": {"method": method, "steps": (CUT - 1) * UPDATES_PER_EPOCH, **arguments}}
 
 
 def selected(times: int) -> Callable[[Table], Table]:
@@ -85,7 +88,7 @@ def selected(times: int) -> Callable[[Table], Table]:
 
 CUTS: dict[str, tuple[str, Callable[[Table], Table]]] = {
     "longer": ("the dense model trained on", lambda _: {}),
-    "iss": ("group lasso on units and the columns tied to them", pruned("group_lasso", keep=0.55)),
+    "iss": ("group lasso on units and the columns tied to them", pruned("group_lasso", keep=SHARES)),
     "selection": ("neuron selection by gates", selected(4)),
     "magnitude": ("a tenth of the entries of the LSTM layers", factorized("sparse", 10)),
     "block-sparse": ("a quarter of the 16 x 4 blocks of the LSTM layers", factorized("block-sparse", 4)),
@@ -122,12 +125,19 @@ def recipe_of(row: str, seed: int, runs: Path) -> Recipe:
             "distill": {"teacher": list(table["phases"])[-1], "weight": 1.0},
         }
         return recipe_from(table)
-    of_weights = DROPOUT["weight_dropout"] if row in PLAIN else 0.0
-    dropout = {} if row == "longer" else {"model": {**DROPOUT, "weight_dropout": of_weights}}
-    optimizer = {**first["optimizer"], "learning_rate": RATE}
-    small = {**first, "epochs": EPOCHS, "optimizer": optimizer, "distill": {"teacher": "tune"}, **dropout}
-    phases["small"] = {**small, **CUTS[row][1](table)}
-    phases["small_tune"] = {**tune, "epochs": 1, "distill": {"teacher": "tune"}, **dropout}
+    change, teacher = CUTS[row][1](table), {"teacher": "tune"}
+    small = {**first, "distill": teacher, "optimizer": {**first["optimizer"], "learning_rate": RATE}}
+    last = {**tune, "epochs": 1, "distill": teacher}
+    plain = {"model": DROPOUT}
+    odd = {"model": {**DROPOUT, "weight_dropout": 0.0}}  # gates and factors are no matrices to take a share of
+    if row in SMALLER:
+        schedule = {"name": "constant", "warmup": 400}
+        cut = {**small, "epochs": CUT, "average": None, "schedule": schedule, **change}
+        phases["cut"] = {**cut, **(odd if row == "selection" else plain)}
+        phases["small"], phases["small_tune"] = {**small, "epochs": EPOCHS - CUT, **plain}, {**last, **plain}
+    else:
+        dropout = {} if row == "longer" else odd
+        phases["small"], phases["small_tune"] = {**small, "epochs": EPOCHS, **change, **dropout}, {**last, **dropout}
     return recipe_from(table)
 
 

@@ -22,6 +22,7 @@ DOPED = {"kind": "Doped", "weight": {"kind": "LowRank", "rank": 2}, "keep": 0.1}
 HIDDEN = {"recurrent.weight_hh_*": DOPED}
 CASES = {
     "group lasso": {"keep": 0.5, "steps": 14},
+    "by layer": {"keep": {"recurrent[0]": 0.25, "": 0.5}, "steps": 14},
     "macs": {"method": "neuron_selection", "macs": 800, "steps": 14},
     "units": {"method": "neuron_selection", "keep": 0.5, "steps": 14},
     "strength": {"method": "neuron_selection", "strength": 3.0},
@@ -96,6 +97,8 @@ def test_a_killed_run_goes_on_exactly_and_its_model_is_loaded(compress, tmp_path
         ({"method": "neuron_selection", "keep": 0.5, "steps": 5, "decay": 0.5}, "decay: expected none with method"),
         ({"method": "magnitude", "steps": 5}, "give keep and steps"),
         ({"method": "magnitude", "keep": 0.5, "start": 10, "steps": 15}, "compress.steps: expected at most the 20"),
+        ({"method": "neuron_selection", "keep": {"": 0.5}, "steps": 5}, "keep: expected one fraction with method"),
+        ({"keep": {"recurent": 0.5}, "steps": 5}, "phases.cut.compress: keep: expected modules with .* got 'recurent'"),
         ({"method": "magnitude", "keep": 0.5, "steps": 5, "ramp": 2}, "give ramp and slope with schedule"),
         (
             {"method": "magnitude", "keep": 0.5, "steps": 15, "schedule": "threshold", "ramp": 16},

@@ -22,17 +22,18 @@ _KNOWN = {
 class CompressOptions:
     """Arguments of `GroupLasso`, `NeuronSelection`, `Magnitude`, `Doping`, `Quantize` or `Delta` in a phase.
 
-    The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates. The first
-    two may have a `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with
-    `embeddings = true`. The third prunes blocks if `block` = (rows, columns) is given, and with `schedule` =
-    "threshold" by a `ThresholdRamp` of the weights that the phase begins with. `Doping` finds the entries of the
-    model's `Doped` and `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices on.
-    With `Quantize` the model learns from update `start` on with `weights` of a type, or of types by name. `Delta` keeps
-    the share `keep` of the products of recurrent layers, or has one `threshold`, after `steps` updates.
+    The first three take the fraction `keep`, of the units or of the entries of each row, in `steps` updates; for the
+    first it may be a table of fractions by name of the layer, `{ "recurrent[0]" = 0.25 }`. The first two may have a
+    `strength` instead, the second `macs` or `bytes`, and columns of embeddings are units for them with `embeddings =
+    true`. The third prunes blocks if `block` = (rows, columns) is given, and with `schedule` = "threshold" by a
+    `ThresholdRamp` of the weights that the phase begins with. `Doping` finds the entries of the model's `Doped` and
+    `Sparse` weights in `steps` updates, in a phase with `[factorize]` from the trained matrices on. With `Quantize` the
+    model learns from update `start` on with `weights` of a type, or of types by name. `Delta` keeps the share `keep` of
+    the products of recurrent layers, or has one `threshold`, after `steps` updates.
     """
 
     method: Literal["group_lasso", "neuron_selection", "magnitude", "doping", "quantize", "delta"] = "group_lasso"
-    keep: ShareAbove0 | None = None
+    keep: ShareAbove0 | dict[str, ShareAbove0] | None = None
     macs: Count | None = None
     bytes: Count | None = None
     block: tuple[Count, Count] | None = None
@@ -56,6 +57,8 @@ class CompressOptions:
         for name in given:
             if name not in known:
                 raise ValueError(f"{name}: expected none with method = {self.method!r}, got {given[name]}")
+        if isinstance(self.keep, dict) and self.method != "group_lasso":
+            raise ValueError(f"keep: expected one fraction with method = {self.method!r}, got {self.keep}")
         if self.method == "quantize":
             if self.weights is None:
                 raise ValueError('give weights: "int8" or "int4", or types by name')

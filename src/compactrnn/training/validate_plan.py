@@ -79,12 +79,15 @@ def validate_plan(
         UnsupportedModelError: the model cannot be followed.
     """
     from ..compress import GroupLasso
+    from ..compress.selection import fractions
 
     pruner = GroupLasso(copy.deepcopy(model), task.example_inputs(), strength=0.0)
+    shares = None
+    if compress.keep is not None and compress.method == "group_lasso":
+        shares = fractions(compress.keep, pruner.groups)
     for number, group in enumerate(pruner.groups):
         # a penalty or gates leave of each set what they like, so no two of them may have to be alike
-        fixed = compress.keep if compress.method == "group_lasso" else None
-        kept = group.count - 1 - number if fixed is None else round(fixed * group.count)
+        kept = group.count - 1 - number if shares is None else round(shares[group.name] * group.count)
         group.decay_((torch.arange(group.count) < max(kept, compress.minimum or 1)).float())
     small = pruner.shrink()
     assert isinstance(small, AbstractModel)
