@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import compactrnn as cr
 from compactrnn.compress.sizes import counts
@@ -81,6 +82,33 @@ def test_the_file_keeps_the_budget_and_gives_what_the_model_gives(name, tmp_path
     assert str(result).startswith("            before") and f"{result.sizes['bytes'][1]:,}" in str(result)
 
 
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.GRU(4, 24, batch_first=True, bidirectional=True), nn.Linear(48, 3)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0])
+
+
+def test_lengths_of_padded_sequences(tmp_path):
+    torch.manual_seed(0)
+    x, lengths = torch.randn(3, 9, 4), torch.tensor([9, 4, 7])
+    mask = torch.arange(9) < lengths[:, None]
+
+    def loss(model):
+        return (model(x, lengths) - x[..., :3].tanh())[mask].square().mean()
+
+    result = cr.compress_model(
+        Padded(), (x, lengths), train_step=loss, evaluate=lambda m: float(loss(m)), budget={"bytes": 5000}, steps=20,
+        loss_allowed=10.0, calibration=[(x, lengths)], lengths=["lengths"], path=tmp_path / "a.crnn", progress=False,
+    )  # fmt: skip
+    assert result.met and result.model.layer.hidden_size < 24
+    wanted = result.model(x[1:2, :4], torch.tensor([4]))[0].detach().numpy()
+    np.testing.assert_allclose(cr.Engine(tmp_path / "a.crnn").run(x[1, :4].numpy()), wanted, atol=1e-2)
+
+
 def test_multiply_accumulates_and_microseconds():
     torch.manual_seed(0)
     model = Tagger(nn.LSTM(4, 24, batch_first=True), 24)
@@ -150,7 +178,18 @@ def test_the_reason_of_a_loss_that_is_too_large(allowed):
         ({"weights": {"nowhere": "int4"}}, "the unknown name 'nowhere'"),
         ({"exclude": ["nowhere"]}, "nowhere"),
         ({"evaluate": lambda m: math.nan}, "evaluate: expected a finite number, got nan"),
-        ({"train_step": lambda m: 1.0}, "train_step: expected the loss, a scalar with a gradient, got a result 1.0"),
+        ({"train_step": lambda m: 1.0}, "train_step: expected the loss, a scalar with a gradient, got 1.0"),
+        (
+            {"train_step": lambda m: m(torch.zeros(1, 2, 4))},
+            r"train_step: .*got a tensor of shape \(1, 2, 3\) with a gradient",
+        ),
+        ({"train_step": lambda m: torch.zeros(())}, "with no gradient"),
+        ({"evaluate": lambda m: None}, "evaluate: expected a number, got None"),
+        (
+            {"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)},
+            "optimizer: expected a function .*got SGD",
+        ),
+        ({"lengths": ["n"]}, "lengths: expected a list of the one argument"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message, tmp_path):

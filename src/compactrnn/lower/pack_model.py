@@ -151,16 +151,14 @@ def pack(
     trained, model = TrainedMatrices.of(source.module), plain_form(source.module)
     model, smaller_dense = with_dense(model, weights)
     batches = [batch if states else source.batch(batch) for batch in calibration or ()]
-    if lengths is not None:
-        if states is not None:
-            raise invalid("lengths", got="states, too", expected="one of them: with states the model is one time step")
-        bound = Bound(model, example_inputs, lengths)
-        model, example_inputs = bound.model, bound.example
-        batches = [sequence for batch in batches for sequence in bound.batches(batch)]
+    if lengths is not None and states is not None:
+        raise invalid("lengths", got="states, too", expected="one of them: with states the model is one time step")
     if states is None:
         if initial is not None:
             raise invalid("initial", got="no states", expected="states=..., whose initial values it gives")
-        lowered = lower_model(model, example_inputs, time)
+        lowered, bound = lower_sequences(model, example_inputs, time, lengths)
+        if bound is not None:
+            model, batches = bound.model, [sequence for batch in batches for sequence in bound.batches(batch)]
         source.check_times(lowered.axes.times)
     else:
         if time is not None:
@@ -186,6 +184,15 @@ def pack(
         trained=trained.by_name,
         stacklevel=4,
     )
+
+
+def lower_sequences(
+    model: nn.Module, example_inputs: Any, time: int | None = None, lengths: Sequence[str] | None = None
+) -> tuple[Lowered, Bound | None]:
+    """The lowered form of a model of sequences, and what calls it without its lengths, where an argument has them."""
+    bound = None if lengths is None else Bound(model, example_inputs, lengths)
+    model, example_inputs = (model, example_inputs) if bound is None else (bound.model, bound.example)
+    return lower_model(model, example_inputs, time), bound
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:

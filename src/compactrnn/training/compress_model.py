@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -89,6 +89,8 @@ def compress_model(
     optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
     clip: float | None = 1.0,
     calibration: Iterable[Any] | None = None,
+    lengths: Sequence[str] | None = None,
+    time: int | None = None,
     path: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Compressed:
@@ -119,7 +121,7 @@ def compress_model(
         exclude: names of modules whose recurrent layers keep all of their units.
         optimizer: makes the optimizer for a list of parameters; AdamW with a rate of 1e-3 by default.
         clip: the largest norm of the gradient; None for any.
-        calibration: for `pack`.
+        calibration, lengths, time: for `pack`; `lengths` names the argument that has the lengths of the sequences.
         path: the file to write, with the smaller model; none by default.
         progress: whether bars are drawn on standard error.
 
@@ -149,7 +151,10 @@ def compress_model(
     (True, True)
     """
     _check_numbers(steps, loss_allowed, clip)
-    cutter = Cutter(example_inputs, budget, exclude, calibration)
+    if optimizer is not None and not callable(optimizer):
+        expected = "a function that makes one for a list of parameters"
+        raise invalid("optimizer", got=type(optimizer).__name__, expected=expected, hint="torch.optim.Adam itself")
+    cutter = Cutter(example_inputs, budget, exclude, calibration, lengths, time)
     if path is not None:
         check_writable(path, "model file")
     model = copy_module(unwrap(model)).eval()
@@ -186,7 +191,11 @@ class _Task:
 
     def quality(self, model: nn.Module) -> float:
         with torch.no_grad():
-            return float(self.evaluate(model.eval()))
+            found = self.evaluate(model.eval())
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError):
+            raise invalid("evaluate", got=_named(found), expected="a number") from None
 
     def loss(self, before: float, after: float) -> float:
         """How much worse `after` is, as a part of `before`; infinite where it is not a number."""
@@ -207,7 +216,7 @@ class _Task:
                 group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) if decay else rate
             loss = self.train_step(model)
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                raise invalid("train_step", got=f"a result {loss!r}", expected="the loss, a scalar with a gradient")
+                raise invalid("train_step", got=_named(loss), expected="the loss, a scalar with a gradient")
             if not math.isfinite(float(loss.detach())):
                 raise FloatingPointError(f"train_step: a loss of {float(loss.detach())} at step {step} of {name}")
             optimizer.zero_grad()
@@ -218,6 +227,14 @@ class _Task:
             compressor.step(optimizer)
             if isinstance(self.bar, ProgressBar):
                 self.bar.advance(step + 1, float(loss.detach()))
+
+
+def _named(result: Any) -> str:
+    """What a function of the caller gave."""
+    if not isinstance(result, Tensor):
+        return repr(result)
+    gradient = "a gradient" if result.requires_grad else "no gradient"
+    return f"a tensor of shape {tuple(result.shape)} with {gradient}"
 
 
 def _types(

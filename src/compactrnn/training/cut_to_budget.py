@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from ..compress.pruner import Pruner
 from ..compress.sizes import counts
 from ..graph.copy import copy_module
 from ..lower import pack
-from ..lower.lowering import lower_model
+from ..lower.pack_model import lower_sequences
 from ..lower.trained import plain_form
 from ..runtime.engine import Engine
 from ..runtime.file import write
@@ -53,6 +53,8 @@ class Cutter:
         budget: Mapping[str, float],
         exclude: Iterable[str],
         calibration: Iterable[Any] | None,
+        lengths: Sequence[str] | None = None,
+        time: int | None = None,
     ):
         if not isinstance(budget, Mapping) or not budget or not budget.keys() <= set(BUDGETS):
             raise invalid("budget", got=repr(budget), expected=f"a dict with some of {', '.join(BUDGETS)}")
@@ -62,14 +64,17 @@ class Cutter:
         self.budget, self.example_inputs, self.exclude = dict(budget), example_inputs, tuple(exclude)
         self._fixed = 0.0  # the part of the budget that a model with one unit in each layer takes
         self.calibration = None if calibration is None else list(calibration)
+        self.lengths, self.time = lengths, time
 
     def measure(self, model: nn.Module, types: str | dict[str, str]) -> dict[str, float]:
         """The sizes that a model has when it is packed."""
-        return self._sizes(model, write(quantize(lower_model(plain_form(model), self.example_inputs).program, types)))
+        lowered, _ = lower_sequences(plain_form(model), self.example_inputs, self.time, self.lengths)
+        return self._sizes(model, write(quantize(lowered.program, types)))
 
     def pack(self, model: nn.Module, types: dict[str, str], path: str | PathLike[str]) -> dict[str, float]:
         """Pack a model, and measure the file."""
-        pack(model, path, self.example_inputs, weights=types, calibration=self.calibration, notes=False)
+        given = {"calibration": self.calibration, "lengths": self.lengths, "time": self.time}
+        pack(model, path, self.example_inputs, weights=types, notes=False, **given)
         return self._sizes(model, Path(path).read_bytes())
 
     def _sizes(self, model: nn.Module, file: bytes) -> dict[str, float]:
