@@ -85,7 +85,11 @@ keys, and a scale that does not depend on the number of steps; from ONNX files a
 `Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a
 condition, made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps
 to come, or none; or a number or a condition for each key that is computed from data or given as an input. Refused are
-windows, biases by distance, tables of positions, weights that are given out, and scores that are no products.
+windows, biases by distance, weights that are given out, and scores that are no products.
+
+**Positions**: what follows from the position alone, such as a learned table (`self.table(torch.arange(T))`,
+`self.table[:, :T]`), waves or rotary embeddings, is looked up by a count of the steps, in a stream, too, as far as the
+table goes ([steps.md](steps.md#positions)). What depends on the position and the number of steps, as t / T, is refused.
 
 **Programs.** `pack` takes a `torch.export.ExportedProgram` and a TorchScript module that is in memory, and makes its
 calls of `aten.lstm`, `aten.gru`, `aten.rnn_tanh` and `aten.rnn_relu` layers again

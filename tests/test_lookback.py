@@ -140,7 +140,7 @@ def test_other_ways_to_look_back(name):
 DEPENDS = {
     "on its length": (lambda x: x * (x.shape[1] % 7), "length of the sequence"),
     "on its length in a tensor": (lambda x: x / torch.full((1,), x.shape[1]).log(), "length of the sequence"),
-    "on the position": (lambda x: x + torch.arange(x.shape[1])[:, None], "other constants at every step"),
+    "on its place in it": (lambda x: x + torch.arange(x.shape[1], 0, -1)[:, None], "other constants at every step"),
     "on a loop": (lambda x: torch.stack([x[:, t] for t in range(x.shape[1])], 1), "loops over time"),
     "on all of the past": (lambda x: shifted(x, x.shape[1] // 2), "mixes time steps|length of the sequence|back"),
     "on what is too far": (lambda x: shifted(x, 1500), "more than 1150 steps"),
@@ -166,15 +166,6 @@ def test_a_slice_longer_than_the_shortest_export_is_a_delay():
         return torch.cat([x, x - torch.cat([torch.zeros_like(x[:, :20]), x[:, :-20]], 1)], -1)
 
     assert lines(check(Looks(difference, 6), 20, example=50)) == [21]
-
-
-@pytest.mark.parametrize(
-    "position", [lambda n: torch.arange(n) * 0.1, lambda n: torch.linspace(0, 1, 2000)[:n]], ids=["made", "a table"]
-)
-def test_positions_are_refused_as_such(position):
-    model = Looks(lambda x: x + position(x.shape[1])[None, :, None])
-    with pytest.raises(cr.UnsupportedModelError, match="other constants at every step"):
-        lower(model, torch.randn(1, 9, 3))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_the_report_says_what_was_compared(tmp_path):
     assert {what: check.steps for what, check in checks.items()} == {
         "the example": 22,
         "a longer sequence": 25,
+        "other lengths": 1,
         "zeros": 25,
         "large inputs": 25,
         "calibration": 22 + 120,

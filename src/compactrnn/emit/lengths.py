@@ -14,32 +14,47 @@ from .plan import UndecidedError
 FEWEST, MOST = 17, 1151  # steps of the sequences on which it is told how far back a model looks: 17, 35, 71, ...
 
 
-def for_any_length(build: Callable[[int], Builder], model: str, fewest: int = FEWEST) -> Builder:
+def for_any_length(
+    build: Callable[[int], Builder], model: str, fewest: int = FEWEST, most: int | None = None
+) -> Builder:
     """The program of `build(steps)`, checked to be the same for a short and a long sequence.
 
     The sequences get longer, from `fewest` on, until both show how far back each operation looks. `model` is what
-    messages name.
+    messages name; it takes at most so many steps, where it does not take any number.
 
     Raises:
         UnsupportedModelError: the program depends on the length of the sequence, or looks back further than `MOST`.
     """
     steps = fewest
     while True:
+        last = most is not None and 2 * steps + 4 > most
         try:
-            # the second length is no multiple of the first, and long enough for what shows in neither 17 nor 18 steps
-            short, long = (build(n) for n in (steps, 3 * steps + 2))
+            short, long = (build(n) for n in (steps, _second(steps, most)))
             where = difference(short, long)
             if where is None:
                 return short
-            if 8 * steps > MOST:
+            if last or 8 * steps > MOST:
                 raise UnsupportedModelError(
                     f"{where or model}: depends on the length of the sequence, as `x * (x.shape[1] % 2)` or"
                     " `x[:, x.shape[1] // 2]` do; an engine takes sequences of any length"
                 )
         except UndecidedError:
-            if steps >= MOST:
+            if last or steps >= MOST:
                 raise
         steps = 2 * steps + 1
+
+
+def _second(steps: int, most: int | None) -> int:
+    """A second length, about three times the first, or less than `most`.
+
+    It is a prime number of steps longer, so that the two have other remainders, and long enough for what shows in
+    neither 17 nor 18 steps.
+    """
+    apart = 2 * steps + 2
+    for n in (*range(apart, 2 * apart), *range(apart, 0, -1)):
+        if n != 2 and all(n % m for m in range(2, n)) and (most is None or steps + n < most):
+            return steps + n
+    return steps + 1
 
 
 def difference(a: Builder, b: Builder) -> str | None:

@@ -8,6 +8,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from types import CodeType
 from typing import Any
 
@@ -27,6 +28,7 @@ from .leaf import RECURRENT, Leaf
 from .matrix import may_recur
 from .refusals import check_model, no_recurrent_layer, not_exported
 
+_FAR = 4096  # steps of the longest sequences that are tried
 FOURIER = "a Fourier transform, as in torch.stft and torch.istft, is not followed: let the model take and give spectra"
 
 
@@ -50,6 +52,7 @@ class Trace:
     unseen: dict[int, str] = field(default_factory=dict)  # leaves that are used outside the graphs, with the place
     ran: set[CodeType] = field(default_factory=set)  # code of the model that runs on the example
     whole_states: bool = False  # whether states that are handed back beside another output must keep their size too
+    guards: list[Any] = field(default_factory=list)  # what was true of the sizes when Python code asked, as of sympy
 
     def interpret(self, visit: Callable[[torch.fx.Node, tuple, dict], Any], initial: dict[str, Any]) -> dict[str, Any]:
         """Run the nodes in order: `visit(node, args, kwargs)` with node arguments replaced by earlier results."""
@@ -79,6 +82,20 @@ class Trace:
         part = replace(self, nodes=[n for n in self.nodes if n in needed])
         visit = lambda n, args, kwargs: n.target(*args, **kwargs)  # noqa: E731  # pyright: ignore
         return part.interpret(visit, initial)[node.name]
+
+    def unguarded(self, frames: int) -> dict[int, str]:
+        """A few numbers of steps, each of so many frames, for which Python code may do something else, and why.
+
+        The graph is what the code does where its questions about sizes have the answers that they had.
+        """
+        found: dict[int, str] = {}
+        for guard in self.guards:
+            edges = {abs(int(n)) // frames + m for n in guard.atoms() if n.is_Integer for m in (-1, 0, 1)}
+            near = sorted(n for n in {*range(1, 13), *edges} if 0 < n <= _FAR)
+            other = [n for n in near if not guard.subs(dict.fromkeys(guard.free_symbols, n * frames))]
+            text = reduce(lambda text, size: text.replace(str(size), "n"), guard.free_symbols, str(guard))
+            found |= dict.fromkeys({*other[:1], *other[-1:]} - found.keys(), text)
+        return found
 
     def source(self, key: int) -> Any:
         """The recurrent layer, the embedding table, or the rows, that give the units of this key."""
@@ -314,7 +331,15 @@ def read_export(program: torch.export.ExportedProgram, leaves: dict[int, Leaf], 
         outputs=list(results[len(results) - len(signature.user_outputs) :]),
         leaves=leaves,
         model=model,
+        guards=_guards(program),
     )
+
+
+def _guards(program: torch.export.ExportedProgram) -> list[Any]:
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
+    sizes = [n for value in values if isinstance(value, Tensor) for n in value.shape if isinstance(n, torch.SymInt)]
+    found = [guard.expr for n in sizes[:1] if (known := n.node.shape_env) is not None for guard in known.guards]
+    return list(dict.fromkeys(found))
 
 
 def _without_effects(nodes: list[torch.fx.Node]) -> list[torch.fx.Node]:

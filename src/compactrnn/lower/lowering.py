@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -102,9 +102,9 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     inputs = axes.whole(inputs)
     names = input_names(model, len(inputs))
     single = axes.with_batch(inputs, 1)
-    fewest = _fewest(model, axes, single)
+    fewest, most = _lengths(model, axes, single)
     check_loops(model, *(axes.with_steps(single, fewest + more) for more in (0, 1)))
-    graph = _graph(model, axes, single)
+    graph = _graph(model, axes, single, most or FEWEST)
     check_once(model, graph, inputs, names, axes)
     try:
         ports, left_out = find_ports(model, graph, axes.with_steps(single, fewest), axes)
@@ -120,6 +120,7 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
         lambda steps: _build(graph, axes, names, single, steps, ports, exports, rename),
         type(model).__name__,
         fewest,
+        most,
     )
     return Lowered(builder.finish(), model, inputs, axes, graph, ports, left_out, builder.reach)
 
@@ -131,36 +132,49 @@ def in_float(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def _fewest(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> int:
-    """`FEWEST`, or more for a model that leaves out more, as convolutions without padding do."""
-    for steps in (FEWEST, 2 * FEWEST + 1, 4 * FEWEST + 3):
+def _lengths(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> tuple[int, int | None]:
+    """The fewest steps to lower a model on, and the most that it takes if these are not many more.
+
+    The former is `FEWEST`, or more for a model that leaves out more, as convolutions without padding do; less for one
+    that takes no more, as a table of positions is long.
+    """
+    kept = copy_module(model)
+
+    @cache
+    def runs(steps: int) -> bool:
         with contextlib.suppress(Exception):  # whatever a model raises
-            copy_module(model)(*axes.with_steps(single, steps))
-            return steps
-    return FEWEST
+            kept(*axes.with_steps(single, steps))
+            return True
+        return False
+
+    fewest = next((n for n in (FEWEST, 2 * FEWEST + 1, 4 * FEWEST + 3) if runs(n)), 0)
+    if fewest and runs(3 * fewest + 4):
+        return fewest, None
+    most = next((n for n in range(3 * fewest + 3 if fewest else FEWEST - 1, 3, -1) if runs(n)), 0)
+    if not most:
+        return FEWEST, None
+    return (fewest if most >= fewest + 4 and fewest else most // 2), most
 
 
-def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> Trace:
+def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...], some: int) -> Trace:
     """The graph for any number of steps.
 
     It is exported on many steps, which cost nothing there: on few, a slice such as `x[:, :20]` would be all of them. A
-    model that takes only so many, as a table of positions is long, is exported on few.
+    model that takes only so many, as a table of positions is long, is exported on `some`.
     """
     model = with_products(model)
     with Pooling():
         try:
             return trace(model, axes.with_steps(single, MOST), axes.times, decompositions())
         except UnsupportedModelError:
-            return trace(model, axes.with_steps(single, FEWEST), axes.times, decompositions())
+            return trace(model, axes.with_steps(single, some), axes.times, decompositions())
 
 
-def _longest(graph: Trace, axes: Axes, single: tuple[Tensor, ...], node: Node) -> Tensor | None:
-    """The value of a node for as many steps as the model takes, `MOST` or a part of that."""
-    steps = MOST
-    while steps > FEWEST:
-        with contextlib.suppress(RuntimeError):
-            return graph.value(node, axes.with_steps(single, steps))
-        steps //= 2
+def _value_at(graph: Trace, axes: Axes, single: tuple[Tensor, ...], node: Node, steps: int) -> Tensor | None:
+    """The value of a node that depends on no data for so many steps; None where the model has none."""
+    sizes = axes.with_steps(tuple(torch.empty((), dtype=x.dtype).expand(x.shape) for x in single), steps)
+    with contextlib.suppress(RuntimeError, IndexError):
+        return graph.value(node, sizes)
     return None
 
 
@@ -178,14 +192,14 @@ def _build(
     small, large = (axes.with_steps(single, n) for n in (steps, steps + 1))
     try:
         values, longer = graph.run(small), graph.run(large)
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0]
+    except (RuntimeError, IndexError) as error:
+        kind = type(graph.model).__name__
         raise UnsupportedModelError(
-            f"{type(graph.model).__name__}: cannot run on {steps + 1} steps ({reason}); an engine runs on any number"
+            f"{kind}: cannot run on {steps + 1} steps ({reason(error)}); an engine runs on any number"
         ) from error
     builder = Builder()
-    longest = partial(_longest, graph, axes, single)
-    visitor = Visitor(builder, graph, values, longer, exports, rename, steps, longest)
+    at = partial(_value_at, graph, axes, single)
+    visitor = Visitor(builder, graph, values, longer, exports, rename, steps, at)
     given = zip(names, small, axes.times, axes.batches, strict=True)
     inputs = [_input(visitor, name, x, time, batch, axes.frames) for name, x, time, batch in given]
     outputs = visitor.lower(inputs)

@@ -137,7 +137,7 @@ def pack(
     >>> path, x = tempfile.mkdtemp() + "/lstm.crnn", torch.randn(1, 9, 8)
     >>> report = pack(Encoder(), path, x, calibration=[x])
     >>> [check.what for check in report.checks]
-    ['the example', 'a longer sequence', 'zeros', 'large inputs', 'calibration']
+    ['the example', 'a longer sequence', 'other lengths', 'zeros', 'large inputs', 'calibration']
     >>> cr.Engine(path).stream().step(x[0, 0].numpy()).shape
     (16,)
     """

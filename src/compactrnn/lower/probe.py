@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -75,7 +76,7 @@ class TimeUnclearError(UnsupportedModelError):
         self.axes = tuple(axes)
 
 
-def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = None) -> Axes:
+def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = None, cut: bool = False) -> Axes:
     """Find the axes of `inputs` that reach the recurrent layers as time and batch.
 
     Where layers run along two axes, as in a dual-path model, time is the one along which no layer is bidirectional; the
@@ -83,6 +84,9 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
 
     Where the model has strides over time, a step is as many frames as all layers and outputs need to grow by whole
     steps.
+
+    Inputs that are as long as the model takes, such as those of a table of positions, are cut to half first, which
+    `cut` says of `inputs`.
 
     Raises:
         UnsupportedModelError: there is no such axis, or more than one reading; says which layer is in the way.
@@ -119,12 +123,18 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
         raise UnsupportedModelError(
             f"{kind}: layers run along two axes, along one of them with a stride: say which is time by pack(time=...)"
         )
+    if not along and not cut and (halved := _of_half(model, inputs, time)) is not None:
+        return halved
     if not along:
         raise UnsupportedModelError(f"{kind}: {no_time(base, *_try_all(model, inputs, 0), inputs)}")
     lead = min(along[0][1])
     steady = {r: c for r, c in tried.items() if [x.steps for x in c] == [x.steps for x in base]}
     batches = [r for r, c in steady.items() if _more_rows(base[lead], c[lead])]
-    found = _together(model, inputs, base, lead, {r: tried[r][lead].steps for r, _ in along}, batches, frames)
+    times = {r: tried[r][lead].steps for r, _ in along}
+    found = _together(model, inputs, base, lead, times, batches, frames)
+    if not found and not cut and (halved := _of_half(model, inputs, time)) is not None:
+        return halved
+    found = found or [(max(times, key=_covers), (None,) * len(inputs))]
     if len(found) > 1 and len(inputs) == 1 and len({t for t, _ in found}) == 1:
         found = [min(found, key=lambda pair: pair[1][0] or 0)]  # the others are rows of each sequence
     if len(found) > 1:
@@ -133,11 +143,22 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
             f"{kind}: example_inputs can be read in more than one way: {ways};"
             " give an example whose batch, steps and widths are all different"
         )
-    times, batch = found[0]
+    chosen, batch = found[0]
     one = False
     if all(b is None for b in batch):
-        batch, one = _alone(inputs, base[lead], times, errors)
-    return Axes(times, batch, one, frames)
+        batch, one = _alone(inputs, base[lead], chosen, errors)
+    return Axes(chosen, batch, one, frames)
+
+
+def _of_half(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None) -> Axes | None:
+    """The axes of inputs that cannot be enlarged, found on half of them; None where there are none, either."""
+    for size, reading in _readings(inputs):
+        if size > 3:
+            with contextlib.suppress(UnsupportedModelError, ValueError):
+                found = find_axes(model, resized(inputs, reading, size // 2), time, cut=True)
+                if found.times == reading:
+                    return found
+    return None
 
 
 def _checked(time: int | None, x: Tensor, name: str) -> int | None:
@@ -259,16 +280,21 @@ def _try_all(
     """What the recurrent layers get, or the error, where axes of equal length grow together, by `more` or twofold."""
     tried: dict[Reading, list[Call]] = {}
     errors: dict[Reading, BaseException] = {}
+    for size, reading in _readings(inputs):
+        try:
+            tried[reading] = calls(model, resized(inputs, reading, size + (more or size)))
+        except Exception as error:  # whatever a model raises
+            errors[reading] = error
+    return tried, errors
+
+
+def _readings(inputs: tuple[Tensor, ...]) -> Iterator[tuple[int, Reading]]:
+    """Sizes, the largest first, and axes of the inputs that are so long."""
     for size in sorted({n for x in inputs for n in x.shape}, reverse=True):
         choices = [[*(d for d, n in enumerate(x.shape) if n == size), None] for x in inputs]
         for reading in itertools.islice(itertools.product(*choices), _MOST_READINGS):
-            if all(axis is None for axis in reading):
-                continue
-            try:
-                tried[reading] = calls(model, resized(inputs, reading, size + (more or size)))
-            except Exception as error:  # whatever a model raises
-                errors[reading] = error
-    return tried, errors
+            if any(axis is not None for axis in reading):
+                yield size, reading
 
 
 def _together(
@@ -298,8 +324,7 @@ def _together(
         if first.steps == 2 * times[time] - base[lead].steps and rows_fit:
             found.append((time, batch))
     most = max((_covers(t) + _covers(b) for t, b in found), default=0)
-    best = [(t, b) for t, b in found if _covers(t) + _covers(b) == most]
-    return best or [(max(times, key=_covers), none)]
+    return [(t, b) for t, b in found if _covers(t) + _covers(b) == most]
 
 
 def _covers(reading: Reading) -> int:

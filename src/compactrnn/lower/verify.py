@@ -22,7 +22,7 @@ from .sequences import made_up, shuffled
 from .unrolled import Unrolled
 
 PARITY = 1e-4
-_FEW_STEPS, _FEW = "few steps", (0, 1, 4)  # more than the least, where the ends may differ at other lengths
+_OTHER, _FEW = "other lengths", (0, 1, 4)  # more than the least, where the ends may differ at other lengths
 _LOSSES = 16  # a program may lose as many times what float32 itself loses in torch
 _CROSSED = 4  # and as many times what a threshold that is crossed a step earlier or later changes
 
@@ -40,16 +40,21 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     """
     lowered, example = reference.lowered, reference.lowered.example
     sizes = [np.abs(_finite(y)).max(initial=0.0) for y in reference.run(lowered.axes.with_batch(example, 1))[0]]
+    steps, most = lowered.axes.steps(example), lowered.program.most_steps
+    if most and steps > most:
+        raise UnsupportedModelError(
+            f"{type(lowered.trace.model).__name__}: the tables of positions in a file are for {most} steps, which is"
+            f" less than the {steps} of the example: give it fewer steps; an engine that gets more refuses them"
+        )
     checks = [_check("the example", reference, engine, example, sizes)]
-    steps = lowered.axes.steps(example)
     longer = 2 * max(steps, lowered.reach) + 3
-    checks.append(_check("a longer sequence", reference, engine, shuffled(lowered, longer, 1), sizes))
-    least = lowered.program.least_steps
-    if lowered.axes.frames > 1 or least > 1:
-        few = [_check(_FEW_STEPS, reference, engine, shuffled(lowered, least + n, 1), sizes) for n in _FEW]
-        skipped = next((c.skipped for c in few if c.skipped), "")
-        checks.append(Check(_FEW_STEPS, sum(least + n for n in _FEW), max(c.error or 0.0 for c in few), skipped))
-    for what, inputs in made_up(lowered, steps if checks[-1].skipped else longer):
+    longer = min(longer, most or longer)
+    another = "a longer sequence" if longer > steps else "another sequence"
+    checks.append(_check(another, reference, engine, shuffled(lowered, longer, 1), sizes))
+    if checks[-1].skipped:
+        longer = steps
+    checks += _other_lengths(reference, engine, sizes)
+    for what, inputs in made_up(lowered, longer):
         checks.append(_check(what, reference, engine, inputs, sizes))
     if isinstance(lowered.model, Unrolled):
         checks.append(_check_given_states(lowered, lowered.model, engine, shuffled(lowered, longer, 1), sizes))
@@ -57,6 +62,43 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     if found:
         checks.append(Check("calibration", sum(c.steps for c in found), max(c.error or 0.0 for c in found)))
     return checks
+
+
+def _other_lengths(reference: Reference, engine: Engine, sizes: list[float]) -> list[Check]:
+    """Compare on one step, and where the ends, or questions of Python code about the number of steps, may matter."""
+    lowered = reference.lowered
+    least, most = max(lowered.program.least_steps, 1), lowered.program.most_steps
+    ends = lowered.axes.frames > 1 or least > 1
+    asked = lowered.trace.unguarded(lowered.axes.frames)
+    few = {least, *(least + n for n in _FEW if ends)}
+    found = []
+    for n in sorted(n for n in few | asked.keys() if n >= least and not (most and n > most)):
+        try:
+            found.append(_check(_OTHER, reference, engine, shuffled(lowered, n, 1), sizes))
+        except UnsupportedModelError as error:
+            if ends and n in few:
+                raise
+            if not isinstance(error, _ShapeError):  # too short for a delay, a model may give other numbers of results
+                raise _asked(type(lowered.trace.model).__name__, n, asked.get(n, ""), error) from error
+    compared = [check for check in found if not check.skipped]
+    if not compared and not ends:
+        return []
+    worst = max((check.error or 0.0 for check in compared), default=None)
+    skipped = next((check.skipped for check in found if check.skipped), "") if ends else ""
+    return [Check(_OTHER, sum(check.steps for check in compared), worst, skipped)]
+
+
+class _ShapeError(UnsupportedModelError):
+    """As many steps as torch gives and the program differ."""
+
+
+def _asked(model: str, steps: int, guard: str, error: UnsupportedModelError) -> UnsupportedModelError:
+    """The error for code that does something else for so many steps than where `guard` is true of their number n."""
+    than = f"than where {guard}, of n entries" if guard else "than for more"
+    return UnsupportedModelError(
+        f"{model}: its Python code asks how long a sequence is, and does something else for {steps} steps {than}; an"
+        f" engine does the same at any length ({error})"
+    )
 
 
 def argument(sequence: tuple[np.ndarray, ...]) -> Any:
@@ -116,10 +158,10 @@ def _check(
     worst = 0.0
     for number, port in enumerate(lowered.ports):
         ours, theirs = ([row[number] for row in rows] for rows in (got, wanted))
+        if steps == 1 and ours[0].size == theirs[0].size:  # `squeeze` without an axis takes time away, too
+            theirs = [y.reshape(ours[0].shape) for y in theirs]
         if ours[0].shape != theirs[0].shape:
-            raise UnsupportedModelError(
-                f"{port.name}: the program gives shape {ours[0].shape}, torch {theirs[0].shape}"
-            )
+            raise _ShapeError(f"{port.name}: the program gives shape {ours[0].shape}, torch {theirs[0].shape}")
         size = max([sizes[number], *(np.abs(_finite(y)).max(initial=0.0) for y in theirs)]) or 1.0
         errors = [_errors(a, b, size, port.time) for a, b in zip(ours, theirs, strict=True)]
         if max(e.max() for e in errors) > PARITY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from .._errors import UnsupportedModelError
 from ..emit.address import EVERY_TWO, LazyView, why_unclear
 from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
-from ..emit.lengths import MOST
+from ..emit.lengths import FEWEST, MOST
 from ..emit.movement import Mover
+from ..emit.positions import Table, longest_table
 from ..emit.step_count import counted
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import FOURIER, Trace, operation
@@ -85,8 +87,8 @@ class Visitor:
     as many entries as a step has.
 
     Without `longer` the graph is one step, and no axis is time. `exports` are the graphs of the steps of cells, by what
-    makes two of them equal. `rename` gives the names of weights. `longest` gives the value of a node that depends on no
-    data for a very long sequence, None where the model takes none.
+    makes two of them equal. `rename` gives the names of weights. `at` gives the value of a node that depends on no data
+    for a sequence of so many steps, None where it has none.
     """
 
     def __init__(
@@ -98,12 +100,12 @@ class Visitor:
         exports: dict[Hashable, Trace] | None = None,
         rename: Callable[[str], str] = str,
         steps: int | None = None,
-        longest: Callable[[torch.fx.Node], Tensor | None] = lambda node: None,
+        at: Callable[[torch.fx.Node, int], Tensor | None] = lambda node, steps: None,
     ):
         self.builder = builder
         self.exports = {} if exports is None else exports
         self.rename = rename
-        self.longest = longest
+        self._at = at
         self.mover = Mover(builder, steps)
         self._arrays: dict[int, tuple[Tensor, np.ndarray]] = {}  # constants, by the tensor's identity
         self.trace = trace
@@ -207,7 +209,7 @@ class Visitor:
         if self.steps is None or not isinstance(source, torch.fx.Node) or (one := number(x)) is None:
             return x
         two = number(self.longer[source.name])
-        if two is None or one == two or (far := number(self.longest(source))) is None:
+        if two is None or one == two or (far := number(self._at(source, MOST))) is None:
             return x
         y = counted(self.mover, {self.steps: one, self.steps + 1: two, MOST: far})
         return x if y is None else replace(y, shape=tuple(x.shape) if isinstance(x, Tensor) else ())
@@ -223,8 +225,26 @@ class Visitor:
         """Whether a value is independent of the input (it may depend on the sequence length)."""
         value = self.values[node.name]
         if isinstance(value, Tensor) and self.axes[node.name] is not None:
-            self.mover.grows(self.source(value))
+            self.mover.grows(self.source(value), partial(self._table, node))
         return value
+
+    def longest(self, node: Any) -> Tensor | None:
+        """The value of a node that depends on no data for as many steps as it has one for, `MOST` or a part of that."""
+        halves = (MOST >> n for n in range(MOST.bit_length()))
+        values = (self._at(node, steps) for steps in halves if steps > FEWEST)
+        return next((value for value in values if value is not None), None)
+
+    def _table(self, node: torch.fx.Node) -> Table | None:
+        """A constant that is as long as the sequence, for the longest; None where rows depend on the length."""
+        value, time = self.values[node.name], self.axes[node.name]
+        if not isinstance(time, int) or self.rates[node.name] != 1 or self.steps is None:
+            return None
+
+        def at(steps: int) -> np.ndarray | None:
+            found = self._at(node, steps)
+            return None if found is None else found.detach().double().numpy()
+
+        return longest_table(self.source(value), time, self.steps, at)
 
     def source(self, x: Any) -> Any:
         """`x` as movement reads it: of the same constant the same array."""

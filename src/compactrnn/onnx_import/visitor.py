@@ -20,7 +20,7 @@ from ..emit.convolution import MOST_ROWS
 from ..emit.factor import entries_or_dense
 from ..emit.movement import Mover
 from ..emit.plan import SHIFT
-from ..emit.positions import MOST_POSITIONS, Table
+from ..emit.positions import Table, longest_table
 from ..emit.products import linear
 from ..emit.step_count import counted
 from .evaluate import evaluate, is_known
@@ -196,22 +196,7 @@ class Visitor:
         value, time, steps = self.folded.values[name], self.grown(name), self.mover.steps
         if not isinstance(value, np.ndarray) or not isinstance(time, int) or self.rate(name) != 1 or steps is None:
             return None
-
-        def longer(n: int) -> np.ndarray | None:
-            found = self._at(name, n)
-            if found is None or found.ndim != value.ndim or found.shape[time] - value.shape[time] != n - steps:
-                return None
-            return found
-
-        low, high = steps, MOST_POSITIONS
-        if (found := longer(high)) is None:
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if longer(middle) is not None else (low, middle)
-            found = longer(low)
-        if found is None or not np.array_equal(found.take(range(value.shape[time]), time), value):
-            return None
-        return Table(found.astype(np.float64), time, low > steps)
+        return longest_table(value, time, steps, partial(self._at, name))
 
     def _counted(self, node: Node, given: list[Taken | None]) -> list[Taken | None]:
         """What an operator gets, with numbers that follow from the number of steps as such."""
