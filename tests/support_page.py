@@ -84,7 +84,9 @@ sequence, or, with a causal mask, of the steps up to its own. It is taken from `
 keys, and a scale that does not depend on the number of steps; from ONNX files as `MatMul`, `Mul`, `Add`, `Where`,
 `Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a
 condition, made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps
-to come, or none; or a number or a condition for each key that is computed from data or given as an input. Refused are
+to come, or none; or a number or a condition for each key that is computed from data or given as an input; or both, one
+after the other or as one mask (`attn_mask` and `key_padding_mask`). Where they leave a query no step, the result is
+NaN, or zeros where torch has them in training (`need_weights=False`, `F.scaled_dot_product_attention`). Refused are
 windows, biases by distance, weights that are given out, and scores that are no products.
 
 **Positions**: what follows from the position alone, such as a learned table (`self.table(torch.arange(T))`,

@@ -122,6 +122,14 @@ REFUSED = {
         lambda m, h: (h @ h.mT).masked_fill(h[:, None, :, 0] > h[..., :1], -1e9).softmax(-1) @ h,
         "makes numbers of every two steps",
     ),
+    "mask of both, of finite numbers": (
+        lambda m, h: (h @ h.mT).masked_fill((h[:, None, :, 0] > 0) | future(h), -1e9).softmax(-1) @ h,
+        "expected -infinity",
+    ),
+    "mask of data and steps that is otherwise combined": (
+        lambda m, h: (h @ h.mT).masked_fill((h[:, None, :, 0] > 0) & future(h), -torch.inf).softmax(-1) @ h,
+        "masked for the steps to come",
+    ),
     "mask of queries, zeros where there is no step": (
         lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=h[:, :, None, 0] > 0),
         "taken of masks of keys alone; write the attention out",
@@ -191,6 +199,14 @@ MASKS = {
         lambda h, s: s.masked_fill(future(h), -torch.inf).masked_fill(padding(h)[:, None, None], -torch.inf)
     ),
     "two masks": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None], -1e9) + h[:, None, None, :, 1]),
+    "one of both": attended(lambda h, s: s.masked_fill(padding(h)[:, None, None] | future(h), -torch.inf)),
+    "one of what counts": attended(
+        lambda h, s: torch.where((~padding(h)[:, None, None]).logical_and(~future(h)), s, -torch.inf)
+    ),
+    "added as one": attended(
+        lambda h, s: s + (h[:, None, None, :, 1] + torch.zeros_like(s[0, 0]).masked_fill(future(h), -torch.inf))
+    ),
+    "MultiheadAttention": lambda m, h: m.attention(h, h, h, attn_mask=future(h), key_padding_mask=padding(h))[0],
 }
 SAFE = {  # zeros where no step counts
     "one head": lambda m, h: F.scaled_dot_product_attention(h, h, h, attn_mask=~padding(h)[:, None]),
@@ -198,6 +214,11 @@ SAFE = {  # zeros where no step counts
     "added numbers": fused(lambda h: h[:, None, None, :, 1].masked_fill(padding(h)[:, None, None], -torch.inf)),
     "low numbers": fused(lambda h: padding(h)[:, None, None] * -1e9),
     "for each head": fused(lambda h: h[..., :2].transpose(1, 2)[:, :, None] < 0.1),
+    "of steps to come too": fused(lambda h: ~(padding(h)[:, None, None] | future(h))),
+    "without weights": lambda m, h: m.attention(
+        h, h, h, attn_mask=future(h), key_padding_mask=padding(h), need_weights=False
+    )[0],
+    "encoder layer": lambda m, h: m.block(h, src_mask=future(h), src_key_padding_mask=padding(h)),
 }
 LOW = {
     *SAFE,

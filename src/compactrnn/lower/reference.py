@@ -91,13 +91,18 @@ def in_dtype(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ..
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors that the model makes itself have the dtype of its weights."""
-    before = torch.get_default_dtype()
+    """Tensors that the model makes itself have the dtype of its weights.
+
+    And attention gives the same as in training: zeros and not NaN where a mask leaves no step, as the fast path would.
+    """
+    before, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
     torch.set_default_dtype(dtype)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from ..emit.positions import Table, longest_table
 from ..emit.step_count import counted
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
 from ..graph.trace import FOURIER, Trace, operation
+from .masks import Mask
 
 _OF_NUMBERS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")  # may have the number of steps as one
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
@@ -30,6 +31,7 @@ _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_t
 HANDLERS: dict[str, Callable] = {}
 LAZY_HANDLERS: dict[str, Callable] = {}
 SCORES_HANDLERS: dict[str, Callable] = {}
+MASK_HANDLERS: dict[str, Callable] = {}
 
 
 def handles(*names: str) -> Callable:
@@ -57,6 +59,16 @@ def handles_scores(*names: str) -> Callable:
 
     def register(function: Callable) -> Callable:
         SCORES_HANDLERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def handles_masks(*names: str) -> Callable:
+    """As `handles`, for functions whose result has a number for every two steps and is no score, or that get such."""
+
+    def register(function: Callable) -> Callable:
+        MASK_HANDLERS.update(dict.fromkeys(names, function))
         return function
 
     return register
@@ -149,13 +161,18 @@ class Visitor:
         if name == "getitem":
             return args[0][args[1]]
         if name in FRESH or not any(
-            isinstance(v, Operand | LazyView | Scores) for v in pytree.tree_leaves((args, kwargs))
+            isinstance(v, Operand | LazyView | Scores | Mask) for v in pytree.tree_leaves((args, kwargs))
         ):
             return self._known(node)
         if not isinstance(self.values[node.name], Tensor | list | tuple):
             return self.values[node.name]  # a size
         if any(isinstance(v, Scores) for v in pytree.tree_leaves((args, kwargs))):
             return self._with_scores(node, args, kwargs)
+        if any(isinstance(v, Mask) for v in pytree.tree_leaves((args, kwargs))):
+            return self._with_masks(node, args, kwargs)
+        if self.axes[node.name] == EVERY_TWO and name in MASK_HANDLERS:
+            if (mask := MASK_HANDLERS[name](self, node, *args, **kwargs)) is not None:
+                return mask
         if name in MOVES | WRITES and self._only_moves(name, args, kwargs):
             return self._move(node, args, kwargs)
         if name in PADS:
@@ -190,10 +207,21 @@ class Visitor:
             raise UnsupportedModelError(f"{self.where(node)} cannot be lowered; {CAN}")
         return result
 
-    def _move_scores(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Scores | None:
-        """Scores moved by the operation itself; None where it moves others, too."""
+    def _with_masks(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
+        """What a node makes of masks of every two steps."""
+        name, result = operation(node), None
+        if name in MOVES and self._only_moves(name, args, kwargs):
+            result = self._move_scores(node, args, kwargs)
+        elif name in MASK_HANDLERS:
+            result = MASK_HANDLERS[name](self, node, *args, **kwargs)
+        if result is None:
+            raise UnsupportedModelError(f"{self.where(node)}: {why_unclear(EVERY_TWO)}")
+        return result
+
+    def _move_scores(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Scores | Mask | None:
+        """Scores or masks moved by the operation itself; None where it moves others, too."""
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | LazyView | Scores | Tensor)]
+        places = [i for i, v in enumerate(leaves) if isinstance(v, Operand | LazyView | Scores | Mask | Tensor)]
         if len(places) != 1 or not isinstance(self.values[node.name], Tensor):
             return None
 
@@ -258,6 +286,8 @@ class Visitor:
         """`x`, materialized if it is a lazy view."""
         if isinstance(x, Scores):
             raise UnsupportedModelError(f"{self.builder.where}: gives the scores of every two steps; {CAN}")
+        if isinstance(x, Mask):
+            raise UnsupportedModelError(f"{self.builder.where}: {why_unclear(EVERY_TWO)}")
         return self.materialize_rows(x)
 
     def materialize_rows(self, x: Any) -> Any:
