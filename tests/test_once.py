@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 import compactrnn as cr
+from compactrnn.lower import lower
 from compactrnn.runtime.file import read, write
+from compactrnn.testing import RuntimeContract
+from compactrnn.training.cut_to_budget import _step_time
 from run_folders import invoke
 
 STEPS, FEATURES, SIZE = 9, 4, 3
@@ -277,3 +280,19 @@ def test_onnx_files_of_fixed_size_take_them(tmp_path, name):
     got = cr.Engine(tmp_path / "m.crnn").run((x[0].numpy(), z))
     with torch.no_grad():
         np.testing.assert_allclose(got, each(model(x, torch.from_numpy(z)))[0][0], atol=2e-6)
+
+
+def _program(name):
+    model, x, z, _ = made(name)
+    return lower(model, (x, z))
+
+
+@pytest.mark.parametrize("program", [pytest.param(_program(case), id=case) for case in ("mixed", "token")])
+class TestOnTheEngine(RuntimeContract):
+    pass
+
+
+@pytest.mark.parametrize("case", ["beside", "token", "weighted mean"])
+def test_a_step_is_timed_for_a_budget(case):
+    engine = cr.Engine(write(_program(case)))
+    assert engine.offline != MODELS[case][3] and _step_time(engine) > 0

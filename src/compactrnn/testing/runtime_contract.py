@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ..runtime import _native  # pyright: ignore[reportAttributeAccessIssue]
-from ..runtime.engine import Engine
+from ..runtime.engine import Engine, Stream
 from ..runtime.file import read, write
 from ..runtime.program import Program
 from .programs import random_input
@@ -38,8 +38,8 @@ class RuntimeContract:
         """`run(T)`, T steps, and any chunks of them agree bit for bit; so does `engine.run`."""
         engine = self._streaming(program)
         xs = random_input(program, self.steps)
-        whole = _outputs(engine.stream().run(xs))
-        stream, other = engine.stream(), engine.stream()
+        whole = _outputs(_opened(engine, xs).run(_cut(engine, xs, slice(None))))
+        stream, other = _opened(engine, xs), _opened(engine, xs)
         rows = [_outputs(stream.step(_cut(engine, xs, t))) for t in range(self.steps)]
         chunks = [_outputs(other.run(_cut(engine, xs, slice(a, b)))) for a, b in ((0, 2), (2, 2), (2, self.steps))]
         for i, output in enumerate(engine.outputs):
@@ -56,7 +56,7 @@ class RuntimeContract:
             engine = Engine(data, isa=isa)
             results.append(_outputs(engine.run(xs)))
             if not engine.offline:
-                stream = engine.stream()
+                stream = _opened(engine, xs)
                 results[-1] += _outputs(stream.run(_cut(engine, xs, slice(0, 5))))
                 results[-1] += _outputs(stream.step(_cut(engine, xs, 5)))
         for other in results[1:]:
@@ -75,9 +75,9 @@ class RuntimeContract:
         engine = self._streaming(program)
         xs = random_input(program, self.steps)
         first, then = _cut(engine, xs, slice(0, 3)), _cut(engine, xs, slice(3, self.steps))
-        stream = engine.stream()
+        stream = _opened(engine, xs)
         start = _outputs(stream.run(first))
-        copied, loaded = stream.copy(), engine.stream()
+        copied, loaded = stream.copy(), _opened(engine, xs)
         loaded.load_state_bytes(stream.state_bytes())
         after = _outputs(stream.run(then))
         for other in (copied, loaded):
@@ -89,12 +89,12 @@ class RuntimeContract:
         """After NaN and infinities, `reset` gives what a fresh stream gives."""
         engine = self._streaming(program)
         xs = random_input(program, self.steps)
-        stream = engine.stream()
+        stream, whole = _opened(engine, xs), _cut(engine, xs, slice(None))
         for value in (np.nan, np.inf, -np.inf, 3e38):
             stream.step(_filled(engine, value))
         stream.reset()
-        fresh = _outputs(engine.stream().run(xs))
-        assert all(_same(a, b) for a, b in zip(fresh, _outputs(stream.run(xs)), strict=True))
+        fresh = _outputs(_opened(engine, xs).run(whole))
+        assert all(_same(a, b) for a, b in zip(fresh, _outputs(stream.run(whole)), strict=True))
 
 
 def _outputs(y) -> tuple[np.ndarray, ...]:
@@ -105,10 +105,26 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
+def _opened(engine: Engine, xs) -> Stream:
+    """A stream with those inputs that a sequence has once."""
+    return engine.stream(
+        **{port.name: x for port, x in zip(engine.inputs, _each(engine, xs), strict=True) if port.once}
+    )
+
+
 def _cut(engine: Engine, xs, at):
-    return xs[at] if len(engine.inputs) == 1 else tuple(x[at] for x in xs)
+    """The inputs of one step or of several, as a stream takes them."""
+    return _alone([x[at] for port, x in zip(engine.inputs, _each(engine, xs), strict=True) if not port.once])
 
 
 def _filled(engine: Engine, value: float):
-    rows = [0 if port.vocabulary else np.full(port.shape, value, np.float32) for port in engine.inputs]
+    ports = [port for port in engine.inputs if not port.once]
+    return _alone([0 if port.vocabulary else np.full(port.shape, value, np.float32) for port in ports])
+
+
+def _each(engine: Engine, xs) -> tuple:
+    return xs if len(engine.inputs) > 1 else (xs,)
+
+
+def _alone(rows: list):
     return rows[0] if len(rows) == 1 else tuple(rows)

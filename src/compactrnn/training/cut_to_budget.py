@@ -204,18 +204,19 @@ def _largest(
 
 def _step_time(engine: Engine) -> float:
     """Microseconds for a step, the median: of a stream, or of a sequence by its steps where a stream cannot be."""
-    steps = [tuple(np.zeros(i.shape, np.int32 if i.vocabulary else np.float32) for i in engine.inputs)] * TIMED
-    one = [step[0] for step in steps] if len(engine.inputs) == 1 else steps
+    zeros = {i.name: np.zeros(i.shape, np.int32 if i.vocabulary else np.float32) for i in engine.inputs}
+    once = {i.name: zeros[i.name] for i in engine.inputs if i.once}
     times = []
     if engine.offline:
-        sequence = tuple(np.stack(arrays) for arrays in zip(*steps, strict=True))
+        sequence = tuple(x if name in once else np.stack([x] * TIMED) for name, x in zeros.items())
         for _ in range(9):
             began = time.perf_counter()
             engine.run(sequence[0] if len(sequence) == 1 else sequence)
             times.append((time.perf_counter() - began) / TIMED)
     else:
-        stream = engine.stream()
-        for x in one:
+        stream, each = engine.stream(**once), tuple(x for name, x in zeros.items() if name not in once)
+        x = each[0] if len(each) == 1 else each
+        for _ in range(TIMED):
             began = time.perf_counter()
             stream.step(x)
             times.append(time.perf_counter() - began)
