@@ -106,6 +106,8 @@ OFFLINE = {
     "one number": lambda m, x: x.max() + x.mean(),
     "place of the largest": lambda m, x: torch.round(x).argmax(1).float(),
     "place of the smallest": lambda m, x: x.argmin(1, keepdim=True) - x,
+    "angle": lambda m, x: torch.atan2(x, x.flip(-1).round()),
+    "angle to a fixed direction": lambda m, x: torch.atan2(x.abs() - x, x - x[..., :1]),
     "largest and its place": lambda m, x: torch.cat([v.float() for v in x.topk(1, 1)], 1),
 }
 

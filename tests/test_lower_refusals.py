@@ -149,6 +149,12 @@ REFUSED = {
         "Fourier transform",
         "take and give spectra",
     ),
+    "several largest of all steps": (
+        uses(lambda m, x: m.g(x)[0].topk(3, 1)[0]),
+        r(2, 9, 4),
+        "topk: gives the 3 largest numbers of the whole sequence",
+        "outside of the model",
+    ),
     "own forward": (
         lambda: Uses(lambda m, x: m.g(x)[0], g=Own(4, 8)),
         r(9, 2, 4),

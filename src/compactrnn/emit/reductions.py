@@ -137,7 +137,12 @@ def top(mover: Mover, x: Operand, k: int, axis: int) -> list[Operand] | None:
     build, axis = mover.builder, axis % len(x.shape)
     if axis == x.time and k == 1:
         return [reduce(mover, x, [axis], "max", keepdims=True), argmax(mover, x, axis, keepdims=True)]
-    if axis == x.time or x.shape[axis] != x.width:
+    if axis == x.time:
+        raise UnsupportedModelError(
+            f"{build.where}: gives the {k} largest numbers of the whole sequence; an engine gives the largest alone:"
+            " take them from the numbers of all steps, outside of the model"
+        )
+    if x.shape[axis] != x.width:
         return None
     shape = tuple(k if d == axis else n for d, n in enumerate(x.shape))
     found = [build.compute(Code.TOP, [x], x, width=k, a=x.ref, k=x.width, fn=int(fn)) for fn in Top]

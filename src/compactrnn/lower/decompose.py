@@ -234,6 +234,17 @@ def _flat(x: Any) -> list:
     return list(x) if isinstance(x, list | tuple) else [x]
 
 
+@rewrites("atan2.default")
+def _atan2(y: Tensor, x: Tensor) -> Tensor:
+    """atan(y / x), turned by half a circle where x is negative; of zeros and infinities as IEEE 754 has it."""
+    infinite = (y.abs() == math.inf) & (x.abs() == math.inf)
+    y, x = torch.where(infinite, y.sign(), y), torch.where(infinite, x.sign(), x)
+    below, left = ((v < 0) | (v.reciprocal() < 0) for v in (y, x))  # -0, too
+    half = torch.where(below, -math.pi, math.pi)
+    angle = torch.where(x == 0, torch.where(y == 0, y, (y * math.inf).atan()), (y / torch.where(x == 0, 1.0, x)).atan())
+    return torch.where(left & ((x != 0) | (y == 0)), angle + half, angle)
+
+
 @rewrites("logsumexp.default")
 def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """peak + log sum exp(x - peak), where the peak is finite."""
