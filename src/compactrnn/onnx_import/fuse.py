@@ -1,6 +1,7 @@
 """Nodes that are one operation of a program.
 
-These are a product and the bias added to it, or the batch norm after it, and a norm of groups of channels written out.
+These are a product and the bias added to it, or the batch norm after it; and written out, a norm of groups of channels
+and a softmax that is zero where it would be NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +16,29 @@ from .folding import Folded, Node, Value
 
 def fused(folded: Folded) -> Folded:
     """The graph with each bias that is added to a product, and each batch norm after a convolution, in its inputs."""
-    return _with_norms(_with_biases(_with_groups(folded)))
+    return _with_norms(_with_biases(_with_groups(_with_safe_softmax(folded))))
+
+
+def _with_safe_softmax(folded: Folded) -> Folded:
+    """The graph with each Where(IsNaN(y), 0, y) of a Softmax in its attribute `safe`, as attention of torch has it."""
+    readers, makers = _readers(folded), {name: node for node in folded.nodes for name in node.outputs}
+    joined: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in folded.nodes:
+        test, softmax = (makers.get(node.inputs[i]) if node.op == "Where" else None for i in (0, 2))
+        if test is None or softmax is None or (test.op, softmax.op) != ("IsNaN", "Softmax"):
+            continue
+        y, zero = softmax.outputs[0], folded.values[node.inputs[1]]
+        same_size = folded.type_of(node.outputs[0]).shape == folded.type_of(y).shape
+        if test.inputs[0] == y and readers[y] == 2 and readers[test.outputs[0]] == 1 and same_size:
+            if isinstance(zero, np.ndarray) and not zero.any():
+                proto = onnx.NodeProto()
+                proto.CopyFrom(softmax.proto)
+                proto.attribute.append(onnx.helper.make_attribute("safe", 1))
+                joined[node.outputs[0]] = Node(proto, softmax.inputs, node.outputs)
+                gone.update((y, test.outputs[0]))
+    nodes = [joined.get(n.outputs[0], n) for n in folded.nodes if n.outputs[0] not in gone]
+    return Folded(nodes, folded.values, folded.outputs)
 
 
 def _with_groups(folded: Folded) -> Folded:

@@ -93,7 +93,7 @@ def _softmax(visitor: Visitor, node: Node, x: Scores) -> Scores | None:
     axis = node.get("axis", 1 if old else -1) % len(x.shape)
     if old and axis != len(x.shape) - 1:
         return None
-    return x.softmax_over(axis, visitor.builder.where)
+    return x.softmax_over(axis, visitor.builder.where, safe=bool(node.get("safe", 0)))
 
 
 @handles_scores("MatMul")
@@ -173,8 +173,8 @@ def _plus(visitor: Visitor, x: Operand, mask: np.ndarray) -> Operand:
 
 
 def _boolean(visitor: Visitor, x: Scores, mask: Any, name: str) -> Scores | None:
-    if visitor.type(name).dtype.kind == "b" and not isinstance(mask, np.ndarray):
-        return None
+    if visitor.type(name).dtype.kind == "b" and isinstance(mask, Operand):
+        return x.masked_by(visitor.mover, against(visitor.builder, Binary.EQUAL, mask, 0), -math.inf)
     if not isinstance(mask, np.ndarray) or visitor.type(name).dtype.kind != "b":
         return _masked(visitor, x, mask, name, 1.0)
     longer = visitor.longest(name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...emit import normalize, reductions
 from ...emit.builder import Operand
-from ...emit.pointwise import FUNCTIONS, broadcast, clamp
+from ...emit.pointwise import FUNCTIONS, broadcast, clamp, select
 from ...runtime.program import Binary, Code, Unary
 from ..folding import Node
 from ..visitor import Visitor, fits, handles
@@ -90,7 +90,11 @@ def _softmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
         if x.time is not None and x.time >= axis:
             return None
         return visitor.builder.compute(Code.LOG_SOFTMAX if log else Code.SOFTMAX, [x], x, a=x.ref, k=k)
-    return normalize.softmax(visitor.mover, x, axis, log)
+    y = normalize.softmax(visitor.mover, x, axis, log)
+    if node.get("safe", 0):  # zero where it is NaN
+        zeros = visitor.mover.spread(0.0, y.shape, y.time)
+        return select(visitor.builder, FUNCTIONS["isnan"](visitor.builder, y), zeros, y)
+    return y
 
 
 @handles("BatchNormalization")
