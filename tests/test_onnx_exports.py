@@ -183,6 +183,35 @@ def test_a_file_of_one_number_of_steps_is_taken_for_any(case, dynamo, tmp_path):
         assert relative(wanted, engine.run(x[0].numpy())) < 1e-5
 
 
+class Attentive(nn.Module):
+    """Attention of torch, in which the exporter writes the number of steps of its example whatever axes are open."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.layer = nn.GRU(7, 12, batch_first=True), nn.TransformerEncoderLayer(12, 3, 24, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(self.rnn(x)[0])
+
+
+def test_an_open_axis_with_shapes_of_one_number_of_steps(tmp_path):
+    torch.manual_seed(0)
+    model, axes = Attentive().eval(), {"x": {0: "batch", 1: "steps"}, "y": {0: "batch", 1: "steps"}}
+    path = export(
+        model, tmp_path / "m.onnx", (torch.randn(1, 20, 7),), input_names=["x"], output_names=["y"], dynamic_axes=axes
+    )
+    with pytest.raises(Exception, match="cannot be reshaped"):  # so that the file means nothing for other numbers
+        session(path).run(None, {"x": np.zeros((1, 19, 7), np.float32)})
+    for time in ("steps", None):
+        with pytest.warns(UserWarning, match="sequences of 20 steps alone"):
+            engine, report = packed(path, tmp_path, time=time)
+        assert [c.steps for c in report.checks if c.what == "the file of fixed size" and not c.skipped] == [20]
+    for steps in (20, 1, 33):
+        x = torch.randn(1, steps, 7)
+        with torch.no_grad():
+            assert relative(model(x)[0].numpy(), engine.run(x[0].numpy())) < 1e-5
+
+
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_what_a_fixed_number_of_steps_may_count_is_refused(dynamo, tmp_path):
     torch.manual_seed(0)

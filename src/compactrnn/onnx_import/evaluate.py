@@ -66,7 +66,10 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
         raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}", of_shape=True) from None
     if proto.op_type in _LIKE_FIRST and types and types[0]:
         return [types[0] for _ in proto.output]
-    return [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
+    results = [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
+    if proto.op_type == "Reshape" and types[0] and results[0] and math.prod(types[0][1]) != math.prod(results[0][1]):
+        raise refuse(proto, f"makes shape {results[0][1]} of {types[0][1]}, another number of entries", of_shape=True)
+    return results
 
 
 def _fused_product(proto: NodeProto, a: tuple, b: tuple) -> Type:

@@ -3,21 +3,27 @@
 Without dynamic axes an exporter writes the sizes of its example into the file: those of the inputs, the shapes that
 Reshape and Expand give, and constants as long as the sequence. Each of them can be said without that number, and means
 the same for the sequences that the file takes. A number by which a sum over all steps is divided cannot be told from
-any other, so that a file that may have one is left as it is.
+any other, so that a file that may have one is left as it is. With dynamic axes it may still write such shapes, as it
+does for attention; then they hold for the one number of steps that the file takes although its axis is open.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from .._errors import ModelFileError, UnsupportedModelError
+from ..emit.lengths import MOST
 from .folding import Folded, Typed, fold
-from .model_file import ModelFile
-from .ports import Ports
+from .model_file import ModelFile, to_array
+from .ports import Port, Ports
+
+_AXES, _SIZES = 8, 16  # numbers of a constant that may be a shape, and of such numbers that are tried
 
 _ELEMENTWISE = {
     *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul"),
@@ -27,18 +33,59 @@ _ELEMENTWISE = {
 
 def freed(file: ModelFile, ports: Ports, outputs: list[str], time: str | None = None) -> Iterator[ModelFile]:
     """The file with one fixed axis of its inputs open, and those that are as long: for each axis, or for `time`."""
-    try:
-        folded = fold(file, ports.values({}), outputs)
-    except (UnsupportedModelError, ModelFileError):  # for another reason
+    folded = _folded(file, ports, outputs, {})
+    if folded is None:
+        yield from _freed_of_shapes(file, ports, outputs, time)
         return
     for port in ports.inputs:
         for axis, steps in enumerate(port.sizes):
             if not isinstance(steps, int) or steps == 1 or time not in (None, port.key(axis)):
                 continue
-            if not _counts(folded, steps):
-                yield _freed(file, ports, folded, {port.name: axis}, steps)
-                if any(_repeats(node, folded, steps) for node in file.graph.node):
-                    yield _freed(file, ports, folded, {port.name: axis}, steps, repeating=True)
+            yield from _each(file, ports, folded, port, axis, steps)
+
+
+def _folded(file: ModelFile, ports: Ports, outputs: list[str], sizes: dict[str, int]) -> Folded | None:
+    try:
+        return fold(file, ports.values(sizes), outputs)
+    except (UnsupportedModelError, ModelFileError, ValueError):  # for another reason
+        return None
+
+
+def _each(
+    file: ModelFile, ports: Ports, folded: Folded, port: Port, axis: int, steps: int, called: str = ""
+) -> Iterator[ModelFile]:
+    if not _counts(folded, steps):
+        yield _freed(file, ports, folded, {port.name: axis}, steps, called)
+        if any(_repeats(node, folded, steps) for node in file.graph.node):
+            yield _freed(file, ports, folded, {port.name: axis}, steps, called, repeating=True)
+
+
+def _freed_of_shapes(file: ModelFile, ports: Ports, outputs: list[str], time: str | None) -> Iterator[ModelFile]:
+    """The same of a file that leaves an axis open, and takes one size of it alone, which its constants hold."""
+    given = [*(t for t in file.graph.initializer), *(a.t for n in file.graph.node for a in n.attribute)]
+    numbers = [to_array(t) for t in given if t.data_type == TensorProto.INT64 and math.prod(t.dims) <= _AXES]
+    tried = sorted({int(n) for array in numbers for n in array.ravel() if 1 < n < MOST})[-_SIZES:]
+    for port in ports.inputs:
+        for axis, key in enumerate(port.sizes):
+            if not isinstance(key, str) or port.is_batch(axis) or time not in (None, key):
+                continue
+            for steps in tried:
+                folded = _folded(file, ports, outputs, {key: steps})
+                if folded is not None and _folded(file, ports, outputs, {key: steps + 1}) is None:
+                    fixed = _with_size(file, key, steps)
+                    sizes = [replace(p, sizes=tuple(steps if n == key else n for n in p.sizes)) for p in ports.inputs]
+                    yield from _each(fixed, replace(ports, inputs=sizes), folded, port, axis, steps, key)
+
+
+def _with_size(file: ModelFile, key: str, steps: int) -> ModelFile:
+    """The file with a size of its inputs that it calls `key`, or nothing, fixed."""
+    model = ModelProto()
+    model.CopyFrom(file.proto)
+    for value in model.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if key in (dim.dim_param, f"{value.name}[{axis}]"):
+                dim.dim_value = steps
+    return ModelFile(model, file.name, file.quantized)
 
 
 def _counts(folded: Folded, steps: int) -> bool:
@@ -57,10 +104,17 @@ def _counts(folded: Folded, steps: int) -> bool:
 
 
 def _freed(
-    file: ModelFile, ports: Ports, folded: Folded, axes: dict[str, int], steps: int, repeating: bool = False
+    file: ModelFile,
+    ports: Ports,
+    folded: Folded,
+    axes: dict[str, int],
+    steps: int,
+    called: str = "",
+    repeating: bool = False,
 ) -> ModelFile:
     """The file with open axes; `repeating`: what Expand repeats as often as there are steps it repeats at each."""
     name, axis = next(iter(axes.items()))
+    called = called or f"{name}[{axis}]"
     for port in ports.inputs:
         if port.name not in axes and port.sizes.count(steps) == 1:
             axes[port.name] = port.sizes.index(steps)
@@ -68,7 +122,7 @@ def _freed(
     model.CopyFrom(file.proto)
     for value in model.graph.input:
         if value.name in axes:
-            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = f"{name}[{axis}]"
+            value.type.tensor_type.shape.dim[axes[value.name]].dim_param = called
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]

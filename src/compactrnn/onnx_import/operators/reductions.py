@@ -10,7 +10,7 @@ import numpy as np
 
 from ...emit import normalize, reductions
 from ...emit.builder import Operand
-from ...emit.pointwise import FUNCTIONS, broadcast, clamp, select
+from ...emit.pointwise import FUNCTIONS, broadcast, clamp, compare, select
 from ...runtime.program import Binary, Code, Unary
 from ..folding import Node
 from ..visitor import Visitor, fits, handles
@@ -93,7 +93,7 @@ def _softmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     y = normalize.softmax(visitor.mover, x, axis, log)
     if node.get("safe", 0):  # zero where it is NaN
         zeros = visitor.mover.spread(0.0, y.shape, y.time)
-        return select(visitor.builder, FUNCTIONS["isnan"](visitor.builder, y), zeros, y)
+        return select(visitor.builder, compare(visitor.builder, Binary.NOT_EQUAL, y, y), zeros, y)
     return y
 
 
