@@ -227,3 +227,41 @@ def test_other_einstein_sums_are_refused(equation, tmp_path):
     path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None), tensor("h", None)], constants)
     with pytest.raises(cr.UnsupportedModelError, match=r"einsum: |output 'y': gives the scores of every two steps"):
         packed(path, tmp_path)
+
+
+@pytest.mark.parametrize("last", ["hn", "ends"])
+def test_what_both_directions_start_from_is_given_once(last, tmp_path):
+    """Of two layers; a stream has no state for what runs backwards, whatever its output is called."""
+    gates = 3 * UNITS
+    constants = {
+        "W": numbers(2, gates, INPUTS, seed=1), "R": numbers(2, gates, UNITS, seed=2),
+        "W2": numbers(2, gates, 2 * UNITS, seed=3), "shape": np.array([0, 0, -1]),
+    }  # fmt: skip
+    both = dict(hidden_size=UNITS, direction="bidirectional", linear_before_reset=1)
+    nodes = [
+        node("Split", ["h0"], ["first", "second"], axis=0, num_outputs=2),
+        node("GRU", ["x", "W", "R", "", "", "first"], ["a", "ha"], **both),
+        node("Transpose", ["a"], ["turned"], perm=[0, 2, 1, 3]), node("Reshape", ["turned", "shape"], ["b"]),
+        node("GRU", ["b", "W2", "R", "", "", "second"], ["y", "hb"], name="second", **both),
+        node("Concat", ["ha", "hb"], [last], axis=0),
+    ]  # fmt: skip
+    inputs = [tensor("x", ["T", 1, INPUTS]), tensor("h0", [4, 1, UNITS])]
+    outputs = [tensor("y", ["T", 2, 1, UNITS]), tensor(last, [4, 1, UNITS])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, constants, opset=18)
+    engine, _ = packed(path, tmp_path)
+    assert engine.offline and not engine.states and [(p.name, p.once) for p in engine.inputs][1] == ("h0", True)
+    for steps in (1, 7, 40):
+        x, h0 = numbers(steps, INPUTS, seed=steps, scale=1), numbers(4, 1, UNITS, seed=5, scale=1)
+        wanted = session(path).run(None, {"x": x[:, None], "h0": h0})
+        for a, b in zip(wanted, engine.run((x, h0)), strict=True):
+            assert relative(a, b) < CLOSE
+
+
+def test_a_state_that_runs_backwards_is_refused_where_it_is_named(tmp_path):
+    path = layer(tmp_path / "m.onnx", "GRU", directions=2, direction="bidirectional")
+    model = onnx.load(path)
+    model.graph.node[0].input[5] = "h0"
+    model.graph.input.append(tensor("h0", [2, 1, UNITS]))
+    onnx.save(model, path)
+    with pytest.raises(cr.UnsupportedModelError, match="a layer that runs backwards starts from it"):
+        cr.pack(path, tmp_path / "m.crnn", states={"h0": "y_h"})

@@ -18,7 +18,7 @@ from .model_file import ModelFile, attribute, blamed, names_read, refuse
 
 _MOST_NODES = 200_000
 _DEEPEST = 64  # graphs within graphs
-_RECURRENT = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
+LAYERS = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
 _REFUSED = {
     "Loop": "an unrolled or recurrent form of it, exported without a loop",
     "Scan": "an unrolled or recurrent form of it, exported without a loop",
@@ -182,7 +182,7 @@ class _Folder:
             return list(types)
         if proto.op_type.startswith(("Random", "Multinomial", "Bernoulli")):
             raise refuse(proto, "draws random numbers; an engine gives the same for the same input")
-        if proto.op_type in _RECURRENT:
+        if proto.op_type in LAYERS:
             raise refuse(proto, "runs over constants alone; what can be taken reads the model's inputs")
         return list(evaluate(self.file, proto, values))  # pyright: ignore[reportArgumentType]
 

@@ -10,13 +10,13 @@ from functools import cache
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST
-from .folding import Folded, Typed, fold
+from .folding import LAYERS, Folded, Typed, fold
 from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
 _TRIES = 64
-_LAYERS = ("LSTM", "GRU", "RNN")
+
 _SOME = (FEWEST, 240, 5760)  # lengths of sequences that are tried, which most strides divide
 _LONGER, _FAR = 32, 4096  # times as long, and a length at which layers along an axis get more than at another
 _FEW = (3, 2, 1)  # steps of a call that takes any number of them
@@ -126,7 +126,7 @@ def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> b
         errors.append(error)
         return False
     for node, other in zip(small.nodes, large.nodes, strict=False):
-        if node.op in _LAYERS:
+        if node.op in LAYERS:
             axis = 1 if node.get("layout", 0) else 0
             steps = [g.values[n.inputs[0]].shape[axis] for g, n in ((small, node), (large, other))]
             if steps[1] - steps[0] == 1:
@@ -146,7 +146,7 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
             found = form.folded(file, outputs, length)
         except (UnsupportedModelError, ModelFileError):
             return None
-        layers = [n for n in found.nodes if n.op in _LAYERS]
+        layers = [n for n in found.nodes if n.op in LAYERS]
         steps = [found.type_of(n.inputs[0]).shape[1 if n.get("layout", 0) else 0] for n in layers]
         return (*steps, *(n for name in found.outputs for n in found.type_of(name).shape))
 
@@ -155,7 +155,7 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
             continue
         frames = frames_a_step(sizes, length)
         after = sizes(length + (frames or 0))
-        layers = sum(n.op in _LAYERS for n in form.folded(file, outputs, length).nodes)
+        layers = sum(n.op in LAYERS for n in form.folded(file, outputs, length).nodes)
         if frames is not None and after is not None and (not layers or before[:layers] != after[:layers]):
             return frames
         longer = sizes(_LONGER * length) if layers and _LONGER * length > _FAR else None

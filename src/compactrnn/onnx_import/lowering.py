@@ -22,7 +22,7 @@ from ..emit.recurrent import apart, write_states
 from ..runtime.program import Input, Output, Program
 from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
-from .folding import Folded
+from .folding import LAYERS, Folded, Node
 from .form import Form, find_form, recurrent
 from .free_length import freed
 from .fuse import fused
@@ -32,6 +32,7 @@ from .ports import Port, Ports, States, read_ports
 from .visitor import Visitor
 
 _MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_PARTS = ("Gather", "Slice", "Split")  # which take some entries
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,26 @@ def lower(
     if inputs is not None:
         file = with_inputs(file, inputs)
 
-    def attempt(file: ModelFile, lengths: Sequence[str] | None = lengths) -> Lowered:
-        ports, chosen, needed = ported(file, lengths)
+    def attempt(file: ModelFile, lengths: Sequence[str] | None = lengths, states: States | None = states) -> Lowered:
+        ports, chosen, needed = ported(file, lengths, states)
         if inputs is not None or outputs is not None:
             file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
         form = find_form(file, ports, needed, dims, time)
         if form.time is None and ports.lengths and lengths is None:  # in a file of one step it is data
             return attempt(file, [])
+        if form.time is not None and (given := _starting_backwards(file, form, needed)):
+            if states is not None:
+                raise FileError(
+                    f"state {given[0]!r}: a layer that runs backwards starts from it, which no stream can go on with;"
+                    " left out of states it is an input that is given once a sequence",
+                    1,
+                )
+            return attempt(file, lengths, {s.name: s.output for s in ports.states if s.name not in given})
         return _lowered(file, form, chosen, needed, _initial(form, initial))
 
-    def ported(file: ModelFile, lengths: Sequence[str] | None = lengths) -> tuple[Ports, list[str], list[str]]:
+    def ported(
+        file: ModelFile, lengths: Sequence[str] | None = lengths, states: States | None = states
+    ) -> tuple[Ports, list[str], list[str]]:
         """Inputs and states, the outputs that are wanted, and those that are needed."""
         ports = read_ports(file, constants, states, data=inputs or (), tokens=tokens or (), lengths=lengths)
         news = [s.output for s in ports.states if s.output]
@@ -287,9 +298,8 @@ def _inputs(build: Builder, form: Form, folded: Folded, longer: Folded | None = 
         grown = [d for d, n in enumerate(longer.values[port.name].shape) if n != shape[d]] if longer else []
         time = grown[0] if grown else None
         once = longer is not None and time is None
-        if once and (
-            sum(n != 1 for n in shape) > 1 or (port.dtype.kind != "f" and not _is_looked_up(folded, port.name))
-        ):
+        several = sum(n != 1 for n in shape) > 1 and not _only_starts(folded, port.name)
+        if once and (several or (port.dtype.kind != "f" and not _is_looked_up(folded, port.name))):
             raise _no_time_axis(port)
         rest = tuple(n for d, n in enumerate(shape) if d != time)
         frames = form.frames if time is not None else 1
@@ -313,6 +323,38 @@ def _is_looked_up(folded: Folded, name: str) -> bool:
         elif node.op != "OneHot" and not (node.op == "Gather" and node.inputs[0] not in moved):
             return False
     return True
+
+
+def _moved(folded: Folded, name: str) -> tuple[set[str], list[Node]]:
+    """The names of all that moves entries of a value, and the nodes that read these and do more."""
+    moved, readers = {name}, []
+    for node in folded.nodes:
+        if node.op in (*_MOVES, *_PARTS) and node.inputs[0] in moved and moved.isdisjoint(node.inputs[1:]):
+            moved.update(node.outputs)
+        elif not moved.isdisjoint(node.inputs):
+            readers.append(node)
+    return moved, readers
+
+
+def _only_starts(folded: Folded, name: str) -> bool:
+    """Whether recurrent layers start from an input, and nothing else reads it."""
+    moved, readers = _moved(folded, name)
+    return bool(readers) and all(
+        node.op in LAYERS and moved.isdisjoint((*node.inputs[:5], *node.inputs[7:])) for node in readers
+    )
+
+
+def _starting_backwards(file: ModelFile, form: Form, needed: list[str]) -> list[str]:
+    """The states from which layers start that run backwards."""
+    folded = form.folded(file, needed, FEWEST) if form.ports.states else Folded()
+    return [
+        state.name
+        for state in form.ports.states
+        if any(
+            node.op in LAYERS and node.get("direction", "forward") != "forward"
+            for node in _moved(folded, state.name)[1]
+        )
+    ]
 
 
 def _no_time_axis(port: Port) -> FileError:
