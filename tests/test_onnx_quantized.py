@@ -50,7 +50,7 @@ class Rectified(nn.Module):
         return self.head(self.rnn(torch.relu(x))[0])
 
 
-def statically_quantized(folder, convolution, per_channel=False):
+def statically_quantized(folder, convolution, per_channel=False, form="QDQ"):
     """The file, and data that it was calibrated on."""
     quantization = pytest.importorskip("onnxruntime.quantization", reason="what quantizes")
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def statically_quantized(folder, convolution, per_channel=False):
         def get_next(self):
             return next(self.left, None)
 
-    options = {"quant_format": quantization.QuantFormat.QDQ, "per_channel": per_channel}
+    options = {"quant_format": quantization.QuantFormat[form], "per_channel": per_channel}
     quantization.quantize_static(str(plain), str(path), Data(), **options)
     assert "Relu" not in {n.op_type for n in onnx.load(path).graph.node}
     return path, x[0].numpy()
@@ -80,6 +80,127 @@ def test_bounds_of_whole_numbers_stand_for_a_relu(convolution, per_channel, tmp_
     (y,) = stream_equals_run(engine, x)
     assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
     assert report.parity < 1e-4 and report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.05
+
+
+@pytest.mark.parametrize(("form", "optimized"), [("QOperator", False), ("QOperator", True), ("QDQ", True)])
+def test_a_quantized_file_of_operators_on_whole_numbers(form, optimized, tmp_path):
+    """As onnxruntime's quantizer writes it, and its optimizer what it loads."""
+    runtime = pytest.importorskip("onnxruntime", reason="what quantizes")
+    path, x = statically_quantized(tmp_path, True, per_channel=True, form=form)
+    if optimized:
+        options = runtime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 4
+        runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        path = tmp_path / "optimized.onnx"
+    assert any(n.op_type.startswith("QLinear") for n in onnx.load(path).graph.node)
+    engine, report = packed(path, tmp_path)
+    (y,) = stream_equals_run(engine, x)
+    assert relative(session(path).run(None, {"x": x[None]})[0], y) < 0.05
+    assert report.parity < 1e-4 and report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.05
+
+
+# By operator: its inputs but scales, which follow each, and its attributes.
+OF_WHOLE_NUMBERS = {
+    "QLinearConv": ("QLinearConv", ["columns", "kernel"], {"pads": [2, 0]}),
+    "QLinearConv with bias": ("QLinearConv", ["columns", "kernel", "bias"], {"pads": [2, 0]}),
+    "QLinearMatMul": ("QLinearMatMul", ["rows", "matrix"], {}),
+    "QGemm": ("QGemm", ["rows", "matrix", "bias"], {}),
+    "QGemm, turned": ("QGemm", ["rows", "turned"], {"transB": 1, "alpha": 0.5}),
+    "QLinearAdd": ("QLinearAdd", ["rows", "vector"], {}),
+    "QLinearMul": ("QLinearMul", ["vector", "rows"], {}),
+    "QLinearSigmoid": ("QLinearSigmoid", ["rows"], {}),
+    "QLinearLeakyRelu": ("QLinearLeakyRelu", ["rows"], {"alpha": 0.3}),
+    "QLinearConcat": ("QLinearConcat", ["rows", "rows"], {"axis": 1}),
+}
+
+
+@pytest.mark.parametrize("case", OF_WHOLE_NUMBERS)
+def test_operators_on_whole_numbers_are_those_on_float_numbers(case, tmp_path):
+    op, names, attributes = OF_WHOLE_NUMBERS[case]
+    arrays = {"matrix": numbers(CHANNELS, 16), "turned": numbers(16, CHANNELS), "vector": numbers(CHANNELS)}
+    arrays |= {"kernel": numbers(16, CHANNELS, 3)}
+    scale = {"rows": np.float32(0.03), "columns": np.float32(0.03), "result": np.float32(0.05)}
+    constants = {f"{n}_scale": s for n, s in scale.items()} | {f"{n}_zero": np.uint8(120) for n in scale}
+    real = {}
+    for name in names:
+        if name in arrays:
+            values, step, zero = whole(arrays[name], np.int8 if name != "vector" else np.uint8)
+            constants |= {name: values, f"{name}_scale": step, f"{name}_zero": zero}
+            real[name] = ((values.astype(np.float32) - zero) * step).astype(np.float32)
+    if "bias" in names:
+        step = constants["rows_scale"] * constants[f"{names[1]}_scale"]
+        constants["bias"] = np.rint(numbers(16) / step).astype(np.int32)
+        real["bias"] = (constants["bias"] * step).astype(np.float32)
+    scaled = [part for n in names if n != "bias" for part in (n, f"{n}_scale", f"{n}_zero")]
+    result = ["result_scale", "result_zero"]
+    tail = ["bias"] if "bias" in names else []
+    if op == "QLinearConcat":
+        given = [*result, *scaled]
+    elif op == "QGemm":
+        given = [*scaled, *(tail or [""]), *result]
+    else:
+        given = [*scaled, *result, *tail]
+    wide = {"QLinearSigmoid": CHANNELS, "QLinearLeakyRelu": CHANNELS, "QLinearAdd": CHANNELS, "QLinearMul": CHANNELS}
+    layer, gates = gru("sequence", wide.get(op, 16))
+    turn = op == "QLinearConv"
+    source = "columns" if turn else "rows"
+    shapes = {
+        "to": np.array([1, CHANNELS, -1] if turn else [-1, CHANNELS]),
+        "back": np.array([-1, 1, wide.get(op, 16)]),
+    }
+
+    def file(path, nodes, extra):
+        before = [node("Transpose", ["x"], ["x_"], perm=[1, 2, 0])] if turn else [node("Identity", ["x"], ["x_"])]
+        before.append(node("Reshape", ["x_", "to"], ["flat"], name="to"))
+        after = [node("Transpose", ["z"], ["z_"], perm=[2, 0, 1], name="turn")] if turn else []
+        after.append(node("Reshape", ["z_" if turn else "z", "back"], ["sequence"], name="back"))
+        inputs, stored = [tensor("x", ["T", 1, CHANNELS])], {**extra, **gates, **shapes}
+        return save(path, [*before, *nodes, *after, layer], inputs, [tensor("y", None)], stored)
+
+    domain = "com.microsoft" if op not in ("QLinearConv", "QLinearMatMul") else ""
+    quantized = [
+        node("QuantizeLinear", ["flat", f"{source}_scale", f"{source}_zero"], [source]),
+        node(op, given, ["whole"], domain=domain, **attributes),
+        node("DequantizeLinear", ["whole", *result], ["z"]),
+    ]
+    plain = op.replace("QLinear", "").replace("QGemm", "Gemm")
+    floats = [node("Identity", ["flat"], [source], name="same"), node(plain, names, ["z"], **attributes)]
+    path = file(tmp_path / "m.onnx", quantized, constants)
+    engine, report = packed(path, tmp_path)
+    x = (0.5 * RNG.normal(size=(STEPS, CHANNELS))).astype(np.float32).clip(-3, 3)
+    got = engine.run(x)
+    wanted = session(file(tmp_path / "float.onnx", floats, real)).run(None, {"x": x[:, None]})[0]
+    assert relative(wanted, got) < 1e-4
+    assert relative(session(path).run(None, {"x": x[:, None]})[0], got) < 0.1
+    assert report.checks[-1].what == "the quantized file" and not report.checks[-1].skipped
+
+
+@pytest.mark.parametrize(("bits", "zeros"), [(4, None), (4, np.uint8), (4, np.float32), (8, None), (8, np.uint8)])
+def test_a_matrix_in_blocks_of_a_few_bits(bits, zeros, tmp_path):
+    """Of 40 columns, blocks of 16: the last is half empty."""
+    rows, columns, block = UNITS, 40, 16
+    values = RNG.integers(1 << bits, size=(rows, 3, block)).astype(np.uint8)
+    stored = values if bits == 8 else values[..., ::2] | (values[..., 1::2] << 4)
+    constants = {"values": stored, "scales": np.abs(numbers(rows, 3)) / (1 << bits), "bias": numbers(rows)}
+    places = RNG.integers(1 << bits, size=(rows, 4)).astype(np.uint8)
+    if zeros == np.float32:
+        constants["zeros"] = places[:, :3].astype(np.float32)
+    elif zeros:
+        constants["zeros"] = places[:, :3] if bits == 8 else places[:, ::2] | (places[:, 1::2] << 4)
+    given = ["x", "values", "scales", "zeros" if zeros else "", "", "bias"]
+    layer, gates = gru("z", rows)
+    options = {"K": columns, "N": rows, "bits": bits, "block_size": block, "domain": "com.microsoft"}
+    path = save(
+        tmp_path / "m.onnx", [node("MatMulNBits", given, ["z"], **options), layer],
+        [tensor("x", ["T", 1, columns])], [tensor("y", None)], {**constants, **gates},
+    )  # fmt: skip
+    engine, report = packed(path, tmp_path)
+    x = RNG.normal(size=(STEPS, columns)).astype(np.float32)
+    (y,) = stream_equals_run(engine, x)
+    assert relative(session(path).run(None, {"x": x[:, None]})[0], y) < 1e-4
+    assert report.checks[-1].what == "the quantized file" and report.checks[-1].error < 1e-4
 
 
 def test_a_float_form_that_means_something_else_is_refused(tmp_path, monkeypatch):

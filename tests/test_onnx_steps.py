@@ -131,6 +131,17 @@ POINTWISE = {
     "FusedMatMul": [node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
     "FusedMatMul with a matrix": [
         node("FusedMatMul", ["x", "g4"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
+    **{f"FusedConv and {name}": [
+        node("FusedConv", ["x", "k", "q"], ["y"], domain="com.microsoft", pads=[1, 1], activation=name, **options)]
+       for name, options in (
+           ("Relu", {}), ("Tanh", {}), ("LeakyRelu", dict(activation_params=[0.2])),
+           ("Clip", dict(activation_params=[-0.2, 0.3])), ("HardSigmoid", dict(activation_params=[0.3, 0.4])))},
+    "FusedConv and a sum": [
+        node("FusedConv", ["x", "k", "", "x"], ["y"], domain="com.microsoft", pads=[1, 1], activation="Relu")],
+    "FusedGemm": [
+        node("Flatten", ["x"], ["f"]),
+        node("FusedGemm", ["f", "g", "h"], ["y"], domain="com.microsoft", alpha=0.5, transB=1, activation="LeakyRelu",
+             activation_alpha=0.3)],
     "RMSNormalization": [node("RMSNormalization", ["x", "b"], ["y"])],
     "MatMul": [node("MatMul", ["x", "w"], ["y"])],
     "MatMul and bias": [node("MatMul", ["x", "w"], ["m"]), node("Add", ["wide_bias", "m"], ["y"])],
@@ -149,7 +160,7 @@ CONSTANTS = {
     "row": numbers(1, 4, seed=4),
     "axis": np.int64(2), "w": numbers(4, 5, seed=5), "wide_bias": numbers(5, seed=6), "u": numbers(2, 3, seed=7),
     "up": np.array([1, 1, 2.5], np.float32), "down": np.array([1, 1, 0.5], np.float32), "size": np.array([1, 3, 7]),
-    "g4": numbers(5, 4, seed=10), "g": numbers(7, 12, seed=8), "h": numbers(7, seed=9),
+    "k": numbers(3, 3, 3, seed=11), "g4": numbers(5, 4, seed=10), "g": numbers(7, 12, seed=8), "h": numbers(7, seed=9),
 }  # fmt: skip
 
 

@@ -8,7 +8,9 @@ and DequantizeLinear the bounds of the whole numbers are: they may stand for a R
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from .model_file import ModelFile, subgraphs, to_array
+from .qlinear import between_scales
 
 _FLOAT = onnx.TensorProto.FLOAT
 _MICROSOFT = "com.microsoft"
@@ -25,6 +28,7 @@ Rewriting = Callable[["_Writer", NodeProto], None]
 
 def dequantized(file: ModelFile) -> ModelFile:
     """The same model with float operators in place of those on whole numbers."""
+    file = between_scales(file)
     if not any(_rewriting(n, set()) or n.op_type in _LINEAR for n in _nodes(file.graph)):
         return file
     model = ModelProto()
@@ -43,7 +47,7 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 def _rewrite(graph: GraphProto) -> None:
     pairs, (tables, moved), biases = _pairs(graph), _tables(graph), _biases(graph)
     within: dict[str, _Bounds] = {}  # what is known to be within bounds
-    writer = _Writer()
+    writer = _Writer(graph)
     for node in graph.node:
         for inner in subgraphs(node):
             _rewrite(inner)
@@ -53,9 +57,11 @@ def _rewrite(graph: GraphProto) -> None:
         elif node.output and node.output[0] in biases:
             _unrounded(writer, node)
         elif node.op_type == "QuantizeLinear" and node.output and node.output[0] in pairs:
-            bounds = pairs[node.output[0]]
+            bounds = pairs[node.output[0]].bounds
             writer.bounded(node, None if within.get(node.input[0]) == bounds else bounds)
             within[node.output[0]] = bounds
+        elif node.op_type == "Pad" and _input(node, 0) in pairs:
+            writer.padded(node, pairs[node.input[0]])
         elif rewriting is None:
             writer.nodes.append(node)
         else:
@@ -68,23 +74,48 @@ def _rewrite(graph: GraphProto) -> None:
     del graph.value_info[:]
 
 
-def _pairs(graph: GraphProto) -> dict[str, _Bounds]:
-    """The outputs of QuantizeLinear that only DequantizeLinear reads, with one known scale for all."""
+@dataclass(frozen=True)
+class _Whole:
+    """What whole numbers stand for: their bounds, and the names of their scale and zero point."""
+
+    bounds: _Bounds
+    scale: str
+    zero: str
+
+
+def _pairs(graph: GraphProto) -> dict[str, _Whole]:
+    """The outputs of QuantizeLinear that only DequantizeLinear reads, with one known scale for all.
+
+    With the names of what is moved in between, whose entries have the same scale.
+    """
     tensors = dict(_constants(graph))
-    found: dict[str, _Bounds] = {}
+    found: dict[str, _Whole] = {}
+    before: dict[str, str] = {}  # of what is moved, by its new name
     for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.output and not node.attribute:
+        if node.op_type == "QuantizeLinear" and node.output and all(a.name in _OF_AXES for a in node.attribute):
             bounds = _bounds(tensors.get(_input(node, 1)), tensors.get(_input(node, 2)))
             if bounds is not None and (_input(node, 2) in tensors or not _input(node, 2)):
-                found[node.output[0]] = bounds
+                found[node.output[0]] = _Whole(bounds, _input(node, 1), _input(node, 2))
+        elif node.op_type in _MOVED and _input(node, 0) in found:
+            found.update(dict.fromkeys(node.output, found[node.input[0]]))
+            before.update(dict.fromkeys(node.output, node.input[0]))
     read = [o.name for o in graph.output]
     for node in graph.node:
-        same = node.op_type == "DequantizeLinear" and found.get(_input(node, 0)) == _bounds(
-            tensors.get(_input(node, 1)), tensors.get(_input(node, 2))
-        )
+        given = found.get(_input(node, 0))
+        bounds = _bounds(tensors.get(_input(node, 1)), tensors.get(_input(node, 2)))
+        same = node.op_type == "DequantizeLinear" and given is not None and given.bounds == bounds
+        same = same or node.op_type == "Shape" or (node.op_type in _MOVED and _input(node, 0) in found)
         read += node.input[1:] if same else node.input
         read += [name for inner in subgraphs(node) for n in _nodes(inner) for name in n.input]
-    return {name: bounds for name, bounds in found.items() if name not in {*read}}
+    for name in read:  # what is moved is one value with what it was
+        while name in found:
+            del found[name]
+            name = before.get(name, "")
+    missing = True
+    while missing:
+        missing = {name for name, source in before.items() if name in found and source not in found}
+        found = {name: whole for name, whole in found.items() if name not in missing}
+    return found
 
 
 def _constants(graph: GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
@@ -153,10 +184,14 @@ def _biases(graph: GraphProto) -> set[str]:
 
 
 class _Writer:
-    """Appends nodes that compute something under new names."""
+    """Appends nodes that compute something under new names, for those of a graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, graph: GraphProto) -> None:
         self.nodes: list[NodeProto] = []
+        self.tensors = dict(_constants(graph))
+        self.readers = Counter(
+            [*(name for node in _nodes(graph) for name in node.input), *(o.name for o in graph.output)]
+        )
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(onnx.helper.make_node(op, inputs, [output], f"{output}/{op}", **attributes))
@@ -166,10 +201,35 @@ class _Writer:
         return self.node("Constant", [], output, value=onnx.numpy_helper.from_array(value))
 
     def bounded(self, node: NodeProto, bounds: _Bounds | None) -> None:
-        """The first input of a node within bounds, as its output."""
+        """The first input of a node within bounds, as its output; of what is padded before the padding."""
         output = node.output[0]
         names = [self.constant(np.array(b, np.float32), f"{output}/bound_{n}") for n, b in enumerate(bounds or ())]
+        pad = next((n for n in self.nodes if n.op_type == "Pad" and n.output[0] == node.input[0]), None)
+        if names and pad is not None and self.readers[pad.output[0]] == 1 and self._pads_within(pad, bounds):
+            self.nodes.remove(pad)
+            pad.input[0] = self.node("Clip", [pad.input[0], *names], f"{output}/bounded")
+            self.nodes.append(pad)
+            names = []
         self.node("Clip" if names else "Identity", [node.input[0], *names], output)
+
+    def _pads_within(self, pad: NodeProto, bounds: _Bounds | None) -> bool:
+        value = self.tensors.get(_input(pad, 2))
+        if bounds is None or (value is None and _input(pad, 2)) or any(a.name == "value" for a in pad.attribute):
+            return False
+        number = float(to_array(value).reshape(-1)[0]) if value is not None and math.prod(value.dims) == 1 else 0.0
+        return bounds[0] <= number <= bounds[1]
+
+    def padded(self, node: NodeProto, whole: _Whole) -> None:
+        """A Pad of whole numbers, of the numbers that they stand for."""
+        plain, output = NodeProto(), node.output[0]
+        plain.CopyFrom(node)
+        value = _input(node, 2)
+        if not value:
+            kind = to_array(self.tensors[whole.zero]).dtype if whole.zero else np.uint8
+            value = self.constant(np.zeros((), kind), f"{output}/nothing")
+        inputs = [value, whole.scale, *([whole.zero] if whole.zero else [])]
+        plain.input[:] = [*node.input[:2], self.node("DequantizeLinear", inputs, f"{output}/value"), *node.input[3:]]
+        self.nodes.append(plain)
 
     def real(self, values: str, zero: str, output: str) -> str:
         """`values` less their zero point, as float."""
@@ -246,6 +306,56 @@ def _dynamic_product(writer: _Writer, node: NodeProto) -> None:
         writer.node("MatMul", [node.input[0], weight], output)
 
 
+def _whole_product(writer: _Writer, node: NodeProto) -> None:
+    """x W + bias, of both as whole numbers with scales."""
+    output, inputs = node.output[0], [_input(node, number) for number in range(7)]
+    a = writer.weight(inputs[0], inputs[2], inputs[4], f"{output}/a")
+    b = writer.weight(inputs[1], inputs[3], inputs[5], f"{output}/b")
+    writer.node("MatMul", [a, b], f"{output}/product" if inputs[6] else output)
+    if inputs[6]:
+        writer.node("Add", [f"{output}/product", inputs[6]], output)
+
+
+def _packed_product(writer: _Writer, node: NodeProto) -> None:
+    """x W^T + bias, of W in blocks along its rows, of a few bits a number and with a scale for each block."""
+    numbers = {a.name: a.i for a in node.attribute}
+    columns, rows, bits, block = (numbers.get(name, 0) for name in ("K", "N", "bits", "block_size"))
+    given = [writer.tensors.get(_input(node, number)) for number in (1, 2, 3)]
+    values, scales, zeros = (None if t is None else to_array(t) for t in given)
+    unknown = (zeros is None and _input(node, 3)) or _input(node, 4)
+    blocks = -(-columns // block) if block > 0 else 0
+    if (
+        values is None
+        or scales is None
+        or unknown
+        or bits not in (4, 8)
+        or values.size * 8 != rows * blocks * block * bits
+    ):
+        writer.nodes.append(node)
+        return
+    whole = _unpacked(values.reshape(rows, blocks, -1), bits)
+    if zeros is None:
+        zeros = np.array(1 << (bits - 1))
+    elif zeros.dtype == np.uint8:
+        zeros = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks, None]
+    else:
+        zeros = zeros.reshape(rows, blocks, 1)
+    weight = (whole - np.asarray(zeros, np.float64)) * scales.reshape(rows, blocks, 1)
+    turned = weight.reshape(rows, -1)[:, :columns].T.astype(np.float32)
+    output, bias = node.output[0], _input(node, 5)
+    product = [node.input[0], writer.constant(turned, f"{output}/weight")]
+    writer.node("MatMul", product, f"{output}/product" if bias else output)
+    if bias:
+        writer.node("Add", [f"{output}/product", bias], output)
+
+
+def _unpacked(values: np.ndarray, bits: int) -> np.ndarray:
+    """Whole numbers of 4 bits, of which a byte has two, the lower first, or of 8."""
+    if bits == 8:
+        return values
+    return np.stack([values & 15, values >> 4], -1).reshape(*values.shape[:-1], -1)
+
+
 def _dynamic_lstm(writer: _Writer, node: NodeProto) -> None:
     """An LSTM whose W and R are whole numbers, input first, with scales."""
     base, inputs = node.name or next(o for o in node.output if o), [_input(node, number) for number in range(12)]
@@ -263,6 +373,8 @@ def _dynamic_lstm(writer: _Writer, node: NodeProto) -> None:
 
 _LINEAR = ("DequantizeLinear", "QuantizeLinear")
 _MOVES = ("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_MOVED = (*_MOVES, "Flatten", "Gather", "MaxPool", "Pad", "Split")
+_OF_AXES = ("axis", "saturate")  # attributes that mean nothing where one scale is that of all
 _PRODUCTS = ("ConvInteger", "MatMulInteger")
 _REWRITINGS: dict[tuple[str, str], Rewriting] = {
     ("", "ConvInteger"): _product,
@@ -270,4 +382,6 @@ _REWRITINGS: dict[tuple[str, str], Rewriting] = {
     ("", "MatMulInteger"): _product,
     (_MICROSOFT, "DynamicQuantizeLSTM"): _dynamic_lstm,
     (_MICROSOFT, "DynamicQuantizeMatMul"): _dynamic_product,
+    (_MICROSOFT, "MatMulIntegerToFloat"): _whole_product,
+    (_MICROSOFT, "MatMulNBits"): _packed_product,
 }

@@ -14,6 +14,7 @@ from onnx import GraphProto, NodeProto
 
 from .._errors import ModelFileError
 from .evaluate import check_size, evaluate, infer
+from .joined import apart
 from .model_file import ModelFile, attribute, blamed, names_read, refuse
 
 _MOST_NODES = 200_000
@@ -134,7 +135,8 @@ class _Folder:
             if self.count > _MOST_NODES:
                 raise ModelFileError(f"{self.file.name}: more than {_MOST_NODES} nodes")
             with blamed(node):
-                self._node(node, scope, depth)
+                for part in apart(node):
+                    self._node(part, scope, depth)
 
     def _node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
         reader = f"node {proto.name!r} and others"
