@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import NodeProto
@@ -41,7 +43,7 @@ def apart(node: NodeProto) -> list[NodeProto]:
     for bound, value in zip(bounds, numbers, strict=False):
         tensor = onnx.numpy_helper.from_array(np.array(value, np.float32))
         found.append(onnx.helper.make_node("Constant", [], [bound], value=tensor))
-    attributes = dict(zip(_PARAMETERS.get(name, ()), numbers, strict=False))
+    attributes: dict[str, Any] = dict(zip(_PARAMETERS.get(name, ()), numbers, strict=False))
     return [*found, onnx.helper.make_node(name, [before, *bounds], [y], node.name, **attributes)]
 
 

@@ -141,7 +141,11 @@ def check_module(file: ModelFile, form: Form, outputs: list[str], compute: Calla
     rng = np.random.default_rng(0)
     for steps in _LENGTHS if form.time is not None else _LENGTHS[:1]:
         known = form.known(steps)
-        given = {p.name: rng.normal(size=p.type(known).shape).astype(p.dtype) for p in form.ports.inputs}
+        types = {p.name: p.type(known) for p in form.ports.inputs}
+        given = {  # tokens and flags where these are whole numbers
+            name: (rng.integers(2, size=t.shape) if t.dtype.kind in "iub" else rng.normal(size=t.shape)).astype(t.dtype)
+            for name, t in types.items()
+        }
         fixed = {**form.ports.constants, **{p.name: np.zeros(p.type(known).shape, p.dtype) for p in form.ports.shapes}}
         try:
             wanted = calls_of(file, form)(outputs, {**given, **fixed})
