@@ -188,6 +188,37 @@ def test_the_same_from_torch(case, tmp_path):
             assert relative(model(x)[0].detach().numpy(), engine.run(x[0].numpy())) < CLOSE, steps
 
 
+def test_long_filters_without_padding(tmp_path):
+    """From a file and from torch: 39 and then 21 steps are left out, more than a short sequence has."""
+
+    class Long(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv1d(UNITS, UNITS, 40), nn.Conv1d(UNITS, UNITS, 4, dilation=7)
+            self.rnn = nn.LSTM(UNITS, UNITS, batch_first=True, bidirectional=True)
+
+        def forward(self, x):
+            y = self.rnn(self.second(torch.relu(self.first(x.transpose(1, 2)))).transpose(1, 2))[0]
+            return y + y.mean(1, keepdim=True)
+
+    torch.manual_seed(0)
+    model, path = Long().eval(), tmp_path / "m.onnx"
+    torch.onnx.export(
+        model, (torch.randn(1, 80, UNITS),), str(path), dynamo=False, opset_version=17,
+        input_names=["x"], output_names=["y"], dynamic_axes={"x": {1: "steps"}},
+    )  # fmt: skip
+    for source, example in ((path, ()), (model, (torch.randn(1, 80, UNITS),))):
+        report = cr.pack(source, tmp_path / "m.crnn", *example, weights="float32")
+        engine = cr.Engine(tmp_path / "m.crnn")
+        assert engine.offline and engine.least_steps == 61 and not any(c.skipped for c in report.checks)
+        for steps in (61, 62, 100, 400):
+            x = torch.randn(1, steps, UNITS)
+            with torch.no_grad():
+                assert relative(model(x)[0].numpy(), engine.run(x[0].numpy())) < CLOSE, steps
+        with pytest.raises(ValueError, match="xs: expected at least 61"):
+            engine.run(np.zeros((60, UNITS), np.float32))
+
+
 def test_the_cell_of_a_layer_over_fewer_steps_is_refused(tmp_path):
     def cell(m, x):
         return m.lstm(_valid(m, x))[1][1][0]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST = 32  # steps at either end that differ, and how far from it a single step may be
 _LONG = 4 * _MOST  # steps of a sequence that shows it
+_MOST_FEWER = 256  # steps that may be left out
 
 
 def with_ends(mover: Mover, moved: LazyView, wrong: np.ndarray) -> Operand | None:
@@ -66,10 +67,12 @@ def continued(mover: Mover, moved: LazyView, steps: int) -> LazyView:
     wide = np.pad(moved.address, [(0, missing) if d == time else (0, 0) for d in range(moved.address.ndim)], "empty")
     wide[(slice(None),) * time + (slice(moved.shape[time], None),)] = -1
     rows, middle = rows_of(wide, time, rate), moved.shape[time] // rate // 2
-    if missing > _MOST * rate or moved.shape[time] // rate < middle + 2:
+    if missing > _MOST_FEWER * rate or moved.shape[time] // rate < middle + 2:
         if steps < _LONG:
             raise UndecidedError(f"{moved.where}: leaves out more than {steps // 2} steps")
-        raise UnsupportedModelError(f"{moved.where}: leaves out {missing // rate} steps; at most {_MOST} are taken")
+        raise UnsupportedModelError(
+            f"{moved.where}: leaves out {missing // rate} steps; at most {_MOST_FEWER} are taken"
+        )
     mover.builder.at_least(-(-missing // rate) + 1)
     result = LazyView([*moved.operands], wide, time, moved.where, rate=rate)
     outside = _outside(mover, result)

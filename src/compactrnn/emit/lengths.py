@@ -12,6 +12,7 @@ from .builder import Builder
 from .plan import UndecidedError
 
 FEWEST, MOST = 17, 1151  # steps of the sequences on which it is told how far back a model looks: 17, 35, 71, ...
+SHORT = tuple((FEWEST + 1 << n) - 1 for n in range(5))  # of which the first is taken that leaves a model any steps
 
 
 def for_any_length(

@@ -16,7 +16,7 @@ from torch.fx import Node
 from .._errors import UnsupportedModelError
 from ..emit.address import LazyView, Source
 from ..emit.builder import Builder, Operand
-from ..emit.lengths import FEWEST, MOST, for_any_length
+from ..emit.lengths import FEWEST, MOST, SHORT, for_any_length
 from ..emit.ports import add_input, add_output, check_missing, missing_results
 from ..graph.arguments import positional
 from ..graph.copy import copy_module
@@ -147,7 +147,7 @@ def _lengths(model: nn.Module, axes: Axes, single: tuple[Tensor, ...]) -> tuple[
             return True
         return False
 
-    fewest = next((n for n in (FEWEST, 2 * FEWEST + 1, 4 * FEWEST + 3) if runs(n)), 0)
+    fewest = next((n for n in SHORT if runs(n)), 0)
     if fewest and runs(3 * fewest + 4):
         return fewest, None
     most = next((n for n in range(3 * fewest + 3 if fewest else FEWEST - 1, 3, -1) if runs(n)), 0)

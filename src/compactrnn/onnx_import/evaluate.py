@@ -98,6 +98,8 @@ def _read_type(proto: NodeProto, found: onnx.TypeProto | None) -> tuple[np.dtype
 def check_size(proto: NodeProto, shape: tuple[int, ...]) -> None:
     """Raise an error for a result of more numbers than an importer computes with."""
     if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
+        if min(shape, default=0) < 0:
+            raise refuse(proto, f"gives a result of shape {shape}: its input is too short", of_shape=True)
         raise refuse(proto, f"gives a result of shape {shape}; at most {LARGEST} numbers are taken")
 
 

@@ -9,7 +9,7 @@ from functools import cache
 
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from ..emit.frames import frames_a_step
-from ..emit.lengths import FEWEST
+from ..emit.lengths import FEWEST, SHORT
 from .folding import LAYERS, Folded, Typed, fold
 from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports
@@ -26,13 +26,15 @@ _FEW = (3, 2, 1)  # steps of a call that takes any number of them
 class Form:
     """Inputs and states of a file, the sizes of their axes by name, and which of these is time: None for one step.
 
-    A step is `frames` entries of the time axis: more than one where the file has strides over time.
+    A step is `frames` entries of the time axis: more than one where the file has strides over time. Shorter sequences
+    than `fewest` steps may be too short for the file.
     """
 
     ports: Ports
     sizes: dict[str, int]
     time: str | None
     frames: int = 1
+    fewest: int = FEWEST
 
     def known(self, steps: int) -> dict[str, int]:
         """The sizes of axes by name, for sequences of `steps` steps."""
@@ -71,7 +73,8 @@ def find_form(
     errors: list[UnsupportedModelError | ModelFileError] = []
     for key in [*likely, *others]:
         form = Form(ports, given, key)
-        if _is_time(file, form, outputs, errors):
+        if fewest := _is_time(file, form, outputs, errors):
+            form = replace(form, fewest=fewest)
             return replace(_complete(form, [k for k in likely if k != key]), frames=_frames(file, form, outputs) or 1)
     for key in [*likely, *others]:
         form = Form(ports, given, key)
@@ -118,20 +121,25 @@ def recurrent(file: ModelFile) -> bool:
     return any(node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") for node in file.graph.node)
 
 
-def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> bool:
-    """Whether a recurrent layer gets one step more where this axis is one longer."""
-    try:
-        small, large = (form.folded(file, outputs, n) for n in (FEWEST, FEWEST + 1))
-    except (UnsupportedModelError, ModelFileError) as error:
-        errors.append(error)
-        return False
+def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> int | None:
+    """The fewest steps of those tried for which a recurrent layer gets one more where this axis is one longer."""
+    for fewest in SHORT:
+        try:
+            small, large = (form.folded(file, outputs, n) for n in (fewest, fewest + 1))
+            break
+        except (UnsupportedModelError, ModelFileError) as error:
+            errors.append(error)
+            if not (isinstance(error, NodeError) and error.of_shape):
+                return None
+    else:
+        return None
     for node, other in zip(small.nodes, large.nodes, strict=False):
         if node.op in LAYERS:
             axis = 1 if node.get("layout", 0) else 0
             steps = [g.values[n.inputs[0]].shape[axis] for g, n in ((small, node), (large, other))]
             if steps[1] - steps[0] == 1:
-                return True
-    return False
+                return fewest
+    return None
 
 
 def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 from .._errors import ModelFileError, UnsupportedModelError, invalid
 from ..emit.address import LazyView
 from ..emit.builder import CONSTANT, HELD, LAST, STEP, Builder, Operand
-from ..emit.lengths import FEWEST, MOST, for_any_length
+from ..emit.lengths import MOST, for_any_length
 from ..emit.movement import float32
 from ..emit.plan import SHIFT
 from ..emit.ports import add_output, check_missing, missing_results
@@ -47,7 +47,8 @@ class Lowered:
     @cached_property
     def time_axes(self) -> dict[str, int | None]:
         """The time axis of each output in the file; None where it has none."""
-        small, large = (self.form.folded(self.file, self.outputs, steps) for steps in (FEWEST, FEWEST + 1))
+        fewest = self.form.fewest
+        small, large = (self.form.folded(self.file, self.outputs, steps) for steps in (fewest, fewest + 1))
         shapes = ([f.type_of(name).shape for name in f.outputs] for f in (small, large))
         grown = ([d for d, (n, m) in enumerate(zip(a, b, strict=True)) if n != m] for a, b in zip(*shapes, strict=True))
         return {name: next(iter(axes), None) for name, axes in zip(self.outputs, grown, strict=True)}
@@ -131,7 +132,9 @@ def _lowered(
         builder = _one_step(file, form, chosen, needed, start)
     else:
         longest = cache(lambda: _longest(file, form, needed))
-        builder = for_any_length(lambda steps: _sequence(file, form, chosen, needed, start, steps, longest), file.name)
+        builder = for_any_length(
+            lambda steps: _sequence(file, form, chosen, needed, start, steps, longest), file.name, form.fewest
+        )
     program = builder.finish()
     for port in program.inputs:
         if port.name in form.ports.tokens and not port.vocabulary:
@@ -206,7 +209,7 @@ def _one_step(
 def _longest(file: ModelFile, form: Form, needed: list[str]) -> Folded | None:
     """The graph for as many steps as the file takes, `MOST` or a part of that."""
     steps = MOST
-    while steps > FEWEST:
+    while steps > form.fewest:
         with contextlib.suppress(UnsupportedModelError, ModelFileError):
             return fused(form.folded(file, needed, steps))
         steps //= 2
@@ -346,7 +349,7 @@ def _only_starts(folded: Folded, name: str) -> bool:
 
 def _starting_backwards(file: ModelFile, form: Form, needed: list[str]) -> list[str]:
     """The states from which layers start that run backwards."""
-    folded = form.folded(file, needed, FEWEST) if form.ports.states else Folded()
+    folded = form.folded(file, needed, form.fewest) if form.ports.states else Folded()
     return [
         state.name
         for state in form.ports.states

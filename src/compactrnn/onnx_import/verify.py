@@ -32,8 +32,9 @@ _ALIKE = 0.9  # cosine between the outputs of a quantized file and those of its 
 Sequence_ = tuple[np.ndarray, ...]  # one array of each input
 
 
-def random_sequence(lowered: Lowered, steps: int = _STEPS, seed: int = 0) -> Sequence_:
-    """Normal numbers, tokens and flags for each input."""
+def random_sequence(lowered: Lowered, steps: int | None = None, seed: int = 0) -> Sequence_:
+    """Normal numbers, tokens and flags for each input; of more steps where few give no result."""
+    steps = max(_STEPS, 2 * lowered.program.least_steps) if steps is None else steps
     rng, found = np.random.default_rng(seed), []
     for port, given in zip(lowered.program.inputs, lowered.form.ports.inputs, strict=True):
         shape = port.shape if port.once else (steps, *port.shape)
