@@ -203,6 +203,31 @@ def test_a_matrix_in_blocks_of_a_few_bits(bits, zeros, tmp_path):
     assert report.checks[-1].what == "the quantized file" and report.checks[-1].error < 1e-4
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_product_of_whole_numbers_that_is_float(bias, zeros, tmp_path):
+    """`MatMulIntegerToFloat`, behind the DynamicQuantizeLinear that gives its first factor."""
+    values, scale, zero = whole(numbers(CHANNELS, 16), np.uint8)
+    layer, gates = gru("z", 16)
+    constants = {"values": values, "scale": scale, "b": numbers(16), **gates}
+    if zeros:
+        constants["zero"] = zero
+    else:  # as it is without them
+        constants["values"] = (values.astype(np.int16) - zero).astype(np.int8)
+    given = ["q", "values", "step", "scale", "shift", "zero" if zeros else "", "b" if bias else ""]
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "step", "shift"]),
+        node("MatMulIntegerToFloat", given, ["z"], domain="com.microsoft"),
+        layer,
+    ]
+    used = constants if bias else {name: value for name, value in constants.items() if name != "b"}
+    path = save(tmp_path / "m.onnx", nodes, [tensor("x", ["T", 1, CHANNELS])], [tensor("y", None)], used)
+    engine, _ = packed(path, tmp_path)
+    x = RNG.normal(size=(STEPS, CHANNELS)).astype(np.float32)
+    (y,) = stream_equals_run(engine, x)
+    assert relative(session(path).run(None, {"x": x[:, None]})[0], y) < 0.05
+
+
 def test_a_float_form_that_means_something_else_is_refused(tmp_path, monkeypatch):
     path, x = statically_quantized(tmp_path, convolution=False)
     with torch.no_grad():
