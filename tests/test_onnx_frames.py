@@ -144,6 +144,40 @@ def test_results_at_the_rate_of_the_input(tmp_path):
     assert engine.outputs[0].shape == (2, 2)
 
 
+def over_part_of_a_step(name):
+    """Nodes from c, (1, 6, 3 n - 1), to d of this shape: what is subtracted is taken of all of them."""
+    if name == "InstanceNormalization":
+        return [node(name, ["c", "slope", "shift"], ["d"], "norm")]
+    reduced = node(name, ["c"], ["m"], "reduced", axes=[2], keepdims=1)
+    return [reduced, node("Sub", ["c", "m"], ["e"], "less"), node("Mul", ["e", "slope_"], ["d"], "scaled")]
+
+
+@pytest.mark.parametrize("name", ["InstanceNormalization", "ReduceMean", "ReduceMax", "ReduceMin"])
+def test_all_frames_of_a_sequence_whose_last_step_has_not_all(name, tmp_path):
+    nodes = [
+        node("Conv", ["x", "k"], ["c"], "conv", strides=[2]),
+        *over_part_of_a_step(name),
+        node("MaxPool", ["d"], ["channels"], "pool", kernel_shape=[3], strides=[3]),
+    ]
+    constants = {"k": numbers(8, 6, 3), "slope": 1 + numbers(8), "shift": numbers(8), "slope_": numbers(1, 8, 1)}
+    path = made(tmp_path / "m.onnx", *signal(nodes, constants))
+    engine, report = packed(path, tmp_path)
+    assert engine.frames_per_step == 6 and not any(c.skipped for c in report.checks)
+    for steps in (2, 3, 40):
+        x = numbers(1, 6, 6 * steps, seed=steps)
+        wanted, y = session(path).run(None, {"x": x})[0], engine.run(np.moveaxis(x, 2, 0).reshape(steps, 6, 6))
+        assert len(y) == steps - 1 and relative(wanted, y) < CLOSE
+
+
+def test_a_window_longer_than_the_sequence_is_no_length_to_try(tmp_path):
+    spectrum = node("Conv", ["x", "k"], ["channels"], "conv", strides=[32])
+    path = made(tmp_path / "m.onnx", *signal([spectrum], {"k": numbers(8, 1, 64)}, shape=(1, 1, "T")))
+    engine, _ = packed(path, tmp_path)
+    assert engine.frames_per_step == 32
+    x = numbers(1, 1, 320)
+    assert relative(session(path).run(None, {"x": x})[0], engine.run(x.reshape(10, 32))) < CLOSE
+
+
 def test_a_strided_convolution_that_leaves_out_a_result(tmp_path):
     lossy = node("Conv", ["x", "k"], ["channels"], "conv", strides=[2])
     path = made(tmp_path / "m.onnx", *signal([lossy], KERNEL))

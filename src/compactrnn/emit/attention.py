@@ -175,7 +175,7 @@ def _by_head(x: Operand, of: Scores) -> Operand:
 
 
 def _zeros(mover: Mover, like: Operand) -> Operand:
-    return mover.spread(0.0, like.shape, like.time)
+    return mover.spread_like(0.0, like)
 
 
 def _above(low: float, given: float) -> float:

@@ -34,6 +34,7 @@ class Mover:
         self._unknown: list[np.ndarray] = []
         self._flipped: dict[tuple, Operand] = {}
         self._clock: Operand | None = None
+        self.rates: dict[int, int] = {}  # by how many entries a time axis has: how many of them are a step's
         self.tables: dict[int, Callable[[], Table | None]] = {}
         self._rows: dict[str, Operand] = {}
 
@@ -51,7 +52,7 @@ class Mover:
         """How many entries of the time axis of `shape` a step has."""
         if not isinstance(time, int) or self.steps is None:
             return 1
-        return max(shape[time] // self.steps, 1)
+        return self.rates.get(shape[time]) or max(shape[time] // self.steps, 1)
 
     def _rate_like(self, operands: Sequence[Source | LazyView], shape: Sequence[int], time: int | str | None) -> int:
         """That of an operand with as many entries of time; else how many there are for each step."""
@@ -115,16 +116,29 @@ class Mover:
         longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time, rate=x.rate)
         return replace(longer, time="unclear")
 
-    def rearrange(self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None) -> Operand:
-        """`x` moved by `run`, whose result has time axis `time`."""
-        return self.materialize(self.move([x], lambda arrays: run(arrays[0]), time))
+    def whole(self, x: Operand, value: float) -> Operand:
+        """`x`, of whose last step some frames are missing, with `value` in place of these."""
+        missing = (self.steps or 0) * x.rate - x.shape[x.time or 0]
+        return self.materialize(
+            self.pad(x, [(0, missing if d == x.time else 0) for d in range(len(x.shape))], value, x.time)
+        )
 
-    def spread(self, x: Source | float, shape: tuple[int, ...], time: int | None) -> Operand:
-        """`x`, a value or constant, broadcast to `shape`, of which `time` is the time axis."""
+    def rearrange(
+        self, x: Source, run: Callable[[np.ndarray], np.ndarray], time: int | None, rate: int | None = None
+    ) -> Operand:
+        """`x` moved by `run`, whose result has time axis `time`."""
+        return self.materialize(self.move([x], lambda arrays: run(arrays[0]), time, rate=rate))
+
+    def spread_like(self, x: Source | float, like: Operand) -> Operand:
+        """`x`, a value or constant, broadcast to the shape of another value, with as many entries a step."""
+        return self.spread(x, like.shape, like.time, like.rate)
+
+    def spread(self, x: Source | float, shape: tuple[int, ...], time: int | None, rate: int | None = None) -> Operand:
+        """`x`, a value or constant, broadcast to `shape`, whose time axis is `time`, with `rate` entries a step."""
         if isinstance(x, Operand) and x.shape == shape:
             return x
         source = x if isinstance(x, Operand | np.ndarray) else float32(x)
-        return self.rearrange(source, lambda t: np.broadcast_to(t, shape), time)
+        return self.rearrange(source, lambda t: np.broadcast_to(t, shape), time, rate)
 
     def piece(self, x: Operand, axis: int, place: int) -> Operand:
         """Entry `place` along a feature axis, kept with length one."""

@@ -33,7 +33,7 @@ def _softmax_over_time(mover: Mover, x: Operand, log: bool) -> Operand:
 
     def of_all(y: Operand, name: str) -> Operand:
         if x.rate > 1:
-            return mover.spread(reduce(mover, y, [time], name, keepdims=True), x.shape, time)
+            return mover.spread_like(reduce(mover, y, [time], name, keepdims=True), x)
         return replace(over_time(mover, y, name), shape=x.shape, time=time)
 
     shifted = build.binary(Binary.SUB, x, of_all(x, "max"))
@@ -58,7 +58,7 @@ def scale_axis(mover: Mover, x: Operand, axis: int, slope: np.ndarray, shift: np
     view = [-1 if d == axis else 1 for d in range(len(x.shape))]
 
     def wide(vector: np.ndarray) -> Operand:
-        return mover.spread(vector.reshape(view), x.shape, x.time)
+        return mover.spread_like(vector.reshape(view), x)
 
     scaled = mover.builder.binary(Binary.MUL, x, wide(slope))
     return mover.builder.binary(Binary.ADD, scaled, wide(shift))

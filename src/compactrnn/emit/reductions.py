@@ -50,20 +50,25 @@ def reduce(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: b
     if x.time in dims:
         counter = _count(build, y, mover.missing(y)) if name == "mean" else None
         y = over_time(mover, y, name)
-        if counter is not None:
-            build.place([y])
-            dst = build.buffer(y.width)
-            build.emit(Code.BINARY, dst, y.width, a=y.ref, b=counter, fn=int(Binary.DIV), k=1)
-            y = replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
+        y = y if counter is None else _divided(build, y, counter)
     return without(y, x, dims, keepdims)
 
 
 def _over_frames(mover: Mover, x: Operand, dims: Sequence[int], name: str, keepdims: bool) -> Operand:
     """The same where time is among the axes and a step has several frames: over these first."""
-    assert x.time is not None
+    time = x.time
+    assert time is not None
+    missing = mover.steps * x.rate - x.shape[time] if mover.steps else 0
+    if missing % x.rate:  # the last step has some of its frames
+        if name == "mean":
+            build, others = mover.builder, math.prod(x.shape[d] for d in dims if d != time)
+            counter = _count(build, x, missing, x.rate)
+            total = _divided(build, _over_frames(mover, x, dims, "sum", keepdims), counter)
+            return build.unary(Unary.SCALE_SHIFT, total, 1 / others)
+        x = mover.whole(x, _OVER_TIME[name][1])
     y = reduce(mover, replace(x, shape=x.step_shape, time=None, rate=1), dims, name, keepdims=True)
-    shape = tuple(x.shape[d] // x.rate if d == x.time else n for d, n in enumerate(y.shape))
-    y = reduce(mover, replace(y, shape=shape, time=x.time), [x.time], name, keepdims=True)
+    shape = tuple(x.shape[d] // x.rate if d == time else n for d, n in enumerate(y.shape))
+    y = reduce(mover, replace(y, shape=shape, time=time), [time], name, keepdims=True)
     return y if keepdims else replace(y, shape=tuple(n for d, n in enumerate(y.shape) if d not in dims))
 
 
@@ -91,11 +96,19 @@ def _accumulated(build: Builder, x: Operand, fn: Binary, start: float) -> Ref:
     return state
 
 
-def _count(build: Builder, like: Operand, missing: int) -> Ref:
+def _count(build: Builder, like: Operand, missing: int, rate: int = 1) -> Ref:
+    """How many frames there were, `rate` a step, but for those that are `missing` at the end."""
     build.place([like])
     state = build.buffer(1, "state", np.full(1, -missing))
-    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=1.0)
+    build.emit(Code.UNARY, state, 1, a=state, fn=int(Unary.SCALE_SHIFT), p0=1.0, p1=float(rate))
     return state
+
+
+def _divided(build: Builder, y: Operand, counter: Ref) -> Operand:
+    build.place([y])
+    dst = build.buffer(y.width)
+    build.emit(Code.BINARY, dst, y.width, a=y.ref, b=counter, fn=int(Binary.DIV), k=1)
+    return replace(y, ref=dst, kind=build.place([y]), segment=build.segment)
 
 
 def argmax(mover: Mover, x: Operand, axis: int, keepdims: bool = False) -> Operand:

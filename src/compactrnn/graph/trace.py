@@ -92,7 +92,7 @@ class Trace:
         for guard in self.guards:
             edges = {abs(int(n)) // frames + m for n in guard.atoms() if n.is_Integer for m in (-1, 0, 1)}
             near = sorted(n for n in {*range(1, 13), *edges} if 0 < n <= _FAR)
-            other = [n for n in near if not guard.subs(dict.fromkeys(guard.free_symbols, n * frames))]
+            other = [n for n in near if not _holds(guard, n * frames)]
             text = reduce(lambda text, size: text.replace(str(size), "n"), guard.free_symbols, str(guard))
             found |= dict.fromkeys({*other[:1], *other[-1:]} - found.keys(), text)
         return found
@@ -367,3 +367,11 @@ class _Alone(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer(*args, **kwargs)
+
+
+def _holds(guard: Any, size: int) -> bool:
+    """Whether a condition is met with all of its sizes this one; not where one of its divisors is 0 then."""
+    try:
+        return bool(guard.subs(dict.fromkeys(guard.free_symbols, size)))
+    except ZeroDivisionError:
+        return False

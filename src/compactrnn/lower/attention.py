@@ -166,5 +166,5 @@ def _safe_softmax(visitor: Visitor, node: torch.fx.Node, x: Operand, dim: int, *
     build, mover = visitor.builder, visitor.mover
     y = normalize.softmax(mover, x, dim)
     none = against(build, Binary.EQUAL, reductions.reduce(mover, x, [dim], "max", True), -math.inf)
-    none, zeros = (mover.spread(v, y.shape, y.time) for v in (none, 0.0))
+    none, zeros = (mover.spread_like(v, y) for v in (none, 0.0))
     return select(build, none, zeros, y)

@@ -338,14 +338,11 @@ class Visitor:
     def time_axis(self, node: torch.fx.Node) -> int | None:
         """The time axis of the node's result; raises if it cannot be determined."""
         axis = self.axes[node.name]
-        if isinstance(axis, str) or not self._is_whole(node):
-            raise UnsupportedModelError(f"{self.where(node)}: {why_unclear(str(axis))}")
+        if isinstance(axis, str):
+            raise UnsupportedModelError(f"{self.where(node)}: {why_unclear(axis)}")
+        if axis is not None:
+            self.mover.rates[self.values[node.name].shape[axis]] = self.rates[node.name]
         return axis
-
-    def _is_whole(self, node: torch.fx.Node) -> bool:
-        """Whether the time axis of the node's result has as many entries for every step."""
-        axis, rate = self.axes[node.name], self.rates[node.name]
-        return not isinstance(axis, int) or rate == 1 or self.values[node.name].shape[axis] == rate * (self.steps or 0)
 
     def spread(self, x: Any, node: torch.fx.Node) -> Operand:
         """`x`, a value or constant, broadcast to the shape of the node's result."""

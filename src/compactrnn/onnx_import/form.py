@@ -156,7 +156,8 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
             return None
         layers = [n for n in found.nodes if n.op in LAYERS]
         steps = [found.type_of(n.inputs[0]).shape[1 if n.get("layout", 0) else 0] for n in layers]
-        return (*steps, *(n for name in found.outputs for n in found.type_of(name).shape))
+        result = (*steps, *(n for name in found.outputs for n in found.type_of(name).shape))
+        return result if all(result) else None
 
     for length in _SOME:
         if (before := sizes(length)) is None:

@@ -317,10 +317,11 @@ class Visitor:
         if self._width is not None:
             return (self._width,), None
         name = node.outputs[number]
-        time, rate, shape = self.grown(name), self.rate(name), self.type(name).shape
-        whole = not isinstance(time, int) or rate == 1 or shape[time] == rate * (self.mover.steps or 0)
-        if isinstance(time, str) or not whole:
-            raise refuse(node.proto, why_unclear(str(time)))
+        time, shape = self.grown(name), self.type(name).shape
+        if isinstance(time, str):
+            raise refuse(node.proto, why_unclear(time))
+        if time is not None:
+            self.mover.rates[shape[time]] = self.rate(name)
         return shape, time
 
     def spread(self, x: Source, node: Node) -> Operand:

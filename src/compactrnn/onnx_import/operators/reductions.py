@@ -54,7 +54,7 @@ def _hardmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     if old and math.prod(x.shape[axis:]) != x.shape[axis]:
         return None
     first = reductions.argmax(visitor.mover, x, axis, keepdims=True)
-    first = visitor.mover.spread(first, x.shape, x.time)
+    first = visitor.mover.spread_like(first, x)
     if axis == x.time:
         return visitor.builder.binary(Binary.EQUAL, reductions.places(visitor.mover, x), first)
     places = np.arange(x.shape[axis], dtype=np.float64).reshape([-1 if d == axis else 1 for d in range(len(x.shape))])
@@ -92,7 +92,7 @@ def _softmax(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
         return visitor.builder.compute(Code.LOG_SOFTMAX if log else Code.SOFTMAX, [x], x, a=x.ref, k=k)
     y = normalize.softmax(visitor.mover, x, axis, log)
     if node.get("safe", 0):  # zero where it is NaN
-        zeros = visitor.mover.spread(0.0, y.shape, y.time)
+        zeros = visitor.mover.spread_like(0.0, y)
         return select(visitor.builder, compare(visitor.builder, Binary.NOT_EQUAL, y, y), zeros, y)
     return y
 
@@ -191,10 +191,10 @@ def _standardized(visitor: Visitor, x: Operand, axes: Iterable[int], epsilon: fl
     """(x - mean) / sqrt(variance + epsilon), both over `axes`, time among them."""
     build, axes = visitor.builder, list(axes)
     mean = reductions.reduce(visitor.mover, x, axes, "mean", True)
-    x = build.binary(Binary.SUB, x, visitor.mover.spread(mean, x.shape, x.time))
+    x = build.binary(Binary.SUB, x, visitor.mover.spread_like(mean, x))
     variance = reductions.reduce(visitor.mover, build.binary(Binary.MUL, x, x), axes, "mean", True)
     deviation = build.unary(Unary.SQRT, build.unary(Unary.SCALE_SHIFT, variance, 1.0, epsilon))
-    return build.binary(Binary.DIV, x, visitor.mover.spread(deviation, x.shape, x.time))
+    return build.binary(Binary.DIV, x, visitor.mover.spread_like(deviation, x))
 
 
 @handles("LpNormalization")
@@ -206,7 +206,7 @@ def _lp_norm(visitor: Visitor, node: Node, x: Operand) -> Operand | None:
     assert powers is not None
     size = reductions.reduce(visitor.mover, powers, [axis], "sum", True)
     size = clamp(build, size if order == 1 else build.unary(Unary.SQRT, size), _TINY, None)  # zeros stay zeros
-    return build.binary(Binary.DIV, x, visitor.mover.spread(size, x.shape, x.time))
+    return build.binary(Binary.DIV, x, visitor.mover.spread_like(size, x))
 
 
 @handles("GlobalAveragePool", "GlobalMaxPool")
