@@ -113,8 +113,7 @@ class Mover:
         assert isinstance(x.time, int)
         sizes, time = [steps if d == x.time else n for d, n in enumerate(x.shape)], x.time
         unknown = self.unknown(tuple(sizes))
-        longer = self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time, rate=x.rate)
-        return replace(longer, time="unclear")
+        return self.move([x, unknown], lambda arrays: np.concatenate(arrays, time), time, rate=x.rate)
 
     def whole(self, x: Operand, value: float) -> Operand:
         """`x`, of whose last step some frames are missing, with `value` in place of these."""

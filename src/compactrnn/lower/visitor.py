@@ -18,6 +18,7 @@ from ..emit.attention import CAN, Scores
 from ..emit.builder import Builder, Operand
 from ..emit.lengths import FEWEST, MOST
 from ..emit.movement import Mover
+from ..emit.pointwise import FUNCTIONS
 from ..emit.positions import Table, longest_table
 from ..emit.step_count import counted
 from ..graph.aten import FRESH, INDEXED, MOVES, PADS, constant_pad
@@ -25,6 +26,11 @@ from ..graph.trace import FOURIER, Trace, operation
 from .masks import Mask
 
 _OF_NUMBERS = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")  # may have the number of steps as one
+_EACH_STEP = {
+    *FUNCTIONS,
+    *("add", "sub", "rsub", "mul", "div", "pow", "maximum", "minimum", "prelu", "where"),
+    *("amax", "amin", "sum", "mean", "linear", "layer_norm", "_native_batch_norm_legit_no_training"),
+}  # where what they make is as long as what they get, a step of it is made of that step
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
 _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
 
@@ -186,14 +192,46 @@ class Visitor:
         if name in HANDLERS:
             if name in _OF_NUMBERS:
                 args = tuple(self._counted(source, x) for source, x in zip(node.args, args, strict=True))
-            args, kwargs = pytree.tree_map(self.materialize, (args, dict(kwargs)))
-            result = HANDLERS[name](self, node, *args, **kwargs)
+            result = self._handled(node, args, dict(kwargs))
             if result is not None:
                 return result
         if name.startswith("_fft_"):
             raise UnsupportedModelError(f"{self.trace.module_of(node)}: {FOURIER}")
         why = self._why(node, args)
         raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
+
+    def _handled(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
+        """What a handler makes of values in place; of steps after the last it makes what is not known."""
+        handler, values = HANDLERS[operation(node)], self.values[node.name]
+        cut = self._without_added(node, args)
+        args, kwargs = pytree.tree_map(self.materialize, (args if cut is None else cut, kwargs))
+        if cut is None:
+            return handler(self, node, *args, **kwargs)
+        first, *others = pytree.tree_leaves(values)
+        axis, steps = pytree.tree_leaves(self.axes[node.name])[0], next(x.shape[x.time] for x in args if _timed(x))
+        first = first.narrow(axis, 0, steps)
+        self.values[node.name] = [first, *others] if isinstance(values, list | tuple) else first
+        result = handler(self, node, *args, **kwargs)
+        added = pytree.tree_leaves(values)[0].shape[axis] - steps
+        self.values[node.name] = values
+        return None if result is None else pytree.tree_map(lambda y: self.mover.beyond(y, added), result)
+
+    def _without_added(self, node: torch.fx.Node, args: tuple) -> tuple | None:
+        """`args` without the steps that they have after the last; None where there are none, or others read them."""
+        axis, size = self.axes[node.name], pytree.tree_leaves(self.values[node.name])[0].shape
+        axis = axis[0] if isinstance(axis, list) else axis
+        if operation(node) not in _EACH_STEP or self.steps is None or not isinstance(axis, int):
+            return None
+        steps = self.steps * pytree.tree_leaves(self.rates[node.name])[0]
+        cut = list(args)
+        for i, (source, x) in enumerate(zip(node.args, args, strict=True)):
+            time = self.axes[source.name] if isinstance(source, torch.fx.Node) else None
+            if time is None:
+                continue
+            if isinstance(time, str) or isinstance(x, Tensor) or not steps < x.shape[time] == size[axis]:
+                return None
+            cut[i] = self.mover.move([x], lambda moved, a=time: np.take(moved[0], range(steps), a), time)
+        return tuple(cut) if size[axis] > steps else None
 
     def _with_scores(self, node: torch.fx.Node, args: tuple, kwargs: dict) -> Any:
         """What a node makes of the scores of every two steps."""
@@ -358,6 +396,10 @@ class Visitor:
 def array(x: Tensor) -> np.ndarray:
     """A parameter as float32."""
     return x.detach().float().cpu().numpy()
+
+
+def _timed(x: Any) -> bool:
+    return isinstance(x, Operand) and x.time is not None
 
 
 def _grown(small: Any, large: Any) -> Any:
