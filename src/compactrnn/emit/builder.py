@@ -114,6 +114,10 @@ class Builder:
         """Refuse whole sequences of fewer steps."""
         self.program.least_steps = max(self.program.least_steps, steps)
 
+    def at_most(self, steps: int) -> None:
+        """Refuse whole sequences of more steps."""
+        self.program.most_steps = min(self.program.most_steps or steps, steps)
+
     def close(self, because: str) -> None:
         """End the segment; later segments see the whole sequence, so the model is offline."""
         self.offline_because = self.offline_because or because or "a value of the whole sequence is used"

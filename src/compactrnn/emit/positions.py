@@ -114,7 +114,7 @@ def _looked_up(mover: Mover, table: np.ndarray) -> Operand:
     build.every_step([place])
     dst = build.buffer(n)
     build.emit(Code.EMBED, dst, n, a=place.ref, tensor=number)
-    build.program.most_steps = min(build.program.most_steps or most, most)
+    build.at_most(most)
     return Operand(dst, (n,), None, STEP, build.segment)
 
 

@@ -199,13 +199,44 @@ def _avg_pool(
     return F.avg_pool2d(x.unsqueeze(-2), kernel_size, stride, (0, _flat(padding)[0])).squeeze(-2)
 
 
+def _embedding_bag(
+    x: Tensor,
+    weight: Tensor,
+    offsets: Any = None,
+    max_norm: Any = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
+    """Sum, mean or maximum of what the tokens of each row, without those of padding, are looked up as."""
+    if x.dim() != 2 or x.is_floating_point() or max_norm is not None:
+        return NotImplemented
+    y = F.embedding(x, weight)
+    y = y if per_sample_weights is None else y * per_sample_weights.unsqueeze(-1)
+    if padding_idx is None:
+        return {"sum": y.sum, "mean": y.mean, "max": y.amax}[mode](1)
+    kept = (x != padding_idx % len(weight)).to(y.dtype).unsqueeze(-1)
+    if mode == "max":
+        peak = torch.where(kept > 0, y, -math.inf).amax(1)
+        return torch.where(kept.sum(1) > 0, peak, 0.0)
+    total = (y * kept).sum(1)
+    return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+
+
+_POOLINGS = {"max_pool1d": _max_pool, "avg_pool1d": _avg_pool, "embedding_bag": _embedding_bag}
+
+
 class Pooling(TorchFunctionMode):
     """Writes poolings as reductions while a model is exported, which would fix the length of the sequence for them."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
         """`func`, unless it is such a pooling."""
         kwargs = kwargs or {}
-        ours = {"max_pool1d": _max_pool, "avg_pool1d": _avg_pool}.get(getattr(func, "__name__", ""))
+        ours = _POOLINGS.get(getattr(func, "__name__", ""))
         if ours is None or kwargs.get("return_indices") or "input" in kwargs:
             return func(*args, **kwargs)
         y = ours(*args, **{k: v for k, v in kwargs.items() if k != "return_indices"})

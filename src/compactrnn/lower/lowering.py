@@ -104,7 +104,7 @@ def _lowered(model: nn.Module, example_inputs: Any, time: int | None) -> Lowered
     single = axes.with_batch(inputs, 1)
     fewest, most = _lengths(model, axes, single)
     check_loops(model, *(axes.with_steps(single, fewest + more) for more in (0, 1)))
-    graph = _graph(model, axes, single, most or FEWEST)
+    graph = _graph(model, axes, single, most - 1 if most else FEWEST)
     check_once(model, graph, inputs, names, axes)
     try:
         ports, left_out = find_ports(model, graph, axes.with_steps(single, fewest), axes)
@@ -160,7 +160,8 @@ def _graph(model: nn.Module, axes: Axes, single: tuple[Tensor, ...], some: int) 
     """The graph for any number of steps.
 
     It is exported on many steps, which cost nothing there: on few, a slice such as `x[:, :20]` would be all of them. A
-    model that takes only so many, as a table of positions is long, is exported on `some`.
+    model that takes only so many, as a table of positions is long, is exported on `some`, which are fewer: all of a
+    table lie side by side in memory, a part may not, and torch would take that for a difference.
     """
     model = with_products(model)
     with Pooling():

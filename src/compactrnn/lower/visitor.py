@@ -32,6 +32,10 @@ _EACH_STEP = {
     *("amax", "amin", "sum", "mean", "linear", "layer_norm", "_native_batch_norm_legit_no_training"),
 }  # where what they make is as long as what they get, a step of it is made of that step
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
+_INSTEAD = {
+    "view_as_complex": "complex numbers are not taken: rotary positions are, as x * cos + rotated(x) * sin",
+    "_embedding_bag": "bags are taken as rows of as many tokens each, without offsets and max_norm",
+}
 _INNER = {"recurrent", "_assert_tensor_metadata", "_native_batch_norm_legit_no_training", "convolution", "_to_copy"}
 
 HANDLERS: dict[str, Callable] = {}
@@ -197,6 +201,8 @@ class Visitor:
                 return result
         if name.startswith("_fft_"):
             raise UnsupportedModelError(f"{self.trace.module_of(node)}: {FOURIER}")
+        if name in _INSTEAD:
+            raise UnsupportedModelError(f"{self.where(node)} cannot be lowered: {_INSTEAD[name]}")
         why = self._why(node, args)
         raise UnsupportedModelError(f"{self.where(node)} cannot be lowered{why}; what can: {catalog()}")
 
@@ -295,10 +301,16 @@ class Visitor:
         return value
 
     def longest(self, node: Any) -> Tensor | None:
-        """The value of a node that depends on no data for as many steps as it has one for, `MOST` or a part of that."""
-        halves = (MOST >> n for n in range(MOST.bit_length()))
-        values = (self._at(node, steps) for steps in halves if steps > FEWEST)
-        return next((value for value in values if value is not None), None)
+        """The mask that a node gives for as many steps as it has one for, `MOST` or a part of that.
+
+        A longer sequence than a stored mask is made for is refused.
+        """
+        for steps in (MOST >> n for n in range(MOST.bit_length())):
+            if steps > FEWEST and (value := self._at(node, steps)) is not None:
+                if value.shape[-1] < steps:
+                    self.builder.at_most(value.shape[-1])
+                return value
+        return None
 
     def _table(self, node: torch.fx.Node) -> Table | None:
         """A constant that is as long as the sequence, for the longest; None where rows depend on the length."""

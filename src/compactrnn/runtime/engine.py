@@ -118,7 +118,8 @@ class Engine:
         """
         arrays, steps = sequences(self.inputs, xs, self.frames_per_step)
         if self.most_steps is not None and steps > self.most_steps:
-            raise invalid("xs", got=f"{steps} time steps", expected=f"at most {self.most_steps}: the model counts them")
+            expected = f"at most {self.most_steps}: the model takes no more"
+            raise invalid("xs", got=f"{steps} time steps", expected=expected)
         if not steps and (self.offline or any(o.final for o in self.outputs)):
             raise invalid("xs", got="0 time steps", expected="at least one")
         if steps and steps < self.least_steps:
