@@ -20,6 +20,7 @@ from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import write
 from ..runtime.quantize import quantize
+from .loop_step import lower_loop
 from .lowering import Lowered, in_float, lower_model
 from .one_step import lower_one_step
 from .pack_report import report_of
@@ -192,7 +193,7 @@ def lower_sequences(
     """The lowered form of a model of sequences, and what calls it without its lengths, where an argument has them."""
     bound = None if lengths is None else Bound(model, example_inputs, lengths)
     model, example_inputs = (model, example_inputs) if bound is None else (bound.model, bound.example)
-    return lower_model(model, example_inputs, time), bound
+    return lower_loop(model, example_inputs, time) or lower_model(model, example_inputs, time), bound
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:

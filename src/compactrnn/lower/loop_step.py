@@ -1,0 +1,339 @@
+"""The step of a model whose Python code loops over time, as `for t in range(x.shape[1]): h = self.cell(x[:, t], h)`.
+
+The graphs of one step and of two are compared, from what the model returns backwards. Where the second step reads what
+the first has computed, and the graph of one step a constant, there is a state, and the constant is what it starts from.
+All else must be the same. What a state is made of, which after a single step nothing may read, is compared in the
+graphs of two steps and of three. Whether that is the model is not concluded from the graphs: the program is compared with the
+model on sequences of several lengths, as every other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from .._errors import UnsupportedModelError
+from ..graph.arguments import positional
+from ..graph.aten import FRESH
+from ..graph.copy import copy_module
+from ..graph.example import Example
+from ..graph.trace import Trace, find_leaves, operation, trace_leaves
+from ..layers import is_recurrent
+from .calls import input_names
+from .decompose import Pooling, decompositions
+from .lowering import Lowered, in_float
+from .one_step import lower_one_step
+from .outputs import Port, port_name, unique, with_plain_outputs
+from .probe import Axes, output_axes
+
+_SHAPES = {"view", "_unsafe_view", "reshape", "expand", "repeat", "zeros", "new_zeros", "ones", "new_ones", "full"}
+_RECURRENT = torch.ops.compactrnn.recurrent.default
+_READINGS = ((1, 0), (0, 1), (0, None))  # axes of time and batch
+
+
+def lower_loop(model: nn.Module, example_inputs: Any, time: int | None = None) -> Lowered | None:
+    """The program of a model without recurrent layers that repeats a step; None where no step is found.
+
+    Raises:
+        UnsupportedModelError: the step cannot be lowered; names module and operation.
+    """
+    if any(is_recurrent(module) for module in model.modules()):
+        return None
+    model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
+    inputs = in_float(inputs)
+    model = with_plain_outputs(model, inputs)
+    for at, batch in _READINGS:
+        fits = all(x.dim() > max(at, batch or 0) and x.shape[at] == inputs[0].shape[at] for x in inputs)
+        if fits and time in (None, at):
+            axes = Axes((at,) * len(inputs), (batch,) * len(inputs))
+            if (repeated := _repeated(model, inputs, axes)) is not None:
+                return _of_sequences(repeated, model, inputs, axes)
+    return None
+
+
+def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> _Repeated | None:
+    """What the model repeats along these axes."""
+    single = axes.with_batch(inputs, 1)
+    with contextlib.suppress(UnsupportedModelError):
+        one, two = (_trace(model, axes.with_steps(single, steps)) for steps in (1, 2))
+        if len(one.nodes) < len(two.nodes):
+            found = _Repeated([one, two, _trace(model, axes.with_steps(single, 3))])
+            return found if found.found and found.states else None
+    return None
+
+
+def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+    with_leaves, leaves = find_leaves(model, loops=True)
+    with Pooling():
+        return trace_leaves(with_leaves.eval(), leaves, Example(inputs, {}), None, decompositions())
+
+
+class _Repeated:
+    """The graph `one` of a single step as that of any.
+
+    Attributes:
+        found: whether it is.
+        states: the names of the nodes that they start from, "" for zeros, by the node that gives their new value.
+        reads: these nodes by what reads the state before: the name of a node, and the place among its arguments.
+    """
+
+    def __init__(self, graphs: Sequence[Trace]):
+        known: dict[Any, int] = {}
+        self.one = graphs[0]
+        self.states: dict[Node, str] = {}
+        self.reads: dict[tuple[str, tuple], Node] = {}
+        pairs = [_Pair(a, b, known) for a, b in itertools.pairwise(graphs)]
+        self.found = all(pair.same(pair.a.outputs, pair.b.outputs) for pair in pairs)
+        before = -1
+        while self.found and len(self.reads) > before:  # what a state is made of may read others
+            before = len(self.reads)
+            for pair in pairs:
+                self._add(pair, pairs[0])
+
+    def _add(self, pair: _Pair, first: _Pair) -> None:
+        """What is read in the graphs of more steps, in the terms of that of one."""
+        for (reader, place), (state, start) in pair.reads.items():
+            reading = first.name_of(pair.keys[0][reader]) if reader else ""
+            if reading is None or (pair is not first and not reader):
+                continue
+            state = first.node_of(pair.keys[0][state.name], state, pair.keys[0])
+            begin = start and first.named(start, pair)
+            if state is None or begin is None or self.states.setdefault(state, begin) != begin:
+                self.found = False
+                return
+            self.reads[reading, place] = state
+
+
+class _Pair:
+    """The graphs `a` and `b`, of which `b` has a step more, and what its last step `reads` of the one before.
+
+    `keys` are numbers of the nodes of both, the same for those that compute the same.
+    """
+
+    def __init__(self, a: Trace, b: Trace, known: dict[Any, int]):
+        self.a, self.b = a, b
+        self.keys = _keys(a, known), _keys(b, known)
+        self.reads: dict[tuple[str, tuple], tuple[Node, str]] = {}
+        self._nodes = {self.keys[0][node.name]: node for node in reversed(a.nodes)}
+        self._data = set(a.inputs)
+        for node in a.nodes:
+            self._follow(node)
+        self._compared: set[tuple[Node, Node]] = set()
+
+    def _follow(self, node: Node) -> None:
+        read = any(source.name in self._data for source in node.all_input_nodes)
+        self._data |= {node.name} if read and operation(node) not in FRESH else set()
+
+    def name_of(self, key: int) -> str | None:
+        """What is called so in `a`; None for what is not there."""
+        return next((name for name, other in self.keys[0].items() if other == key), None)
+
+    def named(self, name: str, other: _Pair) -> str | None:
+        """What a constant of the graph `a` of another pair is called in this one's."""
+        key = other.keys[0][name]
+        node = next((node for node in other.a.nodes if node.name == name), None)
+        found = self.name_of(key)
+        if found is None and node is not None and (made := self.node_of(key, node, other.keys[0])) is not None:
+            return made.name
+        return found
+
+    def node_of(self, key: int, node: Node, keys: dict[str, int]) -> Node | None:
+        """The node of `a` that computes the same, made where nothing reads it yet; None for what is of later steps."""
+        if key in self._nodes or node.op != "call_function":
+            return self._nodes.get(key)
+        names = {n: self.name_of(keys[n.name]) for n in node.all_input_nodes}
+        mapped: dict[Node, Node] = {}
+        for source, name in names.items():
+            made = self.node_of(keys[source.name], source, keys)
+            if made is None and name is not None:
+                made = next((n for other in self.a.nodes for n in other.all_input_nodes if n.name == name), None)
+            if made is None:
+                return None
+            mapped[source] = made
+        if operation(node) in ("select", "slice") or not self.a.nodes:
+            return None
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: mapped[source])
+        made = self.a.nodes[0].graph.call_function(node.target, args, kwargs)  # pyright: ignore
+        self.a.nodes.append(made)
+        self._nodes[key], self.keys[0][made.name] = made, key
+        self._follow(made)
+        return made
+
+    def same(self, a: Any, b: Any, reader: str = "", place: tuple = ()) -> bool:
+        """Whether `b`, in the last step, is what `a` is in the last but one."""
+        if isinstance(b, Node):
+            key = self.keys[1][b.name]
+            if isinstance(a, Node) and self.keys[0][a.name] == key:
+                return True
+            if a is None or (isinstance(a, Node) and a.name not in self._data):
+                state = self.node_of(key, b, self.keys[1])
+                if state is not None and state.name in self._data:
+                    self.reads[reader, place] = state, "" if a is None else a.name
+                    return True
+            return isinstance(a, Node) and self._same_operation(a, b)
+        if isinstance(b, list | tuple):
+            if not isinstance(a, list | tuple) or len(a) > len(b):
+                return False
+            if len(a) < len(b) and a:  # of all steps, such as `torch.stack` gets
+                return self.same(a[-1], b[-1], reader, (*place, len(a) - 1))
+            pairs = enumerate(zip([*a, *[None] * (len(b) - len(a))], b, strict=True))  # a cell that was given no states
+            return all(self.same(x, y, reader, (*place, i)) for i, (x, y) in pairs)
+        return a == b or (type(a) is int and type(b) is int)
+
+    def _same_operation(self, a: Node, b: Node) -> bool:
+        if (a, b) in self._compared:
+            return True
+        self._compared.add((a, b))
+        if a.target != b.target or a.op != "call_function" or b.op != "call_function":
+            return False
+        return self.same([a.args, list(a.kwargs.values())], [b.args, list(b.kwargs.values())], a.name)
+
+
+def _keys(trace: Trace, known: dict[Any, int]) -> dict[str, int]:
+    """A number for every node, the same for those that compute the same in any graph of the same `known`."""
+    stored, found = {**trace.parameters, **trace.buffers}, {}
+
+    def number(key: Any) -> int:
+        return known.setdefault(key, len(known))
+
+    for name, value in trace.constants.items():
+        found[name] = number(stored.get(name) or (value.shape, value.numpy().tobytes()))
+    found |= {name: number(("input", i)) for i, name in enumerate(trace.inputs)}
+    for node in trace.nodes:
+        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        if node.target is _RECURRENT:
+            leaves[0] = trace.leaves[leaves[0]].name
+        sizes = operation(node) in _SHAPES
+        parts = [found[x.name] if isinstance(x, Node) else (repr(x), type(x)) for x in leaves]
+        parts = [p for x, p in zip(leaves, parts, strict=True) if not (sizes and type(x) is int)]
+        found[node.name] = number((str(node.target), tuple(parts), None if sizes else str(spec)))
+    return found
+
+
+class _Step(nn.Module):
+    """One step of the model: `forward(*inputs, *states)` gives what the model returns, then the new states."""
+
+    def __init__(self, repeated: _Repeated):
+        super().__init__()
+        source = repeated.one.model
+        self._modules.update(source._modules)
+        self._parameters.update(source._parameters)
+        self._buffers.update(source._buffers)
+        self._graph = _Shared(repeated)
+
+    def forward(self, *given: Tensor) -> tuple[Any, ...]:
+        repeated = self._graph.repeated
+        trace, reads = repeated.one, repeated.reads
+        count = len(trace.inputs)
+        state = dict(zip(repeated.states, given[count:], strict=True))
+        values: dict[str, Any] = dict(zip(trace.inputs, given[:count], strict=True))
+        for name, value in trace.constants.items():
+            stored = trace.parameters.get(name) or trace.buffers.get(name)
+            values[name] = value if stored is None else _attribute(self, stored)
+
+        def filled(x: Any, reader: str, place: tuple = ()) -> Any:
+            if (reader, place) in reads:
+                return state[reads[reader, place]]
+            if isinstance(x, Node):
+                return values[x.name]
+            if isinstance(x, list | tuple):
+                more = sum((reader, (*place, i)) in reads for i in range(len(x), len(x) + 8))
+                return type(x)([filled(y, reader, (*place, i)) for i, y in enumerate([*x, *[None] * more])])
+            return x
+
+        for node in trace.nodes:
+            args, named = filled([node.args, list(node.kwargs.values())], node.name)
+            if node.target is _RECURRENT:
+                values[node.name] = _call(self.get_submodule(trace.leaves[args[0]].name), args[1], args[2])
+            else:
+                values[node.name] = node.target(*args, **dict(zip(node.kwargs, named, strict=True)))  # pyright: ignore
+        return *filled(list(trace.outputs), ""), *(values[node.name] for node in repeated.states)
+
+
+class _Shared:
+    """What copies of a module share."""
+
+    def __init__(self, repeated: _Repeated):
+        self.repeated = repeated
+
+    def __deepcopy__(self, memo: dict) -> _Shared:
+        return self
+
+
+def _attribute(module: nn.Module, name: str) -> Tensor:
+    path, _, own = name.rpartition(".")
+    return getattr(module.get_submodule(path), own)
+
+
+def _call(cell: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    """A cell of torch as the operation that stands for it."""
+    after = cell(x[0], tuple(states) if len(states) > 1 else states[0] if states else None)
+    after = list(after) if isinstance(after, tuple) else [after]
+    return [after[0][None], *after]
+
+
+def _of_sequences(repeated: _Repeated, model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Lowered:
+    """The lowered step, as the model of whole sequences that it is."""
+    one = axes.with_steps(axes.with_batch(inputs, 1), 1)
+    values = repeated.one.run(one)
+    start = [
+        values[before] if before else torch.zeros_like(values[after.name])
+        for after, before in repeated.states.items()
+    ]
+    places = list(range(len(one), len(one) + len(start)))
+    names = _names(repeated)
+    given = [f"given_{i}" for i in places]
+    lowered = lower_one_step(_Step(repeated), (*one, *start), places, dict(zip(given, start, strict=True)))
+    program, ports = lowered.program, _ports(model, inputs, axes)
+    called = dict(zip(given, names, strict=True))
+    program.states = [replace(s, name=called.get(s.name, s.name)) for s in program.states]
+    rows = axes.sequence(one, 0)
+    program.inputs = [
+        replace(port, name=name, shape=tuple(x.shape[1:]))
+        for port, name, x in zip(program.inputs, input_names(model, len(one)), rows, strict=True)
+    ]
+    results = [values[o.name] if isinstance(o, Node) else o for o in repeated.one.outputs]
+    program.outputs = [
+        replace(o, name=p.name, shape=_row_shape(results[p.place], p), final=p.time is None)
+        for o, p in zip(program.outputs, ports, strict=True)
+    ]
+    return Lowered(program, model, inputs, axes, lowered.trace, ports, [], 0)
+
+
+def _names(repeated: _Repeated) -> list[str]:
+    """What the states are called: after their cell, where they are those of one."""
+    found: list[str] = []
+    for node in repeated.states:
+        name = "state"
+        if operation(node) == "getitem" and node.args[0].target is _RECURRENT:  # pyright: ignore
+            call, index = node.args
+            leaf = repeated.one.leaves[call.args[0]]  # pyright: ignore
+            name = f"{leaf.name}.{leaf.cells[0][0].outer_states()[max(index - 1, 0)].name}"  # pyright: ignore
+        found.append(unique(name, found))
+    return found
+
+
+@torch.no_grad()
+def _ports(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> list[Port]:
+    """What the engine gives of what the model returns: all tensors."""
+    single = axes.with_batch(inputs, 1)
+    leaves, _ = pytree.tree_flatten_with_path(model(*single))
+    found = iter(output_axes(model, single, axes))
+    ports: list[Port] = []
+    for place, (path, leaf) in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            ports.append(Port(unique(port_name(path), [p.name for p in ports]), place, *next(found)))
+    return ports
+
+
+def _row_shape(y: Tensor, port: Port) -> tuple[int, ...]:
+    return tuple(n for d, n in enumerate(y.shape) if d not in (port.time, port.batch))
