@@ -62,11 +62,18 @@ What torch.export gives for a model is broken down into these operations of ATen
 `nn.ConstantPad2d`, or if what is padded behind is cut off right after them. Along other axes padding, stride, dilation
 and groups are free. The batch norm after a convolution is in its weights.
 
+Where a kernel of even size gives one result too many, what is made of each step may stand before the cut, as in the
+convolution banks of Tacotron.
+
 Without padding they leave out results at the ends: the engine is then offline, and gives as many as the model.
+
+**Loops.** A model without recurrent layers may loop over time in Python, over `nn.LSTMCell` or a step of its own, where
+every step does the same and states start from constants ([steps.md](steps.md#a-loop-over-a-cell)).
 
 **Tokens.** One token a step is an integer, which the engine checks. A step of several, as the letters of a word, or
 categories beside numbers, is an input of so many numbers, `(letters,)`; a token that is in no row of its table makes
-what is looked up at this step NaN.
+what is looked up at this step NaN. The rows of an `nn.EmbeddingBag` are such inputs, at every step or once a sequence;
+bags from offsets are refused.
 
 **Strides over time.** Where convolutions, pooling or stacked frames give fewer steps than they get, a step of the
 engine is as many frames as make one result of each ([steps.md](steps.md#a-step-of-several-frames)).
@@ -86,10 +93,11 @@ sequence, or, with a causal mask, of the steps up to its own. It is taken from `
 keys, and a scale that does not depend on the number of steps; from ONNX files as `MatMul`, `Mul`, `Add`, `Where`,
 `Softmax`, `MatMul`, as `Einsum` and as `Attention`. A mask is a constant of zeros and numbers of -10,000 or less, or a
 condition, made of the number of steps; it is compared on sequences of up to 1,151 steps and must be that of the steps
-to come, or none; or a number or a condition for each key that is computed from data or given as an input; or both, one
-after the other or as one mask (`attn_mask` and `key_padding_mask`). Where they leave a query no step, the result is
-NaN, or zeros where torch has them in training (`need_weights=False`, `F.scaled_dot_product_attention`). Refused are
-windows, biases by distance, weights that are given out, and scores that are no products.
+to come, or none (one that is kept for so many steps, `self.mask[:T, :T]`, makes the engine refuse longer sequences); or
+a number or a condition for each key that is computed from data or given as an input; or both, one after the other or as
+one mask (`attn_mask` and `key_padding_mask`). Where they leave a query no step, the result is NaN, or zeros where torch
+has them in training (`need_weights=False`, `F.scaled_dot_product_attention`). Refused are windows, biases by distance,
+weights that are given out, and scores that are no products.
 
 **Positions**: what follows from the position alone, such as a learned table (`self.table(torch.arange(T))`,
 `self.table[:, :T]`), waves or rotary embeddings, is looked up by a count of the steps, in a stream, too, as far as the

@@ -265,15 +265,13 @@ def test_calibration_is_checked(tmp_path):
             packed(tmp_path, Decoder(), example, ["h"], "int8", calibration=[batch])
 
 
-def test_a_loop_over_a_cell_is_refused_with_the_way_that_works(tmp_path):
+def test_the_body_of_a_loop_over_a_cell_is_a_step(tmp_path):
     class Whole(Loop):
         def forward(self, x):
             return super().forward(x, *[x.new_zeros(len(x), 16)] * 2)[0]
 
     torch.manual_seed(0)
     model, x = Whole().eval(), torch.randn(2, 9, 10)
-    with pytest.raises(cr.UnsupportedModelError, match=r"nn.LSTMCell.*packed with states=\['h'\]"):
-        cr.pack(model, tmp_path / "m.crnn", x)
     step = Loop().eval()
     step.load_state_dict(model.state_dict())
     engine, _ = packed(tmp_path, step, (x[:1, :1], z(1, 16), z(1, 16)), ["h", "c"])

@@ -3,15 +3,15 @@
 The graphs of one step and of two are compared, from what the model returns backwards. Where the second step reads what
 the first has computed, and the graph of one step a constant, there is a state, and the constant is what it starts from.
 All else must be the same. What a state is made of, which after a single step nothing may read, is compared in the
-graphs of two steps and of three. Whether that is the model is not concluded from the graphs: the program is compared with the
-model on sequences of several lengths, as every other.
+graphs of two steps and of three. Whether that is the model is not concluded from the graphs: the step, repeated, must
+give what the model gives of a longer sequence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +34,13 @@ from .lowering import Lowered, in_float
 from .one_step import lower_one_step
 from .outputs import Port, port_name, unique, with_plain_outputs
 from .probe import Axes, output_axes
+from .stateless import check_stateless
+from .weights import product_names, with_products
 
-_SHAPES = {"view", "_unsafe_view", "reshape", "expand", "repeat", "zeros", "new_zeros", "ones", "new_ones", "full"}
+_SHAPES = {"view", "_unsafe_view", "reshape", "expand", "repeat"}
+_OVER = {"select_scatter", "slice_scatter", "copy"}  # write their second argument over a part of the first
+_STEPS = 7  # of a sequence that shows whether the model repeats the step
+_COUNTED = 64  # steps that code may count and then do something else, which a sequence of twice as many shows
 _RECURRENT = torch.ops.compactrnn.recurrent.default
 _READINGS = ((1, 0), (0, 1), (0, None))  # axes of time and batch
 
@@ -53,26 +58,37 @@ def lower_loop(model: nn.Module, example_inputs: Any, time: int | None = None) -
     model = with_plain_outputs(model, inputs)
     for at, batch in _READINGS:
         fits = all(x.dim() > max(at, batch or 0) and x.shape[at] == inputs[0].shape[at] for x in inputs)
-        if fits and time in (None, at):
+        if fits and (time is None or time % inputs[0].dim() == at):
             axes = Axes((at,) * len(inputs), (batch,) * len(inputs))
-            if (repeated := _repeated(model, inputs, axes)) is not None:
-                return _of_sequences(repeated, model, inputs, axes)
+            for repeated in _repeated(model, inputs, axes):
+                if (lowered := _of_sequences(repeated, model, inputs, axes)) is not None:
+                    return lowered
     return None
 
 
-def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> _Repeated | None:
-    """What the model repeats along these axes."""
+def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Iterator[_Repeated]:
+    """What the model may repeat along these axes.
+
+    What is made of a state is part of the step. Where the same is made of two that start from the same, so that graphs
+    do not tell them apart, it is a state itself.
+    """
     single = axes.with_batch(inputs, 1)
+    try:
+        copy_module(model)(*axes.with_steps(single, 2))
+    except Exception:  # whatever a model raises of which this is no axis of time
+        return
     with contextlib.suppress(UnsupportedModelError):
         one, two = (_trace(model, axes.with_steps(single, steps)) for steps in (1, 2))
         if len(one.nodes) < len(two.nodes):
-            found = _Repeated([one, two, _trace(model, axes.with_steps(single, 3))])
-            return found if found.found and found.states else None
-    return None
+            graphs = one, two, _trace(model, axes.with_steps(single, 3))
+            for further in (True, False):
+                found = _Repeated([replace(graph, nodes=[*graph.nodes]) for graph in graphs], further)
+                if found.found and found.states:
+                    yield found
 
 
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
-    with_leaves, leaves = find_leaves(model, loops=True)
+    with_leaves, leaves = find_leaves(with_products(model), loops=True)
     with Pooling():
         return trace_leaves(with_leaves.eval(), leaves, Example(inputs, {}), None, decompositions())
 
@@ -86,12 +102,12 @@ class _Repeated:
         reads: these nodes by what reads the state before: the name of a node, and the place among its arguments.
     """
 
-    def __init__(self, graphs: Sequence[Trace]):
+    def __init__(self, graphs: Sequence[Trace], further: bool):
         known: dict[Any, int] = {}
         self.one = graphs[0]
         self.states: dict[Node, str] = {}
         self.reads: dict[tuple[str, tuple], Node] = {}
-        pairs = [_Pair(a, b, known) for a, b in itertools.pairwise(graphs)]
+        pairs = [_Pair(a, b, known, further) for a, b in itertools.pairwise(graphs)]
         self.found = all(pair.same(pair.a.outputs, pair.b.outputs) for pair in pairs)
         before = -1
         while self.found and len(self.reads) > before:  # what a state is made of may read others
@@ -104,69 +120,58 @@ class _Repeated:
         for (reader, place), (state, start) in pair.reads.items():
             reading = first.name_of(pair.keys[0][reader]) if reader else ""
             if reading is None or (pair is not first and not reader):
-                continue
-            state = first.node_of(pair.keys[0][state.name], state, pair.keys[0])
-            begin = start and first.named(start, pair)
-            if state is None or begin is None or self.states.setdefault(state, begin) != begin:
+                continue  # of a later step, or not needed
+            here, begin = (first.made(pair.keys[0], node) if node else "" for node in (state, start))
+            if here is None or begin is None or self.states.setdefault(first.nodes[here], begin) != begin:
                 self.found = False
                 return
-            self.reads[reading, place] = state
+            self.reads[reading, place] = first.nodes[here]
 
 
 class _Pair:
     """The graphs `a` and `b`, of which `b` has a step more, and what its last step `reads` of the one before.
 
-    `keys` are numbers of the nodes of both, the same for those that compute the same.
+    `keys` are numbers of the nodes of both, the same for those that compute the same. `nodes` are those of `a` by name.
     """
 
-    def __init__(self, a: Trace, b: Trace, known: dict[Any, int]):
+    def __init__(self, a: Trace, b: Trace, known: dict[Any, int], further: bool):
         self.a, self.b = a, b
+        self._further = further  # whether constants that are made of what a state starts from are looked into
         self.keys = _keys(a, known), _keys(b, known)
-        self.reads: dict[tuple[str, tuple], tuple[Node, str]] = {}
-        self._nodes = {self.keys[0][node.name]: node for node in reversed(a.nodes)}
+        self.reads: dict[tuple[str, tuple], tuple[Node, Node | None]] = {}
+        self.nodes = {n.name: n for node in a.nodes for n in (*node.all_input_nodes, node)}
+        self._names = {key: name for name, key in reversed(self.keys[0].items())}
         self._data = set(a.inputs)
         for node in a.nodes:
             self._follow(node)
         self._compared: set[tuple[Node, Node]] = set()
 
     def _follow(self, node: Node) -> None:
+        """Note whether a node depends on the inputs."""
         read = any(source.name in self._data for source in node.all_input_nodes)
         self._data |= {node.name} if read and operation(node) not in FRESH else set()
 
     def name_of(self, key: int) -> str | None:
-        """What is called so in `a`; None for what is not there."""
-        return next((name for name, other in self.keys[0].items() if other == key), None)
+        """The first of `a` that has this number."""
+        return self._names.get(key)
 
-    def named(self, name: str, other: _Pair) -> str | None:
-        """What a constant of the graph `a` of another pair is called in this one's."""
-        key = other.keys[0][name]
-        node = next((node for node in other.a.nodes if node.name == name), None)
-        found = self.name_of(key)
-        if found is None and node is not None and (made := self.node_of(key, node, other.keys[0])) is not None:
-            return made.name
-        return found
+    def made(self, keys: dict[str, int], node: Node) -> str | None:
+        """What computes the same in `a`, where nothing may have read it so far; None for what is of later steps.
 
-    def node_of(self, key: int, node: Node, keys: dict[str, int]) -> Node | None:
-        """The node of `a` that computes the same, made where nothing reads it yet; None for what is of later steps."""
-        if key in self._nodes or node.op != "call_function":
-            return self._nodes.get(key)
-        names = {n: self.name_of(keys[n.name]) for n in node.all_input_nodes}
-        mapped: dict[Node, Node] = {}
-        for source, name in names.items():
-            made = self.node_of(keys[source.name], source, keys)
-            if made is None and name is not None:
-                made = next((n for other in self.a.nodes for n in other.all_input_nodes if n.name == name), None)
-            if made is None:
-                return None
-            mapped[source] = made
-        if operation(node) in ("select", "slice") or not self.a.nodes:
+        `keys` are those of the node's graph.
+        """
+        key = keys[node.name]
+        if key in self._names or node.op != "call_function":
+            return self._names.get(key)
+        sources = {source: self.made(keys, source) for source in node.all_input_nodes}
+        if operation(node) in ("select", "slice") or not all(name in self.nodes for name in sources.values()):
             return None
-        args, kwargs = map_arg((node.args, node.kwargs), lambda source: mapped[source])
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self.nodes[str(sources[source])])
         made = self.a.nodes[0].graph.call_function(node.target, args, kwargs)  # pyright: ignore
         self.a.nodes.append(made)
-        self._nodes[key], self.keys[0][made.name] = made, key
+        self.nodes[made.name], self._names[key], self.keys[0][made.name] = made, made.name, key
         self._follow(made)
-        return made
+        return made.name
 
     def same(self, a: Any, b: Any, reader: str = "", place: tuple = ()) -> bool:
         """Whether `b`, in the last step, is what `a` is in the last but one."""
@@ -175,9 +180,11 @@ class _Pair:
             if isinstance(a, Node) and self.keys[0][a.name] == key:
                 return True
             if a is None or (isinstance(a, Node) and a.name not in self._data):
-                state = self.node_of(key, b, self.keys[1])
-                if state is not None and state.name in self._data:
-                    self.reads[reader, place] = state, "" if a is None else a.name
+                if a is not None and self._further and self._tried(a, b):
+                    return True
+                state = self.made(self.keys[1], b)
+                if state in self._data and state in self.nodes:
+                    self.reads[reader, place] = self.nodes[state], a
                     return True
             return isinstance(a, Node) and self._same_operation(a, b)
         if isinstance(b, list | tuple):
@@ -189,12 +196,22 @@ class _Pair:
             return all(self.same(x, y, reader, (*place, i)) for i, (x, y) in pairs)
         return a == b or (type(a) is int and type(b) is int)
 
+    def _tried(self, a: Node, b: Node) -> bool:
+        """As `_same_operation`, but nothing is noted where it is not."""
+        reads, compared = dict(self.reads), set(self._compared)
+        if self._same_operation(a, b):
+            return True
+        self.reads, self._compared = reads, compared
+        return False
+
     def _same_operation(self, a: Node, b: Node) -> bool:
         if (a, b) in self._compared:
             return True
         self._compared.add((a, b))
         if a.target != b.target or a.op != "call_function" or b.op != "call_function":
             return False
+        if operation(a) in _OVER:  # of a result that has all steps
+            return self.same(a.args[1], b.args[1], a.name, (0, 1))
         return self.same([a.args, list(a.kwargs.values())], [b.args, list(b.kwargs.values())], a.name)
 
 
@@ -281,32 +298,67 @@ def _call(cell: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
     return [after[0][None], *after]
 
 
-def _of_sequences(repeated: _Repeated, model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Lowered:
-    """The lowered step, as the model of whole sequences that it is."""
-    one = axes.with_steps(axes.with_batch(inputs, 1), 1)
+def _of_sequences(repeated: _Repeated, model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Lowered | None:
+    """The lowered step, as the model of whole sequences that it is; None where the model does not repeat it."""
+    check_stateless(model, inputs)
+    single = axes.with_batch(inputs, 1)
+    one, step = axes.with_steps(single, 1), _Step(repeated)
     values = repeated.one.run(one)
     start = [
-        values[before] if before else torch.zeros_like(values[after.name])
-        for after, before in repeated.states.items()
+        values[before] if before else torch.zeros_like(values[after.name]) for after, before in repeated.states.items()
     ]
+    ports = _ports(model, single, axes)
+    if not _repeats(step, start, model, axes.with_steps(single, _STEPS), axes, ports):
+        return None
     places = list(range(len(one), len(one) + len(start)))
-    names = _names(repeated)
-    given = [f"given_{i}" for i in places]
-    lowered = lower_one_step(_Step(repeated), (*one, *start), places, dict(zip(given, start, strict=True)))
-    program, ports = lowered.program, _ports(model, inputs, axes)
-    called = dict(zip(given, names, strict=True))
+    given = {f"given_{i}": value for i, value in zip(places, start, strict=True)}
+    lowered = lower_one_step(step, (*one, *start), places, given)
+    program, called = lowered.program, dict(zip(given, _names(repeated), strict=True))
+    rename = product_names(model)
+    for i, segment in enumerate(program.segments):
+        ops = tuple(replace(op, name=rename(op.name)) for op in segment.ops)
+        program.segments[i] = replace(segment, ops=ops)
     program.states = [replace(s, name=called.get(s.name, s.name)) for s in program.states]
-    rows = axes.sequence(one, 0)
     program.inputs = [
         replace(port, name=name, shape=tuple(x.shape[1:]))
-        for port, name, x in zip(program.inputs, input_names(model, len(one)), rows, strict=True)
+        for port, name, x in zip(program.inputs, input_names(model, len(one)), axes.sequence(one, 0), strict=True)
     ]
     results = [values[o.name] if isinstance(o, Node) else o for o in repeated.one.outputs]
     program.outputs = [
-        replace(o, name=p.name, shape=_row_shape(results[p.place], p), final=p.time is None)
-        for o, p in zip(program.outputs, ports, strict=True)
+        replace(output, name=port.name, shape=_row_shape(results[port.place], port), final=port.time is None)
+        for output, port in zip(program.outputs, ports, strict=True)
     ]
-    return Lowered(program, model, inputs, axes, lowered.trace, ports, [], 0)
+    return Lowered(program, model, inputs, axes, lowered.trace, ports, [], _COUNTED)
+
+
+@torch.no_grad()
+def _repeats(
+    step: nn.Module,
+    states: list[Tensor],
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    axes: Axes,
+    ports: list[Port],
+) -> bool:
+    """Whether the step, repeated, gives what the model gives of numbers that are another at every step."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(x + torch.randn(x.shape, generator=generator) if x.is_floating_point() else x for x in inputs)
+    rows = []
+    with contextlib.suppress(RuntimeError, ValueError, IndexError, TypeError):  # of what is no step
+        for t in range(_STEPS):
+            now = (x.narrow(time or 0, t, 1) for x, time in zip(inputs, axes.times, strict=True))
+            leaves = list(step(*now, *states))
+            rows.append(leaves)
+            states = leaves[len(leaves) - len(states) :]
+    wanted = pytree.tree_leaves(model(*inputs))
+    if len(rows) < _STEPS:
+        return False
+    for port in ports:
+        ys, y = [row[port.place] for row in rows], wanted[port.place]
+        found = ys[-1] if port.time is None else torch.cat(ys, port.time)
+        if found.shape != y.shape or not torch.allclose(found, y, 1e-3, 1e-3 * float(y.abs().max())):
+            return False
+    return True
 
 
 def _names(repeated: _Repeated) -> list[str]:

@@ -71,6 +71,10 @@ def pack(
     many frames: an input has the shape (frames, ...), and a stream takes as many and gives a result. The engine is
     right for whole steps: the example and the calibration data are cut to these, and compared at several lengths.
 
+    A model without recurrent layers whose Python code loops over time, as over an `nn.LSTMCell`, is taken where every
+    step does the same and its states start from constants (`compactrnn.lower.loop_step`). The stream keeps these
+    states: those of a cell as "cell.h", others as "state".
+
     With `states` the model is one time step, and `forward(x, h, c)` returns `y, h, c`, whatever computes them: layers
     over a sequence of one step, `nn.LSTMCell` and its like, a step written by hand. The stream keeps these states under
     the names of the arguments (`Stream.get_state`, `set_state`, `reset(h=...)`). The engine's inputs are the other

@@ -31,9 +31,10 @@ def cells_used(model: nn.Module) -> str:
     name, kind = found[0]
     layer = next(layer for cell, layer in _CELLS.items() if issubclass(kind, cell))
     return (
-        f"{name or 'the model'} is an nn.{kind.__name__}, called once a step by a Python loop: use {layer}, called once"
-        " with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on), or pack the loop's body as one"
-        f" step: {ONE_STEP}"
+        f"{name or 'the model'} is an nn.{kind.__name__} in a Python loop, which is taken where every step does the"
+        " same, from the first on and from constant states: use"
+        f" {layer}, called once with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on), or pack"
+        f" the loop's body as one step: {ONE_STEP}"
     )
 
 
@@ -75,7 +76,8 @@ def check_layers(model: nn.Module) -> None:
         f"{kind}: no {_LAYERS} in the model; "
         + (
             cells_used(model)
-            or f"a recurrence written by hand is packed as one step: {ONE_STEP}; or it becomes a cell of cr.Recurrent"
+            or "a recurrence written by hand is taken where every step of its loop does the same, from the first on and"
+            f" from constant states; any other is packed as one step: {ONE_STEP}; or it becomes a cell of cr.Recurrent"
             " (docs/extending.md)"
         )
     )
