@@ -55,6 +55,22 @@ class Autoencoder(nn.Module):
         return self.head(self.decoder(found.expand(-1, x.shape[1], -1))[0])
 
 
+class Bank(nn.Module):
+    """Convolutions whose kernels are of even and odd size, cut to as many steps as the input has (Tacotron)."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv1d(7, 4, k, padding=k // 2) for k in (1, 2, 3, 4))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(4) for _ in self.convs)
+        self.rnn, self.head = nn.GRU(16, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+
+    def forward(self, x):
+        found = [norm(conv(x.transpose(1, 2)).relu()) for conv, norm in zip(self.convs, self.norms, strict=True)]
+        y = torch.cat([y[..., : x.shape[1]] for y in found], 1)
+        y = nn.functional.max_pool1d(y, 2, 1, 1)[..., : x.shape[1]]
+        return self.head(self.rnn(y.transpose(1, 2))[0])
+
+
 def export(model, path, arguments, **names):
     torch.manual_seed(0)
     torch.onnx.export(model.eval(), arguments, str(path), dynamo=False, opset_version=17, **names)
@@ -67,6 +83,7 @@ MODELS = {
     "RNN": lambda: Model(nn.RNN),
     "both directions": lambda: Model(nn.LSTM, bidirectional=True, num_layers=2),
     "a decoder of what an encoder found": Autoencoder,
+    "a bank of convolutions": Bank,
     "convolution before it": lambda: Model(nn.GRU, convolution=True),
 }
 
@@ -85,9 +102,8 @@ def test_an_exported_model_is_imported(case, tmp_path):
     engine, report = packed(path, tmp_path)
     x = np.random.default_rng(0).normal(size=(STEPS, 7)).astype(np.float32)
     assert relative(session(path).run(None, {"x": x[None]})[0], stream_equals_run(engine, x)[0]) < 1e-4
-    assert (
-        engine.offline == (case in ("both directions", "a decoder of what an encoder found")) and "head" in report.types
-    )
+    offline = "both directions", "a decoder of what an encoder found", "a bank of convolutions"
+    assert engine.offline == (case in offline) and "head" in report.types
 
 
 def test_the_same_model_from_torch_and_from_its_file_give_the_same_bits(tmp_path):

@@ -115,6 +115,7 @@ class Visitor:
         self._longest = longest
         self._at = cache(at)
         self._constants: dict[str, np.ndarray] = {}
+        self._steps: int | None = None  # entries of time of what an operator gives, where it has more
         self._width: int | None = None  # of the vectors that an elementwise operator gets
 
     def lower(self, inputs: dict[str, Taken]) -> list[Taken]:
@@ -168,7 +169,9 @@ class Visitor:
             if node.op in _OF_NUMBERS:
                 given = self._counted(node, given)
             order = self._order(node, given) if node.op in ELEMENTWISE else None
-            if order is None:
+            if (cut := self._without_added(node, given)) is not None:
+                result = self._but_added(node, handler, cut)
+            elif order is None:
                 result = handler(self, node, *(x if node.op in LAZY else self.materialize(x) for x in given))
             else:
                 result = self._in_order(node, handler, given, order)
@@ -176,6 +179,33 @@ class Visitor:
             shapes = ", ".join(str(tuple(x.shape)) for x in given if x is not None)
             raise refuse(node.proto, f"is not taken with these inputs (of shape {shapes}) and attributes")
         return result if isinstance(result, list) else [result]
+
+    def _without_added(self, node: Node, given: list[Taken | None]) -> list[Taken | None] | None:
+        """`given` without the steps that they have after the last; None where there are none, or others read them."""
+        time, steps = self.grown(node.outputs[0]), self.mover.steps
+        if node.op not in {*ELEMENTWISE, "BatchNormalization"} or steps is None or not isinstance(time, int):
+            return None
+        size, steps = self.type(node.outputs[0]).shape[time], steps * self.rate(node.outputs[0])
+        cut = list(given)
+        for i, (name, x) in enumerate(zip(node.inputs, given, strict=True)):
+            axis = self.grown(name) if name else None
+            if axis is None or x is None:
+                continue
+            if isinstance(axis, str) or isinstance(x, np.ndarray | Scores) or not steps < x.shape[axis] == size:
+                return None
+            cut[i] = self.mover.move([x], lambda moved, a=axis: np.take(moved[0], range(steps), a), axis)
+        return cut if size > steps else None
+
+    def _but_added(self, node: Node, handler: Handler, cut: list[Taken | None]) -> Any:
+        """What a node makes of `cut`, and after that of steps of which nothing is known."""
+        time, name = self.grown(node.outputs[0]), node.outputs[0]
+        assert isinstance(time, int)
+        whole, self._steps = self.type(name).shape[time], (self.mover.steps or 0) * self.rate(name)
+        try:
+            result = handler(self, node, *map(self.materialize, cut))
+        finally:
+            added, self._steps = whole - self._steps, None
+        return None if result is None else self.mover.beyond(result, added)
 
     def _with_scores(self, node: Node, given: list[Taken | None]) -> Taken:
         """What a node makes of the scores of every two steps."""
@@ -320,6 +350,8 @@ class Visitor:
         time, shape = self.grown(name), self.type(name).shape
         if isinstance(time, str):
             raise refuse(node.proto, why_unclear(time))
+        if time is not None and self._steps is not None:
+            shape = (*shape[:time], self._steps, *shape[time + 1 :])
         if time is not None:
             self.mover.rates[shape[time]] = self.rate(name)
         return shape, time
