@@ -76,7 +76,13 @@ def tokens(steps, batch=1):
     return torch.randint(0, 9, (batch, steps, 3))
 
 
+def differences(m, x):
+    """Beside the features how they change, as a speech recognizer may have them; nothing at the first step."""
+    return m.gru(torch.cat([x, F.pad(x[:, 1:] - x[:, :-1], (0, 0, 1, 0))], -1))[0]
+
+
 MODELS = {
+    "differences": (lambda: Uses(differences, gru=nn.GRU(2 * N, N, batch_first=True)), numbers, None),
     "a bank of convolutions": (make_bank, numbers, None),
     "norm of longer steps": (cut_later(lambda y: (y - y.mean(1, keepdim=True)) * 2), numbers, None),
     "sum of longer steps": (cut_later(lambda y: y + y.tanh()), numbers, None),

@@ -31,7 +31,7 @@ from .smallest import with_dense
 from .step_states import States
 from .trained import TrainedMatrices, plain_form
 from .unrolled import Unrolled
-from .verify import argument, given, verify
+from .verify import allow_short, argument, given, verify
 from .whole_sequences import Bound
 
 
@@ -172,6 +172,7 @@ def pack(
     check_rows(lowered)
     batches = [_batch(model, lowered, batch) for batch in batches]
     reference = Reference(lowered)
+    allow_short(reference)
     checks = verify(reference, Engine(write(quantize(lowered.program, "float32", False))), batches)
     data = batches or [lowered.example]
     target = Reference(replace(lowered, model=trained.quantized(lowered.model))) if trained.specs else reference

@@ -15,6 +15,8 @@ from ..emit.packed_file import Check
 from ..graph.copy import copy_module
 from ..runtime.delta import has_references
 from ..runtime.engine import Engine
+from ..runtime.file import write
+from ..runtime.quantize import quantize
 from .lowering import Lowered
 from .outputs import Port
 from .reference import Reference
@@ -62,6 +64,25 @@ def verify(reference: Reference, engine: Engine, batches: Iterable[tuple[Tensor,
     if found:
         checks.append(Check("calibration", sum(c.steps for c in found), max(c.error or 0.0 for c in found)))
     return checks
+
+
+def allow_short(reference: Reference) -> None:
+    """Let the program take as few steps as torch, where it gives the same then.
+
+    A value of fewer steps than the sequence, such as a difference of neighbours, has none in a short one. That may be
+    padded before anything reads it.
+    """
+    lowered = reference.lowered
+    program, sizes = lowered.program, [0.0] * len(lowered.ports)
+    least = 1 + max(output.fewer for output in program.outputs)
+    while (fewer := program.least_steps - 1) >= least:
+        engine = Engine(write(quantize(replace(program, least_steps=fewer), "float32", False)))
+        try:
+            if _check(_OTHER, reference, engine, shuffled(lowered, fewer, 1), sizes).skipped:
+                return
+        except UnsupportedModelError:
+            return
+        program.least_steps = fewer
 
 
 def _other_lengths(reference: Reference, engine: Engine, sizes: list[float]) -> list[Check]:

@@ -142,6 +142,12 @@ class Visitor:
     def lower(self, inputs: Sequence[Operand | LazyView]) -> list[Any]:
         """Operations for all nodes; returns what the outputs are: values, constant tensors or other constants."""
         initial: dict[str, Any] = {**self.trace.constants, **dict(zip(self.trace.inputs, inputs, strict=True))}
+        data = set(self.trace.inputs)
+        for node in self.trace.nodes:  # the frames before a transform would be refused for another reason
+            if any(source.name in data for source in node.all_input_nodes):
+                data.add(node.name)
+                if operation(node).startswith("_fft_"):
+                    raise UnsupportedModelError(f"{self.trace.module_of(node)}: {FOURIER}")
         results = self.trace.interpret(self._visit, initial)
         return [self.materialize(results[o.name]) if isinstance(o, torch.fx.Node) else o for o in self.trace.outputs]
 
@@ -199,8 +205,6 @@ class Visitor:
             result = self._handled(node, args, dict(kwargs))
             if result is not None:
                 return result
-        if name.startswith("_fft_"):
-            raise UnsupportedModelError(f"{self.trace.module_of(node)}: {FOURIER}")
         if name in _INSTEAD:
             raise UnsupportedModelError(f"{self.where(node)} cannot be lowered: {_INSTEAD[name]}")
         why = self._why(node, args)
