@@ -98,7 +98,7 @@ def label(row: dict[str, Any]) -> str:
     overruled = re.findall(r"--set model\.(?:cell_options\.)?(\S+)", row["command"])
     seed = [f"seed {row['seed']}"] if row["seed"] else []
     return ", ".join(
-        [f"{model['cell']} {sizes}", *(text for text in overruled if not text.startswith("hidden=")), *seed]
+        [f"{model['cell']} {sizes}", *(text for text in overruled if not text.startswith(("hidden=", "cell="))), *seed]
     )
 
 
