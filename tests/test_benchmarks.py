@@ -214,3 +214,14 @@ def test_window_states(monkeypatch, tmp_path):
     assert script.complete(rows[:-1]) == [row for row in rows if row["seed"] < 2]
     assert script.sign_flips([1.0, 2.0, 3.0]) == 0.25 and script.sign_flips([1.0, -1.0]) == 1.0
     assert script.sign_flips([0.1] * 20) < 1e-4 < 0.5 < script.sign_flips([0.1, -0.1] * 10)
+
+
+def test_time_scale(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = benchmark("time_scale")
+    x = np.arange(6.0)[:, None]
+    assert script.resampled(x, 0.5)[:, 0].tolist() == [0, 2, 4]
+    assert script.resampled(x, 2.0)[:, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5]
+    there = script.kept(6, 0.5, np.random.default_rng(0))
+    assert there[0] == 0 and len(there) == 3
+    assert script.held(x, np.array([0, 1, 4]))[:, 0].tolist() == [0, 1, 1, 1, 4, 4]
