@@ -258,7 +258,7 @@ def music(cell: str, layers: int, corpus: str = "JSB_Chorales", **options: Any) 
     ]
     if not found:
         raise Missing(f"not trained yet ({cell})")
-    return ", ".join(f"{row['test']:.2f}" for row in sorted(found, key=lambda row: row["seed"]))
+    return " and ".join(f"{row['test']:.2f}" for row in sorted(found, key=lambda row: row["seed"]))
 
 
 def lazy() -> str:
