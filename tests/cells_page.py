@@ -13,6 +13,7 @@ from scripts import benchmark
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cells.md"
 STEPS = ROOT / "benchmarks" / "results" / "native_step.json"
+QUALITY = ROOT / "benchmarks" / "results" / "cell_quality.json"
 INPUTS, UNITS = 64, 128
 HEAD = f"""# Cells
 
@@ -26,7 +27,10 @@ does.
 
 "Step" is the time of a step of the packed layer, in float32 and in int8, relative to that of the LSTM in float32: 128
 units on 40 inputs, called from Python, all from one run of `python benchmarks/native_step.py`; a cell without a figure
-is not in it yet. "Here" is the cell's best result on each task of [long-sequences.md](long-sequences.md), of any size.
+is not in it yet. "Int8" is what storing in int8 adds to the nats of a layer of 64 units on the engine, in percent:
+Bach's chorales, a short training, one seed, `python benchmarks/cell_quality.py`; those of int4 are in
+[cell_quality.json](../benchmarks/results/cell_quality.json), and a cell without a figure was not trained for it yet.
+"Here" is the cell's best result on each task of [long-sequences.md](long-sequences.md), of any size.
 
 `cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
 in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state.
@@ -57,6 +61,12 @@ def step_times() -> dict[str, str]:
     }
 
 
+def int8_costs() -> dict[str, str]:
+    """Of each cell that was trained for it, what int8 adds to the error, in percent."""
+    rows = json.loads(QUALITY.read_text())["rows"]
+    return {one["cell"]: f"{100 * one['engine']['int8']['cost']:+.3f}" for one in rows}
+
+
 def results_of(name: str) -> list[str]:
     """The best published result of a cell on each task."""
     bench = benchmark("long_sequences")
@@ -75,8 +85,8 @@ def row(name: str, kind: type[AbstractCell]) -> str:
     numbers = sum(p.numel() for p in cell.parameters())
     states = ", ".join(f"{s.name} {n}" for s, n in zip(cell.states, cell.state_sizes(), strict=True))
     pruned = "no" if any(u.fixed for u in cell.active_units()) else "yes"
-    loops, step = ", ".join(report.kinds), step_times().get(name, "")
-    return f"| [{name}](#{name.lower()}) | {numbers:,} | {cell.macs():,} | {states} | {loops} | {pruned} | {step} |\n"
+    what = [f"[{name}](#{name.lower()})", f"{numbers:,}", f"{cell.macs():,}", states, ", ".join(report.kinds), pruned]
+    return f"| {' | '.join([*what, step_times().get(name, ''), int8_costs().get(name, '')])} |\n"
 
 
 def section(name: str, kind: type[AbstractCell]) -> str:
@@ -92,7 +102,7 @@ def section(name: str, kind: type[AbstractCell]) -> str:
 def page() -> str:
     """The whole page."""
     cells = sorted(known_cells().items(), key=lambda item: item[0].lower())
-    head = "| cell | parameters | MACs | states | loops | pruned | step |\n|---|---|---|---|---|---|---|\n"
+    head = "| cell | parameters | MACs | states | loops | pruned | step | int8 |\n|---|---|---|---|---|---|---|---|\n"
     return HEAD + head + "".join(row(*c) for c in cells) + "".join(section(*c) for c in cells)
 
 
