@@ -381,3 +381,25 @@ def test_a_call_of_many_steps_with_numbered_caches(tmp_path):
     assert relative(session(path).run(["y1"], {"x": x[None], **zeros})[0], stream_equals_run(engine, x)[0]) < 1e-5
     three, _ = packed(path, tmp_path, dims={"frames": 3})
     assert relative(three.run(x.reshape(10, 3, 4)).reshape(30, 4), engine.run(x)) < 1e-5
+
+
+def test_caches_of_frames_beside_a_layer_over_time_go_on_from_step_to_step(tmp_path):
+    nodes = [
+        node("Concat", ["cache", "x"], ["longer"], "longer", axis=2),
+        node("Slice", ["longer", "from", "to", "axis"], ["cache_out"], "kept"),
+        node("Conv", ["longer", "filter"], ["filtered"], "filter"),
+        node("Transpose", ["filtered"], ["sequence"], "turned", perm=[2, 0, 1]),
+        node("GRU", ["sequence", "W", "R", "", "", "h"], ["all", "h_out"], "gru", hidden_size=5, linear_before_reset=1),
+        node("Squeeze", ["all", "one"], ["y"], "squeeze"),
+    ]
+    constants = {"from": np.array([-2]), "to": np.array([1 << 40]), "axis": np.array([2]), "one": np.array([1])}
+    constants |= {"filter": numbers(6, 4, 3), "W": numbers(1, 15, 6, seed=1), "R": numbers(1, 15, 5, seed=2)}
+    inputs = [tensor("x", [1, 4, "frames"]), tensor("cache", [1, 4, 2]), tensor("h", [1, 1, 5])]
+    outputs = [tensor("y", ["frames", 1, 5]), tensor("cache_out", [1, 4, "kept"]), tensor("h_out", [1, 1, 5])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, outputs, constants)
+    with pytest.warns(UserWarning, match="frames is 1"):
+        engine, _ = packed(path, tmp_path)
+    assert [s.name for s in engine.states] == ["cache", "h"]
+    x, start = numbers(30, 4, seed=7), {"cache": np.zeros((1, 4, 2), np.float32), "h": np.zeros((1, 1, 5), np.float32)}
+    wanted = session(path).run(["y"], {"x": np.ascontiguousarray(x.T[None]), **start})[0]
+    assert relative(wanted.reshape(30, 5), stream_equals_run(engine, x[:, :, None])[0].reshape(30, 5)) < 1e-5

@@ -95,6 +95,13 @@ def find_form(
     return Form(ports, {**given, **_frame(file, Form(ports, given, None), outputs, likely)}, None)
 
 
+def as_one_step(file: ModelFile, form: Form, outputs: list[str]) -> Form:
+    """That of the same file called with one step at a time; raises as `find_form`."""
+    assert form.time is not None
+    frame = _frame(file, replace(form, time=None), outputs, [form.time])
+    return Form(form.ports, {**form.sizes, **frame}, None)
+
+
 def _checked(file: ModelFile, ports: Ports, dims: Mapping[str, int]) -> dict[str, int]:
     ported = [*ports.inputs, *(s.port for s in ports.states), *ports.shapes]
     known = {p.key(d) for p in ported for d in range(len(p.sizes))}

@@ -23,7 +23,7 @@ from ..runtime.program import Input, Output, Program
 from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .folding import LAYERS, Folded, Node
-from .form import Form, find_form, recurrent
+from .form import Form, as_one_step, find_form, recurrent
 from .free_length import freed
 from .fuse import fused
 from .half import widened
@@ -93,7 +93,16 @@ def lower(
                     1,
                 )
             return attempt(file, lengths, {s.name: s.output for s in ports.states if s.name not in given})
-        return _lowered(file, form, chosen, needed, _initial(form, initial))
+        try:
+            return _lowered(file, form, chosen, needed, _initial(form, initial))
+        except UnsupportedModelError:
+            if (
+                ports.states and form.time is not None and time is None
+            ):  # caches of frames go on from step to step alone
+                with suppress(UnsupportedModelError, ModelFileError, ValueError):
+                    step = as_one_step(file, form, needed)
+                    return _lowered(file, step, chosen, needed, _initial(step, initial))
+            raise
 
     def ported(
         file: ModelFile, lengths: Sequence[str] | None = lengths, states: States | None = states
