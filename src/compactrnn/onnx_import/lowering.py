@@ -95,10 +95,8 @@ def lower(
             return attempt(file, lengths, {s.name: s.output for s in ports.states if s.name not in given})
         try:
             return _lowered(file, form, chosen, needed, _initial(form, initial))
-        except UnsupportedModelError:
-            if (
-                ports.states and form.time is not None and time is None
-            ):  # caches of frames go on from step to step alone
+        except FileError:  # caches of frames go on from step to step alone
+            if ports.states and form.time is not None and time is None:
                 with suppress(UnsupportedModelError, ModelFileError, ValueError):
                     step = as_one_step(file, form, needed)
                     return _lowered(file, step, chosen, needed, _initial(step, initial))
