@@ -201,18 +201,20 @@ def times_faster(row: str, times: Mapping[str, Any]) -> str:
 
 
 def table(rows: list[Table], times: Mapping[str, Any]) -> str:
-    """Medians over the seeds."""
+    """Medians over the seeds; `over dense` is each seed's, against the dense model of the same."""
     head = ["row", "seeds", "parameters", "LSTM layers' MACs", "perplexity", "over dense"]
     head += [f"{kind} {what}" for kind in FILES[1:] for what in ("bytes", "perplexity")]
     head.append("times faster")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     found = {name: [row for row in rows if row["row"] == name] for name in ROWS}
     medians = {name: statistics.median(row["test"] for row in own) for name, own in found.items() if own}
+    dense = {row["seed"]: row["test"] for row in found["dense"]}
     fewest = {name: max(row["macs"] for row in own) for name, own in found.items() if own}
     for name, median in medians.items():
         own, share = found[name], fewest.get("dense", 0) / fewest[name]
         fewer = f" (1/{share:.1f})" if share > 1.005 else ""
-        over = f"{median - medians['dense']:+.1f}" if "dense" in medians and name != "dense" else ""
+        above = [row["test"] - dense[row["seed"]] for row in own if row["seed"] in dense and name != "dense"]
+        over = f"{statistics.median(above):+.1f}" if above else ""
         cells = [name, ", ".join(str(row["seed"]) for row in own), f"{max(row['parameters'] for row in own):,}"]
         cells += [f"{fewest[name]:,}{fewer}", f"{median:.1f}", over]
         for kind in FILES[1:]:
