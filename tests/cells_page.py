@@ -29,7 +29,7 @@ does.
 units on 40 inputs, called from Python, all from one run of `python benchmarks/native_step.py`; a cell without a figure
 is not in it yet. "Int8" is what storing in int8 adds to the nats of a layer of 64 units on the engine, in percent:
 Bach's chorales, a short training, one seed, `python benchmarks/cell_quality.py`; those of int4 are in
-[cell_quality.json](../benchmarks/results/cell_quality.json), and a cell without a figure was not trained for it yet.
+[cell_quality.json](../benchmarks/results/cell_quality.json).
 "Here" is the cell's best result on each task of [long-sequences.md](long-sequences.md), of any size.
 
 `cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
