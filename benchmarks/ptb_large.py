@@ -7,7 +7,8 @@
 et al. (recipes/ptb-large.toml), `selection` with the gates of Wen L. et al. in place of the lasso. `tied` is the first
 phase of recipes/ptb-large-tied.toml, `tied-iss-4` all of it, `tied-iss-8` the same with an eighth of the
 multiply-accumulates, and `scratch-4` has the units of `tied-iss-4` from the start, for as many updates as this one and
-`tied` together. Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
+`tied` together. `early-iss-4` is cut to the same units while it still learns, without a teacher, in fewer updates than
+`tied` alone. Runs that are finished are not repeated, one that was stopped goes on from its last checkpoint.
 
 Perplexities are of the whole softmax, the state carried from word to word; those of int8 and int4 are of the packed
 files on the engine, which take long for models of this size: `--pack` names the rows. Writes docs/ptb-large.md, with
@@ -33,7 +34,9 @@ PAGE = ROOT / "docs" / "ptb-large.md"
 GATES = 'phases.train.compress={method="neuron_selection",macs=2550000,steps=36000}'
 AUTHORS = {"dense": ("ptb-large-dense", []), "iss": ("ptb-large", []), "selection": ("ptb-large", [GATES])}
 SHARES = {"tied-iss-4": (0.4, 0.6), "tied-iss-8": (0.28, 0.426)}  # of the units of the two layers
-ROWS = [*AUTHORS, "tied", *SHARES, "scratch-4"]
+EARLY = "early-iss-4"
+EARLY_EPOCHS = {"train": 6, "cut": 5, "small": 8}
+ROWS = [*AUTHORS, "tied", *SHARES, EARLY, "scratch-4"]
 FILES = ("int8", "int4")
 
 
@@ -52,6 +55,12 @@ def recipe_of(row: str, seed: int, changes: list[str]) -> Recipe:
     first = phases["train"]
     if row == "tied":
         return recipe_from({**table, "phases": {"train": first}})
+    if row == EARLY:
+        for phase, epochs in EARLY_EPOCHS.items():
+            phases[phase] |= {"epochs": epochs, "distill": None, "model": phases["small"]["model"]}
+            phases[phase]["optimizer"]["learning_rate"] = first["optimizer"]["learning_rate"]
+        first |= {"schedule": phases["cut"]["schedule"], "average": None}
+        return recipe_from(table)
     hidden = [round(share * size) for share, size in zip(SHARES["tied-iss-4"], sizes, strict=True)]
     model = {**table["model"], **phases["small"]["model"], "embedding": hidden[-1], "hidden": hidden}
     longer = {**first, "epochs": sum(phase["epochs"] for phase in phases.values())}
