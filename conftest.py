@@ -1,5 +1,6 @@
 """What holds for every test: what may be left out, and why."""
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -26,6 +27,15 @@ _MISSING = {
     if importlib.util.find_spec(name) is None
 }
 collect_ignore = list(_MISSING)
+
+
+_SOURCE = Path(__file__).parent / "src"
+
+
+def pytest_collect_file(file_path: Path) -> None:
+    """Imports the package of a module before pytest does the module: else those that a package imports exist twice."""
+    if file_path.suffix == ".py" and file_path.is_relative_to(_SOURCE / "compactrnn"):
+        importlib.import_module(".".join(file_path.relative_to(_SOURCE).parent.parts))
 
 
 def pytest_report_header() -> list[str]:
