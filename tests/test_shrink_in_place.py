@@ -127,6 +127,49 @@ def test_nothing_to_cut_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["embeddings", "macs"])
+def test_a_training_that_is_started_again_ends_with_the_same_bits(name):
+    """The model, the pruner and the optimizer are made anew, and get the sizes that they had by the pruner's state."""
+
+    def run(stop):
+        model, pruner, optimizer = start(name, 60)
+        for stage in range(3):
+            train(model, pruner, optimizer, 20)
+            pruner.shrink_(optimizer)
+            if stop and stage == 1:
+                states = [copy.deepcopy(part.state_dict()) for part in (pruner, model, optimizer)]
+                random = torch.get_rng_state()
+                model, pruner, optimizer = start(name, 60)
+                pruner.load_state_dict(states[0], optimizer)
+                model.load_state_dict(states[1])
+                optimizer.load_state_dict(states[2])
+                torch.set_rng_state(random)
+        return pruner.shrink(optimizer)
+
+    whole, resumed = run(stop=False), run(stop=True)
+    assert counts(whole)[0] < 0.6 * counts(Tagger())[0] and counts(whole) == counts(resumed)
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_the_state_of_a_smaller_model_is_refused_where_it_does_not_fit():
+    model, pruner, optimizer = start("schedule")
+    begin = pruner.state_dict()
+    train(model, pruner, optimizer, 80)
+    assert pruner.shrink_(optimizer)
+    state = pruner.state_dict()
+    with pytest.raises(ValueError, match="pruner state"):
+        pruner.load_state_dict(begin)
+    with pytest.raises(ValueError, match="without any parameter of the model, which has become smaller"):
+        pruner.step(torch.optim.Adam(Tagger().parameters()))
+    for other, settings in ((Tagger(), {"keep": 0.3}), (Tagger(), {"keep": 0.4, "exclude": ["gru"]})):
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(ValueError, match=r"pruner state, target"):
+            cr.GroupLasso(other, TOKENS, steps=120, **settings).load_state_dict(state)
+        assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+    with pytest.raises(UnsupportedModelError, match="a model in a wrapper cannot change its size"):
+        cr.GroupLasso(nn.DataParallel(Tagger()), TOKENS, keep=0.4, steps=120).load_state_dict(state)
+
+
 class Encoder(nn.Module):
     """Returns what a layer gives, which keeps its width."""
 

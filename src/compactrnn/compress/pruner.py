@@ -28,7 +28,7 @@ from .plan import PruningPlan
 from .planning import plan_cuts
 from .report import PruneReport, report
 from .selection import excluded
-from .shrinking import shrink_in_place
+from .shrinking import cut_in_place, shrink_in_place
 from .surgery import cut
 from .wrappers import inner_names, unwrap, without_autocast
 
@@ -66,7 +66,8 @@ class Pruner:
         if any(isinstance(module, QuantizedWeight) for module in self.model.modules()):
             hint = "prune first: what shrink() gives can be quantized"
             raise invalid("model", got="a model that Quantize has changed", expected="one without", hint=hint)
-        self.count = self._cut_before = 0
+        self.count = 0
+        self._cuts: list[PruningPlan] = []  # what `shrink_` has cut
         self.method = method
         self.given, self.embeddings, self._wrapped = example_inputs, embeddings, self.model is not model
         plain = _mask_(self.model)
@@ -118,13 +119,14 @@ class Pruner:
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
-        """Call after each `optimizer.step()`; `optimizer`, if given, is checked to train the gates.
+        """Call after each `optimizer.step()`; `optimizer`, if given, is checked to train the model and the gates.
 
         Raises:
-            ValueError: the optimizer does not have the parameters of a gate: it was made before the pruner.
+            ValueError: the optimizer does not have the parameters of a gate, as it was made before the pruner, or none
+                of the model, as it was not given to `shrink_`.
         """
         if optimizer is not None:
-            self._check_gates(optimizer)
+            self._check_optimizer(optimizer)
         self.count += 1
         with without_autocast():
             self.method.step_(self._active, self.count)
@@ -165,8 +167,8 @@ class Pruner:
         To be called now and then in the course of the training, which becomes faster by it; `optimizer` goes on with
         the smaller parameters. The model stays the same object, but its layers are others afterwards; hooks on layers
         are gone, and a state that was carried has to be dropped. What `plan()`, `report()` and `shrink()` say counts
-        from the model as it is then, and a schedule ends at the size that was asked for. A checkpoint can be loaded
-        only into a model and a pruner that were cut in the same way.
+        from the model as it is then, and a schedule ends at the size that was asked for. `state_dict()` knows what was
+        cut: see `load_state_dict`.
 
         Returns:
             The number of units that were cut.
@@ -175,15 +177,17 @@ class Pruner:
             UnsupportedModelError: the model is wrapped, a layer would keep its width outside, or the smaller model
                 cannot be followed, as where an initial state is given in its old width; nothing was changed then.
         """
+        self._check_unwrapped("call shrink() in the end")
+        before = sum(group.count for group in self.groups)
+        with without_autocast():
+            plan = shrink_in_place(self, optimizer)
+        self._cuts += [] if plan is None else [plan]
+        return before - sum(group.count for group in self.groups)
+
+    def _check_unwrapped(self, hint: str) -> None:
         if self._wrapped:
             what = type(self.model).__name__
-            raise UnsupportedModelError(
-                f"{what}: a model in a wrapper cannot change its size; call shrink() in the end"
-            )
-        with without_autocast():
-            number = shrink_in_place(self, optimizer)
-        self._cut_before += number
-        return number
+            raise UnsupportedModelError(f"{what}: a model in a wrapper cannot change its size; {hint}")
 
     def follow_again(self, trace: Trace) -> None:
         """Find the units of the model as it is now; `trace` is its own, unless weights have to be masked."""
@@ -216,15 +220,24 @@ class Pruner:
             text = "call step() until the schedule has ended"
         elif more:
             text = "; ".join(more)
-        elif self.method.advice and not cut + self._cut_before:
+        elif self.method.advice and not cut and not self._cuts:
             text = self.method.advice
         else:
             return
         warnings.warn(f"shrink() at {plan.position}: {cut} of {total} units were cut; {text}", stacklevel=3)
 
-    def _check_gates(self, optimizer: Optimizer) -> None:
+    def _check_optimizer(self, optimizer: Optimizer) -> None:
         gates = [] if self.method.trains_gates else [(g, gate) for g in self._active if (gate := g.gate) is not None]
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]} if gates else set()
+        if not gates and not self._cuts:
+            return
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in trained for p in self.model.parameters()):
+            raise invalid(
+                "optimizer",
+                got=f"a {type(optimizer).__name__} without any parameter of the model, which has become smaller",
+                expected="the one that goes on with it",
+                hint="give it to shrink_() and load_state_dict()",
+            )
         for group, gate in gates:
             if any(p.requires_grad and id(p) not in trained for p in gate.parameters()):
                 raise invalid(
@@ -235,9 +248,9 @@ class Pruner:
                 )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The position, the units that are being pruned and how many are to be left of each layer, as tensors.
+        """The position, the units that are being pruned, how many are to be left of each layer, and what was cut.
 
-        Gates are in the state dict of the model.
+        As tensors; the cuts of `shrink_` are plans in JSON. Gates are in the state dict of the model.
         """
         state = {"count": torch.tensor(self.count), "steps": torch.tensor(self.method.steps)}
         for group in self.groups:
@@ -245,30 +258,62 @@ class Pruner:
             state[f"target.{group.name}"] = torch.tensor(-1 if target is None else target)
             none = torch.zeros(group.count, dtype=torch.bool)
             state[f"pruned.{group.name}"] = self.method.pruned.get(group.name, none).clone()
+        for number, plan in enumerate(self._cuts):
+            state[f"cut.{number}"] = torch.frombuffer(bytearray(plan.to_json().encode()), dtype=torch.uint8)
         return state | {f"method.{name}": value.clone() for name, value in self.method.state.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor], optimizer: Optimizer | None = None) -> None:
         """Continue from `state_dict()` of a pruner with the same settings on the same model.
+
+        If `shrink_` had been called, what it had cut is cut out of the model, in place, and `optimizer` goes on with
+        what is left. So first of all the model, the pruner and the optimizer are made as they once were, then this
+        state is loaded, and then those of the model and of the optimizer, which have the right sizes by now.
 
         Raises:
             ValueError: it is that of another model, or of other `keep`, `steps` or `exclude`; nothing was changed then.
+            UnsupportedModelError: units were cut, and the model is wrapped.
         """
-        own = self.state_dict()
-        if set(own) != set(state):
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith("cut.")}
+        cuts = [name for name in state if name.startswith("cut.")]
+        if set(own) != set(state) - set(cuts):
             raise invalid("pruner state", got=sorted(state), expected=f"{sorted(own)}")
-        for name in own:
-            fixed = name == "steps" or name.startswith("target.")
-            if own[name].shape != state[name].shape or (fixed and not torch.equal(own[name], state[name].cpu())):
-                raise invalid(
-                    f"pruner state, {name}",
-                    got=state[name].tolist() if fixed else f"shape {tuple(state[name].shape)}",
-                    expected=f"{own[name].tolist()}" if fixed else f"{tuple(own[name].shape)}",
-                    hint="keep, steps, exclude and the model must be those that the state was saved with",
-                )
+        for name, mine in own.items():
+            self._check_entry(name, mine, state)
+        texts = [state[f"cut.{number}"].cpu().numpy().tobytes().decode() for number in range(len(cuts))]
+        if (done := [plan.to_json() for plan in self._cuts]) != texts[: len(done)]:
+            raise invalid(
+                "pruner state",
+                got="one from before this model became smaller, or of another model",
+                expected="one that goes on from here",
+                hint="make the model, the pruner and the optimizer anew, and load it into them",
+            )
+        plans = [PruningPlan.from_json(text) for text in texts[len(done) :]]
+        if plans:
+            self._check_unwrapped("make the pruner of the inner module")
+        for plan in plans:
+            with without_autocast():
+                cut_in_place(self, plan, optimizer)
+            self._cuts.append(plan)
         self.count = int(state["count"])
         self.method.pruned = {g.name: state[f"pruned.{g.name}"].bool().to(g.device).clone() for g in self.groups}
         for name, value in self.method.state.items():
             value.copy_(state[f"method.{name}"])
+
+    @staticmethod
+    def _check_entry(name: str, mine: Tensor, state: dict[str, Tensor]) -> None:
+        """Refuse the state of other settings; a layer of which units were cut has fewer in it."""
+        given, shape, fixed = state[name], mine.shape, name == "steps" or name.startswith("target.")
+        pruned = state.get(f"pruned.{name.partition('.')[2]}")
+        if pruned is not None and "cut.0" in state:
+            mine = mine.clamp(max=len(pruned)) if fixed else mine
+            shape = pruned.shape if not fixed and 0 < len(pruned) <= len(mine) else shape
+        if shape != given.shape or (fixed and not torch.equal(mine, given.cpu())):
+            raise invalid(
+                f"pruner state, {name}",
+                got=given.tolist() if fixed else f"shape {tuple(given.shape)}",
+                expected=f"{mine.tolist()}" if fixed else f"{tuple(shape)}",
+                hint="keep, steps, exclude and the model must be those that the state was saved with",
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pruner:
         twin = copy.copy(self)

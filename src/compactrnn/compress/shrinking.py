@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,15 @@ from .group_finding import find_groups
 from .groups import Group
 from .optimizer_state import cut_state, move_optimizer_
 from .plan import PruningPlan
-from .surgery import cut
+from .surgery import apply_plan, cut, recorded
 
 if TYPE_CHECKING:
     from .pruner import Pruner
 
 
 @torch.no_grad()
-def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
-    """Cut what the method of a pruner has given up for good; returns the number of units.
+def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> PruningPlan | None:
+    """Cut what the method of a pruner has given up for good; returns what was cut, None for nothing.
 
     All is tried on a copy before the model, the pruner or the optimizer is changed.
 
@@ -36,17 +37,34 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
     """
     model, groups = pruner.model, pruner.groups
     active = [group for group in groups if not group.left_alone]
-    gates = {group.name: group.gate for group in active}
     before = copy.deepcopy(model.state_dict())  # also what is no tensor, of modules with an extra state
     try:
-        small, plan = _plan(pruner, active, gates)
-        kept = {group.name: _kept(plan, group) for group in groups}
-        number = sum(group.count - len(kept[group.name]) for group in groups)
-        trace = _checked_trace(pruner, small, plan, kept) if number else None
+        small, plan = _plan(pruner, active, {group.name: group.gate for group in active})
     finally:
         model.load_state_dict(before)
-    if trace is None:
-        return 0
+    if all(len(_kept(plan, group)) == group.count for group in groups):
+        return None
+    plan = replace(plan, weights=recorded(model, digests=False))
+    _go_on_with(pruner, small, plan, optimizer)
+    return plan
+
+
+@torch.no_grad()
+def cut_in_place(pruner: Pruner, plan: PruningPlan, optimizer: Optimizer | None) -> None:
+    """Cut what `shrink_in_place` has cut out of an equal model, whatever the weights are.
+
+    Raises:
+        ValueError: the model has another structure; nothing was changed then.
+    """
+    _go_on_with(pruner, apply_plan(plan, pruner.model, same_weights=False), plan, optimizer)
+
+
+def _go_on_with(pruner: Pruner, small: nn.Module, plan: PruningPlan, optimizer: Optimizer | None) -> None:
+    """Put a smaller model in the place of a pruner's, which goes on with it."""
+    model, groups = pruner.model, pruner.groups
+    gates = {group.name: group.gate for group in groups if not group.left_alone}
+    kept = {group.name: _kept(plan, group) for group in groups}
+    trace = _checked_trace(pruner, small, plan, kept)
     held = _held(optimizer, gates)
     if optimizer is not None:
         move_optimizer_(optimizer, model, small, lambda m: cut(m, plan.units, plan.layers, plan.tensors))
@@ -61,7 +79,6 @@ def shrink_in_place(pruner: Pruner, optimizer: Optimizer | None) -> int:
             gate = old.part(kept[name])
             next(group for group in pruner.groups if group.name == name).gate_(model, gate)
             _hold(optimizer, held.get(name, []), gate, kept[name])
-    return number
 
 
 def _plan(pruner: Pruner, groups: list[Group], gates: dict[str, AbstractGate | None]) -> tuple[nn.Module, PruningPlan]:
