@@ -2,6 +2,11 @@
 
 import copy
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +16,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import compactrnn as cr
+from compactrnn._checkpoint import load_tree
 from compactrnn.compress.sizes import counts
+from compactrnn.training.cut_to_budget import Cutter
 
 
 class Tagger(nn.Module):
@@ -201,3 +208,151 @@ def test_what_cannot_be_is_refused(options, message, tmp_path):
 def test_a_loss_that_is_not_finite():
     with pytest.raises(FloatingPointError, match="train_step: a loss of nan at step 0 of pruning"):
         compress(Tagger(nn.LSTM(4, 24), 24), tagging, train_step=lambda m: math.nan * m(torch.zeros(1, 2, 4)).sum())
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_compress_model import *
+
+class Noisy(Tagger):
+    def forward(self, x):
+        return self.head(nn.functional.dropout(self.layer(x)[0], 0.1, self.training))
+
+torch.manual_seed(0)
+model = Noisy(nn.LSTM(4, 40, batch_first=True), 40)
+x, target = torch.randn(8, 12, 4), torch.randn(8, 12, 3)
+
+class Step:
+    count = 0
+
+    def __call__(self, m):
+        self.count += 1
+        return (m(x + 0.01 * torch.randn_like(x)) - (self.count % 3) * target).square().mean()
+
+    def state_dict(self):
+        return {{"count": self.count}}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+result = cr.compress_model(
+    model, x, train_step=Step(), evaluate=lambda m: float((m(x) - target).square().mean()), budget={{"bytes": 5000}},
+    steps=40, loss_allowed=10.0, weights="int8", optimizer=lambda p: torch.optim.Adam(p, 5e-3), path={path!r},
+    checkpoint={checkpoint!r}, checkpoint_every=3, progress=False,
+)
+cr.save(result.model, {folder!r})
+"""
+
+
+def start(folder, interrupted):
+    names = {"tests": os.path.dirname(__file__), "path": str(folder / "a.crnn"), "folder": str(folder)}
+    checkpoint = str(folder / "checkpoint.safetensors") if interrupted else None
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(**names, checkpoint=checkpoint)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
+    """In the pruning, at its end by Ctrl-C, and in the tuning; then a finished one is not repeated."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    checkpoint = killed / "checkpoint.safetensors"
+    uninterrupted = start(whole, False)
+    for stage, step, by in (
+        ("pruning", 9, signal.SIGKILL),
+        ("pruning", 30, signal.SIGINT),
+        ("tuning", 12, signal.SIGKILL),
+    ):
+        process = start(killed, True)
+        while process.poll() is None and reached(checkpoint) < (stage == "tuning", step):
+            time.sleep(0.01)
+        process.send_signal(by)
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode in (-by, 1) and not (killed / "model.safetensors").exists(), error
+    for process in (uninterrupted, start(killed, True)):
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error
+    for name in ("model.safetensors", "a.crnn"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    before = checkpoint.stat().st_mtime_ns
+    again = start(killed, True)
+    assert (
+        again.communicate(timeout=120)[1] == "" and (whole / "a.crnn").read_bytes() == (killed / "a.crnn").read_bytes()
+    )
+    tree = load_tree(checkpoint)
+    assert tree["training"]["step"] == 24 and checkpoint.stat().st_mtime_ns > before
+
+
+def reached(path):
+    """Whether it is the tuning, and the step; the file may be replaced while safetensors reads it, in two parts."""
+    try:
+        training = load_tree(path)["training"]
+    except (cr.ModelFileError, OSError):
+        return (False, -1)
+    return (False, -1) if training is None else (training["stage"] == "tuning", training["step"])
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model, path = Tagger(nn.LSTM(4, 24, batch_first=True), 24), tmp_path / "c.safetensors"
+    first = compress(model, tagging, checkpoint=path)
+    again = compress(model, tagging, checkpoint=path)
+    assert first.quality == again.quality and first.sizes == again.sizes
+    content, other = path.read_bytes(), copy.deepcopy(model)
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    refused = [
+        (model, {"steps": 21}, "of a compression with steps = 20"),
+        (model, {"budget": {"bytes": 4000}}, r"expected budget = {'bytes': 4000}"),
+        (other, {}, r"of a model that differs in head.bias"),
+        (model, {"optimizer": torch.optim.SGD}, "optimizer: expected that of .*AdamW"),
+        (model, {"checkpoint_every": 0}, "checkpoint_every: expected a positive int"),
+    ]
+    for wrong, options, message in refused:
+        with pytest.raises(ValueError, match=message):
+            compress(wrong, tagging, checkpoint=path, **options)
+        assert path.read_bytes() == content
+    cr.save(model, tmp_path)
+    with pytest.raises(cr.ModelFileError, match="not a checkpoint of compress_model"):
+        compress(model, tagging, checkpoint=tmp_path / "model.safetensors")
+    path.write_bytes(content[:-1])
+    with pytest.raises(cr.ModelFileError):
+        compress(model, tagging, checkpoint=path)
+
+
+def test_several_rounds_and_an_optimizer_with_parameters_of_its_own_go_on(tmp_path, monkeypatch):
+    """A second round of pruning goes on, too, and parameters of others stay in their places of the optimizer."""
+    more = lambda self, m, types, parameters: int(0.7 * counts(m)[0]) if m.layer.hidden_size > 14 else None  # noqa: E731
+    monkeypatch.setattr(Cutter, "again", more)
+    own = nn.Parameter(torch.ones(1))
+
+    def run(stop, path):
+        torch.manual_seed(0)
+        model, calls, own.data = Tagger(nn.LSTM(4, 40, batch_first=True), 40), [0], torch.ones(1)
+        _, loss = tagging(model)
+
+        def step(m):
+            calls[0] += 1
+            if calls[0] == stop:
+                raise KeyboardInterrupt
+            return loss(m) * own.square().sum().clamp(1, 1)
+
+        def optimizer(parameters):
+            late = [p for p in parameters if p.dim() == 1]
+            return torch.optim.Adam(
+                [{"params": [p for p in parameters if p.dim() > 1]}, {"params": [own, *late]}], 1e-2
+            )
+
+        return compress(
+            model, tagging, train_step=step, optimizer=optimizer, weights="int8", budget={"bytes": 4000}, steps=20,
+            checkpoint=path, checkpoint_every=1,
+        )  # fmt: skip
+
+    whole = run(0, None)
+    for stop in (8, 10, 14):
+        with pytest.raises(KeyboardInterrupt):
+            run(stop, tmp_path / f"{stop}.safetensors")
+        again = run(0, tmp_path / f"{stop}.safetensors")
+        assert len(load_tree(tmp_path / f"{stop}.safetensors")["cuts"]) > 1
+        assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in whole.model.state_dict().items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,20 +17,23 @@ from torch.optim import Optimizer
 
 from .._errors import invalid
 from .._files import check_writable
-from ..compress import Quantize
+from ..compress import PruningPlan, Quantize
 from ..compress.table import table
 from ..compress.wrappers import unwrap
 from ..graph.copy import copy_module
 from ..layers.matrices import matrices
 from ..runtime.storage import WeightTypes, best_key
 from ..weights.quantized import QuantizedWeight
+from .compress_checkpoint import Checkpoint
 from .cut_to_budget import Cutter
+from .interrupt import stop_flag
 from .progress import NullProgress, ProgressBar
 
 PRUNING = 0.4  # of all steps; the others train the smaller model in its storage types
 AGAIN = 0.25  # of the pruning steps, where the first cut has missed the budget
 INT4_SHARE = 0.5  # of the loss allowed that rounding to int4 may cost before the model is trained for it
 AGAIN_AT_MOST = 3  # times
+TUNING = "tuning"  # the last stage
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def compress_model(
     lengths: Sequence[str] | None = None,
     time: int | None = None,
     path: str | PathLike[str] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_every: int = 100,
     progress: bool = True,
 ) -> Compressed:
     """A smaller model that fits a budget: units are pruned, weights stored in int8 and int4, and all of it is trained.
@@ -105,6 +111,12 @@ def compress_model(
     6. The file is packed, measured, and compared with the budget and with the first evaluation.
 
     The model that is passed stays as it is, and may be the teacher of the smaller one in `train_step`.
+
+    With a `checkpoint` the same call goes on after Ctrl-C, SIGTERM or a crash, from where the file was last written:
+    after each measurement, every `checkpoint_every` steps, and at the end, so that what is finished is not repeated. It
+    has the generators of Python, NumPy and torch. What else `train_step` draws from begins anew, unless it is an object
+    with `state_dict` and `load_state_dict`. A file of another model or of other arguments is refused; what the
+    functions do cannot be compared: delete the file after you have changed them.
 
     Args:
         model: any module that `NeuronSelection` and `pack` understand.
@@ -123,13 +135,17 @@ def compress_model(
         clip: the largest norm of the gradient; None for any.
         calibration, lengths, time: for `pack`; `lengths` names the argument that has the lengths of the sequences.
         path: the file to write, with the smaller model; none by default.
+        checkpoint: the safetensors file to go on from, if it exists, and to write; none by default.
+        checkpoint_every: steps of the optimizer between two times that it is written.
         progress: whether bars are drawn on standard error.
 
     Returns:
         The model and what was measured. Where the budget or the loss allowed is missed, `reason` says so.
 
     Raises:
-        ValueError: bad arguments, or a budget that is not met even with one unit in each layer.
+        ValueError: bad arguments, a budget that is not met even with one unit in each layer, or a checkpoint of
+            something else.
+        ModelFileError: the checkpoint is damaged.
         UnsupportedModelError: the model cannot be pruned or packed.
         FloatingPointError: the loss is not finite.
 
@@ -158,13 +174,25 @@ def compress_model(
     if path is not None:
         check_writable(path, "model file")
     model = copy_module(unwrap(model)).eval()
+    asked = {
+        "budget": cutter.budget,
+        "steps": steps,
+        "loss_allowed": loss_allowed,
+        "higher_is_better": higher_is_better,
+        "weights": weights if isinstance(weights, str) else dict(weights),
+        "exclude": list(cutter.exclude),
+        "clip": clip,
+        "lengths": None if lengths is None else list(lengths),
+        "time": time,
+    }
+    kept = Checkpoint(checkpoint, checkpoint_every, train_step, model, example_inputs, asked)
     with ProgressBar() if progress else NullProgress() as bar:
-        task = _Task(train_step, evaluate, higher_is_better, clip, bar)
-        before = task.quality(model)
+        task = _Task(train_step, evaluate, higher_is_better, clip, bar, kept)
+        before = kept.once("before", lambda: task.quality(model))
         if not math.isfinite(before):
             raise invalid("evaluate", got=f"{before} for the model as it is", expected="a finite number")
-        whole = cutter.measure(model, "float32")
-        types = _types(model, task, cutter, weights, before, loss_allowed)
+        whole = kept.once("whole", lambda: cutter.measure(model, "float32"))
+        types = kept.once("types", lambda: _types(model, task, cutter, weights, before, loss_allowed))
         make = optimizer or (lambda parameters: torch.optim.AdamW(parameters, 1e-3))
         small, trained = _pruned(model, task, cutter, types, make, round(PRUNING * steps))
         small = _tuned(small, trained, task, types, steps - round(PRUNING * steps))
@@ -188,6 +216,7 @@ class _Task:
     higher_is_better: bool
     clip: float | None
     bar: NullProgress
+    kept: Checkpoint
 
     def quality(self, model: nn.Module) -> float:
         with torch.no_grad():
@@ -205,28 +234,52 @@ class _Task:
     def train(
         self, name: str, model: nn.Module, optimizer: Optimizer, steps: int, compressor: Any, decay: bool
     ) -> None:
-        """Steps of the optimizer, each followed by one of the compressor; with `decay` the rate falls to zero."""
+        """Steps of the optimizer, each followed by one of the compressor; with `decay` the rate falls to zero.
+
+        Goes on from the checkpoint, if that is of this stage, and writes it at both ends, too.
+        """
         model.train()
-        rates = [group["lr"] for group in optimizer.param_groups]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        first, rates = self.kept.restore(name, model, optimizer, compressor)
         if isinstance(self.bar, ProgressBar):
-            self.bar.begin(name, steps)
-        for step in range(steps):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) if decay else rate
-            loss = self.train_step(model)
-            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                raise invalid("train_step", got=_named(loss), expected="the loss, a scalar with a gradient")
-            if not math.isfinite(float(loss.detach())):
-                raise FloatingPointError(f"train_step: a loss of {float(loss.detach())} at step {step} of {name}")
-            optimizer.zero_grad()
-            (loss + compressor.penalty()).backward()
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip)
-            optimizer.step()
-            compressor.step(optimizer)
-            if isinstance(self.bar, ProgressBar):
-                self.bar.advance(step + 1, float(loss.detach()))
+            self.bar.begin(name, steps, first)
+        with nullcontext() if self.kept.path is None else stop_flag() as stop:
+            for step in range(first, steps + 1):
+                stopped = stop is not None and stop.is_set()
+                if stopped or step == steps or step % self.kept.every == 0:
+                    self.kept.save(name, step, rates, model, optimizer, compressor)
+                if stopped:
+                    raise KeyboardInterrupt
+                if step < steps:
+                    loss = self.step(name, step, steps, rates, model, optimizer, compressor, decay)
+                    if isinstance(self.bar, ProgressBar):
+                        self.bar.advance(step + 1, loss)
+
+    def step(
+        self,
+        name: str,
+        step: int,
+        steps: int,
+        rates: list[float],
+        model: nn.Module,
+        optimizer: Optimizer,
+        compressor: Any,
+        decay: bool,
+    ) -> float:
+        """One step; returns the loss."""
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) if decay else rate
+        loss = self.train_step(model)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise invalid("train_step", got=_named(loss), expected="the loss, a scalar with a gradient")
+        if not math.isfinite(float(loss.detach())):
+            raise FloatingPointError(f"train_step: a loss of {float(loss.detach())} at step {step} of {name}")
+        optimizer.zero_grad()
+        (loss + compressor.penalty()).backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip)
+        optimizer.step()
+        compressor.step(optimizer)
+        return float(loss.detach())
 
 
 def _named(result: Any) -> str:
@@ -273,33 +326,41 @@ def _pruned(
     steps: int,
 ) -> tuple[nn.Module, Optimizer]:
     """The model with as many units as the budget allows, and the optimizer that goes on with it."""
-    small, target = copy_module(model), cutter.parameters(model, types)
+    kept, small = task.kept, copy_module(model)
+    target, cutter.fixed = kept.once("target", lambda: (cutter.parameters(model, types), cutter.fixed))
+    for done in kept.cuts:  # the weights are those of the checkpoint
+        small = PruningPlan.from_json(done["plan"]).apply(small, same_weights=False)
+        target, steps = done["target"], done["steps"]
     optimizer = None
-    for _ in range(1 + AGAIN_AT_MOST):
-        if target is None:
+    for number in range(len(kept.cuts), 1 + AGAIN_AT_MOST):
+        if target is None or kept.stage == TUNING:
             break
         try:
             pruner = cutter.selection(small, target, steps)
         except ValueError:
-            if optimizer is None:
+            if number == 0:
                 raise
             break  # what is too large about it are no units
         optimizer = optimizer or make(list(small.parameters()))
-        task.train("pruning", small, optimizer, steps - 1, pruner, decay=False)
+        stage = f"pruning {number + 1}" if number else "pruning"
+        task.train(stage, small, optimizer, steps - 1, pruner, decay=False)
         cutter.adjust_(pruner, types)
-        task.train("last cut", small, optimizer, 1, pruner, decay=False)
+        task.step("last cut", 0, 1, [group["lr"] for group in optimizer.param_groups], small, optimizer, pruner, False)
+        plan = None if kept.path is None else pruner.plan()
         small = pruner.shrink(optimizer)
         target, steps = cutter.again(small, types, target), max(2, round(AGAIN * steps))
+        if plan is not None:
+            kept.cuts.append({"plan": plan.to_json(), "target": target, "steps": steps})
     return small, optimizer or make(list(small.parameters()))
 
 
 def _tuned(model: nn.Module, optimizer: Optimizer, task: _Task, types: dict[str, str], steps: int) -> nn.Module:
     """The model trained with the products of its file."""
     if set(types.values()) == {"float32"}:
-        task.train("tuning", model, optimizer, steps, _Nothing(), decay=True)
+        task.train(TUNING, model, optimizer, steps, _Nothing(), decay=True)
         return model.eval()
     quantizer = Quantize(model, types)
-    task.train("tuning", model, optimizer, steps, quantizer, decay=True)
+    task.train(TUNING, model, optimizer, steps, quantizer, decay=True)
     return quantizer.shrink().eval()
 
 
@@ -310,6 +371,12 @@ class _Nothing:
         return 0.0
 
     def step(self, optimizer: Optimizer) -> None:
+        return None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         return None
 
 

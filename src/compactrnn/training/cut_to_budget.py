@@ -62,7 +62,7 @@ class Cutter:
             if isinstance(most, bool) or not isinstance(most, int | float) or not most > 0:
                 raise invalid(f"budget[{name!r}]", got=repr(most), expected="a positive number")
         self.budget, self.example_inputs, self.exclude = dict(budget), example_inputs, tuple(exclude)
-        self._fixed = 0.0  # the part of the budget that a model with one unit in each layer takes
+        self.fixed = 0.0  # the part of the budget that a model with one unit in each layer takes
         self.calibration = None if calibration is None else list(calibration)
         self.lengths, self.time = lengths, time
 
@@ -109,9 +109,9 @@ class Cutter:
             sizes = self.measure(least, types)
             expected = ", ".join(f"{name} of at least {sizes[name]:,.6g}" for name in self.budget)
             raise invalid("budget", got=self.budget, expected=f"{expected}, which one unit in each layer has")
-        self._fixed = min(over_least, NEAR)
+        self.fixed = min(over_least, NEAR)
         # sizes grow nearly as the square of the number of units
-        best = _largest(trial, (1.0, over), self._fixed, 2.0, 1.0)
+        best = _largest(trial, (1.0, over), self.fixed, 2.0, 1.0)
         return counts(least if best is None else best)[0]
 
     def selection(self, model: nn.Module, parameters: int, steps: int) -> NeuronSelection:
@@ -137,7 +137,7 @@ class Cutter:
             return self._over(_shrunk(pruner), types), factor
 
         over, _ = trial(1.0)
-        best = 1.0 if NEAR < over <= 1 else _largest(trial, (1.0, over), self._fixed, 1.0, 1 / fraction)
+        best = 1.0 if NEAR < over <= 1 else _largest(trial, (1.0, over), self.fixed, 1.0, 1 / fraction)
         method.fraction = fraction * (best or 1.0)
 
     def again(self, model: nn.Module, types: dict[str, str], parameters: int) -> int | None:
