@@ -1,4 +1,4 @@
-"""One buffer for what lives only within a step, and one for all constants: programs of many operations get smaller."""
+"""One buffer for what lives only within a step, and one for all constants: files and blocks of memory get smaller."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from . import layout as lay
 from .gates import LANES, padded
 from .program import Buffer, Op, Program, Ref
 
-_MANY = 64  # buffers: few cost little
 
-
-def share_buffers(program: Program, many: int = _MANY) -> Program:
-    """The same program, bit for bit, with its scratch and its constants in shared buffers, where there are `many`.
+def share_buffers(program: Program) -> Program:
+    """The same program, bit for bit, with its scratch and its constants in shared buffers; equal constants stand once.
 
     Scratch of one segment takes the place of scratch that is not read any more. What several segments use, and what
     outputs are, stays as it is.
@@ -26,11 +24,11 @@ def share_buffers(program: Program, many: int = _MANY) -> Program:
     for number, segment in enumerate(program.segments):
         own = [i for i, by in users.items() if by == {number} and buffers[i].kind == "scratch" and i not in outputs]
         offsets, width = _arranged(segment.ops, {i: buffers[i].width for i in own})
-        if many <= len(own) and width <= lay.MAX_WIDTH:
+        if len(own) > 1 and width <= lay.MAX_WIDTH:
             places |= {i: Ref(len(buffers), offset) for i, offset in offsets.items()}
             buffers.append(Buffer(width))
     constants = [i for i in users if buffers[i].kind == "constant" and i not in outputs]
-    if len(constants) >= many:
+    if len(constants) > 1:
         found, whole = _joined({i: np.ravel(_init(buffers[i])) for i in constants})
         if whole.size <= lay.MAX_WIDTH:
             places |= {i: Ref(len(buffers), offset) for i, offset in found.items()}
