@@ -1,5 +1,7 @@
 """Parts of a model that are one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import compactrnn as cr
+from compactrnn.layers import cells_of
 from compactrnn.lower import lower
+from compactrnn.models.series_front_end import SeriesFrontEnd
+from compactrnn.models.series_model import SeriesModel, SeriesModelOptions
 from outputs_alone import OutputsAlone
 
 LOW = cr.LowRank(rank=3)
@@ -108,3 +113,56 @@ def test_weights_of_two_kinds_are_not_tied():
     model = nn.ModuleList([lstm(hidden_weight=LOW), lstm(hidden_weight=cr.LowRank(rank=4))])
     with pytest.raises(ValueError, match=r"1.weight_hh_l0: expected as 0.weight_hh_l0: .*rank=3.*, got .*rank=4"):
         cr.tie_(model, "0.weight_hh_l0", "1.weight_hh_l0")
+
+
+BOTH_WAYS = {
+    "LSTM": lambda **o: cr.LSTM(6, 16, **o),
+    "GRU of low rank": lambda **o: cr.GRU(6, 16, hidden_weight=LOW, **o),
+    "hashed": lambda **o: cr.RNN(6, 16, hidden_weight=cr.Hashed(compression=4), **o),
+    "LSTM with a projection": lambda **o: cr.LSTM(6, 16, proj_size=5, **o),
+    "MGU": lambda **o: cr.Recurrent(cr.MGU, 6, 16, input_weight=LOW, **o),
+    "MGU with a projection": lambda **o: cr.Recurrent(cr.MGU, 6, 16, proj_size=5, **o),
+}
+
+
+@pytest.mark.parametrize("make", BOTH_WAYS.values(), ids=BOTH_WAYS)
+def test_tied_directions_are_one_network(make, tmp_path):
+    torch.manual_seed(0)
+    model, x = OutputsAlone(make(bidirectional=True, batch_first=True)), torch.randn(1, 7, 6)
+    numbers = sum(p.numel() for p in model.parameters())
+    assert cr.tie_directions_(model.rnn) is model.rnn
+    assert sum(p.numel() for p in model.parameters()) == numbers / 2
+    forwards, backwards = model(x).chunk(2, -1)
+    assert_close(model(x.flip(1)).flip(1), torch.cat([backwards, forwards], -1))
+    both, one = (lower(m, x).tensors for m in (model, OutputsAlone(make(batch_first=True))))
+    assert sum(t.values.size for t in both) == sum(t.values.size for t in one)
+    cr.pack(model, tmp_path / "model.crnn", x, weights="float32")
+    wanted = model(x)[0].detach().numpy()
+    assert np.abs(cr.Engine(tmp_path / "model.crnn").run(x[0].numpy()) - wanted).max() < 1e-5
+
+
+def test_one_direction_cannot_be_tied():
+    for layer, got in ((lstm(), "a LSTM of one direction"), (nn.Linear(3, 4), "a Linear")):
+        with pytest.raises(ValueError, match=f"tie_directions_: expected .* bidirectional=True, got {got}"):
+            cr.tie_directions_(layer)
+
+
+@pytest.mark.parametrize("cell", ["GRU", "MGU"])
+def test_tied_directions_stay_so_when_they_are_cut_factorized_and_loaded(cell):
+    options = SeriesModelOptions(hidden=(16,), cell=cell, bidirectional="tied", answer="mean")
+    torch.manual_seed(0)
+    model, x = SeriesModel(SeriesFrontEnd([0] * 6), 3, options), torch.randn(4, 9, 6)
+    pruner = cr.GroupLasso(model, x, keep=0.5, steps=1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    model(x).square().sum().backward()
+    optimizer.step()
+    pruner.step(optimizer)
+    small = cr.factorize_(pruner.shrink(), {"*_hh_*" if cell == "GRU" else "*.forget": cr.LowRank(rank=2)})
+    assert small.sequence_model.layer_sizes() == (8,)
+    again = SeriesModel(SeriesFrontEnd([0] * 6), 3, replace(options, **small.size_options()))
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(x), small(x))
+    for model in (small, again):
+        forwards, backwards = cells_of(model.sequence_model.layers[0])[0]
+        assert "LowRank" in str(forwards)
+        assert all(p is q for p, q in zip(forwards.parameters(), backwards.parameters(), strict=True))

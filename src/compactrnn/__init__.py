@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .layers import from_torch as from_torch
     from .layers import linear_scan as linear_scan
     from .layers import tie_ as tie_
+    from .layers import tie_directions_ as tie_directions_
     from .layers import truncated as truncated
     from .onnx_module import from_onnx as from_onnx
     from .packing import pack as pack
@@ -183,6 +184,7 @@ _HOME = {
     "time_loop": "layers",
     "linear_scan": "layers",
     "tie_": "layers",
+    "tie_directions_": "layers",
     "truncated": "layers",
 }
 

@@ -67,8 +67,8 @@ def project_(model: nn.Module, sizes: Sequence[int], batches: Iterable[Any] | No
 def _check(stack: SequenceModel, sizes: Sequence[int]) -> None:
     hidden, options = stack.layer_sizes(), stack.options
     plain = all(type(layer) is LSTM and not layer.proj_size and not layer._modules for layer in stack.layers)
-    if not plain or options.norm != "none" or options.residual or options.delta:
-        got = f"layers of {options.cell}"
+    if not plain or options.norm != "none" or options.residual or options.delta or options.bidirectional == "tied":
+        got = f"layers of {options.cell}" + (" of tied directions" if options.bidirectional == "tied" else "")
         expected = "plain layers of LSTM with dense weights, without projections, norms or residual sums"
         raise invalid("projection", got=got, expected=expected)
     if len(sizes) != len(hidden) or not all(0 <= size < n for size, n in zip(sizes, hidden, strict=True)):

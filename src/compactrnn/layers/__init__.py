@@ -22,6 +22,7 @@ from .recompute import truncated as truncated
 from .recurrent import Recurrent as Recurrent
 from .run_layer import scan as scan
 from .tie import tie_ as tie_
+from .tie import tie_directions_ as tie_directions_
 from .torch_layers import GRU as GRU
 from .torch_layers import LSTM as LSTM
 from .torch_layers import RNN as RNN

@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize
 
 from .._errors import invalid
 from ..weights.base import AbstractWeight
+from .inspect import is_recurrent
+from .recurrent import Recurrent
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,6 +41,44 @@ def tie_(model: M, first: str, *others: str) -> M:
         path, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(path), attribute, part)
     return model
+
+
+def tie_directions_(layer: M) -> M:
+    """Let both directions of recurrent layers have the parameters and weights of the one that reads forwards.
+
+    A layer then reads a sequence and its reverse as one network, with half the parameters; what reads its outputs tells
+    the directions apart. Returns `layer`. Schiff et al. (2024) tie the projections of a bidirectional Mamba so.
+
+    >>> import compactrnn as cr
+    >>> gru = tie_directions_(cr.GRU(8, 16, bidirectional=True))
+    >>> gru.weight_hh_l0_reverse is gru.weight_hh_l0
+    True
+
+    Raises:
+        ValueError: no recurrent layers of two directions, or what `tie_` raises.
+    """
+    if not is_recurrent(layer) or not layer.bidirectional:
+        got = f"a {type(layer).__name__}" + (" of one direction" if is_recurrent(layer) else "")
+        raise invalid("tie_directions_", got=got, expected="recurrent layers with bidirectional=True")
+    if isinstance(layer, Recurrent):
+        cells = [(f"cells.{number}", row[0]) for number, row in enumerate(layer.rows())]
+        pairs = [(f"{name}.0.{part}", f"{name}.1.{part}") for name, cell in cells for part in _parts(cell)]
+    else:
+        pairs = [(name, f"{name}_reverse") for name in _parts(layer) if not name.endswith("_reverse")]
+    for forwards, backwards in pairs:
+        tie_(layer, forwards, backwards)
+    return layer
+
+
+def _parts(module: nn.Module) -> list[str]:
+    """The names of whole weights, and of the parameters in none of them."""
+    weights: list[str] = []
+    for name, part in module.named_modules(remove_duplicate=False):
+        if isinstance(part, AbstractWeight) and not any(name.startswith(f"{weight}.") for weight in weights):
+            weights.append(name)
+    inner = tuple(f"{weight}." for weight in weights)
+    own = [name for name, _ in module.named_parameters(remove_duplicate=False) if not name.startswith(inner)]
+    return [*weights, *own]
 
 
 def _part(model: nn.Module, name: str) -> nn.Parameter | AbstractWeight:

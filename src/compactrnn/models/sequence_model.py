@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._bounds import STRICT, Flag, Layers, Option, Projections, ShareBelow1, Word
 from .._errors import invalid
-from ..layers import initial_states
+from ..layers import initial_states, tie_directions_
 from .base import AbstractModel
 from .named_weights import give_weights_, weight_tables
 from .recurrent_layers import (
@@ -37,7 +37,8 @@ class SequenceModelOptions:
     that of the last layer too, and `layer_options`, one table for each layer, to those of one layer; "none" in them is
     None, for which TOML has no word. `dropout` follows each layer and
     drops the same units at every step of a sequence. With `bidirectional` each layer reads in both directions, with so
-    many units in each: for models that answer at every step. `projection` has the sizes of the layers' projections,
+    many units in each, for models that answer at every step or by the mean of all; "tied" is one network that reads in
+    both (`tie_directions_`). `projection` has the sizes of the layers' projections,
     which their recurrence and the next layer read (`proj_size`), 0 for a layer without; an empty one has none. With
     `delta` the recurrent layers have thresholds (`DeltaCell`), zeros at first, as phases with `Delta` leave them.
     """
@@ -48,7 +49,7 @@ class SequenceModelOptions:
     cell: Word = "LSTM"
     norm: Literal["batch", "none"] = "none"
     residual: Flag = False
-    bidirectional: Flag = False
+    bidirectional: Flag | Literal["tied"] = False
     dropout: ShareBelow1 = 0.0
     cell_options: Mapping[str, Option] = field(default_factory=dict)
     last_cell_options: Mapping[str, Option] = field(default_factory=dict)
@@ -82,7 +83,8 @@ class SequenceModel(AbstractModel):
         super().__init__()
         check_layers(options)
         if options.bidirectional and not every_step:
-            raise invalid("model.bidirectional", got="true", expected="false for a model that answers at the last step")
+            got, expected = f"{options.bidirectional}".lower(), "false for a model that answers at the last step"
+            raise invalid("model.bidirectional", got=got, expected=expected)
         self.layers, widths = nn.ModuleList(), [inputs]
         keywords = {"bidirectional": True} if options.bidirectional else {}
         for number in range(len(options.hidden)):
@@ -95,6 +97,8 @@ class SequenceModel(AbstractModel):
         self.residual, self.dropout, self.every_step = options.residual, options.dropout, every_step
         self.output = nn.Linear(widths[-1], outputs)
         self.options = options
+        for layer in self.layers if options.bidirectional == "tied" else ():
+            tie_directions_(layer)
         give_weights_(self, options.weights)
         give_thresholds_(self.layers, options)
 

@@ -252,7 +252,8 @@ class LongSeriesTask(AbstractNumbersTask):
     def build_model(self, options: SeriesModelOptions) -> SeriesModel:
         """As for other tasks; a layer that reads backward has no state to go on from."""
         if options.bidirectional:
-            raise invalid("model.bidirectional", got="true", expected="false: what is read goes on")
+            got = f"{options.bidirectional}".lower()
+            raise invalid("model.bidirectional", got=got, expected="false: what is read goes on")
         return super().build_model(options)
 
     def forward(self, model: nn.Module, batch: Batch, states: Any) -> tuple[Tensor, Any]:
