@@ -41,10 +41,10 @@ ONNX = """
 Of the operator sets that the installed `onnx` package knows. What no row names is refused, among it `Loop` and `Scan`;
 an `If` is taken where its condition depends on no data. `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`,
 `DynamicQuantizeLinear`, `DynamicQuantizeMatMul`, `MatMulIntegerToFloat`, `MatMulNBits`, `QGemm`, the `QLinear` forms of
-`Add`, `Concat`, `Conv`, `LeakyRelu`, `MatMul`, `Mul` and `Sigmoid`, and pairs of `QuantizeLinear` and
-`DequantizeLinear` become float first. `BiasGelu`, `FastGelu`, `FusedMatMul`, `QuickGelu` and the norms that skip are
-those of onnxruntime, of the domain `com.microsoft`; `FusedConv` and `FusedGemm` are taken apart. All operators are
-taken where they depend on no data.
+`Add`, `AveragePool`, `Concat`, `Conv`, `GlobalAveragePool`, `LeakyRelu`, `MatMul`, `Mul`, `ReduceMean`, `Sigmoid`,
+`Softmax` and `Where`, and pairs of `QuantizeLinear` and `DequantizeLinear` become float first. `BiasGelu`, `FastGelu`,
+`FusedMatMul`, `QuickGelu` and the norms that skip are those of onnxruntime, of the domain `com.microsoft`; `FusedConv`
+and `FusedGemm` are taken apart. All operators are taken where they depend on no data.
 
 | operator | one step | each step | across steps |
 |---|---|---|---|

@@ -29,6 +29,7 @@ class Model(nn.Module):
         self.narrow, self.lstm = nn.GRU(UNITS - 2, UNITS, batch_first=True), nn.LSTM(UNITS, UNITS, batch_first=True)
         self.wide = nn.GRU(2 * UNITS, UNITS, batch_first=True)
         self.conv, self.conv2d = nn.Conv1d(UNITS, UNITS, 4), nn.Conv2d(1, 1, 3)
+        self.wider = nn.Conv1d(UNITS, UNITS, 3, padding=2)
 
     def forward(self, x):
         return self.function(self, x)
@@ -170,6 +171,47 @@ def test_what_has_fewer_steps_than_the_sequence(case, tmp_path):
     if least > 1 and "reflected" not in case:
         with pytest.raises(ValueError, match="xs: expected at least"):
             engine.run(np.zeros((frames * ((least - 1) // frames), UNITS), np.float32))
+
+
+def _padded(m, x):
+    return torch.relu(m.wider(x.transpose(1, 2))).transpose(1, 2)
+
+
+def _text(m, x):
+    """Lines of text as the usual recognizer reads them: its pooling pads the width, its last convolution does not."""
+    y = x[:, None].transpose(2, 3)
+    for _ in range(2):
+        y = F.max_pool2d(m.conv2d(F.pad(y, (1, 1, 1, 1))), 2, (2, 1), (0, 1))
+    return m.both(F.conv2d(y, m.table[:6, :4].reshape(6, 1, 1, 4)[..., :2])[:, :, 0].transpose(1, 2))[0]
+
+
+MORE = {
+    "forwards": (2, lambda m, x: m.gru(_padded(m, x))[0]),
+    "both directions": (2, lambda m, x: m.both(_padded(m, x))[0]),
+    "twice": (4, lambda m, x: m.both(_padded(m, _padded(m, x)))[0]),
+    "then fewer": (2, lambda m, x: m.both(_valid(m, _padded(m, x)))[0]),
+    "the last state": (2, lambda m, x: m.both(_padded(m, x))[1].transpose(0, 1).flatten(1)),
+    "over all steps": (2, lambda m, x: (lambda h: h.mean(1) + h.amax(1))(m.gru(_padded(m, x))[0])),
+    "by the number of steps": (2, lambda m, x: m.gru(_padded(m, x))[0].sum(1) / x.shape[1]),
+    "of the sequence, too": (2, lambda m, x: m.gru(_padded(m, x))[0].mean(1) + m.both(x)[1][0]),
+    "with positions": (2, lambda m, x: m.both(_padded(m, x) + m.table[: x.shape[1] + 2])[0]),
+    "text": (2, _text),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_what_has_more_steps_than_the_sequence(case, tmp_path):
+    """Padding behind that adds steps, and what is made of these; the sequence gets as many, which are not read."""
+    added, function = MORE[case]
+    path = exported(function, tmp_path / "m.onnx", 20)
+    engine, report = packed(path, tmp_path)
+    assert engine.offline and engine.added_steps == added and not any(c.skipped for c in report.checks)
+    for steps in (1, 2, 3, 22, 60):
+        x = np.random.default_rng(steps).normal(size=(steps, UNITS)).astype(np.float32)
+        if steps < engine.least_steps:
+            continue
+        wanted = session(path).run(None, {"x": x[None]})[0][0]
+        assert wanted.shape == (got := engine.run(x)).shape and relative(wanted, got) < CLOSE, steps
 
 
 @pytest.mark.parametrize("case", SHORTER)

@@ -76,6 +76,22 @@ def test_a_layer_is_that_of_onnxruntime(case, tmp_path):
     assert report.parity < CLOSE and {c.what for c in report.checks} == {"random numbers", "zeros"}
 
 
+def test_nodes_in_any_order(tmp_path):
+    """As converters to half precision leave them, and onnxruntime takes them."""
+    path = layer(tmp_path / "layer.onnx", "GRU", linear_before_reset=1)
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = "twice"
+    model.graph.node.extend([node("Identity", ["thrice"], ["twice"]), node("Add", ["x", "x"], ["thrice"])])
+    onnx.save(model, path)
+    engine, _ = packed(path, tmp_path)
+    x = numbers(STEPS, INPUTS, seed=7, scale=1)
+    assert relative(session(path).run(None, {"x": x[:, None]})[0], stream_equals_run(engine, x)[0]) < CLOSE
+    model.graph.node[-1].input[0] = "twice"
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match="nodes read each other's results in a circle"):
+        packed(path, tmp_path)
+
+
 def test_rows_of_a_sequence_have_states_of_their_own(tmp_path):
     nodes = [
         node("Reshape", ["x", "shape"], ["rows"]),

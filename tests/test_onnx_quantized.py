@@ -8,7 +8,7 @@ from torch import nn
 onnx = pytest.importorskip("onnx", reason="the importer reads by it")
 import compactrnn as cr  # noqa: E402
 from compactrnn.onnx_import import dequantize  # noqa: E402
-from onnx_models import node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
+from onnx_models import OPSET, node, packed, relative, save, session, stream_equals_run, tensor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning"
@@ -105,6 +105,7 @@ def test_a_quantized_file_of_operators_on_whole_numbers(form, optimized, tmp_pat
 OF_WHOLE_NUMBERS = {
     "QLinearConv": ("QLinearConv", ["columns", "kernel"], {"pads": [2, 0]}),
     "QLinearConv with bias": ("QLinearConv", ["columns", "kernel", "bias"], {"pads": [2, 0]}),
+    "QLinearConv of version 12": ("QLinearConv", ["columns", "kernel"], {"pads": [2, 0]}),
     "QLinearMatMul": ("QLinearMatMul", ["rows", "matrix"], {}),
     "QGemm": ("QGemm", ["rows", "matrix", "bias"], {}),
     "QGemm, turned": ("QGemm", ["rows", "turned"], {"transB": 1, "alpha": 0.5}),
@@ -113,6 +114,8 @@ OF_WHOLE_NUMBERS = {
     "QLinearSigmoid": ("QLinearSigmoid", ["rows"], {}),
     "QLinearLeakyRelu": ("QLinearLeakyRelu", ["rows"], {"alpha": 0.3}),
     "QLinearConcat": ("QLinearConcat", ["rows", "rows"], {"axis": 1}),
+    "QLinearSoftmax": ("QLinearSoftmax", ["rows"], {"axis": 1, "opset": 17}),
+    "QLinearWhere": ("QLinearWhere", ["rows", "vector"], {}),
 }
 
 
@@ -133,6 +136,13 @@ def test_operators_on_whole_numbers_are_those_on_float_numbers(case, tmp_path):
         step = constants["rows_scale"] * constants[f"{names[1]}_scale"]
         constants["bias"] = np.rint(numbers(16) / step).astype(np.int32)
         real["bias"] = (constants["bias"] * step).astype(np.float32)
+    old = case.endswith("12")
+    if old:  # a scale for each channel, which DequantizeLinear does not have then
+        constants |= {f"kernel_{n}": np.full(16, constants[f"kernel_{n}"]) for n in ("scale", "zero")}
+    if op == "QLinearSoftmax":
+        constants |= {"result_scale": np.float32(1 / 256), "result_zero": np.uint8(0)}
+    if op == "QLinearWhere":
+        constants["condition"] = real["condition"] = np.arange(CHANNELS) % 2 == 0
     scaled = [part for n in names if n != "bias" for part in (n, f"{n}_scale", f"{n}_zero")]
     result = ["result_scale", "result_zero"]
     tail = ["bias"] if "bias" in names else []
@@ -140,9 +150,11 @@ def test_operators_on_whole_numbers_are_those_on_float_numbers(case, tmp_path):
         given = [*result, *scaled]
     elif op == "QGemm":
         given = [*scaled, *(tail or [""]), *result]
+    elif op == "QLinearWhere":
+        given, names = ["condition", *scaled, *result], ["condition", *names]
     else:
         given = [*scaled, *result, *tail]
-    wide = {"QLinearSigmoid": CHANNELS, "QLinearLeakyRelu": CHANNELS, "QLinearAdd": CHANNELS, "QLinearMul": CHANNELS}
+    wide = dict.fromkeys((f"QLinear{o}" for o in ("Sigmoid", "LeakyRelu", "Add", "Mul", "Softmax", "Where")), CHANNELS)
     layer, gates = gru("sequence", wide.get(op, 16))
     turn = op == "QLinearConv"
     source = "columns" if turn else "rows"
@@ -157,7 +169,7 @@ def test_operators_on_whole_numbers_are_those_on_float_numbers(case, tmp_path):
         after = [node("Transpose", ["z"], ["z_"], perm=[2, 0, 1], name="turn")] if turn else []
         after.append(node("Reshape", ["z_" if turn else "z", "back"], ["sequence"], name="back"))
         inputs, stored = [tensor("x", ["T", 1, CHANNELS])], {**extra, **gates, **shapes}
-        return save(path, [*before, *nodes, *after, layer], inputs, [tensor("y", None)], stored)
+        return save(path, [*before, *nodes, *after, layer], inputs, [tensor("y", None)], stored, 12 if old else OPSET)
 
     domain = "com.microsoft" if op not in ("QLinearConv", "QLinearMatMul") else ""
     quantized = [
@@ -166,6 +178,7 @@ def test_operators_on_whole_numbers_are_those_on_float_numbers(case, tmp_path):
         node("DequantizeLinear", ["whole", *result], ["z"]),
     ]
     plain = op.replace("QLinear", "").replace("QGemm", "Gemm")
+    attributes = {name: value for name, value in attributes.items() if name != "opset"}
     floats = [node("Identity", ["flat"], [source], name="same"), node(plain, names, ["z"], **attributes)]
     path = file(tmp_path / "m.onnx", quantized, constants)
     engine, report = packed(path, tmp_path)

@@ -16,7 +16,7 @@ LARGEST = 1 << 24  # numbers of a value that is computed
 _SHORT = 4096  # numbers of an input whose values the shape of a result may depend on
 
 _SINCE = {"DequantizeLinear": 19, "QuantizeLinear": 19}  # what the reference has: a later version that means the same
-_WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
+WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
 _LIKE_FIRST = ("GroupNormalization",)  # without inference in the standard; the result is as the first input
 
 Type = tuple[np.dtype, tuple[int, ...]] | None
@@ -67,7 +67,7 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
         raise refuse(proto, f"does not take inputs of shape {shapes}: {_line(error)}", of_shape=True) from None
     if proto.op_type in _LIKE_FIRST and types and types[0]:
         return [types[0] for _ in proto.output]
-    if proto.op_type in _WINDOWS and types[0]:
+    if proto.op_type in WINDOWS and types[0]:
         _check_windows(proto, types[0][1], types[1][1][2:] if len(types) > 1 and types[1] else None)
     results = [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
     if proto.op_type == "Reshape" and types[0] and results[0] and math.prod(types[0][1]) != math.prod(results[0][1]):

@@ -19,9 +19,11 @@ from ..emit.movement import float32
 from ..emit.plan import SHIFT
 from ..emit.ports import add_output, check_missing, missing_results
 from ..emit.recurrent import apart, write_states
+from ..runtime.engine import MOST_ADDED
 from ..runtime.program import Input, Output, Program
 from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
+from .evaluate import WINDOWS
 from .folding import LAYERS, Folded, Node
 from .form import Form, as_one_step, find_form, recurrent
 from .free_length import freed
@@ -136,13 +138,22 @@ def _lowered(
     file: ModelFile, form: Form, chosen: list[str], needed: list[str], start: Mapping[str, np.ndarray]
 ) -> Lowered:
     if form.time is None:
-        builder = _one_step(file, form, chosen, needed, start)
+        program = _one_step(file, form, chosen, needed, start).finish()
     else:
         longest = cache(lambda: _longest(file, form, needed))
-        builder = for_any_length(
-            lambda steps: _sequence(file, form, chosen, needed, start, steps, longest), file.name, form.fewest
-        )
-    program = builder.finish()
+
+        def program_with(added: int) -> Program:
+            build = partial(_sequence, file, form, chosen, needed, start, longest, added)
+            return for_any_length(build, file.name, form.fewest).finish()
+
+        try:
+            program = program_with(0)
+        except UnsupportedModelError:
+            if not (added := _added_steps(file, form, needed)):
+                raise
+            with suppress(UnsupportedModelError):
+                return Lowered(program_with(added), file, form, chosen)
+            raise
     for port in program.inputs:
         if port.name in form.ports.tokens and not port.vocabulary:
             raise FileError(
@@ -238,15 +249,20 @@ def _sequence(
     chosen: list[str],
     needed: list[str],
     start: Mapping[str, np.ndarray],
-    steps: int,
     longest: Callable[[], Folded | None],
+    added: int,
+    steps: int,
 ) -> Builder:
+    """The program for sequences of `steps`, which runs for some more where padding adds them: `Engine.added_steps`."""
     build = Builder()
     folded, longer = (fused(form.folded(file, needed, n)) for n in (steps, steps + 1))
     states, inputs = _states(build, start), _inputs(build, form, folded, longer)
     tokens = [inputs[name] for name in form.ports.tokens]
-    at = partial(_constant_at, file, form)
-    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps, longest, at)
+
+    def at(name: str, steps: int) -> np.ndarray | None:
+        return _constant_at(file, form, name, steps - added)
+
+    visitor = Visitor(build, file, folded, longer, list(states.values()), tokens, steps + added, longest, at)
     inputs = {name: _in_place(visitor, name, value) for name, value in inputs.items()}
     results = dict(zip(needed, visitor.lower({**inputs, **states}), strict=True))
     for name in chosen:
@@ -272,8 +288,24 @@ def _sequence(
         _check_kept(state.name, states[state.name], new)
     if form.frames > 1:
         build.program.metadata["frames_per_step"] = form.frames
+    if added:
+        build.program.metadata["added_steps"] = added
+        if not build.offline_because:
+            raise FileError(f"{file.name}: gives {added} results after the last step, and a stream none", 6)
     check_missing(build, file.name)
     return build
+
+
+def _added_steps(file: ModelFile, form: Form, needed: list[str]) -> int:
+    """How many steps more than a sequence has a convolution or pooling gives that is padded behind."""
+    small, large = (form.folded(file, needed, n) for n in (form.fewest, form.fewest + 1))
+    added = 0
+    for node in small.nodes:
+        if node.op in WINDOWS and node.outputs[0] in large.values:
+            sizes, more = (g.type_of(node.outputs[0]).shape for g in (small, large))
+            grown = [(n, m - n) for n, m in zip(sizes, more, strict=True) if m > n]
+            added = max([added, *(-(-n // rate) - form.fewest for n, rate in grown)])
+    return added if added <= MOST_ADDED else 0
 
 
 def _in_place(visitor: Visitor, name: str, value: Operand) -> Operand | LazyView:

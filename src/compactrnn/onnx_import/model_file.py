@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ class ModelFile:
             raise ModelFileError(f"{name}: expected names in UTF-8")
         self.proto = model
         self.graph = model.graph
+        _sort(model.graph, name)
         self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
         self.stored = {t.name for t in self.graph.initializer}
         self._arrays: dict[int, tuple[TensorProto, np.ndarray]] = {}  # by identity, as long as the tensor is there
@@ -130,6 +132,27 @@ def names_read(node: NodeProto) -> Iterator[str]:
         for graph in subgraphs(one):
             yield from (value.name for value in graph.output)
             pending += graph.node
+
+
+def _sort(graph: GraphProto, name: str) -> None:
+    """Put nodes after those whose results they read, as run times do that take a file in another order.
+
+    Raises:
+        ModelFileError: there is no such order.
+    """
+    made = {output: number for number, node in enumerate(graph.node) for output in node.output if output}
+    reads = {n: {made[x] for x in names_read(node) if x in made} for n, node in enumerate(graph.node)}
+    if any(before >= n for n, numbers in reads.items() for before in numbers):
+        try:
+            order = list(TopologicalSorter({n: before - {n} for n, before in reads.items()}).static_order())
+        except CycleError:
+            raise ModelFileError(f"{name}: nodes read each other's results in a circle") from None
+        nodes = [graph.node[n] for n in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for node in graph.node:
+        for within in subgraphs(node):
+            _sort(within, name)
 
 
 def where(node: NodeProto) -> str:

@@ -70,12 +70,13 @@ class Original:
         time = self.lowered.time_axes[name]
         if time is None:
             return y.reshape(port_shape(y.shape, None))
-        if any(output.fewer for output in self.lowered.program.outputs if output.name == name):
-            return np.moveaxis(y, time, 0).reshape(-1, *port_shape(y.shape, time))
-        if y.shape[time] % steps:
+        program = self.lowered.program
+        fewer = next(output.fewer for output in program.outputs if output.name == name)
+        rows = max(steps + program.metadata.get("added_steps", 0) - fewer, 0)
+        if y.shape[time] % rows if rows else y.shape[time]:
             raise UnsupportedModelError(f"output {name!r}: has {y.shape[time]} results for {steps} steps")
-        shape = frames_shape(y.shape, time, y.shape[time] // steps)
-        return np.moveaxis(y, time, 0).reshape(steps, *shape)
+        shape = frames_shape(y.shape, time, y.shape[time] // rows if rows else 1)
+        return np.moveaxis(y, time, 0).reshape(rows, *shape)
 
 
 def steps_of(lowered: Lowered, sequence: Sequence[np.ndarray]) -> int:

@@ -262,7 +262,7 @@ class Visitor:
             whole = x.operands[0] if len(np.unique(x.address // SHIFT)) == 1 else None
             if not isinstance(whole, Operand) or whole.time is not None:  # of a sequence it is a single step
                 continue
-            if whole.width == place.size and len(np.unique(place)) == place.size:
+            if whole.width == place.size > 1 and len(np.unique(place)) == place.size:
                 return place
         return None
 

@@ -21,6 +21,7 @@ from .source import read_source
 
 _STATE_MAGIC = b"CRS1"
 MEMORY_LIMIT = 1 << 30
+MOST_ADDED = 256  # steps that a sequence gets after its last
 
 
 class Engine:
@@ -68,8 +69,11 @@ class Engine:
         frames = self.metadata.get("frames_per_step")
         framed = isinstance(frames, int) and all(port.once or port.shape[:1] == (frames,) for port in self.inputs)
         self.frames_per_step: int = frames if framed and isinstance(frames, int) and frames > 1 else 1
-        self.least_steps: int = self._model.least_steps
-        self.most_steps: int | None = self._model.most_steps or None
+        added = self.metadata.get("added_steps")
+        self.added_steps: int = min(max(added, 0), MOST_ADDED) if self.offline and isinstance(added, int) else 0
+        self.least_steps: int = max(self._model.least_steps - self.added_steps, 1)
+        most = self._model.most_steps
+        self.most_steps: int | None = most - self.added_steps if most else None
         self._row_bytes = sum(4 * output_width(o) for o in self.outputs if not o.final)
         self._once_bytes = sum(4 * math.prod(i.shape) for i in self.inputs if i.once)  # repeated for each step of a run
         self._check_memory(f"{name}: matrices made on opening", self.expanded_bytes)
@@ -79,6 +83,7 @@ class Engine:
     def workspace_bytes(self, steps: int) -> int:
         """Bytes that `run` takes for `steps` time steps: its stream, what it keeps of each step, and its outputs."""
         check_positive(steps, "steps")
+        steps += self.added_steps
         return self._run_bytes(steps) + steps * self._row_bytes + self._final_bytes
 
     def _run_bytes(self, steps: int) -> int:
@@ -128,8 +133,10 @@ class Engine:
             )
             raise invalid("xs", got=f"{steps} time steps", expected=expected)
         if steps:
-            size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps)
+            size = self.workspace_bytes(steps) if out is None else self._run_bytes(steps + self.added_steps)
             self._check_memory(f"run of {steps} steps", size)
+            arrays = [np.concatenate([x, *[x[-1:]] * self.added_steps]) if self.added_steps else x for x in arrays]
+            steps += self.added_steps
         shapes = [o.shape if o.final else (steps - min(o.fewer, steps), *o.shape) for o in self.outputs]
         rows = output_rows(self.outputs, shapes, out)
         check_apart(rows, arrays)
