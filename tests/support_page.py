@@ -215,6 +215,8 @@ WITHIN = {
     "DepthToSpace": [made("Reshape", "x", "blocks", to="u"), made("DepthToSpace", "u", blocksize=2)],
     "SpaceToDepth": [made("Reshape", "x", "image", to="u"), made("SpaceToDepth", "u", blocksize=2)],
     "CumSum": [made("CumSum", "x", "last")],
+    "DFT": [made("Unsqueeze", "x", "i3", to="u"), made("DFT", "u", "", "last", onesided=1)],
+    "STFT": [made("Reshape", "x", "shapeT", to="u"), made("STFT", "u", "hop", "", "hop8")],
     "ReverseSequence": [made("Transpose", "x", to="u", perm=[2, 0, 1]),
                         made("ReverseSequence", "u", "lengths", time_axis=0, batch_axis=1)],
     "OneHot": [made("Reshape", "x", "shapeT", to="f"), made("ArgMax", "f", to="i", axis=1, keepdims=0),
@@ -253,6 +255,8 @@ ACROSS = {
                                                               made("Slice", "p", "i0", "back2", "i0")],
     "TopK": [made("Reshape", "x", "shapeT", to="f"),
              helper.make_node("TopK", ["f", "i1"], ["y", "places"], name="top", axis=0)],
+    "STFT": [made("Squeeze", "channels", "i0", to="u"), made("Pad", "u", "ahead", to="p"),
+             made("STFT", "p", "hop", "", "hop8")],
     "Hardmax": [made("Hardmax", "x", axis=0)], "Resize": [made("Resize", "x", "", "longer", mode="nearest")],
     "Upsample": [made("Upsample", "x", "longer")],
     "Slice": [made("Slice", "x", "back1v", "i9", "i0")], "CumSum": [made("CumSum", "x", "zero")],
@@ -265,6 +269,7 @@ ACROSS = {
              direction="bidirectional")] for op in ("LSTM", "GRU", "RNN")},
 }  # fmt: skip
 CONSTANTS |= {
+    "i3": np.array([3]), "hop": np.int64(4), "hop8": np.int64(8), "ahead": np.array([0, 4, 0, 0]),
     "doubled": np.array([1, 1, 2], np.float32), "longer": np.array([2, 1, 1], np.float32),
     "nd1": np.array([[1]]), "last": np.int64(2), "lengths": np.array([8]), "back1": np.int64(-1),
     "back1v": np.array([-1]), "back2": np.array([-2]), "zeros": numbers(1, 3, 8), "blocks": np.array([-1, 8, 1, 3]),

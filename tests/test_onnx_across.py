@@ -185,6 +185,12 @@ def _text(m, x):
     return m.both(F.conv2d(y, m.table[:6, :4].reshape(6, 1, 1, 4)[..., :2])[:, :, 0].transpose(1, 2))[0]
 
 
+def _spectra(m, x):
+    """Centred frames as torch cuts them: reflected at the ends, one more than there are steps."""
+    y = torch.stft(x[..., 0], 4, 1, window=m.table[:4, 0], center=True, return_complex=False)
+    return y.transpose(1, 2).flatten(2)
+
+
 MORE = {
     "forwards": (2, lambda m, x: m.gru(_padded(m, x))[0]),
     "both directions": (2, lambda m, x: m.both(_padded(m, x))[0]),
@@ -196,6 +202,7 @@ MORE = {
     "of the sequence, too": (2, lambda m, x: m.gru(_padded(m, x))[0].mean(1) + m.both(x)[1][0]),
     "with positions": (2, lambda m, x: m.both(_padded(m, x) + m.table[: x.shape[1] + 2])[0]),
     "text": (2, _text),
+    "spectra": (1, lambda m, x: m.both(_spectra(m, x))[0]),
 }
 
 

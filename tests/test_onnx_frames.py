@@ -96,6 +96,29 @@ FILES = {
         ),
     ),
     "lines of text": (4, False, image),
+    **{
+        f"spectra{case}": (
+            4,
+            True,
+            lambda given=given, more=more, bins=bins: signal(
+                [
+                    node("Pad", ["x", "ahead"], ["a"]),
+                    node("STFT", ["a", "hop", *given], ["s"], **more),
+                    node("Reshape", ["s", "parts"], ["b"]),
+                    node("Transpose", ["b"], ["channels"], perm=[0, 2, 1]),
+                ],
+                {"ahead": np.array([0, 4, 0, 0]), "hop": np.int64(4), "parts": np.array([1, -1, 2 * bins])}
+                | {"window": np.hanning(8).astype(np.float32), "length": np.int64(8)},
+                2 * bins,
+                shape=(1, "T"),
+            ),
+        )
+        for case, given, more, bins in (
+            ("", ["window"], {}, 5),
+            (" without a window", ["", "length"], {}, 5),
+            (" of both sides", ["window", "length"], {"onesided": 0}, 8),
+        )
+    },
 }
 
 

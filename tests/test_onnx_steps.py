@@ -108,6 +108,14 @@ POINTWISE = {
     "CumSum": [node("CumSum", ["x", "axis"], ["y"])],
     **{f"CumSum, {name}": [node("CumSum", ["x", "axis"], ["y"], **options)] for name, options in (
         ("exclusive", dict(exclusive=1)), ("reversed", dict(reverse=1)), ("both", dict(exclusive=1, reverse=1)))},
+    **{f"DFT{case}": [node("Unsqueeze", ["x", "behind"], ["apart"]), *nodes] for case, nodes in (
+        (" of one side", [node("DFT", ["apart"], ["y"], axis=2, onesided=1)]),
+        (" of another axis", [node("DFT", ["apart"], ["y"], axis=1)]),
+        (" of padded numbers", [node("DFT", ["apart", "seven"], ["y"], axis=2, onesided=1)]),
+        (" of a part", [node("DFT", ["apart", "three"], ["y"], axis=2)]),
+        (" and back", [node("DFT", ["apart"], ["f"], "there", axis=2), node("Mul", ["f", "two"], ["more"]),
+                       node("DFT", ["more"], ["y"], "back", axis=2, inverse=1)]))},
+    "STFT": [node("Reshape", ["x", "lines"], ["apart"]), node("STFT", ["apart", "hop", "", "three"], ["y"])],
     "Mod of floats": [node("Mod", ["x", "b"], ["y"], fmod=1)],
     **{f"Resize {name}": [node("Resize", ["x", "", *sizes], ["y"], **options)] for name, sizes, options in (
         ("up", ["up"], dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")),
@@ -151,6 +159,7 @@ POINTWISE = {
     "GlobalAveragePool": [node("GlobalAveragePool", ["x"], ["y"])],
 }  # fmt: skip
 CONSTANTS = {
+    "behind": np.array([3]), "three": np.int64(3), "seven": np.int64(7), "hop": np.int64(1), "lines": np.array([3, 4]),
     "b": numbers(4), "unit": np.float32(1), "two": np.float32(2), "low": np.float32(-0.5), "whole": np.int64(2),
     "p": numbers(3),
     "q": numbers(3, seed=1),

@@ -48,6 +48,8 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
     if schema is None:
         domain = f" of {proto.domain}" if proto.domain else ""
         raise refuse(proto, f"is not taken: it is no operator{domain} that the onnx package knows in this version")
+    if proto.op_type == "STFT" and not any(a.name == "onesided" for a in proto.attribute):
+        proto = _with_default(proto, "onesided", 1)  # which inference takes for 0
     given = {n: t for n, t in zip(proto.input, types, strict=True) if n and t}
     known = {
         n: v
@@ -69,10 +71,26 @@ def infer(file: ModelFile, proto: NodeProto, types: list[Type], values: list) ->
         return [types[0] for _ in proto.output]
     if proto.op_type in WINDOWS and types[0]:
         _check_windows(proto, types[0][1], types[1][1][2:] if len(types) > 1 and types[1] else None)
+    if proto.op_type == "STFT" and types[0] and _frame_length(types, values) > types[0][1][1]:
+        raise refuse(proto, f"does not take inputs of shape {types[0][1]}: shorter than its frames", of_shape=True)
     results = [_read_type(proto, inferred.get(name)) if name else None for name in proto.output]
     if proto.op_type == "Reshape" and types[0] and results[0] and math.prod(types[0][1]) != math.prod(results[0][1]):
         raise refuse(proto, f"makes shape {results[0][1]} of {types[0][1]}, another number of entries", of_shape=True)
     return results
+
+
+def _frame_length(types: list[Type], values: list) -> int:
+    """Of an STFT, as far as it is known."""
+    window, length = ([*types, None, None][2], [*values, None, None][3])
+    return int(length.ravel()[0]) if isinstance(length, np.ndarray) and length.size else window[1][0] if window else 0
+
+
+def _with_default(proto: NodeProto, name: str, value: int) -> NodeProto:
+    """A node with an attribute that it left out."""
+    whole = NodeProto()
+    whole.CopyFrom(proto)
+    whole.attribute.append(onnx.helper.make_attribute(name, value))
+    return whole
 
 
 def _check_windows(proto: NodeProto, shape: tuple[int, ...], kernel: tuple[int, ...] | None) -> None:

@@ -71,15 +71,17 @@ def find_form(
     fixed = [k for k in keys if k not in free and k not in given]
     others = [] if ports.states else [k for k in free if k in batch] + fixed
     errors: list[UnsupportedModelError | ModelFileError] = []
-    for key in [*likely, *others]:
-        form = Form(ports, given, key)
-        if fewest := _is_time(file, form, outputs, errors):
-            form = replace(form, fewest=fewest)
-            return replace(_complete(form, [k for k in likely if k != key]), frames=_frames(file, form, outputs) or 1)
-    for key in [*likely, *others]:
-        form = Form(ports, given, key)
-        if recurrent(file) and (frames := _frames(file, form, outputs)):
-            return replace(_complete(form, [k for k in likely if k != key]), frames=frames)
+    for some in (likely, others):
+        for key in some:
+            form = Form(ports, given, key)
+            if fewest := _is_time(file, form, outputs, errors):
+                form = replace(form, fewest=fewest)
+                rest = [k for k in likely if k != key]
+                return replace(_complete(form, rest), frames=_frames(file, form, outputs) or 1)
+        for key in some:
+            form = Form(ports, given, key)
+            if recurrent(file) and (frames := _frames(file, form, outputs)):
+                return replace(_complete(form, [k for k in likely if k != key]), frames=frames)
     if not ports.states:
         if len(likely) == 1 and not recurrent(file):
             form = Form(ports, given, likely[0])

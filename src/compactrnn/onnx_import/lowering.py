@@ -301,7 +301,7 @@ def _added_steps(file: ModelFile, form: Form, needed: list[str]) -> int:
     small, large = (form.folded(file, needed, n) for n in (form.fewest, form.fewest + 1))
     added = 0
     for node in small.nodes:
-        if node.op in WINDOWS and node.outputs[0] in large.values:
+        if node.op in (*WINDOWS, "STFT") and node.outputs[0] in large.values:
             sizes, more = (g.type_of(node.outputs[0]).shape for g in (small, large))
             grown = [(n, m - n) for n, m in zip(sizes, more, strict=True) if m > n]
             added = max([added, *(-(-n // rate) - form.fewest for n, rate in grown)])
