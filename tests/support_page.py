@@ -38,8 +38,8 @@ file, and a refusal names the operator, what is missing and where the file can b
 ONNX = """
 ## Operators of ONNX
 
-Of the operator sets that the installed `onnx` package knows. What no row names is refused, among it `Loop` and `Scan`;
-an `If` is taken where its condition depends on no data. `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`,
+Of the operator sets that the installed `onnx` package knows. What no row names is refused, among it `Loop`; an `If` is
+taken where its condition depends on no data. `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`,
 `DynamicQuantizeLinear`, `DynamicQuantizeMatMul`, `MatMulIntegerToFloat`, `MatMulNBits`, `QGemm`, the `QLinear` forms of
 `Add`, `AveragePool`, `Concat`, `Conv`, `GlobalAveragePool`, `LeakyRelu`, `MatMul`, `Mul`, `ReduceMean`, `Sigmoid`,
 `Softmax` and `Where`, and pairs of `QuantizeLinear` and `DequantizeLinear` become float first. `BiasGelu`, `FastGelu`,
@@ -162,6 +162,16 @@ def rnn(op, x="seq", direction="forward"):
     return [made(op, x, *matrices, hidden_size=3, direction=direction)]
 
 
+def scanned(x, axis):
+    """The sums of all up to each entry along an axis of x."""
+    body = helper.make_graph(
+        [made("Add", "s", "x_t", to="s_"), made("Identity", "s_", to="y_t")], "body",
+        [tensor("s", [1, 3]), tensor("x_t", [1, 3])], [tensor("s_", [1, 3]), tensor("y_t", [1, 3])],
+    )  # fmt: skip
+    axes = dict(scan_input_axes=[axis], scan_output_axes=[axis])
+    return [helper.make_node("Scan", ["c3", x], ["end", "y"], name="main", num_scan_inputs=1, body=body, **axes)]
+
+
 # By operator: nodes from x to y, along the last axis of x.
 WITHIN = {
     **plain("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos",
@@ -214,7 +224,7 @@ WITHIN = {
     "Transpose": [made("Transpose", "x", perm=[0, 2, 1])],
     "DepthToSpace": [made("Reshape", "x", "blocks", to="u"), made("DepthToSpace", "u", blocksize=2)],
     "SpaceToDepth": [made("Reshape", "x", "image", to="u"), made("SpaceToDepth", "u", blocksize=2)],
-    "CumSum": [made("CumSum", "x", "last")],
+    "CumSum": [made("CumSum", "x", "last")], "Scan": scanned("x", 2),
     "DFT": [made("Unsqueeze", "x", "i3", to="u"), made("DFT", "u", "", "last", onesided=1)],
     "STFT": [made("Reshape", "x", "shapeT", to="u"), made("STFT", "u", "hop", "", "hop8")],
     "ReverseSequence": [made("Transpose", "x", to="u", perm=[2, 0, 1]),
@@ -255,6 +265,7 @@ ACROSS = {
                                                               made("Slice", "p", "i0", "back2", "i0")],
     "TopK": [made("Reshape", "x", "shapeT", to="f"),
              helper.make_node("TopK", ["f", "i1"], ["y", "places"], name="top", axis=0)],
+    "Scan": [made("Slice", "channels", "i0", "three1", "i1", to="u"), *scanned("u", 2)],
     "STFT": [made("Squeeze", "channels", "i0", to="u"), made("Pad", "u", "ahead", to="p"),
              made("STFT", "p", "hop", "", "hop8")],
     "Hardmax": [made("Hardmax", "x", axis=0)], "Resize": [made("Resize", "x", "", "longer", mode="nearest")],
@@ -269,7 +280,8 @@ ACROSS = {
              direction="bidirectional")] for op in ("LSTM", "GRU", "RNN")},
 }  # fmt: skip
 CONSTANTS |= {
-    "i3": np.array([3]), "hop": np.int64(4), "hop8": np.int64(8), "ahead": np.array([0, 4, 0, 0]),
+    "i3": np.array([3]), "three1": np.array([3]), "c3": numbers(1, 3), "hop": np.int64(4), "hop8": np.int64(8),
+    "ahead": np.array([0, 4, 0, 0]),
     "doubled": np.array([1, 1, 2], np.float32), "longer": np.array([2, 1, 1], np.float32),
     "nd1": np.array([[1]]), "last": np.int64(2), "lengths": np.array([8]), "back1": np.int64(-1),
     "back1v": np.array([-1]), "back2": np.array([-2]), "zeros": numbers(1, 3, 8), "blocks": np.array([-1, 8, 1, 3]),

@@ -177,6 +177,108 @@ def test_a_sequence_whose_length_the_file_fixes_is_compared_at_other_lengths(tmp
     assert relative(session(path).run(None, {"x": x[:, None]})[0], stream_equals_run(engine, x)[0]) < CLOSE
 
 
+def scan(path, start="constants", sequences=("x",), outer=False, shape=("T", 1, INPUTS), **options):
+    """A leaky LSTM, written out as the body of a Scan, which also gives a number at each step."""
+    total = "x_t" if len(sequences) == 1 else "both"
+    nodes = [node("Add", ["x_t", "other_t"], ["both"], "sum")] if total == "both" else []
+    nodes += [
+        node("Gemm", [total, "W", "B"], ["a"], "of_x", transB=1),
+        node("Gemm", ["h", "R"], ["b"], "of_h", transB=1),
+        node("Add", ["a", "b"], ["sums"], "gates"),
+        node("Split", ["sums"], ["i", "f", "o", "g"], axis=1),
+        *(node("Sigmoid", [n], [f"{n}_"], f"of_{n}") for n in "ifo"),
+        node("LeakyRelu", ["g"], ["g_"]),
+        node("Mul", ["f_", "c"], ["kept"], "keep"),
+        node("Mul", ["i_", "g_"], ["new"], "add"),
+        node("Add", ["kept", "new"], ["c_"], "cell"),
+        node("Tanh", ["c_"], ["t"]),
+        node("Mul", ["o_", "t"], ["h_"], "hidden"),
+        node("Mul", ["h_", "mean"], ["y_t"], "scaled") if outer else node("Identity", ["h_"], ["y_t"]),
+        node("ReduceSum", ["c_"], ["z_t"], keepdims=0),
+    ]
+    pairs = [("h", UNITS), ("c", UNITS), *((f"{n}_t", INPUTS) for n in sequences)]
+    results = [*(tensor(n, [1, UNITS]) for n in ("h_", "c_", "y_t")), tensor("z_t", [])]
+    body = onnx.helper.make_graph(nodes, "body", [tensor(n, [1, size]) for n, size in pairs], results)
+    stream = start == "stream"
+    before, after = (["s_h", "s_c"], ["s_hN", "s_cN"]) if stream else (["h0", "c0"], ["h_n", "c_n"])
+    made = [node("ReduceMean", ["x"], ["mean"], keepdims=0, axes=[0, 1, 2])] if outer else []
+    made += [node("Neg", ["x"], ["other"])] if len(sequences) > 1 else []
+    names = [*after, "y", "z"]
+    made.append(node("Scan", [*before, *sequences], names, body=body, num_scan_inputs=len(sequences), **options))
+    constants = {
+        "W": numbers(4 * UNITS, INPUTS),
+        "B": numbers(4 * UNITS, seed=1),
+        "R": numbers(4 * UNITS, UNITS, seed=2),
+    }
+    constants |= {} if stream else {"h0": numbers(1, UNITS, seed=3), "c0": numbers(1, UNITS, seed=4)}
+    inputs = [tensor("x", list(shape)), *(tensor(n, [1, UNITS]) for n in (before if stream else ()))]
+    outputs = [tensor(n, [1, UNITS] if n in after and stream else None) for n in names]
+    return save(path, made, inputs, outputs, constants)
+
+
+SCANS = {
+    "forwards": {},
+    "backwards": dict(scan_input_directions=[1], scan_output_directions=[1, 1]),
+    "of two sequences": dict(sequences=("x", "other")),
+    "along other axes": dict(shape=(1, "T", INPUTS), scan_input_axes=[1], scan_output_axes=[1, -1]),
+}
+
+
+@pytest.mark.parametrize("case", SCANS)
+def test_a_scan_is_a_recurrent_layer(case, tmp_path):
+    path = scan(tmp_path / "scan.onnx", **SCANS[case])
+    engine, _ = packed(path, tmp_path)
+    assert engine.offline == (case == "backwards")
+    for steps in (1, 2, STEPS):
+        x = numbers(steps, INPUTS, seed=7, scale=1)
+        wanted = session(path).run(None, {"x": x[None] if "axes" in case else x[:, None]})
+        for port, a, b in zip(engine.outputs, wanted, stream_equals_run(engine, x), strict=True):
+            assert relative(a.ravel(), b.ravel()) < CLOSE, port.name
+
+
+def test_a_scan_starts_from_states_of_the_stream(tmp_path):
+    path = scan(tmp_path / "scan.onnx", start="stream")
+    engine, _ = packed(path, tmp_path)
+    x, stream = numbers(STEPS, INPUTS, seed=7, scale=1), engine.stream()
+    given = {"s_h": numbers(1, UNITS), "s_c": numbers(1, UNITS, seed=1)}
+    stream.reset(**given)
+    h, c, *wanted = session(path).run(None, {"x": x[:, None], **given})
+    for a, b in zip(wanted, stream.run(x), strict=True):
+        assert relative(a.ravel(), b.ravel()) < CLOSE
+    assert relative(h, stream.get_state("s_h")) < CLOSE and relative(c, stream.get_state("s_c")) < CLOSE
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_scan_within_each_step(way, tmp_path):
+    """A call of three frames, the states of which are those of the next call."""
+    options = dict(scan_input_directions=[way], scan_output_directions=[way, way])
+    path = scan(tmp_path / "scan.onnx", start="stream", shape=(3, 1, INPUTS), **options)
+    engine, _ = packed(path, tmp_path)
+    stream, runtime, state = (
+        engine.stream(),
+        session(path),
+        {n: np.zeros((1, UNITS), np.float32) for n in ("s_h", "s_c")},
+    )
+    for x in numbers(20, 3, 1, INPUTS, seed=7, scale=1):
+        h, c, *wanted = runtime.run(None, {"x": x, **state})
+        state = {"s_h": h, "s_c": c}
+        for a, b in zip(wanted, stream.step(x.reshape(engine.inputs[0].shape)), strict=True):
+            assert relative(a.ravel(), b.ravel()) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (dict(outer=True), "scan: Scan reads 'mean' within its step, which depends on data"),
+        (dict(scan_input_directions=[1]), "scan: Scan is not taken with these inputs"),
+        (dict(shape=("T", 2, INPUTS)), "does not take inputs of shape|gives states of another shape"),
+    ],
+)
+def test_other_scans_are_refused(given, why, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        packed(scan(tmp_path / "scan.onnx", **given), tmp_path)
+
+
 def test_torch_is_not_needed(tmp_path):
     path = layer(tmp_path / "layer.onnx", "LSTM")
     code = f"""

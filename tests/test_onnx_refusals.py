@@ -14,6 +14,7 @@ from compactrnn.onnx_import.refusals import RUNGS  # noqa: E402
 from onnx_models import node, packed, save, tensor  # noqa: E402
 
 UNITS = 4
+INT64, BOOL = onnx.TensorProto.INT64, onnx.TensorProto.BOOL
 
 
 def numbers(*shape, seed=0):
@@ -24,14 +25,24 @@ def branch(name, op):
     return onnx.helper.make_graph([node(op, ["u"], [name])], name, [], [tensor(name, None)])
 
 
-def scan():
+def loop():
+    """Of as many steps as there are, each of which reads one of the sequence."""
     body = onnx.helper.make_graph(
-        [node("Add", ["s", "u_t"], ["s_out"]), node("Identity", ["s_out"], ["y_t"])],
+        [
+            node("Identity", ["on"], ["going"]),
+            node("Gather", ["u", "i"], ["u_t"]),
+            node("Add", ["s", "u_t"], ["s_out"]),
+            node("Tanh", ["s_out"], ["y_t"]),
+        ],
         "body",
-        [tensor("s", [1, UNITS]), tensor("u_t", [1, UNITS])],
-        [tensor("s_out", [1, UNITS]), tensor("y_t", [1, UNITS])],
+        [tensor("i", [], INT64), tensor("on", [], BOOL), tensor("s", [1, UNITS])],
+        [tensor("going", [], BOOL), tensor("s_out", [1, UNITS]), tensor("y_t", [1, UNITS])],
     )
-    return node("Scan", ["row", "u"], ["last", "v"], "odd", body=body, num_scan_inputs=1)
+    return [
+        node("Shape", ["u"], ["sizes"], end=1),
+        node("Squeeze", ["sizes"], ["count"]),
+        node("Loop", ["count", "", "row"], ["last", "v"], "odd", body=body),
+    ]
 
 
 # Nodes from u to v, both (T, 1, 4) between two GRUs, by the rung that a refusal names; the one called odd is refused.
@@ -45,7 +56,7 @@ SEQUENCES = {
             node("If", ["loud"], ["v"], "odd", then_branch=branch("a", "Tanh"), else_branch=branch("b", "Neg")),
         ],
     ),
-    "a loop": (3, [scan()]),
+    "a loop": (3, loop()),
     "places by data": (
         4,
         [

@@ -22,7 +22,6 @@ _DEEPEST = 64  # graphs within graphs
 LAYERS = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
 _REFUSED = {
     "Loop": "an unrolled or recurrent form of it, exported without a loop",
-    "Scan": "an unrolled or recurrent form of it, exported without a loop",
     "SequenceMap": "tensors in place of sequences",
 }
 
@@ -41,11 +40,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the folded graph; `inputs` and `outputs` are names in it, "" where there is none."""
+    """A node of the folded graph; `inputs` and `outputs` are names in it, "" where there is none.
+
+    A Scan has its body, one step of it, and the names of what that gets.
+    """
 
     proto: NodeProto
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    body: Folded | None = None
+    given: tuple[str, ...] = ()
 
     @property
     def op(self) -> str:
@@ -144,6 +148,9 @@ class _Folder:
         if proto.op_type == "If":
             self._branch(proto, inputs, scope, depth)
             return
+        if proto.op_type == "Scan":
+            self._scan(proto, inputs, scope, depth)
+            return
         values = [self.values[name] if name else None for name in inputs]
         results = self._results(proto, values)
         outputs = []
@@ -171,6 +178,42 @@ class _Folder:
         for name, result in zip(proto.output, wanted, strict=True):
             scope[name] = self.resolve(inner, result, "outputs of a branch")
 
+    def _scan(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
+        """Fold the body for the types of the states and of one step of each sequence."""
+        node = Node(proto, inputs, ())
+        graph, count = next((a.g for a in proto.attribute if a.name == "body"), None), node.get("num_scan_inputs", 0)
+        if graph is None or not 0 < count <= len(inputs) or len(graph.input) != len(inputs) or "" in inputs:
+            raise refuse(proto, "is not taken: expected a body that reads all its inputs, as since version 9")
+        states = len(inputs) - count
+        types = [self.folded.type_of(name) for name in inputs]
+        axes = scan_axes(node)
+        steps = {t.shape[axis] for t, axis in zip(types[states:], axes, strict=True) if axis < len(t.shape)}
+        if len(steps) != 1 or len(graph.output) != len(proto.output):
+            raise ModelFileError(f"{self.file.name}: a Scan over sequences of unlike lengths")
+        parts = [Typed(t.dtype, t.shape[:a] + t.shape[a + 1 :]) for t, a in zip(types[states:], axes, strict=True)]
+        inner, outer = dict(scope), self.folded
+        for port, kind in zip(graph.input, [*types[:states], *parts], strict=True):
+            inner[port.name] = self.new(port.name, kind)
+        self.folded = Folded([], self.values)
+        try:
+            self.run(graph, inner, [o.name for o in graph.output], depth + 1)
+            body = self.folded
+        finally:
+            self.folded = outer
+        body.outputs = [self.resolve(inner, o.name, "outputs of a Scan") for o in graph.output]
+        found = [self.folded.type_of(name) for name in body.outputs]
+        if any(a.shape != b.shape for a, b in zip(found[:states], types[:states], strict=True)):
+            raise refuse(proto, "gives states of another shape than it starts from")
+        made = node.get("scan_output_axes", []) or [0] * (len(found) - states)
+        results = [*found[:states]]
+        for t, axis in zip(found[states:], made, strict=True):
+            at = axis % (len(t.shape) + 1)
+            results.append(Typed(t.dtype, (*t.shape[:at], *steps, *t.shape[at:])))
+            check_size(proto, results[-1].shape)
+        outputs = tuple(self.new(name, kind) if name else "" for name, kind in zip(proto.output, results, strict=True))
+        scope.update({name: new for name, new in zip(proto.output, outputs, strict=True) if name})
+        self.folded.nodes.append(Node(proto, inputs, outputs, body, tuple(inner[p.name] for p in graph.input)))
+
     def _results(self, proto: NodeProto, values: list[Value | None]) -> list[Value | None]:
         if proto.op_type in _REFUSED:
             raise refuse(proto, f"is not taken; what would help: {_REFUSED[proto.op_type]}")
@@ -187,6 +230,22 @@ class _Folder:
         if proto.op_type in LAYERS:
             raise refuse(proto, "runs over constants alone; what can be taken reads the model's inputs")
         return list(evaluate(self.file, proto, values))  # pyright: ignore[reportArgumentType]
+
+
+def scan_axes(node: Node) -> list[int]:
+    """The axes along which a Scan reads its sequences."""
+    count = node.get("num_scan_inputs", 0)
+    axes = node.get("scan_input_axes", []) or [0] * count
+    if len(axes) != count or min(axes, default=0) < 0:
+        raise refuse(node.proto, f"reads along axes {axes}; expected {count} numbers of axes from 0 on")
+    return axes
+
+
+def layer_steps(folded: Folded, node: Node) -> int:
+    """How many steps a recurrent layer or a Scan runs for."""
+    if node.op == "Scan":
+        return folded.type_of(node.inputs[-1]).shape[scan_axes(node)[-1]]
+    return folded.type_of(node.inputs[0]).shape[1 if node.get("layout", 0) else 0]
 
 
 def _typed(value: Value | None) -> tuple[np.dtype, tuple[int, ...]] | None:

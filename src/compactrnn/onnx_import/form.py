@@ -10,12 +10,13 @@ from functools import cache
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST, SHORT
-from .folding import LAYERS, Folded, Typed, fold
+from .folding import LAYERS, Folded, Typed, fold, layer_steps
 from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports
 
 _LONGEST = 1 << 16  # steps or numbers that an axis is tried with
 _TRIES = 64
+_OVER_TIME = (*LAYERS, "Scan")
 
 _SOME = (FEWEST, 240, 5760)  # lengths of sequences that are tried, which most strides divide
 _LONGER, _FAR = 32, 4096  # times as long, and a length at which layers along an axis get more than at another
@@ -127,7 +128,7 @@ def _complete(form: Form, open_sizes: list[str]) -> Form:
 
 def recurrent(file: ModelFile) -> bool:
     """Whether a file has recurrent layers."""
-    return any(node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") for node in file.graph.node)
+    return any(node.op_type in (*_OVER_TIME, "DynamicQuantizeLSTM") for node in file.graph.node)
 
 
 def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> int | None:
@@ -143,11 +144,8 @@ def _is_time(file: ModelFile, form: Form, outputs: list[str], errors: list) -> i
     else:
         return None
     for node, other in zip(small.nodes, large.nodes, strict=False):
-        if node.op in LAYERS:
-            axis = 1 if node.get("layout", 0) else 0
-            steps = [g.values[n.inputs[0]].shape[axis] for g, n in ((small, node), (large, other))]
-            if steps[1] - steps[0] == 1:
-                return fewest
+        if node.op in _OVER_TIME and layer_steps(large, other) - layer_steps(small, node) == 1:
+            return fewest
     return None
 
 
@@ -163,8 +161,7 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
             found = form.folded(file, outputs, length)
         except (UnsupportedModelError, ModelFileError):
             return None
-        layers = [n for n in found.nodes if n.op in LAYERS]
-        steps = [found.type_of(n.inputs[0]).shape[1 if n.get("layout", 0) else 0] for n in layers]
+        steps = [layer_steps(found, n) for n in found.nodes if n.op in _OVER_TIME]
         result = (*steps, *(n for name in found.outputs for n in found.type_of(name).shape))
         return result if all(result) else None
 
@@ -173,7 +170,7 @@ def _frames(file: ModelFile, form: Form, outputs: list[str]) -> int | None:
             continue
         frames = frames_a_step(sizes, length)
         after = sizes(length + (frames or 0))
-        layers = sum(n.op in LAYERS for n in form.folded(file, outputs, length).nodes)
+        layers = sum(n.op in _OVER_TIME for n in form.folded(file, outputs, length).nodes)
         if frames is not None and after is not None and (not layers or before[:layers] != after[:layers]):
             return frames
         longer = sizes(_LONGER * length) if layers and _LONGER * length > _FAR else None
