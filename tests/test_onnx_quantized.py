@@ -101,6 +101,25 @@ def test_a_quantized_file_of_operators_on_whole_numbers(form, optimized, tmp_pat
     assert report.parity < 1e-4 and report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.05
 
 
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_places_among_whole_numbers_are_those_among_float_numbers(op, tmp_path):
+    """As a quantizer leaves the labels of a tagger; numbers beyond the bounds are equal."""
+    layer, gates = gru("x", CHANNELS)
+    nodes = [
+        layer,
+        node("Squeeze", ["y", "one"], ["rows"]),
+        node("QuantizeLinear", ["rows", "scale", "zero"], ["whole"]),
+        node(op, ["whole"], ["place"], axis=2),
+    ]
+    constants = {"one": np.array([1]), "scale": np.float32(1e-3), "zero": np.uint8(128), **gates}
+    inputs = [tensor("x", ["T", 1, CHANNELS])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("place", None, onnx.TensorProto.INT64)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(STEPS, CHANNELS)).astype(np.float32)
+    wanted = session(path).run(None, {"x": x[:, None]})[0].ravel()
+    assert (engine.run(x).ravel() == wanted).mean() > 0.9 and len({*wanted.tolist()}) > 1
+
+
 # By operator: its inputs but scales, which follow each, and its attributes.
 OF_WHOLE_NUMBERS = {
     "QLinearConv": ("QLinearConv", ["columns", "kernel"], {"pads": [2, 0]}),

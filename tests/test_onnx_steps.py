@@ -137,6 +137,8 @@ POINTWISE = {
         node("Exp", ["x"], ["e"]),
         node("SkipSimplifiedLayerNormalization", ["x", "e", "b"], ["y"], domain="com.microsoft", epsilon=1e-4)],
     "FusedMatMul": [node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
+    "FusedMatMul of a turned batch": [
+        node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft", transBatchA=1, transB=1)],
     "FusedMatMul with a matrix": [
         node("FusedMatMul", ["x", "g4"], ["y"], domain="com.microsoft", alpha=0.5, transB=1)],
     **{f"FusedConv and {name}": [

@@ -104,7 +104,7 @@ def _pairs(graph: GraphProto) -> dict[str, _Whole]:
         given = found.get(_input(node, 0))
         bounds = _bounds(tensors.get(_input(node, 1)), tensors.get(_input(node, 2)))
         same = node.op_type == "DequantizeLinear" and given is not None and given.bounds == bounds
-        same = same or node.op_type == "Shape" or (node.op_type in _MOVED and _input(node, 0) in found)
+        same = same or node.op_type in _OF_ORDER or (node.op_type in _MOVED and _input(node, 0) in found)
         read += node.input[1:] if same else node.input
         read += [name for inner in subgraphs(node) for n in _nodes(inner) for name in n.input]
     for name in read:  # what is moved is one value with what it was
@@ -374,6 +374,7 @@ def _dynamic_lstm(writer: _Writer, node: NodeProto) -> None:
 _LINEAR = ("DequantizeLinear", "QuantizeLinear")
 _MOVES = ("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _MOVED = (*_MOVES, "Flatten", "Gather", "MaxPool", "Pad", "Split")
+_OF_ORDER = ("ArgMax", "ArgMin", "Shape")  # which give the same of the numbers that whole numbers stand for
 _OF_AXES = ("axis", "saturate")  # attributes that mean nothing where one scale is that of all
 _PRODUCTS = ("ConvInteger", "MatMulInteger")
 _REWRITINGS: dict[tuple[str, str], Rewriting] = {

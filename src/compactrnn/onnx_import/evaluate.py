@@ -108,8 +108,12 @@ def _check_windows(proto: NodeProto, shape: tuple[int, ...], kernel: tuple[int, 
 def _fused_product(proto: NodeProto, a: tuple, b: tuple) -> Type:
     turned = {x.name for x in proto.attribute if x.i}
     shapes = [
-        (*s[:-2], s[-1], s[-2]) if name in turned and len(s) > 1 else s
-        for name, s in (("transA", a[1]), ("transB", b[1]))
+        (*s[1:-1], s[0], s[-1]) if f"transBatch{side}" in turned and len(s) > 1 else s
+        for side, s in (("A", a[1]), ("B", b[1]))
+    ]
+    shapes = [
+        (*s[:-2], s[-1], s[-2]) if f"trans{side}" in turned and len(s) > 1 else s
+        for side, s in zip("AB", shapes, strict=True)
     ]
     try:
         return a[0], np.matmul(*(np.broadcast_to(np.float32(0), s) for s in shapes)).shape

@@ -13,6 +13,7 @@ from ...emit.pointwise import broadcast, scale
 from ...runtime.program import Binary
 from ..folding import Node
 from ..visitor import Visitor, fits, handles
+from .einsum import moved
 
 
 @handles("MatMul")
@@ -33,9 +34,8 @@ def _matmul(visitor: Visitor, node: Node, a: Any, b: Any, bias: Any = None) -> O
 
 @handles("FusedMatMul")
 def _fused(visitor: Visitor, node: Node, a: Any, b: Any) -> Operand | Scores | None:
-    """alpha A B, A and B with their last two axes swapped or not."""
-    if node.get("transBatchA", 0) or node.get("transBatchB", 0):
-        return None
+    """alpha A B, A and B with their first axis before the last, or with their last two axes swapped, or not."""
+    a, b = (x if not node.get(f"transBatch{side}", 0) else _rows_inside(visitor, x) for x, side in ((a, "A"), (b, "B")))
     a, b = (
         (x.swapaxes(-1, -2) if isinstance(x, np.ndarray) else products.turned(visitor.mover, x)) if turned else x
         for x, turned in ((a, node.get("transA", 0)), (b, node.get("transB", 0)))
@@ -46,6 +46,10 @@ def _fused(visitor: Visitor, node: Node, a: Any, b: Any) -> Operand | Scores | N
     if isinstance(product, Scores):
         return product.scaled(alpha, visitor.builder.where)
     return scale(visitor.builder, product, alpha)
+
+
+def _rows_inside(visitor: Visitor, x: Any) -> Any:
+    return np.moveaxis(x, 0, -2) if isinstance(x, np.ndarray) else moved(visitor, x, lambda t: np.moveaxis(t, 0, -2))
 
 
 @handles("Gemm")
