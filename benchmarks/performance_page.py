@@ -1,6 +1,7 @@
 """Write the figures of `compactrnn bench` into docs/performance.md and README.md, and draw the plots.
 
     compactrnn bench --json benchmarks/results/bench.json
+    python benchmarks/without_avx512.py -m compactrnn bench --json benchmarks/results/bench_avx2.json
     python benchmarks/performance_page.py
 
 Only what stands between the markers changes.
@@ -17,16 +18,19 @@ from compactrnn.report.plot import Point, bars_plot, roofline_plot
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "benchmarks" / "results" / "bench.json"
+FIGURES_AVX2 = ROOT / "benchmarks" / "results" / "bench_avx2.json"
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 ROOFLINE, BARS = ROOT / "docs" / "roofline.svg", ROOT / "docs" / "bench.svg"
 WEIGHTS = ("int8", "int4", "float32")
 FRAMEWORKS = ("torch", "onnxruntime", "openvino", "ncnn")
 
 
-def filled(page: str, report: dict[str, Any] | None, write: Callable[[dict[str, Any]], str]) -> str:
+def filled(
+    page: str, report: dict[str, Any] | None, write: Callable[[dict[str, Any]], str], marker: str = "bench"
+) -> str:
     """The page with the output of `write` between its markers, nothing without a report."""
     text = "" if report is None else write(report)
-    return insert(page, "bench", text)
+    return insert(page, marker, text)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -46,21 +50,17 @@ def summary(report: dict[str, Any]) -> str:
 
 def tables(report: dict[str, Any]) -> str:
     """Everything that is said about the report, as Markdown."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    parts = [
-        f"Measured on one core of: {machine['processor']}; kernels: {report['isa']}; {report['rounds']} rounds; "
-        f"{versions}; commit {str(machine['commit'])[:12]}.\n",
-        "![compactrnn and the best configuration of each framework](bench.svg)\n",
-    ]
-    for steps in sorted({row["steps"] for row in report["rows"]}):
-        for state, title in (("hot", "hot caches"), ("cold", "cold caches")):
-            parts.append(f"**{steps} step{'s' * (steps > 1)} per call, {title}**, microseconds, from Python:\n")
-            parts.append(_comparison(report, steps, state))
+    parts = [_measured_on(report), "![compactrnn and the best configuration of each framework](bench.svg)\n"]
+    parts += _comparisons(report, {"hot": "hot caches", "cold": "cold caches"})
     parts.append("**From C, against a plain read of the weights measured in the same repetitions**, single steps:\n")
     parts.append("![Roofline](roofline.svg)\n")
     parts.append(_ceiling(report))
     return "\n" + "\n".join(parts) + "\n"
+
+
+def without_avx512(report: dict[str, Any]) -> str:
+    """The same with AVX2 alone, hot."""
+    return "\n" + "\n".join([_measured_on(report), *_comparisons(report, {"hot": "hot caches"})]) + "\n"
 
 
 def roofline(report: dict[str, Any]) -> str:
@@ -81,6 +81,24 @@ def bars(report: dict[str, Any]) -> str:
         best = {framework: min(times) for framework in FRAMEWORKS if (times := _times(rows, framework))}
         groups[model] = {**ours, **best}
     return bars_plot(groups, x_label="microseconds per step")
+
+
+def _measured_on(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
+    return (
+        f"Measured on one core of: {machine['processor']}; kernels: {report['isa']}; {report['rounds']} rounds; "
+        f"{versions}; commit {str(machine['commit'])[:12]}.\n"
+    )
+
+
+def _comparisons(report: dict[str, Any], states: dict[str, str]) -> list[str]:
+    parts = []
+    for steps in sorted({row["steps"] for row in report["rows"]}):
+        for state, title in states.items():
+            parts.append(f"**{steps} step{'s' * (steps > 1)} per call, {title}**, microseconds, from Python:\n")
+            parts.append(_comparison(report, steps, state))
+    return parts
 
 
 def _comparison(report: dict[str, Any], steps: int, state: str) -> str:
@@ -170,6 +188,8 @@ def main() -> None:
     report = json.loads(FIGURES.read_text(encoding="utf-8"))
     for path, write in ((PAGE, tables), (README, summary)):
         path.write_text(filled(path.read_text(encoding="utf-8"), report, write), encoding="utf-8")
+    avx2 = json.loads(FIGURES_AVX2.read_text(encoding="utf-8"))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), avx2, without_avx512, "bench-avx2"), encoding="utf-8")
     ROOFLINE.write_text(roofline(report), encoding="utf-8")
     BARS.write_text(bars(report), encoding="utf-8")
     print(f"{PAGE}, {ROOFLINE.name}, {BARS.name}: {len(report['rows'])} rows from commit {report['machine']['commit']}")

@@ -13,6 +13,7 @@
 #define CR_TABLE cr_kernels_avx2
 #define CR_ISA_NAME "avx2"
 #define CR_TILE_PANELS 1
+#define CR_I8_CHAINS 1 /* only additions are chained, and a second set of sums does not fit sixteen registers */
 
 typedef struct { __m256 a, b; } cr_v;
 typedef struct { __m256i a, b; } cr_w;

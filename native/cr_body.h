@@ -3,7 +3,7 @@
  *     cr_x  what a product takes of four inputs            cr_h  sums of i4 products that are not yet put together
  * and the operations on them that are used here: v_*, w_*, i8_*, i4_*, CR_TABLE (the table's name), CR_ISA_NAME, and
  * CR_TILE_PANELS (how many panels of 16 rows one sweep serves where it serves CR_TILE_STEPS vectors; a single panel may meet
- * CR_MAX_STEPS at a time).
+ * CR_MAX_STEPS at a time). CR_I8_CHAINS: how many sums of i8 products a single vector has for each row, 2 unless said.
  * CR_HAS_MASKS says that it has its own v_load_some and v_store_some, CR_HAS_UNSIGNED_PRODUCTS the same of i8_start,
  * i4_start and i4_sum; CR_HAS_TURNED_COLUMNS and CR_HAS_TURNED_PRODUCTS that it has i8_turn, see cr_delta.h.
  * v_over(a, b) is a > b ? a : b, v_under(a, b) is a < b ? a : b: a NaN in b stays, one in a is dropped. */
@@ -11,6 +11,10 @@
 #include "cr_kernels.h"
 
 enum { CR_TILE_STEPS = 4, CR_MAX_STEPS = 2 * CR_TILE_STEPS, CR_MAX_SUMS = CR_MAX_BLOCK_PANELS * CR_TILE_STEPS };
+
+#ifndef CR_I8_CHAINS
+#define CR_I8_CHAINS 2
+#endif
 
 #ifndef CR_HAS_UNSIGNED_PRODUCTS
 /* Sums of products start from nothing and are what they are. */

@@ -142,7 +142,7 @@ CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t pa
         in[s] = (const int8_t *)x.numbers + s * x.stride;
         CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i8_start(sums + LANES * p);
     }
-    if (steps == 1) { /* a second set of sums: half as long a chain of dependent additions */
+    if (steps == 1 && CR_I8_CHAINS == 2) { /* a second set of sums: half as long a chain of dependent additions */
         CR_UNROLL for (size_t p = 0; p < panels; p++) odd[p] = w_splat(0);
         for (; j + 1 < count; j += 2, lines += 128 * block) {
             cr_x first = i8_splat(in[0] + j * x.next), second = i8_splat(in[0] + j * x.next + x.next);

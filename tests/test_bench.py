@@ -175,6 +175,9 @@ def test_the_performance_page_shows_the_committed_figures():
     text = page.PAGE.read_text(encoding="utf-8")
     report = json.loads(page.FIGURES.read_text(encoding="utf-8")) if page.FIGURES.exists() else None
     assert page.filled(text, report, page.tables) == text, "run: python benchmarks/performance_page.py"
+    avx2 = json.loads(page.FIGURES_AVX2.read_text(encoding="utf-8"))
+    again = page.filled(text, avx2, page.without_avx512, "bench-avx2")
+    assert again == text, "run: python benchmarks/performance_page.py"
     readme = page.README.read_text(encoding="utf-8")
     assert page.filled(readme, report, page.summary) == readme, "run: python benchmarks/performance_page.py"
     assert "| lstm:4-8 | 2.0 us | | 6.0 (ncnn int8) | 3.0 |" in page.summary(_example())
