@@ -2,7 +2,7 @@
 
     python benchmarks/without_avx512.py -m compactrnn bench --json benchmarks/results/bench_avx2.json
 
-Frameworks ask `cpuid` which kernels they may use, and have no common setting. So this makes a copy of the environment it
+Frameworks ask `cpuid` which kernels they may use and have no common setting. So this makes a copy of the environment it
 runs in, in which `ud2` stands for `cpuid` in all libraries that have one, and preloads a handler of that signal that
 gives the processor's answer without those features (hide_avx512.c). What is measured is the processor at hand with its
 AVX2 kernels: an older one has other caches and fewer units. Needs Linux on x86-64, gcc and binutils; the copy takes a
