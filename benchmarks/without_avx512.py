@@ -60,7 +60,9 @@ def replace(library: Path) -> int:
 
 def main(command: list[str]) -> int:
     """Make the copy, run the command in it; its exit status."""
-    with tempfile.TemporaryDirectory(dir=Path(sys.prefix).parent, prefix=".without_avx512-") as folder:
+    build = HERE.parent / "build"  # links need the same file system
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=build) as folder:
         copy, handler = Path(folder) / "env", Path(folder) / "hide_avx512.so"
         subprocess.run(["gcc", "-O2", "-shared", "-fPIC", HERE / "hide_avx512.c", "-o", handler], check=True)
         shutil.copytree(sys.prefix, copy, symlinks=True, copy_function=os.link)
