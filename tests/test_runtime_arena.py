@@ -22,7 +22,7 @@ def bits(program, x):
 @settings(max_examples=60, deadline=None)
 def test_the_bits_of_any_program_stay(seed, offline, weights):
     program = quantize(random_program(seed, 15, offline), weights)
-    small, x = share_buffers(program), random_input(program, 5, seed)
+    small, x = share_buffers(program, many=2), random_input(program, 5, seed)
     assert bits(small, x) == bits(program, x)
     assert small.macs_per_step() == program.macs_per_step() and small.offline == program.offline
     scratch = [b for b in small.buffers if b.kind == "scratch"]
@@ -44,7 +44,7 @@ def chain(length, width=20):
 @pytest.mark.parametrize("length", [2, 10, 200])
 def test_what_is_read_no_more_makes_room(length):
     program, x = chain(length), np.arange(20, dtype=np.float32)[None]
-    small = share_buffers(program)
+    small = share_buffers(program, many=2)
     assert np.array_equal(cr.Engine(write(small)).run(x), x + length)
     widths = {(b.kind, b.width) for b in small.buffers}
     own = 20 if length == 2 else 32 + 20  # the last sum is the output, whose place stays its own

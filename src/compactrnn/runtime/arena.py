@@ -11,12 +11,14 @@ from . import layout as lay
 from .gates import LANES, padded
 from .program import Buffer, Op, Program, Ref
 
+_MANY = 64  # buffers of scratch: few cost little, and apart they can be told from each other
 
-def share_buffers(program: Program) -> Program:
-    """The same program, bit for bit, with its scratch and its constants in shared buffers; equal constants stand once.
 
-    Scratch of one segment takes the place of scratch that is not read any more. What several segments use, and what
-    outputs are, stays as it is.
+def share_buffers(program: Program, many: int = _MANY) -> Program:
+    """The same program, bit for bit, with its constants in a shared buffer, in which equal ones stand once.
+
+    So is its scratch where there are `many` buffers of it: that of one segment takes the place of scratch that is not
+    read any more. What several segments use, and what outputs are, stays as it is.
     """
     users, outputs = program.users(), {output.ref.buffer for output in program.outputs}
     places: dict[int, Ref] = {}
@@ -24,7 +26,7 @@ def share_buffers(program: Program) -> Program:
     for number, segment in enumerate(program.segments):
         own = [i for i, by in users.items() if by == {number} and buffers[i].kind == "scratch" and i not in outputs]
         offsets, width = _arranged(segment.ops, {i: buffers[i].width for i in own})
-        if len(own) > 1 and width <= lay.MAX_WIDTH:
+        if many <= len(own) and width <= lay.MAX_WIDTH:
             places |= {i: Ref(len(buffers), offset) for i, offset in offsets.items()}
             buffers.append(Buffer(width))
     constants = [i for i in users if buffers[i].kind == "constant" and i not in outputs]
