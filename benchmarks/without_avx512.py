@@ -6,7 +6,7 @@ Frameworks ask `cpuid` which kernels they may use and have no common setting. So
 runs in, in which `ud2` stands for `cpuid` in all libraries that have one, and preloads a handler of that signal that
 gives the processor's answer without those features (hide_avx512.c). What is measured is the processor at hand with its
 AVX2 kernels: an older one has other caches and fewer units. Needs Linux on x86-64, gcc and binutils; the copy takes a
-minute and about the space of the changed libraries, and is made anew each time.
+minute and about the space of the changed libraries, and is made again each time.
 """
 
 import os

@@ -285,7 +285,7 @@ class Pruner:
                 "pruner state",
                 got="one from before this model became smaller, or of another model",
                 expected="one that goes on from here",
-                hint="make the model, the pruner and the optimizer anew, and load it into them",
+                hint="create the model, the pruner and the optimizer again, and load it into them",
             )
         plans = [PruningPlan.from_json(text) for text in texts[len(done) :]]
         if plans:

@@ -166,7 +166,7 @@ class Checkpoint:
         set_random_state(self.random)
 
 
-_HINT = "give another path, or delete the file to begin anew"
+_HINT = "give another path, or delete the file to start over"
 
 
 def _kind(optimizer: Optimizer) -> str:
@@ -182,7 +182,7 @@ def _named(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
 
 
 def _load_named_(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
-    """Give an optimizer that was made anew the parameters, in their order, and the state that it had."""
+    """Give a new optimizer the parameters, in their order, and the state that it had."""
     own = dict(model.named_parameters())
     known = {id(p) for p in own.values()}
     for group, names in zip(optimizer.param_groups, saved["names"], strict=True):

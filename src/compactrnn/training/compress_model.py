@@ -114,7 +114,7 @@ def compress_model(
 
     With a `checkpoint` the same call goes on after Ctrl-C, SIGTERM or a crash, from where the file was last written:
     after each measurement, every `checkpoint_every` steps, and at the end, so that what is finished is not repeated. It
-    has the generators of Python, NumPy and torch. What else `train_step` draws from begins anew, unless it is an object
+    has the generators of Python, NumPy and torch. What else `train_step` draws from starts over, unless it is an object
     with `state_dict` and `load_state_dict`. A file of another model or of other arguments is refused; what the
     functions do cannot be compared: delete the file after you have changed them.
 
