@@ -72,8 +72,9 @@ typedef struct cr_model {
     size_t rows;             /* where the block's rows of sequences start: `chunk` of them, unless offline */
     size_t workspace;        /* where the block's work space starts */
     size_t chunk;            /* steps that run together, segment by segment */
-    size_t expanded_bytes;   /* of matrices made of vectors and, as the last part, of what cr_expand itself works on */
+    size_t vector_bytes;     /* of matrices made of vectors and, as the last part, of what cr_expand itself works on */
     size_t scratch_bytes;
+    size_t expanded_bytes;   /* of these and of unpacked int4 matrices */
     const unsigned char *expanded;
     int offline;             /* needs whole sequences */
     uint32_t least_steps;    /* of a whole sequence, >= 1 */
@@ -85,9 +86,11 @@ typedef struct cr_model {
  * Reads nothing else, writes `model` only. The file must stay where it is, unchanged. */
 int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa);
 
-/* Toeplitz-like, circulant and hashed matrices are stored as a few vectors. Where a model has some, cr_expanded_size is not
- * 0: cr_expand then computes them, before the first run, in so many bytes of memory at a multiple of 64, which must stay
- * there, unchanged, as long as the model is used. For each of the matrices' numbers it takes 2 * rank operations, or one. */
+/* Where matrices are not multiplied with as they are stored, cr_expanded_size is not 0: cr_expand then computes them, before
+ * the first run, in so many bytes of memory at a multiple of 64, which must stay there, unchanged, as long as the model is
+ * used. These are Toeplitz-like, circulant and hashed matrices, which are stored as a few vectors: for each of their numbers
+ * it takes 2 * rank operations, or one. And with some kernels the int4 matrices of small files, which get a byte for each
+ * entry: a model that has only these runs without cr_expand, too, with the same results, but slower. */
 size_t cr_expanded_size(const cr_model *model);
 void cr_expand(cr_model *model, void *memory);
 

@@ -13,6 +13,7 @@
 #define CR_TABLE cr_kernels_avx2
 #define CR_ISA_NAME "avx2"
 #define CR_TILE_PANELS 1
+#define CR_HAS_MASKED_LOADS /* stores by mask are slow on AMD's */
 #define CR_I8_CHAINS 1 /* only additions are chained, and a second set of sums does not fit sixteen registers */
 
 typedef struct { __m256 a, b; } cr_v;
@@ -48,6 +49,17 @@ CR_INLINE cr_m v_is_nan(cr_v x)
 CR_INLINE cr_v v_select(cr_m which, cr_v p, cr_v q)
 {
     return CR_PAIR(cr_v, _mm256_blendv_ps(q.a, p.a, which.a), _mm256_blendv_ps(q.b, p.b, which.b));
+}
+CR_INLINE __m256 cr_load_first(const float *from, int n, __m256 absent)
+{
+    __m256i there = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_blendv_ps(absent, _mm256_maskload_ps(from, there), _mm256_castsi256_ps(there));
+}
+CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
+{
+    if (n >= 16) return v_load(from);
+    __m256 filled = _mm256_set1_ps(absent);
+    return CR_PAIR(cr_v, cr_load_first(from, (int)n, filled), cr_load_first(from + 8, (int)n - 8, filled));
 }
 CR_INLINE cr_w v_bits(cr_v x) { return CR_PAIR(cr_w, _mm256_castps_si256(x.a), _mm256_castps_si256(x.b)); }
 CR_INLINE cr_w v_to_whole(cr_v x) { return CR_PAIR(cr_w, _mm256_cvttps_epi32(x.a), _mm256_cvttps_epi32(x.b)); }
@@ -108,9 +120,20 @@ CR_INLINE __m256i cr_word(const int8_t *x)
     __builtin_memcpy(&word, x, sizeof word);
     return _mm256_set1_epi32(word);
 }
+/* GCC copies every sum to another register and back around _mm256_add_epi32 and _mm256_add_epi16 */
+CR_INLINE __m256i cr_add_to_words(__m256i sum, __m256i x)
+{
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x));
+    return sum;
+}
+CR_INLINE __m256i cr_add_to_halves(__m256i sum, __m256i x)
+{
+    __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(x));
+    return sum;
+}
 CR_INLINE __m256i cr_add_pairs(__m256i sum, __m256i pairs)
 {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return cr_add_to_words(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 CR_INLINE cr_x i8_splat(const int8_t *x) { return CR_PAIR(cr_x, cr_word(x), _mm256_abs_epi8(cr_word(x))); }
@@ -132,6 +155,19 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
 {
     cr_w both = w_load(line);
     return CR_PAIR(cr_w, cr_add_halves(sum.a, both.a, low.x, high.x), cr_add_halves(sum.b, both.b, low.x, high.x));
+}
+
+/* Of entries that have a byte each so many lines are added up in 16 bits: 2 * 15 * 127 from each. */
+#define CR_UNPACKED_LINES 8
+CR_INLINE cr_w u4_dot(cr_w pairs, const uint8_t *line, cr_x x)
+{
+    cr_w w = w_load(line);
+    return CR_PAIR(cr_w, cr_add_to_halves(pairs.a, _mm256_maddubs_epi16(w.a, x.x)),
+                   cr_add_to_halves(pairs.b, _mm256_maddubs_epi16(w.b, x.x)));
+}
+CR_INLINE cr_w u4_sum(cr_w sum, cr_w pairs)
+{
+    return CR_PAIR(cr_w, cr_add_pairs(sum.a, pairs.a), cr_add_pairs(sum.b, pairs.b));
 }
 
 #define CR_HAS_TURNED_COLUMNS 1

@@ -13,7 +13,8 @@
 #define CR_TABLE cr_kernels_avx512
 #define CR_ISA_NAME "avx512"
 #define CR_TILE_PANELS 4
-#define CR_HAS_MASKS
+#define CR_HAS_MASKED_LOADS
+#define CR_HAS_MASKED_STORES
 #define CR_HAS_UNSIGNED_PRODUCTS
 
 typedef __m512 cr_v;

@@ -3,6 +3,10 @@
 
 #include "cr_kernels.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #ifndef HWCAP_ASIMDDP
@@ -62,4 +66,13 @@ const char *cr_isa_name(size_t number)
 {
     const cr_kernels *tables[4];
     return number < cr_list_kernels(tables) ? tables[number]->name : NULL;
+}
+
+size_t cr_near_cache(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    unsigned a, b, c = 0, d;
+    if (__get_cpuid(0x80000006, &a, &b, &c, &d) && c >> 16) return (size_t)(c >> 16) << 10;
+#endif
+    return 256 << 10;
 }

@@ -70,10 +70,18 @@ static inline int cr_has_single_entries(unsigned type)
     return type == CR_ENTRIES_F32 || type == CR_ENTRIES_I8;
 }
 
+/* What kernels have of their own: a CR_MATRIX_I4 with a byte for each entry, see cr_unpacked.h. */
+enum { CR_UNPACKED_I4 = CR_TYPE_COUNT, CR_KERNEL_TYPES };
+
+static inline int cr_is_int4(unsigned type)
+{
+    return type == CR_MATRIX_I4 || type == CR_UNPACKED_I4;
+}
+
 /* Whether products with a matrix of this type take quantized inputs. */
 static inline int cr_takes_quantized(unsigned type)
 {
-    return type == CR_MATRIX_I8 || type == CR_MATRIX_I4 || type == CR_SPARSE_I8 || type == CR_COLUMNS_I8;
+    return type == CR_MATRIX_I8 || cr_is_int4(type) || type == CR_SPARSE_I8 || type == CR_COLUMNS_I8;
 }
 
 /* A Toeplitz-like matrix of k columns as remainders of polynomials, see cr_spectra.c: `gates` gates of `of_gate` blocks each,
@@ -138,10 +146,10 @@ typedef struct cr_attended {
 
 typedef struct cr_kernels {
     const char *name;
-    /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own */
-    cr_affine *affine[CR_TYPE_COUNT];
-    cr_lstm *lstm[CR_TYPE_COUNT];
-    cr_gru *gru[CR_TYPE_COUNT];
+    /* by type of the matrix; CR_TOEPLITZ_F32 has none of its own, CR_UNPACKED_I4 where it pays */
+    cr_affine *affine[CR_KERNEL_TYPES];
+    cr_lstm *lstm[CR_KERNEL_TYPES];
+    cr_gru *gru[CR_KERNEL_TYPES];
     /* by function and by type: CR_MATRIX_F32, CR_MATRIX_I8 */
     cr_matmul *matmul[CR_MATMUL_COUNT][2];
     /* by type: CR_MATRIX_F32, CR_COLUMNS_I8 */
@@ -180,6 +188,9 @@ const cr_kernels *cr_find_kernels(const char *name);
 
 /* The names of all tables for this processor, best first; NULL from `number` = their count on. */
 const char *cr_isa_name(size_t number);
+
+/* Bytes of this processor's second level of cache; where it does not say, the least that is in use. */
+size_t cr_near_cache(void);
 
 #ifdef __cplusplus
 }

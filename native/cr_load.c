@@ -7,6 +7,7 @@
 #include "cr_numbers.h"
 #include "cr_subnormal.h"
 #include "cr_toeplitz.h"
+#include "cr_unpacked.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "model files are little-endian, and are used where they lie"
@@ -354,6 +355,7 @@ int cr_open(cr_model *model, const void *file, size_t bytes, const char *isa)
     for (uint32_t i = 0; i < model->header->tensor_count; i++)
         if ((code = cr_check_tensor(model, &walk, &model->tensors[i]))) return code;
     if (walk.at != walk.size) return CR_ERROR_LAYOUT;
+    model->expanded_bytes = model->vector_bytes + (size_t)cr_unpacked_bytes(model);
     if ((code = cr_check_ops(model, &looks))) return code;
     if ((code = cr_check_ports(model, &looks))) return code;
     model->offline = !cr_streams(model);

@@ -176,12 +176,12 @@ static int cr_check_toeplitz(cr_model *model, cr_walk *walk, const cr_tensor *te
     for (uint64_t i = 0; i < numbers; i++)
         if (!(vectors[i] >= -CR_MAX_VECTOR && vectors[i] <= CR_MAX_VECTOR)) return CR_ERROR_VALUE;
     uint64_t scratch = CR_LINES(16ull * tensor->columns);
-    uint64_t start = model->expanded_bytes - model->scratch_bytes, end = start + cr_expanded_bytes(tensor, form);
+    uint64_t start = model->vector_bytes - model->scratch_bytes, end = start + cr_expanded_bytes(tensor, form);
     if (scratch < model->scratch_bytes) scratch = model->scratch_bytes;
     if (tensor->scale != start) return CR_ERROR_LAYOUT;
     if (end + scratch > SIZE_MAX / 2) return CR_ERROR_LIMIT;
     model->scratch_bytes = (size_t)scratch;
-    model->expanded_bytes = (size_t)(end + scratch);
+    model->vector_bytes = (size_t)(end + scratch);
     return CR_OK;
 }
 

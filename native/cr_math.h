@@ -5,8 +5,8 @@
 
 enum { LANES = CR_LANES };
 
-#ifndef CR_HAS_MASKS
 /* These leave the memory behind the first n >= 1 lanes alone. */
+#ifndef CR_HAS_MASKED_LOADS
 CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
 {
     float lanes[LANES];
@@ -15,7 +15,9 @@ CR_INLINE cr_v v_load_some(const float *from, size_t n, float absent)
     memcpy(lanes, from, sizeof(float) * n);
     return v_load(lanes);
 }
+#endif
 
+#ifndef CR_HAS_MASKED_STORES
 CR_INLINE void v_store_some(float *to, cr_v x, size_t n)
 {
     float lanes[LANES];

@@ -9,6 +9,7 @@
 #include "cr_sparse.h"
 #include "cr_subnormal.h"
 #include "cr_toeplitz.h"
+#include "cr_unpacked.h"
 
 /* Where a run stands: at step t of `steps`; `rows` holds the sequences from step `first` on. */
 typedef struct {
@@ -73,9 +74,10 @@ static void cr_run_embed(const cr_run_state *run, const cr_op *op, float *dst)
 }
 
 /* The kernels that multiply with a tensor. */
-static uint32_t cr_kernel_type(const cr_tensor *tensor)
+static uint32_t cr_kernel_type(const cr_model *model, const cr_tensor *tensor)
 {
-    return tensor->type == CR_TOEPLITZ_F32 ? CR_MATRIX_F32 : tensor->type;
+    if (tensor->type == CR_TOEPLITZ_F32) return CR_MATRIX_F32;
+    return cr_is_unpacked(model, tensor) ? (uint32_t)CR_UNPACKED_I4 : tensor->type;
 }
 
 /* That of a matrix which is not stored in plain panels. */
@@ -95,7 +97,8 @@ CR_INLINE cr_matrix cr_matrix_of(const cr_model *model, const cr_tensor *tensor)
     if (tensor->type > CR_MATRIX_I4) return cr_stored_matrix_of(model, tensor);
     const unsigned char *scale = model->file + tensor->scale;
     const void *sums = scale + CR_LINES(4ull * tensor->rows);
-    return (cr_matrix){model->file + tensor->place, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block,
+    const void *lines = cr_is_unpacked(model, tensor) ? cr_unpacked_lines(model, tensor) : model->file + tensor->place;
+    return (cr_matrix){lines, (const void *)scale, sums, tensor->rows, tensor->columns, tensor->block,
                        NULL, NULL};
 }
 
@@ -152,7 +155,7 @@ static void cr_run_affine(const cr_run_state *run, const cr_op *op, size_t steps
         cr_run_spectral_affine(run, op, steps);
         return;
     }
-    uint32_t type = cr_kernel_type(tensor);
+    uint32_t type = cr_kernel_type(run->model, tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
     cr_rows x = cr_prepare(run, op, type, cr_at(run, op->a), steps);
     run->model->kernels->affine[type](cr_at(run, op->dst), &matrix, x, cr_at_or_none(run, op->b), steps);
@@ -223,7 +226,7 @@ static void cr_run_cell(const cr_run_state *run, const cr_op *op, float *dst)
         cr_run_spectral_cell(run, op, dst);
         return;
     }
-    uint32_t type = cr_kernel_type(tensor);
+    uint32_t type = cr_kernel_type(run->model, tensor);
     cr_matrix matrix = cr_matrix_of(run->model, tensor);
     const void *x = cr_prepare(run, op, type, cr_at(run, op->c), 1).first;
     const float *gates = cr_floats(run, op->a);
@@ -244,15 +247,16 @@ CR_NOINLINE void cr_run_rows(const cr_run_state *run, const cr_op *op, float *ds
     const float *gates = cr_floats(run, op->a), *h = cr_floats(run, op->c);
     float *b = cr_at_or_none(run, op->b).first;
     size_t units = op->k, count = op->n / units;
+    uint32_t type = cr_kernel_type(run->model, tensor);
     for (size_t i = 0; i < count; i++) {
         size_t row = op->fn == CR_OVER_BACKWARD ? count - 1 - i : i; /* GRU_EACH has no function: forward */
         const float *from = gates + row * tensor->rows;
-        const void *x = cr_prepare(run, op, tensor->type, (cr_rows){(void *)(uintptr_t)h, 0}, 1).first;
+        const void *x = cr_prepare(run, op, type, (cr_rows){(void *)(uintptr_t)h, 0}, 1).first;
         float *to = dst + row * units;
         if (op->code == CR_LSTM_OVER)
-            kernels->lstm[tensor->type](to, &matrix, x, from, b, units, 0);
+            kernels->lstm[type](to, &matrix, x, from, b, units, 0);
         else
-            kernels->gru[tensor->type](to, &matrix, x, from, b, h, units, 0);
+            kernels->gru[type](to, &matrix, x, from, b, h, units, 0);
         h = op->code == CR_GRU_EACH ? h + units : to;
     }
 }
@@ -468,7 +472,7 @@ static void cr_run_segment(cr_run_state *run, uint32_t number, size_t from, size
 /* What can be wrong with a run of a verified model. */
 static int cr_check_run(const cr_model *model, const void *const *inputs, size_t steps)
 {
-    if (model->expanded_bytes && !model->expanded) return CR_ERROR_EXPAND;
+    if (model->vector_bytes && !model->expanded) return CR_ERROR_EXPAND;
     for (uint32_t i = 0; i < model->header->input_count; i++) {
         if (!model->inputs[i].vocabulary) continue;
         const int32_t *tokens = inputs[i];

@@ -58,12 +58,12 @@ CR_INLINE size_t cr_panel_bytes(unsigned type, size_t columns)
     if (type == CR_MATRIX_F32) return 64 * columns;
     if (type == CR_MATRIX_I8) return 64 * ((columns + 3) / 4);
     if (cr_is_sparse(type)) return 0; /* it says itself where its panels are */
-    return 64 * ((columns + 7) / 8);
+    return 64 * ((columns + 7) / 8) * (type == CR_UNPACKED_I4 ? 2 : 1);
 }
 
 CR_INLINE size_t cr_group_count(unsigned type, size_t columns)
 {
-    return type == CR_MATRIX_I4 ? (columns + CR_GROUP - 1) / CR_GROUP : 0;
+    return cr_is_int4(type) ? (columns + CR_GROUP - 1) / CR_GROUP : 0;
 }
 
 /* The vectors that a sweep multiplies with, `stride` bytes apart. A line of a matrix takes one number of a float32 vector,
@@ -161,9 +161,40 @@ CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t pa
     cr_scale_sums(y, sum, scale, panels, x, steps);
 }
 
+/* A group of columns, `count` lines of packed entries, two in a byte: its sums are added to. */
+CR_INLINE void cr_group_packed(cr_h *sum, const uint8_t *lines, size_t block, size_t panels, size_t count,
+                               const int8_t *const *in, size_t steps)
+{
+    for (size_t j = 0; j < count; j++, lines += 64 * block)
+        CR_UNROLL for (size_t s = 0; s < steps; s++) {
+            cr_x low = i4_splat(in[s] + 8 * j), high = i4_splat(in[s] + 8 * j + 4);
+            CR_UNROLL for (size_t p = 0; p < panels; p++)
+                sum[s * panels + p] = i4_dot(sum[s * panels + p], lines + 64 * p, low, high);
+        }
+}
+
+#ifdef CR_UNPACKED_LINES
+CR_INLINE void cr_group_unpacked(cr_h *sum, const uint8_t *lines, size_t block, size_t panels, size_t count,
+                                 const int8_t *const *in, size_t steps)
+{
+    for (size_t from = 0; from < count; from += CR_UNPACKED_LINES) {
+        cr_w pairs[CR_MAX_SUMS];
+        size_t end = count - from < CR_UNPACKED_LINES ? count : from + CR_UNPACKED_LINES;
+        CR_UNROLL for (size_t i = 0; i < panels * steps; i++) pairs[i] = w_splat(0);
+        for (size_t j = from; j < end; j++, lines += 64 * block)
+            CR_UNROLL for (size_t s = 0; s < steps; s++) {
+                cr_x xj = i4_splat(in[s] + 4 * j);
+                CR_UNROLL for (size_t p = 0; p < panels; p++)
+                    pairs[s * panels + p] = u4_dot(pairs[s * panels + p], lines + 64 * p, xj);
+            }
+        CR_UNROLL for (size_t i = 0; i < panels * steps; i++) sum[i] = u4_sum(sum[i], pairs[i]);
+    }
+}
+#endif
+
 /* `first`: number of the first panel within its block, for the scales of the groups. */
-CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t panels, size_t first, size_t columns,
-                           const float *scale, cr_vectors x, size_t steps)
+CR_INLINE void cr_sweep_i4(unsigned type, cr_v *y, const uint8_t *lines, size_t block, size_t panels, size_t first,
+                           size_t columns, const float *scale, cr_vectors x, size_t steps)
 {
     cr_w total[CR_MAX_SUMS];
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) total[i] = w_splat(0);
@@ -178,12 +209,14 @@ CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t p
             /* entries are stored as entry + 8 */
             CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i4_start(-8 * of_group);
         }
-        for (size_t j = 0; j < count; j++, lines += 64 * block)
-            CR_UNROLL for (size_t s = 0; s < steps; s++) {
-                cr_x low = i4_splat(in[s] + 8 * j), high = i4_splat(in[s] + 8 * j + 4);
-                CR_UNROLL for (size_t p = 0; p < panels; p++)
-                    sum[s * panels + p] = i4_dot(sum[s * panels + p], lines + 64 * p, low, high);
-            }
+#ifdef CR_UNPACKED_LINES
+        if (type == CR_UNPACKED_I4) {
+            count *= 2;
+            cr_group_unpacked(sum, lines, block, panels, count, in, steps);
+        }
+#endif
+        if (type == CR_MATRIX_I4) cr_group_packed(sum, lines, block, panels, count, in, steps);
+        lines += 64 * block * count;
         const uint8_t *of_group = lines + 16 * first - 64 * first;
         CR_UNROLL for (size_t p = 0; p < panels; p++) {
             cr_w group_scale = w_load_u8(of_group + 16 * p);
@@ -219,7 +252,7 @@ CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at,
     else if (type == CR_MATRIX_I8)
         cr_sweep_i8(y, lines, at.size, panels, m->columns, m->scale + row, m->sums + row, x, steps);
     else
-        cr_sweep_i4(y, lines, at.size, panels, first, m->columns, m->scale + row, x, steps);
+        cr_sweep_i4(type, y, lines, at.size, panels, first, m->columns, m->scale + row, x, steps);
 }
 
 /* Where the sums start: for float32 before the sweep, for whole numbers after it. */
@@ -282,7 +315,7 @@ CR_INLINE size_t cr_affine_strip(unsigned type, cr_rows dst, const cr_matrix *m,
 CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, cr_vectors x, cr_rows init, size_t steps)
 {
     enum { WIDE = CR_TILE_PANELS };
-    const size_t wide = type == CR_MATRIX_I4 || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
+    const size_t wide = cr_is_int4(type) || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
     size_t count = (m->rows + LANES - 1) / LANES;
     cr_block at = {m->lines, 0, m->block};
     for (; at.panel < count; at.lines += cr_block_bytes(type, m, at.size), at.panel += at.size) {
@@ -345,7 +378,7 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
         cr_sweep(type, y, m, at, 0, 4, in, 1);
         CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = cr_after(type, v_load(gates + 4 * i + LANES * g), y[g]);
         const float *k = cr_tanh_numbers;
-        if (type == CR_MATRIX_I4) CR_HIDE(k); /* its sums take the registers */
+        if (cr_is_int4(type)) CR_HIDE(k); /* its sums take the registers */
         cr_lstm_units(k, y, cell + i, dst + i, n - i);
     }
 }
@@ -372,7 +405,7 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
             y[g] = cr_after(type, cr_gru_start(gates + 3 * i, bias, i, g, n), y[g]);
         cr_v from_x = v_load(gates + 3 * i + 2 * LANES);
         const float *k = cr_tanh_numbers;
-        if (type == CR_MATRIX_I4) CR_HIDE(k);
+        if (cr_is_int4(type)) CR_HIDE(k);
         cr_gru_units(k, y[0], y[1], from_x, y[2], h + i, dst + i, n - i);
     }
 }
@@ -408,9 +441,15 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
 CR_MATRIX_KERNELS(f32, CR_MATRIX_F32)
 CR_MATRIX_KERNELS(i8, CR_MATRIX_I8)
 CR_MATRIX_KERNELS(i4, CR_MATRIX_I4)
+#ifdef CR_UNPACKED_LINES
+CR_MATRIX_KERNELS(unpacked_i4, CR_UNPACKED_I4)
+#define CR_UNPACKED_KERNEL(name) , [CR_UNPACKED_I4] = name##_unpacked_i4
+#else
+#define CR_UNPACKED_KERNEL(name)
+#endif
 CR_MATRIX_KERNELS(sparse_f32, CR_SPARSE_F32)
 CR_MATRIX_KERNELS(sparse_i8, CR_SPARSE_I8)
 
 #define CR_BY_TYPE(name)                                                                                               \
     [CR_MATRIX_F32] = name##_f32, [CR_MATRIX_I8] = name##_i8, [CR_MATRIX_I4] = name##_i4,                              \
-    [CR_SPARSE_F32] = name##_sparse_f32, [CR_SPARSE_I8] = name##_sparse_i8
+    [CR_SPARSE_F32] = name##_sparse_f32, [CR_SPARSE_I8] = name##_sparse_i8 CR_UNPACKED_KERNEL(name)

@@ -14,6 +14,7 @@
 #include "cr_shared.h"
 #include "cr_subnormal.h"
 #include "cr_toeplitz.h"
+#include "cr_unpacked.h"
 
 /* A gate's rows from `unit` on go to these panels. */
 typedef struct {
@@ -127,9 +128,10 @@ void cr_expand(cr_model *model, void *memory)
     for (uint32_t i = 0; i < model->header->tensor_count; i++) {
         const cr_tensor *tensor = &model->tensors[i];
         if (tensor->type != CR_TOEPLITZ_F32) continue;
-        double *scratch = (double *)(void *)((unsigned char *)memory + model->expanded_bytes - model->scratch_bytes);
+        double *scratch = (double *)(void *)((unsigned char *)memory + model->vector_bytes - model->scratch_bytes);
         cr_expand_tensor(model, tensor, memory, scratch);
     }
+    if (model->expanded_bytes != model->vector_bytes) cr_unpack(model, (unsigned char *)memory + model->vector_bytes);
     model->expanded = memory;
     cr_restore_subnormals(before);
 }
