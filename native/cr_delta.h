@@ -110,7 +110,7 @@ CR_INLINE void cr_set_change(cr_changes *changes, size_t place, size_t number, i
 }
 
 /* The number of fours, the last of which is filled up with changes by nothing. Quantized numbers are -127 at least; a file
- * whose other operations write to `memory` may have -128 there, which differences do not reach. */
+ * may have -128 as the initial value of `memory`, which differences do not reach. */
 static size_t cr_find_changes_i8(cr_changes *changes, int8_t *last, const int8_t *x, size_t columns)
 {
     size_t count = 0;

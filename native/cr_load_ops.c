@@ -268,12 +268,40 @@ static int cr_check_op(const cr_site *site)
     return CR_OK;
 }
 
+/* Whether an op writes to a buffer. */
+static int cr_writes(const cr_op *op, uint32_t buffer)
+{
+    const cr_operation *is = &cr_operations[op->code];
+    const cr_ref refs[] = {op->a, op->b, op->c, op->d};
+    const unsigned uses[] = {is->a.use, is->b.use, is->c.use, is->d.use};
+    for (int i = 0; i < 4; i++)
+        if (uses[i] & CR_UPDATED && refs[i].buffer == buffer) return 1;
+    return op->dst.buffer == buffer;
+}
+
+/* The memory of a DELTA holds bytes and whole numbers. No other op writes there: it might leave a NaN, of which only that it
+ * is one is the same everywhere. */
+static int cr_check_memory(const cr_model *model, const cr_op *delta, uint64_t *looks)
+{
+    for (uint32_t i = 0; i < model->header->op_count; i++) {
+        if (!*looks) return CR_ERROR_LIMIT;
+        --*looks;
+        if (&model->ops[i] != delta && cr_writes(&model->ops[i], delta->c.buffer)) return CR_ERROR_OVERLAP;
+    }
+    return CR_OK;
+}
+
 int cr_check_ops(cr_model *model, uint64_t *looks)
 {
     for (uint32_t i = 0, s = 0; i < model->header->op_count; i++) {
         while (i >= model->segments[s].first_op + model->segments[s].op_count) s++;
         cr_site site = {model, &model->ops[i], s, looks};
         int code = cr_check_op(&site);
+        model->fault = i;
+        if (code) return code;
+    }
+    for (uint32_t i = 0; i < model->header->op_count; i++) {
+        int code = model->ops[i].code == CR_DELTA ? cr_check_memory(model, &model->ops[i], looks) : CR_OK;
         model->fault = i;
         if (code) return code;
     }
