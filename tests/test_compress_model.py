@@ -198,9 +198,11 @@ def test_the_reason_of_a_loss_that_is_too_large(allowed):
             "optimizer: expected a function .*got SGD",
         ),
         ({"lengths": ["n"]}, "lengths: expected a list of the one argument"),
+        ({"checkpoint": "x.crnn"}, "checkpoint: expected another file, got x.crnn, the path of"),
     ],
 )
-def test_what_cannot_be_is_refused(options, message, tmp_path):
+def test_what_cannot_be_is_refused(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         compress(Tagger(nn.LSTM(4, 24, batch_first=True), 24), tagging, path=tmp_path / "x.crnn", **options)
     assert not list(tmp_path.iterdir())

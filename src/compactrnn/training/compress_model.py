@@ -172,7 +172,9 @@ def compress_model(
         raise invalid("optimizer", got=type(optimizer).__name__, expected=expected, hint="torch.optim.Adam itself")
     cutter = Cutter(example_inputs, budget, exclude, calibration, lengths, time)
     if path is not None:
-        check_writable(path, "model file")
+        target = check_writable(path, "model file")
+        if checkpoint is not None and check_writable(checkpoint, "checkpoint") == target:
+            raise invalid("checkpoint", got=f"{checkpoint}, the path of the model file", expected="another file")
     model = copy_module(unwrap(model)).eval()
     asked = {
         "budget": cutter.budget,
