@@ -431,6 +431,8 @@ def test_pack_measures_and_refuses(tmp_path):
         ({"weights": "int3"}, "weights"),
         ({"fold": "maybe"}, "fold"),
         ({"metadata": {"a": {1, 2}}}, "metadata"),
+        ({"metadata": ["a"]}, "metadata: expected a dict"),
+        ({"metadata": {"a": 1, "added_steps": 2}}, "metadata: expected no key of .* got 'added_steps'"),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
             cr.pack(model, path, x, calibration=[x], **options)

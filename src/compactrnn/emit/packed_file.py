@@ -21,6 +21,8 @@ from ..runtime.program import Program
 from ..runtime.quantize import Quantized, Trained, quantize_measured
 from ..runtime.storage import WeightTypes
 
+_OWN_KEYS = ("added_steps", "frames_per_step", "offline_because", "pack")  # of the metadata, which engines read
+
 
 @dataclass(frozen=True)
 class Check:
@@ -104,10 +106,15 @@ class FileOptions:
             raise invalid("max_error", got=self.max_error, expected="a positive number")
         if self.max_bytes is not None:
             check_positive(self.max_bytes, "max_bytes")
+        if self.metadata is not None and not isinstance(self.metadata, dict):
+            raise invalid("metadata", got=type(self.metadata).__name__, expected="a dict, or None")
         try:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise invalid("metadata", got=str(error), expected="what JSON can hold") from None
+        own = (*_OWN_KEYS, *([] if self.audio is None else self.audio.metadata()))
+        if taken := [key for key in own if key in (self.metadata or {})]:
+            raise invalid("metadata", got=repr(taken[0]), expected=f"no key of {', '.join(own)}, which pack writes")
 
 
 def write_packed(
