@@ -370,8 +370,11 @@ class _Alone(nn.Module):
 
 
 def _holds(guard: Any, size: int) -> bool:
-    """Whether a condition is met with all of its sizes this one; not where one of its divisors is 0 then."""
+    """Whether a condition is met with all of its sizes this one; not where it has no answer.
+
+    That is where a divisor is 0, or the dividend of a remainder negative.
+    """
     try:
         return bool(guard.subs(dict.fromkeys(guard.free_symbols, size)))
-    except ZeroDivisionError:
+    except (ZeroDivisionError, AssertionError):
         return False
