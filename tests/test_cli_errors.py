@@ -710,3 +710,10 @@ def test_memory_that_ends_is_a_sentence(made, monkeypatch, error):
 
     monkeypatch.setattr("compactrnn.cli.evaluate._packed", fail)
     refused("eval", made / "model.crnn", words="not enough memory", code=1)
+
+
+def test_a_closed_standard_output_is_no_error(monkeypatch):
+    from compactrnn.cli.errors import reported
+
+    monkeypatch.setattr("sys.stdout", None)
+    reported(lambda: None)()
