@@ -195,3 +195,13 @@ def test_what_cannot_be_followed_says_why():
         trace(nn.Linear(3, 3), torch.randn(2, 3))
     with pytest.raises(ValueError, match="example_inputs"):
         trace(nn.LSTM(3, 3), "text")
+
+
+def test_a_question_about_too_few_steps_is_not_answered_by_yes():
+    from sympy import Eq, Symbol
+    from torch.utils._sympy.functions import Mod
+
+    from compactrnn.graph.trace import _holds
+
+    asked = Eq(Mod(Symbol("s", integer=True) - 33, 8), 1)
+    assert [_holds(asked, steps) for steps in (8, 33, 34)] == [False, False, True]
