@@ -172,14 +172,14 @@ FIXED = {
 }
 
 
-def fixed(model, path, dynamo, steps=20):
+def fixed(model, path, dynamo, shape=(1, 20, 7)):
     """Exported as most people do, with no word of what may vary."""
     names = {"input_names": ["x"], "output_names": ["y"]}
     if not dynamo:
-        return export(model, path, (torch.randn(1, steps, 7),), **names)
+        return export(model, path, (torch.randn(shape),), **names)
     pytest.importorskip("onnxscript", reason="the exporter writes by it")
     torch.manual_seed(0)
-    torch.onnx.export(model.eval(), (torch.randn(1, steps, 7),), str(path), dynamo=True, verbose=False, **names)
+    torch.onnx.export(model.eval(), (torch.randn(shape),), str(path), dynamo=True, verbose=False, **names)
     return path
 
 
@@ -228,15 +228,123 @@ def test_an_open_axis_with_shapes_of_one_number_of_steps(tmp_path):
             assert relative(model(x)[0].numpy(), engine.run(x[0].numpy())) < 1e-5
 
 
+class Strided(nn.Module):
+    """Keywords by strides in both axes of a spectrogram, a layer of both directions, and its last states."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, (5, 4), stride=(2, 2), padding=(2, 1)), nn.BatchNorm2d(4)
+        self.rnn, self.head = nn.GRU(16, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        x = x.permute(0, 3, 1, 2).reshape(x.shape[0], x.shape[3], -1)
+        return self.head(torch.cat([*self.rnn(x)[1]], 1))
+
+
+class Cropped(nn.Module):
+    """A network of strides down to a layer and up again, with what is left over cut off, and stacked frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.rnn = nn.Conv1d(7, 8, 4, 2, padding=2), nn.GRU(8, 8, batch_first=True)
+        self.up, self.head = nn.ConvTranspose1d(8, 5, 4, 2), nn.Linear(10, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.down(x.transpose(1, 2)))[..., : x.shape[1] // 2]
+        y = self.up(self.rnn(y.transpose(1, 2))[0].transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+        return self.head(y.reshape(y.shape[0], y.shape[1] // 2, -1))
+
+
+STRIDED = {
+    "strides in two dimensions": (Strided, lambda n: (1, 1, 8, n), 3),
+    "strides back and forth": (Cropped, lambda n: (1, n, 7), 1),
+}
+
+
+@pytest.mark.parametrize("case", STRIDED)
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_what_a_fixed_number_of_steps_may_count_is_refused(dynamo, tmp_path):
+def test_a_file_of_one_number_of_steps_with_strides_is_taken_for_any(case, dynamo, tmp_path):
     torch.manual_seed(0)
-    counted = Viewed(head=lambda y: y.sum(1) / y.shape[1])
-    with pytest.raises(cr.UnsupportedModelError):
-        packed(fixed(counted, tmp_path / "counted.onnx", dynamo), tmp_path)
-    as_wide = Viewed(units=20)  # which of two axes of 20 is time nobody can say
-    with pytest.raises(cr.UnsupportedModelError):
-        packed(fixed(as_wide, tmp_path / "wide.onnx", dynamo), tmp_path)
+    make, shape, time = STRIDED[case]
+    model = make()
+    path = fixed(model, tmp_path / "m.onnx", dynamo, shape=shape(48))
+    with pytest.warns(UserWarning, match="sequences of 48 steps alone"):
+        engine, _ = packed(path, tmp_path)
+    assert engine.frames_per_step == 2
+    for frames in (48, 12, 98):
+        x = torch.randn(shape(frames))
+        with torch.no_grad():
+            wanted = model(x)[0].numpy()
+        given = np.moveaxis(x.numpy(), time, 0).reshape(frames // 2, *engine.inputs[0].shape)
+        assert relative(wanted, engine.run(given).reshape(wanted.shape)) < 1e-5
+
+
+class Flat(nn.Module):
+    """All steps of a layer as one vector, as the head of a recognizer of activities."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn, self.head = nn.Conv1d(7, 8, 5), nn.LSTM(8, 6, batch_first=True), nn.Linear(96, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))[0].flatten(1))
+
+
+class Placed(nn.Module):
+    """What is learned of each place of a sequence, a sum over the steps and a product with all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.rnn = nn.Parameter(torch.randn(1, 20, 7)), nn.GRU(7, 6, 2, batch_first=True)
+        self.across = nn.Linear(20, 4)
+
+    def forward(self, x):
+        y = self.rnn(x + self.places)[0]
+        return self.across(y.transpose(1, 2)) + (y.sum(1) / y.shape[1]).unsqueeze(2)
+
+
+WHOLE = {
+    "a product with all steps": Flat,
+    "places": Placed,
+    "a count": lambda: Viewed(head=lambda y: y.sum(1) / y.shape[1]),
+    "no layer": lambda: nn.Sequential(nn.Linear(7, 5), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_file_whose_answers_depend_on_its_one_size_is_one_step(case, dynamo, tmp_path):
+    torch.manual_seed(0)
+    path = fixed(WHOLE[case](), tmp_path / "m.onnx", dynamo)
+    with pytest.warns(UserWarning, match=r"inputs of one size alone \(x \(20, 7\)\).*keeps no state"):
+        engine, _ = packed(path, tmp_path)
+    x = np.random.default_rng(0).normal(size=(3, 1, 20, 7)).astype(np.float32)
+    wanted = np.concatenate([session(path).run(None, {"x": one})[0] for one in x])
+    stream = engine.stream()
+    assert relative(wanted, engine.run(x[:, 0])) < 1e-5
+    assert relative(wanted, np.stack([stream.step(one[0]) for one in x])) < 1e-5
+
+
+@pytest.mark.parametrize("dims", [None, {"steps": 20}])
+def test_an_open_axis_of_which_a_product_takes_one_size(dims, tmp_path):
+    torch.manual_seed(0)
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "batch", 1: "steps"}}}
+    path = export(Flat(), tmp_path / "m.onnx", (torch.randn(1, 20, 7),), **names)
+    with pytest.warns(UserWarning, match=r"inputs of one size alone \(x \(20, 7\)\)"):
+        engine, _ = packed(path, tmp_path, dims=dims)
+    x = np.random.default_rng(0).normal(size=(1, 20, 7)).astype(np.float32)
+    assert relative(session(path).run(None, {"x": x})[0], engine.run(x)) < 1e-5
+
+
+def test_an_axis_as_long_as_another_is_told_from_it(tmp_path):
+    torch.manual_seed(0)
+    model = Viewed(units=20)
+    with pytest.warns(UserWarning, match="sequences of 20 steps alone"):
+        engine, _ = packed(fixed(model, tmp_path / "m.onnx", False), tmp_path)
+    x = torch.randn(1, 33, 7)
+    with torch.no_grad():
+        assert relative(model(x)[0].numpy(), engine.run(x[0].numpy())) < 1e-5
 
 
 class Standardized(nn.Module):

@@ -42,7 +42,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     return {
         **found,
         "layers": inventory(program),
-        "form": "one step" if form.time is None else f"a sequence along {form.time}",
+        "form": f"a sequence along {form.time}" if form.time else "a sequence a step" if form.whole else "one step",
         "frames_per_step": form.frames,
         "sizes": ", ".join(f"{name}={size}" for name, size in form.sizes.items()) or "as in the file",
         "states": ", ".join(f"{s.name} -> {s.output}" for s in form.ports.states) or "none",

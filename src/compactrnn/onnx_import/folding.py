@@ -81,16 +81,17 @@ class Folded:
         return value if isinstance(value, Typed) else Typed(value.dtype, tuple(value.shape))
 
 
-def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str]) -> Folded:
+def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str], folder: Folder | None = None) -> Folded:
     """The graph of `file` for inputs of these types, or constants, as far as `outputs` need it.
 
-    The branch of an If whose condition is constant is taken; functions and branches leave no trace.
+    The branch of an If whose condition is constant is taken; functions and branches leave no trace. A `folder` of its
+    own may change nodes before they are folded.
 
     Raises:
         UnsupportedModelError: a branch, a loop or a shape depends on data; an operator is not known.
         ModelFileError: the graph is malformed.
     """
-    folder = _Folder(file)
+    folder = folder or Folder(file)
     scope = {}
     for name, value in given.items():
         scope[name] = folder.new(name, value)
@@ -99,7 +100,9 @@ def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str]) -> Fol
     return folder.folded
 
 
-class _Folder:
+class Folder:
+    """Folds the nodes of a graph one after the other."""
+
     def __init__(self, file: ModelFile):
         self.file = file
         self.folded = Folded()
@@ -139,8 +142,12 @@ class _Folder:
             if self.count > _MOST_NODES:
                 raise ModelFileError(f"{self.file.name}: more than {_MOST_NODES} nodes")
             with blamed(node):
-                for part in apart(node):
+                for part in apart(self.changed(node, scope, depth)):
                     self._node(part, scope, depth)
+
+    def changed(self, proto: NodeProto, scope: dict[str, str], depth: int) -> NodeProto:
+        """What is folded in place of a node of a graph that lies so deep within others."""
+        return proto
 
     def _node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
         reader = f"node {proto.name!r} and others"

@@ -28,7 +28,7 @@ class Form:
     """Inputs and states of a file, the sizes of their axes by name, and which of these is time: None for one step.
 
     A step is `frames` entries of the time axis: more than one where the file has strides over time. Shorter sequences
-    than `fewest` steps may be too short for the file.
+    than `fewest` steps may be too short for the file. `whole`: a step is a whole sequence.
     """
 
     ports: Ports
@@ -36,6 +36,7 @@ class Form:
     time: str | None
     frames: int = 1
     fewest: int = FEWEST
+    whole: bool = False
 
     def known(self, steps: int) -> dict[str, int]:
         """The sizes of axes by name, for sequences of `steps` steps."""
@@ -103,6 +104,11 @@ def as_one_step(file: ModelFile, form: Form, outputs: list[str]) -> Form:
     assert form.time is not None
     frame = _frame(file, replace(form, time=None), outputs, [form.time])
     return Form(form.ports, {**form.sizes, **frame}, None)
+
+
+def as_whole(file: ModelFile, ports: Ports, sizes: Mapping[str, int], dims: Mapping[str, int] | None) -> Form:
+    """That of a file of these sizes alone, of which a step is one call."""
+    return Form(ports, {**_checked(file, ports, dims or {}), **sizes}, None, whole=True)
 
 
 def _checked(file: ModelFile, ports: Ports, dims: Mapping[str, int]) -> dict[str, int]:

@@ -25,12 +25,12 @@ from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .evaluate import WINDOWS
 from .folding import LAYERS, Folded, Node
-from .form import Form, as_one_step, find_form, recurrent
-from .free_length import freed
+from .form import Form, as_one_step, as_whole, find_form, recurrent
+from .free_length import freed, only_sizes
 from .fuse import fused
 from .half import widened
 from .model_file import FileError, ModelFile
-from .ports import Port, Ports, States, read_ports
+from .ports import Port, Ports, States, may_be_states, read_ports
 from .visitor import Visitor
 
 _MOVES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -114,24 +114,39 @@ def lower(
         chosen = [name for name in given if name not in news] or given
         return ports, chosen, [*chosen, *(name for name in news if name not in chosen)]
 
+    def whole(error: UnsupportedModelError) -> Lowered:
+        """A file of fixed sizes as one step, a whole sequence; raises `error` where it may be something else."""
+        ports, chosen, needed = ported(file, [] if lengths is None else lengths)
+        sizes = only_sizes(file, ports, needed, dims or {})
+        if sizes is None or ports.lengths or time is not None or (states is None and may_be_states(file, ports)):
+            raise error
+        cut = file
+        if inputs is not None or outputs is not None:
+            cut, ports, needed = part(file, ports, chosen, keep_states=False)
+        try:
+            return _lowered(cut, as_whole(cut, ports, sizes, dims), chosen, needed, {})
+        except UnsupportedModelError as other:
+            raise (other if isinstance(error, FileError) else error) from None
+
     ports, _, needed = ported(file)
     try:
         lowered = attempt(file)
-    except UnsupportedModelError:
-        if not ports.states and recurrent(file):
-            for other in freed(file, ports, needed, time):
-                with suppress(UnsupportedModelError, ModelFileError, ValueError):
-                    return attempt(other)
-        raise
-    if lowered.form.time is None or any(lowered.form.time in port.open for port in ports.inputs):
-        return lowered
-    for other in freed(file, ports, needed, lowered.form.time):
-        return attempt(other)
-    raise FileError(
-        f"{file.name}: takes one number of steps alone, sums over them, and holds a number that may be their count;"
-        " export it with an open time axis, as by torch.onnx.export(..., dynamic_shapes=...)",
-        6,
-    )
+        if lowered.form.time is None or any(lowered.form.time in port.open for port in ports.inputs):
+            return lowered
+        axis = lowered.form.time
+        error = FileError(
+            f"{file.name}: takes one number of steps alone, sums over them, and holds a number that may be their count;"
+            " export it with an open time axis, as by torch.onnx.export(..., dynamic_shapes=...)",
+            6,
+        )
+    except UnsupportedModelError as found:
+        if ports.states:
+            raise
+        axis, error = time, found
+    for other in freed(file, ports, needed, axis) if recurrent(file) else ():
+        with suppress(UnsupportedModelError, ModelFileError, ValueError):
+            return attempt(other)
+    return whole(error)
 
 
 def _lowered(

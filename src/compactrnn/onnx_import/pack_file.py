@@ -107,6 +107,14 @@ def pack_onnx(
             " torch.onnx.export(..., dynamic_shapes=...)",
             stacklevel=3,
         )
+    if lowered.form.whole:
+        shapes = ", ".join(f"{port.name} {port.shape}" for port in lowered.program.inputs)
+        warnings.warn(
+            f"{file.name}: takes inputs of one size alone ({shapes}), and a call of it is one step of the engine, which"
+            " keeps no state. For a model of any number of steps, export it with an open time axis, as by"
+            " torch.onnx.export(..., dynamic_shapes=...)",
+            stacklevel=3,
+        )
     sequences = [_sequence(lowered, _heard(lowered, audio, given)) for given in calibration or ()]
     checks, wanted = verify(lowered, sequences)
     data = sequences or [random_sequence(lowered)]

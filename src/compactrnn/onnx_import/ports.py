@@ -161,6 +161,12 @@ def read_ports(
     return Ports(inputs, found, bound, tokens=tuple(tokens), lengths=counts)
 
 
+def may_be_states(file: ModelFile, ports: Ports) -> bool:
+    """Whether an input beside the first has the shape of an output, so that it may be a state under another name."""
+    news = [Port.of(v) for v in file.graph.output if v.type.tensor_type.HasField("shape")]
+    return any(p.dtype.kind == "f" and _same_shape(p, o) for p in ports.inputs[1:] for o in news)
+
+
 def _lengths(
     ports: list[Port], bound: Collection[str], given: Collection[str] | None, others: Collection[str]
 ) -> list[Port]:

@@ -22,6 +22,7 @@ from .original import ElsewhereError, Original, Rows, calls_of, steps_of
 PARITY = 1e-4
 QUANTIZED = "the quantized file"
 _STEPS = 48  # of the sequences that are made up
+_WHOLE = 4  # the same where each step is a whole sequence
 _FEW = (1, 2, 5)  # steps of those of which the ends may differ at other lengths
 _LENGTHS = 13, 24  # of those that a module is compared on
 _LOSSES = 16  # a program may lose as many times what rounded weights lose
@@ -34,7 +35,8 @@ Sequence_ = tuple[np.ndarray, ...]  # one array of each input
 
 def random_sequence(lowered: Lowered, steps: int | None = None, seed: int = 0) -> Sequence_:
     """Normal numbers, tokens and flags for each input; of more steps where few give no result."""
-    steps = max(_STEPS, 2 * lowered.program.least_steps) if steps is None else steps
+    most = _WHOLE if lowered.form.whole else _STEPS
+    steps = max(most, 2 * lowered.program.least_steps) if steps is None else steps
     rng, found = np.random.default_rng(seed), []
     for port, given in zip(lowered.program.inputs, lowered.form.ports.inputs, strict=True):
         shape = port.shape if port.once else (steps, *port.shape)
