@@ -337,6 +337,30 @@ def test_an_open_axis_of_which_a_product_takes_one_size(dims, tmp_path):
     assert relative(session(path).run(None, {"x": x})[0], engine.run(x)) < 1e-5
 
 
+class Block(nn.Module):
+    """A layer with its state, all of whose steps the head reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(7, 6, batch_first=True), nn.Linear(60, 3)
+
+    def forward(self, x, h):
+        y, h = self.rnn(x, h)
+        return self.head(y.reshape(1, -1)), h
+
+
+def test_an_open_axis_of_one_size_beside_states_is_a_step(tmp_path):
+    torch.manual_seed(0)
+    names = {"input_names": ["x", "h"], "output_names": ["y", "hn"], "dynamic_axes": {"x": {1: "steps"}}}
+    path = export(Block(), tmp_path / "m.onnx", (torch.randn(1, 10, 7), torch.zeros(1, 1, 6)), **names)
+    with pytest.warns(UserWarning, match="steps is 10, the only size that the file takes"):
+        engine, _ = packed(path, tmp_path)
+    run, stream, state = session(path).run, engine.stream(), np.zeros((1, 1, 6), np.float32)
+    for x in np.random.default_rng(0).normal(size=(50, 1, 10, 7)).astype(np.float32):
+        wanted, state = run(None, {"x": x, "h": state})
+        assert relative(wanted[0], stream.step(x[0])) < 1e-5
+
+
 def test_an_axis_as_long_as_another_is_told_from_it(tmp_path):
     torch.manual_seed(0)
     model = Viewed(units=20)

@@ -11,6 +11,7 @@ from .._errors import ModelFileError, UnsupportedModelError, check_positive, inv
 from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST, SHORT
 from .folding import LAYERS, Folded, Typed, fold, layer_steps
+from .free_length import only_sizes
 from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports
 
@@ -189,7 +190,8 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
     """The size of a frame that a step takes, where the file leaves it open: the largest of which nothing is ignored.
 
     That is: the states keep their shapes, and no strided convolution leaves out numbers at the end. Where it is the
-    number of steps of a call, with a result for each, a step is one of them.
+    number of steps of a call, with a result for each, a step is one of them; where shapes within the file hold one
+    number of them, a step is so many.
     """
     if not open_sizes:
         return {}
@@ -222,7 +224,13 @@ def _frame(file: ModelFile, form: Form, outputs: list[str], open_sizes: list[str
     tried = [n for n in (1 << n for n in range(_LONGEST.bit_length())) if _fits(form, {key: n})]
     low = max((n for n in tried if left_out(n) is not None), default=0)
     if not low and not smallest:
-        raise errors[-1]
+        if only := only_sizes(file, form.ports, outputs, form.sizes, key):
+            warnings.warn(
+                f"{key} is {only[key]}, the only size that the file takes: a step is so many entries of it",
+                stacklevel=5,
+            )
+            return only
+        raise next((e for e in errors if not getattr(e, "of_shape", False)), errors[len(errors) // 2])
     if low in (0, tried[-1]):
         raise invalid(f"size of {key!r}", **wanted)
     high = 2 * low
