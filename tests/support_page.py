@@ -38,13 +38,14 @@ file, and a refusal names the operator, what is missing and where the file can b
 ONNX = """
 ## Operators of ONNX
 
-Of the operator sets that the installed `onnx` package knows. What no row names is refused, among it `Loop`; an `If` is
-taken where its condition depends on no data. `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`,
-`DynamicQuantizeLinear`, `DynamicQuantizeMatMul`, `MatMulIntegerToFloat`, `MatMulNBits`, `QGemm`, the `QLinear` forms of
-`Add`, `AveragePool`, `Concat`, `Conv`, `GlobalAveragePool`, `LeakyRelu`, `MatMul`, `Mul`, `ReduceMean`, `Sigmoid`,
-`Softmax` and `Where`, and pairs of `QuantizeLinear` and `DequantizeLinear` become float first. `BiasGelu`, `FastGelu`,
-`FusedMatMul`, `QuickGelu` and the norms that skip are those of onnxruntime, of the domain `com.microsoft`; `FusedConv`
-and `FusedGemm` are taken apart. All operators are taken where they depend on no data.
+Of the operator sets that the installed `onnx` package knows. What no row names is refused. An `If` is taken where its
+condition depends on no data, and a `Loop` where the number of its rounds does not, with sequences of tensors.
+`DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`, `DynamicQuantizeLinear`, `DynamicQuantizeMatMul`,
+`MatMulIntegerToFloat`, `MatMulNBits`, `QGemm`, the `QLinear` forms of `Add`, `AveragePool`, `Concat`, `Conv`,
+`GlobalAveragePool`, `LeakyRelu`, `MatMul`, `Mul`, `ReduceMean`, `Sigmoid`, `Softmax` and `Where`, and pairs of
+`QuantizeLinear` and `DequantizeLinear` become float first. `BiasGelu`, `FastGelu`, `FusedMatMul`, `QuickGelu` and the
+norms that skip are those of onnxruntime, of the domain `com.microsoft`; `FusedConv` and `FusedGemm` are taken apart.
+All operators are taken where they depend on no data.
 
 | operator | one step | each step | across steps |
 |---|---|---|---|

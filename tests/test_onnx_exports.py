@@ -361,6 +361,34 @@ def test_an_open_axis_of_one_size_beside_states_is_a_step(tmp_path):
         assert relative(wanted[0], stream.step(x[0])) < 1e-5
 
 
+class Bag(nn.Module):
+    """The mean of some tokens at each step, of which an exporter makes a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag, self.rnn, self.head = nn.EmbeddingBag(30, 6), nn.GRU(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, tokens, h):
+        y, h = self.rnn(self.bag(tokens)[None], h)
+        return self.head(y), h
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_loop_of_known_length_is_unrolled(steps, dynamo, tmp_path):
+    torch.manual_seed(0)
+    given = torch.randint(30, (steps, 4)), torch.zeros(1, 1, 8)
+    names = {"input_names": ["tokens", "h"], "output_names": ["y", "hn"], "dynamo": dynamo}
+    names |= {"verbose": False} if dynamo else {"opset_version": 17}
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(Bag().eval(), given, str(path), **names)
+    engine, _ = packed(path, tmp_path)
+    run, stream, state = session(path).run, engine.stream(), np.zeros((1, 1, 8), np.float32)
+    for tokens in np.random.default_rng(0).integers(30, size=(50, steps, 4)):
+        wanted, state = run(None, {"tokens": tokens, "h": state})
+        assert relative(wanted.ravel(), stream.step(tokens.reshape(engine.inputs[0].shape)).ravel()) < 1e-5
+
+
 def test_an_axis_as_long_as_another_is_told_from_it(tmp_path):
     torch.manual_seed(0)
     model = Viewed(units=20)

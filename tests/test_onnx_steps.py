@@ -414,3 +414,54 @@ def test_caches_of_frames_beside_a_layer_over_time_go_on_from_step_to_step(tmp_p
     x, start = numbers(30, 4, seed=7), {"cache": np.zeros((1, 4, 2), np.float32), "h": np.zeros((1, 1, 5), np.float32)}
     wanted = session(path).run(["y"], {"x": np.ascontiguousarray(x.T[None]), **start})[0]
     assert relative(wanted.reshape(30, 5), stream_equals_run(engine, x[:, :, None])[0].reshape(30, 5)) < 1e-5
+
+
+def looped(path, last="three", listed=False):
+    """A step that sharpens its state in rounds until some number of them, and gives each of them."""
+    grown = [node("SequenceInsert", ["rows", "next"], ["more"])] if listed else [node("Identity", ["next"], ["row"])]
+    body = onnx.helper.make_graph(
+        [
+            node("Less", ["i", last], ["on"]),
+            node("Cast", ["i"], ["number"], to=1),
+            node("Add", ["s", "number"], ["sum"]),
+            node("Gemm", ["sum", "weight", "bias"], ["gemm"]),
+            node("Tanh", ["gemm"], ["next"]),
+            *grown,
+        ],
+        "body",
+        [tensor("i", [], onnx.TensorProto.INT64), tensor("going", [], onnx.TensorProto.BOOL), tensor("s", [1, 4])]
+        + [onnx.helper.make_tensor_sequence_value_info("rows", 1, None)] * listed,
+        [tensor("on", [], onnx.TensorProto.BOOL), tensor("next", [1, 4])]
+        + ([onnx.helper.make_tensor_sequence_value_info("more", 1, None)] if listed else [tensor("row", [1, 4])]),
+    )
+    nodes = [
+        node("Add", ["x", "h"], ["both"]),
+        *([node("SequenceEmpty", [], ["none"])] if listed else []),
+        node("Loop", ["", "yes", "both", *(["none"] if listed else [])], ["hn", "all"], "loop", body=body),
+        *([node("ConcatFromSequence", ["all"], ["y"], axis=1, new_axis=1)] if listed else []),
+        *([] if listed else [node("Transpose", ["all"], ["y"], perm=[1, 0, 2])]),
+    ]
+    rng = np.random.default_rng(0)
+    constants = {"weight": rng.normal(size=(4, 4)).astype(np.float32), "bias": rng.normal(size=4).astype(np.float32)}
+    constants |= {"yes": np.array(True), "three": np.array(3)}
+    inputs = [tensor(n, [1, 4]) for n in ("x", "h")]
+    return save(path, nodes, inputs, [tensor("y", None), tensor("hn", [1, 4])], constants)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_loop_within_a_step_is_unrolled(listed, tmp_path):
+    path = looped(tmp_path / "m.onnx", listed=listed)
+    engine, _ = packed(path, tmp_path)
+    assert engine.outputs[0].shape == (4, 4)
+    compare(path, engine, states={"h": "hn"})
+
+
+def test_a_loop_that_runs_for_too_long_is_refused(tmp_path):
+    path = looped(tmp_path / "m.onnx", last="many")
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(10**9), "many"))
+    onnx.save(model, path)
+    with pytest.raises(
+        cr.UnsupportedModelError, match=r"loop: Loop is not taken: .*more than 512 rounds.*\(rung 3, loops"
+    ):
+        packed(path, tmp_path)

@@ -20,9 +20,10 @@ from .model_file import ModelFile, attribute, blamed, names_read, refuse
 _MOST_NODES = 200_000
 _DEEPEST = 64  # graphs within graphs
 LAYERS = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
-_REFUSED = {
-    "Loop": "an unrolled or recurrent form of it, exported without a loop",
-    "SequenceMap": "tensors in place of sequences",
+_MOST_ROUNDS = 512  # of a loop that is unrolled
+_LISTS = {
+    *("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+    *("SequenceLength", "SequenceMap", "SplitToSequence"),
 }
 
 
@@ -84,7 +85,8 @@ class Folded:
 def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str], folder: Folder | None = None) -> Folded:
     """The graph of `file` for inputs of these types, or constants, as far as `outputs` need it.
 
-    The branch of an If whose condition is constant is taken; functions and branches leave no trace. A `folder` of its
+    The branch of an If whose condition is constant is taken, and a Loop is unrolled; functions, branches, loops and
+    sequences of tensors leave no trace. A `folder` of its
     own may change nodes before they are folded.
 
     Raises:
@@ -107,6 +109,7 @@ class Folder:
         self.file = file
         self.folded = Folded()
         self.values = self.folded.values
+        self.lists: dict[str, list[str]] = {}  # names of the tensors of a sequence, by its name
         self.count = 0
 
     def new(self, name: str, value: Value) -> str:
@@ -157,6 +160,12 @@ class Folder:
             return
         if proto.op_type == "Scan":
             self._scan(proto, inputs, scope, depth)
+            return
+        if proto.op_type == "Loop":
+            self._loop(proto, inputs, scope, depth)
+            return
+        if proto.op_type in _LISTS or not self.lists.keys().isdisjoint(inputs):
+            self._listed(proto, inputs, scope, depth)
             return
         values = [self.values[name] if name else None for name in inputs]
         results = self._results(proto, values)
@@ -221,9 +230,81 @@ class Folder:
         scope.update({name: new for name, new in zip(proto.output, outputs, strict=True) if name})
         self.folded.nodes.append(Node(proto, inputs, outputs, body, tuple(inner[p.name] for p in graph.input)))
 
+    def _loop(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
+        """Fold the body as often as it runs, which must depend on no data."""
+        graph = next((a.g for a in proto.attribute if a.name == "body"), None)
+        if graph is None or len(graph.input) != len(inputs) or len(graph.output) != len(proto.output) + 1:
+            raise ModelFileError(f"{self.file.name}: a Loop whose body has other inputs and outputs than it")
+        most, going = (self._known(proto, name) for name in inputs[:2])
+        kept, wanted, rounds = list(inputs[2:]), [o.name for o in graph.output], 0
+        stacked: list[list[str]] = [[] for _ in wanted[1 + len(kept) :]]
+        while (going is None or going) and (most is None or rounds < most):
+            if rounds == _MOST_ROUNDS:
+                raise refuse(
+                    proto, f"is not taken: it runs for more than {_MOST_ROUNDS} rounds, which is unrolled at most"
+                )
+            inner = dict(scope)
+            for port, value in zip(graph.input, (np.int64(rounds), np.bool_(True)), strict=False):
+                inner[port.name] = self.new(port.name, np.asarray(value))
+            inner.update({port.name: name for port, name in zip(graph.input[2:], kept, strict=True)})
+            self.run(graph, inner, wanted, depth + 1)
+            found = [self.resolve(inner, name, "outputs of a Loop") for name in wanted]
+            going, kept = self._known(proto, found[0]), found[1 : 1 + len(kept)]
+            for rows, name in zip(stacked, found[1 + len(kept) :], strict=True):
+                rows.append(name)
+            rounds += 1
+        scope.update({name: new for name, new in zip(proto.output, kept, strict=False) if name})
+        for name, rows in zip(proto.output[len(kept) :], stacked, strict=True):
+            if name:
+                self._joined(proto, name, rows, 0, True, scope, depth)
+
+    def _known(self, proto: NodeProto, name: str) -> int | None:
+        """A number of rounds, whether a Loop goes on, or a place in a sequence; None where there is none."""
+        value = self.values[name] if name else None
+        if isinstance(value, Typed) or (value is not None and value.size != 1):
+            what = "how often it runs" if proto.op_type == "Loop" else "which tensor of a sequence it is about"
+            raise refuse(proto, f"is not taken: {what} depends on the data of each call")
+        return None if value is None else int(value.ravel()[0])
+
+    def _listed(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
+        """What a node does with sequences of tensors, of which it is known how many they have."""
+        op, items, y = proto.op_type, self.lists.get(inputs[0] if inputs else "", []), proto.output[0]
+        node = Node(proto, inputs, ())
+        place = (
+            self._known(proto, inputs[-1]) if (op, len(inputs)) in {("SequenceAt", 2), ("SequenceInsert", 3)} else None
+        )
+        if op == "ConcatFromSequence" and items:
+            self._joined(proto, y, items, node.get("axis", 0), bool(node.get("new_axis", 0)), scope, depth)
+        elif op == "SequenceAt" and place is not None and -len(items) <= place < len(items):
+            scope[y] = items[place]
+        elif op == "SequenceLength":
+            scope[y] = self.new(y, np.asarray(len(items), np.int64))
+        elif op in ("Identity", "SequenceConstruct", "SequenceEmpty", "SequenceInsert"):
+            found = list(inputs) if op == "SequenceConstruct" else list(items)
+            if op == "SequenceInsert":
+                found.insert(len(items) if place is None else place, inputs[1])
+            scope[y] = self.new(y, np.zeros(0))
+            self.lists[scope[y]] = found
+        else:
+            raise refuse(proto, "is not taken; what would help: tensors in place of sequences")
+
+    def _joined(
+        self, proto: NodeProto, y: str, names: list[str], axis: int, stacked: bool, scope: dict[str, str], depth: int
+    ) -> None:
+        """Fold the Concat of values, along a new axis where they are `stacked`."""
+        if not names:
+            raise refuse(proto, "is not taken: it gives a tensor without entries")
+        local = {f"{y}/{n}": name for n, name in enumerate(names)}
+        parts = list(local)
+        for n, part in enumerate(parts if stacked else ()):
+            shape = list(self.folded.type_of(local[part]).shape)
+            shape.insert(axis % (len(shape) + 1), 1)
+            local[f"{part}/shape"], parts[n] = self.new(f"{part}/shape", np.array(shape, np.int64)), f"{part}/row"
+            self._node(onnx.helper.make_node("Reshape", [part, f"{part}/shape"], [parts[n]], proto.name), local, depth)
+        self._node(onnx.helper.make_node("Concat", parts, [y], proto.name, axis=axis), local, depth)
+        scope[y] = local[y]
+
     def _results(self, proto: NodeProto, values: list[Value | None]) -> list[Value | None]:
-        if proto.op_type in _REFUSED:
-            raise refuse(proto, f"is not taken; what would help: {_REFUSED[proto.op_type]}")
         if proto.op_type == "Constant":
             return [_constant(proto)]
         if proto.op_type in ("Shape", "Size") and values and values[0] is not None and not proto.domain:

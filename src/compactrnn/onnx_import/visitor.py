@@ -121,6 +121,10 @@ class Visitor:
     def lower(self, inputs: dict[str, Taken]) -> list[Taken]:
         """Operations for all nodes; returns what the outputs are."""
         if [n.outputs for n in self.folded.nodes] != [n.outputs for n in self.longer.nodes]:
+            if loop := next((n for n in self.file.graph.node if n.op_type == "Loop"), None):
+                raise refuse(
+                    loop, "is not taken: how often it runs depends on the number of steps; what would help: a Scan"
+                )
             raise FileError(f"{self.file.name}: which operators run depends on the number of steps", 1)
         taken: dict[str, Taken] = dict(inputs)
         for node in self.folded.nodes:
