@@ -114,7 +114,11 @@ POINTWISE = {
         (" of padded numbers", [node("DFT", ["apart", "seven"], ["y"], axis=2, onesided=1)]),
         (" of a part", [node("DFT", ["apart", "three"], ["y"], axis=2)]),
         (" and back", [node("DFT", ["apart"], ["f"], "there", axis=2), node("Mul", ["f", "two"], ["more"]),
-                       node("DFT", ["more"], ["y"], "back", axis=2, inverse=1)]))},
+                       node("DFT", ["more"], ["y"], "back", axis=2, inverse=1)]),
+        *((f" of one side and back{case}", [node("DFT", ["apart", *n], ["f"], "there", axis=2, onesided=1),
+                                            node("Mul", ["f", "two"], ["m"]), node("Add", ["m", "two"], ["more"]),
+                                            node("DFT", ["more", *n], ["y"], "back", axis=2, onesided=1, inverse=1)])
+          for case, n in (("", []), (", odd", ["seven"]), (", even", ["eight"]), (", a part", ["three"]))))},
     "STFT": [node("Reshape", ["x", "lines"], ["apart"]), node("STFT", ["apart", "hop", "", "three"], ["y"])],
     "Mod of floats": [node("Mod", ["x", "b"], ["y"], fmod=1)],
     **{f"Resize {name}": [node("Resize", ["x", "", *sizes], ["y"], **options)] for name, sizes, options in (
@@ -161,7 +165,8 @@ POINTWISE = {
     "GlobalAveragePool": [node("GlobalAveragePool", ["x"], ["y"])],
 }  # fmt: skip
 CONSTANTS = {
-    "behind": np.array([3]), "three": np.int64(3), "seven": np.int64(7), "hop": np.int64(1), "lines": np.array([3, 4]),
+    "behind": np.array([3]), "three": np.int64(3), "seven": np.int64(7), "eight": np.int64(8), "hop": np.int64(1),
+    "lines": np.array([3, 4]),
     "b": numbers(4), "unit": np.float32(1), "two": np.float32(2), "low": np.float32(-0.5), "whole": np.int64(2),
     "p": numbers(3),
     "q": numbers(3, seed=1),

@@ -44,15 +44,20 @@ def _dft(visitor: Visitor, node: Node, x: Operand, length: Any = None, axis: Any
     old = visitor.file.opsets.get("", 20) < 20
     along = node.get("axis", 1) if old else -2 if axis is None else int(axis.ravel()[0])
     along, rank, parts = along % len(x.shape), len(x.shape), x.shape[-1]
-    n = x.shape[along] if length is None else int(length.ravel()[0])
-    inverse = bool(node.get("inverse", 0))
+    inverse, one_sided = bool(node.get("inverse", 0)), bool(node.get("onesided", 0))
+    whole = 2 * (x.shape[along] - 1) if inverse and one_sided else x.shape[along]
+    n = whole if length is None else int(length.ravel()[0])
     if along == rank - 1 or x.time in (along, rank - 1) or parts not in (1, 2) or n < 1:
         return None
-    if node.get("onesided", 0) and (inverse or parts == 2):
+    if one_sided and parts != (2 if inverse else 1):
         return None
-    given = min(n, x.shape[along])
-    real, imaginary = _waves(given, n, _bins(node, n, 0), inverse)
+    given = min(_bins(node, n, 0) if inverse else n, x.shape[along])
+    real, imaginary = _waves(given, n, n if inverse else _bins(node, n, 0), inverse)
     matrix = np.stack([np.stack([real, imaginary], -1), np.stack([-imaginary, real], -1)][:parts], 1)
+    if inverse and one_sided:  # the other bins are conjugate, and the signal is real
+        alone = np.isin(np.arange(given), (0, n / 2))
+        matrix = np.where(alone, 1, 2)[:, None, None, None] * matrix[..., :1]
+    results = matrix.shape[-1]
     matrix = matrix.reshape(given * parts, -1).T
     order = [*(d for d in range(rank - 1) if d != along), along, rank - 1]
     sizes = [x.shape[d] for d in order[:-2]]
@@ -60,7 +65,7 @@ def _dft(visitor: Visitor, node: Node, x: Operand, length: Any = None, axis: Any
     before = _exact(visitor)
     y = visitor.linear(node, rows, matrix, None, before[1])
     _keep(visitor, before)
-    return moved(visitor, y, lambda t: t.reshape(*sizes, -1, 2).transpose(np.argsort(order)))
+    return moved(visitor, y, lambda t: t.reshape(*sizes, -1, results).transpose(np.argsort(order)))
 
 
 def _bins(node: Node, n: int, default: int) -> int:
