@@ -342,3 +342,27 @@ def test_a_bias_that_is_rounded_beside_a_product(tmp_path):
     plain = save(tmp_path / "float.onnx", floats, [tensor("x", [1, CHANNELS, "T"])], [tensor("y", None)], real)
     assert relative(session(plain).run(None, {"x": x.T[None]})[0], y) < 1e-4
     assert report.checks[-1].what == "the quantized file" and report.checks[-1].error < 0.02
+
+
+def test_a_quantized_number_of_steps_has_no_bounds(tmp_path):
+    """The mean of all steps by their count, which a quantizer bounds by that of its calibration data, 20."""
+    layer, constants = gru("x", CHANNELS)
+    layer.output[0] = "rows"
+    nodes = [
+        layer,
+        node("Shape", ["x"], ["length"], end=1),
+        node("Cast", ["length"], ["count"], to=onnx.TensorProto.FLOAT),
+        node("ReduceSum", ["rows", "steps"], ["sum"], keepdims=0),
+    ]
+    pair = [
+        node("QuantizeLinear", ["count", "scale", "zero"], ["whole"]),
+        node("DequantizeLinear", ["whole", "scale", "zero"], ["n"]),
+    ]
+    constants |= {"steps": np.array([0]), "scale": np.float32(20 / 255), "zero": np.uint8(0)}
+    ports = [tensor("x", ["T", 1, CHANNELS])], [tensor("y", None)]
+    path = save(tmp_path / "m.onnx", [*nodes, *pair, node("Div", ["sum", "n"], ["y"])], *ports, constants)
+    plain = save(tmp_path / "float.onnx", [*nodes, node("Div", ["sum", "count"], ["y"])], *ports, constants)
+    engine, _ = packed(path, tmp_path)
+    for steps in (3, 20, 90):
+        x = RNG.normal(size=(steps, 1, CHANNELS)).astype(np.float32)
+        assert relative(session(plain).run(None, {"x": x})[0].ravel(), engine.run(x[:, 0]).ravel()) < 1e-5

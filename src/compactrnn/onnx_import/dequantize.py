@@ -44,8 +44,20 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
             yield from _nodes(inner)
 
 
+def _counts(graph: GraphProto) -> set[str]:
+    """The values that follow from sizes, such as a number of steps."""
+    constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    found: set[str] = set()
+    for node in graph.node:
+        names = {name for name in node.input if name} - constants
+        if node.op_type in ("Shape", "Size") or (names and names <= found):
+            found.update(node.output)
+    return found
+
+
 def _rewrite(graph: GraphProto) -> None:
     pairs, (tables, moved), biases = _pairs(graph), _tables(graph), _biases(graph)
+    counts = _counts(graph)  # which may be larger than on the data that bounds are made of
     within: dict[str, _Bounds] = {}  # what is known to be within bounds
     writer = _Writer(graph)
     for node in graph.node:
@@ -58,7 +70,8 @@ def _rewrite(graph: GraphProto) -> None:
             _unrounded(writer, node)
         elif node.op_type == "QuantizeLinear" and node.output and node.output[0] in pairs:
             bounds = pairs[node.output[0]].bounds
-            writer.bounded(node, None if within.get(node.input[0]) == bounds else bounds)
+            known = node.input[0] in counts or within.get(node.input[0]) == bounds
+            writer.bounded(node, None if known else bounds)
             within[node.output[0]] = bounds
         elif node.op_type == "Pad" and _input(node, 0) in pairs:
             writer.padded(node, pairs[node.input[0]])
