@@ -383,3 +383,23 @@ def test_a_state_that_runs_backwards_is_refused_where_it_is_named(tmp_path):
     onnx.save(model, path)
     with pytest.raises(cr.UnsupportedModelError, match="a layer that runs backwards starts from it"):
         cr.pack(path, tmp_path / "m.crnn", states={"h0": "y_h"})
+
+
+@pytest.mark.parametrize("sizes", [["unk__1", "T", 4], ["unk__1", 20, 4]])
+def test_a_layer_that_gives_its_last_state_alone(sizes, tmp_path):
+    """As tf2onnx writes an encoder, and what is repeated for its decoder."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Transpose", ["x"], ["s"], perm=[1, 0, 2]),
+        node("LSTM", ["s", "W", "R", "B"], ["", "h", ""], "encoder", hidden_size=6),
+        node("Transpose", ["h"], ["last"], "rows", perm=[1, 0, 2]),
+        node("Tile", ["last", "times"], ["all"]),
+        node("MatMul", ["all", "V"], ["y"]),
+    ]
+    shapes = {"W": (1, 24, 4), "R": (1, 24, 6), "B": (1, 48), "V": (6, 3)}
+    constants = {name: (rng.normal(size=shape) * 0.4).astype(np.float32) for name, shape in shapes.items()}
+    constants["times"] = np.array([1, 20, 1])
+    path = save(tmp_path / "m.onnx", nodes, [tensor("x", sizes)], [tensor("y", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    x = rng.normal(size=(20, 4)).astype(np.float32)
+    assert relative(session(path).run(None, {"x": x[None]})[0].ravel(), engine.run(x).ravel()) < 1e-5

@@ -470,3 +470,9 @@ def test_a_loop_that_runs_for_too_long_is_refused(tmp_path):
         cr.UnsupportedModelError, match=r"loop: Loop is not taken: .*more than 512 rounds.*\(rung 3, loops"
     ):
         packed(path, tmp_path)
+
+
+def test_a_sequence_of_tensors_is_no_output(tmp_path):
+    path = looped(tmp_path / "m.onnx", listed=True)
+    with pytest.raises(cr.UnsupportedModelError, match=r"output 'all' is a sequence of tensors.*\(rung 3, loops"):
+        packed(path, tmp_path, outputs=["all"])

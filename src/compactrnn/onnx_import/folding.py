@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto
 from .._errors import ModelFileError
 from .evaluate import check_size, evaluate, infer
 from .joined import apart
-from .model_file import ModelFile, attribute, blamed, names_read, refuse
+from .model_file import FileError, ModelFile, attribute, blamed, names_read, refuse
 
 _MOST_NODES = 200_000
 _DEEPEST = 64  # graphs within graphs
@@ -99,6 +99,8 @@ def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str], folder
         scope[name] = folder.new(name, value)
     folder.run(file.graph, scope, outputs, 0)
     folder.folded.outputs = [folder.resolve(scope, name, "the graph's outputs") for name in outputs]
+    if listed := [name for name in outputs if scope[name] in folder.lists]:
+        raise FileError(f"output {listed[0]!r} is a sequence of tensors; what can be taken are tensors", 3)
     return folder.folded
 
 

@@ -58,9 +58,12 @@ class Port:
         return size if isinstance(size, str) else f"{self.name}[{axis}]"
 
     def is_batch(self, axis: int) -> bool:
-        """Whether an axis without a fixed size is called like that of a batch, or has no name and is the first."""
+        """Whether an axis without a fixed size is called like that of a batch, or has no name and is the first.
+
+        That of tf2onnx is no name, as unk__6.
+        """
         key = self.key(axis)
-        if key == f"{self.name}[{axis}]":
+        if key == f"{self.name}[{axis}]" or key.startswith("unk__"):
             return axis == 0 and len(self.sizes) > 1
         return bool(_BATCH.search(key))
 

@@ -186,8 +186,10 @@ class Visitor:
 
     def _without_added(self, node: Node, given: list[Taken | None]) -> list[Taken | None] | None:
         """`given` without the steps that they have after the last; None where there are none, or others read them."""
-        time, steps = self.grown(node.outputs[0]), self.mover.steps
-        if node.op not in {*ELEMENTWISE, "BatchNormalization"} or steps is None or not isinstance(time, int):
+        steps = self.mover.steps
+        if node.op not in {*ELEMENTWISE, "BatchNormalization"} or steps is None:
+            return None
+        if not isinstance(time := self.grown(node.outputs[0]), int):
             return None
         size, steps = self.type(node.outputs[0]).shape[time], steps * self.rate(node.outputs[0])
         cut = list(given)
