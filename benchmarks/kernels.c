@@ -32,12 +32,16 @@ static size_t matrix_bytes(uint32_t type, size_t panels, size_t columns, size_t 
 {
     if (type == CR_MATRIX_F32) return panels * 64 * columns;
     if (type == CR_MATRIX_I8) return panels * 64 * ((columns + 3) / 4);
+    if (type == CR_UNPACKED_I4) return panels * 64 * ((columns + 3) / 4 + 2 * ((columns + 63) / 64));
     return panels * 64 * ((columns + 7) / 8) + (panels + block - 1) / block * 64 * ((columns + 63) / 64);
 }
 
 int main(int count, char **names)
 {
-    static const char *const types[] = {"float32", "int8", "int4"};
+    static const struct {
+        uint32_t type;
+        const char *name;
+    } types[] = {{CR_MATRIX_F32, "float32"}, {CR_MATRIX_I8, "int8"}, {CR_MATRIX_I4, "int4"}, {CR_UNPACKED_I4, "unpacked"}};
     static const size_t sizes[][2] = {{64, 64}, {128, 40}, {128, 128}, {256, 256}, {400, 400}, {384, 1504}, {1504, 1504}};
     static float x[WIDTH], gates[WIDTH], cell[WIDTH], h[WIDTH];
     const cr_kernels *kernels = cr_find_kernels(count > 1 ? names[1] : NULL);
@@ -53,8 +57,10 @@ int main(int count, char **names)
     for (size_t i = 0; i < WIDTH; i++) scale[i] = 1e-3f, x[i] = (float)(i % 13) / 13 - 0.5f, gates[i] = 0.1f;
     printf("%s: type, units, inputs, bytes: read, affine (GB/s), lstm (ns a unit beyond read), gru of 3/4 the bytes\n",
            kernels->name);
-    for (uint32_t type = 0; type < 3; type++)
+    for (size_t number = 0; number < sizeof types / sizeof *types; number++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            uint32_t type = types[number].type;
+            if (!kernels->affine[type]) continue;
             size_t n = sizes[s][0], k = sizes[s][1], bytes = matrix_bytes(type, n / 4, k, 4) / 256 * 256;
             cr_matrix four = {lines, scale, sums, 4 * n, k, 4}, three = {lines, scale, sums, 3 * n, k, 3};
             size_t calls = 2000000 / bytes + 1;
@@ -80,7 +86,7 @@ int main(int count, char **names)
                 qsort(times[kind], TURNS, sizeof(double), compare);
                 t[kind] = times[kind][TURNS / 2];
             }
-            printf("%8s %5zu %5zu %9zu: %8.2f, %8.2f (%5.1f), %8.2f (%.1f), %8.2f\n", types[type], n, k, bytes, t[READ],
+            printf("%8s %5zu %5zu %9zu: %8.2f, %8.2f (%5.1f), %8.2f (%.1f), %8.2f\n", types[number].name, n, k, bytes, t[READ],
                    t[AFFINE], (double)bytes / t[AFFINE] / 1e3, t[LSTM], (t[LSTM] - t[READ]) / (double)n * 1e3, t[GRU]);
         }
     free(lines);

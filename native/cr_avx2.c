@@ -157,17 +157,24 @@ CR_INLINE cr_w i4_dot(cr_w sum, const uint8_t *line, cr_x low, cr_x high)
     return CR_PAIR(cr_w, cr_add_halves(sum.a, both.a, low.x, high.x), cr_add_halves(sum.b, both.b, low.x, high.x));
 }
 
-/* Of entries that have a byte each so many lines are added up in 16 bits: 2 * 15 * 127 from each. */
-#define CR_UNPACKED_LINES 8
-CR_INLINE cr_w u4_dot(cr_w pairs, const uint8_t *line, cr_x x)
+/* Of entries that have a byte each all products of a group are added up in 16 bits, with 128 added to x; see cr_unpacked.h. */
+#define CR_HAS_UNPACKED_I4
+CR_INLINE cr_x s4_splat(const int8_t *x)
+{
+    __m256i raised = _mm256_xor_si256(cr_word(x), _mm256_set1_epi8(-128));
+    return CR_PAIR(cr_x, raised, raised);
+}
+CR_INLINE cr_w s4_dot(cr_w pairs, const void *line, cr_x x)
 {
     cr_w w = w_load(line);
-    return CR_PAIR(cr_w, cr_add_to_halves(pairs.a, _mm256_maddubs_epi16(w.a, x.x)),
-                   cr_add_to_halves(pairs.b, _mm256_maddubs_epi16(w.b, x.x)));
+    return CR_PAIR(cr_w, cr_add_to_halves(pairs.a, _mm256_maddubs_epi16(x.x, w.a)),
+                   cr_add_to_halves(pairs.b, _mm256_maddubs_epi16(x.x, w.b)));
 }
-CR_INLINE cr_w u4_sum(cr_w sum, cr_w pairs)
+CR_INLINE cr_w s4_sum(cr_w total, cr_w pairs, const void *scales)
 {
-    return CR_PAIR(cr_w, cr_add_pairs(sum.a, pairs.a), cr_add_pairs(sum.b, pairs.b));
+    cr_w scale = w_load(scales);
+    return CR_PAIR(cr_w, cr_add_to_words(total.a, _mm256_madd_epi16(pairs.a, scale.a)),
+                   cr_add_to_words(total.b, _mm256_madd_epi16(pairs.b, scale.b)));
 }
 
 #define CR_HAS_TURNED_COLUMNS 1

@@ -5,7 +5,7 @@
  * CR_TILE_PANELS (how many panels of 16 rows one sweep serves where it serves CR_TILE_STEPS vectors; a single panel may meet
  * CR_MAX_STEPS at a time). CR_I8_CHAINS: how many sums of i8 products a single vector has for each row, 2 unless said.
  * CR_HAS_MASKED_LOADS says that it has its own v_load_some, CR_HAS_MASKED_STORES that it has its own v_store_some, CR_HAS_UNSIGNED_PRODUCTS the same of i8_start,
- * i4_start and i4_sum; CR_UNPACKED_LINES that it has u4_dot and u4_sum, for CR_UNPACKED_I4; CR_HAS_TURNED_COLUMNS and CR_HAS_TURNED_PRODUCTS that it has i8_turn, see cr_delta.h.
+ * i4_start and i4_sum; CR_HAS_UNPACKED_I4 that it has s4_splat, s4_dot and s4_sum, see cr_unpacked.h; CR_HAS_TURNED_COLUMNS and CR_HAS_TURNED_PRODUCTS that it has i8_turn, see cr_delta.h.
  * v_over(a, b) is a > b ? a : b, v_under(a, b) is a < b ? a : b: a NaN in b stays, one in a is dropped. */
 #include "cr_format.h"
 #include "cr_kernels.h"

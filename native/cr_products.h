@@ -58,12 +58,13 @@ CR_INLINE size_t cr_panel_bytes(unsigned type, size_t columns)
     if (type == CR_MATRIX_F32) return 64 * columns;
     if (type == CR_MATRIX_I8) return 64 * ((columns + 3) / 4);
     if (cr_is_sparse(type)) return 0; /* it says itself where its panels are */
-    return 64 * ((columns + 7) / 8) * (type == CR_UNPACKED_I4 ? 2 : 1);
+    if (type == CR_UNPACKED_I4) return 64 * ((columns + 3) / 4 + 2 * ((columns + CR_GROUP - 1) / CR_GROUP));
+    return 64 * ((columns + 7) / 8);
 }
 
 CR_INLINE size_t cr_group_count(unsigned type, size_t columns)
 {
-    return cr_is_int4(type) ? (columns + CR_GROUP - 1) / CR_GROUP : 0;
+    return type == CR_MATRIX_I4 ? (columns + CR_GROUP - 1) / CR_GROUP : 0;
 }
 
 /* The vectors that a sweep multiplies with, `stride` bytes apart. A line of a matrix takes one number of a float32 vector,
@@ -161,40 +162,9 @@ CR_INLINE void cr_sweep_i8(cr_v *y, const int8_t *lines, size_t block, size_t pa
     cr_scale_sums(y, sum, scale, panels, x, steps);
 }
 
-/* A group of columns, `count` lines of packed entries, two in a byte: its sums are added to. */
-CR_INLINE void cr_group_packed(cr_h *sum, const uint8_t *lines, size_t block, size_t panels, size_t count,
-                               const int8_t *const *in, size_t steps)
-{
-    for (size_t j = 0; j < count; j++, lines += 64 * block)
-        CR_UNROLL for (size_t s = 0; s < steps; s++) {
-            cr_x low = i4_splat(in[s] + 8 * j), high = i4_splat(in[s] + 8 * j + 4);
-            CR_UNROLL for (size_t p = 0; p < panels; p++)
-                sum[s * panels + p] = i4_dot(sum[s * panels + p], lines + 64 * p, low, high);
-        }
-}
-
-#ifdef CR_UNPACKED_LINES
-CR_INLINE void cr_group_unpacked(cr_h *sum, const uint8_t *lines, size_t block, size_t panels, size_t count,
-                                 const int8_t *const *in, size_t steps)
-{
-    for (size_t from = 0; from < count; from += CR_UNPACKED_LINES) {
-        cr_w pairs[CR_MAX_SUMS];
-        size_t end = count - from < CR_UNPACKED_LINES ? count : from + CR_UNPACKED_LINES;
-        CR_UNROLL for (size_t i = 0; i < panels * steps; i++) pairs[i] = w_splat(0);
-        for (size_t j = from; j < end; j++, lines += 64 * block)
-            CR_UNROLL for (size_t s = 0; s < steps; s++) {
-                cr_x xj = i4_splat(in[s] + 4 * j);
-                CR_UNROLL for (size_t p = 0; p < panels; p++)
-                    pairs[s * panels + p] = u4_dot(pairs[s * panels + p], lines + 64 * p, xj);
-            }
-        CR_UNROLL for (size_t i = 0; i < panels * steps; i++) sum[i] = u4_sum(sum[i], pairs[i]);
-    }
-}
-#endif
-
 /* `first`: number of the first panel within its block, for the scales of the groups. */
-CR_INLINE void cr_sweep_i4(unsigned type, cr_v *y, const uint8_t *lines, size_t block, size_t panels, size_t first,
-                           size_t columns, const float *scale, cr_vectors x, size_t steps)
+CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t panels, size_t first, size_t columns,
+                           const float *scale, cr_vectors x, size_t steps)
 {
     cr_w total[CR_MAX_SUMS];
     CR_UNROLL for (size_t i = 0; i < panels * steps; i++) total[i] = w_splat(0);
@@ -209,14 +179,12 @@ CR_INLINE void cr_sweep_i4(unsigned type, cr_v *y, const uint8_t *lines, size_t 
             /* entries are stored as entry + 8 */
             CR_UNROLL for (size_t p = 0; p < panels; p++) sum[s * panels + p] = i4_start(-8 * of_group);
         }
-#ifdef CR_UNPACKED_LINES
-        if (type == CR_UNPACKED_I4) {
-            count *= 2;
-            cr_group_unpacked(sum, lines, block, panels, count, in, steps);
-        }
-#endif
-        if (type == CR_MATRIX_I4) cr_group_packed(sum, lines, block, panels, count, in, steps);
-        lines += 64 * block * count;
+        for (size_t j = 0; j < count; j++, lines += 64 * block)
+            CR_UNROLL for (size_t s = 0; s < steps; s++) {
+                cr_x low = i4_splat(in[s] + 8 * j), high = i4_splat(in[s] + 8 * j + 4);
+                CR_UNROLL for (size_t p = 0; p < panels; p++)
+                    sum[s * panels + p] = i4_dot(sum[s * panels + p], lines + 64 * p, low, high);
+            }
         const uint8_t *of_group = lines + 16 * first - 64 * first;
         CR_UNROLL for (size_t p = 0; p < panels; p++) {
             cr_w group_scale = w_load_u8(of_group + 16 * p);
@@ -227,6 +195,36 @@ CR_INLINE void cr_sweep_i4(unsigned type, cr_v *y, const uint8_t *lines, size_t 
     }
     cr_scale_sums(y, total, scale, panels, x, steps);
 }
+
+#ifdef CR_HAS_UNPACKED_I4
+CR_INLINE void cr_sweep_unpacked(cr_v *y, const char *lines, size_t block, size_t panels, size_t columns, const float *scale,
+                                 cr_vectors x, size_t steps)
+{
+    cr_w total[CR_MAX_SUMS];
+    CR_UNROLL for (size_t i = 0; i < panels * steps; i++) total[i] = w_splat(0);
+    for (size_t from = 0; from < columns; from += CR_GROUP) {
+        size_t left = (columns - from + 3) / 4, count = left < CR_GROUP / 4 ? left : CR_GROUP / 4;
+        const int8_t *in[CR_MAX_STEPS];
+        cr_w pairs[CR_MAX_SUMS];
+        const char *scales = lines + 64 * block;
+        CR_UNROLL for (size_t s = 0; s < steps; s++) {
+            in[s] = (const int8_t *)x.numbers + s * x.stride + from;
+            CR_UNROLL for (size_t p = 0; p < panels; p++) pairs[s * panels + p] = w_load(lines + 64 * p);
+        }
+        lines += 128 * block;
+        for (size_t j = 0; j < count; j++, lines += 64 * block)
+            CR_UNROLL for (size_t s = 0; s < steps; s++) {
+                cr_x xj = s4_splat(in[s] + 4 * j);
+                CR_UNROLL for (size_t p = 0; p < panels; p++)
+                    pairs[s * panels + p] = s4_dot(pairs[s * panels + p], lines + 64 * p, xj);
+            }
+        CR_UNROLL for (size_t s = 0; s < steps; s++)
+            CR_UNROLL for (size_t p = 0; p < panels; p++)
+                total[s * panels + p] = s4_sum(total[s * panels + p], pairs[s * panels + p], scales + 64 * p);
+    }
+    cr_scale_sums(y, total, scale, panels, x, steps);
+}
+#endif
 
 #include "cr_sparse_sweeps.h"
 
@@ -251,8 +249,12 @@ CR_INLINE void cr_sweep(unsigned type, cr_v *y, const cr_matrix *m, cr_block at,
         cr_sweep_f32(y, lines, at.size, panels, m->columns, x, steps);
     else if (type == CR_MATRIX_I8)
         cr_sweep_i8(y, lines, at.size, panels, m->columns, m->scale + row, m->sums + row, x, steps);
+#ifdef CR_HAS_UNPACKED_I4
+    else if (type == CR_UNPACKED_I4)
+        cr_sweep_unpacked(y, lines, at.size, panels, m->columns, m->scale + row, x, steps);
+#endif
     else
-        cr_sweep_i4(type, y, lines, at.size, panels, first, m->columns, m->scale + row, x, steps);
+        cr_sweep_i4(y, lines, at.size, panels, first, m->columns, m->scale + row, x, steps);
 }
 
 /* Where the sums start: for float32 before the sweep, for whole numbers after it. */
@@ -441,7 +443,7 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
 CR_MATRIX_KERNELS(f32, CR_MATRIX_F32)
 CR_MATRIX_KERNELS(i8, CR_MATRIX_I8)
 CR_MATRIX_KERNELS(i4, CR_MATRIX_I4)
-#ifdef CR_UNPACKED_LINES
+#ifdef CR_HAS_UNPACKED_I4
 CR_MATRIX_KERNELS(unpacked_i4, CR_UNPACKED_I4)
 #define CR_UNPACKED_KERNEL(name) , [CR_UNPACKED_I4] = name##_unpacked_i4
 #else

@@ -1,7 +1,7 @@
 /* Int4 matrices as some kernels multiply with them: a byte for each entry, where all of the model stays in a near cache.
  *
- * On AVX2 it takes longer to get two entries out of a byte than to multiply with them. The product of an entry of four bits
- * without a sign with a number of eight leaves room to add up several in 16 bits. */
+ * On AVX2 it takes longer to get two entries out of a byte than to multiply with them, and products of an entry of four bits
+ * with a number of eight leave room to add up those of a whole group in 16. */
 #ifndef CR_UNPACKED_H
 #define CR_UNPACKED_H
 
@@ -9,8 +9,11 @@
 #include "cr_kernels.h"
 
 /* After those made of vectors come the numbers of the lines, one for each tensor, where its unpacked matrix starts, then these
- * matrices, laid out as they are in the file but that a line of packed entries is two: the columns of the lower halves of its
- * bytes, then those of the higher ones. */
+ * matrices. In a block each group of CR_GROUP columns has, for its panels side by side, a line where the sums start, a line of
+ * the group's scales, and a line for each four columns. Entries are signed. Two sums of 16 bits are a row's: of the first two
+ * columns of each four and of the other two. With 128 added to x they go beyond 16 bits and come back: they start from -128
+ * times the sum of their entries, and in the end are 32 * 8 * 127 at most. The scale of a row stands there twice, for a
+ * product of both with it. */
 uint64_t cr_unpacked_bytes(const cr_model *model);
 void cr_unpack(const cr_model *model, unsigned char *memory);
 
