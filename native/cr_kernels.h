@@ -73,15 +73,11 @@ static inline int cr_has_single_entries(unsigned type)
 /* What kernels have of their own: a CR_MATRIX_I4 with a byte for each entry, see cr_unpacked.h. */
 enum { CR_UNPACKED_I4 = CR_TYPE_COUNT, CR_KERNEL_TYPES };
 
-static inline int cr_is_int4(unsigned type)
-{
-    return type == CR_MATRIX_I4 || type == CR_UNPACKED_I4;
-}
-
 /* Whether products with a matrix of this type take quantized inputs. */
 static inline int cr_takes_quantized(unsigned type)
 {
-    return type == CR_MATRIX_I8 || cr_is_int4(type) || type == CR_SPARSE_I8 || type == CR_COLUMNS_I8;
+    return type == CR_MATRIX_I8 || type == CR_MATRIX_I4 || type == CR_UNPACKED_I4 || type == CR_SPARSE_I8 ||
+           type == CR_COLUMNS_I8;
 }
 
 /* A Toeplitz-like matrix of k columns as remainders of polynomials, see cr_spectra.c: `gates` gates of `of_gate` blocks each,

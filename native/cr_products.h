@@ -197,6 +197,7 @@ CR_INLINE void cr_sweep_i4(cr_v *y, const uint8_t *lines, size_t block, size_t p
 }
 
 #ifdef CR_HAS_UNPACKED_I4
+/* As cr_unpacked.h lays it out. */
 CR_INLINE void cr_sweep_unpacked(cr_v *y, const char *lines, size_t block, size_t panels, size_t columns, const float *scale,
                                  cr_vectors x, size_t steps)
 {
@@ -317,7 +318,7 @@ CR_INLINE size_t cr_affine_strip(unsigned type, cr_rows dst, const cr_matrix *m,
 CR_INLINE void cr_affine_tiles(unsigned type, cr_rows dst, const cr_matrix *m, cr_vectors x, cr_rows init, size_t steps)
 {
     enum { WIDE = CR_TILE_PANELS };
-    const size_t wide = cr_is_int4(type) || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
+    const size_t wide = type == CR_MATRIX_I4 || cr_is_sparse(type) ? (WIDE + 1) / 2 : WIDE; /* twice as many sums, or places */
     size_t count = (m->rows + LANES - 1) / LANES;
     cr_block at = {m->lines, 0, m->block};
     for (; at.panel < count; at.lines += cr_block_bytes(type, m, at.size), at.panel += at.size) {
@@ -380,7 +381,7 @@ CR_INLINE void cr_lstm_any(unsigned type, float *dst, const cr_matrix *m, const 
         cr_sweep(type, y, m, at, 0, 4, in, 1);
         CR_UNROLL for (size_t g = 0; g < 4; g++) y[g] = cr_after(type, v_load(gates + 4 * i + LANES * g), y[g]);
         const float *k = cr_tanh_numbers;
-        if (cr_is_int4(type)) CR_HIDE(k); /* its sums take the registers */
+        if (type == CR_MATRIX_I4) CR_HIDE(k); /* its sums take the registers */
         cr_lstm_units(k, y, cell + i, dst + i, n - i);
     }
 }
@@ -407,7 +408,7 @@ CR_INLINE void cr_gru_any(unsigned type, float *dst, const cr_matrix *m, const v
             y[g] = cr_after(type, cr_gru_start(gates + 3 * i, bias, i, g, n), y[g]);
         cr_v from_x = v_load(gates + 3 * i + 2 * LANES);
         const float *k = cr_tanh_numbers;
-        if (cr_is_int4(type)) CR_HIDE(k);
+        if (type == CR_MATRIX_I4) CR_HIDE(k);
         cr_gru_units(k, y[0], y[1], from_x, y[2], h + i, dst + i, n - i);
     }
 }
