@@ -68,8 +68,8 @@ convolution banks of Tacotron.
 
 Without padding they leave out results at the ends: the engine is then offline, and gives as many as the model.
 
-**Loops.** A model without recurrent layers may loop over time in Python, over `nn.LSTMCell` or a step of its own, where
-every step does the same and states start from constants ([steps.md](steps.md#a-loop-over-a-cell)).
+**Loops.** A model may loop over time in Python, over `nn.LSTMCell`, calls of a layer for one step or a step of its own,
+where every step does the same and states start from constants ([steps.md](steps.md#a-loop-over-a-cell)).
 
 **Tokens.** One token a step is an integer, which the engine checks. A step of several, as the letters of a word, or
 categories beside numbers, is an input of so many numbers, `(letters,)`; a token that is in no row of its table makes

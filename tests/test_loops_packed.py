@@ -26,6 +26,17 @@ class Loop(nn.Module):
         return self.run(self, x)
 
 
+class Layered(Loop):
+    """A model with layers that get one step at a time."""
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.one, self.two = nn.GRU(INPUTS, UNITS), nn.LSTM(INPUTS, UNITS, 2, batch_first=True)
+
+    def forward(self, *xs):
+        return self.run(self, *xs)
+
+
 def zeros(x, width=UNITS):
     return torch.zeros(len(x), width, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
 
@@ -140,11 +151,44 @@ LOOPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOOPS)
+def sliced(m, x):
+    """A layer without a first state, of what is made of all steps before."""
+    h, outputs, x = None, [], m.table(x)
+    for t in range(x.shape[1]):
+        y, h = m.two(x[:, t : t + 1], h)
+        outputs.append(m.head(y))
+    return torch.cat(outputs, 1)
+
+
+def decoded(m, x):
+    y, h, outputs = zeros(x, INPUTS), None, []
+    for frame in x.unbind(1):
+        z, h = m.two((frame + y)[:, None], h)
+        outputs.append(y := m.head(z[:, 0]))
+    return torch.stack(outputs, 1)
+
+
+def policy(m, x, done):
+    """Time first, and a state that is forgotten where an episode begins."""
+    h, outputs = torch.zeros(1, x.shape[1], UNITS), []
+    for t in range(len(x)):
+        y, h = m.one(x[t : t + 1], h * (1 - done[t])[None, :, None])
+        outputs.append(y)
+    return m.head(torch.cat(outputs))
+
+
+LAYERED = {
+    "calls for a slice": (sliced, tokens, ["two.h_l0", "two.c_l1"]),
+    "two layers": (decoded, numbers, ["state", "two.h_l0", "two.c_l0", "two.h_l1", "two.c_l1"]),
+    "a cell beside layers": (unbound, numbers, ["lstm.h", "lstm.c"]),
+}
+
+
+@pytest.mark.parametrize("name", [*LOOPS, *LAYERED])
 def test_the_file_gives_what_torch_gives(name, tmp_path):
-    run, given, states = LOOPS[name]
+    run, given, states = {**LOOPS, **LAYERED}[name]
     torch.manual_seed(0)
-    model = Loop(run).eval()
+    model = (Layered if name in LAYERED else Loop)(run).eval()
     report = cr.pack(model, tmp_path / "m.crnn", given(9, 2), weights="float32", calibration=[given(20, 3)])
     assert max(check.steps for check in report.checks) >= 131
     engine = cr.Engine(tmp_path / "m.crnn")
@@ -160,6 +204,21 @@ def test_the_file_gives_what_torch_gives(name, tmp_path):
         pairs = zip(ys, (wanted[0], *wanted[1]), strict=True) if isinstance(ys, tuple) else [(ys, wanted)]
         for y, z in pairs:
             np.testing.assert_allclose(y, z[0], rtol=CLOSE, atol=CLOSE)
+
+
+def test_a_policy_whose_states_are_masked(tmp_path):
+    torch.manual_seed(0)
+    model, batches = (
+        Layered(policy).eval(),
+        [(torch.randn(n, 2, INPUTS), (torch.rand(n, 2) < 0.3).float()) for n in (9, 30)],
+    )
+    cr.pack(model, tmp_path / "m.crnn", batches[0], weights="float32", time=0)
+    x, done = batches[1]
+    with torch.no_grad():
+        wanted = model(x, done)[:, 1]
+    stream = cr.Engine(tmp_path / "m.crnn").stream()
+    ys = [stream.step((a.numpy(), b.numpy())) for a, b in zip(x[:, 1], done[:, 1], strict=True)]
+    np.testing.assert_allclose(np.stack(ys), wanted, rtol=CLOSE, atol=CLOSE)
 
 
 def counted(after):

@@ -62,7 +62,7 @@ def loop(m, x):
 
 def layer_in_a_loop(m, x):
     state, outputs = None, []
-    for t in range(x.shape[1]):
+    for t in reversed(range(x.shape[1])):
         y, state = m.g(x[:, t : t + 1], state)
         outputs.append(y)
     return torch.cat(outputs, 1)
@@ -118,6 +118,12 @@ REFUSED = {
         r(2, 9, 4),
         "calls g in a Python loop",
         "whole sequence",
+    ),
+    "cell in a loop beside a layer": (
+        lambda: Uses(lambda m, x: loop(m, x).mean(1), cell=nn.GRUCell(4, 8), g=gru()),
+        r(2, 9, 4),
+        "does not call its recurrent layers",
+        "cell is an nn.GRUCell in a Python loop",
     ),
     "by hand": (lambda: Uses(by_hand, fc=nn.Linear(12, 8)), r(2, 9, 4), "no nn.LSTM", "cr.Recurrent"),
     "script": (lambda: torch.jit.script(nn.GRU(4, 8)), r(9, 2, 4), "ScriptModule", "Python module"),

@@ -73,6 +73,22 @@ class Leaf:
         output = sum(cell.output_size for cell in self.cells[-1])
         return [output, *(self.cells[i][d].state_sizes()[s] for i, d, s in self.slots())]
 
+    def split(self, hx: Any, batched: bool) -> list[Tensor]:
+        """Flat states; torch's stacked tensor and a tuple of states list the same entries in the same order."""
+        if hx is None:
+            return []
+        kinds = [hx] if len(self.cells[0][0].outer_states()) == 1 else list(hx)
+        flat = [kinds[s][layer * self.directions + direction] for layer, direction, s in self.slots()]
+        return flat if batched else [part.unsqueeze(0) for part in flat]
+
+    def joined(self, flat: list[Tensor], batched: bool) -> Any:
+        """Flat states as the layer takes and gives them."""
+        flat = flat if batched else [s.squeeze(0) for s in flat]
+        kinds = len(self.cells[0][0].outer_states())
+        per_layer = isinstance(self.module.hidden_size, list | tuple)
+        joined = [tuple(flat[s::kinds]) if per_layer else torch.stack(flat[s::kinds]) for s in range(kinds)]
+        return joined[0] if kinds == 1 else tuple(joined)
+
     def run(self, x: Tensor, states: list[Tensor], batch_sizes: list[int]) -> list[Tensor]:
         """The layer by its cells, step by step: x is (sum of batch_sizes, input), batch_sizes[t] rows in step t."""
         flat, after = iter(states), []
@@ -139,10 +155,10 @@ def leaf_forward(module: nn.Module, input: Any, hx: Any = LEFT_OUT) -> tuple[Any
     x = input if batched else input.unsqueeze(1)
     if batched and module.batch_first:
         x = x.transpose(0, 1)
-    y, *after = torch.ops.compactrnn.recurrent(leaf.key, x, _split_states(leaf, hx, batched))
+    y, *after = torch.ops.compactrnn.recurrent(leaf.key, x, leaf.split(hx, batched))
     if batched and module.batch_first:
         y = y.transpose(0, 1)
-    return (y if batched else y.squeeze(1)), _join_states(leaf, after, batched)
+    return (y if batched else y.squeeze(1)), leaf.joined(after, batched)
 
 
 Leaf.forward = staticmethod(leaf_forward)
@@ -150,27 +166,10 @@ Leaf.forward = staticmethod(leaf_forward)
 
 def _packed_forward(leaf: Leaf, input: PackedSequence, hx: Any, batch_sizes: list[int]) -> tuple[PackedSequence, Any]:
     data, sizes, order, back = input
-    states = _split_states(leaf, hx, True)
+    states = leaf.split(hx, True)
     if order is not None:
         states = [s.index_select(0, order) for s in states]
     y, *after = torch.ops.compactrnn.recurrent_packed(leaf.key, data, states, batch_sizes)
     if back is not None:
         after = [s.index_select(0, back) for s in after]
-    return PackedSequence(y, sizes, order, back), _join_states(leaf, after, True)  # pyright: ignore
-
-
-def _split_states(leaf: Leaf, hx: Any, batched: bool) -> list[Tensor]:
-    """Flat states; torch's stacked tensor and a tuple of states list the same entries in the same order."""
-    if hx is None:
-        return []
-    kinds = [hx] if len(leaf.cells[0][0].outer_states()) == 1 else list(hx)
-    flat = [kinds[s][layer * leaf.directions + direction] for layer, direction, s in leaf.slots()]
-    return flat if batched else [part.unsqueeze(0) for part in flat]
-
-
-def _join_states(leaf: Leaf, flat: list[Tensor], batched: bool) -> Any:
-    flat = flat if batched else [s.squeeze(0) for s in flat]
-    kinds = len(leaf.cells[0][0].outer_states())
-    per_layer = isinstance(leaf.module.hidden_size, list | tuple)
-    joined = [tuple(flat[s::kinds]) if per_layer else torch.stack(flat[s::kinds]) for s in range(kinds)]
-    return joined[0] if kinds == 1 else tuple(joined)
+    return PackedSequence(y, sizes, order, back), leaf.joined(after, True)  # pyright: ignore

@@ -26,8 +26,8 @@ from ..graph.arguments import positional
 from ..graph.aten import FRESH
 from ..graph.copy import copy_module
 from ..graph.example import Example
+from ..graph.leaf import Leaf
 from ..graph.trace import Trace, find_leaves, operation, trace_leaves
-from ..layers import is_recurrent
 from .calls import input_names
 from .decompose import Pooling, decompositions
 from .lowering import Lowered, in_float
@@ -46,13 +46,11 @@ _READINGS = ((1, 0), (0, 1), (0, None))  # axes of time and batch
 
 
 def lower_loop(model: nn.Module, example_inputs: Any, time: int | None = None) -> Lowered | None:
-    """The program of a model without recurrent layers that repeats a step; None where no step is found.
+    """The program of a model whose Python code repeats a step; None where no step is found.
 
     Raises:
         UnsupportedModelError: the step cannot be lowered; names module and operation.
     """
-    if any(is_recurrent(module) for module in model.modules()):
-        return None
     model, inputs = positional(copy_module(model).cpu().float().eval(), example_inputs)
     inputs = in_float(inputs)
     model = with_plain_outputs(model, inputs)
@@ -80,6 +78,7 @@ def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Itera
     with contextlib.suppress(UnsupportedModelError):
         one, two = (_trace(model, axes.with_steps(single, steps)) for steps in (1, 2))
         if len(one.nodes) < len(two.nodes):
+            _cut_out(one, two)
             graphs = one, two, _trace(model, axes.with_steps(single, 3))
             for further in (True, False):
                 found = _Repeated([replace(graph, nodes=[*graph.nodes]) for graph in graphs], further)
@@ -90,7 +89,22 @@ def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Itera
 def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     with_leaves, leaves = find_leaves(with_products(model), loops=True)
     with Pooling():
-        return trace_leaves(with_leaves.eval(), leaves, Example(inputs, {}), None, decompositions())
+        found = trace_leaves(with_leaves.eval(), leaves, Example(inputs, {}), None, decompositions())
+    for node in found.nodes:  # a layer stacks its states, of which its next call takes each again
+        if operation(node) == "select" and operation(stack := node.args[0]) == "stack":
+            if node.args[1] == (stack.args[1] if len(stack.args) > 1 else 0):
+                node.replace_all_uses_with(stack.args[0][node.args[2]])
+    return found
+
+
+def _cut_out(one: Trace, two: Trace) -> None:
+    """Make the slice `x[:, 0:1]` of two steps the same slice where there is but one, of which it is all."""
+    known: dict[Any, int] = {}
+    keys = [_keys(graph, known) for graph in (one, two)]
+    slices = {keys[1][str(n.args[0])]: n for n in two.nodes if operation(n) == "slice" and n.args[2:] == (0, 1)}
+    for node in one.nodes:
+        if operation(node) == "alias" and (first := slices.get(keys[0][str(node.args[0])])):
+            node.target, node.args = first.target, (node.args[0], *first.args[1:])
 
 
 class _Repeated:
@@ -270,7 +284,8 @@ class _Step(nn.Module):
         for node in trace.nodes:
             args, named = filled([node.args, list(node.kwargs.values())], node.name)
             if node.target is _RECURRENT:
-                values[node.name] = _call(self.get_submodule(trace.leaves[args[0]].name), args[1], args[2])
+                leaf = trace.leaves[args[0]]
+                values[node.name] = _call(leaf, self.get_submodule(leaf.name), args[1], args[2])
             else:
                 values[node.name] = node.target(*args, **dict(zip(node.kwargs, named, strict=True)))  # pyright: ignore
         return *filled(list(trace.outputs), ""), *(values[node.name] for node in repeated.states)
@@ -291,11 +306,15 @@ def _attribute(module: nn.Module, name: str) -> Tensor:
     return getattr(module.get_submodule(path), own)
 
 
-def _call(cell: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
-    """A cell of torch as the operation that stands for it."""
-    after = cell(x[0], tuple(states) if len(states) > 1 else states[0] if states else None)
-    after = list(after) if isinstance(after, tuple) else [after]
-    return [after[0][None], *after]
+def _call(leaf: Leaf, module: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    """A cell of torch, or a layer, as the operation that stands for it."""
+    if leaf.is_step:
+        after = module(x[0], tuple(states) if len(states) > 1 else states[0] if states else None)
+        after = list(after) if isinstance(after, tuple) else [after]
+        return [after[0][None], *after]
+    turned = (1, 0) if module.batch_first else (0, 1)
+    y, after = module(x.movedim((0, 1), turned), leaf.joined(states, True) if states else None)
+    return [y.movedim((0, 1), turned), *leaf.split(after, True)]
 
 
 def _of_sequences(repeated: _Repeated, model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Lowered | None:
@@ -362,14 +381,16 @@ def _repeats(
 
 
 def _names(repeated: _Repeated) -> list[str]:
-    """What the states are called: after their cell, where they are those of one."""
+    """What the states are called: after their cell or layer, where they are those of one."""
     found: list[str] = []
     for node in repeated.states:
         name = "state"
         if operation(node) == "getitem" and node.args[0].target is _RECURRENT:  # pyright: ignore
             call, index = node.args
             leaf = repeated.one.leaves[call.args[0]]  # pyright: ignore
-            name = f"{leaf.name}.{leaf.cells[0][0].outer_states()[max(index - 1, 0)].name}"  # pyright: ignore
+            layer, direction, place = leaf.slots()[max(index - 1, 0)]  # pyright: ignore
+            state = leaf.cells[layer][direction].outer_states()[place].name
+            name = f"{leaf.name}.{state}" if leaf.is_step else leaf.state_name(layer, direction, state)
         found.append(unique(name, found))
     return found
 

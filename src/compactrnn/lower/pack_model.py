@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._errors import invalid
+from .._errors import UnsupportedModelError, invalid
 from .._files import check_writable
 from ..emit.packed_file import FileOptions, PackReport, write_packed
 from ..graph.arguments import flatten
 from ..graph.programs import rebuilt
+from ..layers import is_recurrent
 from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import write
@@ -71,9 +72,9 @@ def pack(
     many frames: an input has the shape (frames, ...), and a stream takes as many and gives a result. The engine is
     right for whole steps: the example and the calibration data are cut to these, and compared at several lengths.
 
-    A model without recurrent layers whose Python code loops over time, as over an `nn.LSTMCell`, is taken where every
-    step does the same and its states start from constants (`compactrnn.lower.loop_step`). The stream keeps these
-    states: those of a cell as "cell.h", others as "state".
+    A model whose Python code loops over time, over an `nn.LSTMCell` or with calls of an `nn.LSTM` for one step, is
+    taken where every step does the same and its states start from constants (`compactrnn.lower.loop_step`). The stream
+    keeps these states: those of a cell as "cell.h", of a layer as "lstm.h_l0", others as "state".
 
     With `states` the model is one time step, and `forward(x, h, c)` returns `y, h, c`, whatever computes them: layers
     over a sequence of one step, `nn.LSTMCell` and its like, a step written by hand. The stream keeps these states under
@@ -198,7 +199,14 @@ def lower_sequences(
     """The lowered form of a model of sequences, and what calls it without its lengths, where an argument has them."""
     bound = None if lengths is None else Bound(model, example_inputs, lengths)
     model, example_inputs = (model, example_inputs) if bound is None else (bound.model, bound.example)
-    return lower_loop(model, example_inputs, time) or lower_model(model, example_inputs, time), bound
+    if not any(is_recurrent(module) for module in model.modules()):
+        return lower_loop(model, example_inputs, time) or lower_model(model, example_inputs, time), bound
+    try:
+        return lower_model(model, example_inputs, time), bound
+    except UnsupportedModelError:  # as of a loop over time that calls a layer with one step
+        if (lowered := lower_loop(model, example_inputs, time)) is None:
+            raise
+        return lowered, bound
 
 
 def _batch(model: nn.Module, lowered: Lowered, batch: Any) -> tuple[torch.Tensor, ...]:

@@ -18,7 +18,7 @@ from ..emit.frames import frames_a_step
 from ..graph.copy import copy_module
 from ..layers import cells_of, is_recurrent
 from .calls import Call, Reading, axes_text, called, calls, fails, input_names, reason, resized
-from .refusals import check_layers, no_time
+from .refusals import cells_used, check_layers, no_time
 
 _MOST_READINGS = 400
 
@@ -107,7 +107,10 @@ def find_axes(model: nn.Module, inputs: tuple[Tensor, ...], time: int | None = N
         raise fails(kind, error) from error
     if not base:
         layers = ", ".join(called(n, m) for n, m in model.named_modules() if is_recurrent(m))
-        raise UnsupportedModelError(f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode")
+        raise UnsupportedModelError(
+            f"{kind}: its forward does not call its recurrent layers ({layers}) in eval mode"
+            + (f", and {cells}" if (cells := cells_used(model)) else "")
+        )
     tried, errors = _try_all(model, inputs)
     along = _along(base, tried)
     if time is None:  # of two axes that of layers in both directions may have a stride within a step
@@ -187,11 +190,11 @@ def _chosen(
     base: list[Call], along: list[tuple[Reading, frozenset[int]]], names: list[str], time: int | None
 ) -> list[tuple[Reading, frozenset[int]]]:
     """Those of one set of calls, of which `time` says which it is."""
-    if time is not None:
+    if time is not None and along:
         kept = [(r, mine) for r, mine in along if r[0] == time]
         if not kept:
             axes = ", ".join(str(axis) for axis in sorted({r[0] for r, _ in along if r[0] is not None}))
-            expected = f"an axis of {names[0]} along which recurrent layers run ({axes or 'none is found'})"
+            expected = f"an axis of {names[0]} along which recurrent layers run ({axes})"
             raise invalid("time", got=str(time), expected=expected)
         along = kept
     sets = list(dict.fromkeys(mine for _, mine in along))

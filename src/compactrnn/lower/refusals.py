@@ -19,6 +19,7 @@ from .calls import Call, Reading, reason
 ONE_STEP = (
     "a forward(x, h) for one step that returns y, h (and c of an LSTM), packed with states=['h']; the stream keeps them"
 )
+_TAKEN = "in a Python loop, which is taken where every step does the same, from the first on and from constant states"
 _CELLS = {nn.LSTMCell: "nn.LSTM", nn.GRUCell: "nn.GRU", nn.RNNCell: "nn.RNN"}
 _LAYERS = "nn.LSTM, nn.GRU, nn.RNN or a layer of compactrnn"
 
@@ -31,9 +32,8 @@ def cells_used(model: nn.Module) -> str:
     name, kind = found[0]
     layer = next(layer for cell, layer in _CELLS.items() if issubclass(kind, cell))
     return (
-        f"{name or 'the model'} is an nn.{kind.__name__} in a Python loop, which is taken where every step does the"
-        " same, from the first on and from constant states: use"
-        f" {layer}, called once with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on), or pack"
+        f"{name or 'the model'} is an nn.{kind.__name__} {_TAKEN}: use {layer}, called once"
+        " with the whole sequence (its weight_ih_l0 is the cell's weight_ih, and so on), or pack"
         f" the loop's body as one step: {ONE_STEP}"
     )
 
@@ -130,7 +130,7 @@ def no_time(
     )
     if any(len(c) != len(base) for c in tried.values()):
         return (
-            f"calls {first.layer} in a Python loop over time; call it once, with the whole sequence."
+            f"calls {first.layer} {_TAKEN}; call it once, with the whole sequence."
             f" {states}; the layer starts from its own initial state"
         )
     moved = [(x, y) for c in tried.values() for x, y in zip(base, c, strict=True) if x.steps != y.steps]
