@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .._errors import UnsupportedModelError
 from ..graph.arguments import positional
-from ..graph.aten import FRESH
+from ..graph.aten import FRESH, argument
 from ..graph.copy import copy_module
 from ..graph.example import Example
 from ..graph.leaf import Leaf
@@ -91,9 +91,9 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     with Pooling():
         found = trace_leaves(with_leaves.eval(), leaves, Example(inputs, {}), None, decompositions())
     for node in found.nodes:  # a layer stacks its states, of which its next call takes each again
-        if operation(node) == "select" and operation(stack := node.args[0]) == "stack":
-            if node.args[1] == (stack.args[1] if len(stack.args) > 1 else 0):
-                node.replace_all_uses_with(stack.args[0][node.args[2]])
+        args: Any = node.args
+        if operation(node) == "select" and operation(args[0]) == "stack" and args[1] == argument(args[0], "dim"):
+            node.replace_all_uses_with(args[0].args[0][args[2]])
     return found
 
 
