@@ -177,6 +177,26 @@ def policy(m, x, done):
     return m.head(torch.cat(outputs))
 
 
+def policy_of_two_states(m, x, done):
+    """Both start from the same zeros."""
+    h, c = (torch.zeros(2, x.shape[1], UNITS),) * 2
+    outputs = []
+    for frame, over in zip(x, done, strict=True):
+        keep = (1 - over)[None, :, None]
+        y, (h, c) = m.two(frame[:, None], (h * keep, c * keep))
+        outputs.append(y[:, 0])
+    return m.head(torch.stack(outputs))
+
+
+def policy_of_a_cell(m, x, done):
+    h, c, outputs = *(torch.zeros(x.shape[1], UNITS) for _ in range(2)), []
+    for t in range(len(x)):
+        h, c = h * (1 - done[t])[:, None], c * (1 - done[t])[:, None]
+        h, c = m.lstm(x[t], (h, c))
+        outputs.append(m.head(h))
+    return torch.stack(outputs)
+
+
 LAYERED = {
     "calls for a slice": (sliced, tokens, ["two.h_l0", "two.c_l1"]),
     "two layers": (decoded, numbers, ["state", "two.h_l0", "two.c_l0", "two.h_l1", "two.c_l1"]),
@@ -206,12 +226,11 @@ def test_the_file_gives_what_torch_gives(name, tmp_path):
             np.testing.assert_allclose(y, z[0], rtol=CLOSE, atol=CLOSE)
 
 
-def test_a_policy_whose_states_are_masked(tmp_path):
+@pytest.mark.parametrize("run", [policy, policy_of_two_states, policy_of_a_cell])
+def test_a_policy_whose_states_are_masked(run, tmp_path):
     torch.manual_seed(0)
-    model, batches = (
-        Layered(policy).eval(),
-        [(torch.randn(n, 2, INPUTS), (torch.rand(n, 2) < 0.3).float()) for n in (9, 30)],
-    )
+    model = Layered(run).eval()
+    batches = [(torch.randn(n, 2, INPUTS), (torch.rand(n, 2) < 0.3).float()) for n in (9, 30)]
     cr.pack(model, tmp_path / "m.crnn", batches[0], weights="float32", time=0)
     x, done = batches[1]
     with torch.no_grad():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,8 +81,8 @@ def _repeated(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> Itera
         if len(one.nodes) < len(two.nodes):
             _cut_out(one, two)
             graphs = one, two, _trace(model, axes.with_steps(single, 3))
-            for further in (True, False):
-                found = _Repeated([replace(graph, nodes=[*graph.nodes]) for graph in graphs], further)
+            for further, apart in itertools.product((True, False), (False, True)):
+                found = _Repeated([replace(graph, nodes=[*graph.nodes]) for graph in graphs], further, apart)
                 if found.found and found.states:
                     yield found
 
@@ -116,12 +117,12 @@ class _Repeated:
         reads: these nodes by what reads the state before: the name of a node, and the place among its arguments.
     """
 
-    def __init__(self, graphs: Sequence[Trace], further: bool):
+    def __init__(self, graphs: Sequence[Trace], further: bool, apart: bool):
         known: dict[Any, int] = {}
         self.one = graphs[0]
         self.states: dict[Node, str] = {}
         self.reads: dict[tuple[str, tuple], Node] = {}
-        pairs = [_Pair(a, b, known, further) for a, b in itertools.pairwise(graphs)]
+        pairs = [_Pair(a, b, known, further, apart) for a, b in itertools.pairwise(graphs)]
         self.found = all(pair.same(pair.a.outputs, pair.b.outputs) for pair in pairs)
         before = -1
         while self.found and len(self.reads) > before:  # what a state is made of may read others
@@ -148,10 +149,10 @@ class _Pair:
     `keys` are numbers of the nodes of both, the same for those that compute the same. `nodes` are those of `a` by name.
     """
 
-    def __init__(self, a: Trace, b: Trace, known: dict[Any, int], further: bool):
+    def __init__(self, a: Trace, b: Trace, known: dict[Any, int], further: bool, apart: bool):
         self.a, self.b = a, b
         self._further = further  # whether constants that are made of what a state starts from are looked into
-        self.keys = _keys(a, known), _keys(b, known)
+        self.keys = _keys(a, known, apart), _keys(b, known, apart)
         self.reads: dict[tuple[str, tuple], tuple[Node, Node | None]] = {}
         self.nodes = {n.name: n for node in a.nodes for n in (*node.all_input_nodes, node)}
         self._names = {key: name for name, key in reversed(self.keys[0].items())}
@@ -229,9 +230,13 @@ class _Pair:
         return self.same([a.args, list(a.kwargs.values())], [b.args, list(b.kwargs.values())], a.name)
 
 
-def _keys(trace: Trace, known: dict[Any, int]) -> dict[str, int]:
-    """A number for every node, the same for those that compute the same in any graph of the same `known`."""
-    stored, found = {**trace.parameters, **trace.buffers}, {}
+def _keys(trace: Trace, known: dict[Any, int], apart: bool = False) -> dict[str, int]:
+    """A number for every node, the same for those that compute the same in any graph of the same `known`.
+
+    `apart`: those of one graph that compute the same have numbers of their own, in their order, as where two states
+    start from the same zeros and are masked before they are read.
+    """
+    stored, found, seen = {**trace.parameters, **trace.buffers}, {}, Counter[Any]()
 
     def number(key: Any) -> int:
         return known.setdefault(key, len(known))
@@ -246,7 +251,9 @@ def _keys(trace: Trace, known: dict[Any, int]) -> dict[str, int]:
         sizes = operation(node) in _SHAPES
         parts = [found[x.name] if isinstance(x, Node) else (repr(x), type(x)) for x in leaves]
         parts = [p for x, p in zip(leaves, parts, strict=True) if not (sizes and type(x) is int)]
-        found[node.name] = number((str(node.target), tuple(parts), None if sizes else str(spec)))
+        key = (str(node.target), tuple(parts), None if sizes else str(spec))
+        found[node.name] = number((key, seen[key] if apart else 0))
+        seen[key] += 1
     return found
 
 
