@@ -24,6 +24,7 @@ from compactrnn.runtime.file import read, save, write
 from compactrnn.runtime.program import Buffer, Code, Input, Op, Output, Program, Ref, Segment, Unary
 from compactrnn.tasks.mnist import MnistData, MnistTask
 from compactrnn.training.lock import locked
+from compactrnn.training.run_folder import RunFolder
 from run_folders import RECIPE, invoke
 
 
@@ -95,6 +96,16 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: .*/x"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_full_disk_is_an_error_about_the_file(tmp_path, monkeypatch):
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"No space left on device: .*run/\.lock"), locked(tmp_path / "run"):
+        pass
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+        RunFolder(tmp_path).append_metrics({})
 
 
 def test_many_writers_of_one_file(tmp_path):

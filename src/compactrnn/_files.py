@@ -7,8 +7,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -113,6 +113,15 @@ def check_writable(path: str | os.PathLike, what: str) -> Path:
     return target
 
 
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Give an `OSError` from within, as that of a full disk, the name of the file that it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
 def write_atomically(path: str | os.PathLike, content: bytes, what: str = "output") -> None:
     """Write `content` to `path` atomically: after a crash it has either the old bytes or the new ones.
 
@@ -120,7 +129,7 @@ def write_atomically(path: str | os.PathLike, content: bytes, what: str = "outpu
     """
     target = check_writable(path, what)
     partial = target.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
-    try:
+    with naming(path):
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -133,8 +142,6 @@ def write_atomically(path: str | os.PathLike, content: bytes, what: str = "outpu
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     _sync_folder(target.parent)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._checkpoint import load_tree, load_weights, save_tree
 from .._errors import ModelFileError, invalid
-from .._files import check_json_size, check_writable, open_regular, parse_json, read_file, read_json, write_json
+from .._files import check_json_size, check_writable, naming, open_regular, parse_json, read_file, read_json, write_json
 from .._validate import validated
 from ..models.base import AbstractModel
 from ..tasks.base import AbstractTask
@@ -163,7 +163,7 @@ class RunFolder:
 
 def _append(path: Path, record: dict[str, Any]) -> int:
     """Add a line in one write, on the disk when this returns."""
-    with open(path, "ab", buffering=0) as file:
+    with naming(path), open(path, "ab", buffering=0) as file:
         file.write(json.dumps(record).encode() + b"\n")
         os.fsync(file.fileno())
         return file.tell()
