@@ -274,6 +274,12 @@ REFUSED = {
         "sort cannot be lowered",
         "prelu"[1:],
     ),
+    "the last step before padding": (
+        uses(lambda m, x: m.g(x)[0][torch.arange(len(x)), (x[..., 0] != 0).sum(1) - 1]),
+        r(2, 9, 4),
+        "index cannot be lowered",
+        "pack with lengths=",
+    ),
     "bits": (uses(lambda m, x: m.g(x)[0].view(torch.int32)), r(2, 9, 4), "view", "cannot be lowered"),
     "several tokens": (
         lambda: Uses(lambda m, x: m.g(m.e(x).sum(2))[0], g=gru(4), e=nn.Embedding(9, 4)),

@@ -32,7 +32,13 @@ _EACH_STEP = {
     *("amax", "amin", "sum", "mean", "linear", "layer_norm", "_native_batch_norm_legit_no_training"),
 }  # where what they make is as long as what they get, a step of it is made of that step
 WRITES = frozenset(["slice_scatter", "select_scatter", "unfold"])  # move entries too, over others or several times
+_CHOSEN = (
+    "computed positions choose rows of a constant table alone; for the last step before padding let forward take the"
+    " lengths, forward(x, lengths), and pack with lengths=['lengths']"
+)
 _INSTEAD = {
+    "index": _CHOSEN,
+    "gather": _CHOSEN,
     "view_as_complex": "complex numbers are not taken: rotary positions are, as x * cos + rotated(x) * sin",
     "_embedding_bag": "bags are taken as rows of as many tokens each, without offsets and max_norm",
 }
