@@ -291,10 +291,24 @@ def test_it_is_that_of_the_file(case, tmp_path):
 JOINED = ("of steps to come too", "without weights", "encoder layer")  # masks of every two steps made of several
 
 
-@pytest.mark.parametrize("case", JOINED)
-def test_joined_masks_of_a_file_are_refused(case, tmp_path):
+def test_joined_masks_of_a_file_are_refused(tmp_path):
+    path = exported(SAFE["of steps to come too"], tmp_path / "m.onnx")
+    with pytest.raises(cr.UnsupportedModelError, match="numbers of every two steps"):
+        cr.pack(path, tmp_path / "m.crnn")
+
+
+@pytest.mark.parametrize("case", ["without weights", "encoder layer"])
+def test_joined_masks_of_one_size_are_those_of_one_step(case, tmp_path):
+    """Their exporter writes the number of steps into the file. A row in which no step counts is NaN."""
+    from onnx_models import session
+
     path = exported(SAFE[case], tmp_path / "m.onnx")
-    with pytest.raises(cr.UnsupportedModelError, match=r"numbers of every two steps|another number of entries"):
+    with pytest.warns(UserWarning, match="a call of it is one step of the engine"):
+        cr.pack(path, tmp_path / "m.crnn", weights="float32")
+    x = torch.randn(20, 4).numpy()
+    wanted = session(path).run(None, {"x": x[None]})[0][0]
+    np.testing.assert_allclose(cr.Engine(tmp_path / "m.crnn").stream().step(x), wanted, atol=3e-6)
+    with pytest.raises(ValueError, match=r"quantization error: .*infinite or NaN"):
         cr.pack(path, tmp_path / "m.crnn")
 
 

@@ -164,6 +164,7 @@ def write_packed(
             trained=trained,
             max_bytes=room,
         )
+        _check_error(quantized.error, options.max_error)
         found = report(quantized)
         blob = write(_with_notes(quantized.program, found) if options.notes else _without_names(quantized.program))
         if options.max_bytes is None or room is None or len(blob) <= options.max_bytes:
@@ -179,7 +180,6 @@ def write_packed(
                 hint += ", calibration data lets large constants become int8"
             expected = f"at least {len(blob):,}, the size of the smallest file with these types"
             raise invalid("max_bytes", got=f"{options.max_bytes:,}", expected=expected, hint=hint)
-    _check_error(quantized.error, options.max_error)
     _warn(found, quantized, stacklevel + 1)
     Engine(blob)
     save(blob, path)

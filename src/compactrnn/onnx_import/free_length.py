@@ -114,6 +114,7 @@ def _each(file: ModelFile, ports: Ports, outputs: list[str], axes: dict[str, int
         return
     for repeating in (False, True):
         opener = _Opener(file, own, repeating)
+        opener.sizes[steps] = name, axis, 2 * steps  # which nodes may repeat something by before they read the input
         try:
             fold(file, ports.values(dict.fromkeys(keys, 2 * steps), 2 * steps), outputs, opener)
         except (UnsupportedModelError, ModelFileError, ValueError):
