@@ -161,7 +161,8 @@ def test_the_training_page_runs(capsys):
     assert "DuRNN" in capsys.readouterr().out
 
 
-def test_the_page_on_weights_runs_from_top_to_bottom():
+def test_the_page_on_weights_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names = {}
     for code in blocks("docs/weights.md"):

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "BlockDiagonal": {"blocks": 2},
     "BlockSparse": {"block": (4, 2), "keep": 0.5},
     "Circulant": {},
+    "Convolution": {"positions": (2, 2)},
     "Dense": {},
     "Diagonal": {},
     "Doped": {"weight": cr.LowRank(rank=2), "keep": 0.1},

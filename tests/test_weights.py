@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from compactrnn.testing import WeightContract
@@ -10,6 +11,7 @@ from compactrnn.weights import (
     BlockDiagonal,
     BlockSparse,
     Circulant,
+    Convolution,
     Dense,
     DenseWeight,
     Diagonal,
@@ -51,6 +53,8 @@ SPECS = [
     Masked(Kronecker(out_block=4, in_block=2)),
     Circulant(),
     BlockCirculant(block=4),
+    Convolution((2, 2)),
+    Convolution((4,), kernel=5),
     BlockDiagonal(blocks=4),
     Hashed(compression=4),
     Hashed(buckets=7),
@@ -62,7 +66,7 @@ SPECS = [
     Doped(LowRank(rank=2), keep=0.03),
     Doped(BlockDiagonal(blocks=4), keep=0.1),
 ]
-INEXACT = Kronecker | ToeplitzLike | Circulant | BlockCirculant | Hashed | TensorTrain
+INEXACT = Kronecker | ToeplitzLike | Circulant | BlockCirculant | Convolution | Hashed | TensorTrain
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -208,6 +212,12 @@ def test_low_rank_becomes_dense_where_that_is_smaller():
         ),
         (lambda: Kronecker().build(4 * 41, 8, 4), "per gate: .*got 41, a prime number; the nearest are 40 and 42; or"),
         (lambda: Kronecker().build(8, 5), "the nearest are 4 and 6; or give in_block=1 or in_block=5"),
+        (lambda: Convolution(8), "positions: expected a tuple of one to three sizes, got 8"),
+        (lambda: Convolution((8, 0)), "positions: .*got 0"),
+        (lambda: Convolution((8, 8), kernel=(3,)), "kernel: expected 2 sizes, as positions has"),
+        (lambda: Convolution((8, 8), kernel=4), "kernel: expected an odd size"),
+        (lambda: Convolution((2, 3)).build(3 * 6, 8, gates=3), "in_features: .*a multiple of positions=6"),
+        (lambda: Convolution((2, 3)).build(4 * 8, 6, gates=4), "out_features per gate: .*a multiple of positions=6"),
         (lambda: Dense().build(0, 8), r"out_features: .*got 0"),
         (lambda: Dense().build(7, 8, gates=2), r"out_features: .*got 7"),
         (lambda: Dense().build(4, 3).from_dense_(torch.zeros(3, 4)), "matrix shape"),
@@ -221,9 +231,10 @@ def test_errors_say_what_is_wrong(make, message):
 def test_nearest_fits_are_projections():
     """Nothing of the same structure is nearer: what is left has no part in the directions of the parameters."""
     specs = [BlockCirculant(block=4), Circulant(), BlockDiagonal(blocks=2), Hashed(compression=4), Sparse(keep=0.2)]
+    specs.append(Convolution((2, 2)))
     for spec in specs:
         for size in ((8, 12, 1), (20, 8, 1), (24, 12, 3)):
-            if isinstance(spec, BlockCirculant | BlockDiagonal) and (size[0] // size[2]) % 4:
+            if isinstance(spec, BlockCirculant | BlockDiagonal | Convolution) and (size[0] // size[2]) % 4:
                 continue
             matrix = torch.randn(size[0], size[1], dtype=torch.float64)
             weight = spec.build(*size).double().from_dense_(matrix)
@@ -257,6 +268,24 @@ def test_every_output_has_the_variance_of_a_dense_layer(spec):
     torch.manual_seed(0)
     weight, x = spec.build(256, 128), torch.randn(400, 128)
     assert 0.8 < weight(x).var() / Dense().build(256, 128)(x).var() < 1.25
+
+
+@pytest.mark.parametrize("positions, kernel", [((12,), 3), ((3, 4), (3, 5)), ((2, 3, 2), 3)])
+def test_a_convolution_is_that_of_torch(positions, kernel):
+    weight = Convolution(positions, kernel).build(3 * 4 * 12, 2 * 12, gates=3)
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(positions) - 1](2, 12, weight.spec.sizes, padding="same", bias=False)
+    conv.load_state_dict({"weight": weight.kernel})
+    x = torch.randn(5, 2, *positions)
+    assert_close(weight(x.flatten(1)), conv(x).flatten(1))
+
+
+def test_whole_channels_are_cut_out_of_a_convolution():
+    weight = Convolution((2, 3)).build(2 * 4 * 6, 3 * 6, gates=2)
+    kernel, channels = weight.kernel.detach().clone(), torch.tensor([0, 2])
+    units = (channels[:, None] * 6 + torch.arange(6)).flatten()
+    small = select(weight, out=torch.cat([units, 24 + units]), inp=units)
+    assert small is weight and (small.gates, small.rows) == (2, 12)
+    assert_close(small.kernel, kernel[torch.tensor([0, 2, 4, 6])][:, channels])
 
 
 def test_a_hash_is_the_same_everywhere():

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from .weights import BlockDiagonal as BlockDiagonal
     from .weights import BlockSparse as BlockSparse
     from .weights import Circulant as Circulant
+    from .weights import Convolution as Convolution
     from .weights import Dense as Dense
     from .weights import Diagonal as Diagonal
     from .weights import Doped as Doped
@@ -105,6 +106,7 @@ _HOME = {
     "BlockCirculant": "weights",
     "BlockDiagonal": "weights",
     "Circulant": "weights",
+    "Convolution": "weights",
     "Delta": "compress",
     "Diagonal": "weights",
     "Distill": "compress",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..emit import structured
+from ..emit.convolved import Convolved
 from ..emit.factor import Factor
 from ..emit.kronecker import Kronecker
 from ..runtime import program
@@ -24,6 +25,7 @@ from ..runtime.toeplitz import ToeplitzBlocks
 from ..weights import terms
 from ..weights.base import AbstractWeight
 from ..weights.block_term import Blocks
+from ..weights.convolution_term import ConvolutionTerm
 from ..weights.kronecker_term import KroneckerTerm
 from ..weights.shared_term import CirculantTerm, HashedTerm
 from ..weights.sparse_term import SparseTerm
@@ -59,6 +61,11 @@ def _(term: ToeplitzTerm) -> Factor:
 @factor.register
 def _(term: KroneckerTerm) -> Factor:
     return Kronecker(array(term.left), array(term.right))
+
+
+@factor.register
+def _(term: ConvolutionTerm) -> Factor:
+    return Convolved(array(term.kernel.flatten(1)), array(term.sources()))
 
 
 @factor.register

@@ -6,6 +6,7 @@ from .block_diagonal import BlockDiagonal as BlockDiagonal
 from .block_sparse import BlockSparse as BlockSparse
 from .circulant import BlockCirculant as BlockCirculant
 from .circulant import Circulant as Circulant
+from .convolution import Convolution as Convolution
 from .dense import DENSE as DENSE
 from .dense import Dense as Dense
 from .dense import DenseWeight as DenseWeight
