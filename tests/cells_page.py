@@ -33,7 +33,8 @@ Bach's chorales, a short training, one seed, `python benchmarks/cell_quality.py`
 "Here" is the cell's best result on each task of [long-sequences.md](long-sequences.md), of any size.
 
 `cr.Recurrent(cr.MGU, 8, 16)` makes a layer of a cell; models and recipes take its name (`cell = "MGU"`). All cells pack
-in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state.
+in float32, int8 and int4, and take any [weight](weights.md) for their matrices of input and state: with
+`cr.Convolution` a GRU is a ConvGRU, an LSTM a ConvLSTM, and so on.
 
 """
 
