@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from .._ordinary import who_looks_on
 from ..weights.base import AbstractWeight
 
+MOST_ENTRIES = 1 << 26  # of a matrix that is made in place of a product of far fewer multiplications
+
 _agreed: weakref.WeakKeyDictionary[AbstractWeight, Any] = weakref.WeakKeyDictionary()
+
+
+def is_too_large(weight: AbstractWeight) -> bool:
+    """Whether the dense matrix would fill the memory for what the weight's own product does with little of it."""
+    entries = weight.out_features * weight.in_features
+    return entries > MOST_ENTRIES and entries > 8 * weight.training_macs()
 
 
 def is_dense_product(weight: AbstractWeight) -> bool:

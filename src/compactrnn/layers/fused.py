@@ -21,7 +21,7 @@ from ..weights.quantized import QuantizedWeight
 from .autocast import casts_in_vain, without_casts
 from .bind import GATES, bound_cell, thresholds_name
 from .cudnn import Contiguous, flatten_
-from .dense_form import differs, is_dense_product
+from .dense_form import differs, is_dense_product, is_too_large
 from .loop import loop_report, wanted_loop
 from .run_layer import scan_layer
 from .sequence import StateForm, Steps, check_dtype, projection_per_layer, run_stack, sizes_per_layer
@@ -195,9 +195,9 @@ class AbstractFused(nn.RNNBase):
         return projection >= size
 
     def _must_be_called(self, number: int) -> bool:
-        """Whether a weight's `forward` rounds, or, with a warning, does something else than its dense matrix."""
+        """Whether a weight's `forward` rounds, its dense matrix is too large, or, with a warning, another map."""
         for name, weight in self._structured(number).items():
-            if isinstance(weight, QuantizedWeight):
+            if isinstance(weight, QuantizedWeight) or is_too_large(weight):
                 return True
             if not is_dense_product(weight):
                 warnings.warn(f"{differs(name, weight)}; so the layer runs step by step", stacklevel=5)

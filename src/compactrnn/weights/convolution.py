@@ -78,6 +78,14 @@ class ConvolutionWeight(AbstractWeight):
         self.kernel = nn.Parameter(torch.empty(channels, inputs, *spec.sizes))
         self.reset_parameters()
 
+    @torch.no_grad()
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """As of every weight, without its dense matrix, which may be millions of times as large."""
+        bound = self.in_features**-0.5 if bound is None else bound
+        inside = (self._term().sources() >= 0).sum(1).to(self.kernel)  # places of each entry in the matrix
+        size = (self.kernel.uniform_(-1, 1).flatten(2).square() @ inside).sum().sqrt()
+        self.kernel.mul_(bound * (self.out_features * self.in_features / 3) ** 0.5 / size)
+
     def forward(self, x: Tensor) -> Tensor:
         grid = x.reshape(-1, self.kernel.shape[1], *self.spec.positions)
         padding = tuple(size // 2 for size in self.spec.sizes)

@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ...cells.base import AbstractCell
 from ...weights.base import AbstractWeight
-from ..dense_form import differs, is_dense_product, with_dense_forms
+from ..dense_form import differs, is_dense_product, is_too_large, with_dense_forms
 from .read_step import BATCH, GraphReader, NotTraceable, Step
 
 
@@ -31,6 +31,9 @@ def trace_step(cell: AbstractCell, projected: Tensor, states: tuple[Tensor, ...]
         if not dense:
             raise
     for path, weight in dense.items():
+        if is_too_large(weight):
+            size = f"{weight.out_features:,} x {weight.in_features:,}"
+            raise NotTraceable(f"{type(cell).__name__}.{path}: its dense matrix would be {size}")
         if not is_dense_product(weight):
             raise NotTraceable(differs(f"{type(cell).__name__}.{path}", weight))
     return _trace_step(cell, projected, states, dense)
