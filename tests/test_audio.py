@@ -1,5 +1,6 @@
 """`Audio`, `AudioStream` and `compactrnn run` of models that give audio: torch's STFT, any chunks, refusals."""
 
+import copy
 import json
 import os
 import wave
@@ -270,6 +271,7 @@ def test_a_model_that_does_not_take_such_audio_is_not_packed(model, audio, words
 def test_what_is_no_audio_is_refused_and_changes_nothing(mask, tmp_path):
     stream, x = cr.AudioStream(cr.Engine(mask)), noise(100)
     first = stream.feed(x)
+    copy.copy(stream).feed(x)
     for wrong in (np.zeros((2, 9)), np.zeros(3, int), ["a"], np.array([0.0, np.nan]), np.array([1e300])):
         with pytest.raises(ValueError, match="audio: expected"):
             stream.feed(wrong)

@@ -428,6 +428,7 @@ def test_pack_measures_and_refuses(tmp_path):
     before = path.read_bytes()
     for options, message in [
         ({"max_error": 1e-9}, "max_error"),
+        ({"max_error": "small"}, "max_error: expected a positive number, got 'small'"),
         ({"weights": "int3"}, "weights"),
         ({"fold": "maybe"}, "fold"),
         ({"metadata": {"a": {1, 2}}}, "metadata"),
@@ -476,7 +477,8 @@ def test_a_folded_token_input_is_the_same_model(weights, fold):
 
 def test_time_is_first_whatever_the_model_returns(tmp_path):
     model, x = Convolved(), torch.randn(2, 9, 6)
-    report = cr.pack(model, tmp_path / "m.crnn", x, calibration=[x])
+    given = x.clone().requires_grad_()  # as of a network before it
+    report = cr.pack(model, tmp_path / "m.crnn", given, calibration=[given])
     assert report.parity < 1e-4 and cr.Engine(tmp_path / "m.crnn").run(x[0].numpy()).shape == (9, 4)
 
 

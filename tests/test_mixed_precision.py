@@ -375,10 +375,20 @@ def test_calibration_data_may_hold_what_is_no_number(value, remedy):
     assert measured.error < 0.02 and remedy in measured.reasons["rnn.weight_ih_l0"]
 
 
-def test_calibration_data_that_cannot_be_measured_on_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        (torch.randn(1, 9, 4), "a list of batches.*got a Tensor"),
+        (5, "a list of batches.*got a int"),
+        ([torch.randn(1, 9, 3)], r"calibration: expected batches like example_inputs, got a batch of shape \(1, 9, 3\)"),
+        ([torch.full((1, 9, 4), torch.nan)], "quantization error: .*'output' without a finite number"),
+    ],
+)
+def test_calibration_data_that_cannot_be_measured_on_is_refused(tmp_path, calibration, message):
     model, x = Tagger(nn.GRU(4, 8, batch_first=True), 8), torch.randn(1, 9, 4)
-    with pytest.raises(ValueError, match="a list of batches"):
-        cr.pack(model, tmp_path / "m.crnn", x, calibration=x)
+    with pytest.raises(ValueError, match=message):
+        cr.pack(model, tmp_path / "m.crnn", x, calibration=calibration)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """States of a stream by name: read, set, reset."""
 
+import copy
 import json
+import pickle
 import zlib
 
 import numpy as np
@@ -79,10 +81,15 @@ def test_the_state_survives_bytes_and_copies(tmp_path):
     stream.set_state("h_l0", h[None, None])  # as torch has it: axes of length one do not count
     assert np.array_equal(stream.get_state("h_l0"), h)
     other.load_state_bytes(stream.state_bytes())
-    again = stream.copy()
+    again, *copies = stream.copy(), copy.copy(stream), copy.deepcopy(stream)
     assert np.array_equal(stream.step(x), other.step(x))
     assert np.array_equal(stream.get_state("h_l0"), other.get_state("h_l0"))
-    assert np.array_equal(again.get_state("h_l0"), h)
+    for each in (again, *copies):
+        assert np.array_equal(each.get_state("h_l0"), h)
+    assert copy.deepcopy(engine) is engine
+    for what, way in ((engine, "the path of the file"), (stream, "state_bytes")):
+        with pytest.raises(TypeError, match=f"cannot be pickled.*{way}"):
+            pickle.dumps(what)
     again.get_state("h_l0")[:] = 7  # a copy
     assert np.array_equal(again.get_state("h_l0"), h)
     again.reset()

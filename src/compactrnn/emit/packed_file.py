@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -102,8 +103,9 @@ class FileOptions:
             raise invalid("audio", got=repr(self.audio), expected="an Audio, or None")
         if self.fold not in ("auto", True, False):
             raise invalid("fold", got=repr(self.fold), expected="'auto', True or False")
-        if self.max_error is not None and not self.max_error > 0:
-            raise invalid("max_error", got=self.max_error, expected="a positive number")
+        number = isinstance(self.max_error, Real) and not isinstance(self.max_error, bool)
+        if self.max_error is not None and not (number and self.max_error > 0):
+            raise invalid("max_error", got=repr(self.max_error), expected="a positive number")
         if self.max_bytes is not None:
             check_positive(self.max_bytes, "max_bytes")
         if self.metadata is not None and not isinstance(self.metadata, dict):

@@ -36,7 +36,7 @@ def flatten(model: nn.Module, example_inputs: Any) -> tuple[tuple[Tensor, ...], 
     names = [f"{n}_{i}" if n in repeated or not n.isidentifier() else n for i, n in enumerate(names)]
     if not found:
         raise invalid("example_inputs", got="no tensor", expected=_ACCEPTED)
-    return tuple(leaf for _, leaf in found), names
+    return tuple(leaf.detach() for _, leaf in found), names
 
 
 def paths(model: nn.Module, example_inputs: Any) -> list[tuple[str, ...]]:

@@ -148,8 +148,9 @@ def pack(
     (16,)
     """
     options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes, audio)
-    if isinstance(calibration, torch.Tensor):
-        raise invalid("calibration", got="a tensor", expected="a list of batches, each like example_inputs")
+    if calibration is not None and (isinstance(calibration, torch.Tensor) or not isinstance(calibration, Iterable)):
+        got = f"a {type(calibration).__name__}"
+        raise invalid("calibration", got=got, expected="a list of batches, each like example_inputs")
     check_writable(path, "model file")
     source = rebuilt(model, example_inputs, states is not None)
     example_inputs = source.example

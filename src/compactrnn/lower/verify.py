@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import UnsupportedModelError
+from .._errors import UnsupportedModelError, invalid
 from ..emit.packed_file import Check
 from ..graph.copy import copy_module
 from ..runtime.delta import has_references
 from ..runtime.engine import Engine
 from ..runtime.file import write
 from ..runtime.quantize import quantize
+from .calls import reason
 from .lowering import Lowered
 from .outputs import Port
 from .reference import Reference
@@ -171,7 +172,11 @@ def _check(
     try:
         wanted = reference.run(inputs)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        if what in ("the example", "calibration"):
+        if what == "calibration":
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            got = f"a batch of shape {shapes}, which the model refuses ({reason(error)})"
+            raise invalid("calibration", got=got, expected="batches like example_inputs") from error
+        if what == "the example":
             raise
         return Check(what, steps, None, f"the model refuses it: {str(error).strip().splitlines()[0]}")
     got = [engine.run(argument(sequence)) for sequence in given(lowered, inputs)]

@@ -103,6 +103,11 @@ class AdaptiveStream:
         other.head = self.head.copy()
         return other
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict) -> AdaptiveStream:
+        return self.copy()
+
 
 class AdaptiveStep:
     """The log probabilities after one step; each cluster is computed when it is first needed, and kept.

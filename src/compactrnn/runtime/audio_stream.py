@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from .._errors import invalid
@@ -60,6 +62,9 @@ class AudioStream:
         if self.stages[-1].gives != "samples":
             self._last = self._window / np.resize(first.envelope(), first.width)
         self.reset()
+
+    def __copy__(self) -> AudioStream:
+        return copy.deepcopy(self)
 
     @property
     def rate(self) -> int:

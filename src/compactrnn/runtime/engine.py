@@ -144,6 +144,15 @@ class Engine:
             _native.Stream(self._model).run([np.ascontiguousarray(x) for x in arrays], rows, steps, True)
         return rows[0] if len(rows) == 1 else tuple(rows)
 
+    def __copy__(self) -> Engine:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Engine:
+        return self
+
+    def __reduce__(self):
+        raise TypeError("Engine: cannot be pickled; give the other process the path of the file, and open it there")
+
     def __repr__(self) -> str:
         kind = "offline" if self.offline else "streaming"
         return f"Engine({kind}, {self.macs_per_step} MACs per step, {self.bytes} bytes, isa={self.isa!r})"
@@ -250,6 +259,14 @@ class Stream:
         other = Stream(self._engine, self._once)
         other._native.set_state(self._native.state())
         return other
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict) -> Stream:
+        return self.copy()
+
+    def __reduce__(self):
+        raise TypeError("Stream: cannot be pickled; state_bytes() is its state, which load_state_bytes() takes")
 
     def state_bytes(self) -> bytes:
         """The state, to be loaded later into a stream of the same model."""

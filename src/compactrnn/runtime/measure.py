@@ -66,6 +66,11 @@ class Measure:
         """Error of the program's outputs against the reference."""
         return compare(self.wanted, run(program, self.inputs))
 
+    def without_numbers(self) -> list[int]:
+        """The outputs that are wanted to be NaN or infinite throughout, of which no error can be told."""
+        numbers = [[bool(np.isfinite(y).any()) or not y.size for y in ys] for ys in self.wanted]
+        return [] if not numbers else np.flatnonzero(~np.any(numbers, axis=0)).tolist()
+
     def hardest(self, program: Program, difference: Difference, steps: int) -> Measure:
         """The sequences with the largest errors, of at most `steps` steps in all, but at least one sequence."""
         order = np.argsort(-difference.by_sequence, kind="stable")

@@ -116,6 +116,13 @@ def quantize_measured(
     if not len(calibration):
         return Quantized(_stored(program, choose(program, given, caches=caches)), reasons=reasons)
     measure = Measure(calibration, run(store(program), calibration) if wanted is None else wanted)
+    if missing := measure.without_numbers():
+        raise invalid(
+            "quantization error",
+            got=f"output {program.outputs[missing[0]].name!r} without a finite number on any of the data",
+            expected="outputs to measure it on",
+            hint="are there NaN in the calibration data, or in example_inputs?",
+        )
 
     def fitting(program: Program) -> dict[int, str]:
         if max_bytes is None:
