@@ -277,6 +277,16 @@ def test_damaged_config_elsewhere(made, tmp_path, command, name):
         refused("info", run, words=words)
 
 
+@pytest.mark.parametrize("command", ["pack", "report", "bench"])
+def test_files_of_another_kind_are_not_replaced(made, tmp_path, command):
+    run = copy_run(made, tmp_path / "run")
+    lost = run / "model.safetensors"
+    before = lost.read_bytes()
+    more = {"pack": (run, lost), "report": (run, "--out", lost), "bench": ("lstm:4-4", "--json", lost)}
+    refused(command, *more[command], words=f"got {lost}, a file of another kind that is there")
+    assert lost.read_bytes() == before
+
+
 JSON_TEXTS = {
     "deep": b"[" * 200_000,
     "closed deep": b"[" * 200_000 + b"]" * 200_000,

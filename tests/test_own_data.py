@@ -380,10 +380,15 @@ def test_a_test_file_of_its_own(tmp_path, monkeypatch):
     )
 
 
+def decimal_commas(path):
+    Path(path).write_text("time;level\n" + "".join(f"0,{i};1,{i}\n" for i in range(99)))
+
+
 @pytest.mark.parametrize(
     "write, options, words",
     [
         (waves, [], "target: expected --target COLUMN, one of level, rain, got none"),
+        (decimal_commas, [], "mine.csv: expected a column of numbers, with a point in decimals, got none"),
         (waves, ["--target", "levle"], "column: expected one of time, level, rain, wind, got 'levle'"),
         (waves, ["--target", "level", "--task", "classification"], "expected several; name the column"),
         (steps_of, ["--target", "kind", "--sequence", "nope"], "got 'nope'"),

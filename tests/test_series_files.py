@@ -178,6 +178,8 @@ def test_files_are_found_here_or_in_the_data_folder(tmp_path, monkeypatch):
     assert read_table("a.csv").steps == 6
     with pytest.raises(ValueError, match=r"got b\.csv, which is neither here nor in .*COMPACTRNN_DATA"):
         find_file("b.csv")
+    with pytest.raises(ValueError, match="a folder or device"):
+        find_file(str(tmp_path))
     (tmp_path / "a.xlsx").write_text("")
     with pytest.raises(ValueError, match=r"expected a file of one of these: \.csv"):
         read_table("a.xlsx")

@@ -7,6 +7,7 @@ import typer
 
 from .._errors import invalid
 from .._files import check_writable
+from ..runtime.layout import MAGIC
 from .onnx_file import pack_file
 from .output import JsonFlag, print_json, print_record
 
@@ -75,7 +76,7 @@ def pack(
             --audio rate=16000,width=512,hop=256,window=sqrt-hann,takes=spectrum,gives=spectrum
     """
     types = _weight_types(weights)
-    check_writable(out, "model file")
+    check_writable(out, "model file", MAGIC)
     if run.suffix.lower() == ".onnx":
         options = dict(max_bytes=max_bytes, constants=constant, dims=dim, states=state, inputs=input, outputs=output)
         options |= dict(tokens=token, lengths=length, audio=audio, calibration=calibration, notes=notes)

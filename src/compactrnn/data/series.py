@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,8 @@ def find_file(path: str) -> str:
     for candidate in (path, str(data_folder() / path)):
         if split_archive(candidate)[0].is_file():
             return candidate
+    if os.path.exists(path):
+        raise invalid("data", got=f"{path}, a folder or device", expected="the path of a file")
     got = f"{path}, which is neither here nor in {data_folder()}"
     raise invalid("data", got=got, expected="the path of a file", hint="COMPACTRNN_DATA names the data folder")
 

@@ -14,6 +14,7 @@ from .._files import check_writable
 from ..emit.packed_file import Check, FileOptions, PackReport, write_packed
 from ..runtime.audio import Audio
 from ..runtime.inventory import stored_types
+from ..runtime.layout import MAGIC
 from ..runtime.quantize import Quantized
 from .cut import Inputs
 from .lowering import Lowered
@@ -87,7 +88,7 @@ def pack_onnx(
         ValueError: bad arguments, sizes that are missing, an error beyond `max_error`, or a file beyond `max_bytes`.
     """
     options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes, audio)
-    check_writable(path, "model file")
+    check_writable(path, "model file", MAGIC)
     file = ModelFile.read(source)
     arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
     arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)

@@ -99,6 +99,8 @@ def _completed(table: SeriesTable, found: Found, wishes: Wishes) -> Wishes:
         targets = tuple(numbers)
     if not targets:
         known = found.of("number") if task == "forecasting" else [c.name for c in found.columns if c.role != "empty"]
+        if not known:
+            raise invalid(found.path, got="none", expected="a column of numbers, with a point in decimals")
         expected = f"--target COLUMN, one of {shortened_list(known)}"
         raise invalid("target", got="none", expected=expected)
     if task == "classification" and not divided:
