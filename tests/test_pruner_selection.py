@@ -193,7 +193,14 @@ def test_a_model_without_a_layer_to_prune_is_said():
 
 
 def test_a_schedule_that_has_ended_is_not_warned_of():
-    pruner, _ = run(Translator())
+    pruner, _ = run(model := Translator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner.shrink()
+    model.head.weight.data += 1.0
+    with pytest.warns(UserWarning, match=r"\[1\]\.h keeps 16 of 16 units, not 8; .*call step\(\) once again"):
+        pruner.shrink()
+    pruner.step()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pruner.shrink()

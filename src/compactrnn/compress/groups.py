@@ -116,6 +116,15 @@ class Group:
         for part, scaled in self._scaled():
             part.scale_(factors if scaled is None else torch.where(scaled.to(factors.device), factors, 1.0))
 
+    @torch.no_grad()
+    def regrown(self, pruned: Tensor) -> bool:
+        """Whether a unit of `pruned` has weights again where `decay_` made them zero."""
+        for part, scaled in self._scaled():
+            squares = part.squares(self.count).to(pruned.device)
+            if bool((squares[pruned if scaled is None else pruned & scaled.to(pruned.device)] > 0).any()):
+                return True
+        return False
+
     def gate_(self, model: nn.Module, gate: AbstractGate) -> None:
         """Put a gate with an entry for each unit where `decay_` would scale the weights; `model` is that of the group.
 
