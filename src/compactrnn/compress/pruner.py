@@ -222,9 +222,7 @@ class Pruner:
             text = "; ".join(more)
             given_up = [(g, self.method.pruned.get(g.name)) for g in self._active if g.gate is None]
             if any(pruned is not None and g.regrown(pruned) for g, pruned in given_up):
-                text += (
-                    "; weights that were zero are not any more: call step() after the last change of them"
-                )
+                text += "; weights that were zero are not any more: call step() after the last change of them"
         elif self.method.advice and not cut and not self._cuts:
             text = self.method.advice
         else:

@@ -206,7 +206,7 @@ def lstm_step(
     y = _computed(build, out, c.width, bounded=True)
     if projection:
         y = _computed(build, build.chain(projection, y, None, name("projection")), h.width)
-    return y, [replace(h, ref=y.ref, kind=STEP), replace(c, kind=STEP)]
+    return y, [replace(h, ref=y.ref, kind=y.kind), replace(c, kind=y.kind)]
 
 
 def gru_step(
@@ -241,10 +241,11 @@ def gru_step(
         from_input = build.chain(weight_ih, x, _constant(build, bias_ih), name("input"))
         from_state = build.chain(weight_hh, before, _constant(build, bias_hh), name("hidden"))
         out = build.gru_cell(_computed(build, from_input, 3 * n), _computed(build, from_state, 3 * n), _vector(h)).ref
-    y, after = _computed(build, out, n, h.bounded), [replace(h, ref=out, kind=STEP)]
+    y = _computed(build, out, n, h.bounded)
+    after = [replace(h, ref=out, kind=y.kind)]
     if projection:
         y = _computed(build, build.chain(projection, y, None, name("projection")), read.width)
-        after = [replace(read, ref=y.ref, kind=STEP), *after]
+        after = [replace(read, ref=y.ref, kind=y.kind), *after]
     return y, after
 
 
@@ -285,7 +286,7 @@ def _constant(build: Builder, values: np.ndarray | None) -> Ref | None:
 
 
 def _computed(build: Builder, ref: Ref, width: int, bounded: bool = False) -> Operand:
-    return Operand(ref, (width,), None, STEP, build.segment, bounded)
+    return Operand(ref, (width,), None, build.place([]), build.segment, bounded)
 
 
 def _vector(state: Operand) -> Operand:

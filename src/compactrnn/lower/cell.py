@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells import AbstractCell, DeltaCell, Projected
-from ..emit.builder import LAST, STEP, Builder, Operand
+from ..emit.builder import LAST, Builder, Operand
 from ..emit.delta import held
 from ..emit.factor import Factor
 from ..emit.recurrent import Starts, apart, frame_by_frame, gru_step, lstm_step, new_states, write_states
@@ -146,8 +146,8 @@ def _generic(
     if cell.steps_ahead:
         rows = lower_ahead(visitor, cell, rows, name)
         build.place([rows])
-    segment = build.segment
-    held = [replace(s, shape=(steps, s.width), time=0, kind=STEP, segment=segment, bounded=False) for s in states]
+    segment, here = build.segment, build.place([])
+    held = [replace(s, shape=(steps, s.width), time=0, kind=here, segment=segment, bounded=False) for s in states]
     y, *after = lower_step(visitor, cell, rows, held, name, pushed=in_place)
     if build.segment != segment:
         raise UnsupportedModelError(

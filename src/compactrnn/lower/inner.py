@@ -180,7 +180,7 @@ def _start(
 ) -> Operand:
     """A state before the first place, (1, n), the same at every step or computed in it."""
     if isinstance(state, Operand):
-        if state.kind not in (STEP, HELD):
+        if state.kind not in (STEP, HELD, x.kind):
             raise UnsupportedModelError(f"{_called(leaf)}: starts from what is known only after the sequence")
         start = replace(state, shape=(1, state.shape[-1]), time=None)
     else:
@@ -209,8 +209,8 @@ def _own_cell(visitor: Visitor, cell: AbstractCell, x: Operand, state: Operand, 
     """A copy of the cell state of an LSTM, which is overwritten."""
     if not _is_plain(cell) or number != 1:
         return state
-    visitor.builder.place([x])
-    return replace(visitor.builder.unary(Unary.COPY, state), kind=STEP, segment=visitor.builder.segment)
+    kind = visitor.builder.place([x])
+    return replace(visitor.builder.unary(Unary.COPY, state), kind=kind, segment=visitor.builder.segment)
 
 
 def _called(leaf: Leaf) -> str:

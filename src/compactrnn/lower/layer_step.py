@@ -1,4 +1,4 @@
-"""Lowering of recurrent layers and cells inside a one-step model."""
+"""Lowering of recurrent layers and cells inside a one-step model, and of those that run after a sequence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import UnsupportedModelError
 from ..cells import AbstractCell
-from ..emit.builder import CONSTANT, Operand
+from ..emit.builder import CONSTANT, LAST, ONCE, STEP, Operand
 from ..graph.leaf import Leaf
 from . import cell as cells
 from .every_layer import run_layers
@@ -22,9 +22,9 @@ def layer_step(
     visitor: Visitor, leaf: Leaf, given_x: Operand | Tensor, states: Sequence[Operand | Tensor]
 ) -> list[Operand]:
     """The output, (1, 1, output), and the states after the step, (1, size) each; by default from the layer's own."""
-    build, layer_name = visitor.builder, leaf.name or type(leaf.module).__name__
+    layer_name = leaf.name or type(leaf.module).__name__
     x = _operand(visitor, given_x)
-    steps, rows, width = x.shape
+    steps, rows, _ = x.shape
     if steps != 1 and not states and rows == 1:
         return over_axis(visitor, leaf, x, states)
     if steps != 1:
@@ -40,8 +40,35 @@ def layer_step(
         )
     if rows != 1:
         return rows_of_step(visitor, leaf, x, states)
+    return _one_step(visitor, leaf, x, states)
+
+
+def layer_at_end(
+    visitor: Visitor, leaf: Leaf, given: Operand | Tensor, states: Sequence[Operand | Tensor]
+) -> list[Operand] | None:
+    """A layer over steps of its own, (steps, 1, inputs), that begins with what a whole sequence has given.
+
+    Such are the steps of a forecast, whose number is fixed. The outputs, and the states after them, are known where the
+    last of what it begins with is. None where all of that is known before.
+    """
+    build, steps_ahead = visitor.builder, max(cell.steps_ahead for row in leaf.cells for cell in row)
+    values = [_operand(visitor, value) for value in (given, *states)]
+    if values[0].time is not None or values[0].shape[1] != 1 or steps_ahead:
+        return None
+    if not any(value.kind in (LAST, ONCE) for value in values) or any(value.kind == STEP for value in values):
+        return None
+    kind = build.place(values)
+    here = build.place([])
+    x, *starts = (replace(value, kind=here, segment=build.segment) for value in values)
+    found = (_one_step if x.shape[0] == 1 else over_axis)(visitor, leaf, x, starts)
+    return [replace(value, kind=kind, segment=build.segment) for value in found]
+
+
+def _one_step(visitor: Visitor, leaf: Leaf, x: Operand, states: Sequence[Operand | Tensor]) -> list[Operand]:
+    """The output, (1, 1, output), and the states after a step of `x`, (1, 1, inputs), in the current segment."""
+    build = visitor.builder
     build.place([x])
-    x = replace(x, shape=(FICTION, 1, width), time=0, segment=build.segment)
+    x = replace(x, shape=(FICTION, 1, x.width), time=0, segment=build.segment)
 
     def run(layer: int, direction: int, cell: AbstractCell, x: Operand, given: list) -> tuple[Operand, list[Operand]]:
         name = functools.partial(leaf.part_name, layer, direction)

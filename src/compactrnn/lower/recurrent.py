@@ -15,7 +15,7 @@ from ..emit.recurrent import at_every_step
 from . import cell as cells
 from .every_layer import run_layers
 from .inner import over_axis, rows_over_time
-from .layer_step import layer_step
+from .layer_step import layer_at_end, layer_step
 from .visitor import Visitor, handles
 
 
@@ -27,6 +27,8 @@ def _recurrent(
     if visitor.one_step:
         return layer_step(visitor, leaf, given, states)
     x = given if isinstance(given, Operand) else _constant(visitor, node, given)
+    if (found := layer_at_end(visitor, leaf, x, states)) is not None:
+        return found
     if x.kind != STEP and x.time == 0:
         x = at_every_step(visitor.builder, x)
     if x.kind != STEP or x.time not in (0, 1):
