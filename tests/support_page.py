@@ -39,7 +39,8 @@ ONNX = """
 ## Operators of ONNX
 
 Of the operator sets that the installed `onnx` package knows. What no row names is refused. An `If` is taken where its
-condition depends on no data, and a `Loop` where the number of its rounds does not, with sequences of tensors.
+condition depends on no data, and a `Loop` where the number of its rounds does not, with sequences of tensors; of as
+many rounds as there are steps, each of which reads one, it runs as a `Scan`.
 `DynamicQuantizeLSTM`, `MatMulInteger`, `ConvInteger`, `DynamicQuantizeLinear`, `DynamicQuantizeMatMul`,
 `MatMulIntegerToFloat`, `MatMulNBits`, `QGemm`, the `QLinear` forms of `Add`, `AveragePool`, `Concat`, `Conv`,
 `GlobalAveragePool`, `LeakyRelu`, `MatMul`, `Mul`, `ReduceMean`, `Sigmoid`, `Softmax` and `Where`, and pairs of

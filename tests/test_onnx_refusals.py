@@ -26,12 +26,13 @@ def branch(name, op):
 
 
 def loop():
-    """Of as many steps as there are, each of which reads one of the sequence."""
+    """Of as many steps as there are, each of which reads one of the sequence and its number."""
     body = onnx.helper.make_graph(
         [
             node("Identity", ["on"], ["going"]),
             node("Gather", ["u", "i"], ["u_t"]),
-            node("Add", ["s", "u_t"], ["s_out"]),
+            node("Cast", ["i"], ["number"], to=1),
+            node("Sum", ["s", "u_t", "number"], ["s_out"]),
             node("Tanh", ["s_out"], ["y_t"]),
         ],
         "body",

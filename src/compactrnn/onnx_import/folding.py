@@ -4,82 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto
 
 from .._errors import ModelFileError
+from ..emit.lengths import MOST
 from .evaluate import check_size, evaluate, infer
+from .folded import LAYERS, Folded, Node, Typed, Value, scan_axes
 from .joined import apart
 from .model_file import FileError, ModelFile, attribute, blamed, names_read, refuse
+from .over_steps import MARK, Unlike, of_rows, over_steps
 
 _MOST_NODES = 200_000
 _DEEPEST = 64  # graphs within graphs
-LAYERS = ("LSTM", "GRU", "RNN")  # the reference computes them step by step in Python
 _MOST_ROUNDS = 512  # of a loop that is unrolled
+_FEW_ROUNDS = 64  # of one whose rounds are as many as some axis is long
 _LISTS = {
     *("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
     *("SequenceLength", "SequenceMap", "SplitToSequence"),
 }
-
-
-@dataclass(frozen=True)
-class Typed:
-    """A value that depends on data: its type, as numpy has it, and shape."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-
-Value = np.ndarray | Typed
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the folded graph; `inputs` and `outputs` are names in it, "" where there is none.
-
-    A Scan has its body, one step of it, and the names of what that gets.
-    """
-
-    proto: NodeProto
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    body: Folded | None = None
-    given: tuple[str, ...] = ()
-
-    @property
-    def op(self) -> str:
-        return self.proto.op_type
-
-    @cached_property
-    def attributes(self) -> dict[str, object]:
-        return {a.name: attribute(a) for a in self.proto.attribute}
-
-    def get(self, name: str, default: T) -> T:
-        """An attribute, or its default."""
-        value = self.attributes.get(name, default)
-        if not isinstance(value, type(default)):
-            raise ModelFileError(f"attribute {name!r} of {self.op}: expected {type(default).__name__}, got {value!r}")
-        return value
-
-
-@dataclass
-class Folded:
-    """A graph without branches: the nodes that depend on data in order, all values by name, the names of outputs."""
-
-    nodes: list[Node] = field(default_factory=list)
-    values: dict[str, Value] = field(default_factory=dict)
-    outputs: list[str] = field(default_factory=list)
-
-    def type_of(self, name: str) -> Typed:
-        """Type and shape of a value, constant or not."""
-        value = self.values[name]
-        return value if isinstance(value, Typed) else Typed(value.dtype, tuple(value.shape))
 
 
 def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str], folder: Folder | None = None) -> Folded:
@@ -99,7 +44,7 @@ def fold(file: ModelFile, given: Mapping[str, Value], outputs: list[str], folder
         scope[name] = folder.new(name, value)
     folder.run(file.graph, scope, outputs, 0)
     folder.folded.outputs = [folder.resolve(scope, name, "the graph's outputs") for name in outputs]
-    if listed := [name for name in outputs if scope[name] in folder.lists]:
+    if listed := [name for name in outputs if scope[name] in {*folder.lists, *folder.rows}]:
         raise FileError(f"output {listed[0]!r} is a sequence of tensors; what can be taken are tensors", 3)
     return folder.folded
 
@@ -112,6 +57,9 @@ class Folder:
         self.folded = Folded()
         self.values = self.folded.values
         self.lists: dict[str, list[str]] = {}  # names of the tensors of a sequence, by its name
+        self.rows: dict[str, tuple[str, int, bool]] = {}  # sequences of the entries of an axis, and whether it stays
+        self.measured: set[str] = set()  # numbers that follow from the sizes of values that depend on data
+        self.placed: set[str] = set()  # numbers that follow from the number of a round of a Loop over steps
         self.count = 0
 
     def new(self, name: str, value: Value) -> str:
@@ -148,13 +96,13 @@ class Folder:
                 raise ModelFileError(f"{self.file.name}: more than {_MOST_NODES} nodes")
             with blamed(node):
                 for part in apart(self.changed(node, scope, depth)):
-                    self._node(part, scope, depth)
+                    self.node(part, scope, depth)
 
     def changed(self, proto: NodeProto, scope: dict[str, str], depth: int) -> NodeProto:
         """What is folded in place of a node of a graph that lies so deep within others."""
         return proto
 
-    def _node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
+    def node(self, proto: NodeProto, scope: dict[str, str], depth: int) -> None:
         reader = f"node {proto.name!r} and others"
         inputs = tuple(self.resolve(scope, name, reader) if name else "" for name in proto.input)
         if proto.op_type == "If":
@@ -166,7 +114,7 @@ class Folder:
         if proto.op_type == "Loop":
             self._loop(proto, inputs, scope, depth)
             return
-        if proto.op_type in _LISTS or not self.lists.keys().isdisjoint(inputs):
+        if proto.op_type in _LISTS or not {*self.lists, *self.rows}.isdisjoint(inputs):
             self._listed(proto, inputs, scope, depth)
             return
         values = [self.values[name] if name else None for name in inputs]
@@ -176,11 +124,17 @@ class Folder:
             outputs.append(self.new(name, value) if name and value is not None else "")
             if name:
                 scope[name] = outputs[-1]
+        numbers = [name for name in outputs if name and isinstance(self.values[name], np.ndarray)]
+        for found, begins in ((self.measured, proto.op_type in ("Shape", "Size")), (self.placed, False)):
+            if begins or not found.isdisjoint(inputs):
+                found.update(numbers)
         if any(isinstance(self.values[name], Typed) for name in outputs if name):
             self.folded.nodes.append(Node(proto, inputs, tuple(outputs)))
 
     def _branch(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
         condition = self.values[inputs[0]] if inputs and inputs[0] else None
+        if inputs and inputs[0] in self.placed:
+            raise Unlike("which operators run depends on the number of the round")
         if not isinstance(condition, np.ndarray) or condition.size != 1:
             raise refuse(
                 proto,
@@ -233,25 +187,31 @@ class Folder:
         self.folded.nodes.append(Node(proto, inputs, outputs, body, tuple(inner[p.name] for p in graph.input)))
 
     def _loop(self, proto: NodeProto, inputs: tuple[str, ...], scope: dict[str, str], depth: int) -> None:
-        """Fold the body as often as it runs, which must depend on no data."""
+        """Fold the body as often as it runs, which must depend on no data; over the steps of a sequence as a Scan."""
         graph = next((a.g for a in proto.attribute if a.name == "body"), None)
         if graph is None or len(graph.input) != len(inputs) or len(graph.output) != len(proto.output) + 1:
             raise ModelFileError(f"{self.file.name}: a Loop whose body has other inputs and outputs than it")
-        most, going = (self._known(proto, name) for name in inputs[:2])
+        most, going = (self.known(proto, name) for name in inputs[:2])
+        if going in (None, 1) and (most is None or most > 0):
+            try:
+                count, of_steps = self._ends(proto, graph, inputs, most, scope, depth)
+                if of_steps:
+                    over_steps(self, proto, graph, inputs, count, scope, depth)
+                    return
+            except Unlike as why:
+                self.folded.unlike.setdefault(proto.output[0], str(why))
         kept, wanted, rounds = list(inputs[2:]), [o.name for o in graph.output], 0
         stacked: list[list[str]] = [[] for _ in wanted[1 + len(kept) :]]
+        why = self.folded.unlike.get(proto.output[0], "")
         while (going is None or going) and (most is None or rounds < most):
-            if rounds == _MOST_ROUNDS:
+            if rounds == (limit := _FEW_ROUNDS if why else _MOST_ROUNDS):
                 raise refuse(
-                    proto, f"is not taken: it runs for more than {_MOST_ROUNDS} rounds, which is unrolled at most"
+                    proto,
+                    f"is not taken: it runs for more than {limit} rounds, which is unrolled at most"
+                    f"{why and f', and {why}'}",
                 )
-            inner = dict(scope)
-            for port, value in zip(graph.input, (np.int64(rounds), np.bool_(True)), strict=False):
-                inner[port.name] = self.new(port.name, np.asarray(value))
-            inner.update({port.name: name for port, name in zip(graph.input[2:], kept, strict=True)})
-            self.run(graph, inner, wanted, depth + 1)
-            found = [self.resolve(inner, name, "outputs of a Loop") for name in wanted]
-            going, kept = self._known(proto, found[0]), found[1 : 1 + len(kept)]
+            found = self.round(graph, rounds, kept, scope, depth)
+            going, kept = self.known(proto, found[0]), found[1 : 1 + len(kept)]
             for rows, name in zip(stacked, found[1 + len(kept) :], strict=True):
                 rows.append(name)
             rounds += 1
@@ -260,9 +220,70 @@ class Folder:
             if name:
                 self._joined(proto, name, rows, 0, True, scope, depth)
 
-    def _known(self, proto: NodeProto, name: str) -> int | None:
+    def _ends(
+        self,
+        proto: NodeProto,
+        graph: GraphProto,
+        inputs: tuple[str, ...],
+        most: int | None,
+        scope: dict[str, str],
+        depth: int,
+    ) -> tuple[int, bool]:
+        """How many rounds a Loop runs for, at least one, and whether that follows from the size of a value.
+
+        Only what the condition reads is folded.
+        """
+        read, before = {graph.output[0].name}, set()
+        while read != before:
+            before = set(read)
+            for node in reversed(graph.node):
+                if not read.isdisjoint(node.output):
+                    read.update(names_read(node))
+            read.update(o.name for i, o in zip(graph.input[2:], graph.output[1:], strict=False) if i.name in read)
+        kept = [k for k, port in enumerate(graph.input[2:]) if port.name in read]
+        if not kept and graph.input[0].name not in read and most is not None:
+            return most, inputs[0] in self.measured
+        names, place = [inputs[2 + k] for k in kept], 0
+        while most is None or place < min(most, MOST + 1):
+            inner = dict(scope)
+            for port, value in zip(graph.input, (np.int64(place), np.bool_(True)), strict=False):
+                inner[port.name] = self.new(port.name, np.asarray(value))
+            inner.update({graph.input[2 + k].name: name for k, name in zip(kept, names, strict=True)})
+            wanted = [graph.output[0].name, *(graph.output[1 + k].name for k in kept)]
+            self.run(graph, inner, wanted, depth + 1)
+            going, *names = (self.resolve(inner, name, "outputs of a Loop") for name in wanted)
+            place += 1
+            if self.measured.isdisjoint((going, inputs[0])):
+                return place, False
+            if not self.known(proto, going):
+                return place, going in self.measured
+        return place, place == most and inputs[0] in self.measured
+
+    def round(
+        self,
+        graph: GraphProto,
+        place: int,
+        kept: list[str],
+        scope: dict[str, str],
+        depth: int,
+        counted: bool = False,
+    ) -> list[str]:
+        """Fold the body of a Loop for the round of this number; returns the names of what it gives."""
+        inner = dict(scope)
+        for port, value in zip(graph.input, (np.int64(place), np.bool_(True)), strict=False):
+            inner[port.name] = self.new(port.name, np.asarray(value))
+        if counted:
+            self.placed.add(inner[graph.input[0].name])
+        inner.update({port.name: name for port, name in zip(graph.input[2:], kept, strict=True)})
+        wanted = [o.name for o in graph.output]
+        self.run(graph, inner, wanted, depth + 1)
+        return [self.resolve(inner, name, "outputs of a Loop") for name in wanted]
+
+    def known(self, proto: NodeProto, name: str) -> int | None:
         """A number of rounds, whether a Loop goes on, or a place in a sequence; None where there is none."""
         value = self.values[name] if name else None
+        if name in self.placed:
+            raise Unlike(f"{proto.op_type} within it depends on the number of the round")
         if isinstance(value, Typed) or (value is not None and value.size != 1):
             what = "how often it runs" if proto.op_type == "Loop" else "which tensor of a sequence it is about"
             raise refuse(proto, f"is not taken: {what} depends on the data of each call")
@@ -272,8 +293,12 @@ class Folder:
         """What a node does with sequences of tensors, of which it is known how many they have."""
         op, items, y = proto.op_type, self.lists.get(inputs[0] if inputs else "", []), proto.output[0]
         node = Node(proto, inputs, ())
+        if MARK in items and op not in ("Identity", "SequenceInsert"):
+            raise Unlike("reads a sequence of tensors that grows from round to round")
+        if (op == "SplitToSequence" or (inputs[:1] and inputs[0] in self.rows)) and of_rows(self, node, scope, depth):
+            return
         place = (
-            self._known(proto, inputs[-1]) if (op, len(inputs)) in {("SequenceAt", 2), ("SequenceInsert", 3)} else None
+            self.known(proto, inputs[-1]) if (op, len(inputs)) in {("SequenceAt", 2), ("SequenceInsert", 3)} else None
         )
         if op == "ConcatFromSequence" and items:
             self._joined(proto, y, items, node.get("axis", 0), bool(node.get("new_axis", 0)), scope, depth)
@@ -302,8 +327,8 @@ class Folder:
             shape = list(self.folded.type_of(local[part]).shape)
             shape.insert(axis % (len(shape) + 1), 1)
             local[f"{part}/shape"], parts[n] = self.new(f"{part}/shape", np.array(shape, np.int64)), f"{part}/row"
-            self._node(onnx.helper.make_node("Reshape", [part, f"{part}/shape"], [parts[n]], proto.name), local, depth)
-        self._node(onnx.helper.make_node("Concat", parts, [y], proto.name, axis=axis), local, depth)
+            self.node(onnx.helper.make_node("Reshape", [part, f"{part}/shape"], [parts[n]], proto.name), local, depth)
+        self.node(onnx.helper.make_node("Concat", parts, [y], proto.name, axis=axis), local, depth)
         scope[y] = local[y]
 
     def _results(self, proto: NodeProto, values: list[Value | None]) -> list[Value | None]:
@@ -320,22 +345,6 @@ class Folder:
         if proto.op_type in LAYERS:
             raise refuse(proto, "runs over constants alone; what can be taken reads the model's inputs")
         return list(evaluate(self.file, proto, values))  # pyright: ignore[reportArgumentType]
-
-
-def scan_axes(node: Node) -> list[int]:
-    """The axes along which a Scan reads its sequences."""
-    count = node.get("num_scan_inputs", 0)
-    axes = node.get("scan_input_axes", []) or [0] * count
-    if len(axes) != count or min(axes, default=0) < 0:
-        raise refuse(node.proto, f"reads along axes {axes}; expected {count} numbers of axes from 0 on")
-    return axes
-
-
-def layer_steps(folded: Folded, node: Node) -> int:
-    """How many steps a recurrent layer or a Scan runs for."""
-    if node.op == "Scan":
-        return folded.type_of(node.inputs[-1]).shape[scan_axes(node)[-1]]
-    return folded.type_of(node.inputs[0]).shape[1 if node.get("layout", 0) else 0]
 
 
 def _typed(value: Value | None) -> tuple[np.dtype, tuple[int, ...]] | None:

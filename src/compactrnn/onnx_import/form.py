@@ -10,7 +10,8 @@ from functools import cache
 from .._errors import ModelFileError, UnsupportedModelError, check_positive, invalid
 from ..emit.frames import frames_a_step
 from ..emit.lengths import FEWEST, SHORT
-from .folding import LAYERS, Folded, Typed, fold, layer_steps
+from .folded import LAYERS, Folded, Typed, layer_steps
+from .folding import fold
 from .free_length import only_sizes
 from .model_file import FileError, ModelFile, NodeError
 from .ports import Ports

@@ -19,7 +19,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from .._errors import ModelFileError, UnsupportedModelError
 from ..emit.lengths import MOST
-from .folding import LAYERS, Folded, Folder, Typed, fold
+from .folded import LAYERS, Folded, Typed
+from .folding import Folder, fold
 from .model_file import ModelFile, NodeError, to_array
 from .ports import Ports
 

@@ -7,11 +7,12 @@ and a softmax that is zero where it would be NaN.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from .folding import Folded, Node, Value
+from .folded import Folded, Node, Value
 
 
 def fused(folded: Folded) -> Folded:
@@ -38,7 +39,7 @@ def _with_safe_softmax(folded: Folded) -> Folded:
                 joined[node.outputs[0]] = Node(proto, softmax.inputs, node.outputs)
                 gone.update((y, test.outputs[0]))
     nodes = [joined.get(n.outputs[0], n) for n in folded.nodes if n.outputs[0] not in gone]
-    return Folded(nodes, folded.values, folded.outputs)
+    return replace(folded, nodes=nodes)
 
 
 def _with_groups(folded: Folded) -> Folded:
@@ -66,7 +67,7 @@ def _with_groups(folded: Folded) -> Folded:
             joined[node.outputs[0]] = Node(proto, (before.inputs[0], *norm.inputs[1:]), node.outputs)
             gone.update(inner)
     nodes = [joined.get(n.outputs[0], n) for n in folded.nodes if n.outputs[0] not in gone]
-    return Folded(nodes, folded.values, folded.outputs)
+    return replace(folded, nodes=nodes)
 
 
 def _readers(folded: Folded) -> Counter[str]:
@@ -88,7 +89,7 @@ def _with_norms(folded: Folded) -> Folded:
                 continue
         made.update((name, len(nodes)) for name in node.outputs)
         nodes.append(node)
-    return Folded(nodes, values, folded.outputs)
+    return replace(folded, nodes=nodes, values=values)
 
 
 def _scaled(conv: Node, norm: Node, values: dict[str, Value], readers: Counter[str]) -> Node | None:
@@ -134,7 +135,7 @@ def _with_biases(folded: Folded) -> Folded:
                 gone.add(product)
                 break
     nodes = [joined.get(i, n) for i, n in enumerate(folded.nodes) if n.outputs[0] not in gone]
-    return Folded(nodes, folded.values, folded.outputs)
+    return replace(folded, nodes=nodes)
 
 
 def _is_bias(folded: Folded, product: Node, name: str) -> bool:

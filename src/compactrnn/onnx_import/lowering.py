@@ -24,7 +24,7 @@ from ..runtime.program import Input, Output, Program
 from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .evaluate import WINDOWS
-from .folding import LAYERS, Folded, Node
+from .folded import LAYERS, Folded, Node
 from .form import Form, as_one_step, as_whole, find_form, recurrent
 from .free_length import freed, only_sizes
 from .fuse import fused

@@ -12,7 +12,8 @@ import onnx
 
 from .._errors import ModelFileError, invalid
 from .evaluate import LARGEST
-from .folding import Typed, Value, dtype_of
+from .folded import Typed, Value
+from .folding import dtype_of
 from .model_file import ModelFile
 
 Size = int | str  # of an axis: a number, or the name that the file gives it, "input[1]" where it gives none

@@ -13,7 +13,7 @@ from ..runtime.engine import Engine
 from ..runtime.file import encode
 from ..runtime.measure import compare
 from ..runtime.quantize import quantize
-from .folding import Typed
+from .folded import Typed
 from .form import Form
 from .lowering import Lowered
 from .model_file import ModelFile

@@ -24,7 +24,7 @@ from ..emit.positions import Table, longest_table
 from ..emit.products import linear
 from ..emit.step_count import counted
 from .evaluate import evaluate, is_known
-from .folding import Folded, Node, Typed
+from .folded import Folded, Node, Typed
 from .model_file import FileError, ModelFile, NodeError, blamed, refuse, where
 
 Taken = Operand | LazyView | Scores | np.ndarray  # what a value is while a program is built: a constant as float64
@@ -122,8 +122,11 @@ class Visitor:
         """Operations for all nodes; returns what the outputs are."""
         if [n.outputs for n in self.folded.nodes] != [n.outputs for n in self.longer.nodes]:
             if loop := next((n for n in self.file.graph.node if n.op_type == "Loop"), None):
+                why = self.folded.unlike.get(loop.output[0], "")
                 raise refuse(
-                    loop, "is not taken: how often it runs depends on the number of steps; what would help: a Scan"
+                    loop,
+                    f"is not taken: how often it runs depends on the number of steps{why and f', and {why}'}; what"
+                    " would help: a Scan, or a file for one number of steps, in which it runs a fixed number of times",
                 )
             raise FileError(f"{self.file.name}: which operators run depends on the number of steps", 1)
         taken: dict[str, Taken] = dict(inputs)

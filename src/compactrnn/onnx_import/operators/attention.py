@@ -13,7 +13,7 @@ from ...emit.builder import Operand
 from ...emit.pointwise import against, broadcast, scale
 from ...runtime.program import Binary
 from ..evaluate import evaluate
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, handles, handles_scores
 from .einsum import moved, read_terms
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...emit.address import LazyView
 from ...emit.convolution import Window, convolution, pooled, transposed
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, handles
 
 

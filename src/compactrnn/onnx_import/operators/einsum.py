@@ -11,7 +11,7 @@ import numpy as np
 from ...emit.attention import Scores
 from ...emit.builder import Operand
 from ...emit.products import matmul, time_after
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, handles
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...emit.address import LazyView
 from ...emit.builder import Operand
 from ...emit.products import lookup
-from ..folding import Node
+from ..folded import Node
 from ..model_file import refuse
 from ..visitor import Visitor, handles
 

@@ -14,7 +14,7 @@ from ...emit.address import LazyView
 from ...emit.builder import Builder, Operand
 from ...emit.pointwise import FUNCTIONS, broadcast, combine, scale
 from ...runtime.program import Binary, Unary
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, fits, handles
 
 

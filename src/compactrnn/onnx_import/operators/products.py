@@ -11,7 +11,7 @@ from ...emit.attention import Scores
 from ...emit.builder import Operand
 from ...emit.pointwise import broadcast, scale
 from ...runtime.program import Binary
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, fits, handles
 from .einsum import moved
 

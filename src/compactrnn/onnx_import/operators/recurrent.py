@@ -14,7 +14,7 @@ from ...emit.recurrent import Starts, at_every_step, over_sequence
 from ...emit.recurrent_rows import MOST_PLACES, over_places
 from ...runtime.program import Unary
 from .. import cells
-from ..folding import Node
+from ..folded import Node
 from ..model_file import refuse
 from ..visitor import Visitor, handles
 

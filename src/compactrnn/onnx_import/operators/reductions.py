@@ -12,7 +12,7 @@ from ...emit import normalize, reductions
 from ...emit.builder import Operand
 from ...emit.pointwise import FUNCTIONS, broadcast, clamp, compare, select
 from ...runtime.program import Binary, Code, Unary
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, fits, handles
 
 _TINY = float(np.finfo(np.float32).tiny)

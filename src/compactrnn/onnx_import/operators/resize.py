@@ -10,7 +10,7 @@ from ...emit.address import LazyView
 from ...emit.builder import Operand
 from ...emit.pointwise import broadcast
 from ...runtime.program import Binary
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, handles
 
 

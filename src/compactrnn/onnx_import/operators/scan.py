@@ -13,7 +13,7 @@ from ...emit.address import LazyView
 from ...emit.builder import STEP, Operand
 from ...emit.recurrent import Starts, over_sequence
 from ...runtime.program import Ref
-from ..folding import Folded, Node, layer_steps, scan_axes
+from ..folded import Folded, Node, layer_steps, scan_axes
 from ..model_file import refuse
 from ..visitor import Visitor, handles
 

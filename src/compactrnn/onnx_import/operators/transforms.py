@@ -9,7 +9,7 @@ import numpy as np
 from ...emit.address import LazyView
 from ...emit.builder import Operand
 from ...emit.convolution import Window, convolution
-from ..folding import Node
+from ..folded import Node
 from ..visitor import Visitor, handles
 from .einsum import moved
 
