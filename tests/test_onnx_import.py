@@ -279,6 +279,22 @@ def test_other_scans_are_refused(given, why, tmp_path):
         packed(scan(tmp_path / "scan.onnx", **given), tmp_path)
 
 
+@pytest.mark.parametrize("op", ["Add", "Concat"])
+def test_axes_of_equal_length_may_have_two_names(op, tmp_path):
+    nodes = [
+        node("GRU", ["x", "W", "R"], ["all"], hidden_size=UNITS, linear_before_reset=1),
+        node("Squeeze", ["all", "one"], ["u"]),
+        node(op, ["u", "z"], ["y"], **({"axis": 2} if op == "Concat" else {})),
+    ]
+    constants = {"W": numbers(1, 3 * UNITS, INPUTS), "R": numbers(1, 3 * UNITS, UNITS), "one": np.array([1])}
+    inputs = [tensor("x", ["frames", 1, INPUTS]), tensor("z", ["seq", 1, UNITS])]
+    path = save(tmp_path / "m.onnx", nodes, inputs, [tensor("y", None)], constants)
+    engine, _ = packed(path, tmp_path)
+    given = numbers(STEPS, INPUTS, seed=3), numbers(STEPS, UNITS, seed=4)
+    wanted = session(path).run(None, {"x": given[0][:, None], "z": given[1][:, None]})[0]
+    assert relative(wanted[:, 0], stream_equals_run(engine, given)[0]) < CLOSE
+
+
 def test_torch_is_not_needed(tmp_path):
     path = layer(tmp_path / "layer.onnx", "LSTM")
     code = f"""

@@ -49,6 +49,31 @@ class Form:
         return fold(file, self.ports.values(self.known(steps), steps * self.frames), outputs)
 
 
+def with_equal_axes(
+    file: ModelFile, ports: Ports, outputs: list[str], dims: Mapping[str, int] | None, time: str | None
+) -> Ports:
+    """The ports with one name for axes that the file calls otherwise, but that it takes of equal length alone."""
+    axes = [(p, d) for p in ports.inputs for d, n in enumerate(p.sizes) if isinstance(n, str) and not p.is_batch(d)]
+    keys = [key for key in dict.fromkeys(p.key(d) for p, d in axes) if key not in (dims or {})]
+    keys.sort(key=lambda key: key != time)
+
+    def folds(sizes: Mapping[str, int]) -> bool:
+        try:
+            fold(file, ports.values({**(dims or {}), **sizes}, next(iter(sizes.values()))), outputs)
+        except (UnsupportedModelError, ModelFileError, ValueError):
+            return False
+        return True
+
+    for length in _SOME[:2] if len(keys) > 1 else ():
+        equal = dict.fromkeys(keys, length)
+        if not folds(equal):
+            continue
+        first = keys[0]
+        same = [k for k in keys[1:] if not folds({**equal, k: 2 * length}) and not folds({**equal, first: 2 * length})]
+        return ports.renamed(dict.fromkeys(same, first))
+    return ports
+
+
 def find_form(
     file: ModelFile, ports: Ports, outputs: list[str], dims: Mapping[str, int] | None, time: str | None
 ) -> Form:

@@ -25,7 +25,7 @@ from .cut import Inputs, check_outputs, part, with_inputs
 from .dequantize import dequantized
 from .evaluate import WINDOWS
 from .folded import LAYERS, Folded, Node
-from .form import Form, as_one_step, as_whole, find_form, recurrent
+from .form import Form, as_one_step, as_whole, find_form, recurrent, with_equal_axes
 from .free_length import freed, only_sizes
 from .fuse import fused
 from .half import widened
@@ -84,6 +84,7 @@ def lower(
         ports, chosen, needed = ported(file, lengths, states)
         if inputs is not None or outputs is not None:
             file, ports, needed = part(file, ports, chosen, keep_states=states is not None)
+        ports = with_equal_axes(file, ports, needed, dims, time)
         form = find_form(file, ports, needed, dims, time)
         if form.time is None and ports.lengths and lengths is None:  # in a file of one step it is data
             return attempt(file, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -68,6 +68,10 @@ class Port:
             return axis == 0 and len(self.sizes) > 1
         return bool(_BATCH.search(key))
 
+    def renamed(self, names: Mapping[str, str]) -> Port:
+        """With other names of sizes that are open."""
+        return replace(self, sizes=tuple(names.get(n, n) if isinstance(n, str) else n for n in self.sizes))
+
     @property
     def open(self) -> list[str]:
         """The names of sizes that the file leaves open."""
@@ -104,6 +108,14 @@ class Ports:
         """The types of inputs and states for sizes by name, the constants, and the lengths of `steps` steps."""
         ports = [*self.inputs, *(s.port for s in self.states), *self.shapes]
         return {**{p.name: p.type(known) for p in ports}, **self.bound(known, steps)}
+
+    def renamed(self, names: Mapping[str, str]) -> Ports:
+        """With other names of sizes that are open."""
+        inputs, shapes, lengths = (
+            [p.renamed(names) for p in some] for some in (self.inputs, self.shapes, self.lengths)
+        )
+        states = [replace(s, port=s.port.renamed(names)) for s in self.states]
+        return replace(self, inputs=inputs, states=states, shapes=shapes, lengths=lengths)
 
     def bound(self, known: Mapping[str, int], steps: int) -> dict[str, np.ndarray]:
         """The inputs that no caller gives: constants, and lengths of `steps` steps."""
