@@ -295,6 +295,26 @@ def test_axes_of_equal_length_may_have_two_names(op, tmp_path):
     assert relative(wanted[:, 0], stream_equals_run(engine, given)[0]) < CLOSE
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_a_window_as_long_as_the_sequence_of_the_example(op, tmp_path):
+    """As exporters write max_pool1d over all steps: the file takes from 20 to 39 steps, and reads 20."""
+    nodes = [
+        node("GRU", ["x", "W", "R"], ["all"], hidden_size=UNITS, linear_before_reset=1),
+        node("Transpose", ["all"], ["channels"], perm=[1, 2, 3, 0]),
+        node("Squeeze", ["channels", "zero"], ["rows"], "without_directions"),
+        node(op, ["rows"], ["most"], kernel_shape=[20], strides=[20]),
+        node("Squeeze", ["most", "two"], ["y"]),
+    ]
+    constants = {"W": numbers(1, 3 * UNITS, INPUTS), "R": numbers(1, 3 * UNITS, UNITS)}
+    constants |= {"zero": np.array([0]), "two": np.array([2])}
+    path = save(tmp_path / "m.onnx", nodes, [tensor("x", ["T", 1, INPUTS])], [tensor("y", None)], constants)
+    with pytest.warns(UserWarning, match="inputs of one size alone"):
+        engine, _ = packed(path, tmp_path)
+    x = numbers(20, 1, INPUTS, seed=3)
+    wanted = session(path).run(None, {"x": x})[0]
+    assert relative(wanted.ravel(), np.ravel(engine.run(x[None]))) < CLOSE
+
+
 def test_torch_is_not_needed(tmp_path):
     path = layer(tmp_path / "layer.onnx", "LSTM")
     code = f"""

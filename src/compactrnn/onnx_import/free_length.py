@@ -25,6 +25,7 @@ from .model_file import ModelFile, NodeError, to_array
 from .ports import Ports
 
 _AXES, _SIZES = 8, 16  # numbers of a constant that may be a shape, and of such numbers that are tried
+_FAR = 4096  # steps that no file takes which takes one number alone
 _SOME = 240  # steps of sequences on which it is told how many are needed, which most strides divide
 _END = np.iinfo(np.int64).max
 
@@ -53,8 +54,9 @@ def only_sizes(
 ) -> dict[str, int] | None:
     """The one number of steps that a file takes which leaves an axis open, by the name of that.
 
-    It is one of the numbers in shapes of the file, or what a node needs for its weights. Empty where all sizes are
-    fixed, by the file or by `dims`; None where nothing is found.
+    It is one of the numbers in shapes of the file, or what a node needs for its weights, or the length of a window, so
+    that the file takes no shorter sequence, and none twice as long, and leaves out the end of others. Empty where all
+    sizes are fixed, by the file or by `dims`; None where nothing is found.
     """
     opened = [p.key(d) for p in ports.inputs for d, n in enumerate(p.sizes) if isinstance(n, str) and not p.is_batch(d)]
     opened = [key for key in dict.fromkeys(opened) if key not in dims]
@@ -62,11 +64,21 @@ def only_sizes(
         return {} if _folded(file, ports, outputs, dims) is not None else None
     given = [*(t for t in file.graph.initializer), *(a.t for n in file.graph.node for a in n.attribute)]
     numbers = [to_array(t) for t in given if t.data_type == TensorProto.INT64 and math.prod(t.dims) <= _AXES]
-    tried = sorted({int(n) for array in numbers for n in array.ravel() if 1 < n < MOST})[-_SIZES:]
+    windows = {n for node in file.graph.node for a in node.attribute if a.name == "kernel_shape" for n in a.ints}
+    tried = sorted({int(n) for n in (*windows, *(n for array in numbers for n in array.ravel())) if 1 < n < MOST})[
+        -_SIZES:
+    ]
     for key in opened:
+
+        def takes(steps: int, key: str = key) -> bool:
+            return _folded(file, ports, outputs, {**dims, key: steps}) is not None
+
+        if takes(_FAR):  # and so any number
+            continue
         for steps in [*tried, *_needed(file, ports, outputs, dims, key)] if time in (None, key) else ():
-            one, more = (_folded(file, ports, outputs, {**dims, key: n}) for n in (steps, steps + 1))
-            if one is not None and more is None:
+            if not takes(steps):
+                continue
+            if not takes(steps + 1) or (steps in windows and not takes(steps - 1) and not takes(2 * steps)):
                 return {key: steps}
     return None
 
