@@ -439,3 +439,13 @@ def test_a_layer_that_gives_its_last_state_alone(sizes, tmp_path):
     engine, _ = packed(path, tmp_path)
     x = rng.normal(size=(20, 4)).astype(np.float32)
     assert relative(session(path).run(None, {"x": x[None]})[0].ravel(), engine.run(x).ravel()) < 1e-5
+
+
+def test_the_onnx_file_is_not_replaced(tmp_path):
+    path = save(tmp_path / "net.onnx", [node("Tanh", ["x"], ["y"])], [tensor("x", ["T", 4])], [tensor("y", ["T", 4])])
+    (tmp_path / "link.onnx").symlink_to(path)
+    before = path.read_bytes()
+    for out in (path, tmp_path / "link.onnx"):
+        with pytest.raises(ValueError, match="the ONNX file itself"):
+            cr.pack(path, out, weights="float32")
+    assert path.read_bytes() == before

@@ -93,23 +93,16 @@ def check_json_size(data: bytes) -> None:
         raise ValueError(f"some {values:,} values of JSON, more than {MAX_JSON_VALUES:,}")
 
 
-def check_writable(path: str | os.PathLike, what: str, begins: bytes = b"") -> Path:
+def check_writable(path: str | os.PathLike, what: str) -> Path:
     """Resolve `path` and check that a regular file can be written there; writes nothing.
 
     Raises:
-        ValueError: it is something other than a file, its folder does not exist, or there is a file that does not begin
-            with `begins`, so that replacing it would lose something else.
+        ValueError: it is something other than a file, or its folder does not exist.
         OSError: its folder may not be written to.
     """
     target = Path(os.path.realpath(path))
     try:
         _check_regular(os.stat(path), path, what)
-        if begins:
-            with open_regular(path, what) as file:
-                start = file.read(len(begins))
-            if start and start != begins:
-                got = f"{path}, a file of another kind that is there"
-                raise invalid(what, got=got, expected="a new file, or one of this kind to replace")
     except FileNotFoundError:
         if not target.name or os.fspath(path).endswith(os.sep):
             raise invalid(what, got=repr(os.fspath(path)), expected="the name of a file") from None

@@ -68,7 +68,7 @@ def bench(
     counts = [int(text) for text in steps.split(",")]
     if json is not None and str(json) != "-":
         json.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(json, "--json", b"{")
+        check_writable(json, "--json")
     if against and (files := [name for name in models or () if name.endswith(".crnn")]):
         raise invalid(
             "model", got=f"{files[0]} with --against", expected="a run folder or sizes: a .crnn file has no float model"

@@ -7,7 +7,6 @@ import typer
 
 from .._errors import invalid
 from .._files import check_writable
-from ..runtime.layout import MAGIC
 from .onnx_file import pack_file
 from .output import JsonFlag, print_json, print_record
 
@@ -76,7 +75,7 @@ def pack(
             --audio rate=16000,width=512,hop=256,window=sqrt-hann,takes=spectrum,gives=spectrum
     """
     types = _weight_types(weights)
-    check_writable(out, "model file", MAGIC)
+    check_writable(out, "model file")
     if run.suffix.lower() == ".onnx":
         options = dict(max_bytes=max_bytes, constants=constant, dims=dim, states=state, inputs=input, outputs=output)
         options |= dict(tokens=token, lengths=length, audio=audio, calibration=calibration, notes=notes)
@@ -89,6 +88,8 @@ def pack(
     else:
         from ..training.pack_run import pack_run
 
+        if out.exists() and out.suffix != ".crnn" and out.resolve().parent == run.resolve():
+            raise invalid("model file", got=f"{out}, a file of the run", expected="another file")
         record = pack_run(run, out, types, max_bytes, notes)
     if json:
         print_json(record)

@@ -20,7 +20,6 @@ from ..layers import is_recurrent
 from ..runtime.audio import Audio
 from ..runtime.engine import Engine
 from ..runtime.file import write
-from ..runtime.layout import MAGIC
 from ..runtime.quantize import quantize
 from .loop_step import lower_loop
 from .lowering import Lowered, in_float, lower_model
@@ -152,7 +151,7 @@ def pack(
     if calibration is not None and (isinstance(calibration, torch.Tensor) or not isinstance(calibration, Iterable)):
         got = f"a {type(calibration).__name__}"
         raise invalid("calibration", got=got, expected="a list of batches, each like example_inputs")
-    check_writable(path, "model file", MAGIC)
+    check_writable(path, "model file")
     source = rebuilt(model, example_inputs, states is not None)
     example_inputs = source.example
     check_module(source.module)

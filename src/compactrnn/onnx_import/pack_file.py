@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -14,7 +15,6 @@ from .._files import check_writable
 from ..emit.packed_file import Check, FileOptions, PackReport, write_packed
 from ..runtime.audio import Audio
 from ..runtime.inventory import stored_types
-from ..runtime.layout import MAGIC
 from ..runtime.quantize import Quantized
 from .cut import Inputs
 from .lowering import Lowered
@@ -88,8 +88,10 @@ def pack_onnx(
         ValueError: bad arguments, sizes that are missing, an error beyond `max_error`, or a file beyond `max_bytes`.
     """
     options = FileOptions(weights, fold, max_error, max_bytes, metadata, notes, audio)
-    check_writable(path, "model file", MAGIC)
+    target = check_writable(path, "model file")
     file = ModelFile.read(source)
+    if target.exists() and os.path.samefile(target, source):
+        raise invalid("model file", got=f"{os.fspath(path)}, the ONNX file itself", expected="another file")
     arguments = dict(constants=constants, states=states, dims=dims, time=time, initial=initial)
     arguments |= dict(inputs=inputs, outputs=outputs, tokens=tokens, lengths=lengths)
     lowered = lower_or_refuse(file, **arguments)  # pyright: ignore[reportArgumentType]

@@ -24,7 +24,7 @@ def write_page(runs: Sequence[Path], out: Path, choice: Choice | None = None) ->
 
     With `choice` also what the layers of each model do on this example.
     """
-    check_writable(out, "report", b"<!doctype html>")
+    check_writable(out, "report")
     results = {str(run): RunFolder(run).read_result() for run in runs}
     names = _names(list(results))
     metrics = sorted({result["metric"] for result in results.values()})

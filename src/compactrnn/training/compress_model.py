@@ -22,7 +22,6 @@ from ..compress.table import table
 from ..compress.wrappers import unwrap
 from ..graph.copy import copy_module
 from ..layers.matrices import matrices
-from ..runtime.layout import MAGIC
 from ..runtime.storage import WeightTypes, best_key
 from ..weights.quantized import QuantizedWeight
 from .compress_checkpoint import Checkpoint
@@ -173,7 +172,7 @@ def compress_model(
         raise invalid("optimizer", got=type(optimizer).__name__, expected=expected, hint="torch.optim.Adam itself")
     cutter = Cutter(example_inputs, budget, exclude, calibration, lengths, time)
     if path is not None:
-        target = check_writable(path, "model file", MAGIC)
+        target = check_writable(path, "model file")
         if checkpoint is not None and check_writable(checkpoint, "checkpoint") == target:
             raise invalid("checkpoint", got=f"{checkpoint}, the path of the model file", expected="another file")
     model = copy_module(unwrap(model)).eval()
