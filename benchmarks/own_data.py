@@ -5,7 +5,7 @@
 
 Each row is a training with its packed int8 file: scores on the test part, of the trained model and of the file on the
 engine. Runs that are finished are not repeated. The recipe of PM2.5 is the one that `compactrnn init` writes; the
-others are in recipes/. Of the activities all five folds are trained, with one seed.
+others are in recipes/. Of the activities all five folds are trained.
 """
 
 import argparse

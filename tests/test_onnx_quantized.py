@@ -310,12 +310,16 @@ def test_rows_of_whole_numbers_with_another_reader_are_refused(tmp_path):
         packed(path, tmp_path)
 
 
-def test_a_bias_that_is_rounded_beside_a_product(tmp_path):
-    """As an older quantizer wrote convolutions: the bias divided by both scales, floored and cast."""
-    weight, scale, zero = whole(numbers(16, CHANNELS, 1))
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_bias_that_is_rounded_beside_a_product(kernel, tmp_path):
+    """As an older quantizer wrote convolutions, also causal ones: the bias divided by both scales, floored and cast."""
+    weight, scale, zero = whole(numbers(16, CHANNELS, kernel))
     layer, constants = gru("rows", 16)
+    constants["before"] = np.array([0, 0, kernel - 1, 0, 0, 0])
+    pad = node("Pad", ["x", "before"], ["padded"])
     nodes = [
-        node("DynamicQuantizeLinear", ["x"], ["xq", "x_scale", "x_zero"]),
+        pad,
+        node("DynamicQuantizeLinear", ["padded"], ["xq", "x_scale", "x_zero"]),
         node("ConvInteger", ["xq", "weight", "x_zero", "zero"], ["product"]),
         node("Mul", ["x_scale", "scale"], ["scales"], name="scales"),
         node("Div", ["bias", "scales"], ["divided"]),
@@ -333,9 +337,10 @@ def test_a_bias_that_is_rounded_beside_a_product(tmp_path):
     engine, report = packed(path, tmp_path)
     x = RNG.normal(size=(STEPS, CHANNELS)).astype(np.float32)
     (y,) = stream_equals_run(engine, x)
-    real = {"W": constants["W"], "R": constants["R"], "weight": weight * scale, "bias": constants["bias"]}
+    real = {**{name: constants[name] for name in ("W", "R", "before", "bias")}, "weight": weight * scale}
     floats = [
-        node("Conv", ["x", "weight", "bias"], ["scaled"]),
+        pad,
+        node("Conv", ["padded", "weight", "bias"], ["scaled"]),
         node("Transpose", ["scaled"], ["rows"], perm=[2, 0, 1]),
         layer,
     ]

@@ -211,7 +211,8 @@ class _Writer:
         return output
 
     def constant(self, value: np.ndarray, output: str) -> str:
-        return self.node("Constant", [], output, value=onnx.numpy_helper.from_array(value))
+        self.tensors[output] = onnx.numpy_helper.from_array(value)
+        return self.node("Constant", [], output, value=self.tensors[output])
 
     def bounded(self, node: NodeProto, bounds: _Bounds | None) -> None:
         """The first input of a node within bounds, as its output; of what is padded before the padding."""
@@ -247,8 +248,8 @@ class _Writer:
     def real(self, values: str, zero: str, output: str) -> str:
         """`values` less their zero point, as float."""
         cast = self.node("Cast", [values], f"{output}/float", to=_FLOAT)
-        if not zero:
-            return cast
+        if not zero or (zero in self.tensors and not to_array(self.tensors[zero]).any()):
+            return cast  # which may be a value that is moved, such as by padding before the first step
         return self.node("Sub", [cast, self.node("Cast", [zero], f"{output}/zero", to=_FLOAT)], output)
 
     def weight(self, values: str, scale: str, zero: str, output: str, directions: bool = False) -> str:
