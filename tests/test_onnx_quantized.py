@@ -15,6 +15,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 STEPS, CHANNELS, UNITS = 60, 8, 12
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    RNG.bit_generator.state = START
 
 
 def numbers(*shape):

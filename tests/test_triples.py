@@ -178,7 +178,9 @@ def test_a_triple_trains_shrinks_packs_and_streams(number, tmp_path):
 
     path = tmp_path / "model.crnn"
     trained = pruner.report().matrices if triple.compressor is quantized else ()
-    types = {name: m.type for m in trained for name in m.names}  # what has a structure is stored as it is
+    types = {
+        name: m.type for m in trained for name in m.names if m.type != "float32"
+    }  # the others are stored as they are
     report = cr.pack(small, path, x[:1], weights=types | {"*": "float32"}, calibration=[x])
     engine, given = cr.Engine(path), x[0].numpy()
     wanted = small(x[:1])[0].detach().numpy()

@@ -52,11 +52,12 @@ def layer_at_end(
     last of what it begins with is. None where all of that is known before.
     """
     build, steps_ahead = visitor.builder, max(cell.steps_ahead for row in leaf.cells for cell in row)
-    values = [_operand(visitor, value) for value in (given, *states)]
-    if values[0].time is not None or values[0].shape[1] != 1 or steps_ahead:
+    if (isinstance(given, Operand) and given.time is not None) or given.shape[1] != 1 or steps_ahead:
         return None
-    if not any(value.kind in (LAST, ONCE) for value in values) or any(value.kind == STEP for value in values):
+    kinds = {value.kind for value in (given, *states) if isinstance(value, Operand)}
+    if kinds.isdisjoint((LAST, ONCE)) or STEP in kinds:
         return None
+    values = [_operand(visitor, value) for value in (given, *states)]  # puts constants into the program
     kind = build.place(values)
     here = build.place([])
     x, *starts = (replace(value, kind=here, segment=build.segment) for value in values)
